@@ -1,0 +1,48 @@
+"""Linear mixed models: one formula, the full posterior and the REML fit.
+
+>>> import bayeslmm as blm
+>>> data = blm.load_dataset("sleepstudy")
+>>> model = blm.LMM("Reaction ~ Days + (Days | Subject)", data)
+>>> post = model.fit(random_seed=1)  # doctest: +SKIP
+>>> post.summary()  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+
+__version__ = "0.1.0"
+
+# Names are loaded when they are first used: `import bayeslmm` stays light, and pandas, PyMC
+# and ArviZ are imported only by what needs them.
+_HOMES = {
+    "LMM": "bayeslmm.model",
+    "Prior": "bayeslmm.bayes.priors",
+    "Priors": "bayeslmm.bayes.priors",
+    "PosteriorFit": "bayeslmm.results.posterior",
+    "load": "bayeslmm.storage",
+    "load_dataset": "bayeslmm.datasets",
+    "list_datasets": "bayeslmm.datasets",
+    "describe_dataset": "bayeslmm.datasets",
+    "BayesLMMError": "bayeslmm.errors",
+    "DataError": "bayeslmm.errors",
+    "DataWarning": "bayeslmm.errors",
+    "FileFormatError": "bayeslmm.errors",
+    "FormulaError": "bayeslmm.errors",
+    "ModelWarning": "bayeslmm.errors",
+    "PriorError": "bayeslmm.errors",
+    "SamplingError": "bayeslmm.errors",
+    "SamplingWarning": "bayeslmm.errors",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str):
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'bayeslmm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

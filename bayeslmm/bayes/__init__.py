@@ -1,0 +1,1 @@
+"""Priors, the PyMC model a formula stands for, sampling, and the tree of results."""

@@ -1,0 +1,83 @@
+"""Whether the draws can be trusted, in words that say what to try."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["convergence", "sampling_problems"]
+
+_ESS_PER_CHAIN = 100
+_R_HAT = 1.01
+
+
+def sampling_problems(
+    names: list[str], draws: np.ndarray, sample_stats: xr.Dataset, *, centered: bool = False
+) -> list[str]:
+    """Sentences on what went wrong, empty where nothing did.
+
+    Parameters
+    ----------
+    names : list of str
+        Names of the coefficients and variance components.
+    draws : ndarray, shape (chains, draws, k)
+    sample_stats : xarray.Dataset
+    centered : bool
+        Whether the centered parameterization was used.
+
+    Notes
+    -----
+    Thresholds: r-hat above 1.01 and bulk or tail effective sample size below 100 per chain
+    (Vehtari et al. 2021, Bayesian Analysis 16(2), section 4).
+    """
+    problems = []
+    if "diverging" in sample_stats:
+        n = int(sample_stats["diverging"].sum())
+        if n:
+            other = "noncentered" if centered else "centered"
+            problems.append(
+                f"{n} divergent transition(s): part of the posterior was not explored. Try "
+                f'target_accept=0.95 or higher, parameterization="{other}", or a more '
+                "informative prior on the standard deviations."
+            )
+    bulk, tail, r_hat = convergence(draws)
+    if np.nanmax(r_hat, initial=0.0) > _R_HAT:
+        worst = int(np.nanargmax(r_hat))
+        problems.append(
+            f"r-hat is {r_hat[worst]:.3f} for {names[worst]} (above {_R_HAT}): the chains do not "
+            "agree. Try more warm-up and draws (tune=2000, draws=2000)."
+        )
+    floor = _ESS_PER_CHAIN * draws.shape[0]
+    for kind, ess in (("bulk", bulk), ("tail", tail)):
+        if np.nanmin(ess, initial=np.inf) < floor:
+            worst = int(np.nanargmin(ess))
+            problems.append(
+                f"The effective sample size ({kind}) of {names[worst]} is {ess[worst]:.0f} "
+                f"(below {floor}): its summaries are noisy. Ask for more draws."
+            )
+    return problems
+
+
+def convergence(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bulk and tail effective sample size and r-hat, each shape (k,), NaN where constant.
+
+    Parameters
+    ----------
+    draws : ndarray, shape (chains, draws, k)
+    """
+    from arviz_stats.base import array_stats
+
+    k = draws.shape[-1]
+    bulk, tail, r_hat = np.full(k, np.nan), np.full(k, np.nan), np.full(k, np.nan)
+    varies = np.ptp(draws, axis=(0, 1)) > 0
+    if varies.any() and draws.shape[1] >= 4:
+        axes = {"chain_axis": 0, "draw_axis": 1}
+        moving = draws[:, :, varies]
+        bulk[varies] = array_stats.ess(moving, **axes)
+        tail[varies] = array_stats.ess(moving, method="tail", prob=(0.05, 0.95), **axes)
+        r_hat[varies] = array_stats.rhat(moving, **axes)
+    return bulk, tail, r_hat

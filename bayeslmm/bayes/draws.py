@@ -1,0 +1,84 @@
+"""Draws of named quantities out of a posterior."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from bayeslmm.bayes.names import ModelNames
+from bayeslmm.bayes.priors import component_names
+from bayeslmm.formula import Design
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["coefficient_draws", "component_draws", "effect_draws", "level_coefficient_draws"]
+
+
+def coefficient_draws(design: Design, posterior: xr.Dataset) -> tuple[list[str], np.ndarray]:
+    """Names and draws (chains, draws, p) of the coefficients."""
+    if not design.coef_names:
+        return [], np.empty((posterior.sizes["chain"], posterior.sizes["draw"], 0))
+    return list(design.coef_names), posterior["beta"].to_numpy()
+
+
+def component_draws(
+    design: Design, names: ModelNames, posterior: xr.Dataset
+) -> tuple[list[str], np.ndarray]:
+    """Names and draws (chains, draws, k) of standard deviations, correlations and sigma."""
+    labels, columns = [], []
+    for block, factor in zip(design.blocks, names.factors, strict=True):
+        labels += component_names(block)
+        columns.append(posterior[factor.sd].to_numpy())
+        pairs = block.correlated_pairs()
+        if pairs:
+            corr = posterior[factor.corr].to_numpy()
+            columns.append(np.stack([corr[:, :, i, j] for i, j in pairs], axis=-1))
+    labels.append("sigma")
+    columns.append(posterior["sigma"].to_numpy()[:, :, None])
+    return labels, np.concatenate(columns, axis=-1)
+
+
+def effect_draws(
+    design: Design, names: ModelNames, posterior: xr.Dataset, factor: str
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Labels (group, level, effect) and draws (chains, draws, J q) of one factor's effects."""
+    block = design.block(factor)
+    draws = posterior[names.factor(factor).b].to_numpy()
+    labels = _long_labels(factor, block.levels, block.effects)
+    return labels, draws.reshape(*draws.shape[:2], -1)
+
+
+def level_coefficient_draws(
+    design: Design, names: ModelNames, posterior: xr.Dataset, factor: str
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Coefficients of each level: fixed plus random, as lme4's ``coef``.
+
+    An effect without a fixed counterpart of the same name counts from 0; a coefficient
+    without a random effect is the same at every level.
+    """
+    block = design.block(factor)
+    b = posterior[names.factor(factor).b].to_numpy()
+    coefs, beta = coefficient_draws(design, posterior)
+    wanted = [*coefs, *(effect for effect in block.effects if effect not in coefs)]
+    total = np.zeros((*b.shape[:3], len(wanted)))
+    for at, name in enumerate(wanted):
+        if name in coefs:
+            total[..., at] += beta[:, :, None, coefs.index(name)]
+        if name in block.effects:
+            total[..., at] += b[..., block.effects.index(name)]
+    labels = _long_labels(factor, block.levels, wanted)
+    return labels, total.reshape(*total.shape[:2], -1)
+
+
+def _long_labels(factor: str, levels, effects) -> pd.DataFrame:
+    levels, effects = list(levels), list(effects)
+    return pd.DataFrame(
+        {
+            "group": factor,
+            "level": np.repeat(np.array(levels, dtype=object), len(effects)),
+            "effect": effects * len(levels),
+        }
+    ).infer_objects()

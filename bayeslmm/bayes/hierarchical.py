@@ -1,0 +1,196 @@
+"""The hierarchical PyMC model a formula stands for.
+
+y_i ~ Normal(x_i' beta + sum_k z_ik' b_k[level of i] + offset_i, sigma / sqrt(w_i)), with
+b_kj ~ Normal(0, Sigma_k). In the non-centered form b_kj = F_k u_kj, u_kj ~ Normal(0, I) and
+Sigma_k = F_k F_k' (Papaspiliopoulos, Roberts and Skold 2007, Statistical Science 22(1));
+F_k = diag(sd_k) L_k, with L_k the Cholesky factor of the correlations, which has an LKJ prior
+(Lewandowski, Kurowicka and Joe 2009, Journal of Multivariate Analysis 100(9)).
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bayeslmm.bayes.names import FactorNames, ModelNames
+from bayeslmm.bayes.priors import Prior, Priors, coef_key
+from bayeslmm.formula import Design
+from bayeslmm.formula.random import RandomBlock
+
+if TYPE_CHECKING:
+    import pymc as pm
+
+__all__ = ["hierarchical_model", "posterior_variables"]
+
+
+def hierarchical_model(
+    design: Design, priors: Priors, names: ModelNames, *, centered: bool = False
+) -> pm.Model:
+    """Build the model, with all random effects in it.
+
+    Parameters
+    ----------
+    design : Design
+    priors : Priors
+    names : ModelNames
+    centered : bool
+        Draw b from its distribution directly instead of scaling standardized effects.
+
+    Returns
+    -------
+    pymc.Model
+        Variables ``beta`` (coef), ``sigma`` and, for every grouping factor g, ``sd_g``
+        (g_effect), ``corr_g`` (g_effect, g_effect_bis) where it has correlations, and ``b_g``
+        (g, g_effect). The free variable behind ``beta`` is ``beta_centered``: the same
+        coefficients with the intercept moved to the predictors' means.
+    """
+    import pymc as pm
+
+    with pm.Model(coords=_coords(design, names)) as model:
+        mu = _fixed_part(design, priors)
+        for block, block_names in zip(design.blocks, names.factors, strict=True):
+            b = _random_effects(block, block_names, priors, centered=centered)
+            mu = mu + (block.Z * b[block.codes]).sum(axis=-1)
+        sigma = _positive("sigma", [priors["sigma"]], dims=None)
+        scale = sigma if design.weights is None else sigma / np.sqrt(design.weights)
+        # as data, so that the compiled model serves other responses of the same design
+        y = pm.Data(names.data, design.y, dims="obs")
+        pm.Normal(names.response, mu=mu, sigma=scale, observed=y, dims="obs")
+    return model
+
+
+def posterior_variables(design: Design, names: ModelNames) -> list[str]:
+    """The variables every posterior has, whatever made it."""
+    variables = ["beta"] if design.coef_names else []
+    variables.append("sigma")
+    for block, factor in zip(design.blocks, names.factors, strict=True):
+        variables.append(factor.sd)
+        if block.correlated_pairs():
+            variables.append(factor.corr)
+        variables.append(factor.b)
+    return variables
+
+
+def _coords(design: Design, names: ModelNames) -> dict:
+    coords = {"coef": list(design.coef_names), "obs": np.arange(design.n_rows)}
+    for block, factor in zip(design.blocks, names.factors, strict=True):
+        coords[factor.dim] = list(block.levels)
+        coords[factor.effect_dim] = list(block.effects)
+        if block.correlated_pairs():
+            coords[factor.effect_bis_dim] = list(block.effects)
+    return coords
+
+
+def _fixed_part(design: Design, priors: Priors):
+    """X beta + offset, sampled with the predictors centered where there is an intercept."""
+    import pymc as pm
+    import pytensor.tensor as pt
+
+    if not design.coef_names:
+        return pt.as_tensor_variable(design.offset)
+    X, at = design.X, design.intercept_column
+    chosen = [priors[coef_key(name)] for name in design.coef_names]
+    if at is None:
+        beta = _stacked("beta", chosen, dims="coef")
+        return pt.dot(X, beta) + design.offset
+    means = X.mean(axis=0)
+    means[at] = 0.0
+    centered = _stacked("beta_centered", chosen, dims="coef")
+    shift = np.eye(len(means))
+    shift[at] -= means
+    pm.Deterministic("beta", pt.dot(shift, centered), dims="coef")
+    return pt.dot(X - means, centered) + design.offset
+
+
+def _random_effects(block: RandomBlock, names: FactorNames, priors: Priors, *, centered: bool):
+    """b, shape (levels, effects)."""
+    import pymc as pm
+    import pytensor.tensor as pt
+
+    chosen = [priors[f"sd({effect} | {block.name})"] for effect in block.effects]
+    sd = _positive(names.sd, chosen, dims=names.effect_dim)
+    chols = _correlation_factors(block, names, priors)
+    shape = (block.n_levels, block.n_effects)
+    order = np.argsort([i for part in block.pattern for i in part])
+    if not centered:
+        z = pm.Normal(names.z, 0.0, 1.0, dims=(names.dim, names.effect_dim))
+    columns = []
+    for number, part in enumerate(block.pattern):
+        at = list(part)
+        factor = sd[at[0]] if chols[number] is None else sd[at][:, None] * chols[number]
+        if not centered:
+            raw = z[:, at]
+            columns.append(raw * factor if chols[number] is None else pt.dot(raw, factor.T))
+            continue
+        name = names.b if len(block.pattern) == 1 else f"{names.b}_{number}"
+        dims = (names.dim, names.effect_dim) if len(block.pattern) == 1 else None
+        size = (shape[0], len(at))
+        if chols[number] is None:
+            columns.append(pm.Normal(name, 0.0, factor, dims=dims, shape=size))
+        else:
+            zero = np.zeros(len(at))
+            columns.append(pm.MvNormal(name, zero, chol=factor, dims=dims, shape=size))
+    if centered and len(block.pattern) == 1:
+        return columns[0]
+    b = columns[0] if len(columns) == 1 else pt.concatenate(columns, axis=1)[:, order]
+    return pm.Deterministic(names.b, b, dims=(names.dim, names.effect_dim))
+
+
+def _correlation_factors(block: RandomBlock, names: FactorNames, priors: Priors) -> list:
+    """Cholesky factor of each sub-block's correlations (None for a single effect)."""
+    import pymc as pm
+    import pytensor.tensor as pt
+
+    if not block.correlated_pairs():
+        return [None] * len(block.pattern)
+    eta = priors[f"corr({block.name})"].parameters["eta"]
+    several = sum(len(part) > 1 for part in block.pattern) > 1
+    chols, corr = [], pt.eye(block.n_effects)
+    for number, part in enumerate(block.pattern):
+        if len(part) == 1:
+            chols.append(None)
+            continue
+        name = f"chol_{names.corr}" + (f"_{number}" if several else "")
+        chol = pm.LKJCorr(name, n=len(part), eta=eta)
+        rows, columns = np.ix_(part, part)
+        corr = corr[rows, columns].set(pt.dot(chol, chol.T))
+        chols.append(chol)
+    pm.Deterministic(names.corr, corr, dims=(names.effect_dim, names.effect_bis_dim))
+    return chols
+
+
+def _positive(name: str, chosen: list[Prior], dims: str | None):
+    """A standard deviation, or a vector of them."""
+    if dims is None:
+        import pymc as pm
+
+        return getattr(pm, chosen[0].name)(name, **chosen[0].parameters)
+    return _stacked(name, chosen, dims=dims)
+
+
+def _stacked(name: str, chosen: list[Prior], dims: str):
+    """A vector with a prior per element: one variable where the families agree."""
+    import pymc as pm
+    import pytensor.tensor as pt
+
+    kinds = {(prior.name, tuple(sorted(prior.parameters))) for prior in chosen}
+    if len(kinds) == 1:
+        parameters = {
+            key: np.array([prior.parameters[key] for prior in chosen], dtype=float)
+            for key in chosen[0].parameters
+        }
+        shape = {} if parameters else {"shape": len(chosen)}
+        return getattr(pm, chosen[0].name)(name, **parameters, dims=dims, **shape)
+    parts, start = [], 0
+    for _, run in groupby(chosen, key=lambda p: (p.name, tuple(sorted(p.parameters)))):
+        run = list(run)
+        parameters = {
+            key: np.array([prior.parameters[key] for prior in run], dtype=float)
+            for key in run[0].parameters
+        }
+        distribution = getattr(pm, run[0].name)
+        parts.append(distribution(f"{name}_{start}", **parameters, shape=len(run)))
+        start += len(run)
+    return pm.Deterministic(name, pt.concatenate(parts), dims=dims)

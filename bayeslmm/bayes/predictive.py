@@ -1,0 +1,107 @@
+"""Data simulated from the model: before the data (prior) and after (posterior)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bayeslmm.bayes.names import ModelNames
+from bayeslmm.bayes.priors import Priors
+from bayeslmm.bayes.sampling import quiet_pymc
+from bayeslmm.bayes.tree import linear_predictor
+from bayeslmm.errors import PriorError
+from bayeslmm.formula import Design
+
+if TYPE_CHECKING:
+    import pymc as pm
+    import xarray as xr
+
+__all__ = ["posterior_predictive", "prior_predictive"]
+
+_MAX_VALUES = 1e8
+
+
+def posterior_predictive(
+    design: Design,
+    names: ModelNames,
+    posterior: xr.Dataset,
+    *,
+    draws: int | None = None,
+    random_seed: int | None = None,
+) -> xr.Dataset:
+    """Replicated responses given the fitted groups' own effects.
+
+    Parameters
+    ----------
+    draws : int, optional
+        Draws per chain, evenly spaced.
+    random_seed : int, optional
+
+    Returns
+    -------
+    xarray.Dataset
+        The response's name, dimensions (chain, draw, obs).
+    """
+    import xarray as xr
+
+    available = posterior.sizes["draw"]
+    if draws is None:
+        room = int(_MAX_VALUES // (design.n_rows * posterior.sizes["chain"]))
+        draws = max(1, min(available, room))
+    if not 1 <= draws <= available:
+        raise ValueError(f"draws must be between 1 and {available}, not {draws!r}.")
+    if draws < available:
+        posterior = posterior.isel(draw=np.linspace(0, available - 1, draws).astype(int))
+    mean = linear_predictor(design, names, posterior)
+    rng = np.random.default_rng(random_seed)
+    scale = posterior["sigma"].to_numpy()[:, :, None]
+    if design.weights is not None:
+        scale = scale / np.sqrt(design.weights)
+    values = mean + scale * rng.standard_normal(mean.shape)
+    coords = {"chain": posterior["chain"], "draw": posterior["draw"]}
+    return xr.Dataset(
+        {names.response: (("chain", "draw", "obs"), values)},
+        coords={**coords, "obs": np.arange(design.n_rows)},
+    )
+
+
+def prior_predictive(
+    model: pm.Model,
+    priors: Priors,
+    names: ModelNames,
+    variables: list[str],
+    *,
+    draws: int,
+    random_seed: int | None,
+) -> xr.DataTree:
+    """Parameters and responses drawn from the priors.
+
+    Returns
+    -------
+    xarray.DataTree
+        Groups prior, prior_predictive and observed_data.
+
+    Raises
+    ------
+    PriorError
+        If a prior is improper.
+    """
+    import xarray as xr
+
+    improper = [key for key, prior in priors.items() if not prior.is_proper]
+    if improper:
+        raise PriorError(
+            f"Nothing can be drawn from the flat prior of {improper[0]}: it does not integrate to "
+            'one. Give it a proper prior, such as blm.Prior("Normal", mu=0, sigma=...).'
+        )
+    pm = quiet_pymc()
+    tree = pm.sample_prior_predictive(
+        draws=draws, model=model, var_names=[*variables, names.response], random_seed=random_seed
+    )
+    groups = {
+        "prior": tree["prior"].to_dataset()[variables],
+        "prior_predictive": tree["prior_predictive"].to_dataset(),
+        "observed_data": tree["observed_data"].to_dataset(),
+    }
+    return xr.DataTree.from_dict(groups)

@@ -1,0 +1,427 @@
+"""Priors: what a user may say, the defaults, and what is in force for every parameter.
+
+Defaults are weakly informative on the scale of the data, in the spirit of Gelman, Jakulin,
+Pittau and Su (2008, Annals of Applied Statistics 2(4)) and of rstanarm and brms; see
+:func:`default_priors` for the formulas.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bayeslmm.errors import PriorError
+from bayeslmm.formula import Design
+from bayeslmm.formula.random import RandomBlock
+
+__all__ = ["Prior", "Priors", "coef_key", "component_names", "default_priors"]
+
+#: Distributions that are used most, with their parameters (PyMC's names). Others are looked
+#: up in PyMC itself, which takes seconds to import.
+_KNOWN = {
+    "Normal": ("mu", "sigma", "tau"),
+    "StudentT": ("nu", "mu", "sigma", "lam"),
+    "Cauchy": ("alpha", "beta"),
+    "Laplace": ("mu", "b"),
+    "Logistic": ("mu", "s"),
+    "SkewNormal": ("mu", "sigma", "alpha", "tau"),
+    "Flat": (),
+    "HalfFlat": (),
+    "HalfNormal": ("sigma", "tau"),
+    "HalfStudentT": ("nu", "sigma", "lam"),
+    "HalfCauchy": ("beta",),
+    "Exponential": ("lam", "scale"),
+    "Gamma": ("alpha", "beta", "mu", "sigma"),
+    "InverseGamma": ("alpha", "beta", "mu", "sigma"),
+    "LogNormal": ("mu", "sigma", "tau"),
+    "Weibull": ("alpha", "beta"),
+    "Uniform": ("lower", "upper"),
+    "TruncatedNormal": ("mu", "sigma", "lower", "upper", "tau"),
+    "LKJ": ("eta",),
+}
+_POSITIVE = {
+    "HalfFlat",
+    "HalfNormal",
+    "HalfStudentT",
+    "HalfCauchy",
+    "Exponential",
+    "Gamma",
+    "InverseGamma",
+    "LogNormal",
+    "Weibull",
+}
+_IMPROPER = {"Flat", "HalfFlat"}
+#: Parameters without a default in PyMC: one of each group must be given.
+_REQUIRED = {
+    "StudentT": (("nu",),),
+    "HalfStudentT": (("nu",),),
+    "Cauchy": (("alpha",), ("beta",)),
+    "HalfCauchy": (("beta",),),
+    "Laplace": (("mu",), ("b",)),
+    "Exponential": (("lam", "scale"),),
+    "Gamma": (("alpha", "mu"), ("beta", "sigma")),
+    "InverseGamma": (("alpha", "mu"), ("beta", "sigma")),
+    "Weibull": (("alpha",), ("beta",)),
+    "LKJ": (("eta",),),
+}
+_ALIASES = {"Lognormal": "LogNormal"}
+_CLASSES = ("beta", "sd", "corr", "sigma")
+
+
+class Prior:
+    """A prior distribution by its PyMC name.
+
+    Parameters
+    ----------
+    name : str
+        A PyMC distribution, or ``"LKJ"`` for correlations.
+    **parameters : float
+        Its parameters, under PyMC's names.
+
+    Raises
+    ------
+    PriorError
+        If there is no such distribution, or it has no such parameter, or a value is not a
+        finite number.
+
+    Examples
+    --------
+    >>> import bayeslmm as blm
+    >>> blm.Prior("Normal", mu=0, sigma=10)
+    Normal(mu=0, sigma=10)
+    """
+
+    __slots__ = ("name", "parameters")
+
+    def __init__(self, name: str, **parameters: float):
+        name = _ALIASES.get(name, name)
+        allowed = _parameters_of(name)
+        if allowed is not None:
+            wrong = [key for key in parameters if key not in allowed]
+            if wrong:
+                raise PriorError(
+                    f"{name} has no parameter {wrong[0]!r}. Its parameters: "
+                    f"{', '.join(allowed) or 'none'}."
+                )
+        for key, value in parameters.items():
+            if not _is_number(value):
+                raise PriorError(
+                    f"{name}: {key} must be a number, not {value!r}. (A prior on a prior's "
+                    "parameter is not supported; take model.pymc_model() further in PyMC.)"
+                )
+        if name == "LKJ" and not parameters.get("eta", 1.0) > 0:
+            raise PriorError("LKJ: eta must be positive; 1 is uniform over correlation matrices.")
+        self.name = name
+        self.parameters = {key: _plain(value) for key, value in parameters.items()}
+        _check_values(self)
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{key}={value:.4g}" for key, value in self.parameters.items())
+        return f"{self.name}({inside})"
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Prior)
+            and self.name == other.name
+            and self.parameters == other.parameters
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.name, tuple(sorted(self.parameters.items()))))
+
+    @property
+    def is_proper(self) -> bool:
+        """Whether it integrates to one."""
+        return self.name not in _IMPROPER
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data for a file."""
+        return {"name": self.name, **self.parameters}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Prior:
+        """From :meth:`to_dict`."""
+        record = dict(record)
+        return cls(record.pop("name"), **record)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    prior: Prior
+    source: str
+
+
+class Priors(Mapping):
+    """The priors in force, one per parameter; prints as a table, and can be edited.
+
+    Keys are coefficients (``"Days"``; ``"Intercept"`` is the intercept at the predictors'
+    means), variance components (``"sd(Days | Subject)"``, ``"sigma"``) and the correlations of
+    a grouping factor (``"corr(Subject)"``). Assigning to a class (``"beta"``: all coefficients
+    but the intercept, ``"sd"``, ``"corr"``) sets each of its members.
+
+    Examples
+    --------
+    >>> import bayeslmm as blm
+    >>> model = blm.LMM("Reaction ~ Days + (1 | Subject)", blm.load_dataset("sleepstudy"))
+    >>> model.priors["Days"] = blm.Prior("Normal", mu=0, sigma=10)
+    >>> model.priors["Days"]
+    Normal(mu=0, sigma=10)
+    """
+
+    def __init__(self, design: Design, user: Mapping[str, Prior] | None = None):
+        self._classes = _members(design)
+        self._aliases = _pair_aliases(design)
+        self._entries = {
+            key: _Entry(prior, "default") for key, prior in default_priors(design).items()
+        }
+        user = {} if user is None else user
+        if not isinstance(user, Mapping):
+            raise PriorError('priors must be a dict such as {"Days": blm.Prior("Normal", ...)}.')
+        # classes first, so that a component's own prior wins whatever the order written
+        for key in sorted(user, key=lambda key: key not in self._classes):
+            self[key] = user[key]
+
+    def __getitem__(self, key: str) -> Prior:
+        return self._entries[self._key(key)].prior
+
+    def __setitem__(self, key: str, prior: Prior) -> None:
+        if not isinstance(prior, Prior):
+            raise PriorError(
+                f'The prior of {key!r} must be blm.Prior("Normal", mu=0, sigma=1) or another '
+                f"distribution, not {prior!r}."
+            )
+        keys = self._classes.get(key) if isinstance(key, str) else None
+        if keys is None:
+            keys = [self._key(key)]
+        elif not keys:
+            raise PriorError(f"This model has no parameter of class {key!r}.")
+        for target in keys:
+            _check_support(target, prior)
+        self._entries.update({target: _Entry(prior, "user") for target in keys})
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        width = max(len(key) for key in self._entries)
+        lines = [
+            f"  {key:<{width}}  {entry.prior!r}" + ("" if entry.source == "default" else "  (set)")
+            for key, entry in self._entries.items()
+        ]
+        note = "  Intercept: at the means of the predictors" if "Intercept" in self else None
+        return "\n".join(["Priors", *lines, *([note] if note else [])])
+
+    def is_default(self, key: str) -> bool:
+        """Whether the prior of `key` was filled in rather than set."""
+        return self._entries[self._key(key)].source == "default"
+
+    def copy(self) -> Priors:
+        """An independent copy."""
+        twin = object.__new__(Priors)
+        twin._classes, twin._aliases = self._classes, self._aliases
+        twin._entries = dict(self._entries)
+        return twin
+
+    def to_dict(self) -> dict[str, dict]:
+        """As plain data for a file, sources included."""
+        return {
+            key: {**entry.prior.to_dict(), "source": entry.source}
+            for key, entry in self._entries.items()
+        }
+
+    def restore(self, record: Mapping[str, Mapping]) -> None:
+        """Take over the numbers of :meth:`to_dict`, as they were when the file was written."""
+        for key, values in record.items():
+            values = dict(values)
+            source = values.pop("source", "user")
+            self._entries[self._key(key)] = _Entry(Prior.from_dict(values), source)
+
+    def _key(self, key: str) -> str:
+        key = self._aliases.get(key, key)
+        if key in self._entries:
+            return key
+        squeezed = {"".join(k.split()): k for k in [*self._entries, *self._aliases]}
+        found = squeezed.get("".join(str(key).split()))
+        if found is not None:
+            return self._aliases.get(found, found)
+        close = difflib.get_close_matches(str(key), [*self._entries, *self._classes], n=2)
+        hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+        raise PriorError(
+            f"There is no parameter {key!r} to set a prior on.{hint} Parameters: "
+            f"{', '.join(self._entries)}. Classes: {', '.join(_CLASSES)}."
+        )
+
+
+def default_priors(design: Design) -> dict[str, Prior]:
+    """Weakly informative defaults on the scale of the data.
+
+    With s_y the standard deviation of the response (less its offset) and s_x that of a column:
+
+    - intercept, at the means of the predictors: Normal(mean y, 2.5 s_y);
+    - other coefficients: Normal(0, 2.5 s_y / s_x). Without an intercept, columns that add up
+      to a constant (a mean per cell) are centered at the mean of y instead of 0;
+    - sigma: HalfStudentT(3, s_y), times the root of the mean weight where there are weights;
+    - sd of an effect with covariate z: HalfStudentT(3, s_y / s_z), and HalfStudentT(3, s_y)
+      for an intercept or a 0/1 column, whose s_z says only how rare it is;
+    - correlations: LKJ(2), Lewandowski, Kurowicka and Joe (2009).
+
+    All standard deviations have the divisor n - 1.
+
+    Parameters
+    ----------
+    design : Design
+
+    Returns
+    -------
+    dict of str to Prior
+        In the order in which parameters are printed.
+    """
+    y = design.y - design.offset
+    mean_y, sd_y = float(np.mean(y)), float(np.std(y, ddof=1))
+    sd_y = sd_y if sd_y > 0 else 1.0
+    priors: dict[str, Prior] = {}
+    centers = np.zeros(len(design.coef_names))
+    if not design.has_intercept and len(design.coef_names):
+        ones = np.ones(design.n_rows)
+        solution = np.linalg.lstsq(design.X, ones, rcond=None)[0]
+        if np.allclose(design.X @ solution, ones, atol=1e-8):
+            centers = mean_y * solution
+    for j, name in enumerate(design.coef_names):
+        if name == "Intercept":
+            priors[name] = Prior("Normal", mu=mean_y, sigma=2.5 * sd_y)
+        else:
+            scale = 2.5 * sd_y / _spread(design.X[:, j])
+            priors[coef_key(name)] = Prior("Normal", mu=float(centers[j]), sigma=scale)
+    for block in design.blocks:
+        for j, effect in enumerate(block.effects):
+            scale = sd_y / _spread_of_effect(effect, block.Z[:, j])
+            priors[f"sd({effect} | {block.name})"] = Prior("HalfStudentT", nu=3, sigma=scale)
+        if block.correlated_pairs():
+            priors[f"corr({block.name})"] = Prior("LKJ", eta=2)
+    weight = 1.0 if design.weights is None else float(np.mean(design.weights))
+    priors["sigma"] = Prior("HalfStudentT", nu=3, sigma=sd_y * math.sqrt(weight))
+    return priors
+
+
+def coef_key(name: str) -> str:
+    """Key of a coefficient's prior: its name, unless that means something else."""
+    return f"beta({name})" if name in _CLASSES else name
+
+
+def component_names(block: RandomBlock) -> list[str]:
+    """Names of a block's variance components, standard deviations first."""
+    sds = [f"sd({effect} | {block.name})" for effect in block.effects]
+    corrs = [
+        f"corr({block.effects[i]}, {block.effects[j]} | {block.name})"
+        for i, j in block.correlated_pairs()
+    ]
+    return sds + corrs
+
+
+def _spread(column: np.ndarray) -> float:
+    spread = float(np.std(column, ddof=1))
+    size = float(np.max(np.abs(column)))
+    return spread if spread > 1e-12 * size else (size or 1.0)
+
+
+def _spread_of_effect(effect: str, column: np.ndarray) -> float:
+    if effect == "Intercept" or np.isin(column, (0.0, 1.0)).all():
+        return 1.0
+    return _spread(column)
+
+
+def _members(design: Design) -> dict[str, list[str]]:
+    """Parameters of each class."""
+    members: dict[str, list[str]] = {name: [] for name in _CLASSES}
+    members["beta"] = [coef_key(name) for name in design.coef_names if name != "Intercept"]
+    members["sigma"] = ["sigma"]
+    for block in design.blocks:
+        members["sd"] += [f"sd({effect} | {block.name})" for effect in block.effects]
+        members["corr"] += [f"corr({block.name})"] if block.correlated_pairs() else []
+    return members
+
+
+def _pair_aliases(design: Design) -> dict[str, str]:
+    """``corr(a, b | g)`` may stand for ``corr(g)`` where g has just that one correlation."""
+    aliases = {}
+    for block in design.blocks:
+        if len(block.correlated_pairs()) == 1:
+            aliases[component_names(block)[-1]] = f"corr({block.name})"
+    return aliases
+
+
+def _parameters_of(name: str) -> tuple[str, ...] | None:
+    """Parameter names, or None where PyMC knows the distribution but we do not."""
+    if not isinstance(name, str):
+        raise PriorError(f"A prior starts with a distribution's name, not {name!r}.")
+    if name in _KNOWN:
+        return _KNOWN[name]
+    import pymc as pm
+
+    found = getattr(pm, name, None)
+    if isinstance(found, type) and issubclass(found, pm.Distribution):
+        if not issubclass(found, pm.Continuous):
+            raise PriorError(f"{name} is not a continuous univariate distribution.")
+        return None
+    close = difflib.get_close_matches(name, _KNOWN, n=3)
+    hint = f" Did you mean {' or '.join(close)}?" if close else ""
+    raise PriorError(
+        f"PyMC has no distribution {name!r}.{hint} Most used: {', '.join(_KNOWN)} (LKJ for "
+        "correlations)."
+    )
+
+
+def _is_number(value) -> bool:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return False
+    return math.isfinite(number) and not isinstance(value, bool | str)
+
+
+def _plain(value) -> float:
+    return int(value) if isinstance(value, int | np.integer) else float(value)
+
+
+def _check_values(prior: Prior) -> None:
+    for group in _REQUIRED.get(prior.name, ()):
+        if not prior.parameters.keys() & set(group):
+            raise PriorError(f"{prior.name} needs the parameter {' or '.join(group)}.")
+    for key in ("sigma", "nu", "tau", "lam", "b", "s", "scale"):
+        if key in prior.parameters and not prior.parameters[key] > 0:
+            raise PriorError(f"{prior!r}: {key} must be positive.")
+    bounds = prior.parameters
+    if {"lower", "upper"} <= bounds.keys() and not bounds["lower"] < bounds["upper"]:
+        raise PriorError(f"{prior!r}: lower must be below upper.")
+
+
+def _check_support(key: str, prior: Prior) -> None:
+    """Standard deviations are positive; correlations have LKJ priors and nothing else has."""
+    is_corr = key.startswith("corr(")
+    if is_corr != (prior.name == "LKJ"):
+        wanted = 'Prior("LKJ", eta=2)' if is_corr else "another distribution than LKJ"
+        raise PriorError(f"{key}: use {wanted}, not {prior!r}.")
+    if not (key == "sigma" or key.startswith("sd(")) or prior.name in _POSITIVE:
+        return
+    if prior.parameters.get("lower", -1.0) >= 0:
+        return
+    if prior.name in _KNOWN or _density_below_zero(prior):
+        raise PriorError(
+            f"{key} is a standard deviation, and {prior!r} allows negative values. Use "
+            "HalfNormal, HalfStudentT, Exponential, Gamma, LogNormal or Uniform(lower=0, ...)."
+        )
+
+
+def _density_below_zero(prior: Prior) -> bool:
+    import pymc as pm
+
+    distribution = getattr(pm, prior.name).dist(**prior.parameters)
+    return bool(np.isfinite(pm.logp(distribution, -1.0).eval()))

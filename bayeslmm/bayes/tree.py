@@ -1,0 +1,140 @@
+"""The ``xarray.DataTree`` every posterior is delivered in, whatever made it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bayeslmm.bayes.names import ModelNames
+from bayeslmm.formula import Design
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["linear_predictor", "log_likelihood", "posterior_dataset", "posterior_tree"]
+
+
+def posterior_dataset(
+    design: Design, names: ModelNames, values: dict[str, np.ndarray]
+) -> xr.Dataset:
+    """Draws with the dimensions and coordinates of the design.
+
+    Parameters
+    ----------
+    values : dict of ndarray
+        Per variable, shape (chains, draws, ...).
+
+    Returns
+    -------
+    xarray.Dataset
+        ``beta`` (coef), ``sigma``, and per factor g ``sd_g`` (g_effect), ``corr_g``
+        (g_effect, g_effect_bis) and ``b_g`` (g, g_effect), after chain and draw.
+    """
+    import xarray as xr
+
+    dims: dict[str, tuple[str, ...]] = {"beta": ("coef",), "sigma": ()}
+    coords: dict[str, np.ndarray] = {"coef": _labels(design.coef_names)}
+    for block, factor in zip(design.blocks, names.factors, strict=True):
+        dims[factor.sd] = (factor.effect_dim,)
+        dims[factor.corr] = (factor.effect_dim, factor.effect_bis_dim)
+        dims[factor.b] = (factor.dim, factor.effect_dim)
+        coords[factor.dim] = _labels(block.levels)
+        coords[factor.effect_dim] = _labels(block.effects)
+        coords[factor.effect_bis_dim] = _labels(block.effects)
+    variables = {name: (("chain", "draw", *dims[name]), array) for name, array in values.items()}
+    first = next(iter(values.values()))
+    used = {dim for name in values for dim in dims[name]}
+    return xr.Dataset(
+        variables,
+        coords={
+            "chain": np.arange(first.shape[0]),
+            "draw": np.arange(first.shape[1]),
+            **{dim: labels for dim, labels in coords.items() if dim in used},
+        },
+    )
+
+
+def posterior_tree(
+    design: Design,
+    names: ModelNames,
+    posterior: xr.Dataset,
+    sample_stats: xr.Dataset,
+    attrs: dict[str, str | int | float],
+    *,
+    max_log_likelihood: float = 1e7,
+) -> xr.DataTree:
+    """Assemble the tree.
+
+    Parameters
+    ----------
+    posterior, sample_stats : xarray.Dataset
+    attrs : dict
+        Attributes of the posterior group (text and numbers).
+    max_log_likelihood : float
+        The pointwise log-likelihood (given b) is stored where rows times draws stay below
+        this; ``az.loo`` then works on the tree as it is.
+
+    Returns
+    -------
+    xarray.DataTree
+        Groups posterior, sample_stats, observed_data, constant_data and, where it is small
+        enough, log_likelihood.
+    """
+    import xarray as xr
+
+    obs = {"obs": np.arange(design.n_rows)}
+    observed = xr.Dataset({names.response: (("obs",), design.y)}, coords=obs)
+    constant = xr.Dataset(
+        {"X": (("obs", "coef"), design.X), "offset": (("obs",), design.offset)},
+        coords={**obs, "coef": _labels(design.coef_names)},
+    )
+    if design.weights is not None:
+        constant["weights"] = (("obs",), design.weights)
+    groups = {
+        "posterior": posterior.assign_attrs(attrs),
+        "sample_stats": sample_stats,
+        "observed_data": observed,
+        "constant_data": constant,
+    }
+    if design.n_rows * posterior.sizes["chain"] * posterior.sizes["draw"] <= max_log_likelihood:
+        groups["log_likelihood"] = log_likelihood(design, names, posterior)
+    return xr.DataTree.from_dict(groups)
+
+
+def linear_predictor(design: Design, names: ModelNames, posterior: xr.Dataset) -> np.ndarray:
+    """x'beta + z'b + offset for each draw, shape (chains, draws, n)."""
+    chains, draws = posterior.sizes["chain"], posterior.sizes["draw"]
+    mean = np.broadcast_to(design.offset, (chains, draws, design.n_rows)).copy()
+    if design.coef_names:
+        mean += posterior["beta"].to_numpy() @ design.X.T
+    for block, factor in zip(design.blocks, names.factors, strict=True):
+        b = posterior[factor.b].to_numpy()
+        for j in range(block.n_effects):
+            mean += b[:, :, block.codes, j] * block.Z[:, j]
+    return mean
+
+
+def log_likelihood(design: Design, names: ModelNames, posterior: xr.Dataset) -> xr.Dataset:
+    """log p(y_i | beta, b, sigma), the conditional one that Bambi and brms give."""
+    import xarray as xr
+
+    mean = linear_predictor(design, names, posterior)
+    sigma = posterior["sigma"].to_numpy()[:, :, None]
+    scale = sigma if design.weights is None else sigma / np.sqrt(design.weights)
+    values = -0.5 * ((design.y - mean) / scale) ** 2 - np.log(scale) - 0.5 * np.log(2 * np.pi)
+    coords = {
+        "chain": posterior["chain"],
+        "draw": posterior["draw"],
+        "obs": np.arange(design.n_rows),
+    }
+    return xr.Dataset({names.response: (("chain", "draw", "obs"), values)}, coords=coords)
+
+
+def _labels(labels: tuple) -> np.ndarray:
+    """Coordinate values: numbers stay numbers, anything else becomes text."""
+    if all(isinstance(label, int) and not isinstance(label, bool) for label in labels):
+        return np.array(labels, dtype=np.int64)
+    if all(isinstance(label, float) for label in labels):
+        return np.array(labels, dtype=float)
+    return np.array([str(label) for label in labels])

@@ -1,0 +1,368 @@
+"""Classic public data sets, one function each, with variables, units and source.
+
+>>> import bayeslmm as blm
+>>> blm.load_dataset("sleepstudy").columns.tolist()
+['Reaction', 'Days', 'Subject']
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable
+from importlib import resources
+
+import pandas as pd
+
+from bayeslmm.errors import DataError
+
+__all__ = ["describe_dataset", "list_datasets", "load_dataset"]
+
+
+def list_datasets() -> list[str]:
+    """Names of the data sets that come with the package.
+
+    Examples
+    --------
+    >>> import bayeslmm as blm
+    >>> "penicillin" in blm.list_datasets()
+    True
+    """
+    return sorted(_LOADERS)
+
+
+def load_dataset(name: str) -> pd.DataFrame:
+    """A data set as a pandas frame; factors are categoricals.
+
+    Parameters
+    ----------
+    name : str
+        One of :func:`list_datasets`, in any case.
+
+    Returns
+    -------
+    pandas.DataFrame
+
+    Raises
+    ------
+    DataError
+        If there is no data set of that name.
+
+    Examples
+    --------
+    >>> import bayeslmm as blm
+    >>> blm.load_dataset("dyestuff").shape
+    (30, 2)
+    """
+    return _loader(name)()
+
+
+def describe_dataset(name: str) -> str:
+    """What a data set is: variables, units, source.
+
+    Raises
+    ------
+    DataError
+        If there is no data set of that name.
+
+    Examples
+    --------
+    >>> import bayeslmm as blm
+    >>> blm.describe_dataset("sleepstudy").splitlines()[0]
+    'Reaction times over ten days, most of them with restricted sleep.'
+    """
+    return inspect.getdoc(_loader(name)) or ""
+
+
+def _loader(name: str) -> Callable[[], pd.DataFrame]:
+    loader = _LOADERS.get(str(name).lower())
+    if loader is None:
+        close = difflib.get_close_matches(str(name).lower(), _LOADERS, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise DataError(
+            f"There is no data set {name!r}.{hint} Available: {', '.join(list_datasets())}."
+        )
+    return loader
+
+
+def _read(name: str, factors: tuple[str, ...]) -> pd.DataFrame:
+    folder = resources.files("bayeslmm.datasets")
+    file = folder / f"{name}.csv"
+    compression = None
+    if not file.is_file():
+        file, compression = folder / f"{name}.csv.gz", "gzip"
+    with file.open("rb") as stream:
+        frame = pd.read_csv(stream, compression=compression, dtype=dict.fromkeys(factors, "str"))
+    for factor in factors:
+        frame[factor] = pd.Categorical(frame[factor], categories=_level_order(frame[factor]))
+    return frame
+
+
+_ROMAN = ["I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X"]
+
+
+def _level_order(column: pd.Series) -> list[str]:
+    """Levels that are numbers (Arabic or Roman) in numeric order, others alphabetically."""
+    levels = sorted(map(str, column.unique()))
+    if all(level in _ROMAN for level in levels):
+        return sorted(levels, key=_ROMAN.index)
+    return sorted(levels, key=int) if all(level.isdecimal() for level in levels) else levels
+
+
+def sleepstudy() -> pd.DataFrame:
+    """Reaction times over ten days, most of them with restricted sleep.
+
+    Variables
+    ---------
+    Reaction : average reaction time of the day (ms).
+    Days : day of the study, 0 to 9; days 0 and 1 were adaptation and training, and sleep was
+        restricted to 3 hours from then on.
+    Subject : 18 subjects.
+
+    Source
+    ------
+    Belenky, G. et al. (2003). Patterns of performance degradation and restoration during sleep
+    restriction and subsequent recovery: a sleep dose-response study. Journal of Sleep
+    Research 12, 1-12.
+    """
+    return _read("sleepstudy", ("Subject",))
+
+
+def dyestuff() -> pd.DataFrame:
+    """Yield of dyestuff from six batches of an intermediate product, five preparations each.
+
+    Variables
+    ---------
+    Batch : 6 batches of the intermediate product.
+    Yield : yield of the preparation (grams of standard color).
+
+    Source
+    ------
+    Davies, O. L. and Goldsmith, P. L. (1972). Statistical Methods in Research and Production,
+    4th ed., section 6.4. Oliver and Boyd.
+    """
+    return _read("dyestuff", ("Batch",))
+
+
+def dyestuff2() -> pd.DataFrame:
+    """Made-up companion of dyestuff in which the batches do not differ (a singular fit).
+
+    Variables
+    ---------
+    Batch : 6 batches.
+    Yield : simulated yield (no unit).
+
+    Source
+    ------
+    Box, G. E. P. and Tiao, G. C. (1973). Bayesian Inference in Statistical Analysis,
+    section 5.1.2. Addison-Wesley.
+    """
+    return _read("dyestuff2", ("Batch",))
+
+
+def penicillin() -> pd.DataFrame:
+    """Six samples of penicillin tested on each of 24 plates (crossed factors).
+
+    Variables
+    ---------
+    diameter : diameter of the zone in which growth is inhibited (mm).
+    plate : 24 plates.
+    sample : 6 samples of penicillin.
+
+    Source
+    ------
+    Davies, O. L. and Goldsmith, P. L. (1972). Statistical Methods in Research and Production,
+    4th ed., section 6.6. Oliver and Boyd.
+    """
+    return _read("penicillin", ("plate", "sample"))
+
+
+def pastes() -> pd.DataFrame:
+    """Strength of a chemical paste: casks within batches, two assays per cask (nested).
+
+    Variables
+    ---------
+    strength : strength of the paste.
+    batch : 10 delivery batches.
+    cask : a, b, c within each batch (the label repeats across batches).
+    sample : the combination of batch and cask, 30 levels.
+
+    Source
+    ------
+    Davies, O. L. and Goldsmith, P. L. (1972). Statistical Methods in Research and Production,
+    4th ed., section 6.5. Oliver and Boyd.
+    """
+    return _read("pastes", ("batch", "cask", "sample"))
+
+
+def cake() -> pd.DataFrame:
+    """Breakage angle of chocolate cakes: recipes by oven temperature (a split-plot design).
+
+    Variables
+    ---------
+    replicate : 15 replicates (a mix of one recipe, split into six cakes, is recipe:replicate).
+    recipe : A, B, C.
+    temperature : oven temperature as a factor (degrees Fahrenheit).
+    angle : angle at which the cake broke (degrees).
+    temp : oven temperature as a number (degrees Fahrenheit).
+
+    Source
+    ------
+    Cochran, W. G. and Cox, G. M. (1957). Experimental Designs, 2nd ed., p. 300. Wiley.
+    Lee, Y., Nelder, J. A. and Pawitan, Y. (2006). Generalized Linear Models with Random
+    Effects, section 5.5. Chapman and Hall.
+    """
+    return _read("cake", ("replicate", "recipe", "temperature"))
+
+
+def machines() -> pd.DataFrame:
+    """Productivity of six workers on three machines, each pair tried three times.
+
+    Variables
+    ---------
+    Worker : 6 workers, drawn from the factory's employees.
+    Machine : A, B, C, the brands to be compared.
+    score : productivity score (number and quality of pieces).
+
+    Source
+    ------
+    Pinheiro, J. C. and Bates, D. M. (2000). Mixed-Effects Models in S and S-PLUS,
+    section 1.3. Springer.
+    """
+    return _read("machines", ("Worker", "Machine"))
+
+
+def orthodont() -> pd.DataFrame:
+    """Growth of a distance in the skull of 27 children between ages 8 and 14.
+
+    Variables
+    ---------
+    distance : from the pituitary to the pterygomaxillary fissure (mm).
+    age : 8, 10, 12 or 14 (years).
+    Subject : 27 children.
+    Sex : Female or Male.
+
+    Source
+    ------
+    Potthoff, R. F. and Roy, S. N. (1964). Biometrika 51, 313-326; as in Pinheiro, J. C. and
+    Bates, D. M. (2000), section 1.4.
+    """
+    return _read("orthodont", ("Subject", "Sex"))
+
+
+def oats() -> pd.DataFrame:
+    """Yield of oats: varieties on whole plots, nitrogen on subplots (a split-plot design).
+
+    Variables
+    ---------
+    Block : 6 blocks.
+    Variety : 3 varieties, the whole-plot treatment.
+    nitro : nitrogen (hundredweight per acre), the subplot treatment.
+    yield : yield (bushels per acre).
+
+    Source
+    ------
+    Yates, F. (1935). Complex experiments. Journal of the Royal Statistical Society
+    (Supplement) 2, 181-247; as in Pinheiro, J. C. and Bates, D. M. (2000), section 1.6.
+    """
+    return _read("oats", ("Block", "Variety"))
+
+
+def ergostool() -> pd.DataFrame:
+    """Effort needed to get up from four types of stool, nine subjects each.
+
+    Variables
+    ---------
+    effort : effort on the Borg scale.
+    Type : T1 to T4.
+    Subject : 9 subjects.
+
+    Source
+    ------
+    Wretenberg, P., Arborelius, U. P. and Lindberg, F. (1993). Ergonomics 36, 519-526; as in
+    Pinheiro, J. C. and Bates, D. M. (2000), section 1.2.
+    """
+    return _read("ergostool", ("Type", "Subject"))
+
+
+def mathachieve() -> pd.DataFrame:
+    """Mathematics achievement of 7,185 students in 160 schools (High School and Beyond, 1982).
+
+    Variables
+    ---------
+    School : 160 schools.
+    Minority : whether the student belongs to a minority, No or Yes.
+    Sex : Female or Male.
+    SES : socio-economic status of the student (centered scale).
+    MathAch : mathematics achievement score.
+    MEANSES : mean SES of the school.
+
+    Source
+    ------
+    Raudenbush, S. W. and Bryk, A. S. (2002). Hierarchical Linear Models, 2nd ed., chapter 4.
+    Sage; as in Pinheiro, J. C. and Bates, D. M. (2000).
+    """
+    return _read("mathachieve", ("School", "Minority", "Sex"))
+
+
+def insteval() -> pd.DataFrame:
+    """73,421 ratings of lectures at ETH Zurich by students (crossed, large).
+
+    Variables
+    ---------
+    s : 2,972 students.
+    d : 1,128 instructors.
+    studage : semesters the student has been enrolled (2, 4, 6, 8).
+    lectage : semesters back the lecture rated was held (1 to 6).
+    service : 1 for a lecture outside the instructor's department, else 0.
+    dept : 14 departments, anonymous codes.
+    y : rating, 1 (poor) to 5 (very good).
+
+    Source
+    ------
+    Lecture evaluations at ETH Zurich, 1992 to 2002, anonymized by the university; published
+    with the R package lme4 (Bates, D. et al. 2015, Journal of Statistical Software 67(1)).
+    """
+    return _read("insteval", ("s", "d", "studage", "lectage", "service", "dept"))
+
+
+def chem97() -> pd.DataFrame:
+    """A-level chemistry scores of 31,022 students in 2,410 schools (England, 1997).
+
+    Variables
+    ---------
+    lea : 131 local education authorities.
+    school : 2,410 schools.
+    student : students.
+    score : point score of the A-level in chemistry (0, 2, 4, 6, 8, 10).
+    gender : F or M.
+    age : age in months, centered at 222 months (18.5 years).
+    gcsescore : mean score of the GCSE exams two years before.
+    gcsecnt : the same, centered at its mean.
+
+    Source
+    ------
+    Fielding, A., Yang, M. and Goldstein, H. (2003). Multilevel ordinal models for examination
+    grades. Statistical Modelling 3, 127-153; Rasbash, J. et al. (2000), MLwiN user's guide.
+    """
+    return _read("chem97", ("lea", "school", "student", "gender"))
+
+
+_LOADERS: dict[str, Callable[[], pd.DataFrame]] = {
+    loader.__name__: loader
+    for loader in (
+        sleepstudy,
+        dyestuff,
+        dyestuff2,
+        penicillin,
+        pastes,
+        cake,
+        machines,
+        orthodont,
+        oats,
+        ergostool,
+        mathachieve,
+        insteval,
+        chem97,
+    )
+}

@@ -1,0 +1,55 @@
+"""Errors and warnings of bayeslmm.
+
+Every error subclasses :class:`BayesLMMError` and a builtin, so that both
+``except blm.BayesLMMError`` and ``except ValueError`` work.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BayesLMMError",
+    "DataError",
+    "DataWarning",
+    "FileFormatError",
+    "FormulaError",
+    "ModelWarning",
+    "PriorError",
+    "SamplingError",
+    "SamplingWarning",
+]
+
+
+class BayesLMMError(Exception):
+    """Base class of all errors raised by bayeslmm on purpose."""
+
+
+class FormulaError(BayesLMMError, ValueError):
+    """The formula cannot be read, or asks for something that does not exist."""
+
+
+class DataError(BayesLMMError, ValueError):
+    """The data cannot support the model: wrong type, wrong values, too few rows."""
+
+
+class PriorError(BayesLMMError, ValueError):
+    """A prior is keyed, named or parametrized wrongly."""
+
+
+class SamplingError(BayesLMMError, RuntimeError):
+    """Sampling could not be carried out or did not finish."""
+
+
+class FileFormatError(BayesLMMError, ValueError):
+    """A file is not one this package wrote, or would run code that is not allowed."""
+
+
+class DataWarning(UserWarning):
+    """Something about the data that changes what is fitted, such as dropped rows."""
+
+
+class ModelWarning(UserWarning):
+    """Something about the model that makes part of the result weak or not identified."""
+
+
+class SamplingWarning(UserWarning):
+    """The draws do not (yet) represent the posterior well enough."""

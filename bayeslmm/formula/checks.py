@@ -1,0 +1,76 @@
+"""What is weak or not identified about a design, said before anything is fitted."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from bayeslmm.errors import DataError, ModelWarning
+from bayeslmm.formula.design import Design
+from bayeslmm.formula.random import RandomBlock
+
+__all__ = ["check_design"]
+
+#: A slope's covariate this many standard deviations from zero makes the intercept's variance
+#: and its correlation with the slope statements about a far-off point.
+_FAR_FROM_ZERO = 10.0
+
+
+def check_design(design: Design) -> None:
+    """Warn about effects the data cannot separate, refuse what has no degrees of freedom.
+
+    Raises
+    ------
+    DataError
+        If there are no more rows than coefficients.
+
+    Warns
+    -----
+    ModelWarning
+        If there are as many random effects as rows, or a random slope's covariate is far from
+        zero.
+    """
+    n, p = design.X.shape
+    if n <= p:
+        raise DataError(
+            f"{p} coefficients and {n} rows: there must be more rows than coefficients. "
+            "Leave terms out."
+        )
+    for block in design.blocks:
+        _check_size(block, n)
+        _check_covariates(block)
+
+
+def _check_size(block: RandomBlock, n: int) -> None:
+    total = block.n_levels * block.n_effects
+    if block.n_levels >= n:
+        _warn(
+            f"Every level of {block.name!r} has one row ({block.n_levels} levels, {n} rows): its "
+            "standard deviation and sigma cannot be told apart; only the priors do."
+        )
+    elif total >= n:
+        _warn(
+            f"{block.name!r} has {total} random effects ({block.n_levels} levels x "
+            f"{block.n_effects}) for {n} rows: sigma is hardly identified. Leave an effect out."
+        )
+
+
+def _check_covariates(block: RandomBlock) -> None:
+    for part in block.pattern:
+        if len(part) < 2 or "Intercept" not in [block.effects[i] for i in part]:
+            continue
+        for i in part:
+            z = block.Z[:, i]
+            spread = float(np.std(z))
+            if block.effects[i] != "Intercept" and abs(np.mean(z)) > _FAR_FROM_ZERO * spread > 0:
+                _warn(
+                    f"The covariate of the random slope {block.effects[i]!r} is far from zero "
+                    f"(mean {np.mean(z):.4g}, sd {spread:.4g}): the intercept's variance and its "
+                    "correlation with the slope refer to a point far outside the data. Write "
+                    f"center({block.effects[i]}) instead."
+                )
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, ModelWarning, stacklevel=5)

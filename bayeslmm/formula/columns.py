@@ -1,0 +1,184 @@
+"""One column of a data frame made fit for a model matrix.
+
+Whatever dtype a column comes in (nullable, Arrow, object, categorical), it leaves as a plain
+numpy number column or as an ordered categorical without unused levels, or an error names it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import numbers
+
+import numpy as np
+import pandas as pd
+from pandas.api import types
+
+from bayeslmm.errors import DataError, FormulaError
+
+__all__ = ["as_frame", "find_column", "missing_in", "plain_column"]
+
+
+def as_frame(data) -> pd.DataFrame:
+    """`data` as a pandas frame (polars, Arrow tables and dicts of columns are converted).
+
+    Raises
+    ------
+    DataError
+        If it is none of these, or has no rows.
+    """
+    if isinstance(data, pd.DataFrame):
+        frame = data
+    elif hasattr(data, "to_pandas"):
+        frame = data.to_pandas()
+    elif hasattr(data, "collect"):  # a lazy polars frame
+        frame = data.collect().to_pandas()
+    elif isinstance(data, dict):
+        frame = pd.DataFrame(data)
+    else:
+        raise DataError(
+            f"The data must be a data frame (pandas, polars, Arrow) or a dict of columns, not "
+            f"{type(data).__name__}."
+        )
+    if len(frame) == 0:
+        raise DataError("The data frame has no rows.")
+    return frame
+
+
+def find_column(frame: pd.DataFrame, name: str, role: str = "column") -> pd.Series:
+    """The column called `name`.
+
+    Raises
+    ------
+    FormulaError
+        If there is none (close matches are named), or more than one.
+    """
+    found = [column for column in frame.columns if column == name]
+    if not found:
+        found = [column for column in frame.columns if str(column) == name]
+    if not found:
+        names = [str(column) for column in frame.columns]
+        close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+        close = close or [n for n in names if n.lower() == name.lower()]
+        hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+        shown = ", ".join(names[:30]) + (", ..." if len(names) > 30 else "")
+        raise FormulaError(f"There is no {role} {name!r} in the data.{hint} Columns: {shown}.")
+    column = frame[found[0]]
+    if isinstance(column, pd.DataFrame):
+        raise DataError(f"The data have {column.shape[1]} columns called {name!r}. Rename them.")
+    return column
+
+
+def missing_in(column: pd.Series) -> np.ndarray:
+    """True where a value is missing, shape (n,)."""
+    return np.asarray(column.isna(), dtype=bool)
+
+
+def plain_column(column: pd.Series, name: str, categories: list | None = None) -> pd.Series:
+    """A column without missing values as plain numbers, booleans or ordered categories.
+
+    Parameters
+    ----------
+    column : pandas.Series
+        Without missing values.
+    name : str
+        For messages.
+    categories : list, optional
+        Levels fixed by an earlier fit; the column must have no others.
+
+    Returns
+    -------
+    pandas.Series
+        Of numpy dtype (int64, float64 or bool) or ordered categorical. The order of levels is
+        that of a categorical's categories, otherwise sorted.
+
+    Raises
+    ------
+    DataError
+        If the values are dates, complex, infinite, of mixed types, or not a level seen before.
+    """
+    if categories is not None:
+        return _known_levels(column, name, categories)
+    dtype = column.dtype
+    if isinstance(dtype, pd.CategoricalDtype):
+        used = column.cat.remove_unused_categories()
+        return used.cat.as_ordered().reset_index(drop=True)
+    if types.is_bool_dtype(dtype):
+        return pd.Series(column.to_numpy(dtype=bool))
+    if types.is_complex_dtype(dtype):
+        raise DataError(f"Column {name!r} has complex numbers, which no model here can use.")
+    if types.is_numeric_dtype(dtype):
+        return _plain_numbers(column, name)
+    if _is_time(dtype):
+        raise DataError(
+            f"Column {name!r} has dates or times. Turn it into a number first, such as days "
+            f"since the first visit: (data[{name!r}] - data[{name!r}].min()).dt.days."
+        )
+    return _plain_objects(column, name)
+
+
+def _is_time(dtype) -> bool:
+    if types.is_datetime64_any_dtype(dtype) or types.is_timedelta64_dtype(dtype):
+        return True
+    if isinstance(dtype, pd.PeriodDtype):
+        return True
+    kind = str(dtype)
+    return any(word in kind for word in ("date32", "date64", "timestamp", "duration", "time64"))
+
+
+def _plain_numbers(column: pd.Series, name: str) -> pd.Series:
+    if types.is_integer_dtype(column.dtype):
+        values = column.to_numpy()
+        if values.dtype == object or values.dtype == np.uint64:
+            values = column.to_numpy(dtype=float)
+        return pd.Series(values.astype(np.int64) if values.dtype.kind in "iu" else values)
+    values = column.to_numpy(dtype=float)
+    infinite = ~np.isfinite(values)
+    if infinite.any():
+        raise DataError(
+            f"Column {name!r} has {int(infinite.sum())} infinite value(s), the first in row "
+            f"{int(np.flatnonzero(infinite)[0])} of the rows used. Remove or correct them."
+        )
+    return pd.Series(values)
+
+
+def _plain_objects(column: pd.Series, name: str) -> pd.Series:
+    values = column.to_numpy(dtype=object)
+    kinds = {type(value) for value in values}
+    if all(issubclass(kind, str) for kind in kinds):
+        codes, levels = pd.factorize(values, sort=True)
+        levels = [str(level) for level in levels]
+        return pd.Series(pd.Categorical.from_codes(codes, levels, ordered=True))
+    if all(issubclass(kind, bool | np.bool_) for kind in kinds):
+        return pd.Series(values.astype(bool))
+    if not any(issubclass(kind, bool | np.bool_ | str) for kind in kinds):
+        if all(issubclass(kind, numbers.Integral) for kind in kinds):
+            return _plain_numbers(pd.Series(values.astype(np.int64)), name)
+        try:
+            return _plain_numbers(pd.Series(values.astype(float)), name)
+        except (TypeError, ValueError):
+            pass
+    if any(hasattr(value, "year") for value in values[:1]):
+        raise DataError(
+            f"Column {name!r} has dates. Turn it into a number first, such as days since the "
+            "first visit."
+        )
+    shown = ", ".join(sorted(kind.__name__ for kind in kinds))
+    raise DataError(
+        f"Column {name!r} mixes values of different types ({shown}). Make it all numbers "
+        "(pandas.to_numeric) or all strings (.astype(str))."
+    )
+
+
+def _known_levels(column: pd.Series, name: str, categories: list) -> pd.Series:
+    values = column.astype(object).to_numpy()
+    codes = pd.Index(categories).get_indexer(pd.Index(values, dtype=object))
+    if (codes < 0).any():
+        new = list(dict.fromkeys(values[codes < 0]))
+        shown = ", ".join(repr(value) for value in new[:5]) + (", ..." if len(new) > 5 else "")
+        raise DataError(
+            f"Column {name!r} has level(s) not seen when the model was fitted: {shown}. "
+            f"Known levels: {', '.join(map(str, categories[:10]))}"
+            f"{', ...' if len(categories) > 10 else ''}."
+        )
+    # Not ordered: formulae checks that an ordered column has all of its levels.
+    return pd.Series(pd.Categorical.from_codes(codes, categories))

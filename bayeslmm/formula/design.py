@@ -1,0 +1,396 @@
+"""The :class:`Design`: everything a model needs of its data, and the way to treat new data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bayeslmm.errors import DataError, FormulaError
+from bayeslmm.formula.columns import as_frame, find_column, missing_in, plain_column
+from bayeslmm.formula.functions import allowed_calls, base_namespace, check_namespace
+from bayeslmm.formula.matrices import ModelMatrix, Term, model_matrix, response_vector
+from bayeslmm.formula.missing import MissingRows
+from bayeslmm.formula.random import RandomBlock, grouping_factor, random_block
+from bayeslmm.formula.syntax import Bar, ParsedFormula, parse_formula
+from bayeslmm.formula.syntaxtree import parse_part, variables_in
+
+__all__ = ["Design", "NewRows", "build_design"]
+
+
+@dataclass(frozen=True)
+class NewRows:
+    """New data in the terms of a fitted design.
+
+    Attributes
+    ----------
+    X : ndarray, shape (m, p)
+    offset : ndarray, shape (m,)
+    Z : tuple of ndarray, shape (m, q) each
+        Empty where no random effects were asked for.
+    codes : tuple of ndarray of int, shape (m,) each
+        Level of each row, -1 where the level was not in the fit.
+    labels : tuple of list
+        Label of the level of each row.
+    """
+
+    X: np.ndarray
+    offset: np.ndarray
+    Z: tuple[np.ndarray, ...] = ()
+    codes: tuple[np.ndarray, ...] = ()
+    labels: tuple[list, ...] = ()
+
+
+@dataclass(frozen=True)
+class Design:
+    """A formula applied to a data frame.
+
+    Attributes
+    ----------
+    formula : ParsedFormula
+    response : str
+        Name of the response.
+    y : ndarray, shape (n,)
+        Response, in its own units; the offset is not subtracted.
+    X : ndarray, shape (n, p)
+        Model matrix of the coefficients.
+    coef_names : tuple of str
+    terms : tuple of Term
+        Fixed terms and the columns of `X` each occupies.
+    offset : ndarray, shape (n,)
+        0 where the formula has no offset.
+    weights : ndarray, shape (n,), or None
+        Prior weights: Var(eps_i) = sigma^2 / w_i.
+    blocks : tuple of RandomBlock
+        One per grouping factor, in the order they are first named.
+    missing : MissingRows
+    rows : ndarray of int, shape (n,)
+        Positions of the used rows in the data.
+    index : pandas.Index
+        Index labels of the used rows.
+    columns : pandas.DataFrame
+        The used columns, plain, in the rows used.
+    """
+
+    formula: ParsedFormula
+    response: str
+    y: np.ndarray = field(repr=False)
+    fixed: ModelMatrix = field(repr=False)
+    offset: np.ndarray = field(repr=False)
+    weights: np.ndarray | None = field(repr=False)
+    blocks: tuple[RandomBlock, ...]
+    missing: MissingRows
+    rows: np.ndarray = field(repr=False)
+    index: pd.Index = field(repr=False)
+    columns: pd.DataFrame = field(repr=False)
+    weights_name: str | None = None
+    namespace: Mapping[str, Any] = field(repr=False, default_factory=dict)
+
+    @property
+    def X(self) -> np.ndarray:
+        """Model matrix, shape (n, p)."""
+        return self.fixed.values
+
+    @property
+    def coef_names(self) -> tuple[str, ...]:
+        """Names of the p coefficients."""
+        return self.fixed.names
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """Fixed terms."""
+        return self.fixed.terms
+
+    @property
+    def n_rows(self) -> int:
+        """Rows used."""
+        return len(self.y)
+
+    @property
+    def has_intercept(self) -> bool:
+        """Whether there is a column of ones called ``Intercept``."""
+        return "Intercept" in self.coef_names
+
+    @property
+    def intercept_column(self) -> int | None:
+        """Position of the intercept, or None."""
+        return self.coef_names.index("Intercept") if self.has_intercept else None
+
+    def block(self, factor: str) -> RandomBlock:
+        """The block of a grouping factor.
+
+        Raises
+        ------
+        KeyError
+            If there is no such factor; the message lists those there are.
+        """
+        for block in self.blocks:
+            if block.name == factor:
+                return block
+        names = ", ".join(block.name for block in self.blocks) or "none"
+        raise KeyError(f"No grouping factor {factor!r}; this model has: {names}.")
+
+    def evaluate(self, data, *, random: bool = True) -> NewRows:
+        """Model matrices of new data, made as those of the fit were.
+
+        Parameters
+        ----------
+        data : data frame
+            Has the predictors' columns; the response is not needed.
+        random : bool
+            Whether the random effects' matrices and levels are needed too.
+
+        Raises
+        ------
+        FormulaError
+            If a column is missing.
+        DataError
+            If a predictor has a missing value or a level that was not in the fit.
+        """
+        frame = as_frame(data)
+        predictors = self._predictor_columns(random)
+        plain = pd.DataFrame(
+            {
+                name: plain_column(
+                    _complete(find_column(frame, name), name),
+                    name,
+                    self._categories(name),
+                )
+                for name in predictors
+            },
+            index=pd.RangeIndex(len(frame)),
+        )
+        X, offset = self.fixed.evaluate(plain)
+        offset = np.zeros(len(frame)) if offset is None else offset
+        if not random:
+            return NewRows(X, offset)
+        Z, codes, labels = [], [], []
+        for block in self.blocks:
+            grouping = pd.DataFrame(
+                {c: _complete(find_column(frame, c), c).to_numpy() for c in block.factor.columns}
+            )
+            found, label = block.factor.find(grouping)
+            Z.append(block.evaluate(plain))
+            codes.append(found)
+            labels.append(label)
+        return NewRows(X, offset, tuple(Z), tuple(codes), tuple(labels))
+
+    def _predictor_columns(self, random: bool) -> list[str]:
+        texts = [self.formula.fixed]
+        if random:
+            texts += [bar.effects for block in self.blocks for bar in block.terms]
+        known = set(self.columns.columns)
+        allowed = allowed_calls(self.namespace)
+        trees = [parse_part(text, allowed, known, "formula") for text in texts]
+        names = dict.fromkeys(name for tree in trees for name in variables_in(tree))
+        return [name for name in names if name in known]
+
+    def _categories(self, name: str) -> list | None:
+        dtype = self.columns[name].dtype
+        return dtype.categories.tolist() if isinstance(dtype, pd.CategoricalDtype) else None
+
+
+def build_design(
+    formula: str,
+    data,
+    *,
+    weights=None,
+    missing: str = "drop",
+    namespace: Mapping[str, Any] | None = None,
+) -> Design:
+    """Apply a formula to data.
+
+    Parameters
+    ----------
+    formula : str
+        lme4's language; see :func:`bayeslmm.formula.parse_formula`.
+    data : data frame
+        One row per observation.
+    weights : str or array-like of shape (n,), optional
+        Prior weights, a column's name or one value per row of `data`.
+    missing : {"drop", "raise"}
+        What to do with rows in which a used column is missing.
+    namespace : mapping, optional
+        Functions and constants of the user's own that the formula may name.
+
+    Returns
+    -------
+    Design
+
+    Raises
+    ------
+    FormulaError
+        If the formula cannot be read or names a column that is not there.
+    DataError
+        If the data cannot support it.
+    """
+    if missing not in ("drop", "raise"):
+        raise DataError(f'missing must be "drop" or "raise", not {missing!r}.')
+    parsed = parse_formula(formula)
+    namespace = check_namespace(namespace)
+    frame = as_frame(data)
+    allowed = allowed_calls(namespace)
+    names = _used_columns(parsed, frame, namespace, allowed)
+    raw = {name: find_column(frame, name) for name in names}
+    raw_weights, weights_name = _weights_column(weights, frame)
+    keep, absent = _complete_rows(raw, raw_weights, weights_name, missing)
+    weights_kept, keep = _positive_weights(raw_weights, keep)
+    if not len(keep):
+        raise DataError(
+            "No row has all of the columns the formula uses: "
+            f"{', '.join(f'{k} ({v} missing)' for k, v in absent.items() if v)}."
+        )
+    plain = pd.DataFrame(
+        {name: plain_column(column.iloc[keep], name) for name, column in raw.items()},
+        index=pd.RangeIndex(len(keep)),
+    )
+    options = {"namespace": namespace, "allowed": allowed}
+    response, y = response_vector(parsed.response, plain, **options)
+    _refuse_constant(response, y)
+    fixed = model_matrix(parsed.fixed, plain, what="formula", **options)
+    blocks = _random_blocks(parsed.bars, plain, options)
+    dropped = np.flatnonzero(_dropped_mask(raw, raw_weights, len(frame)))
+    lost = {b.name: _lost_levels(b, raw) for b in blocks} if len(dropped) else {}
+    offset = np.zeros(len(keep)) if fixed.offset is None else fixed.offset
+    return Design(
+        formula=parsed,
+        response=response,
+        y=y,
+        fixed=fixed,
+        offset=offset,
+        weights=weights_kept,
+        blocks=blocks,
+        missing=MissingRows(
+            len(frame),
+            dropped,
+            absent,
+            {k: v for k, v in lost.items() if v},
+            len(frame) - len(dropped) - len(keep),
+        ),
+        rows=keep,
+        index=frame.index[keep],
+        columns=plain,
+        weights_name=weights_name,
+        namespace=namespace,
+    )
+
+
+def _used_columns(parsed: ParsedFormula, frame, namespace, allowed) -> list[str]:
+    """Columns the formula names, in order; names of the namespace are not columns."""
+    present = {str(column) for column in frame.columns}
+    names: dict[str, None] = {}
+    parts = [(parsed.response, "response"), (parsed.fixed, "formula")]
+    parts += [(bar.effects, f"random term {bar}") for bar in parsed.bars]
+    for text, what in parts:
+        names.update(dict.fromkeys(variables_in(parse_part(text, allowed, present, what))))
+    for bar in parsed.bars:
+        names.update(dict.fromkeys(bar.columns))
+        for column in bar.columns:
+            find_column(frame, column, "grouping factor")
+    constants = {**base_namespace(), **namespace}
+    return [name for name in names if name in present or name not in constants]
+
+
+def _weights_column(weights, frame: pd.DataFrame) -> tuple[pd.Series | None, str | None]:
+    if weights is None:
+        return None, None
+    if isinstance(weights, str):
+        return find_column(frame, weights, "weights column"), weights
+    values = pd.Series(np.asarray(weights).ravel() if np.ndim(weights) else [weights])
+    if len(values) != len(frame):
+        raise DataError(
+            f"weights has {len(values)} values, the data have {len(frame)} rows. Give one per row, "
+            "or a column's name."
+        )
+    return values, "weights"
+
+
+def _dropped_mask(raw: Mapping, raw_weights, n: int) -> np.ndarray:
+    mask = np.zeros(n, dtype=bool)
+    for column in raw.values():
+        mask |= missing_in(column)
+    if raw_weights is not None:
+        mask |= missing_in(raw_weights)
+    return mask
+
+
+def _complete_rows(raw: Mapping, raw_weights, weights_name, missing: str):
+    absent = {name: int(missing_in(column).sum()) for name, column in raw.items()}
+    if raw_weights is not None:
+        absent[weights_name] = int(missing_in(raw_weights).sum())
+    n = len(next(iter(raw.values())))
+    mask = _dropped_mask(raw, raw_weights, n)
+    if missing == "raise" and mask.any():
+        shown = ", ".join(f"{name} ({count})" for name, count in absent.items() if count)
+        raise DataError(
+            f'{int(mask.sum())} of {n} rows have missing values: {shown}. missing="drop" leaves '
+            "them out and says so."
+        )
+    return np.flatnonzero(~mask), absent
+
+
+def _positive_weights(raw_weights, keep: np.ndarray):
+    if raw_weights is None:
+        return None, keep
+    try:
+        values = raw_weights.iloc[keep].to_numpy(dtype=float)
+    except (TypeError, ValueError):
+        raise DataError("weights must be numbers.") from None
+    if not np.all(np.isfinite(values)) or np.any(values < 0):
+        raise DataError(
+            "weights must be finite and not negative; they are precisions: Var = sigma^2 / weight."
+        )
+    positive = values > 0
+    return values[positive], keep[positive]
+
+
+def _refuse_constant(response: str, y: np.ndarray) -> None:
+    spread = float(np.ptp(y)) if len(y) else 0.0
+    if len(y) > 1 and spread <= 8 * np.finfo(float).eps * float(np.max(np.abs(y))):
+        raise DataError(
+            f"The response {response!r} is constant ({y[0]:g} in all {len(y)} rows): there is "
+            "nothing to model."
+        )
+    if len(y) < 2:
+        raise DataError(f"Only {len(y)} row is usable; a model needs more.")
+
+
+def _random_blocks(bars: tuple[Bar, ...], plain: pd.DataFrame, options) -> tuple[RandomBlock, ...]:
+    """Blocks in the order in which their factors are first named."""
+    by_factor: dict[frozenset, list[Bar]] = {}
+    for bar in bars:
+        by_factor.setdefault(frozenset(bar.columns), []).append(bar)
+    blocks = []
+    for group in by_factor.values():
+        if len(set(group)) < len(group):
+            raise FormulaError(f"The random term {group[0]} is written twice.")
+        factor = grouping_factor(group[0].columns, plain)
+        matrices = [
+            model_matrix(bar.effects, plain, what=f"random term {bar}", **options) for bar in group
+        ]
+        blocks.append(random_block(factor, group, matrices))
+    return tuple(blocks)
+
+
+def _lost_levels(block: RandomBlock, raw: Mapping) -> list:
+    """Levels of a one-column factor that occur in the data but in no used row."""
+    if len(block.factor.columns) != 1:
+        return []
+    column = raw[block.factor.columns[0]]
+    before = pd.unique(column[~missing_in(column)].astype(object))
+    used = set(block.levels)
+    return [level for level in before if level not in used]
+
+
+def _complete(column: pd.Series, name: str) -> pd.Series:
+    absent = missing_in(column)
+    if absent.any():
+        raise DataError(
+            f"Column {name!r} of the new data has {int(absent.sum())} missing value(s), the first "
+            f"in row {int(np.flatnonzero(absent)[0])}. Fill or remove them: nothing is predicted "
+            "from a missing predictor."
+        )
+    return column

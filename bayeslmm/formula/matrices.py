@@ -1,0 +1,345 @@
+"""An ordinary model matrix: the fixed part of a formula, the left side of a bar, a response.
+
+formulae evaluates it; what is added here is the order of terms (by degree, as in R, so that
+the coding of factors does not depend on the order they are written in), the offset taken
+out, errors that name the term, and a frozen result that evaluates new data the same way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Mapping, Set
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bayeslmm.errors import BayesLMMError, DataError, FormulaError
+from bayeslmm.formula.algebra import expand_terms
+from bayeslmm.formula.coding import Coding, codings
+from bayeslmm.formula.functions import evaluation_environment
+from bayeslmm.formula.syntaxtree import parse_part
+
+__all__ = ["ModelMatrix", "Term", "model_matrix", "response_vector"]
+
+_MAX_DENSE_BYTES = 4e9
+
+
+@dataclass(frozen=True)
+class Term:
+    """A term of a model matrix and the columns it occupies.
+
+    Attributes
+    ----------
+    name : str
+        Such as ``"Days"``, ``"a:b"`` or ``"Intercept"``.
+    columns : slice
+        Its columns.
+    components : tuple of str
+        Names of the variables or calls that are multiplied; empty for the intercept.
+    categorical : tuple of str
+        Those of them that are factors.
+    """
+
+    name: str
+    columns: slice
+    components: tuple[str, ...]
+    categorical: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ModelMatrix:
+    """Values, names and memory of a model matrix.
+
+    Attributes
+    ----------
+    text : str
+        The formula text it came from.
+    values : ndarray, shape (n, p)
+    names : tuple of str
+        One per column.
+    terms : tuple of Term
+    offset : ndarray, shape (n,), or None
+        Sum of the ``offset(...)`` terms.
+    """
+
+    text: str
+    values: np.ndarray = field(repr=False)
+    names: tuple[str, ...]
+    terms: tuple[Term, ...]
+    offset: np.ndarray | None = field(repr=False)
+    _pieces: tuple[Any, ...] = field(repr=False, default=())
+
+    def evaluate(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray | None]:
+        """The matrix and the offset for new rows.
+
+        Stateful transforms keep what they learned from the fitted rows; the columns of
+        `frame` are plain columns with the levels of the fit.
+
+        Raises
+        ------
+        FormulaError
+            If a term cannot be evaluated.
+        DataError
+            If a value is not finite.
+        """
+        blocks = []
+        for piece in self._pieces:
+            with _named_errors(piece.name):
+                blocks.append((piece, _two_dimensional(piece.eval_new_data(frame))))
+        return _assemble(blocks, len(frame))
+
+
+def model_matrix(
+    text: str,
+    frame: pd.DataFrame,
+    *,
+    namespace: Mapping[str, Any],
+    allowed: Set[str],
+    what: str,
+) -> ModelMatrix:
+    """Evaluate a right-hand side, with its implicit intercept.
+
+    Parameters
+    ----------
+    text : str
+        Formula text without ``~`` and bars.
+    frame : pandas.DataFrame
+        Plain columns (see :func:`bayeslmm.formula.columns.plain_column`), no missing values.
+    namespace : mapping
+        The user's own functions and constants.
+    allowed : set of str
+        Names that may be called.
+    what : str
+        How to call the part in messages.
+
+    Raises
+    ------
+    FormulaError
+        If it cannot be parsed or a term cannot be evaluated.
+    DataError
+        If a term gives values that are not finite.
+    """
+    tree = parse_part(text, allowed, set(frame.columns), what)
+    return _evaluate(expand_terms(tree, text), text, frame, namespace)
+
+
+def response_vector(
+    text: str, frame: pd.DataFrame, *, namespace: Mapping[str, Any], allowed: Set[str]
+) -> tuple[str, np.ndarray]:
+    """Name and values (shape (n,)) of the response.
+
+    Raises
+    ------
+    FormulaError
+        If the left side is more than one column or call.
+    DataError
+        If it is not numeric, or not finite.
+    """
+    from formulae import expr
+
+    tree = parse_part(text, allowed, set(frame.columns), "response")
+    while isinstance(tree, expr.Grouping):
+        tree = tree.expression
+    if not isinstance(tree, expr.Variable | expr.QuotedName | expr.Call):
+        raise FormulaError(
+            f"The response '{text}' is not one column or one call. Arithmetic goes inside "
+            f"I(...): I({text}) ~ ..."
+        )
+    if isinstance(tree, expr.Variable | expr.QuotedName):
+        name = text.strip("`")
+        column = frame[name]
+        if isinstance(column.dtype, pd.CategoricalDtype) or column.dtype == bool:
+            kind = "true/false" if column.dtype == bool else "text or categories"
+            raise DataError(
+                f"The response {name!r} is not numeric ({kind}). A linear mixed model needs "
+                "numbers; convert it, or use a generalized model elsewhere."
+            )
+        return name, column.to_numpy(dtype=float)
+    terms = [term for term in expand_terms(tree, text) if term]
+    matrix = _evaluate(terms, text, frame, namespace)
+    if matrix.values.shape[1] != 1 or matrix.terms[0].categorical:
+        raise DataError(f"The response '{text}' is not one numeric column.")
+    return matrix.names[0], matrix.values[:, 0]
+
+
+def _evaluate(nodes: list, text: str, frame: pd.DataFrame, namespace: Mapping) -> ModelMatrix:
+    env = evaluation_environment(namespace)
+    evaluated = []
+    for components in nodes:
+        term = _formulae_term(components)
+        _refuse_wide_factors(term, frame)
+        with _named_errors(term.name):
+            term.set_type(frame, env)
+        evaluated.append(term)
+    blocks_of = _choose_codings(evaluated)
+    pieces, terms, names, blocks, start = [], [], [], [], 0
+    for term, codings_of_term in zip(evaluated, blocks_of, strict=True):
+        with _named_errors(term.name):
+            coded = [_coded_piece(term, coding, frame, env) for coding in codings_of_term]
+        width = 0
+        for piece in coded:
+            blocks.append((piece, _two_dimensional(piece.data)))
+            if piece.kind != "offset":
+                names.extend(str(label) for label in piece.labels)
+                width += blocks[-1][1].shape[1]
+        pieces.extend(coded)
+        if width:
+            terms.append(_term_record(term, slice(start, start + width)))
+        start += width
+    values, offset = _assemble(blocks, len(frame))
+    _refuse_duplicates(names, text)
+    _forget_rows(pieces)
+    return ModelMatrix(text, values, tuple(names), tuple(terms), offset, tuple(pieces))
+
+
+def _formulae_term(components: Mapping):
+    """formulae's term for a set of components; its constructor would compare calls."""
+    from formulae import expr
+    from formulae.terms import Call, Intercept, Variable
+    from formulae.terms import Term as FormulaeTerm
+    from formulae.terms.call_resolver import CallResolver
+
+    if not components:
+        return Intercept()
+    if "Intercept" in components:
+        raise FormulaError(
+            "A column called 'Intercept' cannot be told from the intercept. Rename it."
+        )
+    made = [
+        Call(CallResolver(node).resolve()) if isinstance(node, expr.Call) else Variable(name)
+        for name, node in components.items()
+    ]
+    return _term_of(FormulaeTerm(made[0]), made)
+
+
+def _term_of(term, components: list):
+    term.components = list(components)
+    term.name = ":".join(str(component.name) for component in components)
+    return term
+
+
+def _choose_codings(terms: list) -> list[list[Coding]]:
+    """Coding of the factors of each term, in the order of `terms`.
+
+    Main effects are settled in the order written (without an intercept the first factor gets
+    a column per level), interactions in alphabetical order, so that the result does not
+    depend on the order in which they are written.
+    """
+    spanned: dict[frozenset, set] = {}
+    chosen: dict[int, list[Coding]] = {}
+
+    def key(at: int):
+        names = sorted(c.name for c in _components(terms[at]))
+        return (len(names), names if len(names) > 1 else [], at)
+
+    for at in sorted(range(len(terms)), key=key):
+        components = _components(terms[at])
+        factors = sorted(c.name for c in components if c.kind == "categoric")
+        numeric = frozenset(c.name for c in components if c.kind != "categoric")
+        chosen[at] = codings(tuple(factors), spanned.setdefault(numeric, set()))
+    return [chosen[at] or [] for at in range(len(terms))]
+
+
+def _coded_piece(term, coding: Coding, frame: pd.DataFrame, env):
+    """formulae's term for one block of columns, with the coding of each factor settled."""
+    contrasts, full = coding
+    components = _components(term)
+    kept = [deepcopy(c) for c in components if c.kind != "categoric" or c.name in contrasts | full]
+    piece = deepcopy(term) if not kept else _term_of(type(term)(kept[0]), kept)
+    piece.set_type(frame, env)
+    with contextlib.redirect_stdout(io.StringIO()):  # formulae prints before it raises
+        piece.set_data({c.name: c.name in full for c in kept})
+    return piece
+
+
+def _components(term) -> list:
+    return getattr(term, "components", [])
+
+
+def _two_dimensional(values) -> np.ndarray:
+    values = np.asarray(values)
+    return values[:, None] if values.ndim == 1 else values
+
+
+def _assemble(pieces: list, n: int) -> tuple[np.ndarray, np.ndarray | None]:
+    offset = None
+    columns = []
+    for term, block in pieces:
+        block = block.astype(float)
+        if len(block) != n:
+            raise FormulaError(
+                f"'{term.name}' gives {len(block)} values for {n} rows. A term needs one per row."
+            )
+        bad = ~np.isfinite(block)
+        if bad.any():
+            rows = np.flatnonzero(bad.any(axis=1))
+            raise DataError(
+                f"'{term.name}' is not finite in {len(rows)} row(s), the first at position "
+                f"{rows[0]} of the rows used: check its argument (a logarithm of 0 or of a "
+                "negative number, a division by 0)."
+            )
+        if term.kind == "offset":
+            offset = block[:, 0] if offset is None else offset + block[:, 0]
+        else:
+            columns.append(block)
+    values = np.column_stack(columns) if columns else np.empty((n, 0))
+    return values, offset
+
+
+def _term_record(term, columns: slice) -> Term:
+    components = _components(term)
+    categorical = tuple(str(c.name) for c in components if c.kind == "categoric")
+    return Term(str(term.name), columns, tuple(str(c.name) for c in components), categorical)
+
+
+def _forget_rows(pieces: list) -> None:
+    """Drop the fitted rows that formulae keeps in each component; only the state is needed."""
+    for piece in pieces:
+        piece.data = None
+        for component in _components(piece):
+            component._intermediate_data = _state_of(component)
+            component.value = None
+
+
+def _state_of(component):
+    """What ``eval_new_data`` reads: only a constant offset's kind."""
+    return component._intermediate_data if component.kind == "offset" else None
+
+
+def _refuse_wide_factors(term, frame: pd.DataFrame) -> None:
+    width = 1
+    for component in _components(term):
+        name = component.name
+        if name in frame.columns and isinstance(frame[name].dtype, pd.CategoricalDtype):
+            width *= len(frame[name].cat.categories)
+    if 8.0 * width * len(frame) > _MAX_DENSE_BYTES:
+        raise FormulaError(
+            f"The fixed effect '{term.name}' would need {width} columns of {len(frame)} rows "
+            f"({8e-9 * width * len(frame):.0f} GB). A factor with that many levels is usually "
+            f"a grouping factor: (1 | {term.name})."
+        )
+
+
+def _refuse_duplicates(names: list[str], text: str) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise FormulaError(f"Two columns of '{text}' are both called {', '.join(twice)}. Rename.")
+
+
+@contextlib.contextmanager
+def _named_errors(name: str):
+    """Errors of formulae and pandas retold with the term's name."""
+    try:
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            yield
+    except BayesLMMError:
+        raise
+    except Exception as err:
+        text = err.args[0] if isinstance(err, KeyError) and err.args else err
+        raise FormulaError(f"The term '{name}' cannot be evaluated: {text}") from err

@@ -1,0 +1,55 @@
+"""Which rows are left out because a value is missing, and the words for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+__all__ = ["MissingRows"]
+
+
+@dataclass(frozen=True)
+class MissingRows:
+    """Rows of the data that could not be used.
+
+    Attributes
+    ----------
+    n_rows : int
+        Rows of the data.
+    dropped : ndarray of int
+        Positions of the rows left out because a used column is missing.
+    by_column : mapping of str to int
+        Missing values per used column, among all rows.
+    levels_lost : mapping of str to list
+        Per grouping factor, levels all of whose rows were left out.
+    n_zero_weight : int
+        Rows left out because their weight is 0.
+    """
+
+    n_rows: int
+    dropped: np.ndarray
+    by_column: Mapping[str, int]
+    levels_lost: Mapping[str, list] = field(default_factory=dict)
+    n_zero_weight: int = 0
+
+    @property
+    def n_dropped(self) -> int:
+        """Rows left out because a value is missing."""
+        return len(self.dropped)
+
+    def describe(self) -> str:
+        """One sentence, empty where every row is used."""
+        parts = []
+        if self.n_dropped:
+            columns = ", ".join(f"{name} ({n})" for name, n in self.by_column.items() if n)
+            parts.append(
+                f"{self.n_dropped} of {self.n_rows} rows left out: missing values in {columns}"
+            )
+        for factor, levels in self.levels_lost.items():
+            shown = ", ".join(map(str, levels[:5])) + (", ..." if len(levels) > 5 else "")
+            parts.append(f"no rows remain for {len(levels)} level(s) of {factor}: {shown}")
+        if self.n_zero_weight:
+            parts.append(f"{self.n_zero_weight} rows left out: weight 0")
+        return "; ".join(parts)

@@ -1,0 +1,247 @@
+"""Grouping factors and the random-effects block of each.
+
+All random terms on one factor form one block: a row-wise covariate matrix Z (n x q), integer
+level codes, and a partition of the q effects into correlated sub-blocks. The n x (levels q)
+matrix of textbooks is never formed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from bayeslmm.errors import DataError, FormulaError
+from bayeslmm.formula.matrices import ModelMatrix
+from bayeslmm.formula.syntax import Bar
+
+__all__ = ["GroupingFactor", "RandomBlock", "grouping_factor", "random_block"]
+
+_SHAPE_ERROR = "The levels of the grouping factor {0!r} are ambiguous when joined by ':': {1}."
+
+
+@dataclass(frozen=True)
+class GroupingFactor:
+    """A grouping factor: its levels and how to find them again in new data.
+
+    Attributes
+    ----------
+    name : str
+        ``g`` or ``a:b``.
+    columns : tuple of str
+    levels : tuple
+        Labels (int, str, bool or float) in order; combinations are ``"a1:b1"``.
+    codes : ndarray of int, shape (n,)
+        Level of each row used.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    levels: tuple
+    codes: np.ndarray = field(repr=False)
+    _component_levels: tuple[tuple, ...] = field(repr=False, default=())
+    _keys: np.ndarray = field(repr=False, default=None)
+
+    def find(self, frame: pd.DataFrame) -> tuple[np.ndarray, list]:
+        """Codes of new rows (-1 where the level is new) and the label of each row.
+
+        Parameters
+        ----------
+        frame : pandas.DataFrame
+            Has the factor's columns, in any dtype, without missing values.
+        """
+        parts = []
+        for column, levels in zip(self.columns, self._component_levels, strict=True):
+            labels = _labels(frame[column])
+            parts.append((pd.Index(list(levels), dtype=object).get_indexer(labels), labels))
+        if len(parts) == 1:
+            codes, labels = parts[0]
+            return codes.astype(np.int64), list(labels)
+        key = np.zeros(len(frame), dtype=np.int64)
+        unseen = np.zeros(len(frame), dtype=bool)
+        for (codes, _), levels in zip(parts, self._component_levels, strict=True):
+            unseen |= codes < 0
+            key = key * len(levels) + np.maximum(codes, 0)
+        at = np.searchsorted(self._keys, key)
+        at = np.minimum(at, len(self._keys) - 1)
+        found = np.where(unseen | (self._keys[at] != key), -1, at)
+        joined = [":".join(map(str, row)) for row in zip(*(p[1] for p in parts), strict=True)]
+        return found.astype(np.int64), joined
+
+
+@dataclass(frozen=True)
+class RandomBlock:
+    """All random effects of one grouping factor.
+
+    Attributes
+    ----------
+    factor : GroupingFactor
+    effects : tuple of str
+        Names of the q effects, such as ``("Intercept", "Days")``.
+    Z : ndarray, shape (n, q)
+        Covariates of the effects, row by row.
+    pattern : tuple of tuple of int
+        Partition of the effects into correlated sub-blocks.
+    terms : tuple of Bar
+        The random terms it came from.
+    """
+
+    factor: GroupingFactor
+    effects: tuple[str, ...]
+    Z: np.ndarray = field(repr=False)
+    pattern: tuple[tuple[int, ...], ...]
+    terms: tuple[Bar, ...]
+    _matrices: tuple[ModelMatrix, ...] = field(repr=False, default=())
+
+    @property
+    def name(self) -> str:
+        """Name of the grouping factor."""
+        return self.factor.name
+
+    @property
+    def codes(self) -> np.ndarray:
+        """Level of each row, shape (n,)."""
+        return self.factor.codes
+
+    @property
+    def levels(self) -> tuple:
+        """Labels of the levels."""
+        return self.factor.levels
+
+    @property
+    def n_levels(self) -> int:
+        """Number of levels J."""
+        return len(self.factor.levels)
+
+    @property
+    def n_effects(self) -> int:
+        """Number of effects per level q."""
+        return len(self.effects)
+
+    def correlated_pairs(self) -> list[tuple[int, int]]:
+        """Pairs of effects (i < j) that have a correlation."""
+        return [
+            (a, b) for block in self.pattern for i, a in enumerate(block) for b in block[i + 1 :]
+        ]
+
+    def evaluate(self, frame: pd.DataFrame) -> np.ndarray:
+        """Z for new rows, shape (m, q)."""
+        return np.column_stack([matrix.evaluate(frame)[0] for matrix in self._matrices])
+
+
+def grouping_factor(columns: tuple[str, ...], frame: pd.DataFrame) -> GroupingFactor:
+    """Levels and codes of a grouping factor on plain columns.
+
+    Raises
+    ------
+    DataError
+        If there is only one level, or labels of combinations are ambiguous.
+    """
+    coded = [_levels_and_codes(frame[column]) for column in columns]
+    component_levels = tuple(tuple(levels) for levels, _ in coded)
+    name = ":".join(columns)
+    if len(columns) == 1:
+        levels, codes, keys = component_levels[0], coded[0][1], None
+    else:
+        key = np.zeros(len(frame), dtype=np.int64)
+        for column_levels, column_codes in coded:
+            key = key * len(column_levels) + column_codes
+        keys, codes = np.unique(key, return_inverse=True)
+        levels = _joined_labels(keys, component_levels)
+        if len(set(levels)) < len(levels):
+            raise DataError(_SHAPE_ERROR.format(name, _first_duplicate(levels)))
+    if len(levels) < 2:
+        raise DataError(
+            f"The grouping factor {name!r} has a single level ({levels[0]!r}): a variance between "
+            "groups needs at least two, and many more to be estimated well."
+        )
+    codes = np.ascontiguousarray(codes, dtype=np.int64)
+    return GroupingFactor(name, columns, levels, codes, component_levels, keys)
+
+
+def random_block(
+    factor: GroupingFactor, bars: list[Bar], matrices: list[ModelMatrix]
+) -> RandomBlock:
+    """Join the random terms on one factor.
+
+    Raises
+    ------
+    FormulaError
+        If a term has no effects, or an effect is named in two terms.
+    """
+    effects: list[str] = []
+    pattern: list[tuple[int, ...]] = []
+    for bar, matrix in zip(bars, matrices, strict=True):
+        if not matrix.names:
+            raise FormulaError(
+                f"The random term {bar} has no effects left. Write (1 | {bar.factor})."
+            )
+        if matrix.offset is not None:
+            raise FormulaError(f"offset() has no place in the random term {bar}.")
+        twice = [name for name in matrix.names if name in effects]
+        if twice:
+            raise FormulaError(
+                f"The effect {twice[0]!r} of {factor.name!r} is in two random terms, so its "
+                "variance is not identified. Write it once; "
+                f"(0 + x | {factor.name}) has no intercept."
+            )
+        at = range(len(effects), len(effects) + len(matrix.names))
+        pattern.extend([tuple(at)] if bar.correlated else [(i,) for i in at])
+        effects.extend(matrix.names)
+    Z = np.ascontiguousarray(np.column_stack([matrix.values for matrix in matrices]))
+    return RandomBlock(factor, tuple(effects), Z, tuple(pattern), tuple(bars), tuple(matrices))
+
+
+def _levels_and_codes(column: pd.Series) -> tuple[list, np.ndarray]:
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return [_label(v) for v in column.cat.categories], column.cat.codes.to_numpy(np.int64)
+    values = column.to_numpy()
+    if values.dtype.kind == "f" and np.all(values == np.round(values)):
+        values = values.astype(np.int64)
+    if values.dtype.kind == "i" and len(values) and _compact(values):
+        low = values.min()
+        present = np.bincount(values - low) > 0
+        rank = np.cumsum(present) - 1
+        return (np.flatnonzero(present) + low).tolist(), rank[values - low]
+    levels, codes = np.unique(values, return_inverse=True)
+    return levels.tolist(), codes
+
+
+def _compact(values: np.ndarray) -> bool:
+    """Counting beats sorting where integers are dense."""
+    return int(values.max()) - int(values.min()) < 4 * len(values) + 1000
+
+
+def _label(value):
+    """A level's label as int, str, bool or float."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    return value if isinstance(value, int | float | str | bool) else str(value)
+
+
+def _labels(column: pd.Series) -> pd.Index:
+    """Labels of new rows, comparable with those of the fit."""
+    values = column.astype(object).to_numpy()
+    whole = [
+        int(v) if isinstance(v, float | np.floating) and float(v).is_integer() else _label(v)
+        for v in values
+    ]
+    return pd.Index(whole, dtype=object)
+
+
+def _joined_labels(keys: np.ndarray, component_levels: tuple[tuple, ...]) -> tuple[str, ...]:
+    parts = []
+    for levels in reversed(component_levels):
+        parts.append(np.asarray([str(level) for level in levels], dtype=object)[keys % len(levels)])
+        keys = keys // len(levels)
+    return tuple(":".join(row) for row in zip(*reversed(parts), strict=True))
+
+
+def _first_duplicate(levels: tuple) -> str:
+    seen = set()
+    for level in levels:
+        if level in seen:
+            return repr(level)
+        seen.add(level)
+    return ""

@@ -1,0 +1,182 @@
+"""The PyMC model says what the formula says: its log density is checked term by term."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pytensor.graph.traversal import explicit_graph_inputs
+from scipy import stats
+
+import bayeslmm as blm
+from tests.conftest import dataset, quietly
+
+MODELS = {
+    "correlated": ("Reaction ~ Days + (Days | Subject)", "sleepstudy"),
+    "independent": ("Reaction ~ Days + (Days || Subject)", "sleepstudy"),
+    "two terms": ("score ~ Machine + (1 | Worker) + (0 + Machine | Worker)", "machines"),
+    "nested": ("strength ~ 1 + (1 | batch/cask)", "pastes"),
+    "pooled": ("Reaction ~ Days", "sleepstudy"),
+    "no intercept": ("score ~ 0 + Machine + (1 | Worker)", "machines"),
+}
+
+
+def _value(model, name, point):
+    """A variable's value at a point of the free variables."""
+    if name in point:
+        return np.asarray(point[name])
+    expression = model.replace_rvs_by_values([model[name]])[0]
+    return np.asarray(_evaluate(model, [expression], point)[0])
+
+
+def _log_density(model, point, **options):
+    densities = model.logp(**options)
+    if isinstance(densities, list):
+        return _evaluate(model, densities, point)
+    return _evaluate(model, [densities], point)[0]
+
+
+def _evaluate(model, outputs, point):
+    used = set(explicit_graph_inputs(outputs))
+    inputs = [value for value in model.rvs_to_values.values() if value in used]
+    function = model.compile_fn(outputs, inputs=inputs, point_fn=False, mode="FAST_COMPILE")
+    return function(*(point[value.name] for value in inputs))
+
+
+def _random_point(model, seed=3):
+    rng = np.random.default_rng(seed)
+    start = model.initial_point()
+    return {k: v + 0.3 * rng.normal(size=np.shape(v)) for k, v in start.items()}
+
+
+@pytest.mark.parametrize("key", MODELS)
+@pytest.mark.parametrize("parameterization", ["noncentered", "centered"])
+def test_the_likelihood_is_the_normal_density_of_the_linear_predictor(key, parameterization):
+    formula, name = MODELS[key]
+    lmm = quietly(formula, dataset(name))
+    design, names = lmm.design, lmm.names
+    model = lmm.pymc_model(parameterization)
+    point = _random_point(model)
+    mean = design.offset + design.X @ _value(model, "beta", point)
+    for block, factor in zip(design.blocks, names.factors, strict=True):
+        b = _value(model, factor.b, point)
+        mean = mean + (block.Z * b[block.codes]).sum(axis=1)
+    expected = stats.norm.logpdf(design.y, mean, _value(model, "sigma", point)).sum()
+    observed = _log_density(model, point, vars=model.observed_RVs)
+    assert float(observed) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("key", ["correlated", "two terms"])
+def test_random_effects_have_the_covariance_of_their_sds_and_correlations(key):
+    formula, name = MODELS[key]
+    lmm = quietly(formula, dataset(name))
+    factor = lmm.names.factors[0]
+    model = lmm.pymc_model("noncentered")
+    point = _random_point(model)
+    sd = _value(model, factor.sd, point)
+    corr = _value(model, factor.corr, point)
+    q = len(sd)
+    columns = []
+    for j in range(q):  # b is linear in z: feed unit vectors
+        unit = {**point, factor.z: np.zeros_like(point[factor.z])}
+        unit[factor.z][:, j] = 1.0
+        columns.append(_value(model, factor.b, unit)[0])
+    root = np.column_stack(columns)
+    np.testing.assert_allclose(root @ root.T, corr * np.outer(sd, sd), rtol=1e-10, atol=1e-10)
+    for i, j in np.argwhere(corr == 0):
+        assert not any(i in part and j in part for part in lmm.design.blocks[0].pattern)
+
+
+def test_centered_effects_have_the_multivariate_normal_density():
+    lmm = quietly(*(lambda f, n: (f, dataset(n)))(*MODELS["correlated"]))
+    model = lmm.pymc_model("centered")
+    point = _random_point(model)
+    sd, corr = _value(model, "sd_Subject", point), _value(model, "corr_Subject", point)
+    expected = stats.multivariate_normal([0, 0], corr * np.outer(sd, sd)).logpdf(point["b_Subject"])
+    actual = _log_density(model, point, vars=[model["b_Subject"]], sum=False)
+    np.testing.assert_allclose(actual[0], expected, rtol=1e-9)
+
+
+def test_the_intercept_prior_sits_at_the_means_of_the_predictors():
+    lmm = quietly("Reaction ~ Days + (1 | Subject)", dataset("sleepstudy"))
+    model = lmm.pymc_model()
+    point = _random_point(model)
+    centered, beta = point["beta_centered"], _value(model, "beta", point)
+    assert beta[1] == pytest.approx(centered[1])
+    assert beta[0] + 4.5 * beta[1] == pytest.approx(centered[0])
+
+
+def test_names_dims_and_coords_are_those_documented():
+    lmm = quietly("Reaction ~ Days + (Days | Subject)", dataset("sleepstudy"))
+    model = lmm.pymc_model()
+    dims = model.named_vars_to_dims
+    assert dims["beta"] == ("coef",)
+    assert dims["sd_Subject"] == ("Subject_effect",)
+    assert dims["corr_Subject"] == ("Subject_effect", "Subject_effect_bis")
+    assert dims["b_Subject"] == ("Subject", "Subject_effect")
+    assert model.coords["coef"] == ("Intercept", "Days")
+    assert model.coords["Subject"][:2] == ("308", "309")
+    assert [rv.name for rv in model.observed_RVs] == ["Reaction"]
+
+
+@pytest.mark.parametrize("factor", ["beta", "sigma", "chain", "draw", "sample", "coef", "obs"])
+def test_a_factor_with_a_reserved_name_gets_another_dimension(factor, toy):
+    frame = toy.rename(columns={"g": factor})
+    lmm = blm.LMM(f"y ~ x + (x | {factor})", frame)
+    assert lmm.names.factors[0].dim == f"{factor}_"
+    assert lmm.names.renamed() == {factor: f"{factor}_"}
+    lmm.pymc_model()
+
+
+def test_names_never_collide(toy):
+    frame = toy.rename(columns={"g": "a", "item": "a_effect", "y": "sd_a", "f": "km/h"})
+    lmm = blm.LMM("sd_a ~ x + (x | a) + (1 | a_effect) + (1 | `km/h`)", frame)
+    names = lmm.names
+    every = [names.response] + [
+        name
+        for f in names.factors
+        for name in (f.dim, f.effect_dim, f.effect_bis_dim, f.sd, f.corr, f.b, f.z)
+    ]
+    assert len(set(every)) == len(every)
+    assert not any("/" in name for name in every)
+    lmm.pymc_model()
+
+
+def test_priors_of_different_families_in_one_block_are_used():
+    lmm = quietly(
+        "score ~ Machine + (Machine | Worker)",
+        dataset("machines"),
+        priors={
+            "Machine[B]": blm.Prior("StudentT", nu=4, mu=1, sigma=2),
+            "sd(Machine[B] | Worker)": blm.Prior("Exponential", lam=0.5),
+            "sigma": blm.Prior("HalfNormal", sigma=7),
+        },
+    )
+    model = lmm.pymc_model()
+    point = _random_point(model)
+    logps = _log_density(model, point, jacobian=False, sum=False)
+    by_name = dict(zip([rv.name for rv in model.basic_RVs], logps, strict=True))
+    sd = _value(model, "sd_Worker", point)
+    assert by_name["sd_Worker_1"].sum() == pytest.approx(stats.expon.logpdf(sd[1], scale=2))
+    centered = _value(model, "beta_centered", point)
+    assert by_name["beta_centered_1"].sum() == pytest.approx(
+        stats.t.logpdf(centered[1], 4, loc=1, scale=2)
+    )
+
+
+def test_weights_divide_the_residual_variance():
+    data = dataset("sleepstudy")
+    weights = np.linspace(0.5, 4, len(data))
+    lmm = quietly("Reaction ~ Days", data, weights=weights)
+    model = lmm.pymc_model()
+    point = _random_point(model)
+    mean = lmm.design.X @ _value(model, "beta", point)
+    scale = _value(model, "sigma", point) / np.sqrt(weights)
+    expected = stats.norm.logpdf(data["Reaction"], mean, scale).sum()
+    observed = _log_density(model, point, vars=model.observed_RVs)
+    assert float(observed) == pytest.approx(expected, rel=1e-10)
+
+
+def test_an_unknown_parameterization_lists_what_there_is():
+    lmm = quietly("Reaction ~ Days", dataset("sleepstudy"))
+    with pytest.raises(ValueError, match="'noncentered', 'centered'"):
+        lmm.pymc_model("sideways")

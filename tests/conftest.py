@@ -1,0 +1,75 @@
+"""What tests share."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import bayeslmm as blm
+
+DATA = Path(__file__).parent / "data"
+
+
+@cache
+def dataset(name: str) -> pd.DataFrame:
+    return blm.load_dataset(name)
+
+
+@cache
+def reference_designs() -> list[dict]:
+    return json.loads((DATA / "designs.json").read_text())
+
+
+@cache
+def sleepstudy_fit():
+    """One posterior for all tests that only read it."""
+    model = blm.LMM("Reaction ~ Days + (Days | Subject)", dataset("sleepstudy"))
+    return model.fit(
+        draws=1000,
+        tune=1000,
+        chains=4,
+        random_seed=20261122,
+        parameterization="noncentered",
+        progressbar=False,
+    )
+
+
+@pytest.fixture
+def sleepstudy() -> pd.DataFrame:
+    return dataset("sleepstudy").copy()
+
+
+@pytest.fixture
+def sleepstudy_posterior():
+    return sleepstudy_fit()
+
+
+@pytest.fixture
+def toy() -> pd.DataFrame:
+    """A small frame with two grouping columns, a number and two factors."""
+    rng = np.random.default_rng(5)
+    n = 96
+    return pd.DataFrame(
+        {
+            "y": rng.normal(10, 2, n),
+            "x": rng.normal(size=n),
+            "z": rng.uniform(1, 3, n),
+            "f": np.tile(["a", "b", "c"], n // 3),
+            "h": np.repeat(["u", "v"], n // 2),
+            "g": np.arange(n) % 12,
+            "item": np.arange(n) // 12 % 8,
+        }
+    )
+
+
+def quietly(formula: str, data, **options) -> blm.LMM:
+    """A model without the warnings about a weak design."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return blm.LMM(formula, data, **options)

@@ -1,0 +1,214 @@
+"""Bad input gives a clear error of ours or a visible warning, never a wrong number."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import bayeslmm as blm
+from bayeslmm.formula import build_design
+
+FORMULAS = [
+    ("", "empty"),
+    ("   ", "empty"),
+    (None, "must be a string"),
+    ("y", 'no "~"'),
+    ("~ x", "no response"),
+    ("y ~", "nothing on the right"),
+    ("y ~ x ~ z", "more than one '~'"),
+    ("y ~ x + (1 | nope)", "no grouping factor 'nope'"),
+    ("y ~ xx + (1 | g)", "no column 'xx'.*Did you mean 'x'"),
+    ("Y ~ x + (1 | g)", "no column 'Y'.*Did you mean 'y'"),
+    ("y ~ x + 1 | g", "no parentheses"),
+    ("y ~ 1|g", "no parentheses.*\\(1 \\| g\\)"),
+    ("y ~ x (x | g)", "'\\+' missing"),
+    ("y ~ (1 | g) (1 | item)", "'\\+' missing"),
+    ("y ~ x - (1 | g)", "cannot be subtracted"),
+    ("y ~ x * (1 | g)", "does not stand on its own"),
+    ("y ~ (1 | g | h)", "more than one bar"),
+    ("y ~ ( | g)", "no effects"),
+    ("y ~ (1 | )", "no grouping factor"),
+    ("y ~ (0 | g)", "no effects left"),
+    ("y ~ (1 | factor(g))", "write the column itself"),
+    ("y ~ (1 | log(g))", "cannot be the call"),
+    ("y ~ (1 | g + )", "found nothing"),
+    ("y ~ (1 | 3)", "found '3'"),
+    ("y ~ x + (1 | g) + (1 | g)", "written twice"),
+    ("y ~ x + (1 | g) + (x | g)", "in two random terms"),
+    ("y ~ x**2 + (1 | g)", "I\\(x\\*\\*2\\)"),
+    ("y ~ x^2 + (1 | g)", "I\\(x\\*\\*2\\)"),
+    ("y ~ x < 3", "inside I"),
+    ("y ~ x % 2", "np.mod"),
+    ("y ~ 2 * x", "not a term"),
+    ("y ~ x*1e-3", "Cannot read|not a term"),
+    ("y ~ 1.5e3 + x", "Cannot read|not a term"),
+    ("y ~ x x", "Cannot read 'x'"),
+    ("y ~ x)", "Unexpected '\\)'"),
+    ("y ~ (x", "not closed"),
+    ("y ~ log(x", "not closed"),
+    ("y ~ `x", "backquote"),
+    ("y ~ 'x", "quoted string|not closed"),
+    ("y ~ _x", "backquotes"),
+    ("y ~ x + + z", "Two signs"),
+    ("y ~ x +", "missing after"),
+    ("y ~ .", "name the columns"),
+    ("y ~ np.log(x).sum()", "Cannot read"),
+    ("y ~ nothere(x)", "calls nothere"),
+    ("y ~ as.factor(x)", "C\\(x\\)"),
+    ("y ~ factor(f)", "C\\(f\\)"),
+    ("y ~ np.mean(x)", "calls np.mean"),
+    ("y ~ np.f2py.os.system('echo hacked')", "calls np.f2py.os.system"),
+    ("y ~ os.system('echo hacked')", "calls os.system"),
+    ("y ~ __import__('os')", "Cannot read|calls"),
+    ("y ~ eval('1')", "calls eval"),
+    ("y ~ x + (np.f2py.os.system('echo hacked') | g)", "calls np.f2py.os.system"),
+    ("np.f2py.os.system('echo hacked') ~ x", "calls np.f2py.os.system"),
+    ("y + x ~ z", "one column or one call"),
+    ("f ~ x + (1 | g)", "not numeric"),
+    ("flag ~ x + (1 | g)", "not numeric"),
+    ("cbind(y, x) ~ z", "one response at a time"),
+    ("y ~ log(x) + (1 | g)", "not finite"),
+    ("log(x) ~ z + (1 | g)", "not finite"),
+    ("y ~ when + (1 | g)", "dates or times"),
+    ("y ~ mixed + (1 | g)", "mixes values"),
+    ("y ~ infinite + (1 | g)", "infinite"),
+    ("infinite ~ x + (1 | g)", "infinite"),
+    ("y ~ x + (1 | one)", "single level"),
+    ("constant ~ x + (1 | g)", "constant"),
+    ("y ~ allmissing + (1 | g)", "No row has all"),
+    ("y ~ Intercept + (1 | g)", "Intercept"),
+    ("y ~ poly(f, 2)", "cannot be evaluated"),
+    ("y ~ bs(x)", "'df' or 'knots'"),
+    ("y ~ x + (offset(x) | g)", "offset"),
+    ("y ~ C(f, Treatment('zzz')) + (1 | g)", "cannot be evaluated"),
+]
+
+
+@pytest.fixture
+def bad(toy) -> pd.DataFrame:
+    toy["one"] = "only"
+    toy["flag"] = toy["x"] > 0
+    toy["constant"] = 3.25
+    toy["allmissing"] = np.nan
+    toy["when"] = pd.Timestamp("2026-01-01") + pd.to_timedelta(np.arange(len(toy)), unit="D")
+    toy["mixed"] = [1, "two"] * (len(toy) // 2)
+    toy["infinite"] = np.where(np.arange(len(toy)) == 7, np.inf, toy["x"])
+    toy["Intercept"] = toy["x"]
+    return toy
+
+
+@pytest.mark.parametrize(("formula", "message"), FORMULAS, ids=[str(f[0]) for f in FORMULAS])
+def test_a_bad_formula_or_column_is_refused_in_words(bad, formula, message):
+    with pytest.raises(blm.BayesLMMError, match=message) as info:
+        build_design(formula, bad)
+    assert "\n" not in str(info.value)
+
+
+def test_there_are_enough_bad_inputs():
+    assert len(FORMULAS) >= 25
+
+
+def test_no_calling_frame_is_searched_for_functions(toy):
+    def secret(values):
+        return values
+
+    assert secret(1) == 1
+    with pytest.raises(blm.FormulaError, match="calls secret"):
+        build_design("y ~ secret(x) + (1 | g)", toy)
+
+
+@pytest.mark.parametrize("data", [None, 3, "text", [1, 2], pd.DataFrame({"y": []})])
+def test_data_that_is_no_frame_is_refused(data):
+    with pytest.raises(blm.DataError):
+        blm.LMM("y ~ x", data)
+
+
+def test_two_columns_of_one_name_are_refused(toy):
+    frame = pd.concat([toy, toy[["x"]]], axis=1)
+    with pytest.raises(blm.DataError, match="2 columns called 'x'"):
+        blm.LMM("y ~ x + (1 | g)", frame)
+
+
+def test_more_coefficients_than_rows_is_refused(toy):
+    with pytest.raises(blm.DataError, match="more rows than coefficients"):
+        blm.LMM("y ~ poly(x, 5)", toy.iloc[:5])
+
+
+def test_one_row_per_level_is_warned_about(toy):
+    toy["row"] = np.arange(len(toy))
+    with pytest.warns(blm.ModelWarning, match="one row"):
+        blm.LMM("y ~ x + (1 | row)", toy)
+
+
+def test_more_random_effects_than_rows_is_warned_about(toy):
+    with pytest.warns(blm.ModelWarning, match="random effects"):
+        blm.LMM("y ~ x + (x * z + f * x | f:h:item)", toy)
+
+
+def test_rank_deficient_columns_are_named(toy):
+    toy["x2"] = 2 * toy["x"] + 1
+    with pytest.warns(blm.ModelWarning, match="rank deficient: x2"):
+        model = blm.LMM("y ~ x + x2 + (1 | g)", toy)
+    assert model.aliased == ("x2",)
+
+
+def test_a_slope_far_from_zero_is_warned_about(toy):
+    toy["year"] = 2000 + toy["x"]
+    with pytest.warns(blm.ModelWarning, match="center\\(year\\)"):
+        blm.LMM("y ~ year + (year | g)", toy)
+
+
+def test_dropped_rows_are_never_silent(toy):
+    toy.loc[:4, "x"] = np.nan
+    with pytest.warns(blm.DataWarning, match="5 of 96 rows left out: missing values in x"):
+        blm.LMM("y ~ x + (1 | g)", toy)
+    with pytest.raises(blm.DataError, match="5 of 96 rows have missing values: x"):
+        blm.LMM("y ~ x + (1 | g)", toy, missing="raise")
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("nope", "no weights column"),
+        ([1.0, 2.0], "2 values"),
+        (-np.ones(96), "not negative"),
+        (np.full(96, np.inf), "finite"),
+        (["a"] * 96, "numbers"),
+        (np.zeros(96), "No row"),
+    ],
+)
+def test_bad_weights_are_refused(toy, weights, message):
+    with pytest.raises(blm.BayesLMMError, match=message):
+        blm.LMM("y ~ x + (1 | g)", toy, weights=weights)
+
+
+@pytest.mark.parametrize("namespace", [{"np": 1}, {"scale": abs}, {"a.b": abs}, {3: abs}])
+def test_bad_namespaces_are_refused(toy, namespace):
+    with pytest.raises(blm.FormulaError, match="namespace"):
+        blm.LMM("y ~ x", toy, namespace=namespace)
+
+
+@pytest.mark.parametrize(
+    ("new", "message"),
+    [
+        ({"x": None}, "no column 'x'"),
+        ({"g": None}, "no column 'g'"),
+        ({"f": "zebra"}, "level\\(s\\) not seen.*'zebra'.*Known levels: a, b, c"),
+        ({"x": np.nan}, "missing value"),
+        ({"x": np.inf}, "infinite"),
+    ],
+)
+def test_new_data_that_does_not_fit_the_model_is_refused(toy, new, message):
+    design = build_design("y ~ x + f + (1 | g)", toy)
+    frame = toy.iloc[:4].copy()
+    for column, value in new.items():
+        frame = frame.drop(columns=column) if value is None else frame.assign(**{column: value})
+    with pytest.raises(blm.BayesLMMError, match=message):
+        design.evaluate(frame)
+
+
+@pytest.mark.parametrize("options", [{"family": "poisson"}, {"missing": "ignore"}])
+def test_unknown_options_list_what_there_is(toy, options):
+    with pytest.raises(ValueError, match='"gaussian"|"drop"'):
+        blm.LMM("y ~ x", toy, **options)
