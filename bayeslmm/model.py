@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import pymc as pm
     import xarray as xr
 
+    from bayeslmm.gaussian import CovariancePattern, CrossProducts, FactorRows, Problem
     from bayeslmm.results.posterior import PosteriorFit
 
 __all__ = ["LMM"]
@@ -102,6 +104,23 @@ class LMM:
     def names(self) -> ModelNames:
         """Names of variables and dimensions in a posterior of this model."""
         return model_names(self.design)
+
+    @cached_property
+    def cross_products(self) -> CrossProducts:
+        """Products of [Z X y] with the offset subtracted: what every fit needs of the rows."""
+        from bayeslmm.gaussian import CrossProducts
+
+        design = self.design
+        return CrossProducts.from_rows(
+            design.y - design.offset, design.X, factor_rows(design), weights=design.weights
+        )
+
+    @cached_property
+    def problem(self) -> Problem:
+        """The cross-products laid out for evaluation at many covariance parameters."""
+        from bayeslmm.gaussian import prepare
+
+        return prepare(self.cross_products, covariance_patterns(self.design))
 
     def pymc_model(self, parameterization: str = "noncentered") -> pm.Model:
         """The hierarchical PyMC model the formula stands for.
@@ -235,6 +254,20 @@ class LMM:
 
     def __repr__(self) -> str:
         return f"{describe_design(self.design)}\n{self.priors!r}"
+
+
+def factor_rows(design: Design) -> list[FactorRows]:
+    """Codes and covariates of each grouping factor, as the numerical core takes them."""
+    from bayeslmm.gaussian import FactorRows
+
+    return [FactorRows(block.codes, block.Z, block.n_levels) for block in design.blocks]
+
+
+def covariance_patterns(design: Design) -> list[CovariancePattern]:
+    """Which effects of each grouping factor are correlated."""
+    from bayeslmm.gaussian import CovariancePattern
+
+    return [CovariancePattern(block.n_effects, block.pattern) for block in design.blocks]
 
 
 def describe_design(design: Design) -> str:

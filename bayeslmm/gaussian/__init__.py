@@ -1,0 +1,70 @@
+"""The numerical core: Gaussian linear mixed models from cross-products.
+
+Rows are reduced once (`CrossProducts.from_rows`), laid out once (`prepare`) and evaluated at many
+covariance parameters: profiled ML and REML criteria, the likelihood with the fixed effects
+integrated out, exact gradients, exact draws.  No n x n matrix anywhere.
+
+Names are loaded when first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+_HOME = {
+    "aliased_columns": "aliasing",
+    "detect_aliased": "aliasing",
+    "single_threaded_blas": "blas",
+    "Solution": "criterion",
+    "factorize": "criterion",
+    "profiled_covariance_gradient": "criterion",
+    "profiled_criterion": "criterion",
+    "profiled_criterion_and_gradient": "criterion",
+    "solve": "criterion",
+    "CrossProducts": "crossproducts",
+    "Shift": "crossproducts",
+    "fitted_variance": "crossproducts",
+    "random_variance": "crossproducts",
+    "VarianceDerivatives": "derivatives",
+    "variance_derivative_terms": "derivatives",
+    "RowMoments": "leverage",
+    "leverages": "leverage",
+    "row_moments": "leverage",
+    "ConditionalMoments": "marginal",
+    "FixedPrior": "marginal",
+    "MarginalModel": "marginal",
+    "conditional_moments": "marginal",
+    "draw_conditional": "marginal",
+    "draw_conditional_many": "marginal",
+    "effect_covariances": "marginal",
+    "log_marginal": "marginal",
+    "log_marginal_and_gradient": "marginal",
+    "log_marginal_flat": "marginal",
+    "with_prior": "marginal",
+    "CovariancePattern": "patterns",
+    "covariance_gradient_to_theta": "patterns",
+    "diagonal_positions": "patterns",
+    "initial_theta": "patterns",
+    "lower_factor": "patterns",
+    "n_parameters": "patterns",
+    "pack_theta": "patterns",
+    "unpack_theta": "patterns",
+    "Problem": "problem",
+    "prepare": "problem",
+    "FactorRows": "rows",
+    "analyze": "symbolic",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

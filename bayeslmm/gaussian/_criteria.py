@@ -1,0 +1,257 @@
+"""From the eliminated Gram matrix S = [X y]'V^-1[X y] (sigma = 1) to the criteria.
+
+Each function also returns ``omega``, the (p + 1, p + 1) matrix for which the derivative of the
+criterion with respect to a covariance matrix is sum_j T_jj against sum_j U_j omega U_j'.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from ._backward import derivative_sums, draw_effects, effects
+from ._elimination import eliminate_head
+from ._small import cholesky_lower, invert_from_cholesky, solve_lower_transposed
+
+_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
+_LOG_2PI = float(np.log(2.0 * np.pi))
+
+
+@njit(**_OPTIONS)
+def _solve_fixed(P, h):
+    """Inverse of P (symmetric), P^-1 h and log|P|; nan where P is not positive definite."""
+    p = P.shape[0]
+    inverse = P.copy()
+    log_det = cholesky_lower(inverse)
+    invert_from_cholesky(inverse)
+    solution = np.zeros(p)
+    for i in range(p):
+        for j in range(i):
+            inverse[j, i] = inverse[i, j]
+    for i in range(p):
+        for j in range(p):
+            solution[i] += inverse[i, j] * h[j]
+    for i in range(p):  # one step of refinement: the inverse is only used for this and for traces
+        residual = h[i]
+        for j in range(p):
+            residual -= P[i, j] * solution[j]
+        for j in range(p):
+            h_j = inverse[j, i] * residual
+            solution[j] += h_j
+    return inverse, solution, log_det
+
+
+@njit(**_OPTIONS)
+def _residual_form(S, beta):
+    """[-beta; 1]' S [-beta; 1], the generalized residual sum of squares."""
+    p = beta.shape[0]
+    total = S[p, p]
+    for i in range(p):
+        row = -2.0 * S[i, p]
+        for j in range(p):
+            row += S[i, j] * beta[j]
+        total += row * beta[i]
+    return total
+
+
+@njit(**_OPTIONS)
+def profile_statistics(S, log_det, n, sum_log_weights, reml):
+    """Profiled -2 log-likelihood (Bates et al. 2015, eq. 34 and 42), beta, pwrss, omega."""
+    p = S.shape[0] - 1
+    inverse, beta, log_det_x = _solve_fixed(S[:p, :p].copy(), S[:p, p].copy())
+    pwrss = _residual_form(S, beta)
+    df = n - p if reml else n
+    value = log_det - sum_log_weights + df * (1.0 + _LOG_2PI + np.log(pwrss / df))
+    if reml:
+        value += log_det_x
+    omega = np.zeros((p + 1, p + 1))
+    weight = df / pwrss
+    for i in range(p):
+        for j in range(p):
+            omega[i, j] = weight * beta[i] * beta[j]
+            if reml:
+                omega[i, j] += inverse[i, j]
+        omega[i, p] = -weight * beta[i]
+        omega[p, i] = -weight * beta[i]
+    omega[p, p] = weight
+    return value, beta, pwrss, inverse, omega
+
+
+@njit(**_OPTIONS)
+def posterior_precision(S, sigma2, root, target):
+    """P = S_XX / sigma^2 + R'R and h = S_Xy / sigma^2 + R't for the prior |R beta - t|^2."""
+    p = S.shape[0] - 1
+    P = S[:p, :p] / sigma2
+    h = S[:p, p] / sigma2
+    for i in range(p):
+        for c in range(root.shape[0]):
+            h[i] += root[c, i] * target[c]
+            for j in range(p):
+                P[i, j] += root[c, i] * root[c, j]
+    return P, h
+
+
+@njit(**_OPTIONS)
+def marginal_statistics(S, log_det, n, sum_log_weights, sigma2, root, target, log_det_P0):
+    """log p(y | theta), posterior mean and covariance of beta, omega, and half the sum that gives
+    the derivative with respect to sigma^2 by homogeneity."""
+    p = S.shape[0] - 1
+    P, h = posterior_precision(S, sigma2, root, target)
+    inverse, beta, log_det_P = _solve_fixed(P, h)
+    n_flat = p - root.shape[0]
+    quadratic = _residual_form(S, beta) / sigma2
+    prior = 0.0
+    trace = 0.0
+    for c in range(root.shape[0]):
+        gap = -target[c]
+        for j in range(p):
+            gap += root[c, j] * beta[j]
+        prior += gap * gap
+    for i in range(p):
+        for j in range(p):
+            trace += inverse[i, j] * S[i, j] / sigma2
+    log_det_V = n * np.log(sigma2) + log_det - sum_log_weights
+    value = -0.5 * (
+        (n - n_flat) * _LOG_2PI + log_det_V - log_det_P0 + log_det_P + quadratic + prior
+    )
+    omega = np.zeros((p + 1, p + 1))
+    for i in range(p):
+        for j in range(p):
+            omega[i, j] = beta[i] * beta[j] + inverse[i, j]
+        omega[i, p] = -beta[i]
+        omega[p, i] = -beta[i]
+    omega[p, p] = 1.0
+    return value, beta, inverse, omega, 0.5 * (quadratic + trace - n)
+
+
+@njit(**_OPTIONS)
+def theta_to_factors(theta, theta_index, size):
+    """Flat buffer of relative factors from the free entries."""
+    F = np.zeros(size)
+    for i in range(theta.shape[0]):
+        F[theta_index[i]] = theta[i]
+    return F
+
+
+@njit(**_OPTIONS)
+def gradient_to_theta(lay, D, F, theta_index):
+    """2 D_k L_k at the free entries, D flat with the layout of F."""
+    out = np.empty(theta_index.shape[0])
+    k = 0
+    for i in range(theta_index.shape[0]):
+        while theta_index[i] >= lay.f_ptr[k + 1]:
+            k += 1
+        q = lay.factor_q[k]
+        at = lay.f_ptr[k]
+        a = (theta_index[i] - at) // q
+        b = (theta_index[i] - at) % q
+        total = 0.0
+        for c in range(q):
+            total += D[at + a * q + c] * F[at + c * q + b]
+        out[i] = 2.0 * total
+    return out
+
+
+@njit(**_OPTIONS)
+def head_derivatives(lay, F, diag, panel, roots, K, rhs, omega):
+    """sum T and sum U omega U' when there is no dense tail."""
+    b = np.empty(rhs.shape)
+    U = effects(lay, diag, panel, rhs, roots, F, b)
+    T = np.zeros(F.shape[0])
+    Q = np.zeros(F.shape[0])
+    none = np.empty((0, 0))
+    derivative_sums(lay, diag, panel, roots, K, F, U, omega, none, none, False, T, Q)
+    return T, Q
+
+
+@njit(**_OPTIONS)
+def profiled_head(lay, val, theta, theta_index, n, sum_log_weights, reml, want_gradient):
+    """Profiled criterion, and its gradient in theta, in one call; no dense tail."""
+    F = theta_to_factors(theta, theta_index, lay.f_ptr[-1])
+    log_det, roots, K, diag, panel, _, rhs, S = eliminate_head(lay, val, F, False)
+    value, _, _, _, omega = profile_statistics(S, log_det, n, sum_log_weights, reml)
+    if not want_gradient:
+        return value, np.empty(0)
+    T, Q = head_derivatives(lay, F, diag, panel, roots, K, rhs, omega)
+    for i in range(T.shape[0]):
+        T[i] -= Q[i]
+    return value, gradient_to_theta(lay, T, F, theta_index)
+
+
+@njit(**_OPTIONS)
+def marginal_head(lay, val, L, sigma, n, sum_log_weights, root, target, log_det_P0, want_gradient):
+    """log p(y | theta) for *absolute* factors L (Sigma_k = L_k L_k', flat), no dense tail.
+
+    Returns the value, dl/dSigma_k (flat, symmetric, all entries) and dl/dsigma^2.
+    """
+    sigma2 = sigma * sigma
+    F = L / sigma
+    log_det, roots, K, diag, panel, _, rhs, S = eliminate_head(lay, val, F, False)
+    value, _, _, omega, half = marginal_statistics(
+        S, log_det, n, sum_log_weights, sigma2, root, target, log_det_P0
+    )
+    if not want_gradient:
+        return value, np.empty(0), 0.0
+    T, Q = head_derivatives(lay, F, diag, panel, roots, K, rhs, omega)
+    D, d_sigma2 = marginal_gradient(lay, T, Q, L, sigma2, half)
+    return value, D, d_sigma2
+
+
+@njit(**_OPTIONS)
+def marginal_gradient(lay, T, Q, L, sigma2, half):
+    """dl/dSigma_k = [sum U omega U' / sigma^2 - sum T] / (2 sigma^2), and dl/dsigma^2."""
+    D = np.empty(T.shape[0])
+    for i in range(T.shape[0]):
+        D[i] = 0.5 * (Q[i] / sigma2 - T[i]) / sigma2
+    inner = 0.0
+    for k in range(lay.factor_q.shape[0]):
+        q = lay.factor_q[k]
+        at = lay.f_ptr[k]
+        for a in range(q):
+            for b in range(q):
+                for c in range(q):
+                    inner += D[at + a * q + b] * L[at + a * q + c] * L[at + b * q + c]
+    return D, (half - inner) / sigma2
+
+
+@njit(**_OPTIONS)
+def draw_fixed(P, beta, z):
+    """beta + C^-T z with P = C C': a draw from N(beta, P^-1) for standard normal z (p, m)."""
+    C = P.copy()
+    cholesky_lower(C)
+    out = z.copy()
+    solve_lower_transposed(C, out)
+    for i in range(out.shape[0]):
+        for c in range(out.shape[1]):
+            out[i, c] += beta[i]
+    return out
+
+
+@njit(**_OPTIONS)
+def draws_head(lay, val, L, sigma, root, target, z):
+    """One draw of (fixed effects, effects) for each row of L (flat, absolute), sigma and z."""
+    m, p = L.shape[0], val.gram.shape[0] - 1
+    n_effects = val.rhs.shape[0]
+    fixed = np.empty((m, p))
+    effects_ = np.empty((m, n_effects))
+    b = np.empty((n_effects, 1))
+    noise = np.empty((p, 1))
+    effect_noise = np.empty((n_effects, 1))
+    right = np.empty((n_effects, 1))
+    for d in range(m):
+        sigma2 = sigma[d] * sigma[d]
+        F = L[d] / sigma[d]
+        _, roots, _, _, panel, _, rhs, S = eliminate_head(lay, val, F, False)
+        P, h = posterior_precision(S, sigma2, root, target)
+        _, beta, _ = _solve_fixed(P, h)
+        noise[:, 0] = z[d, :p]
+        fixed[d] = draw_fixed(P, beta, noise)[:, 0]
+        effect_noise[:, 0] = z[d, p:]
+        for i in range(n_effects):
+            total = rhs[i, p]
+            for j in range(p):
+                total -= rhs[i, j] * fixed[d, j]
+            right[i, 0] = total
+        draw_effects(lay, panel, right, roots, F, sigma[d], effect_noise, b)
+        effects_[d] = b[:, 0]
+    return fixed, effects_

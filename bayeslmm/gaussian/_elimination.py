@@ -1,0 +1,230 @@
+"""Forward elimination of the random effects, node by node, in unscaled coordinates.
+
+With A = Z'WZ partly eliminated, node j with relative factor L has M_j = I + L'A_jj L = C_j C_j',
+and eliminating it subtracts (C_j^-1 L'A_jr)'(C_j^-1 L'A_js) from the blocks of its neighbors.  What
+is left is always Z_r' B^-1 Z_s with B the variance (over sigma^2) of everything but the effects
+still present, so no L^-1 is ever needed; in Bates et al. (2015) the same quantities are scaled by
+L.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from ._small import apply_root, node_root
+
+_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
+
+
+@njit(**_OPTIONS)
+def eliminate_head(lay, val, F, scatter_tail):
+    """Eliminate every head node.
+
+    Returns log|M| of the head, the roots C_j and K_j (flat), and the updated copies of diagonal
+    blocks, panels, tail (lower triangle), right-hand sides and Gram matrix.  With
+    ``scatter_tail`` false the tail is left alone, for the caller to update by BLAS.
+    """
+    diag_ptr = lay.diag_ptr
+    f_ptr = lay.f_ptr
+    factor_q = lay.factor_q
+    hpat_ptr = lay.hpat_ptr
+    node_col = lay.node_col
+    node_factor = lay.node_factor
+    node_q = lay.node_q
+    panel_ptr = lay.panel_ptr
+    pcol = lay.pcol
+    pcol_ptr = lay.pcol_ptr
+    tail_off = lay.tail_off
+    n_head = lay.sizes[1]
+    head_columns = lay.sizes[2]
+    diag = val.diag.copy()
+    panel = val.panel.copy()
+    tail = val.tail.copy()
+    rhs = val.rhs.copy()
+    m = rhs.shape[1]
+    roots = np.empty(diag_ptr[n_head])
+    K = np.empty(diag_ptr[n_head])
+    q_max = 1
+    for k in range(factor_q.shape[0]):
+        q_max = max(q_max, factor_q[k])
+    width_max = 1
+    for e in range(n_head):
+        width_max = max(width_max, pcol_ptr[e + 1] - pcol_ptr[e])
+    X = np.empty((q_max, q_max))
+    R = np.empty((head_columns, m))  # C^-1 Lambda'Z'W[X y] of the head
+    RP = np.empty((q_max, width_max))
+    right = rhs.reshape(rhs.size)
+    log_det = 0.0
+    for e in range(n_head):
+        q = node_q[e]
+        d_at = diag_ptr[e]
+        f_at = f_ptr[node_factor[e]]
+        log_det += node_root(diag, d_at, F, f_at, q, roots, X, K)
+        row = node_col[e]
+        apply_root(roots, d_at, F, f_at, q, right, row * m, m, m, R, row)
+        low = pcol_ptr[e]
+        width = pcol_ptr[e + 1] - low
+        if width == 0:
+            continue
+        apply_root(roots, d_at, F, f_at, q, panel, panel_ptr[e], width, width, RP, 0)
+        for i in range(width):
+            column = pcol[low + i]
+            for a in range(q):
+                v = RP[a, i]
+                if v != 0.0:
+                    for c in range(m):
+                        rhs[column, c] -= v * R[row + a, c]
+        for h in range(hpat_ptr[e], hpat_ptr[e + 1]):
+            _update_head(lay, h, q, width, panel, RP, diag)
+        if scatter_tail:
+            first = tail_off[e]
+            for i in range(first, width):
+                target = tail[pcol[low + i] - head_columns]
+                if q == 1:
+                    v = RP[0, i]
+                    for j in range(first, i + 1):
+                        target[pcol[low + j] - head_columns] -= v * RP[0, j]
+                else:
+                    for j in range(first, i + 1):
+                        total = 0.0
+                        for a in range(q):
+                            total += RP[a, i] * RP[a, j]
+                        target[pcol[low + j] - head_columns] -= total
+    gram = val.gram - np.dot(R.T, R)
+    return log_det, roots, K, diag, panel, tail, rhs, gram
+
+
+@njit(**_OPTIONS)
+def _update_head(lay, h, q, width, panel, RP, diag):
+    """Subtract one node's contribution from the rows of a later head node."""
+    diag_ptr = lay.diag_ptr
+    hpat_node = lay.hpat_node
+    hpat_off = lay.hpat_off
+    node_q = lay.node_q
+    panel_ptr = lay.panel_ptr
+    pcol_ptr = lay.pcol_ptr
+    rel = lay.rel
+    rel_ptr = lay.rel_ptr
+    r = hpat_node[h]
+    off = hpat_off[h]
+    q_r = node_q[r]
+    d_at = diag_ptr[r]
+    for i in range(q_r):
+        for j in range(q_r):
+            total = 0.0
+            for a in range(q):
+                total += RP[a, off + i] * RP[a, off + j]
+            diag[d_at + i * q_r + j] -= total
+    r_at = panel_ptr[r]
+    r_width = pcol_ptr[r + 1] - pcol_ptr[r]
+    first = off + q_r
+    rel_at = rel_ptr[h]
+    for t in range(width - first):
+        position = rel[rel_at + t]
+        for i in range(q_r):
+            total = 0.0
+            for a in range(q):
+                total += RP[a, off + i] * RP[a, first + t]
+            panel[r_at + i * r_width + position] -= total
+
+
+@njit(**_OPTIONS)
+def stacked_roots(lay, panel, roots, F):
+    """Rows C_j^-1 L' A_j,tail of all leading nodes as one matrix, for a dense head."""
+    diag_ptr = lay.diag_ptr
+    f_ptr = lay.f_ptr
+    node_col = lay.node_col
+    node_factor = lay.node_factor
+    node_q = lay.node_q
+    panel_ptr = lay.panel_ptr
+    n_tail = lay.sizes[3]
+    out = np.empty((lay.sizes[2], n_tail))
+    for e in range(lay.sizes[1]):
+        row = node_col[e]
+        q = node_q[e]
+        apply_root(
+            roots, diag_ptr[e], F, f_ptr[node_factor[e]], q, panel,
+            panel_ptr[e], n_tail, n_tail, out, row,
+        )  # fmt: skip
+    return out
+
+
+@njit(**_OPTIONS)
+def scale_tail(lay, tail, F, identity):
+    """Lower triangle of identity I + Lambda' A Lambda (or Lambda A Lambda') in place.
+
+    ``identity`` = 1 gives the scaled Schur complement; 0 gives Lambda A Lambda', the way back.
+    """
+    f_ptr = lay.f_ptr
+    factor_q = lay.factor_q
+    node_col = lay.node_col
+    node_factor = lay.node_factor
+    node_q = lay.node_q
+    n_head = lay.sizes[1]
+    n_nodes = node_q.shape[0]
+    head_columns = lay.sizes[2]
+    q_max = 1
+    for k in range(factor_q.shape[0]):
+        q_max = max(q_max, factor_q[k])
+    left = np.empty((q_max, q_max))
+    block = np.empty((q_max, q_max))
+    for r in range(n_head, n_nodes):
+        q_r = node_q[r]
+        f_r = f_ptr[node_factor[r]]
+        row = node_col[r] - head_columns
+        for s in range(n_head, r + 1):
+            q_s = node_q[s]
+            f_s = f_ptr[node_factor[s]]
+            col = node_col[s] - head_columns
+            if q_r == 1 and q_s == 1:
+                tail[row, col] *= F[f_r] * F[f_s]
+                continue
+            for a in range(q_r):
+                for b in range(q_s):
+                    # The diagonal block is stored in its lower triangle only.
+                    block[a, b] = (
+                        tail[col + b, row + a] if r == s and b > a else tail[row + a, col + b]
+                    )
+            for a in range(q_r):
+                for b in range(q_s):
+                    total = 0.0
+                    for c in range(q_r):
+                        f = F[f_r + c * q_r + a] if identity else F[f_r + a * q_r + c]
+                        total += f * block[c, b]
+                    left[a, b] = total
+            for a in range(q_r):
+                for b in range(q_s):
+                    if r == s and b > a:
+                        continue
+                    total = 0.0
+                    for c in range(q_s):
+                        f = F[f_s + c * q_s + b] if identity else F[f_s + b * q_s + c]
+                        total += left[a, c] * f
+                    tail[row + a, col + b] = total
+    if identity:
+        for i in range(tail.shape[0]):
+            tail[i, i] += 1.0
+
+
+@njit(**_OPTIONS)
+def scale_rows(lay, B, F, transpose):
+    """Lambda_t' B (``transpose``) or Lambda_t B for the tail's rows, as a new array."""
+    f_ptr = lay.f_ptr
+    node_col = lay.node_col
+    node_factor = lay.node_factor
+    node_q = lay.node_q
+    n_head = lay.sizes[1]
+    out = np.empty_like(B)
+    for r in range(n_head, node_q.shape[0]):
+        q = node_q[r]
+        at = f_ptr[node_factor[r]]
+        row = node_col[r] - lay.sizes[2]
+        for a in range(q):
+            for c in range(B.shape[1]):
+                total = 0.0
+                for b in range(q):
+                    f = F[at + b * q + a] if transpose else F[at + a * q + b]
+                    total += f * B[row + b, c]
+                out[row + a, c] = total
+    return out

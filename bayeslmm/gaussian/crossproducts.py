@@ -1,0 +1,386 @@
+"""Cross-products of [Z X y 1]: all that the Gaussian likelihood needs of the data.
+
+With weights W, everything in Bates et al. (2015, J. Stat. Softw. 67(1), section 3) and in the
+marginal likelihood with a normal prior on beta is a function of the products of the columns
+[Z X y 1] under W.  They are sums over rows, so they add and subtract: chunks of a file, partitions
+of a cluster, a group left out.
+
+y and the covariates are accumulated after subtracting a constant (`Shift`), which always is along
+the carried column of ones; a response of 1e9 plus noise keeps the digits of the noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from . import _accumulate
+from .rows import FactorRows
+
+_CHUNK = 1 << 16
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Constants subtracted before squaring: X - 1 x', y - y0.
+
+    Attributes
+    ----------
+    X : (p,) array
+    y : float
+    """
+
+    X: np.ndarray
+    y: float
+
+    @classmethod
+    def pilot(cls, y: np.ndarray, X: np.ndarray) -> Shift:
+        """Means, except of constant and of -1/0/1 columns, which have no digits to lose."""
+        x0 = np.zeros(X.shape[1])
+        if len(y) == 0:
+            return cls(x0, 0.0)
+        for c, column in enumerate(X.T):
+            if column.min() < column.max() and np.any(column * column * column != column):
+                x0[c] = column.mean()
+        return cls(x0, float(y.mean()))
+
+    def same_as(self, other: Shift) -> bool:
+        """Whether both subtract the same constants."""
+        return self.y == other.y and np.array_equal(self.X, other.X)
+
+
+@dataclass(frozen=True)
+class FactorProducts:
+    """Products of one grouping factor, level by level.
+
+    Attributes
+    ----------
+    zz : (J, q, q) array
+        Z_j'WZ_j.
+    zr : (J, q, p + 2) array
+        Z_j'W [X y 1], X and y shifted.
+    counts : (J,) int array
+        Rows of each level.
+    zz_unweighted : (q, q) array
+        sum_j Z_j'Z_j without weights (Johnson's term of the conditional R2).
+    """
+
+    zz: np.ndarray
+    zr: np.ndarray
+    counts: np.ndarray
+    zz_unweighted: np.ndarray
+
+    @property
+    def n_levels(self) -> int:
+        """J."""
+        return self.zz.shape[0]
+
+    @property
+    def q(self) -> int:
+        """Random-effect columns."""
+        return self.zz.shape[1]
+
+
+@dataclass(frozen=True)
+class PairProducts:
+    """Blocks Z_kj'WZ_lm of two factors for the pairs of levels (j, m) that share a row.
+
+    Attributes
+    ----------
+    rows, columns : (nnz,) int arrays
+        Levels of the first and of the second factor, sorted by row, then column.
+    values : (nnz, q_k, q_l) array
+    counts : (nnz,) int array
+        Rows in each pair.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    values: np.ndarray
+    counts: np.ndarray
+
+
+@dataclass(frozen=True)
+class CrossProducts:
+    """Weighted cross-products of [Z X y 1]; see the module's docstring.
+
+    Attributes
+    ----------
+    factors : tuple of FactorProducts
+        One per grouping factor, in the caller's order.
+    pairs : dict
+        (k, l) with k < l -> PairProducts.
+    gram, gram_unweighted : (p + 2, p + 2) arrays
+        [X y 1]'W[X y 1] with and without W, X and y shifted.
+    shift : Shift
+    n : int
+        Rows used, those of positive weight.
+    n_dropped : int
+        Rows left out because their weight is zero.
+    sum_log_weights : float
+        sum log w_i over the rows used.
+    """
+
+    factors: tuple[FactorProducts, ...]
+    pairs: dict[tuple[int, int], PairProducts]
+    gram: np.ndarray
+    gram_unweighted: np.ndarray
+    shift: Shift
+    n: int
+    n_dropped: int
+    sum_log_weights: float
+
+    @property
+    def p(self) -> int:
+        """Number of fixed-effect columns."""
+        return self.gram.shape[0] - 2
+
+    @classmethod
+    def from_rows(
+        cls,
+        y: np.ndarray,
+        X: np.ndarray,
+        factors: Sequence[FactorRows],
+        weights: np.ndarray | None = None,
+        shift: Shift | None = None,
+    ) -> CrossProducts:
+        """Reduce rows to cross-products in one pass.
+
+        Parameters
+        ----------
+        y : (n,) array
+        X : (n, p) array
+        factors : sequence of FactorRows
+        weights : (n,) array, optional
+            Prior weights w_i, Var(eps_i) = sigma^2 / w_i.  Rows with w_i = 0 are dropped and
+            counted.
+        shift : Shift, optional
+            Constants to subtract; the data's own means by default.
+
+        Raises
+        ------
+        ValueError
+            On disagreeing shapes, non-finite values, negative or missing weights.
+        """
+        y, X, weights, factors, n_dropped = _checked(y, X, factors, weights)
+        shift = Shift.pilot(y, X) if shift is None else shift
+        if np.shape(shift.X) != (X.shape[1],):
+            raise ValueError("the shift has another number of columns than X")
+        unweighted = weights is None
+        w = np.ones(len(y)) if unweighted else weights
+        levels = [_empty_factor(f.n_levels, f.q, X.shape[1]) for f in factors]
+        gram = np.zeros((X.shape[1] + 2,) * 2)
+        plain = np.zeros_like(gram)
+        for start in range(0, len(y), _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            R = np.empty((len(y[rows]), X.shape[1] + 2))
+            np.subtract(X[rows], shift.X, out=R[:, :-2])
+            np.subtract(y[rows], shift.y, out=R[:, -2])
+            R[:, -1] = 1.0
+            product = R.T @ R
+            plain += product
+            gram += product if unweighted else (R * w[rows, None]).T @ R
+            for f, out in zip(factors, levels, strict=True):
+                _accumulate.accumulate_factor(
+                    f.codes[rows], f.Z[rows], R, w[rows], out.zz, out.zr, out.counts,
+                    out.zz_unweighted,
+                )  # fmt: skip
+        for out in levels:
+            _accumulate.mirror_lower(out.zz)
+            _accumulate.mirror_lower(out.zz_unweighted[None])
+        return cls(
+            factors=tuple(levels),
+            pairs=_pair_products(factors, w),
+            gram=0.5 * (gram + gram.T),
+            gram_unweighted=0.5 * (plain + plain.T),
+            shift=shift,
+            n=len(y),
+            n_dropped=n_dropped,
+            sum_log_weights=0.0 if unweighted else float(np.log(w).sum()),
+        )
+
+    def shifted_to(self, shift: Shift) -> CrossProducts:
+        """The same data with other constants subtracted (exact algebra along the ones column)."""
+        if shift.same_as(self.shift):
+            return self
+        T = np.eye(self.p + 2)  # [X - new, y - new, 1] = [X - old, y - old, 1] T
+        T[-1, :-2] = self.shift.X - shift.X
+        T[-1, -2] = self.shift.y - shift.y
+        return replace(
+            self,
+            factors=tuple(replace(f, zr=f.zr @ T) for f in self.factors),
+            gram=T.T @ self.gram @ T,
+            gram_unweighted=T.T @ self.gram_unweighted @ T,
+            shift=shift,
+        )
+
+    def __add__(self, other: CrossProducts) -> CrossProducts:
+        """Cross-products of both sets of rows.
+
+        Raises
+        ------
+        ValueError
+            If columns, factors or levels disagree.
+        """
+        other = _aligned(self, other)
+        factors = tuple(_combine_factors(a, b, 1) for a, b in _zip_factors(self, other))
+        pairs = {key: _combine_pairs(self.pairs[key], other.pairs[key], 1) for key in self.pairs}
+        return replace(
+            self,
+            factors=factors,
+            pairs=pairs,
+            gram=self.gram + other.gram,
+            gram_unweighted=self.gram_unweighted + other.gram_unweighted,
+            n=self.n + other.n,
+            n_dropped=self.n_dropped + other.n_dropped,
+            sum_log_weights=self.sum_log_weights + other.sum_log_weights,
+        )
+
+    def __sub__(self, other: CrossProducts) -> CrossProducts:
+        """Cross-products with the rows of ``other`` left out.
+
+        The pattern of co-occurrence of ``self`` is kept (emptied pairs hold exact zeros), so one
+        symbolic analysis serves the data with and without any group.
+
+        Raises
+        ------
+        ValueError
+            If columns, factors or levels disagree, or ``other`` has rows that ``self`` has not.
+        """
+        other = _aligned(self, other)
+        if other.n > self.n:
+            raise ValueError("cannot take away more rows than there are")
+        factors = tuple(_combine_factors(a, b, -1) for a, b in _zip_factors(self, other))
+        pairs = {key: _combine_pairs(self.pairs[key], other.pairs[key], -1) for key in self.pairs}
+        return replace(
+            self,
+            factors=factors,
+            pairs=pairs,
+            gram=self.gram - other.gram,
+            gram_unweighted=self.gram_unweighted - other.gram_unweighted,
+            n=self.n - other.n,
+            n_dropped=self.n_dropped - other.n_dropped,
+            sum_log_weights=self.sum_log_weights - other.sum_log_weights,
+        )
+
+
+def fitted_variance(cp: CrossProducts, beta: np.ndarray) -> float:
+    """Sample variance (ddof = 1) of X beta over the rows, unweighted, without the rows.
+
+    [beta'X'X beta - (1'X beta)^2 / n] / (n - 1), the numerator of the marginal R2 (Nakagawa &
+    Schielzeth 2013, Methods Ecol. Evol. 4, 133-142).  The shift drops out of it.
+    """
+    G = cp.gram_unweighted
+    p = cp.p
+    total = G[-1, :p] @ beta
+    return float((beta @ G[:p, :p] @ beta - total**2 / cp.n) / (cp.n - 1))
+
+
+def random_variance(cp: CrossProducts, Sigmas: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean over rows of z_i' Sigma_k z_i, one per factor (Johnson 2014, MEE 5, 944-946)."""
+    return np.array(
+        [np.sum(S * f.zz_unweighted) / cp.n for S, f in zip(Sigmas, cp.factors, strict=True)]
+    )
+
+
+def _checked(y, X, factors, weights):
+    """Contiguous finite arrays, zero-weight rows removed."""
+    y = np.ascontiguousarray(y, dtype=np.float64)
+    X = np.asarray(X, dtype=np.float64)
+    if y.ndim != 1 or X.ndim != 2 or X.shape[0] != len(y):
+        raise ValueError(f"y has shape {y.shape} and X {X.shape}; expected (n,) and (n, p)")
+    if any(len(f.codes) != len(y) for f in factors):
+        raise ValueError("every grouping factor needs one code per row")
+    if not np.all(np.isfinite(y)) or not np.all(np.isfinite(X)):
+        raise ValueError("y and X must be finite")
+    if weights is None:
+        return y, np.ascontiguousarray(X), None, tuple(factors), 0
+    weights = np.ascontiguousarray(weights, dtype=np.float64)
+    if weights.shape != y.shape:
+        raise ValueError(f"weights have shape {weights.shape}, y has {y.shape}")
+    if not np.all(np.isfinite(weights)) or np.any(weights < 0):
+        raise ValueError("weights must be finite and not negative")
+    keep = weights > 0
+    n_dropped = int(len(y) - keep.sum())
+    if n_dropped:
+        y, X, weights = y[keep], X[keep], weights[keep]
+        factors = [f.take(keep) for f in factors]
+    return y, np.ascontiguousarray(X), weights, tuple(factors), n_dropped
+
+
+def _empty_factor(n_levels: int, q: int, p: int) -> FactorProducts:
+    return FactorProducts(
+        np.zeros((n_levels, q, q)),
+        np.zeros((n_levels, q, p + 2)),
+        np.zeros(n_levels, dtype=np.int64),
+        np.zeros((q, q)),
+    )
+
+
+def _pair_products(factors: Sequence[FactorRows], w: np.ndarray) -> dict:
+    """Blocks of every two factors; the rows are visited level by level of the first."""
+    pairs = {}
+    for k in range(len(factors) - 1):
+        f = factors[k]
+        start, order = _accumulate.rows_by_level(f.codes, f.n_levels)
+        for m in range(k + 1, len(factors)):
+            g = factors[m]
+            rows, columns, row_pair = _accumulate.cooccurrences(
+                f.codes, g.codes, start, order, g.n_levels
+            )
+            values = np.zeros((len(rows), f.q, g.q))
+            counts = np.zeros(len(rows), dtype=np.int64)
+            _accumulate.accumulate_pair(row_pair, f.Z, g.Z, w, values, counts)
+            pairs[k, m] = PairProducts(rows, columns, values, counts)
+    return pairs
+
+
+def _zip_factors(a: CrossProducts, b: CrossProducts):
+    return zip(a.factors, b.factors, strict=True)
+
+
+def _aligned(a: CrossProducts, b: CrossProducts) -> CrossProducts:
+    """``b`` in the shift of ``a``, after checking that they describe the same columns."""
+    if not isinstance(b, CrossProducts):
+        raise TypeError("only CrossProducts can be added to or taken from CrossProducts")
+    same = a.p == b.p and len(a.factors) == len(b.factors)
+    if not same or any(f.zz.shape != g.zz.shape for f, g in _zip_factors(a, b)):
+        raise ValueError("cross-products of different columns, factors or levels")
+    return b.shifted_to(a.shift)
+
+
+def _combine_factors(a: FactorProducts, b: FactorProducts, sign: int) -> FactorProducts:
+    counts = a.counts + sign * b.counts
+    if np.any(counts < 0):
+        raise ValueError("cannot take away rows that are not there")
+    zz, zr = a.zz + sign * b.zz, a.zr + sign * b.zr
+    if sign < 0:  # an emptied level is exactly empty, not rounding errors of empty
+        zz[counts == 0] = 0.0
+        zr[counts == 0] = 0.0
+    return FactorProducts(zz, zr, counts, a.zz_unweighted + sign * b.zz_unweighted)
+
+
+def _combine_pairs(a: PairProducts, b: PairProducts, sign: int) -> PairProducts:
+    if len(b.rows) == 0:
+        return a
+    span = int(max(a.columns.max(initial=0), b.columns.max(initial=0))) + 1
+    key_a, key_b = a.rows * span + a.columns, b.rows * span + b.columns
+    if sign < 0:
+        keys = key_a
+        at_b = np.searchsorted(keys, key_b)
+        if np.any(at_b >= len(keys)) or np.any(keys[np.minimum(at_b, len(keys) - 1)] != key_b):
+            raise ValueError("cannot take away rows that are not there")
+    else:
+        keys = np.union1d(key_a, key_b)
+        at_b = np.searchsorted(keys, key_b)
+    at_a = np.searchsorted(keys, key_a)
+    values = np.zeros((len(keys), *a.values.shape[1:]))
+    counts = np.zeros(len(keys), dtype=np.int64)
+    values[at_a], counts[at_a] = a.values, a.counts
+    values[at_b] += sign * b.values
+    counts[at_b] += sign * b.counts
+    if sign < 0:
+        values[counts == 0] = 0.0
+    return PairProducts(keys // span, keys % span, values, counts)

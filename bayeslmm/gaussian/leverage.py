@@ -1,0 +1,166 @@
+"""Per-row moments given theta: fitted values and leverages, for exact leave-one-out.
+
+h_i = (w_i / sigma^2) [x_i z_i] Q^-1 [x_i z_i]', Q the posterior precision of (beta, b) with the
+prior of beta in it.  With e_i = y_i - fitted_i, the
+predictive of y_i without row i given theta has mean y_i - e_i / (1 - h_i) and variance
+sigma^2 / (w_i (1 - h_i)).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from .factor import eliminate
+from .marginal import MarginalModel, _statistics
+from .rows import FactorRows
+
+
+@dataclass(frozen=True)
+class RowMoments:
+    """Posterior moments of each row's linear predictor given theta.
+
+    Attributes
+    ----------
+    fitted : (n,) array
+        E[x_i beta + z_i b | y, theta].
+    variance : (n,) array
+        Var[x_i beta + z_i b | y, theta].
+    leverage : (n,) array
+        w_i variance_i / sigma^2; meaningful for rows that are in the cross-products.
+    """
+
+    fitted: np.ndarray
+    variance: np.ndarray
+    leverage: np.ndarray
+
+
+def row_moments(
+    model: MarginalModel,
+    Ls: Sequence[np.ndarray],
+    sigma: float,
+    X: np.ndarray,
+    factors: Sequence[FactorRows],
+    weights: np.ndarray | None = None,
+) -> RowMoments:
+    """Fitted values, variances and leverages of rows, O(1) look-ups per row and pair of factors.
+
+    Pairs of levels that never share a row in the data have no stored covariance, so the rows
+    must be among those of the cross-products.
+
+    Parameters
+    ----------
+    Ls, sigma
+        Absolute factors, residual sd.
+    X : (n, p) array
+    factors : sequence of FactorRows
+    weights : (n,) array, optional
+
+    Raises
+    ------
+    ValueError
+        If a row combines levels that do not occur together in the data.
+    """
+    problem = model.problem
+    coordinates = problem.coordinates
+    state = eliminate(problem, problem.flat(Ls) / sigma)
+    _, gamma, inverse, _, _ = _statistics(model, state, sigma)
+    X = np.ascontiguousarray(np.asarray(X, dtype=float) @ coordinates.G_inverse)
+    b = state.b @ np.append(-gamma, 1.0)
+    fitted = X @ (gamma - coordinates.offset)
+    spread = X.copy()  # x_i - z_i b_X, what beta's uncertainty is multiplied by
+    for k, f in enumerate(factors):
+        columns = problem.symbolic.factor_columns(k)[f.codes]
+        for a in range(f.q):
+            fitted += f.Z[:, a] * b[columns[:, a]]
+            spread -= f.Z[:, a, None] * state.b[columns[:, a], :-1]
+    variance = np.einsum("ij,jk,ik->i", spread, inverse, spread, optimize=True)
+    if factors:
+        variance += sigma**2 * _effect_variance(state, factors)
+    scale = 1.0 if weights is None else np.asarray(weights, dtype=float)
+    return RowMoments(fitted, variance, scale * variance / sigma**2)
+
+
+def leverages(
+    model: MarginalModel,
+    Ls: Sequence[np.ndarray],
+    sigma: float,
+    X: np.ndarray,
+    factors: Sequence[FactorRows],
+    weights: np.ndarray | None = None,
+) -> np.ndarray:
+    """(n,) leverages; see :func:`row_moments`."""
+    return row_moments(model, Ls, sigma, X, factors, weights).leverage
+
+
+def _effect_variance(state, factors: Sequence[FactorRows]) -> np.ndarray:
+    """z_i' (Lambda M^-1 Lambda') z_i of each row."""
+    symbolic = state.problem.symbolic
+    nodes = np.column_stack(
+        [symbolic.position[symbolic.base[k] + f.codes] for k, f in enumerate(factors)]
+    )
+    Z = np.ascontiguousarray(np.concatenate([f.Z for f in factors], axis=1))
+    offsets = np.concatenate(([0], np.cumsum([f.q for f in factors]))).astype(np.int64)
+    Qdiag, Qpanel = state._head_inverse
+    out, missing = _row_quadratic(
+        state.problem.layout, np.ascontiguousarray(nodes), Z, offsets, Qdiag, Qpanel,
+        state.tail_covariance,
+    )  # fmt: skip
+    if missing:
+        raise ValueError("a row combines levels that do not occur together in the data")
+    return out
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _row_quadratic(lay, nodes, Z, offsets, Qdiag, Qpanel, Qtail):
+    n, n_factors = nodes.shape
+    n_head = lay.sizes[1]
+    head_columns = lay.sizes[2]
+    out = np.zeros(n)
+    missing = 0
+    for i in range(n):
+        total = 0.0
+        for k in range(n_factors):
+            e = nodes[i, k]
+            q = lay.node_q[e]
+            row = lay.node_col[e] - head_columns
+            for a in range(q):
+                for b in range(q):
+                    if e < n_head:
+                        entry = Qdiag[lay.diag_ptr[e] + a * q + b]
+                    else:
+                        entry = Qtail[row + max(a, b), row + min(a, b)]
+                    total += Z[i, offsets[k] + a] * entry * Z[i, offsets[k] + b]
+            for m in range(k):
+                first, second = k, m
+                if nodes[i, m] < e:
+                    first, second = m, k
+                r, s = nodes[i, first], nodes[i, second]
+                column = lay.node_col[s]
+                if r < n_head:
+                    low = lay.pcol_ptr[r]
+                    high = lay.pcol_ptr[r + 1]
+                    c = np.searchsorted(lay.pcol[low:high], column)
+                    if low + c >= high or lay.pcol[low + c] != column:
+                        missing += 1
+                        continue
+                    at = lay.panel_ptr[r] + c
+                    for a in range(lay.node_q[r]):
+                        for b in range(lay.node_q[s]):
+                            entry = Qpanel[at + a * (high - low) + b]
+                            total += (
+                                2 * Z[i, offsets[first] + a] * entry * Z[i, offsets[second] + b]
+                            )
+                else:
+                    top = lay.node_col[r] - head_columns
+                    for a in range(lay.node_q[r]):
+                        for b in range(lay.node_q[s]):
+                            entry = Qtail[column - head_columns + b, top + a]
+                            total += (
+                                2 * Z[i, offsets[first] + a] * entry * Z[i, offsets[second] + b]
+                            )
+        out[i] = total
+    return out, missing

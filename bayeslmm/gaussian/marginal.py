@@ -1,0 +1,367 @@
+"""The likelihood with fixed and random effects integrated out, and exact draws of both.
+
+y | theta ~ N(X m0, V + X S0 X') for beta ~ N(m0, S0), with
+V = sigma^2 W^-1 + sum_k Z_k (I (x) Sigma_k) Z_k'.
+Covariance matrices are absolute here: Sigma_k = L_k L_k'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import _criteria
+from .coordinates import Coordinates
+from .factor import Elimination, eliminate
+from .problem import Problem
+
+
+@dataclass(frozen=True)
+class FixedPrior:
+    """Normal prior on linear combinations of beta: root beta - target ~ N(0, I).
+
+    The root, not the precision: a prior on the intercept at the predictors' means stays exact
+    when the columns are shifted by a million.
+
+    Attributes
+    ----------
+    root : (r, p) array
+        r <= p; the p - r directions it leaves alone are flat.
+    target : (r,) array
+    log_det : float
+        log|root'root| of the proper part; 0 for a flat prior.
+    """
+
+    root: np.ndarray
+    target: np.ndarray
+    log_det: float
+
+    @classmethod
+    def flat(cls, p: int) -> FixedPrior:
+        """Density 1 in every direction."""
+        return cls(np.zeros((0, p)), np.zeros(0), 0.0)
+
+    @classmethod
+    def normal(cls, mean: np.ndarray, covariance: np.ndarray) -> FixedPrior:
+        """beta ~ N(mean, covariance); an infinite variance makes that coefficient's prior flat.
+
+        Raises
+        ------
+        ValueError
+            If shapes disagree, the finite part is not positive definite, or a flat coefficient is
+            correlated.
+        """
+        mean = np.atleast_1d(np.asarray(mean, dtype=float))
+        covariance = np.asarray(covariance, dtype=float)
+        p = len(mean)
+        if covariance.shape != (p, p):
+            raise ValueError(f"covariance has shape {covariance.shape}, expected {(p, p)}")
+        proper = np.isfinite(np.diag(covariance))
+        off = covariance.copy()
+        np.fill_diagonal(off, 0.0)
+        if np.any(off[~proper] != 0):
+            raise ValueError("a coefficient of infinite prior variance cannot be correlated")
+        block = covariance[np.ix_(proper, proper)]
+        try:
+            C = np.linalg.cholesky(block)
+        except np.linalg.LinAlgError:
+            raise ValueError("the prior covariance of beta is not positive definite") from None
+        root = np.zeros((len(block), p))
+        root[:, proper] = np.linalg.solve(C, np.eye(len(block)))
+        target = root[:, proper] @ mean[proper]
+        return cls(root, target, float(-2.0 * np.log(np.diag(C)).sum()))
+
+    @classmethod
+    def on_combinations(cls, A: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> FixedPrior:
+        """A beta ~ N(mean, diag(sd^2)), A square; an infinite sd makes that combination flat.
+
+        With A = [[1, xbar'], [0, I]] the first combination is the intercept at the means.
+
+        Raises
+        ------
+        ValueError
+            If A is singular or an sd not positive.
+        """
+        A, mean, sd = (np.asarray(v, dtype=float) for v in (A, mean, sd))
+        sign, log_det_A = np.linalg.slogdet(A) if A.size else (1.0, 0.0)
+        if sign == 0 or A.shape != (len(mean), len(mean)) or np.any(~(sd > 0)):
+            raise ValueError("A must be square and regular, and every sd positive")
+        proper = np.isfinite(sd)
+        root = A[proper] / sd[proper, None]
+        log_det = 2.0 * (log_det_A - np.log(sd[proper]).sum()) if proper.any() else 0.0
+        return cls(root, mean[proper] / sd[proper], float(log_det))
+
+    def moved(self, coordinates: Coordinates) -> FixedPrior:
+        """The same prior in the coordinates computed with."""
+        root = np.ascontiguousarray(self.root @ coordinates.G_inverse)
+        return FixedPrior(root, self.target + root @ coordinates.offset, self.log_det)
+
+
+@dataclass(frozen=True)
+class MarginalModel:
+    """A prepared problem with a prior on beta.
+
+    Attributes
+    ----------
+    problem : Problem
+    prior : FixedPrior
+        In the user's coordinates.
+    working_prior : FixedPrior
+        In the coordinates computed with.
+    """
+
+    problem: Problem
+    prior: FixedPrior
+    working_prior: FixedPrior
+
+    @property
+    def n_normals(self) -> int:
+        """Standard normals that one draw of (beta, b) takes."""
+        return self.problem.p + self.problem.symbolic.n_columns
+
+    def kernel_arguments(self) -> tuple:
+        """layout, values, n, sum log w, root, target, log_det: for ``_criteria.marginal_head``."""
+        prior, cp = self.working_prior, self.problem.cp
+        return (
+            self.problem.layout, self.problem.values, cp.n, cp.sum_log_weights, prior.root,
+            prior.target, prior.log_det,
+        )  # fmt: skip
+
+
+def with_prior(problem: Problem, prior: FixedPrior | None = None) -> MarginalModel:
+    """Attach a prior on beta (flat by default).
+
+    Raises
+    ------
+    ValueError
+        If the prior has another number of coefficients.
+    """
+    prior = FixedPrior.flat(problem.p) if prior is None else prior
+    if prior.root.shape[1] != problem.p or prior.root.shape[0] > problem.p:
+        raise ValueError(f"the prior has {prior.root.shape[1]} coefficients, X {problem.p}")
+    return MarginalModel(problem, prior, prior.moved(problem.coordinates))
+
+
+def log_marginal(model: MarginalModel, Ls: Sequence[np.ndarray], sigma: float) -> float:
+    """log p(y | theta) with beta and b integrated out, fully normalized.
+
+    With a flat prior this is log of the integral of p(y | beta) d beta, which is lme4's REML
+    log-likelihood at these parameters.  nan where the factorization fails.
+
+    Parameters
+    ----------
+    Ls : sequence of (q_k, q_k) arrays
+        Lower triangular, Sigma_k = L_k L_k' (absolute); singular ones allowed.
+    sigma : float
+        Residual standard deviation.
+    """
+    return log_marginal_flat(model, model.problem.flat(Ls), sigma, gradient=False)[0]
+
+
+def log_marginal_and_gradient(
+    model: MarginalModel, Ls: Sequence[np.ndarray], sigma: float
+) -> tuple[float, list[np.ndarray], float]:
+    """log p(y | theta), its derivative in each Sigma_k and in sigma^2.
+
+    dl/dSigma_k = 1/2 sum_j [u u' + U P^-1 U' - T], symmetric (q_k, q_k), zero outside the pattern,
+    as derivative in the matrix entries (dl = <dl/dSigma, dSigma>); dl/dL = 2 dl/dSigma L.  sigma^2
+    follows from homogeneity of V.
+    """
+    value, D, d_sigma2 = log_marginal_flat(model, model.problem.flat(Ls), sigma, gradient=True)
+    return value, model.problem.split(D), d_sigma2
+
+
+def log_marginal_flat(
+    model: MarginalModel, L: np.ndarray, sigma: float, gradient: bool = True
+) -> tuple[float, np.ndarray, float]:
+    """As :func:`log_marginal_and_gradient`, on one flat buffer of factors and of derivatives.
+
+    The buffer holds the full (q_k, q_k) matrices one after the other, row by row; derivatives are
+    not masked by the pattern.
+    """
+    problem, prior = model.problem, model.working_prior
+    cp = problem.cp
+    if problem.head_only:
+        return _criteria.marginal_head(
+            problem.layout, problem.values, L, float(sigma), cp.n, cp.sum_log_weights,
+            prior.root, prior.target, prior.log_det, gradient,
+        )  # fmt: skip
+    state = eliminate(problem, L / sigma)
+    value, _, _, omega, half = _statistics(model, state, sigma)
+    if not gradient:
+        return value, np.empty(0), 0.0
+    if not np.isfinite(value):
+        return np.nan, np.full(len(L), np.nan), np.nan
+    T, Q = state.derivative_sums(omega)
+    D, d_sigma2 = _criteria.marginal_gradient(problem.layout, T, Q, L, sigma**2, half)
+    return value, D, d_sigma2
+
+
+def _statistics(model: MarginalModel, state: Elimination, sigma: float):
+    prior, cp = model.working_prior, model.problem.cp
+    return _criteria.marginal_statistics(
+        state.S, state.log_det, cp.n, cp.sum_log_weights, float(sigma) ** 2, prior.root,
+        prior.target, prior.log_det,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ConditionalMoments:
+    """Mean and covariance of beta, and means of b, given theta (beta integrated out).
+
+    Attributes
+    ----------
+    beta : (p,) array
+    vcov : (p, p) array
+    b : list of (J_k, q_k) arrays
+    """
+
+    beta: np.ndarray
+    vcov: np.ndarray
+    b: list[np.ndarray]
+
+
+def conditional_moments(
+    model: MarginalModel, Ls: Sequence[np.ndarray], sigma: float
+) -> ConditionalMoments:
+    """E[beta], Cov[beta] and E[b] given theta and y."""
+    problem = model.problem
+    state = eliminate(problem, problem.flat(Ls) / sigma)
+    _, gamma, inverse, _, _ = _statistics(model, state, sigma)
+    coordinates = problem.coordinates
+    return ConditionalMoments(
+        coordinates.to_user(gamma),
+        coordinates.covariance_to_user(inverse),
+        problem.per_level(state.b @ np.append(-gamma, 1.0)),
+    )
+
+
+def effect_covariances(
+    problem: Problem,
+    Ls: Sequence[np.ndarray],
+    sigma: float,
+    prior: FixedPrior | None = None,
+) -> list[np.ndarray]:
+    """Covariance matrices of the effects of every level given y and theta.
+
+    Parameters
+    ----------
+    Ls, sigma
+        Absolute factors, residual sd.
+    prior : FixedPrior, optional
+        Without it beta is taken as known, as in lme4's ``condVar``: sigma^2 times the diagonal
+        blocks of Lambda M^-1 Lambda'.  With it beta's posterior uncertainty is added.
+
+    Returns
+    -------
+    list of (J_k, q_k, q_k) arrays
+    """
+    state = eliminate(problem, problem.flat(Ls) / sigma)
+    blocks = [sigma**2 * block for block in state.effect_covariances()]
+    if prior is None:
+        return blocks
+    _, _, inverse, _, _ = _statistics(with_prior(problem, prior), state, sigma)
+    slopes = problem.per_level(state.b[:, :-1])
+    return [
+        block + np.einsum("jap,pr,jbr->jab", B, inverse, B)
+        for block, B in zip(blocks, slopes, strict=True)
+    ]
+
+
+def draw_conditional(
+    model: MarginalModel,
+    Ls: Sequence[np.ndarray],
+    sigma: float,
+    normals: np.ndarray,
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Exact draws of (beta, b) given theta: several draws at one theta.
+
+    beta ~ N(beta^, P^-1), then b level by level from N(K v, sigma^2 K) given the levels eliminated
+    after it.
+
+    Parameters
+    ----------
+    normals : (m, n_normals) array
+        Standard normals, ``model.n_normals`` per draw.
+
+    Returns
+    -------
+    beta : (m, p) array
+    b : list of (m, J_k, q_k) arrays
+    """
+    problem = model.problem
+    normals = _checked_normals(model, normals)
+    state = eliminate(problem, problem.flat(Ls) / sigma)
+    fixed, effects = _draw_from(model, state, float(sigma), normals)
+    return _draws_to_user(problem, fixed, effects)
+
+
+def draw_conditional_many(
+    model: MarginalModel,
+    Ls: Sequence[np.ndarray],
+    sigma: np.ndarray,
+    normals: np.ndarray,
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """One exact draw of (beta, b) for each of m values of theta.
+
+    Parameters
+    ----------
+    Ls : sequence of (m, q_k, q_k) arrays
+        Absolute factors of each draw.
+    sigma : (m,) array
+    normals : (m, n_normals) array
+
+    Returns
+    -------
+    beta : (m, p) array
+    b : list of (m, J_k, q_k) arrays
+
+    Notes
+    -----
+    Without a dense tail the loop is compiled and releases the GIL.
+    """
+    problem = model.problem
+    normals = _checked_normals(model, normals)
+    sigma = np.ascontiguousarray(sigma, dtype=float)
+    m = len(sigma)
+    if len(normals) != m or any(len(L) != m for L in Ls):
+        raise ValueError("Ls, sigma and normals must have one entry per draw")
+    flat = np.concatenate([np.zeros((m, 0))] + [np.reshape(L, (m, -1)) for L in Ls], axis=1)
+    if problem.head_only:
+        prior = model.working_prior
+        fixed, effects = _criteria.draws_head(
+            problem.layout, problem.values, np.ascontiguousarray(flat, dtype=float), sigma,
+            prior.root, prior.target, normals,
+        )  # fmt: skip
+        return _draws_to_user(problem, fixed, effects)
+    fixed = np.empty((m, problem.p))
+    effects = np.empty((m, problem.symbolic.n_columns))
+    for d in range(m):
+        state = eliminate(problem, flat[d] / sigma[d])
+        fixed[d], effects[d] = _draw_from(model, state, sigma[d], normals[d : d + 1])
+    return _draws_to_user(problem, fixed, effects)
+
+
+def _checked_normals(model: MarginalModel, normals: np.ndarray) -> np.ndarray:
+    normals = np.ascontiguousarray(np.atleast_2d(normals), dtype=float)
+    if normals.shape[1] != model.n_normals:
+        raise ValueError(f"{normals.shape[1]} normals per draw given, {model.n_normals} needed")
+    return normals
+
+
+def _draw_from(model, state, sigma, normals):
+    """(m, p) fixed and (m, N) random effects, in working coordinates and elimination order."""
+    p = model.problem.p
+    prior = model.working_prior
+    _, gamma, _, _, _ = _statistics(model, state, sigma)
+    P, _ = _criteria.posterior_precision(state.S, sigma**2, prior.root, prior.target)
+    fixed = _criteria.draw_fixed(P, gamma, np.ascontiguousarray(normals[:, :p].T))
+    effects = state.draw_effects(fixed, sigma, np.ascontiguousarray(normals[:, p:].T))
+    return fixed.T, effects.T
+
+
+def _draws_to_user(problem: Problem, fixed: np.ndarray, effects: np.ndarray):
+    b = [effects[:, problem.symbolic.factor_columns(k)] for k in range(len(problem.patterns))]
+    return problem.coordinates.to_user(fixed), b

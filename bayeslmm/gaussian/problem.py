@@ -1,0 +1,182 @@
+"""Cross-products laid out for evaluation: prepared once, evaluated at many parameter values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from . import _ordering
+from .coordinates import Coordinates, working_products
+from .crossproducts import CrossProducts
+from .patterns import CovariancePattern
+from .symbolic import Symbolic, analyze
+
+
+class Values(NamedTuple):
+    """Numbers of the cross-products in elimination order; see ``symbolic.Layout``.
+
+    Attributes
+    ----------
+    diag : flat diagonal blocks of Z'WZ
+    panel : flat panels of the head nodes
+    tail : (n_tail, n_tail) dense block
+    rhs : (N, p + 1), Z'W[X y]
+    gram : (p + 1, p + 1), [X y]'W[X y]
+    """
+
+    diag: np.ndarray
+    panel: np.ndarray
+    tail: np.ndarray
+    rhs: np.ndarray
+    gram: np.ndarray
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A linear mixed model ready to be evaluated.  It never changes.
+
+    Attributes
+    ----------
+    cp : CrossProducts
+        As given by the caller.
+    patterns : tuple of CovariancePattern
+    symbolic : Symbolic
+    values : Values
+    coordinates : Coordinates
+        Between the user's fixed effects and the shifted columns computed with.
+    theta_index : (r,) int array
+        Position of each free entry in the flat buffer of factors.
+    """
+
+    cp: CrossProducts
+    patterns: tuple[CovariancePattern, ...]
+    symbolic: Symbolic
+    values: Values
+    coordinates: Coordinates
+    theta_index: np.ndarray
+
+    @property
+    def n(self) -> int:
+        """Rows."""
+        return self.cp.n
+
+    @property
+    def p(self) -> int:
+        """Fixed-effect columns."""
+        return self.cp.p
+
+    @property
+    def n_parameters(self) -> int:
+        """Length of theta."""
+        return len(self.theta_index)
+
+    @cached_property
+    def head_only(self) -> bool:
+        """No dense tail: evaluated by one compiled call."""
+        return int(self.symbolic.layout.sizes[3]) == 0
+
+    @cached_property
+    def layout(self):
+        """Positions, as the kernels take them."""
+        return self.symbolic.layout
+
+    def flat(self, Ls: Sequence[np.ndarray]) -> np.ndarray:
+        """The (q_k, q_k) lower triangular factors in one flat buffer.
+
+        Raises
+        ------
+        ValueError
+            If number or shapes do not fit, or a factor is not lower triangular.
+        """
+        if len(Ls) != len(self.patterns):
+            raise ValueError(f"{len(Ls)} factors given, the model has {len(self.patterns)}")
+        parts = [np.zeros(0)]
+        for L, pattern in zip(Ls, self.patterns, strict=True):
+            L = np.asarray(L, dtype=float)
+            if L.shape != (pattern.q, pattern.q) or np.any(np.triu(L, 1) != 0):
+                raise ValueError(f"expected a lower triangular {pattern.q} x {pattern.q} factor")
+            parts.append(L.ravel())
+        return np.concatenate(parts)
+
+    def split(self, buffer: np.ndarray, masked: bool = True) -> list[np.ndarray]:
+        """(q_k, q_k) arrays from a flat buffer, zero outside the pattern if ``masked``."""
+        ptr = self.layout.f_ptr
+        return [
+            np.where(p.mask, b, 0.0) if masked else b.copy()
+            for p, b in (
+                (p, buffer[ptr[k] : ptr[k + 1]].reshape(p.q, p.q))
+                for k, p in enumerate(self.patterns)
+            )
+        ]
+
+    def per_level(self, columns: np.ndarray) -> list[np.ndarray]:
+        """(J_k, q_k, ...) arrays, in the caller's levels, from rows in elimination order."""
+        return [columns[self.symbolic.factor_columns(k)] for k in range(len(self.patterns))]
+
+
+def prepare(
+    cp: CrossProducts,
+    patterns: Sequence[CovariancePattern],
+    *,
+    symbolic: Symbolic | None = None,
+    route: str = "auto",
+) -> Problem:
+    """Lay cross-products out for evaluation.
+
+    Parameters
+    ----------
+    cp : CrossProducts
+    patterns : sequence of CovariancePattern
+        One per factor of ``cp``.
+    symbolic : Symbolic, optional
+        Analysis of cross-products whose co-occurrences include those of ``cp``, e.g. of the full
+        data when ``cp`` leaves a group out.
+    route : {"auto", "sparse", "blocked", "syrk", "dense"}
+        See :func:`symbolic.analyze`.
+
+    Raises
+    ------
+    ValueError
+        If patterns and factors disagree.
+    """
+    patterns = tuple(patterns)
+    if [p.q for p in patterns] != [f.q for f in cp.factors]:
+        raise ValueError("one covariance pattern per factor, of as many columns, is needed")
+    symbolic = analyze(cp, route) if symbolic is None else symbolic
+    working, coordinates = working_products(cp)
+    offsets = symbolic.layout.f_ptr
+    index = [offsets[k] + p.entries[0] * p.q + p.entries[1] for k, p in enumerate(patterns)] + [
+        np.zeros(0, np.int64)
+    ]
+    return Problem(
+        cp, patterns, symbolic, _values(working, symbolic), coordinates, np.concatenate(index)
+    )
+
+
+def _values(cp: CrossProducts, symbolic: Symbolic) -> Values:
+    """Scatter the blocks of the cross-products into elimination order."""
+    lay = symbolic.layout
+    n_head, head_columns, n_tail = (int(v) for v in lay.sizes[1:])
+    diag = np.zeros(lay.diag_ptr[-1])
+    panel = np.zeros(lay.panel_ptr[-1])
+    tail = np.zeros((n_tail, n_tail))
+    rhs = np.zeros((symbolic.n_columns, cp.p + 1))
+    for k, f in enumerate(cp.factors):
+        nodes = symbolic.position[symbolic.base[k] : symbolic.base[k + 1]]
+        square = np.arange(f.q * f.q)
+        diag[lay.diag_ptr[nodes][:, None] + square] = f.zz.reshape(f.n_levels, -1)
+        columns = symbolic.factor_columns(k)
+        rhs[columns] = f.zr[:, :, :-1]
+        late = nodes >= n_head
+        at = columns[late] - head_columns
+        tail[at[:, :, None], at[:, None, :]] = f.zz[late]
+    for (k, m), pair in cp.pairs.items():
+        _ordering.scatter_pairs(
+            pair.rows, pair.columns, pair.values, symbolic.base[k], symbolic.base[m],
+            symbolic.position, lay, panel, tail,
+        )  # fmt: skip
+    return Values(diag, panel, tail, rhs, np.ascontiguousarray(cp.gram[:-1, :-1]))
