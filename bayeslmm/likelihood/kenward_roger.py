@@ -1,0 +1,132 @@
+"""Kenward-Roger: adjusted covariance of the coefficients and degrees of freedom.
+
+Kenward and Roger (1997), Biometrics 53(3), with the expected information and no second
+derivatives of V, which is linear in its parameters; formulas as in Halekoh and Hojsgaard
+(2014), J. Stat. Softw. 59(9), section 4, whose guards against small divisors are kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bayeslmm.gaussian import Problem, single_threaded_blas, variance_derivative_terms
+
+__all__ = ["KenwardRoger", "kenward_roger"]
+
+
+@dataclass(frozen=True)
+class KenwardRoger:
+    """The adjustment at a REML optimum.
+
+    Attributes
+    ----------
+    vcov : (p, p) array
+        Unadjusted covariance Phi.
+    adjusted : (p, p) array
+        Adjusted covariance Phi_A.
+    P : (r, p, p) array
+        X'V^-1 V_i V^-1 X for the free entries of the Sigma_k and sigma^2.
+    W : (r, r) array
+        Inverse expected information of these parameters.
+    """
+
+    vcov: np.ndarray
+    adjusted: np.ndarray
+    P: np.ndarray
+    W: np.ndarray
+
+    def f_test(self, L: np.ndarray, beta: np.ndarray) -> tuple[float, float, float]:
+        """Scaled F statistic of L beta = 0, with its degrees of freedom.
+
+        Parameters
+        ----------
+        L : (k, p) array
+        beta : (p,) array
+
+        Returns
+        -------
+        F, numerator, denominator : float
+            Kenward and Roger (1997), section 3.
+        """
+        L = _full_rank_rows(np.atleast_2d(L), self.vcov)
+        if len(L) == 0:
+            return np.nan, 0.0, np.nan
+        denominator, scale = self._scaling(L)
+        difference = L @ beta
+        statistic = difference @ np.linalg.solve(L @ self.adjusted @ L.T, difference) / len(L)
+        return float(scale * statistic), float(len(L)), denominator
+
+    def df(self, L: np.ndarray) -> np.ndarray:
+        """Denominator degrees of freedom of each row of `L` by itself, shape (k,)."""
+        return np.array([self._scaling(row[None, :])[0] for row in np.atleast_2d(L)])
+
+    def _scaling(self, L: np.ndarray) -> tuple[float, float]:
+        """Denominator degrees of freedom and the factor lambda."""
+        q = len(L)
+        Theta = L.T @ np.linalg.solve(L @ self.vcov @ L.T, L)
+        TP = np.einsum("ab,bc,icd,de->iae", Theta, self.vcov, self.P, self.vcov, optimize=True)
+        traces = np.einsum("iaa->i", TP)
+        A1 = float(traces @ self.W @ traces)
+        A2 = float(np.einsum("ij,iab,jba->", self.W, TP, TP, optimize=True))
+        B = (A1 + 6 * A2) / (2 * q)
+        g = _divide((q + 1) * A1 - (q + 4) * A2, (q + 2) * A2)
+        c = 3 * q + 2 * (1 - g)
+        V0, V1, V2 = 1 + g / c * B, 1 - (q - g) / c * B, 1 - (q + 2 - g) / c * B
+        V0 = 0.0 if abs(V0) < 1e-10 else V0
+        rho = (_divide(1 - A2 / q, V1) ** 2) * _divide(V0, V2) / q
+        df = 4 + _divide(q + 2, q * rho - 1)
+        scale = 1.0 if abs(df - 2) < 1e-2 else df * (1 - A2 / q) / (df - 2)
+        return float(df), float(scale)
+
+
+def kenward_roger(problem: Problem, Ls: list[np.ndarray], sigma: float) -> KenwardRoger:
+    """The Kenward-Roger adjustment, without any n x n matrix.
+
+    Parameters
+    ----------
+    problem : Problem
+    Ls : list of (q_k, q_k) arrays
+        Absolute factors at the REML optimum, Sigma_k = L_k L_k'.
+    sigma : float
+
+    Returns
+    -------
+    KenwardRoger
+
+    Notes
+    -----
+    Phi_A = Phi + 2 Phi [sum_ij W_ij (Q_ij - P_i Phi P_j)] Phi (Kenward and Roger 1997, eq. 4).
+    """
+    with single_threaded_blas():
+        terms = variance_derivative_terms(problem, Ls, sigma)
+    Phi = np.linalg.inv(terms.information)
+    information = 0.5 * terms.projected_trace()
+    W = _inverse_information(information)
+    inner = np.einsum("ij,ijab->ab", W, terms.Q, optimize=True)
+    inner -= np.einsum("ij,iab,bc,jcd->ad", W, terms.P, Phi, terms.P, optimize=True)
+    adjusted = Phi + 2 * Phi @ inner @ Phi
+    return KenwardRoger(Phi, 0.5 * (adjusted + adjusted.T), terms.P, W)
+
+
+def _inverse_information(information: np.ndarray) -> np.ndarray:
+    """Inverse on the scale of its diagonal; directions without information are left out."""
+    scale = np.sqrt(np.maximum(np.diag(information), 1e-300))
+    return np.linalg.pinv(
+        information / np.outer(scale, scale), rcond=1e-10, hermitian=True
+    ) / np.outer(scale, scale)
+
+
+def _divide(a: float, b: float) -> float:
+    """a / b, and 1 where both vanish."""
+    if abs(a) < 1e-14 and abs(b) < 1e-14:
+        return 1.0
+    return a / b if b != 0 else np.inf
+
+
+def _full_rank_rows(L: np.ndarray, vcov: np.ndarray) -> np.ndarray:
+    """Rows spanning the same hypothesis, linearly independent."""
+    values, vectors = np.linalg.eigh(L @ vcov @ L.T)
+    kept = values > max(1e-10 * values[-1], 0.0)
+    return L if kept.all() else vectors[:, kept].T @ L

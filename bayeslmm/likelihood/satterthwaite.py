@@ -1,0 +1,162 @@
+"""Satterthwaite's degrees of freedom (Kuznetsova, Brockhoff and Christensen 2017, section 2).
+
+J. Stat. Softw. 82(13). The variance parameters are lmerTest's (theta, sigma) with the observed
+Hessian; at a boundary the answer depends on that choice, so it is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bayeslmm.gaussian import (
+    Problem,
+    profiled_criterion_and_gradient,
+    single_threaded_blas,
+    solve,
+)
+
+__all__ = ["VarianceCurvature", "satterthwaite_df", "satterthwaite_f_df", "variance_curvature"]
+
+
+@dataclass(frozen=True)
+class VarianceCurvature:
+    """What Satterthwaite's approximation needs of the optimum.
+
+    Attributes
+    ----------
+    covariance : (r + 1, r + 1) array
+        Asymptotic covariance of (theta, sigma).
+    jacobian : (r + 1, p, p) array
+        Derivative of the coefficients' covariance matrix in (theta, sigma).
+    hessian : (r + 1, r + 1) array
+        Of the deviance in (theta, sigma).
+    flat : int
+        Eigenvalues of the Hessian that are not positive; they are left out of its inverse.
+    """
+
+    covariance: np.ndarray
+    jacobian: np.ndarray
+    hessian: np.ndarray
+    flat: int
+
+
+def variance_curvature(problem: Problem, theta: np.ndarray, *, reml: bool) -> VarianceCurvature:
+    """Curvature of the deviance and slope of the coefficients' covariance at an optimum.
+
+    With s^2(theta) the profiled residual variance, m = n - p (REML) or n its divisor and
+    d(theta) the profiled deviance, the deviance in (theta, sigma) is
+    d + m log(sigma^2 / s^2) + m s^2 / sigma^2 - m, so at sigma = s its Hessian is
+    [[d'' + m h h', -2 m h / sigma], [., 4 m / sigma^2]] with h the gradient of log s^2. Only d''
+    and h are differentiated numerically, by central differences of the exact gradient.
+
+    Parameters
+    ----------
+    problem : Problem
+    theta : (r,) array
+        The optimum.
+    reml : bool
+
+    Returns
+    -------
+    VarianceCurvature
+    """
+    r, p, n = len(theta), problem.p, problem.n
+    divisor = n - p if reml else n
+    with single_threaded_blas():
+        center = solve(problem, theta, reml)
+        unscaled = np.zeros((r, p, p))
+        second, slope = np.zeros((r, r)), np.zeros(r)
+        for i in range(r):
+            step = 1e-4 * max(abs(theta[i]), _floor(theta))
+            sides = []
+            for sign in (1.0, -1.0):
+                point = theta.copy()
+                point[i] += sign * step
+                gradient = profiled_criterion_and_gradient(problem, point, reml)[1]
+                solution = solve(problem, point, reml)
+                sides.append((gradient, solution.vcov / solution.sigma**2, solution.sigma))
+            (up, wide, high), (down, narrow, low) = sides
+            second[i] = (up - down) / (2 * step)
+            unscaled[i] = (wide - narrow) / (2 * step)
+            slope[i] = 2 * np.log(high / low) / (2 * step)
+    sigma = center.sigma
+    hessian = np.empty((r + 1, r + 1))
+    hessian[:r, :r] = 0.5 * (second + second.T) + divisor * np.outer(slope, slope)
+    hessian[:r, r] = hessian[r, :r] = -2 * divisor * slope / sigma
+    hessian[r, r] = 4 * divisor / sigma**2
+    jacobian = np.concatenate([sigma**2 * unscaled, (2 / sigma) * center.vcov[None]])
+    covariance, flat = _pseudo_inverse(hessian)
+    return VarianceCurvature(2 * covariance, jacobian, hessian, flat)
+
+
+def satterthwaite_df(L: np.ndarray, vcov: np.ndarray, curvature: VarianceCurvature) -> np.ndarray:
+    """Degrees of freedom of the t statistic of each row of `L`.
+
+    2 (l'Cl)^2 / Var(l'Cl), the variance by the delta method.
+
+    Parameters
+    ----------
+    L : (k, p) array
+    vcov : (p, p) array
+
+    Returns
+    -------
+    (k,) array
+    """
+    L = np.atleast_2d(L)
+    variance = np.einsum("ka,ab,kb->k", L, vcov, L)
+    slopes = np.einsum("ka,iab,kb->ki", L, curvature.jacobian, L)
+    spread = np.einsum("ki,ij,kj->k", slopes, curvature.covariance, slopes)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return 2 * variance**2 / spread
+
+
+def satterthwaite_f_df(
+    L: np.ndarray, beta: np.ndarray, vcov: np.ndarray, curvature: VarianceCurvature
+) -> tuple[float, float, float]:
+    """F statistic of L beta = 0 with numerator and denominator degrees of freedom.
+
+    The quadratic form is split into independent t statistics whose degrees of freedom are
+    matched through the expectation of F (Fai and Cornelius 1996, Journal of Statistical
+    Computation and Simulation 54(4)), as in lmerTest.
+
+    Returns
+    -------
+    F, numerator, denominator : float
+    """
+    L = np.atleast_2d(L)
+    values, vectors = np.linalg.eigh(L @ vcov @ L.T)
+    kept = values > max(1e-8 * values[-1], 0.0)
+    rows = vectors[:, kept].T @ L
+    rank = int(kept.sum())
+    if rank == 0:
+        return np.nan, 0.0, np.nan
+    t_squared = (rows @ beta) ** 2 / values[kept]
+    df = satterthwaite_df(rows, vcov, curvature)
+    statistic = float(t_squared.mean())
+    if rank == 1:
+        return statistic, 1.0, float(df[0])
+    if np.all(np.abs(np.diff(df)) < 1e-8 * np.abs(df[0])):
+        return statistic, float(rank), float(df.mean())
+    if not np.all(df > 2):
+        return statistic, float(rank), 2.0
+    expectation = float(np.sum(df / (df - 2)))
+    return statistic, float(rank), 2 * expectation / (expectation - rank)
+
+
+def _floor(theta: np.ndarray) -> float:
+    """Step scale for an entry that is zero: that of its neighbors."""
+    largest = float(np.max(np.abs(theta), initial=0.0))
+    return max(0.1 * largest, 1e-2)
+
+
+def _pseudo_inverse(hessian: np.ndarray) -> tuple[np.ndarray, int]:
+    """Inverse on the positive eigenvalues; the others are counted."""
+    # equilibrated, so that "positive" does not depend on the units of theta and sigma
+    scale = np.sqrt(np.maximum(np.abs(np.diag(hessian)), 1e-300))
+    values, vectors = np.linalg.eigh(hessian / np.outer(scale, scale))
+    good = values > 1e-8 * max(values[-1], 0.0)
+    inverse = (vectors[:, good] / values[good]) @ vectors[:, good].T
+    return inverse / np.outer(scale, scale), int((~good).sum())
