@@ -20,6 +20,8 @@ _HOMES = {
     "Prior": "bayeslmm.bayes.priors",
     "Priors": "bayeslmm.bayes.priors",
     "PosteriorFit": "bayeslmm.results.posterior",
+    "LikelihoodFit": "bayeslmm.results.likelihood",
+    "likelihood_ratio_test": "bayeslmm.results.likelihood_ratio",
     "load": "bayeslmm.storage",
     "load_dataset": "bayeslmm.datasets",
     "list_datasets": "bayeslmm.datasets",

@@ -39,7 +39,7 @@ def fit(
     data: Annotated[str, typer.Argument(help="A data set's name, or a CSV or Parquet file.")],
     formula: Annotated[str, typer.Argument(help='Such as "y ~ x + (x | group)".')],
     draws: Annotated[int, typer.Option(min=4, help="Draws kept per chain.")] = 1000,
-    tune: Annotated[int, typer.Option(min=1, help="Warm-up draws per chain.")] = 1000,
+    tune: Annotated[int | None, typer.Option(min=1, help="Warm-up draws per chain.")] = None,
     chains: Annotated[int, typer.Option(min=1, help="Independent chains.")] = 4,
     seed: Annotated[int | None, typer.Option(min=0, help="Makes the run repeatable.")] = None,
     prior: Annotated[
@@ -49,16 +49,32 @@ def fit(
     weights: Annotated[str | None, typer.Option(help="Column of prior weights.")] = None,
     level: Annotated[float, typer.Option(help="Probability inside the intervals.")] = 0.95,
     output: Annotated[str | None, typer.Option(help="Write the fit to this .nc file.")] = None,
-    parameterization: Annotated[str, typer.Option(help="auto, noncentered or centered.")] = "auto",
+    parameterization: Annotated[
+        str, typer.Option(help="auto, marginal, noncentered or centered.")
+    ] = "auto",
+    method: Annotated[str, typer.Option(help="nuts or importance.")] = "nuts",
+    reml: Annotated[bool, typer.Option("--reml", help="Fit by REML instead of NUTS.")] = False,
+    ml: Annotated[bool, typer.Option("--ml", help="Fit by maximum likelihood.")] = False,
+    ddf: Annotated[
+        str, typer.Option(help="satterthwaite, kenward-roger or normal (with --reml, --ml).")
+    ] = "satterthwaite",
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
     """Fit a model and print its tables."""
-    from bayeslmm import LMM
+    from bayeslmm import LMM, FileFormatError
+    from bayeslmm.model import describe_design
     from bayeslmm.results.tables import check_level
 
     check_level(level)
     _check_output(output)
     model = LMM(formula, read_data(data), priors=parse_priors(prior or []), weights=weights)
+    if reml or ml:
+        typer.echo(f"{describe_design(model.design)}\n")
+        result = model.ml() if ml else model.reml()
+        typer.echo(result.describe(ddf, level=level))
+        if output:
+            raise FileFormatError("--output writes posterior fits; it has no meaning with --reml.")
+        return
     typer.echo(f"{model}\n")
     post = model.fit(
         draws=draws,
@@ -66,6 +82,7 @@ def fit(
         chains=chains,
         random_seed=seed,
         parameterization=parameterization,
+        method=method,
         progressbar=progress and sys.stderr.isatty(),
     )
     typer.echo(post.describe(level=level))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from copy import copy
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bayeslmm.bayes.choice import METHODS, PARAMETERIZATIONS, fit_posterior
 from bayeslmm.bayes.names import ModelNames, model_names
 from bayeslmm.bayes.priors import Prior, Priors
 from bayeslmm.errors import DataWarning, ModelWarning, SamplingError, SamplingWarning
@@ -20,12 +23,11 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from bayeslmm.gaussian import CovariancePattern, CrossProducts, FactorRows, Problem
+    from bayeslmm.results.likelihood import LikelihoodFit
     from bayeslmm.results.posterior import PosteriorFit
 
 __all__ = ["LMM"]
 
-_PARAMETERIZATIONS = ("auto", "noncentered", "centered")
-_METHODS = ("nuts",)
 
 
 class LMM:
@@ -127,9 +129,11 @@ class LMM:
 
         Parameters
         ----------
-        parameterization : {"noncentered", "centered"}
-            Whether random effects are scaled standard normals or drawn from their
-            distribution directly.
+        parameterization : {"noncentered", "centered", "marginal"}
+            Whether random effects are scaled standard normals, drawn from their distribution
+            directly, or integrated out exactly together with the coefficients. The marginal
+            model has the standard deviations, correlations and sigma as its variables and
+            takes any prior on them.
 
         Returns
         -------
@@ -141,12 +145,18 @@ class LMM:
         ------
         ValueError
             If there is no such parameterization.
+        PriorError
+            If a coefficient's prior is neither normal nor flat and the model marginal.
         """
         from bayeslmm.bayes.hierarchical import hierarchical_model
         from bayeslmm.bayes.sampling import quiet_pymc
 
-        _one_of("parameterization", parameterization, _PARAMETERIZATIONS[1:])
+        _one_of("parameterization", parameterization, PARAMETERIZATIONS[1:])
         quiet_pymc()
+        if parameterization == "marginal":
+            from bayeslmm.bayes.marginal_model import marginal_model
+
+            return marginal_model(self.design, self.priors, self.names, self.problem)
         return hierarchical_model(
             self.design, self.priors, self.names, centered=parameterization == "centered"
         )
@@ -154,7 +164,7 @@ class LMM:
     def fit(
         self,
         draws: int = 1000,
-        tune: int = 1000,
+        tune: int | None = None,
         chains: int = 4,
         cores: int | None = None,
         random_seed: int | None = None,
@@ -168,20 +178,29 @@ class LMM:
         Parameters
         ----------
         draws, tune : int
-            Draws kept and warm-up draws, per chain.
+            Draws kept and warm-up draws, per chain. By default 300 warm-up draws where the
+            marginal posterior is sampled, which starts at its mode with its curvature, and 1000
+            elsewhere.
         chains : int
             Independent chains.
         cores : int, optional
             Chains run side by side; by default as many as there are processors.
         random_seed : int, optional
             The same seed gives the same draws; without one a seed is drawn and recorded.
-        parameterization : {"auto", "noncentered", "centered"}
-            ``"auto"`` is ``"noncentered"``.
-        method : {"nuts"}
+        parameterization : {"auto", "marginal", "noncentered", "centered"}
+            ``"marginal"`` integrates coefficients and random effects out exactly, samples the
+            covariance parameters and draws the rest given them; the other two sample everything
+            together. ``"auto"`` is marginal where coefficients have normal or flat priors and
+            standard deviations priors of the usual families, and noncentered otherwise; the
+            result says which and why.
+        method : {"nuts", "importance"}
+            ``"importance"`` draws from a multivariate t distribution around the mode of the
+            marginal posterior, reweights and resamples: as fast as a point estimate, checked by
+            its Pareto k-hat, and with an estimate of the marginal likelihood.
         progressbar : bool
         **sampler_options
-            Passed to ``pm.sample``, such as ``target_accept=0.95`` or
-            ``nuts_sampler="pymc"``.
+            ``target_accept`` and ``max_treedepth``; with the hierarchical parameterizations
+            anything ``pm.sample`` takes, such as ``nuts_sampler="pymc"``.
 
         Returns
         -------
@@ -190,7 +209,8 @@ class LMM:
         Raises
         ------
         SamplingError
-            If the sampler cannot run or is stopped early.
+            If the sampler cannot run or is stopped early, or k-hat is above 0.7 in importance
+            sampling.
         ValueError
             If an option has no such value.
 
@@ -199,16 +219,17 @@ class LMM:
         SamplingWarning
             On divergences, r-hat above 1.01, or effective sample sizes below 100 per chain.
         """
-        from bayeslmm.bayes.fitting import fit_hierarchical
         from bayeslmm.results.posterior import PosteriorFit
 
-        _one_of("method", method, _METHODS)
-        _one_of("parameterization", parameterization, _PARAMETERIZATIONS)
+        _one_of("method", method, METHODS)
+        _one_of("parameterization", parameterization, PARAMETERIZATIONS)
         seed = _seed(random_seed)
-        idata, info = fit_hierarchical(
+        idata, info = fit_posterior(
             self.design,
             self.priors,
             self.names,
+            lambda: self.problem,
+            method=method,
             parameterization=parameterization,
             draws=draws,
             tune=tune,
@@ -221,6 +242,55 @@ class LMM:
         for problem in info.problems:
             warnings.warn(problem, SamplingWarning, stacklevel=2)
         return PosteriorFit(self, self.priors.copy(), idata, info)
+
+    def reml(self) -> LikelihoodFit:
+        """Fit by restricted maximum likelihood.
+
+        Returns
+        -------
+        LikelihoodFit
+
+        Raises
+        ------
+        DataError
+            If sigma and the random effects cannot be told apart, or the model fits perfectly.
+
+        Warns
+        -----
+        ModelWarning
+            If the fit is singular, with what vanished, or did not converge.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> data = blm.load_dataset("sleepstudy")
+        >>> fit = blm.LMM("Reaction ~ Days + (Days | Subject)", data).reml()
+        >>> round(fit.loglik, 3)
+        -871.814
+        """
+        from bayeslmm.results.fitting import likelihood_fit
+
+        return likelihood_fit(self, reml=True)
+
+    def ml(self) -> LikelihoodFit:
+        """Fit by maximum likelihood; otherwise as :meth:`reml`."""
+        from bayeslmm.results.fitting import likelihood_fit
+
+        return likelihood_fit(self, reml=False)
+
+    def with_response(self, y: np.ndarray) -> LMM:
+        """The same model, priors included, for another response of the same rows.
+
+        Parameters
+        ----------
+        y : ndarray, shape (n,)
+        """
+        twin = copy(self)
+        for name in ("cross_products", "problem"):
+            twin.__dict__.pop(name, None)
+        twin.design = replace(self.design, y=np.asarray(y, dtype=float))
+        twin.priors = self.priors.copy()
+        return twin
 
     def prior_predictive(self, draws: int = 500, random_seed: int | None = None) -> xr.DataTree:
         """Parameters and responses drawn from the priors alone.

@@ -16,7 +16,11 @@ _R_HAT = 1.01
 
 
 def sampling_problems(
-    names: list[str], draws: np.ndarray, sample_stats: xr.Dataset, *, centered: bool = False
+    names: list[str],
+    draws: np.ndarray,
+    sample_stats: xr.Dataset,
+    *,
+    parameterization: str = "noncentered",
 ) -> list[str]:
     """Sentences on what went wrong, empty where nothing did.
 
@@ -26,8 +30,8 @@ def sampling_problems(
         Names of the coefficients and variance components.
     draws : ndarray, shape (chains, draws, k)
     sample_stats : xarray.Dataset
-    centered : bool
-        Whether the centered parameterization was used.
+    parameterization : str
+        The one used, which decides what else to try.
 
     Notes
     -----
@@ -38,11 +42,12 @@ def sampling_problems(
     if "diverging" in sample_stats:
         n = int(sample_stats["diverging"].sum())
         if n:
-            other = "noncentered" if centered else "centered"
+            other = {"noncentered": "centered", "centered": "noncentered"}.get(parameterization)
+            instead = f'parameterization="{other}", ' if other else ""
             problems.append(
                 f"{n} divergent transition(s): part of the posterior was not explored. Try "
-                f'target_accept=0.95 or higher, parameterization="{other}", or a more '
-                "informative prior on the standard deviations."
+                f"target_accept=0.95 or higher, {instead}or a more informative prior on the "
+                "standard deviations."
             )
     bulk, tail, r_hat = convergence(draws)
     if np.nanmax(r_hat, initial=0.0) > _R_HAT:

@@ -14,7 +14,7 @@ from bayeslmm.formula import Design
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["coefficient_draws", "component_draws", "effect_draws", "level_coefficient_draws"]
+__all__ = ["coefficient_draws", "component_draws", "effect_draws", "level_coefficient_draws", "long_labels"]
 
 
 def coefficient_draws(design: Design, posterior: xr.Dataset) -> tuple[list[str], np.ndarray]:
@@ -47,7 +47,7 @@ def effect_draws(
     """Labels (group, level, effect) and draws (chains, draws, J q) of one factor's effects."""
     block = design.block(factor)
     draws = posterior[names.factor(factor).b].to_numpy()
-    labels = _long_labels(factor, block.levels, block.effects)
+    labels = long_labels(factor, block.levels, block.effects)
     return labels, draws.reshape(*draws.shape[:2], -1)
 
 
@@ -69,11 +69,12 @@ def level_coefficient_draws(
             total[..., at] += beta[:, :, None, coefs.index(name)]
         if name in block.effects:
             total[..., at] += b[..., block.effects.index(name)]
-    labels = _long_labels(factor, block.levels, wanted)
+    labels = long_labels(factor, block.levels, wanted)
     return labels, total.reshape(*total.shape[:2], -1)
 
 
-def _long_labels(factor: str, levels, effects) -> pd.DataFrame:
+def long_labels(factor: str, levels, effects) -> pd.DataFrame:
+    """Columns group, level and effect of a long table, levels outermost."""
     levels, effects = list(levels), list(effects)
     return pd.DataFrame(
         {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,10 @@ from bayeslmm.formula import Design
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["FitInfo", "fit_hierarchical", "versions"]
+__all__ = ["FitInfo", "assemble", "fit_hierarchical", "versions"]
+
+#: Warm-up draws per chain of the hierarchical model where none are asked for.
+_TUNE = 1000
 
 
 @dataclass(frozen=True)
@@ -30,18 +33,27 @@ class FitInfo:
     Attributes
     ----------
     method : str
-        ``"nuts"``.
+        ``"nuts"`` or ``"importance"``.
     parameterization : str
-        ``"noncentered"`` or ``"centered"``.
+        ``"marginal"``, ``"noncentered"`` or ``"centered"``.
     reason : str
         Why that one.
     draws, tune, chains : int
+        Draws kept and warm-up draws per chain, number of chains. Importance sampling has no
+        warm-up, and its chains are independent parts of one resample.
     random_seed : int
         The seed used, also where none was given.
     seconds : float
         Wall time.
     problems : tuple of str
         What the sampling warnings said.
+    k_hat : float or None
+        Pareto shape of the importance weights.
+    effective_draws : float or None
+        Effective number of independent draws behind the resampled ones.
+    log_marginal_likelihood, log_marginal_likelihood_error : float or None
+        log p(y) under the priors in force, and its Monte Carlo standard error; None where a
+        prior is flat or the method gives none.
     """
 
     method: str
@@ -53,6 +65,10 @@ class FitInfo:
     random_seed: int
     seconds: float
     problems: tuple[str, ...] = field(default=())
+    k_hat: float | None = None
+    effective_draws: float | None = None
+    log_marginal_likelihood: float | None = None
+    log_marginal_likelihood_error: float | None = None
 
 
 def fit_hierarchical(
@@ -61,8 +77,9 @@ def fit_hierarchical(
     names: ModelNames,
     *,
     parameterization: str,
+    reason: str,
     draws: int,
-    tune: int,
+    tune: int | None,
     chains: int,
     cores: int | None,
     random_seed: int,
@@ -73,7 +90,9 @@ def fit_hierarchical(
 
     Parameters
     ----------
-    parameterization : {"auto", "noncentered", "centered"}
+    parameterization : {"noncentered", "centered"}
+    reason : str
+        Why that one, for the record.
     draws, tune, chains, cores, random_seed, progressbar
         As in :meth:`bayeslmm.LMM.fit`.
     options : dict
@@ -89,6 +108,7 @@ def fit_hierarchical(
     SamplingError
         If the sampler cannot run or is stopped early.
     """
+    tune = _TUNE if tune is None else tune
     check_sampler_arguments(draws, tune, chains)
     start = time.perf_counter()
     quiet_pymc()
@@ -107,6 +127,36 @@ def fit_hierarchical(
         options=options,
     )
     values = {name: sampled[name].transpose("chain", "draw", ...).to_numpy() for name in variables}
+    info = FitInfo(
+        method="nuts",
+        parameterization=parameterization,
+        reason=reason,
+        draws=draws,
+        tune=tune,
+        chains=chains,
+        random_seed=random_seed,
+        seconds=time.perf_counter() - start,
+    )
+    return assemble(design, names, values, stats, info)
+
+
+def assemble(
+    design: Design,
+    names: ModelNames,
+    values: dict[str, np.ndarray],
+    stats: xr.Dataset,
+    info: FitInfo,
+) -> tuple[xr.DataTree, FitInfo]:
+    """The tree of a posterior, and its record with the problems found added.
+
+    Parameters
+    ----------
+    values : dict of ndarray
+        Per variable, shape (chains, draws, ...).
+    stats : xarray.Dataset
+        What the sampler reports per draw.
+    info : FitInfo
+    """
     posterior = posterior_dataset(design, names, values)
     labels, columns = zip(
         coefficient_draws(design, posterior),
@@ -114,19 +164,12 @@ def fit_hierarchical(
         strict=True,
     )
     problems = sampling_problems(
-        [*labels[0], *labels[1]], np.concatenate(columns, axis=-1), stats, centered=centered
+        [*labels[0], *labels[1]],
+        np.concatenate(columns, axis=-1),
+        stats,
+        parameterization=info.parameterization,
     )
-    info = FitInfo(
-        method="nuts",
-        parameterization="centered" if centered else "noncentered",
-        reason="asked for" if parameterization != "auto" else "the default",
-        draws=draws,
-        tune=tune,
-        chains=chains,
-        random_seed=random_seed,
-        seconds=time.perf_counter() - start,
-        problems=tuple(problems),
-    )
+    info = replace(info, problems=(*info.problems, *problems))
     return posterior_tree(design, names, posterior, stats, _attrs(design, names, info)), info
 
 

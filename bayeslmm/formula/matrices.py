@@ -73,6 +73,7 @@ class ModelMatrix:
     terms: tuple[Term, ...]
     offset: np.ndarray | None = field(repr=False)
     _pieces: tuple[Any, ...] = field(repr=False, default=())
+    _owners: tuple[str, ...] = field(repr=False, default=())
 
     def evaluate(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray | None]:
         """The matrix and the offset for new rows.
@@ -177,7 +178,7 @@ def _evaluate(nodes: list, text: str, frame: pd.DataFrame, namespace: Mapping) -
             term.set_type(frame, env)
         evaluated.append(term)
     blocks_of = _choose_codings(evaluated)
-    pieces, terms, names, blocks, start = [], [], [], [], 0
+    pieces, owners, terms, names, blocks, start = [], [], [], [], [], 0
     for term, codings_of_term in zip(evaluated, blocks_of, strict=True):
         with _named_errors(term.name):
             coded = [_coded_piece(term, coding, frame, env) for coding in codings_of_term]
@@ -188,13 +189,16 @@ def _evaluate(nodes: list, text: str, frame: pd.DataFrame, namespace: Mapping) -
                 names.extend(str(label) for label in piece.labels)
                 width += blocks[-1][1].shape[1]
         pieces.extend(coded)
+        owners.extend([str(term.name)] * len(coded))
         if width:
             terms.append(_term_record(term, slice(start, start + width)))
         start += width
     values, offset = _assemble(blocks, len(frame))
     _refuse_duplicates(names, text)
     _forget_rows(pieces)
-    return ModelMatrix(text, values, tuple(names), tuple(terms), offset, tuple(pieces))
+    return ModelMatrix(
+        text, values, tuple(names), tuple(terms), offset, tuple(pieces), tuple(owners)
+    )
 
 
 def _formulae_term(components: Mapping):

@@ -18,7 +18,9 @@ from bayeslmm.bayes.draws import (
 from bayeslmm.bayes.fitting import FitInfo
 from bayeslmm.bayes.names import ModelNames, model_names
 from bayeslmm.bayes.priors import Priors
-from bayeslmm.results.tables import check_level, summarize_draws
+from bayeslmm.results.contrasts import contrast_matrix
+from bayeslmm.results.marginal_means import pair_rows, reference_rows
+from bayeslmm.results.tables import check_level, format_table, summarize_draws
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -148,6 +150,64 @@ class PosteriorFit:
         """Coefficients of every level: fixed plus random effect; columns as in :meth:`ranef`."""
         return self._long(level_coefficient_draws, factor, level, interval, diagnostics)
 
+    def contrast(self, L, *, level: float = 0.95, interval: str = "eti") -> pd.DataFrame:
+        """Linear combinations of the coefficients.
+
+        Parameters
+        ----------
+        L : dict, DataFrame or array
+            ``{"Days": 1, "Intercept": 2}`` is one combination, ``{"a": {...}, "b": {...}}`` are
+            several; a frame has coefficients as columns; an array has one column per
+            coefficient.
+        level, interval
+            As in :meth:`summary`.
+
+        Raises
+        ------
+        ValueError
+            If a name is not a coefficient, or the shape does not fit.
+        """
+        rows, index = contrast_matrix(L, self.model.design.coef_names)
+        return self._table((index, self._combined(rows)), "contrast", level, interval)
+
+    def marginal_means(
+        self, terms: str | list[str], *, at=None, level: float = 0.95, interval: str = "eti"
+    ) -> pd.DataFrame:
+        """Marginal means of the levels of one or several factors, as posterior summaries.
+
+        Parameters
+        ----------
+        terms, at
+            As in :meth:`bayeslmm.LikelihoodFit.marginal_means`.
+        level, interval
+            As in :meth:`summary`.
+        """
+        check_level(level, interval)
+        labels, rows = reference_rows(self.model.design, terms, at)
+        table = summarize_draws(self._combined(rows), labels.index, level=level, interval=interval)
+        return pd.concat([labels, table], axis=1)
+
+    def pairwise(
+        self, terms: str | list[str], *, at=None, level: float = 0.95, interval: str = "eti"
+    ) -> pd.DataFrame:
+        """Differences of all pairs of marginal means, with the probability of being positive.
+
+        Parameters
+        ----------
+        terms, at, level, interval
+            As in :meth:`marginal_means`.
+        """
+        check_level(level, interval)
+        labels, rows, _ = pair_rows(self.model.design, terms, at)
+        draws = self._combined(rows)
+        table = summarize_draws(draws, labels.index, level=level, interval=interval)
+        table["p_positive"] = (draws > 0).mean(axis=(0, 1))
+        return pd.concat([labels, table], axis=1)
+
+    def _combined(self, rows: np.ndarray) -> np.ndarray:
+        """Draws (chains, draws, k) of linear combinations of the coefficients."""
+        return self.posterior["beta"].to_numpy() @ rows.T
+
     def posterior_predictive(
         self, *, draws: int | None = None, random_seed: int | None = None
     ) -> xr.DataTree:
@@ -196,13 +256,17 @@ class PosteriorFit:
         info, design = self.info, self.model.design
         lines = [
             f"Posterior of {design.formula.text}",
-            f"{design.n_rows} rows; {info.chains} chains x {info.draws} draws after {info.tune} "
-            f"warm-up, {info.method.upper()}, {info.parameterization} ({info.reason}); "
+            f"{design.n_rows} rows; {_how(info)}; {info.parameterization} ({info.reason}); "
             f"{info.seconds:.1f} s; seed {info.random_seed}",
         ]
         if text := design.missing.describe():
             lines.append(f"Note: {text}.")
-        lines += ["", _shown(self.fixef(level=level)), "", _shown(self.varcomp(level=level))]
+        lines += [
+            "",
+            format_table(self.fixef(level=level)),
+            "",
+            format_table(self.varcomp(level=level)),
+        ]
         lines += ["", *(f"Warning: {problem}" for problem in info.problems)]
         return "\n".join(lines).rstrip()
 
@@ -235,19 +299,27 @@ class PosteriorFit:
         return pd.concat(tables, ignore_index=True)
 
 
+def _how(info: FitInfo) -> str:
+    """The method, its size and what it says of itself."""
+    if info.method == "importance":
+        size = info.chains * info.draws
+        text = (
+            f"{size} draws by importance sampling, {info.effective_draws:.0f} effective, "
+            f"k-hat {info.k_hat:.2f}"
+        )
+        if info.log_marginal_likelihood is not None:
+            text += (
+                f"; log marginal likelihood {info.log_marginal_likelihood:.2f} "
+                f"(standard error {info.log_marginal_likelihood_error:.2g})"
+            )
+        return text
+    return (
+        f"{info.chains} chains x {info.draws} draws after {info.tune} warm-up, "
+        f"{info.method.upper()}"
+    )
+
+
 def _as_node(dataset: xr.Dataset) -> xr.DataTree:
     import xarray as xr
 
     return xr.DataTree(dataset)
-
-
-def _shown(table: pd.DataFrame) -> str:
-    """A table with 4 significant digits and whole effective sample sizes."""
-    shown = table.copy()
-    for column in table.columns:
-        digits = "{:.0f}" if column.startswith("ess") else "{:.4g}"
-        digits = "{:.3f}" if column == "r_hat" else digits
-        shown[column] = [
-            "-" if np.isnan(value) else digits.format(value) for value in table[column]
-        ]
-    return shown.to_string()

@@ -9,7 +9,7 @@ import pandas as pd
 
 from bayeslmm.bayes.diagnostics import convergence
 
-__all__ = ["check_level", "interval_bounds", "summarize_draws"]
+__all__ = ["check_level", "format_table", "interval_bounds", "summarize_draws"]
 
 #: Beyond this many quantities convergence diagnostics are left out unless asked for.
 MAX_DIAGNOSED = 2000
@@ -101,3 +101,22 @@ def summarize_draws(
         bulk, tail, r_hat = convergence(draws)
         table["ess_bulk"], table["ess_tail"], table["r_hat"] = bulk, tail, r_hat
     return table
+
+
+def format_table(table: pd.DataFrame) -> str:
+    """A table with four significant digits, small p values and whole sample sizes."""
+    shown = table.copy().astype(object)
+    for column in table.columns:
+        values = table[column].to_numpy(dtype=float)
+        shown[column] = [_format(column, value) for value in values]
+    return shown.to_string()
+
+
+def _format(column: str, value: float) -> str:
+    if np.isnan(value):
+        return "-"
+    if column == "p":
+        return "<0.0001" if value < 1e-4 else f"{value:.4f}"
+    if column.startswith("ess"):
+        return f"{value:.0f}"
+    return f"{value:.3f}" if column == "r_hat" else f"{value:.4g}"

@@ -1,0 +1,97 @@
+"""From draws of the covariance parameters to draws of everything: exact, given each of them."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from bayeslmm.bayes.marginal import MarginalDensity
+from bayeslmm.bayes.names import ModelNames
+from bayeslmm.formula import Design
+from bayeslmm.gaussian import draw_conditional_many, single_threaded_blas
+
+__all__ = ["posterior_values"]
+
+#: Standard normals held at a time by one worker, about 16 MB.
+_NORMALS = 2_000_000
+
+
+def posterior_values(
+    density: MarginalDensity,
+    design: Design,
+    names: ModelNames,
+    x: np.ndarray,
+    *,
+    random_seed: int,
+    cores: int,
+) -> dict[str, np.ndarray]:
+    """Every variable of a posterior from unconstrained draws.
+
+    beta and b are drawn from their exact conditional distribution at each draw.
+
+    Parameters
+    ----------
+    x : ndarray, shape (chains, draws, d)
+    random_seed : int
+        The result depends on it and not on ``cores``.
+    cores : int
+        Threads.
+
+    Returns
+    -------
+    dict of ndarray
+        ``beta``, ``sigma`` and, for every factor g, ``sd_g``, ``corr_g``, ``b_g``; each of shape
+        (chains, draws, ...).
+    """
+    shape = x.shape[:2]
+    sds, F, sigma = density.constrained(x.reshape(-1, x.shape[-1]))
+    factors = density.factors(F)
+    beta, effects = _conditional_draws(density, factors, sigma, random_seed, cores)
+    values = {"beta": beta.reshape(*shape, -1)} if design.coef_names else {}
+    values["sigma"] = sigma.reshape(shape)
+    start = 0
+    for k, (block, factor) in enumerate(zip(design.blocks, names.factors, strict=True)):
+        q = block.n_effects
+        sd = sds[:, start : start + q]
+        values[factor.sd] = sd.reshape(*shape, q)
+        if block.correlated_pairs():
+            values[factor.corr] = _correlations(factors[k], sd).reshape(*shape, q, q)
+        values[factor.b] = effects[k].reshape(*shape, block.n_levels, q)
+        start += q
+    return values
+
+
+def _correlations(F: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    """(n, q, q) correlation matrices with a diagonal of exactly one."""
+    L = np.divide(F, sd[:, :, None], out=np.zeros_like(F), where=sd[:, :, None] > 0)
+    R = np.clip(L @ L.transpose(0, 2, 1), -1.0, 1.0)
+    diagonal = np.arange(R.shape[-1])
+    R[:, diagonal, diagonal] = 1.0
+    return R
+
+
+def _conditional_draws(density: MarginalDensity, factors, sigma, random_seed: int, cores: int):
+    """beta (n, p) and b [(n, J_k, q_k)], in chunks with a random stream each."""
+    model = density.model
+    n = len(sigma)
+    size = int(np.clip(_NORMALS // max(model.n_normals, 1), 1, 500))
+    starts = range(0, n, size)
+    seeds = np.random.SeedSequence([random_seed, 1]).spawn(len(starts))
+    problem = model.problem
+    beta = np.empty((n, problem.p))
+    effects = [np.empty((n, f.n_levels, f.q)) for f in problem.cp.factors]
+
+    def draw(start, seed):
+        rows = slice(start, min(start + size, n))
+        normals = np.random.default_rng(seed).standard_normal(
+            (rows.stop - rows.start, model.n_normals)
+        )
+        parts = [np.ascontiguousarray(L[rows]) for L in factors]
+        beta[rows], found = draw_conditional_many(model, parts, sigma[rows], normals)
+        for whole, part in zip(effects, found, strict=True):
+            whole[rows] = part
+
+    with single_threaded_blas(), ThreadPoolExecutor(max(1, cores)) as pool:
+        list(pool.map(draw, starts, seeds))
+    return beta, effects

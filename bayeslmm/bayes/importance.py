@@ -1,0 +1,294 @@
+"""A posterior in the time of a point estimate: importance sampling around the mode.
+
+Proposals come from a split multivariate t distribution (Geweke 1989, Econometrica 57(6), section
+5): the curvature at the mode gives the axes, and each axis has a scale of its own on either side,
+read off the density, because the posterior of a log standard deviation is skewed. Weights are
+Pareto-smoothed (Vehtari, Simpson, Gelman, Yao & Gabry 2024, J. Mach. Learn. Res. 25(72)); their
+shape k-hat says whether they can be trusted.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from math import lgamma, log, pi
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bayeslmm.bayes.conditional import posterior_values
+from bayeslmm.bayes.fitting import FitInfo, assemble
+from bayeslmm.bayes.marginal import MarginalDensity, marginal_density
+from bayeslmm.bayes.mode import Mode, find_mode
+from bayeslmm.bayes.names import ModelNames
+from bayeslmm.bayes.nuts import processors
+from bayeslmm.bayes.priors import Priors
+from bayeslmm.bayes.sampling import check_sampler_arguments
+from bayeslmm.errors import SamplingError
+from bayeslmm.formula import Design
+from bayeslmm.gaussian import Problem, single_threaded_blas
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["ImportanceSample", "fit_importance", "importance_sample", "split_t"]
+
+#: Above this k-hat the weights' mean does not settle at any affordable number of draws.
+MAX_K_HAT = 0.7
+
+#: One round of adaptation is tried above this k-hat.
+_ADAPT_ABOVE = 0.5
+
+#: Degrees of freedom: heavy tails are needed where a standard deviation may be near zero.
+_DF = 5.0
+
+#: Distances along each axis, in curvature standard deviations, at which scales are read off.
+_DISTANCES = np.array([0.75, 1.5, 2.5, 4.0])
+_NARROWEST, _WIDEST = 0.5, 5.0
+
+
+@dataclass(frozen=True)
+class SplitT:
+    """x = center + axes e, e_i = |t_i| right_i or -|t_i| left_i, t spherical Student t.
+
+    Attributes
+    ----------
+    center : (d,) array
+    axes : (d, d) array
+    left, right : (d,) arrays
+        Scales on either side of each axis.
+    df : float
+    """
+
+    center: np.ndarray
+    axes: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+    df: float
+
+    def draw(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """n draws (n, d) and their log densities (n,)."""
+        d = len(self.center)
+        t = np.abs(rng.standard_normal((n, d)))
+        t /= np.sqrt(rng.chisquare(self.df, n) / self.df)[:, None]
+        # sides in proportion to their scales: the density is then continuous at the center
+        up = rng.random((n, d)) < self.right / (self.left + self.right)
+        x = self.center + np.where(up, t * self.right, -t * self.left) @ self.axes.T
+        half = 0.5 * (self.df + d)
+        constant = lgamma(half) - lgamma(0.5 * self.df) - 0.5 * d * log(self.df * pi)
+        constant += d * log(2.0) - np.log(self.left + self.right).sum()
+        constant -= np.linalg.slogdet(self.axes)[1]
+        return x, constant - half * np.log1p((t**2).sum(axis=1) / self.df)
+
+
+@dataclass(frozen=True)
+class ImportanceSample:
+    """Proposals with their weights.
+
+    Attributes
+    ----------
+    x : (n, d) array
+    log_weights : (n,) array
+        Pareto-smoothed, normalized to sum to one.
+    k_hat : float
+    log_evidence, log_evidence_error : float
+        Log of the mean unnormalized weight, and its Monte Carlo standard error.
+    """
+
+    x: np.ndarray
+    log_weights: np.ndarray
+    k_hat: float
+    log_evidence: float
+    log_evidence_error: float
+
+    @property
+    def effective_draws(self) -> float:
+        """1 / sum of squared weights."""
+        return float(np.exp(-_log_sum(2 * self.log_weights)))
+
+    def resample(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """n draws with equal weights, systematically (least noise), in random order."""
+        cumulative = np.cumsum(np.exp(self.log_weights))
+        at = (rng.random() + np.arange(n)) / n * cumulative[-1]
+        return self.x[rng.permutation(np.searchsorted(cumulative, at))]
+
+
+def split_t(density: MarginalDensity, mode: Mode, df: float = _DF) -> SplitT:
+    """A proposal from the density's mode, curvature and skewness.
+
+    Costs 8 evaluations of the density per dimension.
+    """
+    d = density.n_dim
+    values, vectors = np.linalg.eigh(mode.scale @ mode.scale.T)
+    axes = vectors * np.sqrt(values)
+    steps = np.concatenate((-_DISTANCES, _DISTANCES))
+    points = mode.x + (steps[:, None, None] * axes.T[None]).reshape(-1, d)
+    drop = mode.log_density - density.values(points).reshape(len(steps), d)
+    with np.errstate(all="ignore"):
+        scale = np.abs(steps)[:, None] / np.sqrt(2.0 * drop)
+    scale = np.where(np.isnan(scale), _WIDEST, scale)
+    k = len(_DISTANCES)
+    left = np.clip(scale[:k].max(axis=0), _NARROWEST, _WIDEST)
+    right = np.clip(scale[k:].max(axis=0), _NARROWEST, _WIDEST)
+    return SplitT(mode.x, axes, left, right, df)
+
+
+def importance_sample(
+    density: MarginalDensity,
+    mode: Mode,
+    n: int,
+    rng: np.random.Generator,
+    cores: int = 1,
+) -> ImportanceSample:
+    """n weighted draws; one round of adaptation where the first proposal is poor.
+
+    Parameters
+    ----------
+    cores : int
+        Threads that evaluate the density; the result does not depend on it.
+    """
+    first = _weighted(density, split_t(density, mode), n, rng, cores)
+    if first.k_hat <= _ADAPT_ABOVE:
+        return first
+    weights = np.exp(first.log_weights)
+    center = weights @ first.x
+    gap = first.x - center
+    covariance = (gap.T * weights) @ gap
+    if not np.isfinite(covariance).all() or np.linalg.eigvalsh(covariance)[0] <= 0:
+        return first
+    # the covariance of a t distribution is df / (df - 2) times its squared scale
+    root = np.linalg.cholesky(covariance) * np.sqrt((_DF - 2) / _DF) * 1.1
+    ones = np.ones(density.n_dim)
+    second = _weighted(density, SplitT(center, root, ones, ones, _DF), n, rng, cores)
+    return second if second.k_hat < first.k_hat else first
+
+
+def _weighted(density, proposal: SplitT, n, rng, cores) -> ImportanceSample:
+    from arviz_stats.base import array_stats
+
+    x, log_q = proposal.draw(n, rng)
+    raw = _evaluate(density, x, cores) - log_q
+    raw = np.where(np.isfinite(raw), raw, -np.inf)
+    if np.isfinite(raw).sum() < 10:
+        raise SamplingError(
+            "Importance sampling found almost no point of finite posterior density. Use "
+            'method="nuts".'
+        )
+    top = raw.max()
+    floor = np.maximum(raw, top - 700.0)  # the smoother wants finite numbers
+    smoothed, k_hat = array_stats.psislw(-(floor - top))  # it takes negative log weights
+    smoothed = np.asarray(smoothed) - _log_sum(np.asarray(smoothed))
+    # psislw normalizes: the scale comes back from the weights it left alone, the lower ones
+    below = np.argsort(floor)[: n // 2]
+    offset = np.median((floor - smoothed)[below])
+    relative = np.exp(smoothed) * n
+    return ImportanceSample(
+        x,
+        smoothed,
+        float(k_hat),
+        float(offset - np.log(n)),
+        float(np.std(relative) / np.sqrt(n)),
+    )
+
+
+def _evaluate(density: MarginalDensity, x: np.ndarray, cores: int) -> np.ndarray:
+    parts = np.array_split(x, max(1, min(cores, len(x) // 50)))
+    with ThreadPoolExecutor(len(parts)) as pool:
+        return np.concatenate(list(pool.map(density.values, parts)))
+
+
+def _log_sum(values: np.ndarray) -> float:
+    top = values.max()
+    return float(top + np.log(np.exp(values - top).sum()))
+
+
+def fit_importance(
+    design: Design,
+    priors: Priors,
+    names: ModelNames,
+    problem: Problem,
+    *,
+    reason: str,
+    draws: int,
+    tune: int | None,
+    chains: int,
+    cores: int | None,
+    random_seed: int,
+    progressbar: bool,
+    options: dict[str, Any],
+) -> tuple[xr.DataTree, FitInfo]:
+    """Importance sampling of the covariance parameters, then exact draws of beta and b.
+
+    Parameters
+    ----------
+    draws, chains : int
+        chains x draws resampled draws.
+    tune, progressbar
+        Not used: there is no warm-up, and little to wait for.
+    problem, reason, cores, random_seed, options
+        As in :func:`bayeslmm.bayes.marginal_fitting.fit_marginal`; there are no options.
+
+    Raises
+    ------
+    SamplingError
+        If k-hat is above 0.7, or an option is given.
+    """
+    check_sampler_arguments(draws, 1, chains)
+    if options:
+        raise SamplingError(f"Importance sampling has no option {next(iter(options))!r}.")
+    start = time.perf_counter()
+    cores = processors() if cores is None else cores
+    density = marginal_density(design, priors, problem)
+    rng = np.random.default_rng(np.random.SeedSequence([random_seed, 2]))
+    # twice as many proposals as draws, so that few are repeated, unless each is expensive
+    n = chains * draws * (2 if problem.head_only else 1)
+    with single_threaded_blas():
+        sample = importance_sample(density, find_mode(density), n, rng, cores)
+        check_k_hat(sample.k_hat)
+        x = sample.resample(chains * draws, rng).reshape(chains, draws, -1)
+        values = posterior_values(
+            density, design, names, x, random_seed=random_seed, cores=cores
+        )
+    proper = all(prior.is_proper for prior in priors.values())
+    info = FitInfo(
+        method="importance",
+        parameterization="marginal",
+        reason=reason,
+        draws=draws,
+        tune=0,
+        chains=chains,
+        random_seed=random_seed,
+        seconds=time.perf_counter() - start,
+        k_hat=sample.k_hat,
+        effective_draws=sample.effective_draws,
+        log_marginal_likelihood=sample.log_evidence if proper else None,
+        log_marginal_likelihood_error=sample.log_evidence_error if proper else None,
+    )
+    return assemble(design, names, values, _stats(chains, draws), info)
+
+
+def check_k_hat(k_hat: float) -> None:
+    """Refuse weights that cannot be trusted.
+
+    Raises
+    ------
+    SamplingError
+        If k-hat is above 0.7 or not a number.
+    """
+    if not k_hat <= MAX_K_HAT:
+        raise SamplingError(
+            f"The importance weights have k-hat {k_hat:.2f}, above {MAX_K_HAT}: the proposal misses "
+            'part of the posterior, and the draws would mislead. Use method="nuts".'
+        )
+
+
+def _stats(chains: int, draws: int) -> xr.Dataset:
+    """Importance sampling has no divergences: zeros, so that every tree has the group."""
+    import xarray as xr
+
+    none = np.zeros((chains, draws), dtype=bool)
+    return xr.Dataset(
+        {"diverging": (("chain", "draw"), none)},
+        coords={"chain": np.arange(chains), "draw": np.arange(draws)},
+    )

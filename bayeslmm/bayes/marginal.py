@@ -1,0 +1,295 @@
+"""The posterior of the covariance parameters alone, fixed and random effects integrated out.
+
+log p(x | y) up to log p(y), x = (standard deviations of every effect of every grouping factor,
+partial correlations, sigma), each unconstrained:
+
+    log p(y | theta) + log p(theta) + log |d theta / d x|.
+
+It equals the joint log density of the hierarchical model less log p(beta, b | theta, y), constants
+and Jacobians included. beta is integrated under normal or flat priors, which are conjugate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from bayeslmm.bayes.priors import Prior, Priors, coef_key
+from bayeslmm.bayes.scales import Scales, scale_terms, scales, supported_scale, unconstrain
+from bayeslmm.formula import Design
+from bayeslmm.gaussian import FixedPrior, MarginalModel, Problem, log_marginal_flat, with_prior
+from bayeslmm.gaussian._criteria import marginal_head
+from bayeslmm.gaussian.correlations import (
+    CorrelationLayout,
+    correlation_layout,
+    factors_from_correlations,
+    lkj_exponents,
+    log_lkj,
+    pullback_to_correlations,
+)
+
+__all__ = ["MarginalDensity", "fixed_prior", "marginal_density", "marginal_obstacle"]
+
+_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
+
+
+@njit(**_OPTIONS)
+def _prior_part(x, cor, sc, exponent, constant):
+    """Log priors with Jacobians, their gradient, sds (sigma last), slopes, flat factors."""
+    m = cor.diagonal.shape[0]
+    r = cor.number.shape[0]
+    at = np.empty(m + 1)
+    at[:m] = x[:m]
+    at[m] = x[m + r]
+    value, d_scales, sd, slope = scale_terms(sc, at)
+    log_corr, d_corr = log_lkj(x[m : m + r], exponent, constant)
+    gradient = np.empty(m + r + 1)
+    gradient[:m] = d_scales[:m]
+    gradient[m : m + r] = d_corr
+    gradient[m + r] = d_scales[m]
+    return value + log_corr, gradient, sd, slope, factors_from_correlations(cor, sd[:m], x[m:])
+
+
+@njit(**_OPTIONS)
+def _add_likelihood_gradient(gradient, x, cor, q, start, sd, slope, F, D, d_sigma2):
+    """Chain rule from dl/dSigma_k and dl/dsigma^2, added to ``gradient`` in place."""
+    m = cor.diagonal.shape[0]
+    r = cor.number.shape[0]
+    G = np.zeros(F.shape[0])
+    for k in range(q.shape[0]):
+        for a in range(q[k]):
+            for b in range(a + 1):
+                total = 0.0
+                for c in range(b, q[k]):
+                    total += D[start[k] + a * q[k] + c] * F[start[k] + c * q[k] + b]
+                G[start[k] + a * q[k] + b] = 2.0 * total
+    d_log_sd, d_u = pullback_to_correlations(cor, sd[:m], x[m : m + r], G)
+    for i in range(m):
+        gradient[i] += d_log_sd[i] * slope[i] / sd[i]
+    for i in range(r):
+        gradient[m + i] += d_u[i]
+    gradient[m + r] += 2.0 * sd[m] * slope[m] * d_sigma2
+
+
+@njit(**_OPTIONS)
+def density_head(x, cor, sc, exponent, constant, arguments, want_gradient):
+    """Log density and gradient in one compiled call; without a dense tail.
+
+    ``arguments`` are those of :meth:`bayeslmm.gaussian.MarginalModel.kernel_arguments`.
+    """
+    lay, val, n, sum_log_weights, root, target, log_det = arguments
+    value, gradient, sd, slope, F = _prior_part(x, cor, sc, exponent, constant)
+    log_y, D, d_sigma2 = marginal_head(
+        lay, val, F, sd[-1], n, sum_log_weights, root, target, log_det, want_gradient
+    )
+    if want_gradient:
+        _add_likelihood_gradient(
+            gradient, x, cor, lay.factor_q, lay.f_ptr, sd, slope, F, D, d_sigma2
+        )
+    return value + log_y, gradient
+
+
+@njit(**_OPTIONS)
+def densities_head(X, cor, sc, exponent, constant, arguments):
+    """Log density at each row of X."""
+    out = np.empty(X.shape[0])
+    for i in range(X.shape[0]):
+        out[i] = density_head(X[i], cor, sc, exponent, constant, arguments, False)[0]
+    return out
+
+
+@dataclass(frozen=True)
+class MarginalDensity:
+    """Log posterior density of the covariance parameters in unconstrained coordinates.
+
+    The vector x holds, in this order, one number per standard deviation (all effects of the first
+    grouping factor, then of the next), one per free correlation (atanh of its canonical partial
+    correlation), and one for sigma. A standard deviation is exp(x), shifted or squeezed into the
+    prior's support where that is not the positive numbers.
+
+    Attributes
+    ----------
+    model : MarginalModel
+        Cross-products, and the prior on beta.
+    correlations : CorrelationLayout
+    scales : Scales
+        Priors of the standard deviations, sigma last.
+    exponent : (r,) array
+        Of each free correlation's LKJ density.
+    constant : float
+        Log of the LKJ densities' constant.
+    """
+
+    model: MarginalModel
+    correlations: CorrelationLayout
+    scales: Scales
+    exponent: np.ndarray
+    constant: float
+
+    @property
+    def n_dim(self) -> int:
+        """Length of x."""
+        return self.correlations.n_effects + self.correlations.n_correlations + 1
+
+    def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        """Log density and its gradient; nan where the factorization fails."""
+        return self._evaluate(x, True)
+
+    def value(self, x: np.ndarray) -> float:
+        """Log density without the gradient."""
+        return self._evaluate(x, False)[0]
+
+    def values(self, X: np.ndarray) -> np.ndarray:
+        """Log density at each row of X, shape (n, n_dim)."""
+        X = np.ascontiguousarray(X, dtype=float)
+        if self.model.problem.head_only:
+            return densities_head(X, *self._prior_arguments, self.model.kernel_arguments())
+        return np.array([self.value(x) for x in X])
+
+    @property
+    def _prior_arguments(self) -> tuple:
+        return self.correlations, self.scales, self.exponent, self.constant
+
+    def _evaluate(self, x, want_gradient):
+        x = np.ascontiguousarray(x, dtype=float)
+        if self.model.problem.head_only:
+            arguments = self.model.kernel_arguments()
+            return density_head(x, *self._prior_arguments, arguments, want_gradient)
+        value, gradient, sd, slope, F = _prior_part(x, *self._prior_arguments)
+        if not np.all(np.isfinite(F)):
+            return np.nan, np.full(len(x), np.nan)
+        log_y, D, d_sigma2 = log_marginal_flat(self.model, F, sd[-1], want_gradient)
+        if want_gradient:
+            lay = self.model.problem.layout
+            _add_likelihood_gradient(
+                gradient, x, self.correlations, lay.factor_q, lay.f_ptr, sd, slope, F, D, d_sigma2
+            )
+        return value + log_y, gradient
+
+    def kernel(self) -> tuple:
+        """What :func:`density_head` takes after x, but for the last argument."""
+        return (*self._prior_arguments, self.model.kernel_arguments())
+
+    def constrained(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Standard deviations (n, m), flat factors (n, sum q_k^2) and sigma (n,) at rows of X."""
+        X = np.atleast_2d(np.asarray(X, dtype=float))
+        sds = np.empty((len(X), self.correlations.n_effects + 1))
+        F = np.empty((len(X), int(self.correlations.buffer[0])))
+        for i, x in enumerate(X):
+            _, _, sds[i], _, F[i] = _prior_part(x, *self._prior_arguments)
+        return sds[:, :-1], F, sds[:, -1]
+
+    def factors(self, F: np.ndarray) -> list[np.ndarray]:
+        """(n, q_k, q_k) factors of each grouping factor from flat ones (n, sum q_k^2)."""
+        ptr = self.model.problem.layout.f_ptr
+        return [
+            F[:, ptr[k] : ptr[k + 1]].reshape(len(F), pattern.q, pattern.q)
+            for k, pattern in enumerate(self.model.problem.patterns)
+        ]
+
+    def starting_point(self, share: float) -> np.ndarray:
+        """x where the random effects make up ``share`` of the response's variance, equally."""
+        cp = self.model.problem.cp
+        spread = cp.gram_unweighted[-2, -2] - cp.gram_unweighted[-1, -2] ** 2 / cp.n
+        spread = np.sqrt(max(spread, 1e-300) / max(cp.n - 1, 1))
+        sizes = [np.sqrt(np.diag(f.zz_unweighted) / cp.n) for f in cp.factors]
+        columns = np.concatenate([np.zeros(0), *sizes])
+        part = np.sqrt(share / max(len(columns), 1))
+        sd = spread * part / np.where(columns > 0, columns, 1.0)
+        weight = np.exp(cp.sum_log_weights / max(cp.n, 1))
+        sigma = spread * np.sqrt((1 - share) * weight)
+        at = unconstrain(self.scales, np.append(sd, sigma))
+        return np.concatenate((at[:-1], np.zeros(self.correlations.n_correlations), at[-1:]))
+
+
+def marginal_density(design: Design, priors: Priors, problem: Problem) -> MarginalDensity:
+    """The density of a model; its priors must pass :func:`marginal_obstacle`.
+
+    Parameters
+    ----------
+    design : Design
+    priors : Priors
+    problem : Problem
+        Of the cross-products of the design, the offset subtracted from the response.
+    """
+    chosen = [
+        priors[f"sd({effect} | {block.name})"]
+        for block in design.blocks
+        for effect in block.effects
+    ]
+    layout = correlation_layout(problem.patterns)
+    exponent, constant = lkj_exponents(layout, _etas(design, priors))
+    return MarginalDensity(
+        with_prior(problem, fixed_prior(design, priors)),
+        layout,
+        scales([*chosen, priors["sigma"]]),
+        exponent,
+        constant,
+    )
+
+
+def marginal_obstacle(design: Design, priors: Priors) -> str | None:
+    """Why the marginal density is not available for these priors; None where it is."""
+    if text := fixed_obstacle(design, priors):
+        return text
+    for key, prior in priors.items():
+        if (key == "sigma" or key.startswith("sd(")) and key not in _coef_keys(design):
+            if not supported_scale(prior):
+                return f"the prior of {key} is {prior!r}, which the marginal density does not know"
+    return None
+
+
+def fixed_obstacle(design: Design, priors: Priors) -> str | None:
+    """Why beta cannot be integrated out; None where it can."""
+    for key in _coef_keys(design):
+        if priors[key].name not in ("Normal", "Flat"):
+            return (
+                f"the prior of {key} is {priors[key]!r}, and coefficients are integrated out "
+                "exactly under normal and flat priors only"
+            )
+    return None
+
+
+def fixed_prior(design: Design, priors: Priors) -> FixedPrior:
+    """Normal and flat priors on beta, the intercept's at the means of the predictors."""
+    chosen = [priors[key] for key in _coef_keys(design)]
+    mean = np.array([prior.parameters.get("mu", 0.0) for prior in chosen], dtype=float)
+    sd = np.array([_normal_sd(prior) for prior in chosen], dtype=float)
+    return FixedPrior.on_combinations(centering(design), mean, sd)
+
+
+def centering(design: Design) -> np.ndarray:
+    """A with A beta = the coefficients whose intercept is at the means of the predictors."""
+    A = np.eye(len(design.coef_names))
+    at = design.intercept_column
+    if at is not None:
+        A[at] = design.X.mean(axis=0)
+        A[at, at] = 1.0
+    return A
+
+
+def _normal_sd(prior: Prior) -> float:
+    if prior.name == "Flat":
+        return np.inf
+    if "tau" in prior.parameters:
+        return prior.parameters["tau"] ** -0.5
+    return prior.parameters.get("sigma", 1.0)
+
+
+def _coef_keys(design: Design) -> Sequence[str]:
+    return [coef_key(name) for name in design.coef_names]
+
+
+def _etas(design: Design, priors: Priors) -> np.ndarray:
+    """Shape of the LKJ prior of every free correlation."""
+    etas = [
+        np.full(
+            len(block.correlated_pairs()), float(priors[f"corr({block.name})"].parameters["eta"])
+        )
+        for block in design.blocks
+        if block.correlated_pairs()
+    ]
+    return np.concatenate([np.zeros(0), *etas])

@@ -1,0 +1,198 @@
+"""NUTS on the marginal density, through nutpie.
+
+The chain moves in z with x = mode + scale z, where the posterior is near a standard normal: the
+curvature at the mode is the metric, so warm-up has little left to learn.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bayeslmm.bayes.marginal import MarginalDensity
+from bayeslmm.bayes.mode import Mode
+from bayeslmm.errors import SamplingError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["MARGINAL_TUNE", "nuts_options", "processors", "sample_density"]
+
+#: Warm-up draws per chain where none are asked for.
+MARGINAL_TUNE = 300
+
+_OPTIONS = {"target_accept": "target_accept", "max_treedepth": "maxdepth"}
+
+#: Statistics kept, under PyMC's names.
+_STATS = {
+    "diverging": "diverging",
+    "energy": "energy",
+    "logp": "lp",
+    "n_steps": "n_steps",
+    "depth": "tree_depth",
+    "step_size": "step_size",
+    "mean_tree_accept": "acceptance_rate",
+}
+
+
+def nuts_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Sampler options under nutpie's names.
+
+    Raises
+    ------
+    SamplingError
+        If an option does not exist here or its value is out of range.
+    """
+    unknown = [name for name in options if name not in _OPTIONS]
+    if unknown:
+        raise SamplingError(
+            f"The marginal sampler has no option {unknown[0]!r}. Its options: "
+            f'{", ".join(_OPTIONS)}. Options of pm.sample go with parameterization="noncentered".'
+        )
+    accept = options.get("target_accept", 0.8)
+    if not (isinstance(accept, float) and 0 < accept < 1):
+        raise SamplingError(f"target_accept must be a number between 0 and 1, not {accept!r}.")
+    depth = options.get("max_treedepth", 10)
+    if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
+        raise SamplingError(f"max_treedepth must be a positive whole number, not {depth!r}.")
+    return {_OPTIONS[name]: value for name, value in options.items()}
+
+
+def sample_density(
+    density: MarginalDensity,
+    mode: Mode,
+    *,
+    draws: int,
+    tune: int,
+    chains: int,
+    cores: int | None,
+    random_seed: int,
+    progressbar: bool,
+    options: Mapping[str, Any],
+) -> tuple[np.ndarray, xr.Dataset]:
+    """Draws of the unconstrained covariance parameters.
+
+    Parameters
+    ----------
+    density : MarginalDensity
+    mode : Mode
+    draws, tune, chains : int
+    cores : int or None
+        Chains run side by side; the draws do not depend on it.
+    random_seed : int
+    progressbar : bool
+    options : dict
+        ``target_accept``, ``max_treedepth``.
+
+    Returns
+    -------
+    x : ndarray, shape (chains, draws, d)
+    sample_stats : xarray.Dataset
+        ``lp`` is the log density of x up to log p(y).
+
+    Raises
+    ------
+    SamplingError
+        If the sampler fails, or is stopped before every chain has its draws.
+    """
+    settings = nuts_options(options)
+    errors: list[Exception] = []
+    tree = _run(
+        _callback_model(density, mode, errors),
+        draws=draws,
+        tune=tune,
+        chains=chains,
+        cores=min(chains, processors()) if cores is None else min(cores, chains),
+        seed=random_seed % 2**63,
+        progress_bar=progressbar,
+        save_warmup=False,
+        **settings,
+    )
+    if errors:
+        raise SamplingError(f"The posterior density failed: {errors[0]}") from errors[0]
+    z = tree["posterior"]["z"].transpose("chain", "draw", ...).to_numpy()
+    if z.shape[:2] != (chains, draws) or not np.all(np.isfinite(z)):
+        raise SamplingError(
+            "Sampling was stopped before every chain had its draws; nothing is returned. Ask for "
+            "fewer draws, or let it finish."
+        )
+    return mode.x + z @ mode.scale.T, _kept_stats(tree["sample_stats"].to_dataset())
+
+
+def _run(compiled, **arguments):
+    import nutpie
+
+    try:
+        return nutpie.sample(compiled, **arguments)
+    except KeyboardInterrupt:
+        raise
+    except (RuntimeError, ValueError, ArithmeticError) as err:
+        raise SamplingError(
+            f"NUTS could not run: {err}. Look at the priors (print(model.priors)) and the scale of "
+            "the columns."
+        ) from err
+
+
+def _callback_model(density: MarginalDensity, mode: Mode, errors: list[Exception]):
+    """nutpie's model around a Python callback.
+
+    An exception inside would end in a panic of the sampler: it is kept, and the point is
+    divergent.
+    """
+    from nutpie.compiled_pyfunc import from_pyfunc
+
+    d = density.n_dim
+    evaluate = _log_density(density, mode)
+
+    def make_logp() -> Callable:
+        def logp(z):
+            try:
+                return evaluate(z)
+            except Exception as err:  # noqa: BLE001 - raised again after sampling
+                errors.append(err)
+                return np.nan, np.full(d, np.nan)
+
+        return logp
+
+    def make_expand(seed1, seed2, chain) -> Callable:
+        return lambda z: {"z": np.array(z)}
+
+    def initial_point(seed) -> np.ndarray:
+        return np.random.default_rng(seed).standard_normal(d)
+
+    return from_pyfunc(
+        d,
+        make_logp,
+        make_expand,
+        [np.dtype("float64")],
+        [(d,)],
+        ["z"],
+        coords={"coordinate": [str(i) for i in range(d)]},
+        dims={"z": ("coordinate",)},
+        make_initial_point_fn=initial_point,
+    )
+
+
+def _log_density(density: MarginalDensity, mode: Mode) -> Callable:
+    """z to (log density of x, gradient in z)."""
+    center, scale, transposed = mode.x, mode.scale, np.ascontiguousarray(mode.scale.T)
+
+    def evaluate(z):
+        value, gradient = density(center + scale @ z)
+        return float(value), transposed @ gradient
+
+    return evaluate
+
+
+def _kept_stats(stats: xr.Dataset) -> xr.Dataset:
+    kept = {old: new for old, new in _STATS.items() if old in stats}
+    return stats[list(kept)].rename(kept).transpose("chain", "draw").drop_attrs()
+
+
+def processors() -> int:
+    """Processors this process may use."""
+    count = getattr(os, "process_cpu_count", os.cpu_count)()
+    return count or 1

@@ -1,0 +1,120 @@
+"""Tests of linear combinations of the coefficients under each choice of degrees of freedom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from scipy import stats
+
+from bayeslmm.likelihood.kenward_roger import KenwardRoger
+from bayeslmm.likelihood.satterthwaite import (
+    VarianceCurvature,
+    satterthwaite_df,
+    satterthwaite_f_df,
+)
+
+__all__ = ["Inference", "KenwardRogerInference", "NormalInference", "SatterthwaiteInference"]
+
+
+class Inference(Protocol):
+    """How the uncertainty of estimated variances enters tests of the coefficients."""
+
+    vcov: np.ndarray
+
+    def df(self, L: np.ndarray) -> np.ndarray:
+        """Degrees of freedom of the t statistic of each row of L, shape (k,)."""
+
+    def f_test(self, L: np.ndarray, beta: np.ndarray) -> tuple[float, float, float]:
+        """F statistic of L beta = 0, numerator and denominator degrees of freedom."""
+
+
+@dataclass(frozen=True)
+class NormalInference:
+    """Variances taken as known: z statistics and chi-squared tests."""
+
+    vcov: np.ndarray
+
+    def df(self, L: np.ndarray) -> np.ndarray:
+        """Infinite for every row."""
+        return np.full(len(np.atleast_2d(L)), np.inf)
+
+    def f_test(self, L: np.ndarray, beta: np.ndarray) -> tuple[float, float, float]:
+        """Wald chi-squared over its degrees of freedom."""
+        L = np.atleast_2d(L)
+        middle = np.linalg.pinv(L @ self.vcov @ L.T, hermitian=True)
+        rank = int(np.linalg.matrix_rank(L @ self.vcov @ L.T, hermitian=True))
+        difference = L @ beta
+        return float(difference @ middle @ difference / max(rank, 1)), float(rank), np.inf
+
+
+@dataclass(frozen=True)
+class SatterthwaiteInference:
+    """Satterthwaite's degrees of freedom."""
+
+    vcov: np.ndarray
+    curvature: VarianceCurvature
+
+    def df(self, L: np.ndarray) -> np.ndarray:
+        """One per row."""
+        return satterthwaite_df(L, self.vcov, self.curvature)
+
+    def f_test(self, L: np.ndarray, beta: np.ndarray) -> tuple[float, float, float]:
+        """F with matched denominator degrees of freedom."""
+        return satterthwaite_f_df(L, beta, self.vcov, self.curvature)
+
+
+@dataclass(frozen=True)
+class KenwardRogerInference:
+    """Kenward and Roger's adjusted covariance and degrees of freedom."""
+
+    adjustment: KenwardRoger
+
+    @property
+    def vcov(self) -> np.ndarray:
+        """The adjusted covariance matrix."""
+        return self.adjustment.adjusted
+
+    def df(self, L: np.ndarray) -> np.ndarray:
+        """One per row."""
+        return self.adjustment.df(L)
+
+    def f_test(self, L: np.ndarray, beta: np.ndarray) -> tuple[float, float, float]:
+        """Scaled F."""
+        return self.adjustment.f_test(L, beta)
+
+
+def t_table(
+    L: np.ndarray, beta: np.ndarray, inference: Inference, level: float
+) -> dict[str, np.ndarray]:
+    """Estimate, standard error, df, t, two-sided p and interval of each row of L.
+
+    Returns
+    -------
+    dict of (k,) arrays
+        ``estimate se df t p lower upper``.
+    """
+    L = np.atleast_2d(np.asarray(L, dtype=float))
+    estimate = L @ beta
+    se = np.sqrt(np.maximum(np.einsum("ka,ab,kb->k", L, inference.vcov, L), 0.0))
+    df = inference.df(L)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = estimate / se
+    half = stats.t.ppf(0.5 + level / 2, df) * se
+    return {
+        "estimate": estimate,
+        "se": se,
+        "df": df,
+        "t": t,
+        "p": 2 * stats.t.sf(np.abs(t), df),
+        "lower": estimate - half,
+        "upper": estimate + half,
+    }
+
+
+def f_probability(statistic: float, numerator: float, denominator: float) -> float:
+    """Upper tail of the F distribution (chi-squared where the denominator is infinite)."""
+    if not np.isfinite(denominator):
+        return float(stats.chi2.sf(statistic * numerator, numerator))
+    return float(stats.f.sf(statistic, numerator, denominator))

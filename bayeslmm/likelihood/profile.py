@@ -1,0 +1,322 @@
+"""Profile likelihood intervals (of the ML deviance, as in lme4, whatever the fit).
+
+For a variance component the others are optimized in log standard deviations and canonical
+partial correlations, with the one of interest held fixed; a correlation is made the first
+partial correlation of its block, where it is the correlation itself. For a coefficient its
+column is moved to the offset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import stats
+
+from bayeslmm.gaussian import (
+    CovariancePattern,
+    CrossProducts,
+    Problem,
+    Shift,
+    factorize,
+    lower_factor,
+    prepare,
+    single_threaded_blas,
+    solve,
+)
+from bayeslmm.gaussian._criteria import profile_statistics
+from bayeslmm.gaussian.correlations import (
+    correlation_layout,
+    correlations_from_factors,
+    factors_from_correlations,
+    pullback_to_correlations,
+)
+from bayeslmm.likelihood.optimize import optimize
+
+__all__ = ["coefficient_profile", "component_profile", "ml_deviance", "profile_interval"]
+
+_FLOOR = 1e-6
+_EDGE = 1 - 1e-7
+
+
+def ml_deviance(
+    problem: Problem, Sigmas: list[np.ndarray], sigma: float
+) -> tuple[float, list[np.ndarray], float]:
+    """-2 log-likelihood at given (co)variances, beta profiled out, with derivatives.
+
+    Parameters
+    ----------
+    Sigmas : list of (q_k, q_k) arrays
+        Absolute covariance matrices, positive semidefinite.
+    sigma : float
+
+    Returns
+    -------
+    value : float
+    dSigmas : list of (q_k, q_k) arrays
+        Derivatives in the matrix entries.
+    dsigma2 : float
+        Derivative in sigma^2, from the homogeneity of V.
+    """
+    state = factorize(problem, [lower_factor(S) / sigma for S in Sigmas])
+    cp = problem.cp
+    _, gamma, pwrss, _, _ = profile_statistics(
+        state.S, state.log_det, cp.n, cp.sum_log_weights, False
+    )
+    s2 = sigma**2
+    value = cp.n * np.log(2 * np.pi * s2) + state.log_det - cp.sum_log_weights + pwrss / s2
+    combination = np.append(-gamma, 1.0)
+    T, Q = state.derivative_sums(np.outer(combination, combination))
+    dSigmas = problem.split(T / s2 - Q / s2**2)
+    inner = sum(float(np.sum(S * D)) for S, D in zip(Sigmas, dSigmas, strict=True))
+    return float(value), dSigmas, float((cp.n - pwrss / s2 - inner) / s2)
+
+
+@dataclass(frozen=True)
+class _Components:
+    """Unconstrained coordinates of all variance components, blocks permuted.
+
+    x = (log sds, atanh partial correlations, log sigma).
+    """
+
+    problem: Problem
+    order: list[np.ndarray]
+    layout: tuple
+    offsets: np.ndarray
+    unit: np.ndarray
+
+    @classmethod
+    def of(cls, problem: Problem, first: tuple[int, int, int] | None = None) -> _Components:
+        """Coordinates with effects (i, j) of factor k first in their block."""
+        orders, patterns = [], []
+        for k, pattern in enumerate(problem.patterns):
+            order = np.arange(pattern.q)
+            if first is not None and first[0] == k:
+                rest = [e for e in order if e not in first[1:]]
+                order = np.array([*first[1:], *rest])
+            place = np.argsort(order)
+            blocks = tuple(tuple(sorted(int(place[e]) for e in b)) for b in pattern.blocks)
+            orders.append(order)
+            patterns.append(CovariancePattern(pattern.q, blocks))
+        sizes = [p.q**2 for p in patterns]
+        scales = [
+            np.sqrt(np.einsum("jaa->a", f.zz) / max(f.counts.sum(), 1))[order]
+            for f, order in zip(problem.cp.factors, orders, strict=True)
+        ]
+        unit = 1.0 / np.maximum(np.concatenate([*scales, np.zeros(0)]), 1e-300)
+        offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
+        return cls(problem, orders, correlation_layout(patterns), offsets, unit)
+
+    def pack(self, Sigmas: list[np.ndarray], sigma: float) -> np.ndarray:
+        flat = [
+            lower_factor(S[np.ix_(o, o)]).ravel() for S, o in zip(Sigmas, self.order, strict=True)
+        ]
+        sd, u = correlations_from_factors(self.layout, np.concatenate([*flat, np.zeros(0)]))
+        floor = _FLOOR * sigma * self.unit
+        limit = np.arctanh(_EDGE)
+        return np.concatenate(
+            [np.log(np.maximum(sd, floor)), np.clip(u, -limit, limit), [np.log(sigma)]]
+        )
+
+    def deviance(self, x: np.ndarray, zero: int | None = None) -> tuple[float, np.ndarray]:
+        """ML deviance and its gradient in x; the sd at position `zero` is taken as 0."""
+        m, r = self.layout.n_effects, self.layout.n_correlations
+        sd, u, sigma = np.exp(x[:m]), x[m : m + r], float(np.exp(x[-1]))
+        if zero is not None:
+            sd[zero] = 0.0
+        F = factors_from_correlations(self.layout, sd, u)
+        Sigmas, factors = [], []
+        for k, order in enumerate(self.order):
+            q = len(order)
+            factor = F[self.offsets[k] : self.offsets[k + 1]].reshape(q, q)
+            place = np.argsort(order)
+            factors.append(factor)
+            Sigmas.append((factor @ factor.T)[np.ix_(place, place)])
+        value, dSigmas, dsigma2 = ml_deviance(self.problem, Sigmas, sigma)
+        G = [2 * D[np.ix_(o, o)] @ f for D, o, f in zip(dSigmas, self.order, factors, strict=True)]
+        flat = np.concatenate([*(g.ravel() for g in G), np.zeros(0)])
+        d_log_sd, d_u = pullback_to_correlations(self.layout, sd, u, flat)
+        return value, np.concatenate([d_log_sd, d_u, [2 * sigma**2 * dsigma2]])
+
+
+def component_profile(
+    problem: Problem,
+    Sigmas: list[np.ndarray],
+    sigma: float,
+    target: tuple,
+) -> Callable[[float], float]:
+    """The ML deviance with one variance component fixed, the rest optimized.
+
+    Parameters
+    ----------
+    Sigmas, sigma
+        The ML optimum.
+    target : tuple
+        ``("sd", k, i)``, ``("corr", k, i, j)`` or ``("sigma",)``.
+
+    Returns
+    -------
+    callable
+        From the component's value to the deviance; calls start where the last one ended.
+    """
+    first = tuple(target[1:]) if target[0] == "corr" else None
+    coordinates = _Components.of(problem, first)
+    start = coordinates.pack(Sigmas, sigma)
+    at, transform = _position(coordinates, target)
+    free = np.arange(len(start)) != at
+    state = {"x": start[free]}
+
+    def deviance(value: float) -> float:
+        from scipy.optimize import minimize
+
+        zero = at if target[0] == "sd" and value <= 0 else None
+        fixed = 0.0 if zero is not None else transform(value)
+
+        def objective(part: np.ndarray):
+            x = np.empty(len(start))
+            x[free], x[at] = part, fixed
+            result, gradient = coordinates.deviance(x, zero)
+            if not np.isfinite(result):
+                return 1e300, np.zeros(len(part))
+            return result, gradient[free]
+
+        if not free.any():
+            return objective(np.empty(0))[0]
+        bounds = _bounds(coordinates, len(start), sigma)
+        with single_threaded_blas():
+            found = minimize(
+                objective,
+                state["x"],
+                jac=True,
+                method="L-BFGS-B",
+                bounds=[b for b, keep in zip(bounds, free, strict=True) if keep],
+                options={"maxiter": 500, "ftol": 1e-13, "gtol": 1e-6},
+            )
+        state["x"] = found.x
+        return float(found.fun)
+
+    return deviance
+
+
+def _bounds(coordinates: _Components, size: int, sigma: float) -> list[tuple]:
+    """Log standard deviations from next to nothing; correlations short of one."""
+    m, r = coordinates.layout.n_effects, coordinates.layout.n_correlations
+    low = np.log(_FLOOR * sigma * coordinates.unit)
+    limit = np.arctanh(_EDGE)
+    bounds = [(value, None) for value in low] + [(-limit, limit)] * r
+    return bounds + [(None, None)] * (size - m - r)
+
+
+def _position(coordinates: _Components, target: tuple) -> tuple[int, Callable[[float], float]]:
+    """Coordinate of the target and the map from its value."""
+    starts = np.concatenate([[0], np.cumsum([len(o) for o in coordinates.order])])
+    m, r = coordinates.layout.n_effects, coordinates.layout.n_correlations
+    if target[0] == "sigma":
+        return m + r, np.log
+    if target[0] == "sd":
+        _, k, i = target
+        return int(starts[k] + np.flatnonzero(coordinates.order[k] == i)[0]), np.log
+    row = int(starts[target[1]]) + 1  # the second effect of the permuted factor
+    number = int(coordinates.layout.number[coordinates.layout.row_ptr[row]])
+    return m + number, np.arctanh
+
+
+def coefficient_profile(problem: Problem, theta: np.ndarray, j: int) -> Callable[[float], float]:
+    """The ML deviance with coefficient `j` fixed, the rest optimized."""
+    state = {"theta": theta}
+
+    def deviance(value: float) -> float:
+        reduced = prepare(
+            _with_coefficient_fixed(problem.cp, j, value),
+            problem.patterns,
+            symbolic=problem.symbolic,
+        )
+        start = state["theta"] if np.all(np.isfinite(state["theta"])) else None
+        found = optimize(reduced, reml=False, start=start)
+        state["theta"] = found.theta
+        return found.criterion
+
+    return deviance
+
+
+def _with_coefficient_fixed(cp: CrossProducts, j: int, value: float) -> CrossProducts:
+    """Cross-products of [Z, X without column j, y - value x_j, 1]."""
+    p = cp.p
+    keep = [c for c in range(p + 2) if c != j]
+    T = np.eye(p + 2)
+    T[j, p] = -value  # y - value x_j, in the shifted columns
+    T = T[:, keep]
+    shift = Shift(np.delete(cp.shift.X, j), cp.shift.y - value * cp.shift.X[j])
+    return replace(
+        cp,
+        factors=tuple(replace(f, zr=np.ascontiguousarray(f.zr @ T)) for f in cp.factors),
+        gram=T.T @ cp.gram @ T,
+        gram_unweighted=T.T @ cp.gram_unweighted @ T,
+        shift=shift,
+    )
+
+
+def profile_interval(
+    deviance: Callable[[float], float],
+    estimate: float,
+    minimum: float,
+    *,
+    step: float,
+    level: float,
+    lowest: float = -np.inf,
+    highest: float = np.inf,
+) -> tuple[float, float]:
+    """Values at which the profiled deviance exceeds its minimum by the chi-squared quantile.
+
+    Parameters
+    ----------
+    deviance : callable
+    estimate : float
+        Where the deviance is smallest.
+    minimum : float
+        Its value there.
+    step : float
+        First guess of the distance.
+    lowest, highest : float
+        Limits of the parameter; returned where the deviance stays below the quantile.
+
+    Returns
+    -------
+    lower, upper : float
+    """
+    cut = float(np.sqrt(stats.chi2.ppf(level, 1)))
+
+    def excess(value: float) -> float:
+        return float(np.sqrt(max(deviance(value) - minimum, 0.0))) - cut
+
+    return (
+        _crossing(excess, estimate, -step, lowest),
+        _crossing(excess, estimate, step, highest),
+    )
+
+
+def _crossing(excess: Callable[[float], float], start: float, step: float, limit: float) -> float:
+    from scipy.optimize import brentq
+
+    inside, outside = start, start
+    for _ in range(60):
+        outside = inside + step
+        beyond = outside <= limit if step < 0 else outside >= limit
+        if beyond:
+            if inside == limit or excess(limit) < 0:
+                return limit
+            outside = limit
+            break
+        if excess(outside) >= 0:
+            break
+        inside, step = outside, 1.6 * step
+    else:
+        return np.nan
+    return float(brentq(excess, inside, outside, xtol=1e-7 * abs(step), rtol=1e-9))
+
+
+def ml_optimum(problem: Problem, start: np.ndarray | None = None):
+    """Optimum and solution by maximum likelihood."""
+    found = optimize(problem, reml=False, start=start)
+    return found, solve(problem, found.theta, False)

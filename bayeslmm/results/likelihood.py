@@ -1,0 +1,526 @@
+"""The REML or maximum likelihood fit: estimates, tests, intervals, simulation."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from bayeslmm.bayes.priors import component_names
+from bayeslmm.errors import DataError, ModelWarning
+from bayeslmm.formula import Design
+from bayeslmm.gaussian import Problem, effect_covariances, solve
+from bayeslmm.likelihood.inference import (
+    Inference,
+    KenwardRogerInference,
+    NormalInference,
+    SatterthwaiteInference,
+    t_table,
+)
+from bayeslmm.likelihood.kenward_roger import kenward_roger
+from bayeslmm.likelihood.optimize import Optimum
+from bayeslmm.likelihood.satterthwaite import VarianceCurvature, variance_curvature
+from bayeslmm.results.contrasts import contrast_matrix
+from bayeslmm.results.tables import check_level, format_table
+
+if TYPE_CHECKING:
+    from bayeslmm.model import LMM
+
+__all__ = ["LikelihoodFit"]
+
+_DDF = ("satterthwaite", "kenward-roger", "normal")
+
+
+class LikelihoodFit:
+    """A model fitted by REML or maximum likelihood.
+
+    Made by :meth:`bayeslmm.LMM.reml` and :meth:`bayeslmm.LMM.ml`.
+
+    Attributes
+    ----------
+    model : LMM
+    method : {"REML", "ML"}
+    theta : ndarray
+        Free entries of the relative covariance factors, in the order of the grouping factors
+        in the formula (lme4 sorts the factors by their number of levels).
+    sigma : float
+        Residual standard deviation, in the response's units.
+    loglik, deviance, aic, bic : float
+        Log-likelihood (restricted for REML), -2 times it, and the criteria from it.
+    converged, singular : bool
+        Whether the optimizer converged; whether a covariance matrix is singular.
+    n_evaluations : int
+        Evaluations of the criterion.
+    """
+
+    def __init__(self, model: LMM, problem: Problem, optimum: Optimum, *, reml: bool):
+        self.model, self.reml, self.optimum = model, reml, optimum
+        self.method = "REML" if reml else "ML"
+        self._problem = problem
+        self._solution = solve(problem, optimum.theta, reml)
+        self.theta, self.sigma = optimum.theta, self._solution.sigma
+        self.loglik = -0.5 * optimum.criterion
+        self.converged, self.n_evaluations = optimum.converged, optimum.n_evaluations
+
+    @property
+    def design(self) -> Design:
+        """The model's design."""
+        return self.model.design
+
+    @cached_property
+    def kept(self) -> np.ndarray:
+        """Positions of the coefficients that are estimated (not aliased)."""
+        names = self.design.coef_names
+        return np.array([j for j, n in enumerate(names) if n not in self.model.aliased], dtype=int)
+
+    @property
+    def n_parameters(self) -> int:
+        """Coefficients, covariance parameters and sigma."""
+        return self._problem.p + len(self.theta) + 1
+
+    @property
+    def deviance(self) -> float:
+        """-2 log-likelihood (restricted for REML)."""
+        return -2 * self.loglik
+
+    @property
+    def aic(self) -> float:
+        """Akaike's information criterion."""
+        return self.deviance + 2 * self.n_parameters
+
+    @property
+    def bic(self) -> float:
+        """Schwarz's criterion, with the number of rows."""
+        return self.deviance + np.log(self.design.n_rows) * self.n_parameters
+
+    @property
+    def singular(self) -> bool:
+        """Whether a covariance matrix of random effects is singular."""
+        return bool(self.singular_components)
+
+    @cached_property
+    def singular_components(self) -> list[str]:
+        """In words, what vanished."""
+        return describe_singularity(self.design, self.covariances, self.optimum.rank)
+
+    @property
+    def vcov(self) -> pd.DataFrame:
+        """Covariance matrix of the estimated coefficients (unadjusted)."""
+        names = [self.design.coef_names[j] for j in self.kept]
+        return pd.DataFrame(self._solution.vcov, index=names, columns=names)
+
+    @property
+    def covariances(self) -> dict[str, pd.DataFrame]:
+        """Covariance matrix of the random effects of each grouping factor."""
+        return {
+            block.name: pd.DataFrame(Sigma, index=block.effects, columns=block.effects)
+            for block, Sigma in zip(self.design.blocks, self._solution.Sigmas, strict=True)
+        }
+
+    def fixef(self, ddf: str = "satterthwaite", *, level: float = 0.95) -> pd.DataFrame:
+        """Coefficients with tests and intervals.
+
+        Parameters
+        ----------
+        ddf : {"satterthwaite", "kenward-roger", "normal"}
+            Degrees of freedom of the t tests: Satterthwaite's (as lmerTest), Kenward and
+            Roger's with their adjusted standard errors (as pbkrtest), or infinite.
+        level : float
+            Confidence level.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``estimate se df t p lower upper``; NaN for an aliased coefficient.
+
+        Raises
+        ------
+        ValueError
+            If `ddf` or `level` is not valid.
+        """
+        return self.contrast(np.eye(self._problem.p), ddf=ddf, level=level, _names=True)
+
+    def contrast(
+        self, L, ddf: str = "satterthwaite", *, level: float = 0.95, _names: bool = False
+    ) -> pd.DataFrame:
+        """Linear combinations of the coefficients.
+
+        Parameters
+        ----------
+        L : dict, DataFrame or array
+            ``{"Days": 1, "Intercept": 2}`` is one combination, ``{"a": {...}, "b": {...}}`` are
+            several; a frame has coefficients as columns; an array has one column per
+            coefficient.
+        ddf, level
+            As in :meth:`fixef`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``estimate se df t p lower upper``.
+
+        Raises
+        ------
+        ValueError
+            If a name is not a coefficient, or the shape does not fit.
+        """
+        check_level(level)
+        names = self.design.coef_names
+        if _names:
+            values, index = np.eye(len(names)), list(names)
+        else:
+            values, index = contrast_matrix(L, names)
+        table = t_table(values[:, self.kept], self._solution.beta, self.inference(ddf), level)
+        frame = pd.DataFrame(table, index=pd.Index(index, dtype=object))
+        frame.index.name = "coefficient" if _names else "contrast"
+        aliased = [j for j in range(len(names)) if j not in self.kept]
+        frame.loc[np.any(values[:, aliased] != 0, axis=1)] = np.nan
+        return frame
+
+    def inference(self, ddf: str = "satterthwaite") -> Inference:
+        """The test machinery for one choice of degrees of freedom.
+
+        Raises
+        ------
+        ValueError
+            If there is no such choice.
+        """
+        if ddf == "satterthwaite":
+            if self._curvature.flat or self.singular:
+                _warn(
+                    "The fit is at a boundary, where Satterthwaite's approximation depends on the "
+                    "parametrization; degrees of freedom are those of lmerTest."
+                )
+            return SatterthwaiteInference(self._solution.vcov, self._curvature)
+        if ddf == "kenward-roger":
+            return self._kenward_roger
+        if ddf == "normal":
+            return NormalInference(self._solution.vcov)
+        raise ValueError(f"ddf must be one of {', '.join(map(repr, _DDF))}, not {ddf!r}.")
+
+    @cached_property
+    def _curvature(self) -> VarianceCurvature:
+        return variance_curvature(self._problem, self.theta, reml=self.reml)
+
+    @cached_property
+    def _kenward_roger(self) -> KenwardRogerInference:
+        fit = self
+        if not self.reml:
+            _warn("Kenward-Roger needs REML: the model was refitted by REML for it.")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ModelWarning)
+                fit = self.model.reml()
+        if fit.singular:
+            _warn(
+                "The fit is at a boundary (" + "; ".join(fit.singular_components) + "), where the "
+                "Kenward-Roger approximation is not justified."
+            )
+        factors = [fit.sigma * L for L in fit._solution.Ls]
+        return KenwardRogerInference(kenward_roger(fit._problem, factors, fit.sigma))
+
+    def varcomp(self, *, level: float = 0.95) -> pd.DataFrame:
+        """Standard deviations and correlations of the random effects, and sigma.
+
+        Parameters
+        ----------
+        level : float
+            Level of the Wald intervals, made on the log scale for standard deviations and on
+            Fisher's z scale for correlations.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``estimate se lower upper``; standard errors by the delta method from the
+            observed information. NaN where a component is at its boundary.
+        """
+        from bayeslmm.results.variances import variance_table
+
+        check_level(level)
+        return variance_table(self, level)
+
+    def components(self) -> pd.Series:
+        """Point estimates of :meth:`varcomp`."""
+        from bayeslmm.results.variances import component_values
+
+        names = [name for block in self.design.blocks for name in component_names(block)]
+        values = component_values(self.design, self._solution.Sigmas, self.sigma)
+        return pd.Series(values, index=[*names, "sigma"])
+
+    def ranef(self, factor: str | None = None, *, level: float = 0.95) -> pd.DataFrame:
+        """Predicted random effects (conditional modes), long.
+
+        Parameters
+        ----------
+        factor : str, optional
+            One grouping factor; by default all.
+        level : float
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``group level effect estimate sd lower upper``: ``sd`` is the conditional
+            standard deviation given the variance parameters and the coefficients, as in lme4.
+
+        Raises
+        ------
+        KeyError
+            If there is no such grouping factor.
+        """
+        from bayeslmm.results.variances import effects_table
+
+        check_level(level)
+        return effects_table(self, factor, level)
+
+    def coef(self, factor: str | None = None) -> pd.DataFrame:
+        """Coefficients of every level: fixed plus random effect.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``group level effect estimate``.
+        """
+        from bayeslmm.results.variances import level_coefficients_table
+
+        return level_coefficients_table(self, factor)
+
+    def conditional_covariances(self, factor: str) -> np.ndarray:
+        """Conditional covariance of the effects of each level, shape (levels, q, q)."""
+        position = [block.name for block in self.design.blocks].index(
+            self.design.block(factor).name
+        )
+        return self._effect_covariances[position]
+
+    @cached_property
+    def _effect_covariances(self) -> list[np.ndarray]:
+        factors = [self.sigma * L for L in self._solution.Ls]
+        return effect_covariances(self._problem, factors, self.sigma)
+
+    def fitted(self, random: str = "conditional") -> pd.Series:
+        """Fitted values of the rows used, by their index in the data.
+
+        Parameters
+        ----------
+        random : {"conditional", "population"}
+            With the random effects of each row's groups, or without.
+        """
+        if random not in ("conditional", "population"):
+            raise ValueError(f'random must be "conditional" or "population", not {random!r}.')
+        design = self.design
+        values = design.offset + design.X[:, self.kept] @ self._solution.beta
+        if random == "conditional":
+            for block, b in zip(design.blocks, self._solution.b, strict=True):
+                values = values + np.einsum("nq,nq->n", block.Z, b[block.codes])
+        return pd.Series(values, index=design.index, name="fitted")
+
+    def residuals(self, random: str = "conditional") -> pd.Series:
+        """Response minus :meth:`fitted`."""
+        values = self.design.y - self.fitted(random).to_numpy()
+        return pd.Series(values, index=self.design.index, name="residual")
+
+    def anova(self, type: int = 3, ddf: str = "satterthwaite") -> pd.DataFrame:
+        """F tests of the fixed terms.
+
+        Parameters
+        ----------
+        type : {1, 2, 3}
+            Sequential; respecting marginality; or independent of the coding of factors, with
+            continuous covariates at 0. Hypotheses as in lmerTest.
+        ddf : str
+            As in :meth:`fixef`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per term, columns ``numdf dendf F p``; NaN where empty cells leave nothing
+            to test.
+        """
+        from bayeslmm.results.anova import anova_table
+
+        return anova_table(self, type, ddf)
+
+    def confint(
+        self,
+        method: str = "profile",
+        *,
+        level: float = 0.95,
+        parameters: list[str] | None = None,
+        n_sims: int = 1000,
+        random_seed: int | None = None,
+        progressbar: bool = True,
+    ) -> pd.DataFrame:
+        """Confidence intervals of coefficients and variance components.
+
+        Parameters
+        ----------
+        method : {"profile", "wald", "bootstrap"}
+            Profile likelihood (of the ML deviance, also for a REML fit, as lme4 does), Wald,
+            or percentiles of a parametric bootstrap.
+        level : float
+        parameters : list of str, optional
+            Rows wanted; by default all.
+        n_sims, random_seed, progressbar
+            For the bootstrap.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``estimate lower upper``.
+        """
+        from bayeslmm.results.intervals import confidence_intervals
+
+        check_level(level)
+        return confidence_intervals(
+            self, method, level, parameters, n_sims, random_seed, progressbar
+        )
+
+    def marginal_means(
+        self,
+        terms: str | list[str],
+        *,
+        at: Mapping[str, float] | None = None,
+        ddf: str = "satterthwaite",
+        level: float = 0.95,
+    ) -> pd.DataFrame:
+        """Estimated marginal means of the levels of one or several factors.
+
+        Parameters
+        ----------
+        terms : str or list of str
+            Columns of the data that are factors in the model.
+        at : dict, optional
+            Values of numeric columns; by default their means.
+        ddf, level
+            As in :meth:`fixef`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The factors' levels and ``estimate se df t p lower upper``. The other factors are
+            averaged over with equal weights (Searle, Speed and Milliken 1980, The American
+            Statistician 34(4)).
+        """
+        from bayeslmm.results.marginal_means import reference_rows
+
+        labels, L = reference_rows(self.design, terms, at)
+        return pd.concat([labels, self._rows(L, ddf, level)], axis=1)
+
+    def pairwise(
+        self,
+        terms: str | list[str],
+        *,
+        adjust: str | None = "holm",
+        at: Mapping[str, float] | None = None,
+        ddf: str = "satterthwaite",
+        level: float = 0.95,
+    ) -> pd.DataFrame:
+        """Differences of all pairs of marginal means.
+
+        Parameters
+        ----------
+        adjust : {"holm", "tukey", None}
+            Adjustment of p values for the number of pairs. Tukey's also widens the intervals.
+        terms, at, ddf, level
+            As in :meth:`marginal_means`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            ``contrast estimate se df t p lower upper``.
+        """
+        from bayeslmm.results.marginal_means import adjusted, pair_rows
+
+        labels, L, n_means = pair_rows(self.design, terms, at)
+        table = pd.concat([labels, self._rows(L, ddf, level)], axis=1)
+        return adjusted(table, adjust, n_means, level)
+
+    def _rows(self, L: np.ndarray, ddf: str, level: float) -> pd.DataFrame:
+        return self.contrast(L, ddf=ddf, level=level).reset_index(drop=True)
+
+    def simulate(self, n_sims: int = 1, random_seed: int | None = None) -> pd.DataFrame:
+        """Responses simulated from the fitted model, new random effects each time.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One column per simulation, rows as used in the fit.
+        """
+        from bayeslmm.results.intervals import simulate_responses
+
+        values = simulate_responses(self, n_sims, np.random.default_rng(random_seed))
+        return pd.DataFrame(values.T, index=self.design.index)
+
+    def refit(self, y) -> LikelihoodFit:
+        """The same model fitted to another response of the same rows.
+
+        Parameters
+        ----------
+        y : array-like, shape (n,)
+            One value per row used.
+
+        Raises
+        ------
+        DataError
+            If the length differs or a value is not finite.
+        """
+        values = np.asarray(y, dtype=float).ravel()
+        if values.shape != self.design.y.shape or not np.all(np.isfinite(values)):
+            raise DataError(f"refit needs {self.design.n_rows} finite numbers, one per row used.")
+        model = self.model.with_response(values)
+        return model.reml() if self.reml else model.ml()
+
+    def summary(self, ddf: str = "satterthwaite", *, level: float = 0.95) -> pd.DataFrame:
+        """Coefficients and variance components in one table."""
+        return pd.concat([self.fixef(ddf, level=level), self.varcomp(level=level)])
+
+    def describe(self, ddf: str = "satterthwaite", *, level: float = 0.95) -> str:
+        """Fit statistics and tables as text."""
+        design = self.design
+        state = "converged" if self.converged else "NOT CONVERGED: " + self.optimum.message
+        lines = [
+            f"{self.method} fit of {design.formula.text}",
+            f"{design.n_rows} rows; log-likelihood {self.loglik:.4f}; AIC {self.aic:.2f}; "
+            f"BIC {self.bic:.2f}; {state} in {self.n_evaluations} evaluations",
+        ]
+        if text := design.missing.describe():
+            lines.append(f"Note: {text}.")
+        lines += [f"Singular: {text}." for text in self.singular_components]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ModelWarning)
+            tables = [self.fixef(ddf, level=level), self.varcomp(level=level)]
+        return "\n".join([*lines, "", format_table(tables[0]), "", format_table(tables[1])])
+
+    def __repr__(self) -> str:
+        return self.describe()
+
+
+def describe_singularity(design: Design, covariances: Mapping, ranks) -> list[str]:
+    """One sentence per covariance matrix that is singular."""
+    sentences = []
+    for block, block_ranks in zip(design.blocks, ranks, strict=True):
+        Sigma = covariances[block.name].to_numpy()
+        for part, rank in zip(block.pattern, block_ranks, strict=True):
+            if rank == len(part):
+                continue
+            zero = [block.effects[i] for i in part if Sigma[i, i] <= 1e-14 * max(1.0, Sigma.max())]
+            if zero:
+                names = ", ".join(f"sd({effect} | {block.name})" for effect in zero)
+                sentences.append(f"{names} is estimated as 0")
+            if rank < len(part) - len(zero):
+                if len(part) - len(zero) == 2:
+                    i, j = [i for i in part if block.effects[i] not in zero]
+                    sign = "1" if Sigma[i, j] > 0 else "-1"
+                    name = f"corr({block.effects[i]}, {block.effects[j]} | {block.name})"
+                    sentences.append(f"{name} is estimated as {sign}")
+                else:
+                    sentences.append(
+                        f"the {len(part)} effects of {block.name} vary in only {rank} dimension(s)"
+                    )
+    return sentences
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, ModelWarning, stacklevel=4)

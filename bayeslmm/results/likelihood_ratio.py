@@ -1,0 +1,230 @@
+"""Likelihood ratio tests, with the boundary taken seriously."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from bayeslmm.errors import ModelWarning
+from bayeslmm.gaussian import solve
+from bayeslmm.likelihood.optimize import optimize
+from bayeslmm.results.intervals import simulate_responses, with_response
+from bayeslmm.results.progress import progress
+
+if TYPE_CHECKING:
+    from bayeslmm.formula import Design
+    from bayeslmm.results.likelihood import LikelihoodFit
+
+__all__ = ["likelihood_ratio_test"]
+
+
+def likelihood_ratio_test(
+    fit0: LikelihoodFit,
+    fit1: LikelihoodFit,
+    *,
+    method: str = "auto",
+    n_sims: int = 1000,
+    random_seed: int | None = None,
+    progressbar: bool = True,
+) -> pd.DataFrame:
+    """Compare two nested likelihood fits to the same rows.
+
+    Parameters
+    ----------
+    fit0, fit1 : LikelihoodFit
+        In either order; the one with fewer parameters is the null model. REML fits that
+        differ in their fixed effects are refitted by maximum likelihood, with a warning that
+        says so.
+    method : {"auto", "chi2", "mixture", "bootstrap"}
+        Reference distribution: chi-squared; the equal mixture of chi-squared with q and
+        q + 1 degrees of freedom where one effect with its q covariances is tested at its
+        boundary (Self and Liang 1987, JASA 82; Stram and Lee 1994, Biometrics 50); or
+        simulation from the null model. ``"auto"`` takes the mixture where it holds and
+        chi-squared otherwise.
+    n_sims, random_seed, progressbar
+        For the bootstrap.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row per model: ``n_parameters loglik deviance aic bic statistic df p reference``.
+
+    Raises
+    ------
+    ValueError
+        If the fits are not of the same rows and response, or not nested.
+
+    Warns
+    -----
+    ModelWarning
+        If fits are refitted, or the reference distribution is only approximate.
+
+    Examples
+    --------
+    >>> import bayeslmm as blm
+    >>> data = blm.load_dataset("sleepstudy")
+    >>> small = blm.LMM("Reaction ~ Days + (1 | Subject)", data).reml()
+    >>> large = blm.LMM("Reaction ~ Days + (Days | Subject)", data).reml()
+    >>> blm.likelihood_ratio_test(small, large)["statistic"].round(2).iloc[1]
+    np.float64(42.84)
+    """
+    if method not in ("auto", "chi2", "mixture", "bootstrap"):
+        raise ValueError(
+            f'method must be "auto", "chi2", "mixture" or "bootstrap", not {method!r}.'
+        )
+    null, full = sorted((fit0, fit1), key=lambda fit: fit.n_parameters)
+    _refuse_incomparable(null, full)
+    null, full = _comparable_method(null, full)
+    statistic = max(null.deviance - full.deviance, 0.0)
+    df = full.n_parameters - null.n_parameters
+    mixture = _mixture_order(null.design, full.design)
+    p, reference = _p_value(statistic, df, method, mixture)
+    if method == "bootstrap":
+        p = _bootstrap_p(null, full, statistic, n_sims, random_seed, progressbar)
+        reference = f"bootstrap of {n_sims}"
+    elif mixture is None and _adds_variances(null.design, full.design) and method == "auto":
+        warnings.warn(
+            "More than one variance is tested at its boundary, where chi-squared is too "
+            'conservative: method="bootstrap" gives the right reference.',
+            ModelWarning,
+            stacklevel=2,
+        )
+    rows = [(fit.n_parameters, fit.loglik, fit.deviance, fit.aic, fit.bic) for fit in (null, full)]
+    columns = ["n_parameters", "loglik", "deviance", "aic", "bic"]
+    names = [fit.design.formula.text for fit in (null, full)]
+    table = pd.DataFrame(rows, columns=columns, index=pd.Index(names, name="model"))
+    table["statistic"], table["df"] = [np.nan, statistic], [np.nan, float(df)]
+    table["p"], table["reference"] = [np.nan, p], ["", reference]
+    return table
+
+
+def _p_value(statistic: float, df: int, method: str, mixture: int | None) -> tuple[float, str]:
+    if method == "mixture" and mixture is None:
+        raise ValueError(
+            "The mixture holds where exactly one random effect with its covariances is added "
+            'and nothing else changes. Use method="bootstrap".'
+        )
+    if method in ("auto", "mixture") and mixture is not None:
+        lower = stats.chi2.sf(statistic, mixture) if mixture > 0 else float(statistic <= 0)
+        p = 0.5 * lower + 0.5 * stats.chi2.sf(statistic, mixture + 1)
+        return float(p), f"mixture of chi2({mixture}) and chi2({mixture + 1})"
+    return float(stats.chi2.sf(statistic, df)), f"chi2({df})"
+
+
+def _refuse_incomparable(null: LikelihoodFit, full: LikelihoodFit) -> None:
+    a, b = null.design, full.design
+    same = a.n_rows == b.n_rows and np.array_equal(a.y - a.offset, b.y - b.offset)
+    if not same:
+        raise ValueError(
+            f"The fits are not of the same response and rows ({a.n_rows} and {b.n_rows} rows). "
+            "Rows with missing values may have been left out of one of them."
+        )
+    wa = np.ones(a.n_rows) if a.weights is None else a.weights
+    wb = np.ones(b.n_rows) if b.weights is None else b.weights
+    if not np.array_equal(wa, wb):
+        raise ValueError("The fits have different weights.")
+    if null.n_parameters == full.n_parameters:
+        raise ValueError("Both fits have the same number of parameters: they are not nested.")
+    X0, X1 = a.X[:, null.kept], b.X[:, full.kept]
+    if not _spans(X1, X0) or not _random_nested(a, b):
+        raise ValueError(
+            f"{a.formula.text!r} is not nested in {b.formula.text!r}: compare them by AIC or LOO."
+        )
+
+
+def _spans(X: np.ndarray, columns: np.ndarray) -> bool:
+    if columns.shape[1] == 0:
+        return True
+    if X.shape[1] == 0:
+        return False
+    rest = columns - X @ np.linalg.lstsq(X, columns, rcond=None)[0]
+    return bool(np.all(np.linalg.norm(rest, axis=0) <= 1e-7 * np.linalg.norm(columns, axis=0)))
+
+
+def _random_nested(a: Design, b: Design) -> bool:
+    """Whether every random effect of `a` is among those of `b`, as correlated or more."""
+    blocks = {frozenset(block.factor.columns): block for block in b.blocks}
+    for block in a.blocks:
+        other = blocks.get(frozenset(block.factor.columns))
+        if other is None or not _spans(other.Z, block.Z):
+            return False
+    return True
+
+
+def _same_fixed(null: LikelihoodFit, full: LikelihoodFit) -> bool:
+    X0, X1 = null.design.X[:, null.kept], full.design.X[:, full.kept]
+    return X0.shape == X1.shape and _spans(X1, X0) and _spans(X0, X1)
+
+
+def _comparable_method(null: LikelihoodFit, full: LikelihoodFit):
+    """Refit by ML where REML likelihoods cannot be compared."""
+    if null.reml and full.reml and _same_fixed(null, full):
+        return null, full
+    if null.reml or full.reml:
+        warnings.warn(
+            "REML fits with different fixed effects cannot be compared: refitted by maximum "
+            "likelihood.",
+            ModelWarning,
+            stacklevel=3,
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ModelWarning)
+        return tuple(fit.model.ml() if fit.reml else fit for fit in (null, full))
+
+
+def _added_effects(a: Design, b: Design) -> list[tuple[str, str, int]]:
+    """Factor, effect and covariances with others of each random effect only `b` has."""
+    have = {(frozenset(k.factor.columns), e) for k in a.blocks for e in k.effects}
+    added = []
+    for block in b.blocks:
+        for part in block.pattern:
+            for i in part:
+                if (frozenset(block.factor.columns), block.effects[i]) not in have:
+                    added.append((block.name, block.effects[i], len(part) - 1))
+    return added
+
+
+def _adds_variances(a: Design, b: Design) -> bool:
+    return bool(_added_effects(a, b))
+
+
+def _mixture_order(a: Design, b: Design) -> int | None:
+    """q where exactly one effect with q covariances is added and nothing else changes."""
+    added = _added_effects(a, b)
+    extra = sum(_n_covariances(block) for block in b.blocks)
+    extra -= sum(_n_covariances(block) for block in a.blocks)
+    if len(added) != 1 or extra != added[0][2] + 1:
+        return None
+    if a.X.shape[1] != b.X.shape[1]:
+        return None
+    return added[0][2]
+
+
+def _n_covariances(block) -> int:
+    return sum(len(part) * (len(part) + 1) // 2 for part in block.pattern)
+
+
+def _bootstrap_p(
+    null: LikelihoodFit,
+    full: LikelihoodFit,
+    statistic: float,
+    n_sims: int,
+    random_seed: int | None,
+    progressbar: bool,
+) -> float:
+    """Share of simulations from the null model with a statistic at least as large."""
+    rng = np.random.default_rng(random_seed)
+    larger = 0
+    for _ in progress(range(n_sims), "Bootstrap", show=progressbar):
+        y = simulate_responses(null, 1, rng)[0]
+        deviances = []
+        for fit in (null, full):
+            problem = with_response(fit, y)
+            found = optimize(problem, reml=fit.reml)
+            deviances.append(-2 * solve(problem, found.theta, fit.reml).loglik)
+        larger += deviances[0] - deviances[1] >= statistic
+    return (larger + 1) / (n_sims + 1)

@@ -1,0 +1,148 @@
+"""Marginal means: averages over a reference grid, as rows of a hypothesis matrix.
+
+The grid has every combination of the levels of the factors in the fixed part; factors that are
+not asked for are averaged over with equal weights, numeric columns stand at their means
+(Searle, Speed and Milliken 1980, The American Statistician 34(4); Lenth's emmeans).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations, product
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from bayeslmm.formula import Design
+
+__all__ = ["adjusted", "pair_rows", "reference_rows"]
+
+_MAX_LEVELS = 50
+_MAX_GRID = 200_000
+
+
+def reference_rows(
+    design: Design, terms: str | list[str], at: Mapping[str, float] | None = None
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Labels and rows (k, p) of the marginal means.
+
+    Parameters
+    ----------
+    design : Design
+    terms : str or list of str
+        Columns whose levels are wanted.
+    at : mapping, optional
+        Values of numeric columns.
+
+    Raises
+    ------
+    ValueError
+        If a column is not in the fixed part, or is numeric with many values, or the grid
+        becomes too large.
+    """
+    wanted = [terms] if isinstance(terms, str) else list(terms)
+    at = dict(at or {})
+    columns = design._predictor_columns(random=False)
+    for name in [*wanted, *at]:
+        if name not in columns:
+            raise ValueError(
+                f"{name!r} is not a column of the fixed part. Columns: {', '.join(columns)}."
+            )
+    values: dict[str, list] = {}
+    for name in columns:
+        values[name] = [at[name]] if name in at else _grid_values(design, name, name in wanted)
+    size = int(np.prod([len(v) for v in values.values()]))
+    if size > _MAX_GRID:
+        raise ValueError(f"The reference grid has {size} rows; give some columns a value in at=.")
+    grid = pd.DataFrame(list(product(*values.values())), columns=list(values))
+    X = design.evaluate(grid, random=False).X
+    labels = grid[wanted].drop_duplicates().sort_values(wanted, key=_positions(values))
+    rows = []
+    for label in labels.itertuples(index=False):
+        mine = np.ones(len(grid), dtype=bool)
+        for name, value in zip(wanted, label, strict=True):
+            mine &= (grid[name] == value).to_numpy()
+        rows.append(X[mine].mean(axis=0))
+    return labels.reset_index(drop=True), np.array(rows)
+
+
+def pair_rows(
+    design: Design, terms: str | list[str], at: Mapping[str, float] | None = None
+) -> tuple[pd.DataFrame, np.ndarray, int]:
+    """Labels and rows of all pairwise differences, and the number of means."""
+    labels, L = reference_rows(design, terms, at)
+    names = [" ".join(map(str, row)) for row in labels.itertuples(index=False)]
+    pairs = list(combinations(range(len(names)), 2))
+    if not pairs:
+        raise ValueError("There is only one marginal mean: nothing to compare.")
+    contrast = [f"{names[i]} - {names[j]}" for i, j in pairs]
+    rows = np.array([L[i] - L[j] for i, j in pairs])
+    return pd.DataFrame({"contrast": contrast}), rows, len(names)
+
+
+def adjusted(table: pd.DataFrame, adjust: str | None, n_means: int, level: float) -> pd.DataFrame:
+    """Pairwise tests with p values adjusted for their number.
+
+    Parameters
+    ----------
+    adjust : {"holm", "tukey", None}
+        Holm (1979, Scandinavian Journal of Statistics 6); or Tukey's studentized range, with
+        the intervals widened to match.
+
+    Raises
+    ------
+    ValueError
+        If there is no such adjustment.
+    """
+    if adjust is None:
+        return table
+    if adjust == "holm":
+        p = table["p"].to_numpy()
+        order = np.argsort(p)
+        steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+        table["p"] = np.minimum(steps, 1.0)[np.argsort(order)]
+        return table
+    if adjust == "tukey":
+        df = np.where(np.isfinite(table["df"]), table["df"], 1e6)
+        table["p"] = stats.studentized_range.sf(
+            np.sqrt(2) * np.abs(table["t"].to_numpy()), n_means, df
+        )
+        half = stats.studentized_range.ppf(level, n_means, df) / np.sqrt(2) * table["se"]
+        table["lower"] = table["estimate"] - half
+        table["upper"] = table["estimate"] + half
+        return table
+    raise ValueError(f'adjust must be "holm", "tukey" or None, not {adjust!r}.')
+
+
+def _grid_values(design: Design, name: str, wanted: bool) -> list:
+    column = design.columns[name]
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return column.cat.categories.tolist()
+    distinct = np.unique(column.to_numpy())
+    as_levels = wanted or column.dtype == bool or _only_as_factor(design, name)
+    if not as_levels:
+        return [float(column.mean())]
+    if len(distinct) > _MAX_LEVELS:
+        raise ValueError(
+            f"{name!r} is numeric with {len(distinct)} different values. Give those wanted as a "
+            "factor, or fix it: at={...}."
+        )
+    return distinct.tolist()
+
+
+def _only_as_factor(design: Design, name: str) -> bool:
+    """Whether a numeric column enters the fixed part through C() only: its mean is no level."""
+    terms = [t for t in design.terms for c in t.components if _names(c, name)]
+    return bool(terms) and all(any(_names(c, name) for c in t.categorical) for t in terms)
+
+
+def _names(component: str, name: str) -> bool:
+    import re
+
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", component) is not None
+
+
+def _positions(values: Mapping[str, list]):
+    """Sort labels in the order of the levels."""
+    return lambda column: column.map({v: i for i, v in enumerate(values[column.name])})
