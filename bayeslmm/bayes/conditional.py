@@ -9,9 +9,9 @@ import numpy as np
 from bayeslmm.bayes.marginal import MarginalDensity
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.formula import Design
-from bayeslmm.gaussian import draw_conditional_many, single_threaded_blas
+from bayeslmm.gaussian import MarginalModel, draw_conditional_many, single_threaded_blas
 
-__all__ = ["posterior_values"]
+__all__ = ["posterior_values", "values_given_covariances"]
 
 #: Standard normals held at a time by one worker, about 16 MB.
 _NORMALS = 2_000_000
@@ -44,10 +44,46 @@ def posterior_values(
         ``beta``, ``sigma`` and, for every factor g, ``sd_g``, ``corr_g``, ``b_g``; each of shape
         (chains, draws, ...).
     """
-    shape = x.shape[:2]
     sds, F, sigma = density.constrained(x.reshape(-1, x.shape[-1]))
-    factors = density.factors(F)
-    beta, effects = _conditional_draws(density, factors, sigma, random_seed, cores)
+    return values_given_covariances(
+        density.model,
+        design,
+        names,
+        sds,
+        density.factors(F),
+        sigma,
+        chains=len(x),
+        random_seed=random_seed,
+        cores=cores,
+    )
+
+
+def values_given_covariances(
+    model: MarginalModel,
+    design: Design,
+    names: ModelNames,
+    sds: np.ndarray,
+    factors: list[np.ndarray],
+    sigma: np.ndarray,
+    *,
+    chains: int,
+    random_seed: int,
+    cores: int,
+) -> dict[str, np.ndarray]:
+    """As :func:`posterior_values`, from the covariance parameters themselves.
+
+    Parameters
+    ----------
+    sds : ndarray, shape (n, m)
+        Standard deviations of all effects, factor after factor.
+    factors : list of ndarray, shapes (n, q_k, q_k)
+        Lower triangular, Sigma_k = F_k F_k'.
+    sigma : ndarray, shape (n,)
+    chains : int
+        Divides n.
+    """
+    shape = (chains, len(sigma) // chains)
+    beta, effects = _conditional_draws(model, factors, sigma, random_seed, cores)
     values = {"beta": beta.reshape(*shape, -1)} if design.coef_names else {}
     values["sigma"] = sigma.reshape(shape)
     start = 0
@@ -71,9 +107,8 @@ def _correlations(F: np.ndarray, sd: np.ndarray) -> np.ndarray:
     return R
 
 
-def _conditional_draws(density: MarginalDensity, factors, sigma, random_seed: int, cores: int):
+def _conditional_draws(model: MarginalModel, factors, sigma, random_seed: int, cores: int):
     """beta (n, p) and b [(n, J_k, q_k)], in chunks with a random stream each."""
-    model = density.model
     n = len(sigma)
     size = int(np.clip(_NORMALS // max(model.n_normals, 1), 1, 500))
     starts = range(0, n, size)

@@ -22,7 +22,13 @@ from bayeslmm.formula.random import RandomBlock
 if TYPE_CHECKING:
     import pymc as pm
 
-__all__ = ["hierarchical_model", "posterior_variables"]
+__all__ = [
+    "coords",
+    "correlation_factors",
+    "hierarchical_model",
+    "positive",
+    "posterior_variables",
+]
 
 
 def hierarchical_model(
@@ -48,12 +54,12 @@ def hierarchical_model(
     """
     import pymc as pm
 
-    with pm.Model(coords=_coords(design, names)) as model:
+    with pm.Model(coords=coords(design, names)) as model:
         mu = _fixed_part(design, priors)
         for block, block_names in zip(design.blocks, names.factors, strict=True):
             b = _random_effects(block, block_names, priors, centered=centered)
             mu = mu + (block.Z * b[block.codes]).sum(axis=-1)
-        sigma = _positive("sigma", [priors["sigma"]], dims=None)
+        sigma = positive("sigma", [priors["sigma"]], dims=None)
         scale = sigma if design.weights is None else sigma / np.sqrt(design.weights)
         # as data, so that the compiled model serves other responses of the same design
         y = pm.Data(names.data, design.y, dims="obs")
@@ -73,14 +79,15 @@ def posterior_variables(design: Design, names: ModelNames) -> list[str]:
     return variables
 
 
-def _coords(design: Design, names: ModelNames) -> dict:
-    coords = {"coef": list(design.coef_names), "obs": np.arange(design.n_rows)}
+def coords(design: Design, names: ModelNames) -> dict:
+    """Labels of coefficients, rows, levels and effects."""
+    labels = {"coef": list(design.coef_names), "obs": np.arange(design.n_rows)}
     for block, factor in zip(design.blocks, names.factors, strict=True):
-        coords[factor.dim] = list(block.levels)
-        coords[factor.effect_dim] = list(block.effects)
+        labels[factor.dim] = list(block.levels)
+        labels[factor.effect_dim] = list(block.effects)
         if block.correlated_pairs():
-            coords[factor.effect_bis_dim] = list(block.effects)
-    return coords
+            labels[factor.effect_bis_dim] = list(block.effects)
+    return labels
 
 
 def _fixed_part(design: Design, priors: Priors):
@@ -110,8 +117,8 @@ def _random_effects(block: RandomBlock, names: FactorNames, priors: Priors, *, c
     import pytensor.tensor as pt
 
     chosen = [priors[f"sd({effect} | {block.name})"] for effect in block.effects]
-    sd = _positive(names.sd, chosen, dims=names.effect_dim)
-    chols = _correlation_factors(block, names, priors)
+    sd = positive(names.sd, chosen, dims=names.effect_dim)
+    chols = correlation_factors(block, names, priors)
     shape = (block.n_levels, block.n_effects)
     order = np.argsort([i for part in block.pattern for i in part])
     if not centered:
@@ -138,7 +145,7 @@ def _random_effects(block: RandomBlock, names: FactorNames, priors: Priors, *, c
     return pm.Deterministic(names.b, b, dims=(names.dim, names.effect_dim))
 
 
-def _correlation_factors(block: RandomBlock, names: FactorNames, priors: Priors) -> list:
+def correlation_factors(block: RandomBlock, names: FactorNames, priors: Priors) -> list:
     """Cholesky factor of each sub-block's correlations (None for a single effect)."""
     import pymc as pm
     import pytensor.tensor as pt
@@ -161,7 +168,7 @@ def _correlation_factors(block: RandomBlock, names: FactorNames, priors: Priors)
     return chols
 
 
-def _positive(name: str, chosen: list[Prior], dims: str | None):
+def positive(name: str, chosen: list[Prior], dims: str | None):
     """A standard deviation, or a vector of them."""
     if dims is None:
         import pymc as pm

@@ -44,7 +44,7 @@ _ADAPT_ABOVE = 0.5
 _DF = 5.0
 
 #: Distances along each axis, in curvature standard deviations, at which scales are read off.
-_DISTANCES = np.array([0.75, 1.5, 2.5, 4.0])
+_DISTANCES = np.array([1.0, 2.0, 4.0, 8.0])
 _NARROWEST, _WIDEST = 0.5, 5.0
 
 
@@ -261,7 +261,7 @@ def fit_importance(
         random_seed=random_seed,
         seconds=time.perf_counter() - start,
         k_hat=sample.k_hat,
-        effective_draws=sample.effective_draws,
+        effective_draws=min(sample.effective_draws, chains * draws),
         log_marginal_likelihood=sample.log_evidence if proper else None,
         log_marginal_likelihood_error=sample.log_evidence_error if proper else None,
     )

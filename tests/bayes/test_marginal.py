@@ -71,9 +71,7 @@ def _prior_of_coefficients(lmm):
     chosen = [lmm.priors[coef_key(name)] for name in lmm.design.coef_names]
     mean = [p.parameters.get("mu", 0.0) for p in chosen]
     precision = [
-        0.0
-        if p.name == "Flat"
-        else p.parameters.get("tau", p.parameters.get("sigma", 1.0) ** -2.0)
+        0.0 if p.name == "Flat" else p.parameters.get("tau", p.parameters.get("sigma", 1.0) ** -2.0)
         for p in chosen
     ]
     return np.array(mean), np.array(precision)

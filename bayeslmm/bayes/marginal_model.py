@@ -1,0 +1,152 @@
+"""The marginal posterior as an ordinary PyMC model: any prior on the covariance parameters."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bayeslmm.bayes.conditional import values_given_covariances
+from bayeslmm.bayes.fitting import FitInfo, assemble
+from bayeslmm.bayes.hierarchical import coords, correlation_factors, positive
+from bayeslmm.bayes.marginal import fixed_obstacle, fixed_prior
+from bayeslmm.bayes.names import ModelNames
+from bayeslmm.bayes.nuts import processors
+from bayeslmm.bayes.priors import Priors
+from bayeslmm.bayes.sampling import check_sampler_arguments, quiet_pymc, sample_model
+from bayeslmm.errors import PriorError
+from bayeslmm.formula import Design
+from bayeslmm.gaussian import Problem, lower_factor, single_threaded_blas, with_prior
+
+if TYPE_CHECKING:
+    import pymc as pm
+    import xarray as xr
+
+__all__ = ["fit_marginal_model", "marginal_model"]
+
+#: Warm-up draws per chain: PyMC does not know the mode and its curvature.
+_TUNE = 1000
+
+
+def marginal_model(
+    design: Design, priors: Priors, names: ModelNames, problem: Problem
+) -> pm.Model:
+    """Standard deviations, correlations and sigma; coefficients and effects integrated out.
+
+    Parameters
+    ----------
+    problem : Problem
+        Cross-products of the design.
+
+    Returns
+    -------
+    pymc.Model
+        The likelihood is the potential ``log_marginal``: log p(y | covariance parameters).
+
+    Raises
+    ------
+    PriorError
+        If a coefficient's prior is neither normal nor flat.
+    """
+    import pymc as pm
+    import pytensor.tensor as pt
+
+    from bayeslmm.bayes.marginal_op import log_marginal_likelihood
+
+    if obstacle := fixed_obstacle(design, priors):
+        raise PriorError(f"There is no marginal model: {obstacle}.")
+    model = with_prior(problem, fixed_prior(design, priors))
+    with pm.Model(coords=coords(design, names)) as result:
+        parts = [pt.zeros(0)]
+        for block, factor in zip(design.blocks, names.factors, strict=True):
+            chosen = [priors[f"sd({effect} | {block.name})"] for effect in block.effects]
+            sd = positive(factor.sd, chosen, dims=factor.effect_dim)
+            root = pt.diag(sd)
+            chols = correlation_factors(block, factor, priors)
+            for part, chol in zip(block.pattern, chols, strict=True):
+                if chol is not None:
+                    at = list(part)
+                    rows, columns = np.ix_(part, part)
+                    root = root[rows, columns].set(sd[at][:, None] * chol)
+            parts.append(root.ravel())
+        sigma = positive("sigma", [priors["sigma"]], dims=None)
+        log_y = log_marginal_likelihood(model, pt.concatenate(parts), sigma)
+        pm.Potential("log_marginal", log_y)
+    return result
+
+
+def fit_marginal_model(
+    design: Design,
+    priors: Priors,
+    names: ModelNames,
+    problem: Problem,
+    *,
+    reason: str,
+    draws: int,
+    tune: int | None,
+    chains: int,
+    cores: int | None,
+    random_seed: int,
+    progressbar: bool,
+    options: dict[str, Any],
+) -> tuple[xr.DataTree, FitInfo]:
+    """``pm.sample`` on the marginal model, then exact draws of beta and b.
+
+    For priors on standard deviations that the compiled density does not know. Arguments as in
+    :func:`bayeslmm.bayes.marginal_fitting.fit_marginal`; options are those of ``pm.sample``.
+    """
+    tune = _TUNE if tune is None else tune
+    check_sampler_arguments(draws, tune, chains)
+    start = time.perf_counter()
+    quiet_pymc()
+    model = marginal_model(design, priors, names, problem)
+    wanted = ["sigma"]
+    for block, factor in zip(design.blocks, names.factors, strict=True):
+        wanted += [factor.sd] + ([factor.corr] if block.correlated_pairs() else [])
+    sampled, stats = sample_model(
+        model,
+        wanted,
+        draws=draws,
+        tune=tune,
+        chains=chains,
+        cores=cores,
+        random_seed=random_seed,
+        progressbar=progressbar,
+        options=options,
+    )
+    flat = {
+        name: sampled[name].transpose("chain", "draw", ...).to_numpy() for name in wanted
+    }
+    flat = {name: array.reshape(chains * draws, *array.shape[2:]) for name, array in flat.items()}
+    sds, factors = [np.empty((chains * draws, 0))], []
+    for factor in names.factors:
+        sd = flat[factor.sd]
+        sds.append(sd)
+        root = np.broadcast_to(np.eye(sd.shape[1]), (len(sd), sd.shape[1], sd.shape[1]))
+        if factor.corr in flat:
+            root = np.array([lower_factor(R) for R in flat[factor.corr]])
+        factors.append(sd[:, :, None] * root)
+    with single_threaded_blas():
+        values = values_given_covariances(
+            with_prior(problem, fixed_prior(design, priors)),
+            design,
+            names,
+            np.concatenate(sds, axis=1),
+            factors,
+            flat["sigma"],
+            chains=chains,
+            random_seed=random_seed,
+            cores=cores or processors(),
+        )
+    info = FitInfo(
+        method="nuts",
+        parameterization="marginal",
+        reason=f"{reason}; sampled through PyMC",
+        draws=draws,
+        tune=tune,
+        chains=chains,
+        random_seed=random_seed,
+        seconds=time.perf_counter() - start,
+    )
+    return assemble(design, names, values, stats, info)
