@@ -23,6 +23,7 @@ _HOMES = {
     "LikelihoodFit": "bayeslmm.results.likelihood",
     "likelihood_ratio_test": "bayeslmm.results.likelihood_ratio",
     "load": "bayeslmm.storage",
+    "sbc": "bayeslmm.bayes.calibration",
     "load_dataset": "bayeslmm.datasets",
     "list_datasets": "bayeslmm.datasets",
     "describe_dataset": "bayeslmm.datasets",

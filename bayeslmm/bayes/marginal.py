@@ -255,10 +255,15 @@ def fixed_obstacle(design: Design, priors: Priors) -> str | None:
 
 def fixed_prior(design: Design, priors: Priors) -> FixedPrior:
     """Normal and flat priors on beta, the intercept's at the means of the predictors."""
+    return FixedPrior.on_combinations(centering(design), *coefficient_priors(design, priors))
+
+
+def coefficient_priors(design: Design, priors: Priors) -> tuple[np.ndarray, np.ndarray]:
+    """Means and standard deviations (infinite where flat) of the coefficients' priors."""
     chosen = [priors[key] for key in _coef_keys(design)]
     mean = np.array([prior.parameters.get("mu", 0.0) for prior in chosen], dtype=float)
     sd = np.array([_normal_sd(prior) for prior in chosen], dtype=float)
-    return FixedPrior.on_combinations(centering(design), mean, sd)
+    return mean, sd
 
 
 def centering(design: Design) -> np.ndarray:

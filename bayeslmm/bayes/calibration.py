@@ -1,0 +1,338 @@
+"""Simulation-based calibration: does the sampler recover what the priors put in?
+
+Parameters are drawn from the priors, a response from the model, and the posterior of that response
+sampled; over many such simulations the rank of the true value among posterior draws is uniform if
+and only if the computation is right (Talts, Betancourt, Simpson, Vehtari & Gelman 2018,
+arXiv:1804.06788). Priors, X, Z and weights are frozen: the default priors depend on the response,
+and rescaling them to each simulated one would make ranks of a correct program non-uniform.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from bayeslmm.bayes.choice import METHODS
+from bayeslmm.bayes.importance import MAX_K_HAT, importance_sample
+from bayeslmm.bayes.marginal import (
+    MarginalDensity,
+    centering,
+    coefficient_priors,
+    marginal_density,
+    marginal_obstacle,
+)
+from bayeslmm.bayes.mode import find_mode
+from bayeslmm.bayes.nuts import sample_density
+from bayeslmm.bayes.priors import component_names
+from bayeslmm.bayes.scales import draw_scales, unconstrain
+from bayeslmm.errors import PriorError, SamplingError
+from bayeslmm.gaussian import CrossProducts, draw_conditional_many, prepare, single_threaded_blas
+
+if TYPE_CHECKING:
+    from bayeslmm.model import LMM
+
+__all__ = ["Calibration", "sbc"]
+
+#: Posterior draws made per draw kept: neighbors in a chain are correlated, ranks must not be.
+_THIN = 8
+_TUNE = 150
+_PROPOSALS = 2000
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Ranks of the true values among posterior draws, over simulations.
+
+    Attributes
+    ----------
+    ranks : pandas.DataFrame
+        One row per simulation, one column per parameter: number of the ``n_draws`` posterior
+        draws below the true value, 0 to ``n_draws``.
+    truth : pandas.DataFrame
+        The values drawn from the priors.
+    n_draws : int
+        Posterior draws each truth is ranked among.
+    method : str
+    fallbacks : int
+        Simulations that importance sampling refused and NUTS did.
+    """
+
+    ranks: pd.DataFrame
+    truth: pd.DataFrame
+    n_draws: int
+    method: str
+    fallbacks: int
+
+    def uniformity(self, bins: int | None = None) -> pd.DataFrame:
+        """Chi-square test of uniform ranks per parameter.
+
+        Parameters
+        ----------
+        bins : int, optional
+            By default 20, fewer where a bin would expect fewer than 10 simulations.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``chi2 df p``.
+        """
+        from scipy import stats
+
+        n = len(self.ranks)
+        if bins is None:
+            bins = max(2, min(20, n // 10))
+        edges = np.linspace(0, self.n_draws + 1, bins + 1).round()
+        expected = n * np.diff(edges) / (self.n_draws + 1)
+        rows = {}
+        for name, ranks in self.ranks.items():
+            counts = np.histogram(ranks, edges - 0.5)[0]
+            chi2 = float(((counts - expected) ** 2 / expected).sum())
+            rows[name] = (chi2, bins - 1, float(stats.chi2.sf(chi2, bins - 1)))
+        return pd.DataFrame.from_dict(rows, orient="index", columns=["chi2", "df", "p"])
+
+    def coverage(self, levels: tuple[float, ...] = (0.5, 0.8, 0.9, 0.95)) -> pd.DataFrame:
+        """Share of simulations whose central interval covers the truth, per parameter and level.
+
+        The columns are the levels; a right program is within about ``2 sqrt(level (1 - level) /
+        n_sims)`` of each.
+        """
+        # the position of the truth among the draws, jittered within its rank, is uniform
+        u = (self.ranks.to_numpy() + 0.5) / (self.n_draws + 1)
+        table = {level: (np.abs(u - 0.5) <= level / 2).mean(axis=0) for level in levels}
+        return pd.DataFrame(table, index=self.ranks.columns)
+
+    def plot(self, **options: Any):
+        """Rank plots (ArviZ's ECDF differences), one panel per parameter.
+
+        Returns
+        -------
+        arviz_plots.PlotCollection
+        """
+        import arviz as az
+        import xarray as xr
+
+        u = (self.ranks + 0.5) / (self.n_draws + 1)
+        panels = {name: (("chain", "draw"), u[name].to_numpy()[None]) for name in u}
+        tree = xr.DataTree.from_dict({"prior_sbc": xr.Dataset(panels)})
+        return az.plot_ecdf_pit(tree, group="prior_sbc", **options)
+
+    def __repr__(self) -> str:
+        table = self.uniformity().join(self.coverage((0.5, 0.9)).add_prefix("coverage "))
+        head = (
+            f"Simulation-based calibration: {len(self.ranks)} simulations, ranks among "
+            f"{self.n_draws} draws, {self.method}"
+        )
+        if self.method == "importance":
+            head += f" ({self.fallbacks} by NUTS after a refusal)"
+        return f"{head}\n{table.round(3).to_string()}"
+
+
+def sbc(
+    model: LMM,
+    n_sims: int = 200,
+    *,
+    method: str = "nuts",
+    n_draws: int = 99,
+    cores: int | None = None,
+    random_seed: int | None = None,
+    progressbar: bool = True,
+) -> Calibration:
+    """Check a model's posterior computation by simulation from its priors.
+
+    Parameters
+    ----------
+    model : LMM
+        Its rows, covariates, weights and *current* priors are used, its response is not.
+    n_sims : int
+        Simulated data sets; 500 or more for a sharp test.
+    method : {"nuts", "importance"}
+        Marginal NUTS, or importance sampling with NUTS where its k-hat is above 0.7.
+    n_draws : int
+        Posterior draws, thinned, each true value is ranked among.
+    cores : int, optional
+        Simulations run side by side; results do not depend on it.
+    random_seed : int, optional
+    progressbar : bool
+
+    Returns
+    -------
+    Calibration
+
+    Raises
+    ------
+    PriorError
+        If a prior is flat, or not one the marginal posterior knows.
+    SamplingError
+        If a simulation cannot be fitted.
+
+    Examples
+    --------
+    >>> import bayeslmm as blm
+    >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("dyestuff"))
+    >>> blm.sbc(model, 20, random_seed=1, progressbar=False).ranks.columns.tolist()
+    ['Intercept', 'sd(Intercept | Batch)', 'sigma']
+    """
+    _check(model, n_sims, method, n_draws)
+    simulator = _Simulator.of(model, method, n_draws)
+    seeds = np.random.SeedSequence(random_seed).spawn(n_sims)
+    workers = cores or os.cpu_count() or 1
+    with single_threaded_blas(), ThreadPoolExecutor(workers) as pool:
+        results = list(_tracked(pool.map(simulator.run, seeds), n_sims, progressbar))
+    names = simulator.names
+    return Calibration(
+        pd.DataFrame([r[0] for r in results], columns=names),
+        pd.DataFrame([r[1] for r in results], columns=names),
+        n_draws,
+        method,
+        sum(r[2] for r in results),
+    )
+
+
+@dataclass(frozen=True)
+class _Simulator:
+    """What stays fixed over simulations."""
+
+    model: LMM
+    density: MarginalDensity
+    coef_mean: np.ndarray
+    coef_sd: np.ndarray
+    uncenter: np.ndarray
+    method: str
+    n_draws: int
+    names: list[str]
+
+    @classmethod
+    def of(cls, model: LMM, method: str, n_draws: int) -> _Simulator:
+        design = model.design
+        mean, sd = coefficient_priors(design, model.priors)
+        names = list(design.coef_names)
+        for block in design.blocks:
+            names += component_names(block)
+        return cls(
+            model,
+            marginal_density(design, model.priors, model.problem),
+            mean,
+            sd,
+            np.linalg.inv(centering(design)),
+            method,
+            n_draws,
+            [*names, "sigma"],
+        )
+
+    def run(self, seed: np.random.SeedSequence) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Ranks, true values, and whether importance sampling fell back to NUTS."""
+        rng = np.random.default_rng(seed)
+        beta, x = self._parameters(rng)
+        sd, F, sigma = self.density.constrained(x)
+        factors = self.density.factors(F)
+        truth = self._named(beta[None], sd, factors, sigma)[0]
+        y = self._response(beta, [L[0] for L in factors], float(sigma[0]), rng)
+        density = self._density_of(y)
+        draws, fell_back = self._draws(density, x, rng)
+        sd, F, sigma = density.constrained(draws)
+        factors = density.factors(F)
+        normals = rng.standard_normal((self.n_draws, density.model.n_normals))
+        parts = [np.ascontiguousarray(L) for L in factors]
+        beta = draw_conditional_many(density.model, parts, sigma, normals)[0]
+        posterior = self._named(beta, sd, factors, sigma)
+        return (posterior < truth).sum(axis=0), truth, fell_back
+
+    def _parameters(self, rng) -> tuple[np.ndarray, np.ndarray]:
+        """beta and the unconstrained covariance parameters, from the priors."""
+        density = self.density
+        beta = self.uncenter @ rng.normal(self.coef_mean, self.coef_sd)
+        at = unconstrain(density.scales, draw_scales(density.scales, 1, rng)[0])
+        u = np.arctanh(2 * rng.beta(density.exponent, density.exponent) - 1)
+        return beta, np.concatenate((at[:-1], u, at[-1:]))
+
+    def _response(self, beta, factors, sigma, rng) -> np.ndarray:
+        """y - offset of a simulated data set."""
+        design = self.model.design
+        y = design.X @ beta
+        for block, L in zip(design.blocks, factors, strict=True):
+            b = rng.standard_normal((block.n_levels, block.n_effects)) @ L.T
+            y = y + (block.Z * b[block.codes]).sum(axis=1)
+        noise = rng.standard_normal(design.n_rows)
+        if design.weights is not None:
+            noise /= np.sqrt(design.weights)
+        return y + sigma * noise
+
+    def _density_of(self, y: np.ndarray) -> MarginalDensity:
+        """The density for another response: symbolic analysis and priors are kept."""
+        from bayeslmm.model import factor_rows
+
+        design, old = self.model.design, self.density.model
+        cp = CrossProducts.from_rows(y, design.X, factor_rows(design), weights=design.weights)
+        problem = prepare(cp, old.problem.patterns, symbolic=old.problem.symbolic)
+        fresh = replace(
+            old, problem=problem, working_prior=old.prior.moved(problem.coordinates)
+        )
+        return replace(self.density, model=fresh)
+
+    def _draws(self, density: MarginalDensity, truth, rng) -> tuple[np.ndarray, bool]:
+        """n_draws of the covariance parameters, independent for all practical purposes."""
+        mode = find_mode(density, first=truth)
+        fell_back = False
+        if self.method == "importance":
+            sample = importance_sample(density, mode, _PROPOSALS, rng)
+            if sample.k_hat <= MAX_K_HAT:
+                return sample.resample(self.n_draws, rng), False
+            fell_back = True
+        x, _ = sample_density(
+            density,
+            mode,
+            draws=self.n_draws * _THIN,
+            tune=_TUNE,
+            chains=1,
+            cores=1,
+            random_seed=int(rng.integers(2**31)),
+            progressbar=False,
+            options={},
+        )
+        return x[0, ::_THIN], fell_back
+
+    def _named(self, beta, sd, factors, sigma) -> np.ndarray:
+        """Columns in the order of the names, from (n, ...) arrays."""
+        columns, start = [beta], 0
+        for block, L in zip(self.model.design.blocks, factors, strict=True):
+            q = block.n_effects
+            part = sd[:, start : start + q]
+            columns.append(part)
+            unit = L / part[:, :, None]
+            pairs = block.correlated_pairs()
+            if pairs:
+                R = unit @ unit.transpose(0, 2, 1)
+                columns.append(np.stack([R[:, i, j] for i, j in pairs], axis=1))
+            start += q
+        return np.concatenate([*columns, sigma[:, None]], axis=1)
+
+
+def _check(model: LMM, n_sims: int, method: str, n_draws: int) -> None:
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, not {method!r}.")
+    for name, value, least in (("n_sims", n_sims, 1), ("n_draws", n_draws, 9)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise SamplingError(
+                f"{name} must be a whole number of at least {least}, not {value!r}."
+            )
+    improper = [key for key, prior in model.priors.items() if not prior.is_proper]
+    if improper:
+        raise PriorError(
+            f"Nothing can be simulated from the flat prior of {improper[0]}. Give it a proper "
+            'prior, such as blm.Prior("Normal", mu=0, sigma=...).'
+        )
+    if obstacle := marginal_obstacle(model.design, model.priors):
+        raise PriorError(f"Calibration samples the marginal posterior, but {obstacle}.")
+
+
+def _tracked(results, total: int, progressbar: bool):
+    if not progressbar:
+        return results
+    from rich.progress import track
+
+    return track(results, description="Calibrating", total=total, transient=True)
