@@ -371,9 +371,10 @@ def describe_design(design: Design) -> str:
 
 def _aliased(design: Design) -> tuple[str, ...]:
     """Coefficients whose columns are combinations of earlier ones, with a warning."""
-    from bayeslmm.gaussian import aliased_columns
+    from bayeslmm.gaussian import aliased_columns, single_threaded_blas
 
-    names = tuple(design.coef_names[i] for i in aliased_columns(design.X))
+    with single_threaded_blas():
+        names = tuple(design.coef_names[i] for i in aliased_columns(design.X))
     if names:
         warnings.warn(
             f"The model matrix is rank deficient: {', '.join(names)} can be written as a "

@@ -29,3 +29,12 @@ def test_every_public_name_can_be_reached():
     assert set(bayeslmm.__all__) <= set(dir(bayeslmm))
     with pytest.raises(AttributeError, match="no attribute 'nope'"):
         bayeslmm.nope
+
+
+def test_a_reml_fit_imports_neither_pymc_nor_arviz():
+    code = (
+        "import bayeslmm as blm; data = blm.load_dataset('sleepstudy');"
+        "blm.LMM('Reaction ~ Days + (Days | Subject)', data).reml().summary()"
+    )
+    loaded = _loaded_after(code)
+    assert not {"pymc", "pytensor", "arviz", "arviz_stats", "nutpie", "scipy.stats"} & loaded

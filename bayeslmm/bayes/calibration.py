@@ -276,7 +276,7 @@ class _Simulator:
 
     def _draws(self, density: MarginalDensity, truth, rng) -> tuple[np.ndarray, bool]:
         """n_draws of the covariance parameters, independent for all practical purposes."""
-        mode = find_mode(density, first=truth)
+        mode = find_mode(density, (0.5,), first=truth)
         fell_back = False
         if self.method == "importance":
             sample = importance_sample(density, mode, _PROPOSALS, rng)

@@ -101,7 +101,7 @@ def sample_density(
     settings = nuts_options(options)
     errors: list[Exception] = []
     tree = _run(
-        _callback_model(density, mode, errors),
+        _nutpie_model(density, mode, errors),
         draws=draws,
         tune=tune,
         chains=chains,
@@ -130,13 +130,28 @@ def _run(compiled, **arguments):
     except KeyboardInterrupt:
         raise
     except (RuntimeError, ValueError, ArithmeticError) as err:
+        text = str(err).split("Stack backtrace")[0].strip()
         raise SamplingError(
-            f"NUTS could not run: {err}. Look at the priors (print(model.priors)) and the scale of "
+            f"NUTS could not run: {text}. Look at the priors (print(model.priors)) and the scale of "
             "the columns."
         ) from err
 
 
-def _callback_model(density: MarginalDensity, mode: Mode, errors: list[Exception]):
+def _nutpie_model(density: MarginalDensity, mode: Mode, errors: list[Exception]):
+    """As a C function where that is possible, as a Python callback otherwise."""
+    from bayeslmm.bayes import compiled
+
+    def initial_point(seed) -> np.ndarray:
+        return np.random.default_rng(seed).standard_normal(density.n_dim)
+
+    if compiled.supported(density):
+        return compiled.compiled_model(density, mode, initial_point)
+    return _callback_model(density, mode, initial_point, errors)
+
+
+def _callback_model(
+    density: MarginalDensity, mode: Mode, initial_point: Callable, errors: list[Exception]
+):
     """nutpie's model around a Python callback.
 
     An exception inside would end in a panic of the sampler: it is kept, and the point is
@@ -159,9 +174,6 @@ def _callback_model(density: MarginalDensity, mode: Mode, errors: list[Exception
 
     def make_expand(seed1, seed2, chain) -> Callable:
         return lambda z: {"z": np.array(z)}
-
-    def initial_point(seed) -> np.ndarray:
-        return np.random.default_rng(seed).standard_normal(d)
 
     return from_pyfunc(
         d,

@@ -195,7 +195,9 @@ def random_block(
 
 def _levels_and_codes(column: pd.Series) -> tuple[list, np.ndarray]:
     if isinstance(column.dtype, pd.CategoricalDtype):
-        return [_label(v) for v in column.cat.categories], column.cat.codes.to_numpy(np.int64)
+        # through an object array: iterating an Arrow-backed index is slow
+        labels = [_label(v) for v in np.asarray(column.cat.categories, dtype=object).tolist()]
+        return labels, column.cat.codes.to_numpy(np.int64)
     values = column.to_numpy()
     if values.dtype.kind == "f" and np.all(values == np.round(values)):
         values = values.astype(np.int64)

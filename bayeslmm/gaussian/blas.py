@@ -1,8 +1,8 @@
 """One BLAS thread inside the core.
 
 Two threads on the small factors of a mixed model spin-wait for each other: the gradient of a large
-crossed model became fifty times slower.  Asking threadpoolctl costs about 0.1 ms, so it is
-asked once around a whole optimization or sampling run, never per evaluation.
+crossed model became fifty times slower.  The limit is set once around a whole optimization or
+sampling run, never per evaluation.
 """
 
 from __future__ import annotations
@@ -10,6 +10,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+
+@cache
+def _controller():
+    """The BLAS libraries of numpy and scipy, looked up once: the search takes milliseconds."""
+    import scipy.linalg  # noqa: F401  (so that scipy's own BLAS is among them)
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
 
 _lock = threading.Lock()
 _state = {"depth": 0, "limiter": None}
@@ -29,9 +39,7 @@ def single_threaded_blas() -> Iterator[None]:
     """
     with _lock:
         if _state["depth"] == 0:
-            from threadpoolctl import threadpool_limits
-
-            _state["limiter"] = threadpool_limits(limits=1, user_api="blas")
+            _state["limiter"] = _controller().limit(limits=1, user_api="blas")
         _state["depth"] += 1
     try:
         yield

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
+from scipy.special import chdtri
 
 from bayeslmm.gaussian import (
     CovariancePattern,
@@ -285,7 +285,7 @@ def profile_interval(
     -------
     lower, upper : float
     """
-    cut = float(np.sqrt(stats.chi2.ppf(level, 1)))
+    cut = float(np.sqrt(chdtri(1, 1 - level)))
 
     def excess(value: float) -> float:
         return float(np.sqrt(max(deviance(value) - minimum, 0.0))) - cut

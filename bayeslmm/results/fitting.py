@@ -9,7 +9,7 @@ import numpy as np
 
 from bayeslmm.errors import DataError, ModelWarning
 from bayeslmm.formula import Design
-from bayeslmm.gaussian import CrossProducts, Problem, prepare
+from bayeslmm.gaussian import CrossProducts, Problem, prepare, single_threaded_blas
 from bayeslmm.likelihood.optimize import optimize
 from bayeslmm.results.likelihood import LikelihoodFit
 
@@ -26,9 +26,10 @@ def likelihood_fit(model: LMM, *, reml: bool) -> LikelihoodFit:
     """Fit `model`; see :meth:`bayeslmm.LMM.reml`."""
     design = model.design
     _refuse_unidentified(design)
-    problem = _problem(model)
-    _refuse_perfect(design, _ols_sigma(problem.cp))
-    optimum = optimize(problem, reml=reml)
+    with single_threaded_blas():
+        problem = _problem(model)
+        _refuse_perfect(design, _ols_sigma(problem.cp))
+        optimum = optimize(problem, reml=reml)
     if not np.isfinite(optimum.criterion):
         raise DataError(
             "The likelihood cannot be evaluated. Check the scale of the columns and whether "

@@ -12,7 +12,6 @@ from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from bayeslmm.formula import Design
 
@@ -104,6 +103,8 @@ def adjusted(table: pd.DataFrame, adjust: str | None, n_means: int, level: float
         table["p"] = np.minimum(steps, 1.0)[np.argsort(order)]
         return table
     if adjust == "tukey":
+        from scipy import stats
+
         df = np.where(np.isfinite(table["df"]), table["df"], 1e6)
         table["p"] = stats.studentized_range.sf(
             np.sqrt(2) * np.abs(table["t"].to_numpy()), n_means, df

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import ndtri
 
 from bayeslmm.bayes.draws import long_labels
 from bayeslmm.formula import Design
@@ -49,7 +49,7 @@ def variance_table(fit: LikelihoodFit, level: float) -> pd.DataFrame:
     is_corr = np.array([name.startswith("corr(") for name in estimate.index])
     boundary = np.where(is_corr, ~(np.abs(values) < 1 - 1e-8), ~(values > 0))
     se[boundary] = np.nan
-    z = stats.norm.ppf(0.5 + level / 2)
+    z = ndtri(0.5 + level / 2)
     lower, upper = np.full(len(values), np.nan), np.full(len(values), np.nan)
     for k in np.flatnonzero(~boundary & np.isfinite(se)):
         if is_corr[k]:
@@ -86,7 +86,7 @@ def _jacobian(fit: LikelihoodFit) -> np.ndarray:
 
 def effects_table(fit: LikelihoodFit, factor: str | None, level: float) -> pd.DataFrame:
     """Conditional modes and conditional standard deviations."""
-    z = stats.norm.ppf(0.5 + level / 2)
+    z = ndtri(0.5 + level / 2)
     tables = []
     for position, block in enumerate(fit.design.blocks):
         if factor is not None and block is not fit.design.block(factor):
