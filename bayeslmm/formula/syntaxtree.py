@@ -195,15 +195,20 @@ def variables_in(node) -> list[str]:
     from formulae import expr
 
     found: dict[str, None] = {}
+    inside_call: set[str] = set()
 
     def visit(item) -> None:
         if isinstance(item, expr.Variable):
-            found.setdefault(item.name.lexeme)
+            if item.name.lexeme not in inside_call:
+                found.setdefault(item.name.lexeme)
         elif isinstance(item, expr.QuotedName):
             found.setdefault(item.expression.lexeme[1:-1])
         elif isinstance(item, expr.Call):
+            # C(x, Sum): the name of a coding, not of a column
+            inside_call.update(("Sum", "Treatment"))
             for argument in item.args:
                 visit(argument)
+            inside_call.clear()
         elif isinstance(item, expr.Assign):
             visit(item.value)
         elif isinstance(item, expr.Binary):

@@ -249,6 +249,7 @@ _BS_BY_H = [f"bs(x, df = 3)[{i}]:h[{level}]" for i in range(3) for level in "uv"
         ("y ~ bs(x, df=4)", ["Intercept", *(f"bs(x, df = 4)[{i}]" for i in range(4))]),
         ("y ~ np.log(z) + center(x)", ["Intercept", "np.log(z)", "center(x)"]),
         ('y ~ C(f, Treatment("b"))', None),
+        ("y ~ C(f, Sum)", ["Intercept", "C(f, Sum)[a]", "C(f, Sum)[b]"]),
         ("y ~ 0 + f", ["f[a]", "f[b]", "f[c]"]),
         ("y ~ f - 1", ["f[a]", "f[b]", "f[c]"]),
         ("y ~ f*x - f:x", ["Intercept", "f[b]", "f[c]", "x"]),
