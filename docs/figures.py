@@ -44,7 +44,7 @@ def sleepstudy() -> None:
     for label, style in (("each subject alone", "C1o"), ("mixed model", "C0o")):
         shrinkage.plot([], [], style, markersize=4, label=label)
     shrinkage.plot([], [], "k*", markersize=10, label="population")
-    shrinkage.legend(frameon=False, loc="lower right")
+    shrinkage.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
     shrinkage.set(xlabel="Intercept (ms)", ylabel="Slope (ms per day)")
     shrinkage.set_title("Shrinkage: every subject learns from the others")
     HERE.mkdir(exist_ok=True)
