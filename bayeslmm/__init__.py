@@ -21,6 +21,7 @@ _HOMES = {
     "Priors": "bayeslmm.bayes.priors",
     "PosteriorFit": "bayeslmm.results.posterior",
     "LikelihoodFit": "bayeslmm.results.likelihood",
+    "compare_estimates": "bayeslmm.results.comparison",
     "likelihood_ratio_test": "bayeslmm.results.likelihood_ratio",
     "load": "bayeslmm.storage",
     "sbc": "bayeslmm.bayes.calibration",

@@ -269,9 +269,7 @@ class _Simulator:
         design, old = self.model.design, self.density.model
         cp = CrossProducts.from_rows(y, design.X, factor_rows(design), weights=design.weights)
         problem = prepare(cp, old.problem.patterns, symbolic=old.problem.symbolic)
-        fresh = replace(
-            old, problem=problem, working_prior=old.prior.moved(problem.coordinates)
-        )
+        fresh = replace(old, problem=problem, working_prior=old.prior.moved(problem.coordinates))
         return replace(self.density, model=fresh)
 
     def _draws(self, density: MarginalDensity, truth, rng) -> tuple[np.ndarray, bool]:

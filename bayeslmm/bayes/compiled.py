@@ -208,5 +208,9 @@ def compiled_model(density: MarginalDensity, mode: Mode, initial_point) -> Compi
         [(a.ctypes.data, *(*a.shape, 0, 0)[:2]) for a in arrays], dtype=np.int64
     ).ravel()
     return _Compiled(
-        dims={"z": ("coordinate",)}, size=density.n_dim, arrays=arrays, table=table, initial_point=initial_point
+        dims={"z": ("coordinate",)},
+        size=density.n_dim,
+        arrays=arrays,
+        table=table,
+        initial_point=initial_point,
     )

@@ -14,7 +14,14 @@ from bayeslmm.formula import Design
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["coefficient_draws", "component_draws", "effect_draws", "level_coefficient_draws", "long_labels"]
+__all__ = [
+    "coefficient_draws",
+    "component_draws",
+    "covariance_draws",
+    "effect_draws",
+    "level_coefficient_draws",
+    "long_labels",
+]
 
 
 def coefficient_draws(design: Design, posterior: xr.Dataset) -> tuple[list[str], np.ndarray]:
@@ -39,6 +46,19 @@ def component_draws(
     labels.append("sigma")
     columns.append(posterior["sigma"].to_numpy()[:, :, None])
     return labels, np.concatenate(columns, axis=-1)
+
+
+def covariance_draws(design: Design, names: ModelNames, posterior: xr.Dataset) -> list[np.ndarray]:
+    """Covariance matrices (chains, draws, q, q) of each grouping factor's effects."""
+    matrices = []
+    for block, factor in zip(design.blocks, names.factors, strict=True):
+        sd = posterior[factor.sd].to_numpy()
+        product = sd[..., :, None] * sd[..., None, :]
+        if block.correlated_pairs():
+            matrices.append(product * posterior[factor.corr].to_numpy())
+        else:
+            matrices.append(product * np.eye(block.n_effects))
+    return matrices
 
 
 def effect_draws(

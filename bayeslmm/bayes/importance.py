@@ -247,9 +247,7 @@ def fit_importance(
         sample = importance_sample(density, find_mode(density), n, rng, cores)
         check_k_hat(sample.k_hat)
         x = sample.resample(chains * draws, rng).reshape(chains, draws, -1)
-        values = posterior_values(
-            density, design, names, x, random_seed=random_seed, cores=cores
-        )
+        values = posterior_values(density, design, names, x, random_seed=random_seed, cores=cores)
     proper = all(prior.is_proper for prior in priors.values())
     info = FitInfo(
         method="importance",
@@ -278,8 +276,8 @@ def check_k_hat(k_hat: float) -> None:
     """
     if not k_hat <= MAX_K_HAT:
         raise SamplingError(
-            f"The importance weights have k-hat {k_hat:.2f}, above {MAX_K_HAT}: the proposal misses "
-            'part of the posterior, and the draws would mislead. Use method="nuts".'
+            f"The importance weights have k-hat {k_hat:.2f}, above {MAX_K_HAT}: the proposal "
+            'misses part of the posterior, and the draws would mislead. Use method="nuts".'
         )
 
 

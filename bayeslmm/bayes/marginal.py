@@ -235,10 +235,12 @@ def marginal_obstacle(design: Design, priors: Priors) -> str | None:
     """Why the marginal density is not available for these priors; None where it is."""
     if text := fixed_obstacle(design, priors):
         return text
-    for key, prior in priors.items():
-        if (key == "sigma" or key.startswith("sd(")) and key not in _coef_keys(design):
-            if not supported_scale(prior):
-                return f"the prior of {key} is {prior!r}, which the marginal density does not know"
+    chosen = {f"sd({e} | {block.name})" for block in design.blocks for e in block.effects}
+    for key in ("sigma", *sorted(chosen)):
+        if not supported_scale(priors[key]):
+            return (
+                f"the prior of {key} is {priors[key]!r}, which the marginal density does not know"
+            )
     return None
 
 

@@ -29,9 +29,7 @@ __all__ = ["fit_marginal_model", "marginal_model"]
 _TUNE = 1000
 
 
-def marginal_model(
-    design: Design, priors: Priors, names: ModelNames, problem: Problem
-) -> pm.Model:
+def marginal_model(design: Design, priors: Priors, names: ModelNames, problem: Problem) -> pm.Model:
     """Standard deviations, correlations and sigma; coefficients and effects integrated out.
 
     Parameters
@@ -115,9 +113,7 @@ def fit_marginal_model(
         progressbar=progressbar,
         options=options,
     )
-    flat = {
-        name: sampled[name].transpose("chain", "draw", ...).to_numpy() for name in wanted
-    }
+    flat = {name: sampled[name].transpose("chain", "draw", ...).to_numpy() for name in wanted}
     flat = {name: array.reshape(chains * draws, *array.shape[2:]) for name, array in flat.items()}
     sds, factors = [np.empty((chains * draws, 0))], []
     for factor in names.factors:

@@ -43,7 +43,7 @@ class _LogMarginal(Op):
     def connection_pattern(self, node):
         return [[True] * 3] * 2 + [[False] * 3] * (len(node.inputs) - 2)
 
-    def infer_shape(self, fgraph, node, shapes):
+    def infer_shape(self, node, shapes):
         return [(), shapes[0], ()]
 
     def pullback(self, inputs, outputs, cotangents):

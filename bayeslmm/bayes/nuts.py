@@ -132,8 +132,8 @@ def _run(compiled, **arguments):
     except (RuntimeError, ValueError, ArithmeticError) as err:
         text = str(err).split("Stack backtrace")[0].strip()
         raise SamplingError(
-            f"NUTS could not run: {text}. Look at the priors (print(model.priors)) and the scale of "
-            "the columns."
+            f"NUTS could not run: {text}. Look at the priors (print(model.priors)) and the scale "
+            "of the columns."
         ) from err
 
 
@@ -166,7 +166,7 @@ def _callback_model(
         def logp(z):
             try:
                 return evaluate(z)
-            except Exception as err:  # noqa: BLE001 - raised again after sampling
+            except Exception as err:  # raised again after sampling
                 errors.append(err)
                 return np.nan, np.full(d, np.nan)
 

@@ -59,9 +59,7 @@ def _half_normal(p):
 
 
 def _student(nu, sigma):
-    constant = (
-        log(2) + lgamma((nu + 1) / 2) - lgamma(nu / 2) - 0.5 * log(nu * pi) - log(sigma)
-    )
+    constant = log(2) + lgamma((nu + 1) / 2) - lgamma(nu / 2) - 0.5 * log(nu * pi) - log(sigma)
     return _STUDENT, (nu, sigma, 0.0), constant, 0.0, np.inf
 
 

@@ -178,10 +178,17 @@ class Design:
             labels.append(label)
         return NewRows(X, offset, tuple(Z), tuple(codes), tuple(labels))
 
+    def effect_columns(self, block: RandomBlock) -> list[str]:
+        """Columns of the data that the random effects of a block use."""
+        return self._columns_of([bar.effects for bar in block.terms])
+
     def _predictor_columns(self, random: bool) -> list[str]:
         texts = [self.formula.fixed]
         if random:
             texts += [bar.effects for block in self.blocks for bar in block.terms]
+        return self._columns_of(texts)
+
+    def _columns_of(self, texts: list[str]) -> list[str]:
         known = set(self.columns.columns)
         allowed = allowed_calls(self.namespace)
         trees = [parse_part(text, allowed, known, "formula") for text in texts]

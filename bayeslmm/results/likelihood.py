@@ -321,6 +321,87 @@ class LikelihoodFit:
         values = self.design.y - self.fitted(random).to_numpy()
         return pd.Series(values, index=self.design.index, name="residual")
 
+    def predict(
+        self,
+        newdata=None,
+        *,
+        random: str = "conditional",
+        kind: str = "mean",
+        level: float = 0.95,
+    ) -> pd.DataFrame:
+        """Predictions with intervals, the variance parameters taken as known.
+
+        Parameters
+        ----------
+        newdata : data frame, optional
+            The fitted rows by default.
+        random : {"conditional", "population", "new"}
+            With each group's own effects; for the average group, which in a linear model is
+            the marginal mean too; or for a group not seen yet.
+        kind : {"mean", "response"}
+            Uncertainty of the mean, or of a new response.
+        level : float
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``estimate se lower upper``, indexed as `newdata`.
+
+        Raises
+        ------
+        DataError
+            If a predictor is missing or has a level that was not in the fit.
+        """
+        from bayeslmm.results.prediction import likelihood_prediction
+
+        check_level(level)
+        return likelihood_prediction(self, newdata, random, kind, level)
+
+    def r2(self) -> pd.Series:
+        """Marginal and conditional R2 (Nakagawa and Schielzeth 2013; Johnson 2014)."""
+        from bayeslmm.results.shares import r2_values
+
+        return pd.Series({k: float(v) for k, v in r2_values(self._parts()).items()}, name="r2")
+
+    def icc(self) -> pd.Series:
+        """Intraclass correlation: adjusted, unadjusted, and adjusted by grouping factor."""
+        from bayeslmm.results.shares import icc_values
+
+        factors = [block.name for block in self.design.blocks]
+        values = icc_values(self._parts(), factors)
+        return pd.Series({k: float(v) for k, v in values.items()}, name="icc")
+
+    def _parts(self):
+        from bayeslmm.results.shares import variance_parts
+
+        beta = np.zeros(len(self.design.coef_names))
+        beta[self.kept] = self._solution.beta
+        return variance_parts(self.model, beta, self._solution.Sigmas, np.asarray(self.sigma))
+
+    def implied_covariance(self, data=None) -> pd.DataFrame:
+        """Marginal covariance of a group's responses, in squared units of the response.
+
+        Parameters
+        ----------
+        data : data frame, optional
+            The covariates of the group's rows; by default those of the first group.
+        """
+        from bayeslmm.results.implied import implied_covariance
+
+        values, index = implied_covariance(
+            self.design, self._solution.Sigmas, np.asarray(self.sigma), data
+        )
+        return pd.DataFrame(values, index=index, columns=index)
+
+    def implied_correlation(self, data=None) -> pd.DataFrame:
+        """Marginal correlation of a group's responses; as :meth:`implied_covariance`."""
+        from bayeslmm.results.implied import as_correlation
+
+        covariance = self.implied_covariance(data)
+        return pd.DataFrame(
+            as_correlation(covariance.to_numpy()), covariance.index, covariance.columns
+        )
+
     def anova(self, type: int = 3, ddf: str = "satterthwaite") -> pd.DataFrame:
         """F tests of the fixed terms.
 

@@ -208,6 +208,124 @@ class PosteriorFit:
         """Draws (chains, draws, k) of linear combinations of the coefficients."""
         return self.posterior["beta"].to_numpy() @ rows.T
 
+    def predict(
+        self,
+        newdata=None,
+        *,
+        random: str = "conditional",
+        kind: str = "mean",
+        level: float = 0.95,
+        interval: str = "eti",
+        draws: bool = False,
+        random_seed: int | None = None,
+    ) -> pd.DataFrame | xr.DataArray:
+        """Predictions with intervals.
+
+        Parameters
+        ----------
+        newdata : data frame, optional
+            The fitted rows by default.
+        random : {"conditional", "population", "new"}
+            With each group's own effects; for the average group, which in a linear model is
+            the marginal mean too; or for groups not seen yet, whose effects are drawn from
+            the population (rows with the same label share them).
+        kind : {"mean", "response"}
+            The linear predictor, or a new response around it.
+        level, interval
+            As in :meth:`summary`.
+        draws : bool
+            Return all draws instead, dimensions (chain, draw, row).
+        random_seed : int, optional
+            For new groups and new responses.
+
+        Returns
+        -------
+        pandas.DataFrame or xarray.DataArray
+            Columns ``mean sd lower upper``, indexed as `newdata`.
+
+        Raises
+        ------
+        DataError
+            If a predictor is missing or has a level that was not in the fit.
+        """
+        from bayeslmm.results.posterior_prediction import posterior_prediction
+
+        check_level(level, interval)
+        values, index = posterior_prediction(self, newdata, random, kind, random_seed)
+        if draws:
+            import xarray as xr
+
+            return xr.DataArray(values, dims=("chain", "draw", "row"), name="prediction")
+        return summarize_draws(values, index, level=level, interval=interval, diagnostics=False)
+
+    def fitted(self, random: str = "conditional", **options) -> pd.DataFrame:
+        """Predictions for the fitted rows; options as in :meth:`predict`."""
+        return self.predict(random=random, **options)
+
+    def residuals(self, random: str = "conditional") -> pd.Series:
+        """Response minus posterior mean of the linear predictor."""
+        mean = self.predict(random=random, draws=True).mean(("chain", "draw")).to_numpy()
+        design = self.model.design
+        return pd.Series(design.y - mean, index=design.index, name="residual")
+
+    def r2(self, *, level: float = 0.95, interval: str = "eti") -> pd.DataFrame:
+        """Marginal and conditional R2 (Nakagawa and Schielzeth 2013; Johnson 2014)."""
+        from bayeslmm.results.shares import r2_values
+
+        return self._shares(r2_values(self._parts()), level, interval)
+
+    def icc(self, *, level: float = 0.95, interval: str = "eti") -> pd.DataFrame:
+        """Intraclass correlation: adjusted, unadjusted, and adjusted by grouping factor."""
+        from bayeslmm.results.shares import icc_values
+
+        factors = [block.name for block in self.model.design.blocks]
+        return self._shares(icc_values(self._parts(), factors), level, interval)
+
+    def _parts(self):
+        from bayeslmm.bayes.draws import covariance_draws
+        from bayeslmm.results.shares import variance_parts
+
+        posterior, design = self.posterior, self.model.design
+        Sigmas = covariance_draws(design, self.names, posterior)
+        beta = coefficient_draws(design, posterior)[1]
+        return variance_parts(self.model, beta, Sigmas, posterior["sigma"].to_numpy())
+
+    def _shares(self, values, level: float, interval: str) -> pd.DataFrame:
+        check_level(level, interval)
+        stacked = np.stack(list(values.values()), axis=-1)
+        return summarize_draws(stacked, list(values), level=level, interval=interval)
+
+    def implied_covariance(self, data=None) -> pd.DataFrame:
+        """Posterior mean of the marginal covariance of a group's responses.
+
+        Parameters
+        ----------
+        data : data frame, optional
+            The covariates of the group's rows; by default those of the first group.
+        """
+        return self._implied(data, correlation=False)
+
+    def implied_correlation(self, data=None) -> pd.DataFrame:
+        """Posterior mean of the marginal correlation of a group's responses."""
+        return self._implied(data, correlation=True)
+
+    def _implied(self, data, *, correlation: bool) -> pd.DataFrame:
+        from bayeslmm.bayes.draws import covariance_draws
+        from bayeslmm.results.implied import as_correlation, implied_covariance
+
+        posterior, design = self.posterior, self.model.design
+        Sigmas = [
+            S.reshape(-1, *S.shape[2:]) for S in covariance_draws(design, self.names, posterior)
+        ]
+        sigma = posterior["sigma"].to_numpy().ravel()
+        total, count, index = 0.0, len(sigma), None
+        for start in range(0, count, 500):  # draws in blocks: a group may have many rows
+            part = slice(start, start + 500)
+            values, index = implied_covariance(design, [S[part] for S in Sigmas], sigma[part], data)
+            values = as_correlation(values) if correlation else values
+            total = total + values.sum(axis=0)
+        return pd.DataFrame(total / count, index=index, columns=index)
+
     def posterior_predictive(
         self, *, draws: int | None = None, random_seed: int | None = None
     ) -> xr.DataTree:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
-from scipy.linalg import block_diag
 
 import bayeslmm as blm
 from bayeslmm.bayes.marginal import centering, marginal_density, marginal_obstacle

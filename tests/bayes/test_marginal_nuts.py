@@ -15,6 +15,8 @@ import bayeslmm as blm
 from bayeslmm.bayes import compiled, nuts
 from bayeslmm.bayes.marginal import marginal_density
 from bayeslmm.bayes.mode import find_mode
+from bayeslmm.bayes.scales import scale_terms, unconstrain
+from bayeslmm.gaussian.correlations import correlations_from_factors, log_lkj
 from tests.bayes.test_hierarchical import _evaluate, _random_point, _value
 from tests.bayes.test_marginal import MODELS, _density, _model
 from tests.conftest import dataset, quietly, sleepstudy_fit
@@ -240,16 +242,11 @@ def test_the_pymc_model_has_the_same_density_and_gradient(key):
     free = [rv for rv in model.free_RVs if not rv.name.startswith("chol_")]
     scales = [np.atleast_1d(_value(model, n.sd, point)) for n in lmm.names.factors]
     sd = np.concatenate([*scales, [float(_value(model, "sigma", point))]])
-    roots = [
-        s[:, None] * np.linalg.cholesky(_value(model, n.corr, point) if b.correlated_pairs() else I)
-        for s, n, b, I in zip(
-            scales, lmm.names.factors, lmm.design.blocks, map(np.eye, map(len, scales)), strict=True
-        )
-    ]
+    roots = []
+    for s, names, block in zip(scales, lmm.names.factors, lmm.design.blocks, strict=True):
+        R = _value(model, names.corr, point) if block.correlated_pairs() else np.eye(len(s))
+        roots.append(s[:, None] * np.linalg.cholesky(R))
     flat = np.concatenate([np.zeros(0), *(F.ravel() for F in roots)])
-    from bayeslmm.bayes.scales import scale_terms, unconstrain
-    from bayeslmm.gaussian.correlations import correlations_from_factors, log_lkj
-
     u = correlations_from_factors(density.correlations, flat)[1]
     at = unconstrain(density.scales, sd)
     x = np.concatenate((at[:-1], u, at[-1:]))
@@ -307,9 +304,7 @@ def test_marginal_importance_and_noncentered_agree_in_every_parameter(key):
         common = {"draws": 1500, "progressbar": False}
         marginal = lmm.fit(random_seed=1, **common)
         importance = lmm.fit(random_seed=2, method="importance", **common)
-        joint = lmm.fit(
-            random_seed=3, parameterization="noncentered", target_accept=0.95, **common
-        )
+        joint = lmm.fit(random_seed=3, parameterization="noncentered", target_accept=0.95, **common)
     assert_same_posterior(marginal, importance)
     assert_same_posterior(marginal, joint)
 

@@ -1,0 +1,85 @@
+"""The covariance that the random effects imply among a group's responses.
+
+Responses of one group have the covariance Z Sigma Z' + sigma^2 W^-1: compound symmetry for a
+random intercept, and whatever the slopes make of it otherwise.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from bayeslmm.errors import DataError
+from bayeslmm.formula import Design
+from bayeslmm.formula.columns import as_frame, find_column, plain_column
+
+__all__ = ["as_correlation", "implied_covariance"]
+
+
+def implied_covariance(
+    design: Design, Sigmas: list[np.ndarray], sigma: float | np.ndarray, data=None
+) -> tuple[np.ndarray, pd.Index]:
+    """Marginal covariance of responses.
+
+    Parameters
+    ----------
+    design : Design
+    Sigmas : list of (..., q_k, q_k) arrays
+        Covariance matrices of the effects, perhaps with leading dimensions for draws.
+    sigma : (...) array
+    data : data frame, optional
+        Rows of the group; those of the first level of the first grouping factor by default.
+        Where `data` lacks the columns of a grouping factor its rows are taken to share a level.
+
+    Returns
+    -------
+    (..., m, m) array and the rows' index
+
+    Raises
+    ------
+    DataError
+        If there is no group to take.
+    """
+    if data is None:
+        if not design.blocks:
+            raise DataError("Without random effects responses are independent; give data=.")
+        rows = np.flatnonzero(design.blocks[0].codes == 0)
+        Z = [block.Z[rows] for block in design.blocks]
+        same = [block.codes[rows][:, None] == block.codes[rows] for block in design.blocks]
+        index = design.index[rows]
+        weights = np.ones(len(rows)) if design.weights is None else design.weights[rows]
+    else:
+        frame = as_frame(data)
+        Z, same = _covariates(design, frame)
+        index, weights = frame.index, np.ones(len(frame))
+    sigma = np.asarray(sigma, dtype=float)
+    total = sigma[..., None, None] ** 2 * np.diag(1.0 / weights)
+    for z, Sigma, mask in zip(Z, Sigmas, same, strict=True):
+        total = total + mask * (z @ Sigma @ z.T)
+    return total, index
+
+
+def as_correlation(covariance: np.ndarray) -> np.ndarray:
+    """Correlations of (..., m, m) covariances."""
+    sd = np.sqrt(np.einsum("...ii->...i", covariance))
+    return covariance / (sd[..., :, None] * sd[..., None, :])
+
+
+def _covariates(design: Design, frame: pd.DataFrame):
+    """Z of each factor for new rows and which rows share a level."""
+    plain = {}
+    for block in design.blocks:
+        for name in design.effect_columns(block):
+            column = find_column(frame, name)
+            plain[name] = plain_column(column, name, design._categories(name))
+    rows = pd.DataFrame(plain, index=pd.RangeIndex(len(frame)))
+    Z, same = [], []
+    for block in design.blocks:
+        Z.append(block.evaluate(rows))
+        columns = [c for c in block.factor.columns if c in frame.columns]
+        if columns:
+            key = pd.factorize(pd.MultiIndex.from_frame(frame[columns].astype(str)))[0]
+            same.append(key[:, None] == key)
+        else:
+            same.append(np.ones((len(frame), len(frame)), dtype=bool))
+    return Z, same
