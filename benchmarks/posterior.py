@@ -173,7 +173,7 @@ def table() -> None:
         "compilation included (compiled code already cached on disk), warm the second. ESS is the",
         "smallest bulk effective sample size over coefficients, standard deviations, correlations",
         "and sigma, for importance sampling at most 1 / sum of squared weights. Bambi has no",
-        "correlated slopes: it fits fewer parameters there. Each program has its own default priors.",
+        "correlated slopes: it fits fewer parameters there. Each has its own default priors.",
         "",
         f"Machine: {platform.machine()}, {os.cpu_count()} processors, Python "
         f"{platform.python_version()}. {_versions(results)}",

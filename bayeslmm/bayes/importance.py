@@ -47,6 +47,9 @@ _DF = 5.0
 _DISTANCES = np.array([1.0, 2.0, 4.0, 8.0])
 _NARROWEST, _WIDEST = 0.5, 5.0
 
+#: Up to this many random effects a density evaluation is cheap.
+_FEW_EFFECTS = 1000
+
 
 @dataclass(frozen=True)
 class SplitT:
@@ -242,7 +245,8 @@ def fit_importance(
     density = marginal_density(design, priors, problem)
     rng = np.random.default_rng(np.random.SeedSequence([random_seed, 2]))
     # twice as many proposals as draws, so that few are repeated, unless each is expensive
-    n = chains * draws * (2 if problem.head_only else 1)
+    cheap = problem.head_only and problem.symbolic.n_columns <= _FEW_EFFECTS
+    n = chains * draws * (2 if cheap else 1)
     with single_threaded_blas():
         sample = importance_sample(density, find_mode(density), n, rng, cores)
         check_k_hat(sample.k_hat)

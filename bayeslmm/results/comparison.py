@@ -42,8 +42,8 @@ def compare_estimates(
     >>> import bayeslmm as blm
     >>> data = blm.load_dataset("dyestuff")
     >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", data)
-    >>> blm.compare_estimates(model.reml(), model.ml()).columns.levels[0].tolist()
-    ['ML', 'REML']
+    >>> list(blm.compare_estimates(model.reml(), model.ml()).columns.unique(0))
+    ['REML', 'ML']
     """
     if not fits:
         raise ValueError("compare_estimates needs at least one fit.")

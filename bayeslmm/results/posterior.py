@@ -352,6 +352,54 @@ class PosteriorFit:
         self.idata["posterior_predictive"] = _as_node(group)
         return self.idata
 
+    def loo(
+        self,
+        unit: str = "observation",
+        *,
+        conditional: bool = False,
+        draws: int | None = None,
+        exact: bool = True,
+        progressbar: bool = True,
+    ):
+        """Leave-one-out cross-validation.
+
+        Parameters
+        ----------
+        unit : str
+            ``"observation"``, or a grouping factor to leave out a group at a time.
+        conditional : bool
+            Use the likelihood given the random effects, as Bambi and brms do, instead of the
+            one with coefficients and random effects integrated out.
+        draws : int, optional
+            Draws per chain to use, evenly spaced; by default all that fit in memory.
+        exact : bool
+            Refit the units whose k-hat is above 0.7.
+        progressbar : bool
+
+        Returns
+        -------
+        arviz ELPD object
+            What ``az.compare`` and ``az.plot_khat`` take. Its ``p`` is the log score of the
+            data seen minus that of the data left out.
+
+        Raises
+        ------
+        ValueError
+            If there is no such unit.
+        SamplingError
+            If the coefficients' priors are not normal or flat (then ``conditional=True``).
+        """
+        from bayeslmm.results.loo import leave_one_out
+
+        return leave_one_out(
+            self,
+            unit=unit,
+            conditional=conditional,
+            draws=draws,
+            exact=exact,
+            progressbar=progressbar,
+        )
+
     def save(self, path: str | os.PathLike) -> None:
         """Write fit and model to one NetCDF file; see :func:`bayeslmm.load`.
 

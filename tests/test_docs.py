@@ -1,0 +1,77 @@
+"""The code in README and documentation runs, in the order in which it stands."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+
+import bayeslmm
+import bayeslmm as blm
+
+ROOT = Path(__file__).parent.parent
+PAGES = {
+    "README.md": "",
+    "docs/likelihood.md": (
+        "import bayeslmm as blm\n"
+        "import pandas as pd\n"
+        "data = blm.load_dataset('sleepstudy').assign(Machine='A')\n"
+        "data.loc[::2, 'Machine'] = 'B'\n"
+        "y = data['Reaction']\n"
+    ),
+    "docs/priors.md": (
+        "import bayeslmm as blm\n"
+        "data = blm.load_dataset('sleepstudy')\n"
+        "formula = 'Reaction ~ Days + (Days | Subject)'\n"
+        "model = blm.LMM(formula, data)\n"
+    ),
+}
+# lines that stand for something the page leaves to the reader
+_REPLACED = {
+    'blm.LMM(formula, data, priors={': 'blm.LMM(formula, data, priors={',
+    "blm.likelihood_ratio_test(fit0, fit1)": "",
+    'model = blm.LMM("Reaction ~ Days + (Days | Subject)", data)': (
+        'model = blm.LMM("Reaction ~ Days + Machine + (Days | Subject)", data)'
+    ),
+}
+
+
+def _code(page: str) -> str:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+    return "\n".join(blocks)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = PAGES[page] + _code(page)
+    if page == "docs/likelihood.md":
+        for old, new in _REPLACED.items():
+            code = code.replace(old, new)
+    assert "blm." in code
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(compile(code, page, "exec"), {})
+
+
+def _modules() -> list[str]:
+    found = pkgutil.walk_packages(bayeslmm.__path__, "bayeslmm.")
+    return [m.name for m in found if not m.name.endswith("__main__")]
+
+
+@pytest.mark.parametrize("name", ["bayeslmm", *_modules()])
+def test_the_examples_in_docstrings_run(name):
+    module = importlib.import_module(name)
+    results = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert results.failed == 0
+
+
+def test_every_public_name_has_a_docstring():
+    for name in blm.__all__:
+        if name != "__version__":
+            assert getattr(blm, name).__doc__
