@@ -174,6 +174,7 @@ def table() -> None:
         "smallest bulk effective sample size over coefficients, standard deviations, correlations",
         "and sigma, for importance sampling at most 1 / sum of squared weights. Bambi has no",
         "correlated slopes: it fits fewer parameters there. Each has its own default priors.",
+        "Other work ran on the machine at the time: ratios hold better than seconds.",
         "",
         f"Machine: {platform.machine()}, {os.cpu_count()} processors, Python "
         f"{platform.python_version()}. {_versions(results)}",

@@ -86,9 +86,20 @@ class KenwardRogerInference:
 
 
 def t_table(
-    L: np.ndarray, beta: np.ndarray, inference: Inference, level: float
+    L: np.ndarray,
+    beta: np.ndarray,
+    inference: Inference,
+    level: float,
+    offset: np.ndarray | float = 0.0,
 ) -> dict[str, np.ndarray]:
     """Estimate, standard error, df, t, two-sided p and interval of each row of L.
+
+    Parameters
+    ----------
+    L : (k, p) array
+    beta : (p,) array
+    offset : (k,) array or float
+        Known part of each combination.
 
     Returns
     -------
@@ -96,7 +107,7 @@ def t_table(
         ``estimate se df t p lower upper``.
     """
     L = np.atleast_2d(np.asarray(L, dtype=float))
-    estimate = L @ beta
+    estimate = L @ beta + offset
     se = np.sqrt(np.maximum(np.einsum("ka,ab,kb->k", L, inference.vcov, L), 0.0))
     df = inference.df(L)
     with np.errstate(divide="ignore", invalid="ignore"):

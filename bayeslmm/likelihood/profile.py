@@ -108,6 +108,22 @@ class _Components:
         offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
         return cls(problem, orders, correlation_layout(patterns), offsets, unit)
 
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the response, weights included."""
+        cp = self.problem.cp
+        gram = cp.gram
+        centered = gram[-2, -2] - gram[-1, -2] ** 2 / gram[-1, -1]
+        return float(np.sqrt(max(centered / cp.n, np.finfo(float).tiny)))
+
+    def middle(self, x: np.ndarray) -> np.ndarray:
+        """`x` with correlations at zero and no standard deviation next to nothing."""
+        m, r = self.layout.n_effects, self.layout.n_correlations
+        inner = x.copy()
+        inner[:m] = np.maximum(x[:m], np.log(0.1 * np.exp(x[-1]) * self.unit))
+        inner[m : m + r] = 0.0
+        return inner
+
     def pack(self, Sigmas: list[np.ndarray], sigma: float) -> np.ndarray:
         flat = [
             lower_factor(S[np.ix_(o, o)]).ravel() for S, o in zip(Sigmas, self.order, strict=True)
@@ -166,8 +182,16 @@ def component_profile(
     at, transform = _position(coordinates, target)
     free = np.arange(len(start)) != at
     state = {"x": start[free]}
+    known: dict[float, float] = {}
+    bounds = [b for b, keep in zip(_bounds(coordinates), free, strict=True) if keep]
 
     def deviance(value: float) -> float:
+        value = float(value)
+        if value not in known:  # the search must see one value per point
+            known[value] = best_of_starts(value)
+        return known[value]
+
+    def best_of_starts(value: float) -> float:
         from scipy.optimize import minimize
 
         zero = at if target[0] == "sd" and value <= 0 else None
@@ -183,15 +207,24 @@ def component_profile(
 
         if not free.any():
             return objective(np.empty(0))[0]
-        bounds = _bounds(coordinates, len(start), sigma)
-        with single_threaded_blas():
-            found = minimize(
+
+        def descend(part: np.ndarray):
+            return minimize(
                 objective,
-                state["x"],
+                part,
                 jac=True,
                 method="L-BFGS-B",
-                bounds=[b for b, keep in zip(bounds, free, strict=True) if keep],
-                options={"maxiter": 500, "ftol": 1e-13, "gtol": 1e-6},
+                bounds=bounds,
+                options={"maxiter": 500, "maxfun": 2000, "ftol": 1e-13, "gtol": 1e-6},
+            )
+
+        with single_threaded_blas(), np.errstate(all="ignore"):
+            # where the last point ended, from the optimum, and from the middle: near a bound
+            # the density is flat, and a search that starts there stays there
+            middle = coordinates.middle(start)[free]
+            found = min(
+                (descend(part) for part in (state["x"], start[free], middle)),
+                key=lambda result: result.fun,
             )
         state["x"] = found.x
         return float(found.fun)
@@ -199,13 +232,15 @@ def component_profile(
     return deviance
 
 
-def _bounds(coordinates: _Components, size: int, sigma: float) -> list[tuple]:
-    """Log standard deviations from next to nothing; correlations short of one."""
-    m, r = coordinates.layout.n_effects, coordinates.layout.n_correlations
-    low = np.log(_FLOOR * sigma * coordinates.unit)
+def _bounds(coordinates: _Components) -> list[tuple]:
+    """Standard deviations from next to nothing to far too large; correlations short of one."""
+    r = coordinates.layout.n_correlations
+    spread = coordinates.spread
     limit = np.arctanh(_EDGE)
-    bounds = [(value, None) for value in low] + [(-limit, limit)] * r
-    return bounds + [(None, None)] * (size - m - r)
+    low = np.log(1e-2 * _FLOOR * spread * coordinates.unit)
+    high = np.log(1e3 * spread * coordinates.unit)
+    bounds = [*zip(low, high, strict=True)] + [(-limit, limit)] * r
+    return [*bounds, (np.log(1e-9 * spread), np.log(1e3 * spread))]
 
 
 def _position(coordinates: _Components, target: tuple) -> tuple[int, Callable[[float], float]]:
@@ -312,6 +347,8 @@ def _crossing(excess: Callable[[float], float], start: float, step: float, limit
             break
         inside, step = outside, 1.6 * step
     else:
+        return np.nan
+    if not excess(inside) < 0 <= excess(outside):
         return np.nan
     return float(brentq(excess, inside, outside, xtol=1e-7 * abs(step), rtol=1e-9))
 

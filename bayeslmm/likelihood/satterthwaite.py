@@ -12,12 +12,20 @@ import numpy as np
 
 from bayeslmm.gaussian import (
     Problem,
+    factorize,
     profiled_criterion_and_gradient,
     single_threaded_blas,
     solve,
+    unpack_theta,
 )
 
-__all__ = ["VarianceCurvature", "satterthwaite_df", "satterthwaite_f_df", "variance_curvature"]
+__all__ = [
+    "VarianceCurvature",
+    "satterthwaite_df",
+    "satterthwaite_f_df",
+    "theta_scales",
+    "variance_curvature",
+]
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ def variance_curvature(problem: Problem, theta: np.ndarray, *, reml: bool) -> Va
     d(theta) the profiled deviance, the deviance in (theta, sigma) is
     d + m log(sigma^2 / s^2) + m s^2 / sigma^2 - m, so at sigma = s its Hessian is
     [[d'' + m h h', -2 m h / sigma], [., 4 m / sigma^2]] with h the gradient of log s^2. Only d''
-    and h are differentiated numerically, by central differences of the exact gradient.
+    is differentiated numerically, by central differences of the exact gradient.
 
     Parameters
     ----------
@@ -64,23 +72,18 @@ def variance_curvature(problem: Problem, theta: np.ndarray, *, reml: bool) -> Va
     """
     r, p, n = len(theta), problem.p, problem.n
     divisor = n - p if reml else n
+    steps = 1e-3 * theta_scales(problem, theta)
     with single_threaded_blas():
         center = solve(problem, theta, reml)
-        unscaled = np.zeros((r, p, p))
-        second, slope = np.zeros((r, r)), np.zeros(r)
+        second = np.zeros((r, r))
         for i in range(r):
-            step = 1e-4 * max(abs(theta[i]), _floor(theta))
             sides = []
             for sign in (1.0, -1.0):
                 point = theta.copy()
-                point[i] += sign * step
-                gradient = profiled_criterion_and_gradient(problem, point, reml)[1]
-                solution = solve(problem, point, reml)
-                sides.append((gradient, solution.vcov / solution.sigma**2, solution.sigma))
-            (up, wide, high), (down, narrow, low) = sides
-            second[i] = (up - down) / (2 * step)
-            unscaled[i] = (wide - narrow) / (2 * step)
-            slope[i] = 2 * np.log(high / low) / (2 * step)
+                point[i] += sign * steps[i]
+                sides.append(profiled_criterion_and_gradient(problem, point, reml)[1])
+            second[i] = (sides[0] - sides[1]) / (2 * steps[i])
+        slope, unscaled = _first_derivatives(problem, center)
     sigma = center.sigma
     hessian = np.empty((r + 1, r + 1))
     hessian[:r, :r] = 0.5 * (second + second.T) + divisor * np.outer(slope, slope)
@@ -89,6 +92,53 @@ def variance_curvature(problem: Problem, theta: np.ndarray, *, reml: bool) -> Va
     jacobian = np.concatenate([sigma**2 * unscaled, (2 / sigma) * center.vcov[None]])
     covariance, flat = _pseudo_inverse(hessian)
     return VarianceCurvature(2 * covariance, jacobian, hessian, flat)
+
+
+def _first_derivatives(problem: Problem, solution) -> tuple[np.ndarray, np.ndarray]:
+    """Derivatives in theta of log s^2 and of (X'V^-1X)^-1 (sigma = 1), exact.
+
+    With U_j = Z_j'V^-1X, u_j = Z_j'V^-1(y - X beta) and D = d(LL')/dtheta_i: d pwrss = -sum_j
+    u_j'D u_j and d(X'V^-1X) = -sum_j U_j'D U_j.
+
+    Returns
+    -------
+    (r,) and (r, p, p) arrays
+    """
+    state = factorize(problem, solution.Ls)
+    scale = solution.sigma**2
+    inverse = solution.vcov / scale
+    divisor = problem.n - problem.p if solution.reml else problem.n
+    X_part = [u @ problem.coordinates.G for u in problem.per_level(state.U[:, :-1])]
+    slopes, derivatives = [], []
+    gamma = problem.coordinates.from_user(solution.beta)
+    y_part = problem.per_level(state.U @ np.append(-gamma, 1.0))
+    for pattern, L, U, u in zip(problem.patterns, solution.Ls, X_part, y_part, strict=True):
+        outer = np.einsum("ja,jb->ab", u, u)
+        for a, b in zip(*pattern.entries, strict=True):
+            E = np.zeros_like(L)
+            E[a, b] = 1.0
+            D = E @ L.T + L @ E.T
+            slopes.append(-np.sum(D * outer) / (divisor * scale))
+            inner = np.einsum("jap,ab,jbs->ps", U, D, U, optimize=True)
+            derivatives.append(inverse @ inner @ inverse)
+    p = problem.p
+    return np.array(slopes), np.array(derivatives).reshape(len(slopes), p, p)
+
+
+def theta_scales(problem: Problem, theta: np.ndarray) -> np.ndarray:
+    """Natural size of each entry of theta, whatever the units of its covariate.
+
+    The relative standard deviation of its effect, where that is not next to nothing; else a
+    hundredth of the one at which effect and residual have the same size.
+    """
+    scales = []
+    for pattern, L, factor in zip(
+        problem.patterns, unpack_theta(problem.patterns, theta), problem.cp.factors, strict=True
+    ):
+        column = np.sqrt(np.einsum("jaa->a", factor.zz) / max(factor.counts.sum(), 1))
+        unit = 1e-2 / np.where(column > 0, column, 1.0)
+        scales.append(np.maximum(np.linalg.norm(L, axis=1), unit)[pattern.entries[0]])
+    return np.concatenate([*scales, np.zeros(0)])
 
 
 def satterthwaite_df(L: np.ndarray, vcov: np.ndarray, curvature: VarianceCurvature) -> np.ndarray:
@@ -144,12 +194,6 @@ def satterthwaite_f_df(
         return statistic, float(rank), 2.0
     expectation = float(np.sum(df / (df - 2)))
     return statistic, float(rank), 2 * expectation / (expectation - rank)
-
-
-def _floor(theta: np.ndarray) -> float:
-    """Step scale for an entry that is zero: that of its neighbors."""
-    largest = float(np.max(np.abs(theta), initial=0.0))
-    return max(0.1 * largest, 1e-2)
 
 
 def _pseudo_inverse(hessian: np.ndarray) -> tuple[np.ndarray, int]:

@@ -36,6 +36,9 @@ def anova_table(fit: LikelihoodFit, type: int, ddf: str) -> pd.DataFrame:
     if type not in (1, 2, 3) or isinstance(type, bool):
         raise ValueError(f"type must be 1, 2 or 3, not {type!r}.")
     design, kept = fit.design, fit.kept
+    columns = ["numdf", "dendf", "F", "p"]
+    if not any(term.name != "Intercept" for term in design.terms):
+        return pd.DataFrame(columns=columns, index=pd.Index([], name="term"), dtype=float)
     hypotheses = term_hypotheses(design, kept, type)
     inference = fit.inference(ddf)
     rows, untestable = {}, []
@@ -56,7 +59,7 @@ def anova_table(fit: LikelihoodFit, type: int, ddf: str) -> pd.DataFrame:
             ModelWarning,
             stacklevel=3,
         )
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=["numdf", "dendf", "F", "p"])
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     table.index.name = "term"
     return table
 

@@ -31,17 +31,24 @@ def contrast_matrix(L, names: Sequence[str]) -> tuple[np.ndarray, list]:
     """
     if isinstance(L, Mapping):
         rows = L if all(isinstance(v, Mapping) for v in L.values()) and L else {"contrast": L}
-        L = pd.DataFrame.from_dict({k: dict(v) for k, v in rows.items()}, orient="index")
+        columns = dict.fromkeys(name for row in rows.values() for name in row)
+        L = pd.DataFrame(
+            {name: [row.get(name, 0.0) for row in rows.values()] for name in columns},
+            index=list(rows),
+            dtype=object,
+        )
     if isinstance(L, pd.DataFrame):
         unknown = [column for column in L.columns if column not in names]
         if unknown:
             raise ValueError(
                 f"There is no coefficient {unknown[0]!r}. Coefficients: {', '.join(names)}."
             )
-        values = L.reindex(columns=list(names)).fillna(0.0).to_numpy(dtype=float)
+        values = np.zeros((len(L), len(names)))
+        for column in L.columns:
+            values[:, list(names).index(column)] = _numbers(L[column])
         index = L.index.tolist()
     else:
-        values = np.atleast_2d(np.asarray(L, dtype=float))
+        values = np.atleast_2d(_numbers(L))
         index = list(range(len(values)))
     if values.ndim != 2 or values.shape[1] != len(names):
         raise ValueError(
@@ -51,3 +58,10 @@ def contrast_matrix(L, names: Sequence[str]) -> tuple[np.ndarray, list]:
     if not np.all(np.isfinite(values)):
         raise ValueError("A contrast has values that are not finite.")
     return values, index
+
+
+def _numbers(values) -> np.ndarray:
+    try:
+        return np.asarray(values, dtype=float)
+    except (TypeError, ValueError):
+        raise ValueError("A contrast has a coefficient's weight that is not a number.") from None

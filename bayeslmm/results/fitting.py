@@ -84,8 +84,9 @@ def _refuse_perfect(design: Design, sigma: float) -> None:
     spread = float(np.std(design.y - design.offset))
     if sigma <= _PERFECT * spread:
         raise DataError(
-            f"The model fits {design.response!r} perfectly (residual standard deviation "
-            f"{sigma:.1e}): there is no error to estimate anything from."
+            f"The model fits {design.response!r} perfectly, up to rounding: the residual standard "
+            f"deviation ({sigma:.1e}) is negligible beside that of the response ({spread:.1e}), so "
+            "there is no error to estimate anything from."
         )
 
 

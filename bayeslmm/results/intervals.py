@@ -48,6 +48,8 @@ def confidence_intervals(
     if method not in _METHODS:
         raise ValueError(f"method must be one of {', '.join(map(repr, _METHODS))}, not {method!r}.")
     estimates = all_estimates(fit)
+    if isinstance(parameters, str):
+        parameters = [parameters]
     wanted = list(estimates.index) if parameters is None else list(parameters)
     unknown = [name for name in wanted if name not in estimates.index]
     if unknown:
@@ -124,6 +126,8 @@ def _profile(fit: LikelihoodFit, level: float, wanted: list[str], progressbar: b
         if target[0] == "corr":
             lower = -1.0 if lower <= lowest else lower
             upper = 1.0 if upper >= highest else upper
+        if not np.isfinite([lower, upper]).all():
+            _warn(f"The profile of {name} could not be followed to the end of its interval.")
         rows[name] = (lower, upper)
     return pd.DataFrame.from_dict(rows, orient="index", columns=["lower", "upper"])
 
@@ -177,8 +181,7 @@ def bootstrap_estimates(
     fit: LikelihoodFit, n_sims: int, random_seed: int | None, progressbar: bool
 ) -> pd.DataFrame:
     """Estimates of the same model on data simulated from it, one row per simulation."""
-    if not isinstance(n_sims, int) or n_sims < 2:
-        raise ValueError(f"n_sims must be a whole number of at least 2, not {n_sims!r}.")
+    check_n_sims(n_sims, least=2)
     rng = np.random.default_rng(random_seed)
     names = all_estimates(fit).index
     start = None if fit.singular else fit.theta
@@ -191,6 +194,18 @@ def bootstrap_estimates(
         components = component_values(fit.design, solution.Sigmas, solution.sigma)
         rows[s] = np.concatenate([solution.beta, components])
     return pd.DataFrame(rows, columns=names)
+
+
+def check_n_sims(n_sims: int, least: int = 1) -> None:
+    """Refuse a number of simulations that is not a whole number, or too small.
+
+    Raises
+    ------
+    ValueError
+    """
+    whole = isinstance(n_sims, int | np.integer) and not isinstance(n_sims, bool)
+    if not whole or n_sims < least:
+        raise ValueError(f"n_sims must be a whole number of at least {least}, not {n_sims!r}.")
 
 
 def with_response(fit: LikelihoodFit, y: np.ndarray):

@@ -105,7 +105,7 @@ class LikelihoodFit:
     @cached_property
     def singular_components(self) -> list[str]:
         """In words, what vanished."""
-        return describe_singularity(self.design, self.covariances, self.optimum.rank)
+        return describe_singularity(self.design, self._solution.Ls, self.optimum.rank)
 
     @property
     def vcov(self) -> pd.DataFrame:
@@ -174,12 +174,32 @@ class LikelihoodFit:
             values, index = np.eye(len(names)), list(names)
         else:
             values, index = contrast_matrix(L, names)
-        table = t_table(values[:, self.kept], self._solution.beta, self.inference(ddf), level)
-        frame = pd.DataFrame(table, index=pd.Index(index, dtype=object))
+        frame = self._t_frame(values, ddf, level)
+        frame.index = pd.Index(index, dtype=object)
         frame.index.name = "coefficient" if _names else "contrast"
-        aliased = [j for j in range(len(names)) if j not in self.kept]
-        frame.loc[np.any(values[:, aliased] != 0, axis=1)] = np.nan
+        if _names:
+            frame.loc[list(self.model.aliased)] = np.nan
+        elif not (estimable := self._estimable(values)).all():
+            _warn("A combination that aliased columns leave undetermined is not estimable: NaN.")
+            frame.loc[~estimable] = np.nan
         return frame
+
+    def _t_frame(self, rows: np.ndarray, ddf: str, level: float, offset=0.0) -> pd.DataFrame:
+        table = t_table(rows[:, self.kept], self._solution.beta, self.inference(ddf), level, offset)
+        return pd.DataFrame(table)
+
+    def _estimable(self, rows: np.ndarray) -> np.ndarray:
+        """Which combinations do not depend on how aliased columns are resolved, shape (k,)."""
+        aliased = [j for j in range(rows.shape[1]) if j not in self.kept]
+        if not aliased:
+            return np.ones(len(rows), dtype=bool)
+        X = self.design.X
+        weights = np.linalg.lstsq(X[:, self.kept], X[:, aliased], rcond=None)[0]
+        gap = rows[:, aliased] - rows[:, self.kept] @ weights
+        size = np.maximum(np.abs(rows).max(axis=1), 1e-300)[:, None] * np.maximum(
+            np.abs(weights).max(axis=0), 1.0
+        )
+        return np.all(np.abs(gap) <= 1e-8 * size, axis=1)
 
     def inference(self, ddf: str = "satterthwaite") -> Inference:
         """The test machinery for one choice of degrees of freedom.
@@ -486,8 +506,8 @@ class LikelihoodFit:
         """
         from bayeslmm.results.marginal_means import reference_rows
 
-        labels, L = reference_rows(self.design, terms, at)
-        return pd.concat([labels, self._rows(L, ddf, level)], axis=1)
+        labels, L, offset = reference_rows(self.design, terms, at)
+        return pd.concat([labels, self._rows(L, ddf, level, offset)], axis=1)
 
     def pairwise(
         self,
@@ -514,12 +534,17 @@ class LikelihoodFit:
         """
         from bayeslmm.results.marginal_means import adjusted, pair_rows
 
-        labels, L, n_means = pair_rows(self.design, terms, at)
-        table = pd.concat([labels, self._rows(L, ddf, level)], axis=1)
+        labels, L, offset, n_means = pair_rows(self.design, terms, at)
+        table = pd.concat([labels, self._rows(L, ddf, level, offset)], axis=1)
         return adjusted(table, adjust, n_means, level)
 
-    def _rows(self, L: np.ndarray, ddf: str, level: float) -> pd.DataFrame:
-        return self.contrast(L, ddf=ddf, level=level).reset_index(drop=True)
+    def _rows(self, L: np.ndarray, ddf: str, level: float, offset: np.ndarray) -> pd.DataFrame:
+        check_level(level)
+        frame = self._t_frame(L, ddf, level, offset)
+        if not (estimable := self._estimable(L)).all():
+            _warn("A mean that empty cells or aliased columns leave undetermined is NaN.")
+            frame.loc[~estimable] = np.nan
+        return frame
 
     def simulate(self, n_sims: int = 1, random_seed: int | None = None) -> pd.DataFrame:
         """Responses simulated from the fitted model, new random effects each time.
@@ -529,8 +554,9 @@ class LikelihoodFit:
         pandas.DataFrame
             One column per simulation, rows as used in the fit.
         """
-        from bayeslmm.results.intervals import simulate_responses
+        from bayeslmm.results.intervals import check_n_sims, simulate_responses
 
+        check_n_sims(n_sims)
         values = simulate_responses(self, n_sims, np.random.default_rng(random_seed))
         return pd.DataFrame(values.T, index=self.design.index)
 
@@ -547,7 +573,10 @@ class LikelihoodFit:
         DataError
             If the length differs or a value is not finite.
         """
-        values = np.asarray(y, dtype=float).ravel()
+        try:
+            values = np.asarray(y, dtype=float).ravel()
+        except (TypeError, ValueError):
+            raise DataError("refit needs numbers, one per row used.") from None
         if values.shape != self.design.y.shape or not np.all(np.isfinite(values)):
             raise DataError(f"refit needs {self.design.n_rows} finite numbers, one per row used.")
         model = self.model.with_response(values)
@@ -578,15 +607,22 @@ class LikelihoodFit:
         return self.describe()
 
 
-def describe_singularity(design: Design, covariances: Mapping, ranks) -> list[str]:
-    """One sentence per covariance matrix that is singular."""
+def describe_singularity(design: Design, Ls: list[np.ndarray], ranks) -> list[str]:
+    """One sentence per covariance matrix that is singular.
+
+    Parameters
+    ----------
+    Ls : list of (q_k, q_k) arrays
+        Relative factors, judged on the scale of each effect's covariate.
+    """
     sentences = []
-    for block, block_ranks in zip(design.blocks, ranks, strict=True):
-        Sigma = covariances[block.name].to_numpy()
+    for block, L, block_ranks in zip(design.blocks, Ls, ranks, strict=True):
+        scale = np.sqrt(np.mean(block.Z**2, axis=0))
+        Sigma = (L @ L.T) * np.outer(scale, scale)
         for part, rank in zip(block.pattern, block_ranks, strict=True):
             if rank == len(part):
                 continue
-            zero = [block.effects[i] for i in part if Sigma[i, i] <= 1e-14 * max(1.0, Sigma.max())]
+            zero = [block.effects[i] for i in part if Sigma[i, i] <= 1e-12]
             if zero:
                 names = ", ".join(f"sd({effect} | {block.name})" for effect in zero)
                 sentences.append(f"{names} is estimated as 0")

@@ -12,7 +12,7 @@ from scipy.special import chdtrc
 from bayeslmm.errors import ModelWarning
 from bayeslmm.gaussian import solve
 from bayeslmm.likelihood.optimize import optimize
-from bayeslmm.results.intervals import simulate_responses, with_response
+from bayeslmm.results.intervals import check_n_sims, simulate_responses, with_response
 from bayeslmm.results.progress import progress
 
 if TYPE_CHECKING:
@@ -76,10 +76,15 @@ def likelihood_ratio_test(
         raise ValueError(
             f'method must be "auto", "chi2", "mixture" or "bootstrap", not {method!r}.'
         )
+    for fit in (fit0, fit1):
+        if not hasattr(fit, "loglik"):
+            raise ValueError("likelihood_ratio_test compares two fits by reml() or ml().")
+    if method == "bootstrap":
+        check_n_sims(n_sims)
     null, full = sorted((fit0, fit1), key=lambda fit: fit.n_parameters)
     _refuse_incomparable(null, full)
     null, full = _comparable_method(null, full)
-    statistic = max(null.deviance - full.deviance, 0.0)
+    statistic = max(null.deviance - full.deviance + _basis_change(null, full), 0.0)
     df = full.n_parameters - null.n_parameters
     mixture = _mixture_order(null.design, full.design)
     p, reference = _p_value(statistic, df, method, mixture)
@@ -120,8 +125,8 @@ def _refuse_incomparable(null: LikelihoodFit, full: LikelihoodFit) -> None:
     same = a.n_rows == b.n_rows and np.array_equal(a.y - a.offset, b.y - b.offset)
     if not same:
         raise ValueError(
-            f"The fits are not of the same response and rows ({a.n_rows} and {b.n_rows} rows). "
-            "Rows with missing values may have been left out of one of them."
+            f"The fits are not of the same response and rows in the same order ({a.n_rows} and "
+            f"{b.n_rows} rows). Rows with missing values may have been left out of one of them."
         )
     wa = np.ones(a.n_rows) if a.weights is None else a.weights
     wb = np.ones(b.n_rows) if b.weights is None else b.weights
@@ -152,7 +157,28 @@ def _random_nested(a: Design, b: Design) -> bool:
         other = blocks.get(frozenset(block.factor.columns))
         if other is None or not _spans(other.Z, block.Z):
             return False
+        free = {
+            frozenset((other.effects[i], other.effects[j])) for i, j in other.correlated_pairs()
+        }
+        shared = set(other.effects)
+        for i, j in block.correlated_pairs():
+            pair = frozenset((block.effects[i], block.effects[j]))
+            if pair <= shared and pair not in free:
+                return False
     return True
+
+
+def _basis_change(null: LikelihoodFit, full: LikelihoodFit) -> float:
+    """What REML deviances differ by because the same space has another basis.
+
+    The restricted likelihood depends on the columns of X through log|X'V^-1X|: with X1 = X0 B
+    it changes by 2 log|det B|.
+    """
+    if not (null.reml and full.reml) or not len(null.kept):
+        return 0.0
+    X0, X1 = null.design.X[:, null.kept], full.design.X[:, full.kept]
+    B = np.linalg.lstsq(X0, X1, rcond=None)[0]
+    return 2.0 * float(np.linalg.slogdet(B)[1])
 
 
 def _same_fixed(null: LikelihoodFit, full: LikelihoodFit) -> bool:
@@ -165,9 +191,9 @@ def _comparable_method(null: LikelihoodFit, full: LikelihoodFit):
     if null.reml and full.reml and _same_fixed(null, full):
         return null, full
     if null.reml or full.reml:
+        why = "with different fixed effects" if null.reml and full.reml else "and ML fits"
         warnings.warn(
-            "REML fits with different fixed effects cannot be compared: refitted by maximum "
-            "likelihood.",
+            f"REML fits {why} cannot be compared: refitted by maximum likelihood.",
             ModelWarning,
             stacklevel=3,
         )
@@ -226,5 +252,5 @@ def _bootstrap_p(
             problem = with_response(fit, y)
             found = optimize(problem, reml=fit.reml)
             deviances.append(-2 * solve(problem, found.theta, fit.reml).loglik)
-        larger += deviances[0] - deviances[1] >= statistic
+        larger += deviances[0] - deviances[1] + _basis_change(null, full) >= statistic
     return (larger + 1) / (n_sims + 1)

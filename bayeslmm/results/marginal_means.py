@@ -23,8 +23,8 @@ _MAX_GRID = 200_000
 
 def reference_rows(
     design: Design, terms: str | list[str], at: Mapping[str, float] | None = None
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """Labels and rows (k, p) of the marginal means.
+) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """Labels, rows (k, p) and mean offsets (k,) of the marginal means.
 
     Parameters
     ----------
@@ -46,7 +46,8 @@ def reference_rows(
     for name in [*wanted, *at]:
         if name not in columns:
             raise ValueError(
-                f"{name!r} is not a column of the fixed part. Columns: {', '.join(columns)}."
+                f"{name!r} is not a column of the fixed part. Columns: "
+                f"{', '.join(columns) or 'none'}."
             )
     values: dict[str, list] = {}
     for name in columns:
@@ -55,29 +56,31 @@ def reference_rows(
     if size > _MAX_GRID:
         raise ValueError(f"The reference grid has {size} rows; give some columns a value in at=.")
     grid = pd.DataFrame(list(product(*values.values())), columns=list(values))
-    X = design.evaluate(grid, random=False).X
+    evaluated = design.evaluate(grid, random=False)
     labels = grid[wanted].drop_duplicates().sort_values(wanted, key=_positions(values))
-    rows = []
+    rows, offsets = [], []
     for label in labels.itertuples(index=False):
         mine = np.ones(len(grid), dtype=bool)
         for name, value in zip(wanted, label, strict=True):
             mine &= (grid[name] == value).to_numpy()
-        rows.append(X[mine].mean(axis=0))
-    return labels.reset_index(drop=True), np.array(rows)
+        rows.append(evaluated.X[mine].mean(axis=0))
+        offsets.append(evaluated.offset[mine].mean())
+    return labels.reset_index(drop=True), np.array(rows), np.array(offsets)
 
 
 def pair_rows(
     design: Design, terms: str | list[str], at: Mapping[str, float] | None = None
-) -> tuple[pd.DataFrame, np.ndarray, int]:
-    """Labels and rows of all pairwise differences, and the number of means."""
-    labels, L = reference_rows(design, terms, at)
+) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, int]:
+    """Labels, rows and offsets of all pairwise differences, and the number of means."""
+    labels, L, offset = reference_rows(design, terms, at)
     names = [" ".join(map(str, row)) for row in labels.itertuples(index=False)]
     pairs = list(combinations(range(len(names)), 2))
     if not pairs:
         raise ValueError("There is only one marginal mean: nothing to compare.")
     contrast = [f"{names[i]} - {names[j]}" for i, j in pairs]
     rows = np.array([L[i] - L[j] for i, j in pairs])
-    return pd.DataFrame({"contrast": contrast}), rows, len(names)
+    differences = np.array([offset[i] - offset[j] for i, j in pairs])
+    return pd.DataFrame({"contrast": contrast}), rows, differences, len(names)
 
 
 def adjusted(table: pd.DataFrame, adjust: str | None, n_means: int, level: float) -> pd.DataFrame:

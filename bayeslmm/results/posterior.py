@@ -183,8 +183,9 @@ class PosteriorFit:
             As in :meth:`summary`.
         """
         check_level(level, interval)
-        labels, rows = reference_rows(self.model.design, terms, at)
-        table = summarize_draws(self._combined(rows), labels.index, level=level, interval=interval)
+        labels, rows, offset = reference_rows(self.model.design, terms, at)
+        draws = self._combined(rows) + offset
+        table = summarize_draws(draws, labels.index, level=level, interval=interval)
         return pd.concat([labels, table], axis=1)
 
     def pairwise(
@@ -198,8 +199,8 @@ class PosteriorFit:
             As in :meth:`marginal_means`.
         """
         check_level(level, interval)
-        labels, rows, _ = pair_rows(self.model.design, terms, at)
-        draws = self._combined(rows)
+        labels, rows, offset, _ = pair_rows(self.model.design, terms, at)
+        draws = self._combined(rows) + offset
         table = summarize_draws(draws, labels.index, level=level, interval=interval)
         table["p_positive"] = (draws > 0).mean(axis=(0, 1))
         return pd.concat([labels, table], axis=1)

@@ -11,6 +11,7 @@ from scipy.special import ndtri
 from bayeslmm.bayes.draws import long_labels
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import unpack_theta
+from bayeslmm.likelihood.satterthwaite import theta_scales
 
 if TYPE_CHECKING:
     from bayeslmm.results.likelihood import LikelihoodFit
@@ -75,8 +76,8 @@ def _jacobian(fit: LikelihoodFit) -> np.ndarray:
         return component_values(design, Sigmas, x[-1])
 
     columns = []
-    for i in range(len(point)):
-        step = 1e-6 * max(abs(point[i]), 1e-3 * float(np.max(np.abs(point))))
+    steps = 1e-6 * np.append(theta_scales(fit._problem, fit.theta), fit.sigma)
+    for i, step in enumerate(steps):
         up, down = point.copy(), point.copy()
         up[i] += step
         down[i] -= step
