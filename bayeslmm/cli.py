@@ -67,13 +67,15 @@ def fit(
 
     check_level(level)
     _check_output(output)
+    if reml and ml:
+        raise ValueError("--reml and --ml exclude each other.")
+    if output and (reml or ml):
+        raise FileFormatError("--output writes posterior fits; it has no meaning with --reml.")
     model = LMM(formula, read_data(data), priors=parse_priors(prior or []), weights=weights)
     if reml or ml:
         typer.echo(f"{describe_design(model.design)}\n")
         result = model.ml() if ml else model.reml()
         typer.echo(result.describe(ddf, level=level))
-        if output:
-            raise FileFormatError("--output writes posterior fits; it has no meaning with --reml.")
         return
     typer.echo(f"{model}\n")
     post = model.fit(

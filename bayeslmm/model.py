@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["LMM"]
 
 
-
 class LMM:
     """A linear mixed model.
 

@@ -8,6 +8,7 @@ import pytest
 
 import bayeslmm as blm
 from bayeslmm.formula import build_design
+from bayeslmm.formula.checks import check_design
 
 FORMULAS = [
     ("", "empty"),
@@ -82,6 +83,13 @@ FORMULAS = [
     ("y ~ bs(x)", "'df' or 'knots'"),
     ("y ~ x + (offset(x) | g)", "offset"),
     ("y ~ C(f, Treatment('zzz')) + (1 | g)", "cannot be evaluated"),
+    ("y ~ x + one + (1 | g)", "single level"),
+    ("y ~ x:offset(z) + (1 | g)", "interaction"),
+    ("y ~ x - offset(z) + (1 | g)", "cannot be subtracted"),
+    ("y ~ log(z, z) + (1 | g)", "takes 1 argument"),
+    ("y ~ poly(x, 2, raw=TRUE)", "True, False and None"),
+    ("y ~ huge + (1 | g)", "beyond 2\\^63"),
+    ("y ~ x + (nothing | g)", "zero in every row"),
 ]
 
 
@@ -95,13 +103,15 @@ def bad(toy) -> pd.DataFrame:
     toy["mixed"] = [1, "two"] * (len(toy) // 2)
     toy["infinite"] = np.where(np.arange(len(toy)) == 7, np.inf, toy["x"])
     toy["Intercept"] = toy["x"]
+    toy["huge"] = np.arange(len(toy), dtype="uint64") + np.uint64(2**63)
+    toy["nothing"] = 0.0
     return toy
 
 
 @pytest.mark.parametrize(("formula", "message"), FORMULAS, ids=[str(f[0]) for f in FORMULAS])
 def test_a_bad_formula_or_column_is_refused_in_words(bad, formula, message):
     with pytest.raises(blm.BayesLMMError, match=message) as info:
-        build_design(formula, bad)
+        check_design(build_design(formula, bad))
     assert "\n" not in str(info.value)
 
 
@@ -159,6 +169,25 @@ def test_a_slope_far_from_zero_is_warned_about(toy):
         blm.LMM("y ~ year + (year | g)", toy)
 
 
+def test_dependent_covariates_of_random_effects_are_named(toy):
+    toy["three"] = 3.0
+    with pytest.warns(blm.ModelWarning, match="Intercept, three of 'g' are linearly dependent"):
+        blm.LMM("y ~ x + (three | g)", toy)
+
+
+def test_large_unsigned_labels_stay_apart(toy):
+    toy["id"] = (2**60 + toy["g"] * 50).astype("uint64")
+    assert build_design("y ~ x + (1 | id)", toy).blocks[0].n_levels == 12
+
+
+def test_new_data_of_another_type_is_refused_or_understood(toy):
+    design = build_design("y ~ x + (1 | g)", toy)
+    with pytest.raises(blm.DataError, match="'x' was numeric"):
+        design.evaluate(pd.DataFrame({"x": ["a"], "g": [1]}))
+    text = design.evaluate(pd.DataFrame({"x": [1.0, 2.0], "g": ["1", "11"]}))
+    assert text.codes[0].tolist() == [1, 11]
+
+
 def test_dropped_rows_are_never_silent(toy):
     toy.loc[:4, "x"] = np.nan
     with pytest.warns(blm.DataWarning, match="5 of 96 rows left out: missing values in x"):
@@ -175,7 +204,7 @@ def test_dropped_rows_are_never_silent(toy):
         (-np.ones(96), "not negative"),
         (np.full(96, np.inf), "finite"),
         (["a"] * 96, "numbers"),
-        (np.zeros(96), "No row"),
+        (np.zeros(96), "weight 0"),
     ],
 )
 def test_bad_weights_are_refused(toy, weights, message):

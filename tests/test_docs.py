@@ -33,7 +33,7 @@ PAGES = {
 }
 # lines that stand for something the page leaves to the reader
 _REPLACED = {
-    'blm.LMM(formula, data, priors={': 'blm.LMM(formula, data, priors={',
+    "blm.LMM(formula, data, priors={": "blm.LMM(formula, data, priors={",
     "blm.likelihood_ratio_test(fit0, fit1)": "",
     'model = blm.LMM("Reaction ~ Days + (Days | Subject)", data)': (
         'model = blm.LMM("Reaction ~ Days + Machine + (Days | Subject)", data)'

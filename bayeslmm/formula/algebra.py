@@ -48,6 +48,8 @@ def expand_terms(tree: Node, text: str) -> list[TermNodes]:
             terms = _union(terms, found)
         elif intercept is False:  # minus 0 puts the intercept back
             terms = _union(terms, [{}])
+        elif any(name.startswith("offset(") for term in found for name in term):
+            raise FormulaError(f"offset() cannot be subtracted in '{text}': use offset(-x).")
         else:
             terms = _without(terms, found)
     return sorted(terms, key=len)

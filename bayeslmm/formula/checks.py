@@ -38,8 +38,29 @@ def check_design(design: Design) -> None:
             "Leave terms out."
         )
     for block in design.blocks:
+        _check_rank(block)
         _check_size(block, n)
         _check_covariates(block)
+
+
+def _check_rank(block: RandomBlock) -> None:
+    """Columns of Z that are zero, or combinations of others they are correlated with."""
+    size = np.sqrt(np.mean(block.Z**2, axis=0))
+    zero = [e for e, s in zip(block.effects, size, strict=True) if s == 0]
+    if zero:
+        raise DataError(
+            f"The covariate of the random effect {zero[0]!r} of {block.name!r} is zero in every "
+            "row: its variance does not enter the model. Leave it out."
+        )
+    for part in block.pattern:
+        columns = list(part)
+        gram = block.Z[:, columns].T @ block.Z[:, columns] / np.outer(size[columns], size[columns])
+        if np.linalg.matrix_rank(gram, tol=1e-10 * len(block.Z), hermitian=True) < len(part):
+            names = ", ".join(block.effects[i] for i in part)
+            _warn(
+                f"The covariates of the random effects {names} of {block.name!r} are linearly "
+                "dependent: the data say nothing about their variances one by one. Leave one out."
+            )
 
 
 def _check_size(block: RandomBlock, n: int) -> None:

@@ -17,6 +17,11 @@ from bayeslmm.errors import DataError, FormulaError
 
 __all__ = ["as_frame", "find_column", "missing_in", "plain_column"]
 
+_TOO_LARGE = (
+    "Column {0!r} has integers beyond 2^63, which a number here cannot hold exactly. If they are "
+    "labels, make them strings: .astype(str)."
+)
+
 
 def as_frame(data) -> pd.DataFrame:
     """`data` as a pandas frame (polars, Arrow tables and dicts of columns are converted).
@@ -33,7 +38,12 @@ def as_frame(data) -> pd.DataFrame:
     elif hasattr(data, "collect"):  # a lazy polars frame
         frame = data.collect().to_pandas()
     elif isinstance(data, dict):
-        frame = pd.DataFrame(data)
+        try:
+            frame = pd.DataFrame(data)
+        except ValueError as err:
+            raise DataError(
+                f"The dict of columns is no table ({err}): give lists of equal length."
+            ) from None
     else:
         raise DataError(
             f"The data must be a data frame (pandas, polars, Arrow) or a dict of columns, not "
@@ -60,6 +70,8 @@ def find_column(frame: pd.DataFrame, name: str, role: str = "column") -> pd.Seri
         close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
         close = close or [n for n in names if n.lower() == name.lower()]
         hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+        if name in ("TRUE", "FALSE", "NULL", "NA"):
+            hint = " Python writes True, False and None."
         shown = ", ".join(names[:30]) + (", ..." if len(names) > 30 else "")
         raise FormulaError(f"There is no {role} {name!r} in the data.{hint} Columns: {shown}.")
     column = frame[found[0]]
@@ -73,7 +85,9 @@ def missing_in(column: pd.Series) -> np.ndarray:
     return np.asarray(column.isna(), dtype=bool)
 
 
-def plain_column(column: pd.Series, name: str, categories: list | None = None) -> pd.Series:
+def plain_column(
+    column: pd.Series, name: str, categories: list | None = None, *, numeric: bool = False
+) -> pd.Series:
     """A column without missing values as plain numbers, booleans or ordered categories.
 
     Parameters
@@ -84,6 +98,8 @@ def plain_column(column: pd.Series, name: str, categories: list | None = None) -
         For messages.
     categories : list, optional
         Levels fixed by an earlier fit; the column must have no others.
+    numeric : bool
+        Refuse anything but numbers: new data for a column that was numeric in the fit.
 
     Returns
     -------
@@ -98,6 +114,11 @@ def plain_column(column: pd.Series, name: str, categories: list | None = None) -
     """
     if categories is not None:
         return _known_levels(column, name, categories)
+    if numeric and not _is_numeric(column):
+        raise DataError(
+            f"Column {name!r} was numeric when the model was fitted, and has "
+            f"{column.dtype} values now."
+        )
     dtype = column.dtype
     if isinstance(dtype, pd.CategoricalDtype):
         used = column.cat.remove_unused_categories()
@@ -110,10 +131,19 @@ def plain_column(column: pd.Series, name: str, categories: list | None = None) -
         return _plain_numbers(column, name)
     if _is_time(dtype):
         raise DataError(
-            f"Column {name!r} has dates or times. Turn it into a number first, such as days "
-            f"since the first visit: (data[{name!r}] - data[{name!r}].min()).dt.days."
+            f"Column {name!r} has dates or times. For a predictor turn it into a number, such as "
+            f"days since the first visit: (data[{name!r}] - data[{name!r}].min()).dt.days; for a "
+            "grouping factor into text: .astype(str)."
         )
     return _plain_objects(column, name)
+
+
+def _is_numeric(column: pd.Series) -> bool:
+    if types.is_numeric_dtype(column.dtype):
+        return True
+    return column.dtype == object and all(
+        isinstance(value, numbers.Number) for value in column.to_numpy()
+    )
 
 
 def _is_time(dtype) -> bool:
@@ -127,10 +157,11 @@ def _is_time(dtype) -> bool:
 
 def _plain_numbers(column: pd.Series, name: str) -> pd.Series:
     if types.is_integer_dtype(column.dtype):
-        values = column.to_numpy()
-        if values.dtype == object or values.dtype == np.uint64:
-            values = column.to_numpy(dtype=float)
-        return pd.Series(values.astype(np.int64) if values.dtype.kind in "iu" else values)
+        unsigned = types.is_unsigned_integer_dtype(column.dtype)
+        values = column.to_numpy(dtype=np.uint64 if unsigned else np.int64)
+        if unsigned and values.max() > np.iinfo(np.int64).max:
+            raise DataError(_TOO_LARGE.format(name))
+        return pd.Series(values.astype(np.int64))
     values = column.to_numpy(dtype=float)
     infinite = ~np.isfinite(values)
     if infinite.any():
@@ -152,7 +183,10 @@ def _plain_objects(column: pd.Series, name: str) -> pd.Series:
         return pd.Series(values.astype(bool))
     if not any(issubclass(kind, bool | np.bool_ | str) for kind in kinds):
         if all(issubclass(kind, numbers.Integral) for kind in kinds):
-            return _plain_numbers(pd.Series(values.astype(np.int64)), name)
+            try:
+                return _plain_numbers(pd.Series(values.astype(np.int64)), name)
+            except OverflowError:
+                raise DataError(_TOO_LARGE.format(name)) from None
         try:
             return _plain_numbers(pd.Series(values.astype(float)), name)
         except (TypeError, ValueError):

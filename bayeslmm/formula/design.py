@@ -158,6 +158,7 @@ class Design:
                     _complete(find_column(frame, name), name),
                     name,
                     self._categories(name),
+                    numeric=self._categories(name) is None,
                 )
                 for name in predictors
             },
@@ -245,6 +246,8 @@ def build_design(
     raw_weights, weights_name = _weights_column(weights, frame)
     keep, absent = _complete_rows(raw, raw_weights, weights_name, missing)
     weights_kept, keep = _positive_weights(raw_weights, keep)
+    if not len(keep) and not any(absent.values()):
+        raise DataError("Every row has weight 0: there is nothing to fit.")
     if not len(keep):
         raise DataError(
             "No row has all of the columns the formula uses: "

@@ -9,7 +9,8 @@ table before anything is evaluated. Functions of the user's own are passed expli
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,6 @@ _ELEMENTWISE = [
     "fabs",
     "floor",
     "hypot",
-    "isin",
     "log",
     "log10",
     "log1p",
@@ -108,12 +108,27 @@ class _NumpyFunctions:
 
     def __init__(self) -> None:
         for name in _ELEMENTWISE:
-            setattr(self, name, getattr(np, name))
+            setattr(self, name, _guarded(name))
+
+
+@cache
+def _guarded(name: str) -> Callable:
+    """A numpy function that takes its inputs only: one more would be numpy's `out`."""
+    function = getattr(np, name)
+    if not isinstance(function, np.ufunc):
+        return function
+
+    def elementwise(*arguments):
+        if len(arguments) != function.nin:
+            raise TypeError(f"{name}() takes {function.nin} argument(s), not {len(arguments)}")
+        return function(*arguments)
+
+    return elementwise
 
 
 def base_namespace() -> dict[str, Any]:
     """Names every formula can use besides formulae's transforms."""
-    functions = {name: getattr(np, name) for name in _BARE}
+    functions = {name: _guarded(name) for name in _BARE}
     return {
         **functions,
         "np": _NumpyFunctions(),

@@ -176,6 +176,8 @@ def _evaluate(nodes: list, text: str, frame: pd.DataFrame, namespace: Mapping) -
         _refuse_wide_factors(term, frame)
         with _named_errors(term.name):
             term.set_type(frame, env)
+        if len(components) > 1 and any(c.kind == "offset" for c in term.components):
+            raise FormulaError(f"offset() cannot be part of the interaction '{term.name}'.")
         evaluated.append(term)
     blocks_of = _choose_codings(evaluated)
     pieces, owners, terms, names, blocks, start = [], [], [], [], [], 0
@@ -188,6 +190,11 @@ def _evaluate(nodes: list, text: str, frame: pd.DataFrame, namespace: Mapping) -
             if piece.kind != "offset":
                 names.extend(str(label) for label in piece.labels)
                 width += blocks[-1][1].shape[1]
+        if not width and term.kind != "offset":
+            raise DataError(
+                f"The term '{term.name}' has no columns: a factor in it has a single level. "
+                "Leave it out."
+            )
         pieces.extend(coded)
         owners.extend([str(term.name)] * len(coded))
         if width:
@@ -345,5 +352,7 @@ def _named_errors(name: str):
     except BayesLMMError:
         raise
     except Exception as err:
-        text = err.args[0] if isinstance(err, KeyError) and err.args else err
+        text = err
+        if isinstance(err, KeyError) and err.args:
+            text = f"{err.args[0]!r} is not a column; a constant goes inside I(...)"
         raise FormulaError(f"The term '{name}' cannot be evaluated: {text}") from err

@@ -54,7 +54,12 @@ class GroupingFactor:
         parts = []
         for column, levels in zip(self.columns, self._component_levels, strict=True):
             labels = _labels(frame[column])
-            parts.append((pd.Index(list(levels), dtype=object).get_indexer(labels), labels))
+            found = pd.Index(list(levels), dtype=object).get_indexer(labels)
+            if (found < 0).any():  # "1" is the level 1
+                text = pd.Index([str(level) for level in levels], dtype=object)
+                by_text = text.get_indexer(pd.Index([str(v) for v in labels], dtype=object))
+                found = np.where(found < 0, by_text, found)
+            parts.append((found, labels))
         if len(parts) == 1:
             codes, labels = parts[0]
             return codes.astype(np.int64), list(labels)

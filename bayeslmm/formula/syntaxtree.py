@@ -55,7 +55,10 @@ def parse_part(text: str, allowed: Set[str], columns: Set[str], what: str):
     tokens = scan(text, what=what)
     for at, token in enumerate(tokens):
         if token.kind == "MODULO":
-            raise FormulaError("'%' has no meaning in a formula. Write np.mod(x, k).")
+            raise FormulaError(
+                "'%' has no meaning in a formula. Write np.mod(x, k) for a remainder, and a:b or "
+                "b/a for %in%."
+            )
         if token.kind == "PERIOD" and (at == 0 or tokens[at - 1].kind != "RIGHT_PAREN"):
             raise FormulaError("'.' (all other columns) is not supported: name the columns.")
     parser = Parser([*tokens, Token("EOF", "")])

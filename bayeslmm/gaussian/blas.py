@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
+
 @cache
 def _controller():
     """The BLAS libraries of numpy and scipy, looked up once: the search takes milliseconds."""

@@ -398,3 +398,78 @@ def test_posterior_and_likelihood_answer_the_same_calls(sleepstudy_posterior):
     draws = sleepstudy_posterior.posterior["beta"].to_numpy() @ [1, 5]
     assert means["mean"].iloc[0] == pytest.approx(draws.mean())
     assert means.loc[means.index[0], "upper"] == pytest.approx(np.quantile(draws, 0.975))
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e3, 86400.0, 1e6])
+def test_degrees_of_freedom_and_standard_errors_do_not_depend_on_units(sleepstudy, factor):
+    a = _fit("Reaction ~ Days + (Days | Subject)", sleepstudy)
+    for changed in (
+        sleepstudy.assign(Days=sleepstudy["Days"] * factor),
+        sleepstudy.assign(Reaction=sleepstudy["Reaction"] * factor),
+    ):
+        b = _fit("Reaction ~ Days + (Days | Subject)", changed)
+        np.testing.assert_allclose(b.fixef()["df"], a.fixef()["df"], rtol=1e-4)
+        ratio = [f.varcomp()["se"] / f.varcomp()["estimate"] for f in (a, b)]
+        np.testing.assert_allclose(ratio[0], ratio[1], rtol=1e-3)
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e3, 1e5])
+def test_degrees_of_freedom_survive_a_large_ratio_of_standard_deviations(spread):
+    g = np.repeat(np.arange(20), 10)
+    u = np.random.default_rng(3).normal(size=20)
+    y = spread * u[g] + np.random.default_rng(4).normal(size=200)
+    fit = _fit("y ~ 1 + (1 | g)", pd.DataFrame({"y": y, "g": g}))
+    assert fit.fixef()["df"].iloc[0] == pytest.approx(19, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "formula", "row", "limits"),
+    [  # lme4 1.1-31
+        ("oats", "yield ~ nitro + (1 | Block/Variety)", "Block:Variety)", (6.08, 19.20)),
+        ("machines", "score ~ Machine + (Machine | Worker)", "sigma", (0.776, 1.235)),
+    ],
+)
+def test_profiles_reach_every_limit(name, formula, row, limits):
+    table = _fit(formula, dataset(name)).confint(progressbar=False)
+    assert np.isfinite(table).all().all()
+    assert (table["lower"] < table["estimate"]).all()
+    (found,) = [i for i in table.index if i.endswith(row)]
+    np.testing.assert_allclose(table.loc[found, ["lower", "upper"]], limits, rtol=2e-3)
+
+
+def test_reml_likelihood_ratio_does_not_depend_on_the_basis_of_the_fixed_effects(sleepstudy):
+    data = sleepstudy.assign(Hours=24 * sleepstudy["Days"])
+    small = _fit("Reaction ~ Days + (1 | Subject)", data)
+    large = _fit("Reaction ~ Hours + (Hours | Subject)", data)
+    row = blm.likelihood_ratio_test(small, large).iloc[1]
+    assert row["statistic"] == pytest.approx(42.8368, abs=1e-3)
+
+
+def test_correlated_effects_are_not_nested_in_independent_ones(toy):
+    small = _fit("y ~ x + (x | g)", toy)
+    large = _fit("y ~ x + (x || g) + (x | item)", toy)
+    with pytest.raises(ValueError, match="not nested"):
+        blm.likelihood_ratio_test(small, large)
+
+
+def test_marginal_means_include_the_offset_and_need_estimable_combinations(toy):
+    plain = _fit("y ~ f + x + (1 | g)", toy)
+    shifted = _fit("I(y + z) ~ f + x + offset(z) + (1 | g)", toy)
+    difference = shifted.marginal_means("f")["estimate"] - plain.marginal_means("f")["estimate"]
+    np.testing.assert_allclose(difference, toy["z"].mean(), rtol=1e-5)
+    np.testing.assert_allclose(
+        shifted.pairwise("f")["estimate"], plain.pairwise("f")["estimate"], rtol=1e-4
+    )
+    toy["x2"] = 2 * toy["x"]
+    aliased = _fit("y ~ f + x + x2 + (1 | g)", toy)
+    np.testing.assert_allclose(
+        aliased.marginal_means("f")["estimate"], plain.marginal_means("f")["estimate"], rtol=1e-6
+    )
+    with pytest.warns(blm.ModelWarning, match="NaN"):
+        assert aliased.marginal_means("f", at={"x": 3, "x2": 0})["estimate"].isna().all()
+
+
+def test_a_model_without_fixed_terms_has_an_empty_anova(toy):
+    fit = _fit("y ~ 0 + (1 | g)", toy)
+    for type_ in (1, 2, 3):
+        assert fit.anova(type_).empty
