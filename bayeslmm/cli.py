@@ -78,6 +78,7 @@ def fit(
         typer.echo(result.describe(ddf, level=level))
         return
     typer.echo(f"{model}\n")
+    typer.echo("Sampling (the first fit on a machine compiles, about a minute) ...", err=True)
     post = model.fit(
         draws=draws,
         tune=tune,
