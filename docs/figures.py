@@ -1,6 +1,6 @@
 """Draw the pictures of the README and the documentation.
 
-    uv run python docs/figures.py
+uv run python docs/figures.py
 """
 
 from __future__ import annotations
