@@ -17,6 +17,7 @@ import bayeslmm as blm
 ROOT = Path(__file__).parent.parent
 PAGES = {
     "README.md": "",
+    "tutorials/01-why-groups-matter.md": "",
     "docs/likelihood.md": (
         "import bayeslmm as blm\n"
         "import pandas as pd\n"
