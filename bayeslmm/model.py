@@ -109,12 +109,7 @@ class LMM:
     @cached_property
     def cross_products(self) -> CrossProducts:
         """Products of [Z X y] with the offset subtracted: what every fit needs of the rows."""
-        from bayeslmm.gaussian import CrossProducts
-
-        design = self.design
-        return CrossProducts.from_rows(
-            design.y - design.offset, design.X, factor_rows(design), weights=design.weights
-        )
+        return reduce_rows(self.design)
 
     @cached_property
     def problem(self) -> Problem:
@@ -323,6 +318,25 @@ class LMM:
 
     def __repr__(self) -> str:
         return f"{describe_design(self.design)}\n{self.priors!r}"
+
+
+def reduce_rows(design: Design, *, y=None, columns=slice(None)) -> CrossProducts:
+    """Cross-products of a design's rows, the offset subtracted from the response.
+
+    Parameters
+    ----------
+    design : Design
+    y : ndarray, shape (n,), optional
+        Another response of the same rows.
+    columns : index
+        Coefficients to keep, such as those that are not aliased.
+    """
+    from bayeslmm.gaussian import CrossProducts
+
+    response = (design.y if y is None else y) - design.offset
+    return CrossProducts.from_rows(
+        response, design.X[:, columns], factor_rows(design), weights=design.weights
+    )
 
 
 def factor_rows(design: Design) -> list[FactorRows]:

@@ -82,6 +82,12 @@ class FactorProducts:
         """Random-effect columns."""
         return self.zz.shape[1]
 
+    @property
+    def column_scales(self) -> np.ndarray:
+        """Root mean square of each column of Z over its rows, weights included; 1 for zeros."""
+        scale = np.sqrt(np.einsum("jaa->a", self.zz) / max(float(self.counts.sum()), 1.0))
+        return np.where(scale > 0, scale, 1.0)
+
 
 @dataclass(frozen=True)
 class PairProducts:

@@ -110,7 +110,7 @@ class _Search:
         self.problem, self.reml = problem, reml
         self.n_evaluations = 0
         self.converged, self.message = True, ""
-        self.scales = [_column_scales(factor) for factor in problem.cp.factors]
+        self.scales = [factor.column_scales for factor in problem.cp.factors]
 
     def default_start(self) -> np.ndarray:
         return self.pack([np.diag(1.0 / scale) for scale in self.scales])
@@ -291,11 +291,3 @@ def _scaled(L: np.ndarray, block: tuple[int, ...], scale: np.ndarray) -> np.ndar
     """Rows of L on the scale of their columns, relative to the largest."""
     part = L[np.ix_(block, block)] * scale[list(block)][:, None]
     return part / max(1.0, float(np.max(np.abs(part), initial=0.0)))
-
-
-def _column_scales(factor) -> np.ndarray:
-    """Root mean square of each column of Z over its rows (weights included)."""
-    total = np.einsum("jaa->a", factor.zz)
-    count = max(float(factor.counts.sum()), 1.0)
-    scale = np.sqrt(total / count)
-    return np.where(scale > 0, scale, 1.0)

@@ -101,10 +101,9 @@ class _Components:
             patterns.append(CovariancePattern(pattern.q, blocks))
         sizes = [p.q**2 for p in patterns]
         scales = [
-            np.sqrt(np.einsum("jaa->a", f.zz) / max(f.counts.sum(), 1))[order]
-            for f, order in zip(problem.cp.factors, orders, strict=True)
+            f.column_scales[order] for f, order in zip(problem.cp.factors, orders, strict=True)
         ]
-        unit = 1.0 / np.maximum(np.concatenate([*scales, np.zeros(0)]), 1e-300)
+        unit = 1.0 / np.concatenate([*scales, np.zeros(0)])
         offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
         return cls(problem, orders, correlation_layout(patterns), offsets, unit)
 

@@ -135,8 +135,7 @@ def theta_scales(problem: Problem, theta: np.ndarray) -> np.ndarray:
     for pattern, L, factor in zip(
         problem.patterns, unpack_theta(problem.patterns, theta), problem.cp.factors, strict=True
     ):
-        column = np.sqrt(np.einsum("jaa->a", factor.zz) / max(factor.counts.sum(), 1))
-        unit = 1e-2 / np.where(column > 0, column, 1.0)
+        unit = 1e-2 / factor.column_scales
         scales.append(np.maximum(np.linalg.norm(L, axis=1), unit)[pattern.entries[0]])
     return np.concatenate([*scales, np.zeros(0)])
 

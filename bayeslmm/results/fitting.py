@@ -48,14 +48,11 @@ def _problem(model: LMM) -> Problem:
     """The model's prepared problem, without aliased columns."""
     if not model.aliased:
         return model.problem
-    from bayeslmm.model import covariance_patterns, factor_rows
+    from bayeslmm.model import covariance_patterns, reduce_rows
 
     design = model.design
     kept = [j for j, name in enumerate(design.coef_names) if name not in model.aliased]
-    cp = CrossProducts.from_rows(
-        design.y - design.offset, design.X[:, kept], factor_rows(design), weights=design.weights
-    )
-    return prepare(cp, covariance_patterns(design))
+    return prepare(reduce_rows(design, columns=kept), covariance_patterns(design))
 
 
 def _refuse_unidentified(design: Design) -> None:

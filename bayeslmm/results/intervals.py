@@ -10,7 +10,7 @@ import pandas as pd
 
 from bayeslmm.bayes.priors import coef_key
 from bayeslmm.errors import ModelWarning
-from bayeslmm.gaussian import CrossProducts, lower_factor, prepare, solve
+from bayeslmm.gaussian import lower_factor, prepare, solve
 from bayeslmm.likelihood.optimize import optimize
 from bayeslmm.likelihood.profile import (
     coefficient_profile,
@@ -210,12 +210,9 @@ def check_n_sims(n_sims: int, least: int = 1) -> None:
 
 def with_response(fit: LikelihoodFit, y: np.ndarray):
     """The fit's prepared problem with another response."""
-    from bayeslmm.model import factor_rows
+    from bayeslmm.model import reduce_rows
 
-    design = fit.design
-    cp = CrossProducts.from_rows(
-        y - design.offset, design.X[:, fit.kept], factor_rows(design), weights=design.weights
-    )
+    cp = reduce_rows(fit.design, y=y, columns=fit.kept)
     return prepare(cp, fit._problem.patterns, symbolic=fit._problem.symbolic)
 
 

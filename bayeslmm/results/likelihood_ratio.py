@@ -244,7 +244,7 @@ def _bootstrap_p(
 ) -> float:
     """Share of simulations from the null model with a statistic at least as large."""
     rng = np.random.default_rng(random_seed)
-    larger = 0
+    larger, basis_change = 0, _basis_change(null, full)
     for _ in progress(range(n_sims), "Bootstrap", show=progressbar):
         y = simulate_responses(null, 1, rng)[0]
         deviances = []
@@ -252,5 +252,5 @@ def _bootstrap_p(
             problem = with_response(fit, y)
             found = optimize(problem, reml=fit.reml)
             deviances.append(-2 * solve(problem, found.theta, fit.reml).loglik)
-        larger += deviances[0] - deviances[1] + _basis_change(null, full) >= statistic
+        larger += deviances[0] - deviances[1] + basis_change >= statistic
     return (larger + 1) / (n_sims + 1)
