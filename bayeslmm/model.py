@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LMM"]
 
+#: Distributions of residuals and of random effects.
+FAMILIES = ("gaussian", "student")
+
 
 class LMM:
     """A linear mixed model.
@@ -44,8 +47,10 @@ class LMM:
         :attr:`priors`.
     weights : str or array-like, optional
         Prior weights, Var(eps_i) = sigma^2 / w_i: a column's name or one value per row.
-    family : {"gaussian"}
-        Distribution of the residuals.
+    family, random : {"gaussian", "student"}
+        Distribution of the residuals and of the random effects. Student-t ones, with their
+        degrees of freedom estimated, let outliers count less; such a model has a posterior but
+        no REML fit.
     missing : {"drop", "raise"}
         Rows with a missing value in a used column are left out, with a warning that counts
         them, or refused.
@@ -86,20 +91,21 @@ class LMM:
         priors: Mapping[str, Prior] | None = None,
         weights=None,
         family: str = "gaussian",
+        random: str = "gaussian",
         missing: str = "drop",
         namespace: Mapping[str, Any] | None = None,
     ):
-        if family != "gaussian":
-            raise ValueError(f'family must be "gaussian", not {family!r}: it is the only one.')
+        _one_of("family", family, FAMILIES)
+        _one_of("random", random, FAMILIES)
         self.design: Design = build_design(
             formula, data, weights=weights, missing=missing, namespace=namespace
         )
-        self.family = family
+        self.family, self.random = family, random
         if text := self.design.missing.describe():
             warnings.warn(f"{text}.", DataWarning, stacklevel=2)
         check_design(self.design)
         self.aliased: tuple[str, ...] = _aliased(self.design)
-        self.priors = Priors(self.design, priors)
+        self.priors = Priors(self.design, priors, family=family, random=random)
 
     @property
     def names(self) -> ModelNames:
@@ -311,13 +317,14 @@ class LMM:
             self.pymc_model(),
             self.priors,
             self.names,
-            posterior_variables(self.design, self.names),
+            posterior_variables(self.design, self.names, self.priors),
             draws=draws,
             random_seed=random_seed,
         )
 
     def __repr__(self) -> str:
-        return f"{describe_design(self.design)}\n{self.priors!r}"
+        parts = [describe_design(self.design), *_describe_families(self), repr(self.priors)]
+        return "\n".join(parts)
 
 
 def reduce_rows(design: Design, *, y=None, columns=slice(None)) -> CrossProducts:
@@ -380,6 +387,14 @@ def describe_design(design: Design) -> str:
     if design.weights is not None:
         lines.append(f"Weights: {design.weights_name}")
     return "\n".join(lines)
+
+
+def _describe_families(model: LMM) -> list[str]:
+    """Lines on what is not Gaussian."""
+    lines = ["Residuals: Student-t (sigma is their scale)"] if model.family == "student" else []
+    if model.random == "student":
+        lines.append("Random effects: Student-t (standard deviations are their scales)")
+    return lines
 
 
 def _aliased(design: Design) -> tuple[str, ...]:

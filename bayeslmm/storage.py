@@ -156,6 +156,8 @@ def _model_dataset(fit: PosteriorFit) -> xr.Dataset:
             "n_zero_weight": design.missing.n_zero_weight,
         },
         "namespace": sorted(design.namespace),
+        "family": fit.model.family,
+        "random": fit.model.random,
         "priors": fit.priors.to_dict(),
         "model_priors": fit.model.priors.to_dict(),
         "info": asdict(fit.info),
@@ -182,7 +184,8 @@ def _rebuild_model(record, stored: xr.Dataset, namespace) -> tuple[LMM, Priors]:
     weights = stored["weights"].to_numpy() if "weights" in stored else None
     with warnings.catch_warnings():  # they were shown when the model was made
         warnings.simplefilter("ignore")
-        model = LMM(record["formula"], frame, weights=weights, namespace=namespace)
+        families = {name: record.get(name, "gaussian") for name in ("family", "random")}
+        model = LMM(record["formula"], frame, weights=weights, namespace=namespace, **families)
     rows = stored["rows"].to_numpy()
     index = record["index"]
     missing = record["missing"]

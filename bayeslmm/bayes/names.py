@@ -14,7 +14,7 @@ from bayeslmm.formula import Design
 
 __all__ = ["FactorNames", "ModelNames", "model_names"]
 
-_RESERVED = ("chain", "draw", "sample", "coef", "obs", "beta", "sigma", "beta_centered")
+_RESERVED = ("chain", "draw", "sample", "coef", "obs", "beta", "sigma", "nu", "beta_centered")
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class FactorNames:
         Dimensions: levels, effects, effects again.
     sd, corr, b, z : str
         Variables: standard deviations, correlations, effects, standardized effects.
+    nu, tau : str
+        Variables where effects are Student-t: degrees of freedom, mixing precisions.
     """
 
     factor: str
@@ -39,6 +41,8 @@ class FactorNames:
     corr: str
     b: str
     z: str
+    nu: str
+    tau: str
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,8 @@ def _all_names(base: str) -> tuple[str, ...]:
         f"corr_{base}",
         f"b_{base}",
         f"z_{base}",
+        f"nu_{base}",
+        f"tau_{base}",
     )
 
 

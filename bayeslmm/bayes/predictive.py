@@ -8,6 +8,7 @@ import numpy as np
 
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.priors import Priors
+from bayeslmm.bayes.residuals import draw_noise, residual_nu, residual_scale
 from bayeslmm.bayes.sampling import quiet_pymc
 from bayeslmm.bayes.tree import linear_predictor
 from bayeslmm.errors import PriorError
@@ -55,10 +56,8 @@ def posterior_predictive(
         posterior = posterior.isel(draw=np.linspace(0, available - 1, draws).astype(int))
     mean = linear_predictor(design, names, posterior)
     rng = np.random.default_rng(random_seed)
-    scale = posterior["sigma"].to_numpy()[:, :, None]
-    if design.weights is not None:
-        scale = scale / np.sqrt(design.weights)
-    values = mean + scale * rng.standard_normal(mean.shape)
+    scale = residual_scale(design, posterior)
+    values = mean + scale * draw_noise(rng, mean.shape, residual_nu(posterior))
     coords = {"chain": posterior["chain"], "draw": posterior["draw"]}
     return xr.Dataset(
         {names.response: (("chain", "draw", "obs"), values)},

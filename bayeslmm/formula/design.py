@@ -12,6 +12,8 @@ import pandas as pd
 from bayeslmm.errors import DataError, FormulaError
 from bayeslmm.formula.columns import as_frame, find_column, missing_in, plain_column
 from bayeslmm.formula.functions import allowed_calls, base_namespace, check_namespace
+from bayeslmm.formula.groupcalls import group_call
+from bayeslmm.formula.groupmeans import GroupMean, fit_group_mean
 from bayeslmm.formula.matrices import ModelMatrix, Term, model_matrix, response_vector
 from bayeslmm.formula.missing import MissingRows
 from bayeslmm.formula.random import RandomBlock, grouping_factor, random_block
@@ -73,6 +75,8 @@ class Design:
         Index labels of the used rows.
     columns : pandas.DataFrame
         The used columns, plain, in the rows used.
+    group_means : tuple of GroupMean
+        One per call of within() or between().
     """
 
     formula: ParsedFormula
@@ -88,6 +92,7 @@ class Design:
     columns: pd.DataFrame = field(repr=False)
     weights_name: str | None = None
     namespace: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    group_means: tuple[GroupMean, ...] = field(repr=False, default=())
 
     @property
     def X(self) -> np.ndarray:
@@ -151,19 +156,7 @@ class Design:
             If a predictor has a missing value or a level that was not in the fit.
         """
         frame = as_frame(data)
-        predictors = self._predictor_columns(random)
-        plain = pd.DataFrame(
-            {
-                name: plain_column(
-                    _complete(find_column(frame, name), name),
-                    name,
-                    self._categories(name),
-                    numeric=self._categories(name) is None,
-                )
-                for name in predictors
-            },
-            index=pd.RangeIndex(len(frame)),
-        )
+        plain = self.plain_predictors(frame, self._predictor_columns(random))
         X, offset = self.fixed.evaluate(plain)
         offset = np.zeros(len(frame)) if offset is None else offset
         if not random:
@@ -179,6 +172,47 @@ class Design:
             labels.append(label)
         return NewRows(X, offset, tuple(Z), tuple(codes), tuple(labels))
 
+    def plain_predictors(self, frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+        """Columns of new data as the model matrices take them.
+
+        Parameters
+        ----------
+        frame : pandas.DataFrame
+        names : list of str
+            Columns, among them the names of group means (``"within(x, g)"``): a column of that
+            name in `frame` is taken as it is, otherwise it is computed.
+
+        Raises
+        ------
+        FormulaError
+            If a column is missing.
+        DataError
+            If a value is missing, or a level was not in the fit.
+        """
+        means = {mean.name: mean for mean in self.group_means}
+        given = {str(column) for column in frame.columns}
+        computed = [name for name in names if name in means and name not in given]
+        inputs = [c for name in computed for c in self._covariate_columns(name)]
+        plain = pd.DataFrame(
+            {
+                name: plain_column(
+                    _complete(find_column(frame, name), name),
+                    name,
+                    self._categories(name),
+                    numeric=self._categories(name) is None,
+                )
+                for name in dict.fromkeys([*names, *inputs])
+                if name not in computed
+            },
+            index=pd.RangeIndex(len(frame)),
+        )
+        return plain.assign(**{name: means[name].evaluate(plain, frame) for name in computed})
+
+    @property
+    def predictors(self) -> pd.DataFrame:
+        """:attr:`columns`, and the columns of within() and between()."""
+        return self.columns.assign(**{mean.name: mean.values for mean in self.group_means})
+
     def effect_columns(self, block: RandomBlock) -> list[str]:
         """Columns of the data that the random effects of a block use."""
         return self._columns_of([bar.effects for bar in block.terms])
@@ -190,13 +224,19 @@ class Design:
         return self._columns_of(texts)
 
     def _columns_of(self, texts: list[str]) -> list[str]:
-        known = set(self.columns.columns)
+        known = set(self.columns.columns) | {mean.name for mean in self.group_means}
         allowed = allowed_calls(self.namespace)
         trees = [parse_part(text, allowed, known, "formula") for text in texts]
         names = dict.fromkeys(name for tree in trees for name in variables_in(tree))
         return [name for name in names if name in known]
 
+    def _covariate_columns(self, name: str) -> list[str]:
+        """Columns of the covariate of a group mean."""
+        return self._columns_of([group_call(name).covariate])
+
     def _categories(self, name: str) -> list | None:
+        if name not in self.columns:
+            return None
         dtype = self.columns[name].dtype
         return dtype.categories.tolist() if isinstance(dtype, pd.CategoricalDtype) else None
 
@@ -241,7 +281,7 @@ def build_design(
     namespace = check_namespace(namespace)
     frame = as_frame(data)
     allowed = allowed_calls(namespace)
-    names = _used_columns(parsed, frame, namespace, allowed)
+    names, calls = _used_columns(parsed, frame, namespace, allowed)
     raw = {name: find_column(frame, name) for name in names}
     raw_weights, weights_name = _weights_column(weights, frame)
     keep, absent = _complete_rows(raw, raw_weights, weights_name, missing)
@@ -258,6 +298,8 @@ def build_design(
         index=pd.RangeIndex(len(keep)),
     )
     options = {"namespace": namespace, "allowed": allowed}
+    group_means = tuple(fit_group_mean(call, plain, **options) for call in calls)
+    used, plain = plain, plain.assign(**{mean.name: mean.values for mean in group_means})
     response, y = response_vector(parsed.response, plain, **options)
     _refuse_constant(response, y)
     fixed = model_matrix(parsed.fixed, plain, what="formula", **options)
@@ -282,26 +324,47 @@ def build_design(
         ),
         rows=keep,
         index=frame.index[keep],
-        columns=plain,
+        columns=used,
         weights_name=weights_name,
         namespace=namespace,
+        group_means=group_means,
     )
 
 
-def _used_columns(parsed: ParsedFormula, frame, namespace, allowed) -> list[str]:
-    """Columns the formula names, in order; names of the namespace are not columns."""
+def _used_columns(parsed: ParsedFormula, frame, namespace, allowed) -> tuple[list[str], list[str]]:
+    """Columns the formula names and its calls of within() and between(), in order.
+
+    Names of the namespace are not columns.
+    """
     present = {str(column) for column in frame.columns}
     names: dict[str, None] = {}
     parts = [(parsed.response, "response"), (parsed.fixed, "formula")]
     parts += [(bar.effects, f"random term {bar}") for bar in parsed.bars]
     for text, what in parts:
         names.update(dict.fromkeys(variables_in(parse_part(text, allowed, present, what))))
+    calls = [name for name in names if group_call(name)]
+    for name in calls:
+        if name in variables_in(parse_part(parsed.response, allowed, present, "response")):
+            raise FormulaError(
+                f"The response cannot be {name}: its groups belong on the right of '~'."
+            )
+        if name in present:
+            raise FormulaError(
+                f"The data have a column called {name!r}, and the formula calls {name}. Rename "
+                "the column, or leave it out."
+            )
+        call = group_call(name)
+        covariate = parse_part(call.covariate, allowed, present, f"term {name}")
+        names.update(dict.fromkeys([*variables_in(covariate), *call.groups]))
+        for column in call.groups:
+            find_column(frame, column, "grouping column")
+        del names[name]
     for bar in parsed.bars:
         names.update(dict.fromkeys(bar.columns))
         for column in bar.columns:
             find_column(frame, column, "grouping factor")
     constants = {**base_namespace(), **namespace}
-    return [name for name in names if name in present or name not in constants]
+    return [name for name in names if name in present or name not in constants], calls
 
 
 def _weights_column(weights, frame: pd.DataFrame) -> tuple[pd.Series | None, str | None]:

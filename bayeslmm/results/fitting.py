@@ -25,6 +25,7 @@ _PERFECT = 1e-7
 def likelihood_fit(model: LMM, *, reml: bool) -> LikelihoodFit:
     """Fit `model`; see :meth:`bayeslmm.LMM.reml`."""
     design = model.design
+    _refuse_other_families(model)
     _refuse_unidentified(design)
     with single_threaded_blas():
         problem = _problem(model)
@@ -53,6 +54,15 @@ def _problem(model: LMM) -> Problem:
     design = model.design
     kept = [j for j, name in enumerate(design.coef_names) if name not in model.aliased]
     return prepare(reduce_rows(design, columns=kept), covariance_patterns(design))
+
+
+def _refuse_other_families(model: LMM) -> None:
+    for name in ("family", "random"):
+        if (family := getattr(model, name)) != "gaussian":
+            raise DataError(
+                f"REML and maximum likelihood are for Gaussian models, and this one has "
+                f'{name}="{family}". Use model.fit(), or make a Gaussian model.'
+            )
 
 
 def _refuse_unidentified(design: Design) -> None:

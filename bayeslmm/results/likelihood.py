@@ -24,7 +24,7 @@ from bayeslmm.likelihood.inference import (
 from bayeslmm.likelihood.kenward_roger import kenward_roger
 from bayeslmm.likelihood.optimize import Optimum
 from bayeslmm.likelihood.satterthwaite import VarianceCurvature, variance_curvature
-from bayeslmm.results.contrasts import contrast_matrix
+from bayeslmm.results.contrasts import contextual_contrast, contrast_matrix
 from bayeslmm.results.tables import check_level, format_table
 
 if TYPE_CHECKING:
@@ -183,6 +183,31 @@ class LikelihoodFit:
             _warn("A combination that aliased columns leave undetermined is not estimable: NaN.")
             frame.loc[~estimable] = np.nan
         return frame
+
+    def contextual_effect(
+        self, x: str, g: str, ddf: str = "satterthwaite", *, level: float = 0.95
+    ) -> pd.DataFrame:
+        """What a group's mean of `x` adds beyond the row's own `x`: between minus within.
+
+        Two rows with the same `x`, in groups whose means of `x` differ by one, differ by this
+        much (Raudenbush and Bryk 2002, Hierarchical Linear Models, chapter 5). Where either
+        coefficient has interactions, at 0 of the others.
+
+        Parameters
+        ----------
+        x, g : str
+            As in ``within(x, g)`` and ``between(x, g)``, both in the formula (or ``x`` itself in
+            place of within).
+        ddf, level
+            As in :meth:`fixef`.
+
+        Raises
+        ------
+        ValueError
+            If the model does not have the coefficients.
+        """
+        L = contextual_contrast(self.design.coef_names, x, g)
+        return self.contrast(L, ddf, level=level)
 
     def _t_frame(self, rows: np.ndarray, ddf: str, level: float, offset=0.0) -> pd.DataFrame:
         table = t_table(rows[:, self.kept], self._solution.beta, self.inference(ddf), level, offset)

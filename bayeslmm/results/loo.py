@@ -29,6 +29,7 @@ from bayeslmm.gaussian import (
 )
 from bayeslmm.model import covariance_patterns, factor_rows
 from bayeslmm.results.progress import progress
+from bayeslmm.results.robust import is_robust
 
 if TYPE_CHECKING:
     from bayeslmm.results.posterior import PosteriorFit
@@ -62,6 +63,8 @@ def leave_one_out(
 
     design = fit.model.design
     units = _units(fit, unit)
+    if unit == "observation" and is_robust(fit.names, fit.posterior):
+        conditional = True  # nothing integrates out exactly under Student-t distributions
     if conditional and unit != "observation":
         raise ValueError('conditional=True goes with unit="observation" only.')
     obstacle = None if conditional else fixed_obstacle(design, fit.priors)
@@ -89,6 +92,9 @@ def leave_one_out(
     )
     tree = xr.DataTree.from_dict({"posterior": posterior, "log_likelihood": data})
     result = _quiet(lambda: az.loo(tree, pointwise=True))
+    result.likelihood = "conditional" if conditional else "integrated"
+    if "nu" in posterior:
+        result.outlier_weights = fit.outlier_weights()
     if not conditional:
         if exact:
             _refit_exactly(fit, unit, units, result, progressbar)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.bayes.draws import coefficient_draws, covariance_draws
+from bayeslmm.bayes.residuals import draw_noise, effect_nu, residual_nu
 from bayeslmm.results.prediction import (
     check_prediction,
     prediction_draws,
@@ -40,11 +41,14 @@ def posterior_prediction(
     elif random == "new":
         for Sigma in covariance_draws(design, names, posterior):
             roots.append(_roots(Sigma.reshape(len(beta), *Sigma.shape[2:])))
-    values = prediction_draws(design, rows, beta, effects, roots, random, rng)
+    tails = [effect_nu(posterior, factor) for factor in names.factors]
+    values = prediction_draws(design, rows, beta, effects, roots, random, rng, tails)
     if kind == "response":
         scale = posterior["sigma"].to_numpy().reshape(-1, 1)
         weights = row_weights(design, newdata, values.shape[1])
-        values = values + scale / np.sqrt(weights) * rng.standard_normal(values.shape)
+        nu = residual_nu(posterior)
+        nu = None if nu is None else nu.ravel()
+        values = values + scale / np.sqrt(weights) * draw_noise(rng, values.shape, nu)
     return values.reshape(*shape, -1), index
 
 
