@@ -103,7 +103,7 @@ class LMM:
         self.family, self.random = family, random
         if text := self.design.missing.describe():
             warnings.warn(f"{text}.", DataWarning, stacklevel=2)
-        check_design(self.design)
+        check_design(self.design, sigma_known=_sigma_is_given(priors))
         self.aliased: tuple[str, ...] = _aliased(self.design)
         self.priors = Priors(self.design, priors, family=family, random=random)
 
@@ -412,6 +412,11 @@ def _aliased(design: Design) -> tuple[str, ...]:
             stacklevel=3,
         )
     return names
+
+
+def _sigma_is_given(priors) -> bool:
+    sigma = priors.get("sigma") if isinstance(priors, Mapping) else None
+    return isinstance(sigma, Prior) and sigma.name == "Fixed"
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

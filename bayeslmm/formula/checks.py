@@ -17,8 +17,15 @@ __all__ = ["check_design"]
 _FAR_FROM_ZERO = 10.0
 
 
-def check_design(design: Design) -> None:
+def check_design(design: Design, *, sigma_known: bool = False) -> None:
     """Warn about effects the data cannot separate, refuse what has no degrees of freedom.
+
+    Parameters
+    ----------
+    design : Design
+    sigma_known : bool
+        Whether sigma is given, as with known sampling variances: then effects of single rows can
+        be told from it.
 
     Raises
     ------
@@ -39,7 +46,8 @@ def check_design(design: Design) -> None:
         )
     for block in design.blocks:
         _check_rank(block)
-        _check_size(block, n)
+        if not sigma_known:
+            _check_size(block, n)
         _check_covariates(block)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayeslmm.errors import DataError, ModelWarning
+from bayeslmm.bayes.priors import Priors
+from bayeslmm.errors import DataError, ModelWarning, PriorError
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import CrossProducts, Problem, prepare, single_threaded_blas
 from bayeslmm.likelihood.optimize import optimize
@@ -26,7 +28,8 @@ def likelihood_fit(model: LMM, *, reml: bool) -> LikelihoodFit:
     """Fit `model`; see :meth:`bayeslmm.LMM.reml`."""
     design = model.design
     _refuse_other_families(model)
-    _refuse_unidentified(design)
+    if known_sigma(model.priors) is None:
+        _refuse_unidentified(design)
     with single_threaded_blas():
         problem = _problem(model)
         _refuse_perfect(design, _ols_sigma(problem.cp))
@@ -37,7 +40,8 @@ def likelihood_fit(model: LMM, *, reml: bool) -> LikelihoodFit:
             "the model fits perfectly."
         )
     fit = LikelihoodFit(model, problem, optimum, reml=reml)
-    _refuse_perfect(design, fit.sigma)
+    if problem.known_sigma is None:
+        _refuse_perfect(design, fit.sigma)
     if not fit.converged:
         _warn(f"The optimizer did not converge: {optimum.message}. Do not trust the estimates.")
     if fit.singular:
@@ -46,7 +50,29 @@ def likelihood_fit(model: LMM, *, reml: bool) -> LikelihoodFit:
 
 
 def _problem(model: LMM) -> Problem:
-    """The model's prepared problem, without aliased columns."""
+    """The model's prepared problem, without aliased columns, with sigma where it is known."""
+    return replace(_estimable_problem(model), known_sigma=known_sigma(model.priors))
+
+
+def known_sigma(priors: Priors) -> float | None:
+    """The value sigma is fixed at; None where it is estimated.
+
+    Raises
+    ------
+    PriorError
+        If another parameter is fixed, which no likelihood fit here can do.
+    """
+    others = [key for key, prior in priors.items() if prior.name == "Fixed" and key != "sigma"]
+    if others:
+        raise PriorError(
+            f"{others[0]} has a fixed value, but REML and maximum likelihood know a fixed sigma "
+            "only. Use model.fit()."
+        )
+    prior = priors["sigma"]
+    return float(prior.parameters["value"]) if prior.name == "Fixed" else None
+
+
+def _estimable_problem(model: LMM) -> Problem:
     if not model.aliased:
         return model.problem
     from bayeslmm.model import covariance_patterns, reduce_rows

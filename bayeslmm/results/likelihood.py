@@ -79,8 +79,8 @@ class LikelihoodFit:
 
     @property
     def n_parameters(self) -> int:
-        """Coefficients, covariance parameters and sigma."""
-        return self._problem.p + len(self.theta) + 1
+        """Coefficients, covariance parameters and, unless it is known, sigma."""
+        return self._problem.p + len(self.theta) + (self._problem.known_sigma is None)
 
     @property
     def deviance(self) -> float:
@@ -254,6 +254,11 @@ class LikelihoodFit:
     @cached_property
     def _kenward_roger(self) -> KenwardRogerInference:
         fit = self
+        if self._problem.known_sigma is not None:
+            raise ValueError(
+                "Kenward and Roger's degrees of freedom are for an estimated sigma, and here it is "
+                'known. Use ddf="satterthwaite" or "normal".'
+            )
         if not self.reml:
             _warn("Kenward-Roger needs REML: the model was refitted by REML for it.")
             with warnings.catch_warnings():
