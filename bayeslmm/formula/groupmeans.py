@@ -19,7 +19,7 @@ from bayeslmm.formula.columns import find_column, missing_in
 from bayeslmm.formula.groupcalls import group_call
 from bayeslmm.formula.random import GroupingFactor, grouping_factor
 
-__all__ = ["GroupMean", "fit_group_mean"]
+__all__ = ["GroupMean", "fit_group_mean", "split_at_means"]
 
 
 @dataclass(frozen=True)
@@ -103,11 +103,17 @@ def fit_group_mean(
             f"{name}: {call.covariate} is not one numeric column, so it has no group means. Make "
             "a 0/1 column of each category first."
         )
-    factor = grouping_factor(call.groups, frame)
+    factor = grouping_factor(call.groups, frame, at_least=1)
     x = covariate.values[:, 0]
     means = _means(x, factor.codes, len(factor.levels))
     values = _half(call.kind, x, means[factor.codes])
     return GroupMean(name, call.kind, factor, means, values, covariate)
+
+
+def split_at_means(x: np.ndarray, factor: GroupingFactor) -> tuple[np.ndarray, np.ndarray]:
+    """What is within and what is between the groups, each shape (n,)."""
+    between = _means(x, factor.codes, len(factor.levels))[factor.codes]
+    return _half("within", x, between), between
 
 
 def _means(x: np.ndarray, codes: np.ndarray, n: int = 0) -> np.ndarray:

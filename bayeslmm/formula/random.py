@@ -135,8 +135,17 @@ class RandomBlock:
         return np.column_stack([matrix.evaluate(frame)[0] for matrix in self._matrices])
 
 
-def grouping_factor(columns: tuple[str, ...], frame: pd.DataFrame) -> GroupingFactor:
+def grouping_factor(
+    columns: tuple[str, ...], frame: pd.DataFrame, *, at_least: int = 2
+) -> GroupingFactor:
     """Levels and codes of a grouping factor on plain columns.
+
+    Parameters
+    ----------
+    columns : tuple of str
+    frame : pandas.DataFrame
+    at_least : int
+        Levels without which there is no variance to estimate.
 
     Raises
     ------
@@ -156,7 +165,7 @@ def grouping_factor(columns: tuple[str, ...], frame: pd.DataFrame) -> GroupingFa
         levels = _joined_labels(keys, component_levels)
         if len(set(levels)) < len(levels):
             raise DataError(_SHAPE_ERROR.format(name, _first_duplicate(levels)))
-    if len(levels) < 2:
+    if len(levels) < at_least:
         raise DataError(
             f"The grouping factor {name!r} has a single level ({levels[0]!r}): a variance between "
             "groups needs at least two, and many more to be estimated well."
