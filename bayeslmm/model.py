@@ -51,9 +51,10 @@ class LMM:
         Distribution of the residuals and of the random effects. Student-t ones, with their
         degrees of freedom estimated, let outliers count less; such a model has a posterior but
         no REML fit.
-    missing : {"drop", "raise"}
+    missing : {"drop", "raise", "model"}
         Rows with a missing value in a used column are left out, with a warning that counts
-        them, or refused.
+        them, or refused; "model" keeps rows in which only numeric covariates are missing, gives
+        these a normal prior and samples them (posterior only).
     namespace : dict, optional
         Functions and constants of your own that the formula names.
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bayeslmm.bayes.covariates import add_covariates, covariate_names
 from bayeslmm.bayes.names import FactorNames, ModelNames
 from bayeslmm.bayes.priors import Prior, Priors, coef_key
 from bayeslmm.errors import SamplingError
@@ -69,10 +70,14 @@ def hierarchical_model(
             'parameterization="noncentered".'
         )
     with pm.Model(coords=coords(design, names)) as model:
-        mu = _fixed_part(design, priors)
+        mu, beta = _fixed_part(design, priors)
+        effects = []
         for block, block_names in zip(design.blocks, names.factors, strict=True):
             b = _random_effects(block, block_names, priors, centered=centered)
             mu = mu + (block.Z * b[block.codes]).sum(axis=-1)
+            effects.append(b)
+        if design.modeled:
+            mu = mu + add_covariates(design, priors, beta, effects)
         sigma = positive("sigma", [priors["sigma"]], dims=None)
         scale = sigma if design.weights is None else sigma / np.sqrt(design.weights)
         # as data, so that the compiled model serves other responses of the same design
@@ -98,6 +103,9 @@ def posterior_variables(design: Design, names: ModelNames, priors: Priors) -> li
         if block.correlated_pairs():
             variables.append(factor.corr)
         variables.append(factor.b)
+    for covariate in design.modeled:
+        own = covariate_names(covariate)
+        variables += [own.missing, own.mean, own.sd]
     return variables
 
 
@@ -109,28 +117,30 @@ def coords(design: Design, names: ModelNames) -> dict:
         labels[factor.effect_dim] = list(block.effects)
         if block.correlated_pairs():
             labels[factor.effect_bis_dim] = list(block.effects)
+    for covariate in design.modeled:
+        labels[covariate_names(covariate).dim] = np.arange(covariate.n_unknown)
     return labels
 
 
 def _fixed_part(design: Design, priors: Priors):
-    """X beta + offset, sampled with the predictors centered where there is an intercept."""
+    """X beta + offset, sampled with the predictors centered where there is an intercept; beta."""
     import pymc as pm
     import pytensor.tensor as pt
 
     if not design.coef_names:
-        return pt.as_tensor_variable(design.offset)
+        return pt.as_tensor_variable(design.offset), pt.zeros(0)
     X, at = design.X, design.intercept_column
     chosen = [priors[coef_key(name)] for name in design.coef_names]
     if at is None:
         beta = _stacked("beta", chosen, dims="coef")
-        return pt.dot(X, beta) + design.offset
+        return pt.dot(X, beta) + design.offset, beta
     means = X.mean(axis=0)
     means[at] = 0.0
     centered = _stacked("beta_centered", chosen, dims="coef")
     shift = np.eye(len(means))
     shift[at] -= means
-    pm.Deterministic("beta", pt.dot(shift, centered), dims="coef")
-    return pt.dot(X - means, centered) + design.offset
+    beta = pm.Deterministic("beta", pt.dot(shift, centered), dims="coef")
+    return pt.dot(X - means, centered) + design.offset, beta
 
 
 def _random_effects(block: RandomBlock, names: FactorNames, priors: Priors, *, centered: bool):

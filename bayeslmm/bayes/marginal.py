@@ -246,6 +246,9 @@ def marginal_obstacle(design: Design, priors: Priors) -> str | None:
 
 def fixed_obstacle(design: Design, priors: Priors) -> str | None:
     """Why beta cannot be integrated out; None where it can."""
+    if design.modeled:
+        names = ", ".join(covariate.name for covariate in design.modeled)
+        return f"missing values of {names} are part of the model and have to be sampled"
     if "nu" in priors:
         return (
             'residuals are Student-t (family="student"), so nothing can be integrated out exactly'

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from bayeslmm.formula import Design
 
-__all__ = ["FactorNames", "ModelNames", "model_names"]
+__all__ = ["FactorNames", "ModelNames", "model_names", "storable"]
 
 _RESERVED = ("chain", "draw", "sample", "coef", "obs", "beta", "sigma", "nu", "beta_centered")
 
@@ -67,13 +67,13 @@ def model_names(design: Design) -> ModelNames:
     taken = set(_RESERVED)
     factors = []
     for block in design.blocks:
-        base = _storable(block.name)
+        base = storable(block.name)
         while taken & set(_all_names(base)):
             base += "_"
         names = FactorNames(block.name, *_all_names(base))
         taken |= set(_all_names(base))
         factors.append(names)
-    response = _storable(design.response)
+    response = storable(design.response)
     while {response, f"{response}_data"} & taken:
         response += "_"
     return ModelNames(response, f"{response}_data", tuple(factors))
@@ -93,6 +93,6 @@ def _all_names(base: str) -> tuple[str, ...]:
     )
 
 
-def _storable(name: str) -> str:
+def storable(name: str) -> str:
     """A division slash instead of the slash that separates groups in a NetCDF file."""
     return name.replace("/", "\u2215")

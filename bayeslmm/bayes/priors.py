@@ -290,6 +290,8 @@ def default_priors(
     - sd of an effect with covariate z: HalfStudentT(3, s_y / s_z), and HalfStudentT(3, s_y)
       for an intercept or a 0/1 column, whose s_z says only how rare it is;
     - correlations: LKJ(2), Lewandowski, Kurowicka and Joe (2009);
+    - a covariate x whose missing values are modeled: its mean Normal(mean x, 2.5 s_x), its
+      standard deviation HalfStudentT(3, s_x), over the observed values;
     - degrees of freedom of Student-t residuals or random effects: Gamma(2, 0.1), Juarez and
       Steel (2010).
 
@@ -332,6 +334,10 @@ def default_priors(
             priors[f"nu({block.name})"] = Prior("Gamma", **_NU)
     weight = 1.0 if design.weights is None else float(np.mean(design.weights))
     priors["sigma"] = Prior("HalfStudentT", nu=3, sigma=sd_y * math.sqrt(weight))
+    for covariate in design.modeled:
+        center, spread = float(np.mean(covariate.observed)), _spread(covariate.observed)
+        priors[f"mean({covariate.name})"] = Prior("Normal", mu=center, sigma=2.5 * spread)
+        priors[f"sd({covariate.name})"] = Prior("HalfStudentT", nu=3, sigma=spread)
     if family == "student":
         priors["nu"] = Prior("Gamma", **_NU)
     return priors

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bayeslmm.bayes.covariates import covariate_names, missing_part
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.residuals import log_density, residual_nu, residual_scale
 from bayeslmm.formula import Design
@@ -44,6 +45,10 @@ def posterior_dataset(
         coords[factor.dim] = _labels(block.levels)
         coords[factor.effect_dim] = _labels(block.effects)
         coords[factor.effect_bis_dim] = _labels(block.effects)
+    for covariate in design.modeled:
+        own = covariate_names(covariate)
+        dims |= {own.missing: (own.dim,), own.mean: (), own.sd: ()}
+        coords[own.dim] = np.arange(covariate.n_unknown)
     variables = {name: (("chain", "draw", *dims[name]), array) for name, array in values.items()}
     first = next(iter(values.values()))
     used = {dim for name in values for dim in dims[name]}
@@ -114,7 +119,7 @@ def linear_predictor(design: Design, names: ModelNames, posterior: xr.Dataset) -
         b = posterior[factor.b].to_numpy()
         for j in range(block.n_effects):
             mean += b[:, :, block.codes, j] * block.Z[:, j]
-    return mean
+    return mean + missing_part(design, names, posterior)
 
 
 def log_likelihood(design: Design, names: ModelNames, posterior: xr.Dataset) -> xr.Dataset:

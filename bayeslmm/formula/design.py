@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,12 @@ import pandas as pd
 
 from bayeslmm.errors import DataError, FormulaError
 from bayeslmm.formula.columns import as_frame, find_column, missing_in, plain_column
+from bayeslmm.formula.covariates import (
+    ModeledCovariate,
+    fill_with_means,
+    modeled_covariates,
+    refuse_unmodeled,
+)
 from bayeslmm.formula.functions import allowed_calls, base_namespace, check_namespace
 from bayeslmm.formula.groupcalls import group_call
 from bayeslmm.formula.groupmeans import GroupMean, fit_group_mean
@@ -77,6 +84,9 @@ class Design:
         The used columns, plain, in the rows used.
     group_means : tuple of GroupMean
         One per call of within() or between().
+    modeled : tuple of ModeledCovariate
+        Covariates whose missing values are unknowns of the model; the matrices have their means
+        in place of them.
     """
 
     formula: ParsedFormula
@@ -93,6 +103,7 @@ class Design:
     weights_name: str | None = None
     namespace: Mapping[str, Any] = field(repr=False, default_factory=dict)
     group_means: tuple[GroupMean, ...] = field(repr=False, default=())
+    modeled: tuple[ModeledCovariate, ...] = field(repr=False, default=())
 
     @property
     def X(self) -> np.ndarray:
@@ -259,8 +270,9 @@ def build_design(
         One row per observation.
     weights : str or array-like of shape (n,), optional
         Prior weights, a column's name or one value per row of `data`.
-    missing : {"drop", "raise"}
-        What to do with rows in which a used column is missing.
+    missing : {"drop", "raise", "model"}
+        What to do with rows in which a used column is missing; "model" keeps those in which only
+        numeric covariates are.
     namespace : mapping, optional
         Functions and constants of the user's own that the formula may name.
 
@@ -275,8 +287,8 @@ def build_design(
     DataError
         If the data cannot support it.
     """
-    if missing not in ("drop", "raise"):
-        raise DataError(f'missing must be "drop" or "raise", not {missing!r}.')
+    if missing not in ("drop", "raise", "model"):
+        raise DataError(f'missing must be "drop", "raise" or "model", not {missing!r}.')
     parsed = parse_formula(formula)
     namespace = check_namespace(namespace)
     frame = as_frame(data)
@@ -284,7 +296,11 @@ def build_design(
     names, calls = _used_columns(parsed, frame, namespace, allowed)
     raw = {name: find_column(frame, name) for name in names}
     raw_weights, weights_name = _weights_column(weights, frame)
-    keep, absent = _complete_rows(raw, raw_weights, weights_name, missing)
+    kept_missing: list[str] = []
+    if missing == "model":
+        kept_missing = _to_model(parsed, raw, raw_weights, frame, allowed, calls)
+    needed = {name: column for name, column in raw.items() if name not in kept_missing}
+    keep, absent = _complete_rows(needed, raw_weights, weights_name, missing, len(frame))
     weights_kept, keep = _positive_weights(raw_weights, keep)
     if not len(keep) and not any(absent.values()):
         raise DataError("Every row has weight 0: there is nothing to fit.")
@@ -293,8 +309,12 @@ def build_design(
             "No row has all of the columns the formula uses: "
             f"{', '.join(f'{k} ({v} missing)' for k, v in absent.items() if v)}."
         )
+    used_rows = {name: column.iloc[keep] for name, column in raw.items()}
+    unknown = {name: missing_in(used_rows[name]) for name in kept_missing}
+    unknown = {name: mask for name, mask in unknown.items() if mask.any()}
+    used_rows |= {name: fill_with_means(used_rows[name]) for name in unknown}
     plain = pd.DataFrame(
-        {name: plain_column(column.iloc[keep], name) for name, column in raw.items()},
+        {name: plain_column(column, name) for name, column in used_rows.items()},
         index=pd.RangeIndex(len(keep)),
     )
     options = {"namespace": namespace, "allowed": allowed}
@@ -304,7 +324,7 @@ def build_design(
     _refuse_constant(response, y)
     fixed = model_matrix(parsed.fixed, plain, what="formula", **options)
     blocks = _random_blocks(parsed.bars, plain, options)
-    dropped = np.flatnonzero(_dropped_mask(raw, raw_weights, len(frame)))
+    dropped = np.flatnonzero(_dropped_mask(needed, raw_weights, len(frame)))
     lost = {b.name: _lost_levels(b, raw) for b in blocks} if len(dropped) else {}
     offset = np.zeros(len(keep)) if fixed.offset is None else fixed.offset
     return Design(
@@ -321,6 +341,7 @@ def build_design(
             absent,
             {k: v for k, v in lost.items() if v},
             len(frame) - len(dropped) - len(keep),
+            {name: int(mask.sum()) for name, mask in unknown.items()},
         ),
         rows=keep,
         index=frame.index[keep],
@@ -328,6 +349,7 @@ def build_design(
         weights_name=weights_name,
         namespace=namespace,
         group_means=group_means,
+        modeled=modeled_covariates(unknown, plain, fixed, blocks),
     )
 
 
@@ -390,11 +412,31 @@ def _dropped_mask(raw: Mapping, raw_weights, n: int) -> np.ndarray:
     return mask
 
 
-def _complete_rows(raw: Mapping, raw_weights, weights_name, missing: str):
+def _to_model(parsed: ParsedFormula, raw, raw_weights, frame, allowed, calls) -> list[str]:
+    """Covariates whose missing values are modeled."""
+    present = {str(column) for column in frame.columns}
+    response = _variables(parsed.response, allowed, present)
+    groups = {column for bar in parsed.bars for column in bar.columns}
+    required = {name: raw[name] for name in raw if name in response | groups}
+    keep = np.flatnonzero(~_dropped_mask(required, raw_weights, len(frame)))
+    fixed = set(response)
+    for name in calls:
+        call = group_call(name)
+        fixed |= _variables(call.covariate, allowed, present) | set(call.groups)
+    for text in re.findall(r"offset\s*\(.*?\)", parsed.fixed):
+        fixed |= {name for name in raw if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text)}
+    candidates = {name: column for name, column in raw.items() if name not in required}
+    return refuse_unmodeled(candidates, fixed, keep)
+
+
+def _variables(text: str, allowed, columns: set[str]) -> set[str]:
+    return set(variables_in(parse_part(text, allowed, columns, "formula")))
+
+
+def _complete_rows(raw: Mapping, raw_weights, weights_name, missing: str, n: int):
     absent = {name: int(missing_in(column).sum()) for name, column in raw.items()}
     if raw_weights is not None:
         absent[weights_name] = int(missing_in(raw_weights).sum())
-    n = len(next(iter(raw.values())))
     mask = _dropped_mask(raw, raw_weights, n)
     if missing == "raise" and mask.any():
         shown = ", ".join(f"{name} ({count})" for name, count in absent.items() if count)

@@ -83,6 +83,11 @@ def _estimable_problem(model: LMM) -> Problem:
 
 
 def _refuse_other_families(model: LMM) -> None:
+    if model.design.modeled:
+        raise DataError(
+            'missing="model" needs model.fit(): REML and maximum likelihood know no missing '
+            'values. Use missing="drop" for them.'
+        )
     for name in ("family", "random"):
         if (family := getattr(model, name)) != "gaussian":
             raise DataError(

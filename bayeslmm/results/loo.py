@@ -63,8 +63,9 @@ def leave_one_out(
 
     design = fit.model.design
     units = _units(fit, unit)
-    if unit == "observation" and is_robust(fit.names, fit.posterior):
-        conditional = True  # nothing integrates out exactly under Student-t distributions
+    sampled = is_robust(fit.names, fit.posterior) or bool(design.modeled)
+    if unit == "observation" and sampled:
+        conditional = True  # nothing integrates out exactly
     if conditional and unit != "observation":
         raise ValueError('conditional=True goes with unit="observation" only.')
     obstacle = None if conditional else fixed_obstacle(design, fit.priors)

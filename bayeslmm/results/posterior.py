@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -319,6 +320,36 @@ class PosteriorFit:
 
         return row_weights_of_outliers(self)
 
+    def imputed(self, *, level: float = 0.95, interval: str = "eti") -> pd.DataFrame:
+        """Posterior of the missing covariate values of a model with ``missing="model"``.
+
+        Parameters
+        ----------
+        level, interval
+            As in :meth:`summary`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``covariate row mean sd lower upper ...``, one row per missing value; ``row``
+            is its index label in the data. Rows of one group share the value where a covariate
+            is constant within groups.
+        """
+        from bayeslmm.bayes.covariates import covariate_names
+
+        check_level(level, interval)
+        tables = [pd.DataFrame(columns=["covariate", "row", "mean", "sd", "lower", "upper"])]
+        for covariate in self.model.design.modeled:
+            draws = self.posterior[covariate_names(covariate).missing].to_numpy()
+            table = summarize_draws(
+                draws[..., covariate.unit], range(len(covariate.rows)), level=level,
+                interval=interval,
+            )  # fmt: skip
+            table.insert(0, "covariate", covariate.name)
+            table.insert(1, "row", self.model.design.index[covariate.rows])
+            tables.append(table)
+        return pd.concat(tables[1:] or tables, ignore_index=True)
+
     def r2(self, *, level: float = 0.95, interval: str = "eti") -> pd.DataFrame:
         """Marginal and conditional R2 (Nakagawa and Schielzeth 2013; Johnson 2014)."""
         from bayeslmm.results.shares import r2_values
@@ -333,6 +364,7 @@ class PosteriorFit:
         return self._shares(icc_values(self._parts(), factors), level, interval)
 
     def _parts(self):
+        from bayeslmm.bayes.covariates import missing_part
         from bayeslmm.bayes.draws import covariance_draws
         from bayeslmm.results.shares import variance_parts
 
@@ -343,7 +375,11 @@ class PosteriorFit:
             self.names, posterior, covariance_draws(design, self.names, posterior)
         )
         beta = coefficient_draws(design, posterior)[1]
-        return variance_parts(self.model, beta, Sigmas, sigma)
+        parts = variance_parts(self.model, beta, Sigmas, sigma)
+        if not design.modeled:
+            return parts
+        mean = beta @ design.X.T + missing_part(design, self.names, posterior, random=False)
+        return replace(parts, fixed=mean.var(axis=-1, ddof=1))
 
     def _shares(self, values, level: float, interval: str) -> pd.DataFrame:
         check_level(level, interval)

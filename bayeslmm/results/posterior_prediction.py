@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from bayeslmm.bayes.covariates import missing_part
 from bayeslmm.bayes.draws import coefficient_draws, covariance_draws
 from bayeslmm.bayes.residuals import draw_noise, effect_nu, residual_nu
 from bayeslmm.results.prediction import (
@@ -43,6 +44,14 @@ def posterior_prediction(
             roots.append(_roots(Sigma.reshape(len(beta), *Sigma.shape[2:])))
     tails = [effect_nu(posterior, factor) for factor in names.factors]
     values = prediction_draws(design, rows, beta, effects, roots, random, rng, tails)
+    if newdata is None and design.modeled:
+        if random == "new" and any(np.any(Z) for c in design.modeled for Z in c.Z_slopes):
+            raise ValueError(
+                'random="new" for the fitted rows is not available where random slopes act on '
+                "modeled missing values: give newdata."
+            )
+        part = missing_part(design, names, posterior, random=random == "conditional")
+        values = values + part.reshape(values.shape)
     if kind == "response":
         scale = posterior["sigma"].to_numpy().reshape(-1, 1)
         weights = row_weights(design, newdata, values.shape[1])
