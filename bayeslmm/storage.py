@@ -159,6 +159,9 @@ def _model_dataset(fit: PosteriorFit) -> xr.Dataset:
             },
             "n_zero_weight": design.missing.n_zero_weight,
             "modeled": dict(design.missing.modeled),
+            "levels_touched": {
+                k: [str(v) for v in vs] for k, vs in design.missing.levels_touched.items()
+            },
         },
         "namespace": sorted(design.namespace),
         "family": fit.model.family,

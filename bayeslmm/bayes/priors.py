@@ -212,7 +212,8 @@ class Priors(Mapping):
         if keys is None:
             keys = [self._key(key)]
         elif not keys:
-            raise PriorError(f"This model has no parameter of class {key!r}.")
+            also = f" The coefficient is {coef_key(key)!r}." if coef_key(key) in self else ""
+            raise PriorError(f"This model has no parameter of class {key!r}.{also}")
         for target in keys:
             _check_support(target, prior)
         self._entries.update({target: _Entry(prior, "user") for target in keys})

@@ -342,6 +342,7 @@ def build_design(
             {k: v for k, v in lost.items() if v},
             len(frame) - len(dropped) - len(keep),
             {name: int(mask.sum()) for name, mask in unknown.items()},
+            {b.name: levels for b in blocks if (levels := _touched_levels(b, raw, dropped))},
         ),
         rows=keep,
         index=frame.index[keep],
@@ -498,6 +499,14 @@ def _lost_levels(block: RandomBlock, raw: Mapping) -> list:
     before = pd.unique(column[~missing_in(column)].astype(object))
     used = set(block.levels)
     return [level for level in before if level not in used]
+
+
+def _touched_levels(block: RandomBlock, raw: Mapping, dropped: np.ndarray) -> list:
+    """Levels of a one-column factor some of whose rows are left out."""
+    if len(block.factor.columns) != 1 or not len(dropped):
+        return []
+    column = raw[block.factor.columns[0]].iloc[dropped]
+    return pd.unique(column[~missing_in(column)].astype(object)).tolist()
 
 
 def _complete(column: pd.Series, name: str) -> pd.Series:

@@ -128,7 +128,8 @@ def _half(kind: str, x: np.ndarray, means: np.ndarray) -> np.ndarray:
         return means
     rest = x - means
     # where x is constant in its group what is left is rounding error, not a covariate
-    return np.where(np.abs(rest) <= 8 * np.finfo(float).eps * np.abs(x), 0.0, rest)
+    size = max(np.max(np.abs(x), initial=0.0), np.max(np.abs(means), initial=0.0))
+    return np.where(np.abs(rest) <= 8 * np.finfo(float).eps * size, 0.0, rest)
 
 
 def _known(data: pd.DataFrame, name: str) -> pd.Series:

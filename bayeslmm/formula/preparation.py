@@ -106,13 +106,13 @@ def inverse_normal_transform(y, *, ties: str = "average", random_seed: int | Non
 
     if ties not in _TIES:
         raise ValueError(f"ties must be one of {', '.join(map(repr, _TIES))}, not {ties!r}.")
+    if np.ndim(y) != 1:
+        raise DataError(f"One column is needed, not an array of {np.ndim(y)} dimensions.")
     series = y if isinstance(y, pd.Series) else pd.Series(np.asarray(y))
     try:
         values = series.to_numpy(dtype=float, na_value=np.nan)
     except (TypeError, ValueError):
         raise DataError("Only numbers can be ranked here.") from None
-    if values.ndim != 1:
-        raise DataError(f"One column is needed, not an array of shape {values.shape}.")
     present = np.flatnonzero(~np.isnan(values))
     if not len(present):
         raise DataError("There are no values to rank.")

@@ -613,8 +613,13 @@ class LikelihoodFit:
         return model.reml() if self.reml else model.ml()
 
     def summary(self, ddf: str = "satterthwaite", *, level: float = 0.95) -> pd.DataFrame:
-        """Coefficients and variance components in one table."""
-        return pd.concat([self.fixef(ddf, level=level), self.varcomp(level=level)])
+        """Coefficients and variance components in one table.
+
+        ``attrs["missing"]`` says which rows were left out.
+        """
+        table = pd.concat([self.fixef(ddf, level=level), self.varcomp(level=level)])
+        table.attrs["missing"] = self.design.missing.describe()
+        return table
 
     def describe(self, ddf: str = "satterthwaite", *, level: float = 0.95) -> str:
         """Fit statistics and tables as text."""

@@ -75,19 +75,22 @@ class PosteriorFit:
         -------
         pandas.DataFrame
             Columns ``mean sd lower upper ess_bulk ess_tail r_hat``, in the response's units
-            (a coefficient: response units per unit of its column).
+            (a coefficient: response units per unit of its column). ``attrs["missing"]`` says
+            which rows were left out.
 
         Raises
         ------
         ValueError
             If `level` or `interval` is not valid.
         """
-        return pd.concat(
+        table = pd.concat(
             [
                 self.fixef(level=level, interval=interval),
                 self.varcomp(level=level, interval=interval),
             ]
         )
+        table.attrs["missing"] = self.model.design.missing.describe()
+        return table
 
     def fixef(self, *, level: float = 0.95, interval: str = "eti") -> pd.DataFrame:
         """Coefficients (fixed effects); columns as in :meth:`summary`."""
