@@ -209,6 +209,8 @@ class LMM:
 
         Raises
         ------
+        DataError
+            If the model fits perfectly, so that sigma has no proper posterior.
         SamplingError
             If the sampler cannot run or is stopped early, or k-hat is above 0.7 in importance
             sampling.
@@ -220,11 +222,13 @@ class LMM:
         SamplingWarning
             On divergences, r-hat above 1.01, or effective sample sizes below 100 per chain.
         """
+        from bayeslmm.results.fitting import refuse_perfect_model, refuse_perfect_posterior
         from bayeslmm.results.posterior import PosteriorFit
 
         _one_of("method", method, METHODS)
         _one_of("parameterization", parameterization, PARAMETERIZATIONS)
         seed = _seed(random_seed)
+        refuse_perfect_model(self)
         idata, info = fit_posterior(
             self.design,
             self.priors,
@@ -242,6 +246,7 @@ class LMM:
         )
         for problem in info.problems:
             warnings.warn(problem, SamplingWarning, stacklevel=2)
+        refuse_perfect_posterior(self, idata)
         return PosteriorFit(self, self.priors.copy(), idata, info)
 
     def reml(self) -> LikelihoodFit:

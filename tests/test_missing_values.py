@@ -218,7 +218,7 @@ def test_a_missing_response_is_left_out_even_then():
 def test_modeled_values_cover_the_truth_and_sharpen_the_slope(tmp_path):
     full, gaps = _with_gaps(share=0.3)
     model = quietly("y ~ x * f + z + (1 | g)", gaps, missing="model")
-    fit = model.fit(draws=500, tune=500, chains=4, random_seed=1, progressbar=False)
+    fit = model.fit(draws=500, tune=400, chains=2, random_seed=1, progressbar=False)
     assert fit.info.parameterization == "noncentered"
     imputed = fit.imputed(level=0.9)
     truth = full["x"].to_numpy()[imputed["row"]]

@@ -396,6 +396,11 @@ def _weights_column(weights, frame: pd.DataFrame) -> tuple[pd.Series | None, str
     if isinstance(weights, str):
         return find_column(frame, weights, "weights column"), weights
     values = pd.Series(np.asarray(weights).ravel() if np.ndim(weights) else [weights])
+    if isinstance(weights, pd.Series) and not weights.index.equals(frame.index):
+        raise DataError(
+            "weights is a Series whose index is not that of the data, so which weight belongs to "
+            "which row is unclear. Make it a column of the data, or pass .to_numpy()."
+        )
     if len(values) != len(frame):
         raise DataError(
             f"weights has {len(values)} values, the data have {len(frame)} rows. Give one per row, "

@@ -16,6 +16,8 @@ from bayeslmm.likelihood.optimize import optimize
 from bayeslmm.results.likelihood import LikelihoodFit
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from bayeslmm.model import LMM
 
 __all__ = ["likelihood_fit"]
@@ -116,6 +118,32 @@ def _ols_sigma(cp: CrossProducts) -> float:
     y = gram[[*range(p), p + 1], p]
     explained = y @ np.linalg.lstsq(X, y, rcond=1e-12)[0] if len(y) else 0.0
     return float(np.sqrt(max(gram[p, p] - explained, 0.0) / max(cp.n, 1)))
+
+
+def refuse_perfect_model(model: LMM) -> None:
+    """Refuse a response that the coefficients alone reproduce: its likelihood has no maximum.
+
+    With sigma going to 0 the likelihood grows without bound, and the posterior is improper
+    unless the prior keeps sigma away from 0.
+
+    Raises
+    ------
+    DataError
+    """
+    if model.priors["sigma"].name != "Fixed":
+        with single_threaded_blas():
+            _refuse_perfect(model.design, _ols_sigma(model.cross_products))
+
+
+def refuse_perfect_posterior(model: LMM, idata: xr.DataTree) -> None:
+    """Refuse draws in which sigma has collapsed: random effects reproduce the response.
+
+    Raises
+    ------
+    DataError
+    """
+    if model.priors["sigma"].name != "Fixed":
+        _refuse_perfect(model.design, float(idata["posterior"]["sigma"].median()))
 
 
 def _refuse_perfect(design: Design, sigma: float) -> None:
