@@ -25,6 +25,7 @@ PAGES = {
         "data.loc[::2, 'Machine'] = 'B'\n"
         "y = data['Reaction']\n"
     ),
+    "docs/real-data.md": "",
     "docs/priors.md": (
         "import bayeslmm as blm\n"
         "data = blm.load_dataset('sleepstudy')\n"
