@@ -141,6 +141,15 @@ def test_the_posterior_is_the_one_on_a_grid():
     assert abs(table["mean"]["Intercept"] - (p * mu).sum()) < 0.1 * table["sd"]["Intercept"]
 
 
+def test_without_random_effects_it_is_the_fixed_effect_meta_analysis():
+    fit = model("y ~ 1").reml()
+    w = bcg()["precision"]
+    row = fit.fixef().iloc[0]
+    assert row["estimate"] == pytest.approx(np.sum(w * bcg()["y"]) / w.sum())
+    assert row["se"] == pytest.approx(w.sum() ** -0.5)
+    assert row["df"] == np.inf
+
+
 def test_other_fixed_values_are_for_the_posterior_only():
     data = blm.load_dataset("sleepstudy")
     priors = {"sd(Intercept | Subject)": blm.Prior("Fixed", value=25)}

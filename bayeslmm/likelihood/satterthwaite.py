@@ -87,7 +87,7 @@ def variance_curvature(problem: Problem, theta: np.ndarray, *, reml: bool) -> Va
         slope, unscaled = _first_derivatives(problem, center)
     sigma = center.sigma
     if problem.known_sigma is not None:
-        covariance, flat = _pseudo_inverse(0.5 * (second + second.T))
+        covariance, flat = _pseudo_inverse(0.5 * (second + second.T)) if r else (second, 0)
         padded, jacobian = np.zeros((r + 1, r + 1)), np.zeros((r + 1, p, p))
         padded[:r, :r], jacobian[:r] = 2 * covariance, sigma**2 * unscaled
         hessian = np.pad(0.5 * (second + second.T), ((0, 1), (0, 1)))
