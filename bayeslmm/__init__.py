@@ -34,6 +34,7 @@ _HOMES = {
     "FileFormatError": "bayeslmm.errors",
     "FormulaError": "bayeslmm.errors",
     "ModelWarning": "bayeslmm.errors",
+    "PlotError": "bayeslmm.errors",
     "PriorError": "bayeslmm.errors",
     "SamplingError": "bayeslmm.errors",
     "SamplingWarning": "bayeslmm.errors",
