@@ -18,7 +18,8 @@ from bayeslmm.plots.prior_posterior import plot_prior_posterior
 from bayeslmm.plots.ranef import plot_ranef
 from bayeslmm.plots.residuals import plot_residuals
 from bayeslmm.plots.shrinkage import plot_shrinkage
-from bayeslmm.plots.trajectories import plot_data, plot_trajectories
+from bayeslmm.plots.spaghetti import plot_data
+from bayeslmm.plots.trajectories import plot_trajectories
 from bayeslmm.plots.variance import plot_variance
 
 __all__ = [

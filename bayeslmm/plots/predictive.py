@@ -10,7 +10,7 @@ import numpy as np
 from bayeslmm.errors import PlotError
 from bayeslmm.plots.estimates import pick
 from bayeslmm.plots.prior_posterior import parameter_draws
-from bayeslmm.plots.style import ALONE, CYCLE, GROUP
+from bayeslmm.plots.style import ALONE, CYCLE, GROUP, MUTED
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -75,9 +75,13 @@ def plot_ppc(
     _check_kind(kind, stat, by)
     tree = _replicates(fit, _DIST_SAMPLES if kind == "dist" else _STAT_SAMPLES, random_seed)
     response = fit.names.response
+    note = None
     if by is not None:
-        tree = _by_level(fit.model.design, tree, response, by, groups)
-    return _draw_check(tree, "posterior_predictive", kind, stat, fit.model.design.response, options)
+        tree, note = _by_level(fit.model.design, tree, response, by, groups)
+    axes = _draw_check(tree, "posterior_predictive", kind, stat, fit.model.design.response, options)
+    if note is not None:
+        axes[0].get_figure().suptitle(note, fontsize="small", color=MUTED)
+    return axes
 
 
 def plot_prior_predictive(
@@ -150,7 +154,7 @@ def plot_loo_pit(fit: PosteriorFit, *, random_seed: int | None = None, **options
 
     from bayeslmm.bayes.tree import log_likelihood
 
-    tree = _replicates(fit, _draws_within(fit, 2e7), random_seed)
+    tree = _replicates(fit, _draws_within(fit, 1e7), random_seed)
     posterior = _like(fit.posterior, tree["posterior_predictive"].to_dataset())
     tree["posterior"] = xr.DataTree(posterior)
     tree["log_likelihood"] = xr.DataTree(log_likelihood(fit.model.design, fit.names, posterior))
@@ -245,13 +249,14 @@ def _like(posterior: xr.Dataset, replicated: xr.Dataset) -> xr.Dataset:
     return posterior.sel(draw=replicated["draw"], chain=replicated["chain"])
 
 
-def _by_level(design: Design, tree: xr.DataTree, name: str, by: str, groups) -> xr.DataTree:
-    """One variable per level, each with rows of its own: what ArviZ draws as panels."""
+def _by_level(design: Design, tree: xr.DataTree, name: str, by: str, groups):
+    """One variable per level, each with rows of its own, which ArviZ draws as panels; and a note
+    where not all levels are drawn."""
     import xarray as xr
 
     labels = _labels_of(design, by)
     levels = list(dict.fromkeys(sorted(labels, key=_natural)))
-    chosen, _ = _some(by, levels, groups)
+    chosen = _some(by, levels, groups)
     groups_of = {}
     for group in ("posterior_predictive", "observed_data"):
         whole = tree[group].to_dataset()[name]
@@ -261,7 +266,8 @@ def _by_level(design: Design, tree: xr.DataTree, name: str, by: str, groups) -> 
             part = whole.isel(obs=rows).drop_vars("obs").rename(obs=f"obs_{i}")
             variables[f"{by} {level}"] = part
         groups_of[group] = xr.Dataset(variables)
-    return xr.DataTree.from_dict(groups_of)
+    note = f"{len(chosen)} of {len(levels):,} levels of {by}"
+    return xr.DataTree.from_dict(groups_of), note if len(chosen) < len(levels) else None
 
 
 def _labels_of(design: Design, by: str) -> np.ndarray:
@@ -289,16 +295,18 @@ def _natural(label: str):
         return 1, 0.0, label
 
 
-def _some(by: str, levels: list, groups) -> tuple[list, bool]:
-    if groups is not None and not isinstance(groups, int | np.integer):
-        return pick(f"level of {by}", groups, levels), False
+def _some(by: str, levels: list, groups) -> list:
+    if groups is not None and (
+        isinstance(groups, bool) or not isinstance(groups, int | np.integer)
+    ):
+        return pick(f"level of {by}", groups, levels)
     count = _MOST_PANELS if groups is None else int(groups)
     if count < 1:
         raise PlotError(f"groups must be a positive number or a list of levels, not {groups!r}.")
     if count >= len(levels):
-        return levels, False
+        return levels
     at = np.linspace(0, len(levels) - 1, count).astype(int)
-    return [levels[i] for i in at], True
+    return [levels[i] for i in at]
 
 
 def _draw_check(tree, group: str, kind: str, stat, response: str, options: dict) -> np.ndarray:

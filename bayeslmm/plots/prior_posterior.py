@@ -61,7 +61,8 @@ def plot_prior_posterior(
     for ax, name in zip(axes, chosen, strict=True):
         values, (prior, dimension) = draws[name].ravel(), priors[name]
         grid = _range(name, values, prior, dimension, whole_prior)
-        ax.hist(values, bins=40, density=True, color=GROUP, alpha=0.55, label="posterior")
+        bins = int(np.clip(np.sqrt(len(values)), 10, 40))
+        ax.hist(values, bins=bins, density=True, color=GROUP, alpha=0.55, label="posterior")
         density = prior_density(prior, grid, dimension)
         if density is None:
             ax.plot([], [], color=PRIOR, linewidth=2, label="prior")
@@ -173,7 +174,7 @@ def _range(name: str, values: np.ndarray, prior: Prior, dimension: int, whole: b
         ends = np.quantile(sample, [0.05, 0.95])
         low, high = min(low, ends[0]), max(high, ends[1])
     if name == "sigma" or name.startswith("sd("):
-        low = 0.0
+        low = max(low, 0.0)
     if name.startswith("corr("):
         low, high = -1.0, 1.0
     return np.linspace(low, high, 400)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayeslmm.errors import PlotError
-from bayeslmm.plots.estimates import block_of, center, pick
+from bayeslmm.plots.estimates import block_of, center, is_posterior, pick
 from bayeslmm.plots.style import MUTED, caption, grid_of_axes, intervals
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def plot_ranef(
     tallest = max(min(block.n_levels, groups) for block, _ in panels)
     height = float(np.clip(1.0 + 0.16 * tallest, 2.8, 9.0))
     axes = grid_of_axes(len(panels), columns=4, panel=(3.3, height))
-    tables = {block.name: fit.ranef(block.name, level=level) for block in blocks}
+    options = {"diagnostics": False} if is_posterior(fit) else {}
+    tables = {block.name: fit.ranef(block.name, level=level, **options) for block in blocks}
     for ax, (block, effect) in zip(axes, panels, strict=True):
         table = tables[block.name]
         table = table[table["effect"] == effect]

@@ -51,7 +51,9 @@ def plot_residuals(fit: PosteriorFit | LikelihoodFit) -> np.ndarray:
     if design.weights is not None:
         residual, label = residual * np.sqrt(design.weights), "weighted residual"
     panels = [(block, j) for block in design.blocks for j in range(block.n_effects)]
-    axes = grid_of_axes(2 + len(panels), columns=min(4, 2 + len(panels)), panel=(3.3, 3.1))
+    count = 2 + len(panels)
+    columns = count if count <= 4 else min(4, -(-count // 2))
+    axes = grid_of_axes(count, columns=columns, panel=(3.3, 3.1))
     _against_fitted(axes[0], fitted, residual, label)
     _quantile_plot(axes[1], residual, DATA, label)
     b = effects(fit)

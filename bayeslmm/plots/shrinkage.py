@@ -227,9 +227,10 @@ def _centers(ax: Axes, pooled: np.ndarray, population: np.ndarray) -> None:
     ax.plot(
         *pooled,
         "D",
-        markersize=11,
+        markersize=10,
         markerfacecolor="none",
-        markeredgecolor=MUTED,
+        markeredgecolor=POPULATION,
+        markeredgewidth=1.6,
         linestyle="none",
         label="complete pooling",
         zorder=5,

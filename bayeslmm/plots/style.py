@@ -97,6 +97,9 @@ def legend_below(ax: Axes, handles=None, labels=None, *, title: str | None = Non
     down = ScaledTranslation(0, -0.5, ax.get_figure().dpi_scale_trans)
     if handles is None:
         handles, labels = ax.get_legend_handles_labels()
+    room = ax.get_position().width * ax.get_figure().get_size_inches()[0]
+    widest = max(0.07 * len(label) + 0.55 for label in labels)  # inches: text, mark and gap
+    columns = int(np.clip(1.25 * room // widest, 1, min(columns, len(labels))))
     legend = ax.legend(
         handles,
         labels,
@@ -104,7 +107,7 @@ def legend_below(ax: Axes, handles=None, labels=None, *, title: str | None = Non
         loc="upper center",
         bbox_to_anchor=(0.5, 0.0),
         bbox_transform=ax.transAxes + down,
-        ncols=min(columns, len(labels)),
+        ncols=columns,
         frameon=False,
         fontsize="small",
         title_fontsize="small",
