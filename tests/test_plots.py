@@ -447,7 +447,8 @@ def test_predictive_checks_by_group_have_a_panel_per_level():
     axes = post.plot_ppc(by="Subject", groups=5, random_seed=1)
     drawn(axes[0])
     assert len(axes) == 5
-    assert axes[0].get_figure().get_suptitle() == "5 of 18 levels of Subject"
+    (legend,) = axes[0].get_figure().legends
+    assert legend.get_title().get_text() == "5 of 18 levels of Subject"
 
 
 def test_loo_pit_ranks_and_traces_come_from_arviz_with_our_names():

@@ -10,7 +10,7 @@ import numpy as np
 from bayeslmm.errors import PlotError
 from bayeslmm.plots.estimates import pick
 from bayeslmm.plots.prior_posterior import parameter_draws
-from bayeslmm.plots.style import ALONE, CYCLE, GROUP, MUTED
+from bayeslmm.plots.style import ALONE, CYCLE, GROUP
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -78,10 +78,8 @@ def plot_ppc(
     note = None
     if by is not None:
         tree, note = _by_level(fit.model.design, tree, response, by, groups)
-    axes = _draw_check(tree, "posterior_predictive", kind, stat, fit.model.design.response, options)
-    if note is not None:
-        axes[0].get_figure().suptitle(note, fontsize="small", color=MUTED)
-    return axes
+    label = fit.model.design.response
+    return _draw_check(tree, "posterior_predictive", kind, stat, label, options, note)
 
 
 def plot_prior_predictive(
@@ -309,7 +307,9 @@ def _some(by: str, levels: list, groups) -> list:
     return [levels[i] for i in at]
 
 
-def _draw_check(tree, group: str, kind: str, stat, response: str, options: dict) -> np.ndarray:
+def _draw_check(
+    tree, group: str, kind: str, stat, response: str, options: dict, note: str | None = None
+) -> np.ndarray:
     import arviz as az
 
     several = len(tree["observed_data"].data_vars) > 1
@@ -347,9 +347,11 @@ def _draw_check(tree, group: str, kind: str, stat, response: str, options: dict)
         handles,
         [f"{source} predictive", "observed"],
         loc="outside upper center",
+        title=note,
         ncols=2,
         frameon=False,
         fontsize="small",
+        title_fontsize="small",
     )
     return axes
 

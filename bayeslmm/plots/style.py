@@ -98,8 +98,10 @@ def legend_below(ax: Axes, handles=None, labels=None, *, title: str | None = Non
     if handles is None:
         handles, labels = ax.get_legend_handles_labels()
     room = ax.get_position().width * ax.get_figure().get_size_inches()[0]
-    widest = max(0.07 * len(label) + 0.55 for label in labels)  # inches: text, mark and gap
-    columns = int(np.clip(1.25 * room // widest, 1, min(columns, len(labels))))
+    widths = [0.07 * len(label) + 0.55 for label in labels]  # inches: text, mark and gap
+    columns = min(columns, len(labels))
+    if columns < len(labels) or sum(widths) > 1.3 * room:
+        columns = int(np.clip(1.25 * room // max(widths), 1, columns))
     legend = ax.legend(
         handles,
         labels,
