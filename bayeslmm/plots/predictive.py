@@ -10,7 +10,7 @@ import numpy as np
 from bayeslmm.errors import PlotError
 from bayeslmm.plots.estimates import pick
 from bayeslmm.plots.prior_posterior import parameter_draws
-from bayeslmm.plots.style import ALONE, CYCLE, GROUP
+from bayeslmm.plots.style import ALONE, CYCLE, GROUP, caption
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -30,6 +30,7 @@ __all__ = [
 _STATISTICS = ("mean", "median", "std", "var", "min", "max", "iqr", "mad")
 _MOST_PANELS, _MOST_PARAMETERS = 12, 16
 _DIST_SAMPLES, _STAT_SAMPLES = 50, 1000
+_MOST_ROWS = 5000
 
 
 def plot_ppc(
@@ -133,7 +134,8 @@ def plot_loo_pit(fit: PosteriorFit, *, random_seed: int | None = None, **options
     """Probability integral transforms of the rows left out, by ``az.plot_loo_pit``.
 
     For a calibrated model they are uniform and the line stays near 0. They rest on
-    Pareto-smoothed importance sampling of the likelihood given the random effects.
+    Pareto-smoothed importance sampling of the likelihood given the random effects, in a sample
+    of 5,000 rows where there are more.
 
     Parameters
     ----------
@@ -152,12 +154,28 @@ def plot_loo_pit(fit: PosteriorFit, *, random_seed: int | None = None, **options
 
     from bayeslmm.bayes.tree import log_likelihood
 
+    design = fit.model.design
     tree = _replicates(fit, _draws_within(fit, 1e7), random_seed)
     posterior = _like(fit.posterior, tree["posterior_predictive"].to_dataset())
+    density = log_likelihood(design, fit.names, posterior)
+    note = None
+    if design.n_rows > _MOST_ROWS:
+        rows = np.sort(np.random.default_rng(0).choice(design.n_rows, _MOST_ROWS, replace=False))
+        tree = tree.map_over_datasets(lambda node: node.isel(obs=rows) if "obs" in node else node)
+        density = density.isel(obs=rows)
+        note = f"a sample of {_MOST_ROWS:,} of {design.n_rows:,} rows"
     tree["posterior"] = xr.DataTree(posterior)
-    tree["log_likelihood"] = xr.DataTree(log_likelihood(fit.model.design, fit.names, posterior))
+    tree["log_likelihood"] = xr.DataTree(density)
+    options["visuals"] = {"title": False} | options.get("visuals", {})
     collection = _quietly(lambda: az.plot_loo_pit(tree, backend="matplotlib", **options))
-    return _axes(collection)
+    axes = _axes(collection)
+    for ax in axes:  # room for the p value above the line
+        low, high = ax.get_ylim()
+        ax.set_ylim(low, high + 0.2 * (high - low))
+        caption(ax, note)
+        for text in ax.texts:
+            text.set(x=0.02, y=0.97, transform=ax.transAxes, va="top", ha="left")
+    return axes
 
 
 def plot_rank(
@@ -318,6 +336,8 @@ def _draw_check(
         options.setdefault("col_wrap", 4)
     if kind == "dist":
         sizes = tree[group].sizes
+        if _few_values(tree):
+            options.setdefault("kind", "ecdf")
         options.setdefault("num_samples", min(_DIST_SAMPLES, sizes["chain"] * sizes["draw"]))
         visuals = {
             "predictive_dist": {"color": GROUP, "alpha": 0.25},
@@ -354,6 +374,12 @@ def _draw_check(
         title_fontsize="small",
     )
     return axes
+
+
+def _few_values(tree) -> bool:
+    """Whether the response has so few values that a density of it would be spikes."""
+    observed = tree["observed_data"].to_dataset()
+    return any(len(np.unique(values)) <= 12 < values.size for values in observed.values())
 
 
 def _statistic_name(stat) -> str:
