@@ -490,6 +490,29 @@ def test_the_data_are_drawn_before_a_fit():
     assert len(model_of(*INTERCEPT).plot_data(panels=True)) == 6
 
 
+def test_without_a_predictor_each_group_has_its_place_in_the_order_of_the_means():
+    ax = model_of(*CROSSED).plot_data(factor="sample")
+    drawn(ax)
+    means = dataset("penicillin").groupby("sample", observed=True)["diameter"].mean().sort_values()
+    assert [t.get_text() for t in ax.get_xticklabels()] == list(means.index)
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), means)
+    assert len(ax.lines[0].get_xdata()) == 144
+    assert len(model_of(*CROSSED).plot_data(groups=3).lines[1].get_xdata()) == 3
+
+
+def test_long_captions_are_wrapped_and_shortened(toy):
+    for j in range(9):
+        toy[f"covariate{j}"] = np.random.default_rng(100 + j).normal(size=len(toy))
+    formula = "y ~ x + " + " + ".join(f"covariate{j}" for j in range(9)) + " + (1 | g)"
+    ax = blm.LMM(formula, toy.assign(y=toy["y"] + toy["g"])).reml().plot_trajectories()
+    drawn(ax)
+    lines = ax.get_title(loc="left").splitlines()
+    assert max(map(len, lines)) <= 75
+    assert "and 3 more held likewise" in " ".join(lines)
+    figure = ax.get_figure()
+    assert ax._left_title.get_window_extent().x1 < figure.bbox.x1
+
+
 def test_without_groups_the_population_is_drawn_alone():
     model = blm.LMM("Reaction ~ Days", dataset("sleepstudy"))
     ax = model.reml().plot_trajectories()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -236,7 +237,8 @@ def notes(scene: Scene, *texts: str | None) -> str | None:
     ]
     parts = [text for text in texts if text]
     if held:
-        parts.append("lines at " + ", ".join(held))
+        more = f" and {len(held) - 6} more held likewise" if len(held) > 6 else ""
+        parts.append(textwrap.fill("lines at " + ", ".join(held[:6]) + more, 75))
     return ";\n".join(parts) or None
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.errors import PlotError
+from bayeslmm.plots.estimates import block_of, sampled
+from bayeslmm.plots.reference import predictors
 from bayeslmm.plots.scene import (
     Scene,
     build_scene,
@@ -18,7 +20,7 @@ from bayeslmm.plots.scene import (
     panel_axes,
     shown_rows,
 )
-from bayeslmm.plots.style import THIN, fading, one_axes
+from bayeslmm.plots.style import DATA, GROUP, THIN, caption, fading, one_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from bayeslmm.model import LMM
 
 __all__ = ["plot_data"]
+
+_MOST_STRIPS = 50
 
 
 def plot_data(
@@ -40,7 +44,9 @@ def plot_data(
 ) -> Axes | np.ndarray:
     """The data before any fit: every group's observations joined by a line.
 
-    Over a factor the line joins the group's means, and points are side by side.
+    Over a factor the line joins the group's means, and points are side by side. Where the
+    formula has no predictor each group has its own place on the horizontal axis, in the order of
+    the means, up to 50 groups.
 
     Parameters
     ----------
@@ -61,11 +67,14 @@ def plot_data(
     --------
     >>> import bayeslmm as blm
     >>> model = blm.LMM("score ~ Machine + (1 | Worker)", blm.load_dataset("machines"))
-    >>> len(model.plot_data().lines)
-    6
+    >>> ax = model.plot_data()
+    >>> ax.get_xlabel(), ax.get_ylabel()
+    ('Machine', 'score')
     """
     if panels and ax is not None:
         raise PlotError("panels=True makes a figure of its own: leave ax out.")
+    if x is None and not panels and model.design.blocks and not predictors(model.design):
+        return _strips(model, factor, groups, one_axes(ax))
     scene = build_scene(model, x, factor, by, groups, panels)
     if not panels:
         axes = one_axes(ax)
@@ -85,6 +94,28 @@ def plot_data(
         _joined(panel, scene, code, 0.9)
     finish_panels(axes, scene, scene.note)
     return axes
+
+
+def _strips(model: LMM, factor: str | None, groups, ax: Axes) -> Axes:
+    """The responses of each group above its label, and their mean."""
+    design = model.design
+    block = block_of(design, factor)
+    codes, note = sampled(block, groups, _MOST_STRIPS)
+    means = np.bincount(block.codes, design.y) / np.bincount(block.codes)
+    codes = codes[np.argsort(means[codes], kind="stable")]
+    place = np.full(block.n_levels, -1)
+    place[codes] = np.arange(len(codes))
+    rows = np.flatnonzero(place[block.codes] >= 0)
+    at = place[block.codes[rows]]
+    ax.plot(at, design.y[rows], ".", color=DATA, markersize=5, alpha=fading(len(rows)))
+    ax.plot(np.arange(len(codes)), means[codes], "_", color=GROUP, markersize=10, label="mean")
+    ax.set_xticks(np.arange(len(codes)), [str(block.levels[c]) for c in codes])
+    longest = max(len(str(block.levels[c])) for c in codes)
+    if longest * len(codes) > 45:
+        ax.tick_params(axis="x", labelrotation=90, labelsize="small")
+    ax.set(xlabel=block.name, ylabel=design.response)
+    caption(ax, note)
+    return ax
 
 
 def _joined(ax: Axes, scene: Scene, code: int, alpha: float) -> None:
