@@ -70,7 +70,8 @@ def plot_trajectories(
         that is always the same one.
     panels : bool
         One small axes per group instead of one for all. Group lines then have bands: of the
-        posterior, or, for a likelihood fit with one grouping factor, of the prediction.
+        posterior, or, for a likelihood fit whose lines take in every grouping factor, of the
+        prediction.
     level : float
         Probability inside the bands.
     ax : matplotlib Axes, optional
