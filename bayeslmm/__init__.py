@@ -27,6 +27,8 @@ _HOMES = {
     "sbc": "bayeslmm.bayes.calibration",
     "load_dataset": "bayeslmm.datasets",
     "list_datasets": "bayeslmm.datasets",
+    "simulate_lmm": "bayeslmm.datasets.simulation",
+    "Simulation": "bayeslmm.datasets.simulation",
     "describe_dataset": "bayeslmm.datasets",
     "BayesLMMError": "bayeslmm.errors",
     "DataError": "bayeslmm.errors",
