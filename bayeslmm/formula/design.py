@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -219,7 +220,7 @@ class Design:
         )
         return plain.assign(**{name: means[name].evaluate(plain, frame) for name in computed})
 
-    @property
+    @cached_property
     def predictors(self) -> pd.DataFrame:
         """:attr:`columns`, and the columns of within() and between()."""
         return self.columns.assign(**{mean.name: mean.values for mean in self.group_means})
