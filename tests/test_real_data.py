@@ -78,7 +78,8 @@ def test_dropout_that_depends_on_the_observed_past_leaves_the_mixed_model_unbias
     assert error["slope of each person"] > 10 * se["slope of each person"]
     # Standard errors are from the expected information, which is too optimistic under this kind of
     # drop-out (Kenward and Molenberghs 1998, Statistical Science 13(3)): 95 % intervals cover 0.906
-    # of the time in 800 other simulations. Inside the central 1 - 1e-6 of binomials with 0.9 to 0.95.
+    # of the time in 800 other simulations. Inside the central 1 - 1e-6 of binomials with 0.9 and
+    # with 0.95.
     low, high = stats.binom(n_sims, 0.90).ppf(5e-7), stats.binom(n_sims, 0.95).isf(5e-7)
     print(f"errors {error}, coverage {covered / n_sims:.3f}")
     assert low <= covered <= high

@@ -158,6 +158,8 @@ def test_everything_a_student_fit_says_takes_the_family_into_account(tmp_path):
     assert fit.implied_covariance().shape == (4, 4)
     loo = fit.loo()
     assert loo.likelihood == "conditional"
+    with pytest.raises(blm.SamplingError, match="Student-t"):
+        fit.loo("g")
     assert loo.outlier_weights.idxmin() == 7
     posterior = fit.posterior
     mean = fit.predict(draws=True).to_numpy()

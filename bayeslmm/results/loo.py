@@ -64,7 +64,12 @@ def leave_one_out(
     design = fit.model.design
     units = _units(fit, unit)
     sampled = is_robust(fit.names, fit.posterior) or bool(design.modeled)
-    if unit == "observation" and sampled:
+    if sampled and unit != "observation":
+        raise SamplingError(
+            "Leaving out a whole group needs coefficients and random effects integrated out, but "
+            f'{fixed_obstacle(design, fit.priors)}. Leave out rows: unit="observation".'
+        )
+    if sampled:
         conditional = True  # nothing integrates out exactly
     if conditional and unit != "observation":
         raise ValueError('conditional=True goes with unit="observation" only.')
