@@ -151,19 +151,7 @@ class Design:
             If a predictor has a missing value or a level that was not in the fit.
         """
         frame = as_frame(data)
-        predictors = self._predictor_columns(random)
-        plain = pd.DataFrame(
-            {
-                name: plain_column(
-                    _complete(find_column(frame, name), name),
-                    name,
-                    self._categories(name),
-                    numeric=self._categories(name) is None,
-                )
-                for name in predictors
-            },
-            index=pd.RangeIndex(len(frame)),
-        )
+        plain = self._plain(frame, self._predictor_columns(random))
         X, offset = self.fixed.evaluate(plain)
         offset = np.zeros(len(frame)) if offset is None else offset
         if not random:
@@ -178,6 +166,34 @@ class Design:
             codes.append(found)
             labels.append(label)
         return NewRows(X, offset, tuple(Z), tuple(codes), tuple(labels))
+
+    def evaluate_effects(self, data) -> tuple[np.ndarray, ...]:
+        """Covariates Z of each grouping factor for new rows; grouping columns are not needed.
+
+        Raises
+        ------
+        FormulaError, DataError
+            As :meth:`evaluate`.
+        """
+        frame = as_frame(data)
+        names = dict.fromkeys(name for block in self.blocks for name in self.effect_columns(block))
+        plain = self._plain(frame, list(names))
+        return tuple(block.evaluate(plain) for block in self.blocks)
+
+    def _plain(self, frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+        """Columns of new data as plain columns with the levels of the fit."""
+        return pd.DataFrame(
+            {
+                name: plain_column(
+                    _complete(find_column(frame, name), name),
+                    name,
+                    self._categories(name),
+                    numeric=self._categories(name) is None,
+                )
+                for name in names
+            },
+            index=pd.RangeIndex(len(frame)),
+        )
 
     def effect_columns(self, block: RandomBlock) -> list[str]:
         """Columns of the data that the random effects of a block use."""

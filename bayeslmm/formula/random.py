@@ -124,6 +124,11 @@ class RandomBlock:
         """Number of effects per level q."""
         return len(self.effects)
 
+    @property
+    def term_widths(self) -> tuple[int, ...]:
+        """Number of effects of each of :attr:`terms`."""
+        return tuple(len(matrix.names) for matrix in self._matrices)
+
     def correlated_pairs(self) -> list[tuple[int, int]]:
         """Pairs of effects (i < j) that have a correlation."""
         return [

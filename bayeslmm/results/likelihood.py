@@ -377,26 +377,89 @@ class LikelihoodFit:
         check_level(level)
         return likelihood_prediction(self, newdata, random, kind, level)
 
-    def r2(self) -> pd.Series:
-        """Marginal and conditional R2 (Nakagawa and Schielzeth 2013; Johnson 2014)."""
-        from bayeslmm.results.shares import r2_values
+    def r2(
+        self,
+        method: str = "nakagawa",
+        *,
+        n_sims: int = 0,
+        level: float = 0.95,
+        random_seed: int | None = None,
+        progressbar: bool = True,
+    ) -> pd.Series | pd.DataFrame:
+        """Marginal and conditional R2 (Nakagawa and Schielzeth 2013; Johnson 2014).
 
-        return pd.Series({k: float(v) for k, v in r2_values(self._parts()).items()}, name="r2")
+        Parameters
+        ----------
+        method : {"nakagawa"}
+        n_sims : int
+            Simulations of a parametric bootstrap; 0 for estimates without intervals.
+        level, random_seed, progressbar
+            Of the bootstrap: percentile intervals.
 
-    def icc(self) -> pd.Series:
-        """Intraclass correlation: adjusted, unadjusted, and adjusted by grouping factor."""
-        from bayeslmm.results.shares import icc_values
+        Returns
+        -------
+        pandas.Series, or DataFrame with columns ``estimate lower upper``
+        """
+        from bayeslmm.results.explained import likelihood_shares
 
-        factors = [block.name for block in self.design.blocks]
-        values = icc_values(self._parts(), factors)
-        return pd.Series({k: float(v) for k, v in values.items()}, name="icc")
+        return likelihood_shares(
+            self, "r2", method=method, level=level, n_sims=n_sims, random_seed=random_seed,
+            progressbar=progressbar,
+        )  # fmt: skip
 
-    def _parts(self):
-        from bayeslmm.results.shares import variance_parts
+    def icc(
+        self,
+        at=None,
+        *,
+        n_sims: int = 0,
+        level: float = 0.95,
+        random_seed: int | None = None,
+        progressbar: bool = True,
+    ) -> pd.Series | pd.DataFrame:
+        """Intraclass correlation: adjusted, unadjusted, and adjusted by grouping factor.
 
-        beta = np.zeros(len(self.design.coef_names))
-        beta[self.kept] = self._solution.beta
-        return variance_parts(self.model, beta, self._solution.Sigmas, np.asarray(self.sigma))
+        Parameters
+        ----------
+        at : dict or data frame, optional
+            Values of the random effects' covariates, such as ``{"Days": [0, 5, 9]}``: with
+            varying slopes it depends on them. A dict stands for all combinations. By default
+            the average over the rows.
+        n_sims, level, random_seed, progressbar
+            As in :meth:`r2`.
+        """
+        from bayeslmm.results.explained import likelihood_shares
+
+        return likelihood_shares(
+            self, "icc", at=at, level=level, n_sims=n_sims, random_seed=random_seed,
+            progressbar=progressbar,
+        )  # fmt: skip
+
+    def variance_shares(
+        self,
+        *,
+        n_sims: int = 0,
+        level: float = 0.95,
+        random_seed: int | None = None,
+        progressbar: bool = True,
+    ) -> pd.DataFrame:
+        """Share of each term in the variance, as :meth:`PosteriorFit.variance_shares`.
+
+        Parameters
+        ----------
+        n_sims, level, random_seed, progressbar
+            As in :meth:`r2`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``term kind estimate``, and ``lower upper`` from a bootstrap.
+        """
+        from bayeslmm.results.explained import likelihood_shares
+
+        return likelihood_shares(
+            self, "term", level=level, n_sims=n_sims, random_seed=random_seed,
+            progressbar=progressbar,
+        )  # fmt: skip
 
     def implied_covariance(self, data=None) -> pd.DataFrame:
         """Marginal covariance of a group's responses, in squared units of the response.

@@ -269,32 +269,75 @@ class PosteriorFit:
         design = self.model.design
         return pd.Series(design.y - mean, index=design.index, name="residual")
 
-    def r2(self, *, level: float = 0.95, interval: str = "eti") -> pd.DataFrame:
-        """Marginal and conditional R2 (Nakagawa and Schielzeth 2013; Johnson 2014)."""
-        from bayeslmm.results.shares import r2_values
+    def r2(
+        self,
+        method: str = "nakagawa",
+        *,
+        level: float = 0.95,
+        interval: str = "eti",
+        draws: bool = False,
+    ) -> pd.DataFrame | xr.Dataset:
+        """Marginal and conditional R2: without and with the random effects.
 
-        return self._shares(r2_values(self._parts()), level, interval)
+        Parameters
+        ----------
+        method : {"nakagawa", "gelman"}
+            From the variance parameters, for groups like these (Nakagawa and Schielzeth 2013;
+            Johnson 2014), or from the predictions for these rows and groups (Gelman, Goodrich,
+            Gabry and Vehtari 2019).
+        level, interval
+            As in :meth:`summary`.
+        draws : bool
+            Return all draws instead, a Dataset that ArviZ takes.
 
-    def icc(self, *, level: float = 0.95, interval: str = "eti") -> pd.DataFrame:
-        """Intraclass correlation: adjusted, unadjusted, and adjusted by grouping factor."""
-        from bayeslmm.results.shares import icc_values
+        Returns
+        -------
+        pandas.DataFrame or xarray.Dataset
+        """
+        from bayeslmm.results.explained import posterior_r2
 
-        factors = [block.name for block in self.model.design.blocks]
-        return self._shares(icc_values(self._parts(), factors), level, interval)
+        return posterior_r2(self, method, level=level, interval=interval, draws=draws)
 
-    def _parts(self):
-        from bayeslmm.bayes.draws import covariance_draws
-        from bayeslmm.results.shares import variance_parts
+    def icc(
+        self, at=None, *, level: float = 0.95, interval: str = "eti", draws: bool = False
+    ) -> pd.DataFrame | xr.Dataset:
+        """Intraclass correlation: adjusted, unadjusted, and adjusted by grouping factor.
 
-        posterior, design = self.posterior, self.model.design
-        Sigmas = covariance_draws(design, self.names, posterior)
-        beta = coefficient_draws(design, posterior)[1]
-        return variance_parts(self.model, beta, Sigmas, posterior["sigma"].to_numpy())
+        Parameters
+        ----------
+        at : dict or data frame, optional
+            Values of the random effects' covariates, such as ``{"Days": [0, 5, 9]}``: with
+            varying slopes it depends on them. A dict stands for all combinations. By default
+            the average over the rows.
+        level, interval, draws
+            As in :meth:`r2`.
+        """
+        from bayeslmm.results.explained import posterior_shares
 
-    def _shares(self, values, level: float, interval: str) -> pd.DataFrame:
-        check_level(level, interval)
-        stacked = np.stack(list(values.values()), axis=-1)
-        return summarize_draws(stacked, list(values), level=level, interval=interval)
+        return posterior_shares(self, "icc", at=at, level=level, interval=interval, draws=draws)
+
+    def variance_shares(
+        self, *, level: float = 0.95, interval: str = "eti", draws: bool = False
+    ) -> pd.DataFrame | xr.Dataset:
+        """Share of each term in the variance; the shares add up to one.
+
+        A fixed term's share is the covariance of its contribution with the whole fixed part
+        (negative for a term that works against the others), a random term's its mean variance
+        over the rows.
+
+        Parameters
+        ----------
+        level, interval, draws
+            As in :meth:`r2`.
+
+        Returns
+        -------
+        pandas.DataFrame or xarray.Dataset
+            Columns ``term kind`` and those of :meth:`summary`.
+        """
+        from bayeslmm.results.explained import posterior_shares
+
+        return posterior_shares(self, "term", level=level, interval=interval, draws=draws)
 
     def implied_covariance(self, data=None) -> pd.DataFrame:
         """Posterior mean of the marginal covariance of a group's responses.
