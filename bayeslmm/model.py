@@ -217,7 +217,7 @@ class LMM:
 
         _one_of("method", method, METHODS)
         _one_of("parameterization", parameterization, PARAMETERIZATIONS)
-        seed = _seed(random_seed)
+        seed = seed_of(random_seed)
         idata, info = fit_posterior(
             self.design,
             self.priors,
@@ -279,10 +279,14 @@ class LMM:
         ----------
         y : ndarray, shape (n,)
         """
+        return self.with_design(replace(self.design, y=np.asarray(y, dtype=float)))
+
+    def with_design(self, design: Design) -> LMM:
+        """The same model, priors included, for other rows of the same columns."""
         twin = copy(self)
         for name in ("cross_products", "problem"):
             twin.__dict__.pop(name, None)
-        twin.design = replace(self.design, y=np.asarray(y, dtype=float))
+        twin.design = design
         twin.priors = self.priors.copy()
         return twin
 
@@ -404,7 +408,7 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}.")
 
 
-def _seed(random_seed: int | None) -> int:
+def seed_of(random_seed: int | None) -> int:
     """The seed given, or one drawn, so that every fit can be repeated."""
     if random_seed is None:
         return int(np.random.SeedSequence().generate_state(1)[0])

@@ -73,6 +73,9 @@ class Design:
         Index labels of the used rows.
     columns : pandas.DataFrame
         The used columns, plain, in the rows used.
+    center : ndarray, shape (p,), or None
+        Means of the predictors where they are not those of these rows: the intercept's prior
+        is meant there.
     """
 
     formula: ParsedFormula
@@ -88,6 +91,12 @@ class Design:
     columns: pd.DataFrame = field(repr=False)
     weights_name: str | None = None
     namespace: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    center: np.ndarray | None = field(repr=False, default=None)
+
+    @property
+    def predictor_means(self) -> np.ndarray:
+        """Where the intercept's prior is meant, shape (p,)."""
+        return self.X.mean(axis=0) if self.center is None else self.center
 
     @property
     def X(self) -> np.ndarray:

@@ -270,13 +270,20 @@ class LikelihoodFit:
         values = component_values(self.design, self._solution.Sigmas, self.sigma)
         return pd.Series(values, index=[*names, "sigma"])
 
-    def ranef(self, factor: str | None = None, *, level: float = 0.95) -> pd.DataFrame:
+    def _given(self, rows) -> LikelihoodFit:
+        from bayeslmm.results.conditioning import condition_likelihood
+
+        return self if rows is None else condition_likelihood(self, rows)
+
+    def ranef(self, factor: str | None = None, *, given=None, level: float = 0.95) -> pd.DataFrame:
         """Predicted random effects (conditional modes), long.
 
         Parameters
         ----------
         factor : str, optional
             One grouping factor; by default all.
+        given : data frame, optional
+            Further rows with responses, as in :meth:`predict`.
         level : float
 
         Returns
@@ -293,7 +300,7 @@ class LikelihoodFit:
         from bayeslmm.results.variances import effects_table
 
         check_level(level)
-        return effects_table(self, factor, level)
+        return effects_table(self._given(given), factor, level)
 
     def coef(self, factor: str | None = None) -> pd.DataFrame:
         """Coefficients of every level: fixed plus random effect.
@@ -345,6 +352,7 @@ class LikelihoodFit:
         self,
         newdata=None,
         *,
+        given=None,
         random: str = "conditional",
         kind: str = "mean",
         level: float = 0.95,
@@ -355,6 +363,9 @@ class LikelihoodFit:
         ----------
         newdata : data frame, optional
             The fitted rows by default.
+        given : data frame, optional
+            Rows with responses, of new or of known groups, that coefficients and effects are
+            predicted from as well; the variance parameters stay.
         random : {"conditional", "population", "new"}
             With each group's own effects; for the average group, which in a linear model is
             the marginal mean too; or for a group not seen yet.
@@ -375,7 +386,7 @@ class LikelihoodFit:
         from bayeslmm.results.prediction import likelihood_prediction
 
         check_level(level)
-        return likelihood_prediction(self, newdata, random, kind, level)
+        return likelihood_prediction(self._given(given), newdata, random, kind, level)
 
     def r2(
         self,

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayeslmm.bayes.draws import covariance_draws
+from bayeslmm.bayes.draws import covariance_factors
 from bayeslmm.bayes.marginal import fixed_obstacle, fixed_prior, marginal_density, marginal_obstacle
 from bayeslmm.bayes.tree import log_likelihood
 from bayeslmm.errors import SamplingError
 from bayeslmm.gaussian import (
     CrossProducts,
     log_marginal_flat,
-    lower_factor,
     prepare,
     row_moments,
     single_threaded_blas,
@@ -65,6 +64,7 @@ def leave_one_out(
     if conditional and unit != "observation":
         raise ValueError('conditional=True goes with unit="observation" only.')
     obstacle = None if conditional else fixed_obstacle(design, fit.priors)
+    refuse_old_theta(fit)
     if obstacle:
         raise SamplingError(
             f"Coefficients cannot be integrated out ({obstacle}). conditional=True gives the "
@@ -94,6 +94,21 @@ def leave_one_out(
             _refit_exactly(fit, unit, units, result, progressbar)
         result.p = _effective_parameters(fit, posterior, result)
     return result
+
+
+def refuse_old_theta(fit: PosteriorFit) -> None:
+    """Refuse a fit whose variance parameters have not seen all of its rows.
+
+    Raises
+    ------
+    SamplingError
+    """
+    if fit.conditioning is not None and not fit.conditioning.reweighted:
+        raise SamplingError(
+            f"{fit.conditioning.n_rows} rows were added to this fit with the variance parameters "
+            "kept, so it is not the posterior given its rows. Use condition_on(..., "
+            "reweight=True), or fit the model."
+        )
 
 
 def _units(fit: PosteriorFit, unit: str) -> list[np.ndarray]:
@@ -127,12 +142,9 @@ def _thinned(fit: PosteriorFit, n_units: int, draws: int | None):
 
 
 def _theta(fit: PosteriorFit, posterior) -> _Theta:
-    matrices = covariance_draws(fit.model.design, fit.names, posterior)
     sigma = posterior["sigma"].to_numpy().ravel()
-    parts = [np.zeros((len(sigma), 0))]
-    for Sigma in matrices:
-        flat = Sigma.reshape(-1, *Sigma.shape[2:])
-        parts.append(np.array([lower_factor(S).ravel() for S in flat]))
+    factors = covariance_factors(fit.model.design, fit.names, posterior)
+    parts = [np.zeros((len(sigma), 0)), *(F.reshape(len(sigma), -1) for F in factors)]
     return _Theta(np.ascontiguousarray(np.concatenate(parts, axis=1)), sigma)
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from bayeslmm.model import LMM
+    from bayeslmm.results.conditioning import Conditioning
 
 __all__ = ["PosteriorFit"]
 
@@ -45,7 +46,11 @@ class PosteriorFit:
         Groups posterior, sample_stats, observed_data, constant_data and others; what ArviZ
         takes.
     info : FitInfo
+    conditioning : Conditioning or None
+        What :meth:`condition_on` added.
     """
+
+    conditioning: Conditioning | None = None
 
     def __init__(self, model: LMM, priors: Priors, idata: xr.DataTree, info: FitInfo):
         self.model, self.priors, self.idata, self.info = model, priors, idata, info
@@ -213,6 +218,7 @@ class PosteriorFit:
         self,
         newdata=None,
         *,
+        given=None,
         random: str = "conditional",
         kind: str = "mean",
         level: float = 0.95,
@@ -226,6 +232,9 @@ class PosteriorFit:
         ----------
         newdata : data frame, optional
             The fitted rows by default.
+        given : data frame, optional
+            Rows with responses, of new or of known groups, that the predictions take into
+            account as :meth:`condition_on` does.
         random : {"conditional", "population", "new"}
             With each group's own effects; for the average group, which in a linear model is
             the marginal mean too; or for groups not seen yet, whose effects are drawn from
@@ -252,12 +261,52 @@ class PosteriorFit:
         from bayeslmm.results.posterior_prediction import posterior_prediction
 
         check_level(level, interval)
-        values, index = posterior_prediction(self, newdata, random, kind, random_seed)
+        fit = self if given is None else self.condition_on(given, random_seed=random_seed)
+        values, index = posterior_prediction(fit, newdata, random, kind, random_seed)
         if draws:
             import xarray as xr
 
             return xr.DataArray(values, dims=("chain", "draw", "row"), name="prediction")
         return summarize_draws(values, index, level=level, interval=interval, diagnostics=False)
+
+    def condition_on(
+        self, rows, *, reweight: bool = False, random_seed: int | None = None
+    ) -> PosteriorFit:
+        """The posterior given more rows, such as a new group's first responses; no refit.
+
+        Coefficients and random effects are drawn again, exactly, given all rows and each draw
+        of the variance parameters.
+
+        Parameters
+        ----------
+        rows : data frame
+            Response, predictors, groups (and weights) of the rows to add. Groups may be new.
+        reweight : bool
+            Update the variance parameters too: their draws are reweighted by the density of
+            the new responses and resampled. Otherwise they keep the draws of this fit.
+        random_seed : int, optional
+
+        Returns
+        -------
+        PosteriorFit
+            With the groups and rows added; its ``conditioning`` says how many, and k-hat of
+            the weights. ``.model.fit()`` is the full fit to all rows, same priors.
+
+        Raises
+        ------
+        FormulaError, DataError
+            If a column or value is missing, or a predictor has a level not in the fit.
+        SamplingError
+            If the coefficients' priors are not normal or flat.
+
+        Warns
+        -----
+        SamplingWarning
+            If k-hat of the weights is above 0.7.
+        """
+        from bayeslmm.results.conditioning import condition_posterior
+
+        return condition_posterior(self, rows, reweight=reweight, random_seed=random_seed)
 
     def fitted(self, random: str = "conditional", **options) -> pd.DataFrame:
         """Predictions for the fitted rows; options as in :meth:`predict`."""
