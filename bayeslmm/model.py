@@ -320,6 +320,34 @@ class LMM:
             random_seed=random_seed,
         )
 
+    def equation(self, form: str = "conditional", format: str = "latex") -> str:
+        """The model as an equation, with the data's names.
+
+        Parameters
+        ----------
+        form : {"conditional", "marginal"}
+            Given the groups' own effects, or with them integrated out.
+        format : {"latex", "text"}
+            LaTeX is one ``aligned`` environment of amsmath.
+
+        Raises
+        ------
+        ValueError
+            If there is no such form or format.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("dyestuff"))
+        >>> print(model.equation(format="text"))
+        Yield[i] = beta0 + b0[Batch[i]] + error[i]
+        b0[j] ~ Normal(0, tau0^2),  j = 1, ..., 6 (Batch)
+        error[i] ~ Normal(0, sigma^2)
+        """
+        from bayeslmm.results.equation import equation
+
+        return equation(self.design, form, format)
+
     def __repr__(self) -> str:
         return f"{describe_design(self.design)}\n{self.priors!r}"
 

@@ -660,6 +660,10 @@ class LikelihoodFit:
         """Coefficients and variance components in one table."""
         return pd.concat([self.fixef(ddf, level=level), self.varcomp(level=level)])
 
+    def equation(self, form: str = "conditional", format: str = "latex") -> str:
+        """The model as an equation; see :meth:`bayeslmm.LMM.equation`."""
+        return self.model.equation(form, format)
+
     def describe(self, ddf: str = "satterthwaite", *, level: float = 0.95) -> str:
         """Fit statistics and tables as text."""
         design = self.design

@@ -420,14 +420,18 @@ class PosteriorFit:
         return pd.DataFrame(total / count, index=index, columns=index)
 
     def posterior_predictive(
-        self, *, draws: int | None = None, random_seed: int | None = None
+        self,
+        groups: str = "same",
+        *,
+        draws: int | None = None,
+        random_seed: int | None = None,
     ) -> xr.DataTree:
-        """Replicated responses for the same rows and the same groups.
-
-        Adds the group ``posterior_predictive`` to :attr:`idata` and returns the tree.
+        """Replicated responses for the same rows.
 
         Parameters
         ----------
+        groups : {"same", "new"}
+            The fitted groups with their effects, or as many new ones like them.
         draws : int, optional
             Draws per chain to use, evenly spaced; by default all, or as many as keep the
             result below 100 million values.
@@ -436,14 +440,76 @@ class PosteriorFit:
         Returns
         -------
         xarray.DataTree
+            With the group ``posterior_predictive``. For the same groups it is :attr:`idata`, to
+            which the group is added; for new ones a tree of its own.
         """
         from bayeslmm.bayes.predictive import posterior_predictive
 
         group = posterior_predictive(
-            self.model.design, self.names, self.posterior, draws=draws, random_seed=random_seed
+            self.model.design,
+            self.names,
+            self.posterior,
+            groups=groups,
+            draws=draws,
+            random_seed=random_seed,
         )
-        self.idata["posterior_predictive"] = _as_node(group)
-        return self.idata
+        tree = self.idata if groups == "same" else self.idata.copy()
+        tree["posterior_predictive"] = _as_node(group)
+        return tree
+
+    def predictive_check(
+        self,
+        statistics=None,
+        *,
+        factor: str | None = None,
+        groups: str = "same",
+        draws: int = 250,
+        random_seed: int | None = None,
+    ) -> pd.DataFrame:
+        """Test statistics of the data beside those of replicated data.
+
+        Parameters
+        ----------
+        statistics : dict of str to callable, optional
+            Functions of (y, codes): responses and the number of each row's group. By default
+            mean, sd, minimum, maximum, sd and range of the groups' means, sd within groups, and
+            sd of the groups' slopes for each numeric random slope.
+        factor : str, optional
+            Grouping factor of the codes; the first by default.
+        groups : {"same", "new"}
+            Replicate for the same groups or for new ones, which checks the distribution of
+            the random effects as well (Gelman, Meng and Stern 1996, Statistica Sinica 6).
+        draws : int
+            Replications per chain.
+        random_seed : int, optional
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``observed mean sd lower upper p``: lower and upper are 95 % limits of the
+            replications, p their share above the observed value (ties count half).
+
+        Raises
+        ------
+        KeyError
+            If there is no such grouping factor.
+        ValueError
+            If a statistic is not a function, or does not give one finite number.
+
+        Notes
+        -----
+        ``az.plot_ppc_tstat(post.posterior_predictive())`` draws statistics of y alone.
+        """
+        from bayeslmm.results.predictive_check import predictive_check
+
+        return predictive_check(
+            self,
+            statistics,
+            factor=factor,
+            groups=groups,
+            draws=draws,
+            random_seed=random_seed,
+        )
 
     def loo(
         self,
@@ -493,6 +559,44 @@ class PosteriorFit:
             progressbar=progressbar,
         )
 
+    def loo_pit(
+        self,
+        *,
+        draws: int | None = None,
+        exact: bool = True,
+        random_seed: int | None = None,
+        progressbar: bool = True,
+    ) -> xr.DataTree:
+        """P(y <= y_i) without row i, coefficients and random effects integrated out.
+
+        Uniform where the model is calibrated.
+
+        Parameters
+        ----------
+        draws, exact, progressbar
+            As in :meth:`loo`.
+        random_seed : int, optional
+            Of the leave-one-out predictive draws.
+
+        Returns
+        -------
+        xarray.DataTree
+            Group loo_pit (exact given the draws, dimension obs), for
+            ``az.plot_ecdf_pit(tree, group="loo_pit", sample_dims=["obs"])``; and what
+            ``az.plot_loo_pit(tree)`` takes: log_likelihood and posterior_predictive are those
+            of left-out rows.
+
+        Raises
+        ------
+        SamplingError
+            If the coefficients' priors are not normal or flat.
+        """
+        from bayeslmm.results.loo_pit import loo_pit
+
+        return loo_pit(
+            self, draws=draws, exact=exact, random_seed=random_seed, progressbar=progressbar
+        )
+
     def save(self, path: str | os.PathLike) -> None:
         """Write fit and model to one NetCDF file; see :func:`bayeslmm.load`.
 
@@ -509,6 +613,10 @@ class PosteriorFit:
         from bayeslmm.storage import save_fit
 
         save_fit(self, path)
+
+    def equation(self, form: str = "conditional", format: str = "latex") -> str:
+        """The model as an equation; see :meth:`bayeslmm.LMM.equation`."""
+        return self.model.equation(form, format)
 
     def describe(self, *, level: float = 0.95) -> str:
         """How the posterior was made, and its tables, as text."""
