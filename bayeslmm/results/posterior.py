@@ -480,7 +480,7 @@ class PosteriorFit:
             Replicate for the same groups or for new ones, which checks the distribution of
             the random effects as well (Gelman, Meng and Stern 1996, Statistica Sinica 6).
         draws : int
-            Replications per chain.
+            Replications per chain; at most as many as keep them below 20 million values.
         random_seed : int, optional
 
         Returns

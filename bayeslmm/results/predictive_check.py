@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["default_statistics", "predictive_check"]
 
+_MAX_VALUES = 2e7
+
 type Statistic = Callable[[np.ndarray, np.ndarray], float]
 
 
@@ -35,13 +37,15 @@ def predictive_check(
     block = _block(design, factor)
     codes = np.zeros(design.n_rows, dtype=np.int64) if block is None else block.codes
     chosen = default_statistics(design, block) if statistics is None else _checked(statistics)
-    available = fit.posterior.sizes["draw"]
+    posterior = fit.posterior
+    room = int(_MAX_VALUES // (design.n_rows * posterior.sizes["chain"]))
+    most = min(posterior.sizes["draw"], max(room, 25))
     replicated = posterior_predictive(
         design,
         fit.names,
-        fit.posterior,
+        posterior,
         groups=groups,
-        draws=min(draws, available) if draws > 0 else draws,
+        draws=min(draws, most),
         random_seed=random_seed,
     )[fit.names.response].to_numpy()
     replicated = replicated.reshape(-1, design.n_rows)
