@@ -345,7 +345,9 @@ class LMM:
         error[i] ~ Normal(0, sigma^2)
         """
         from bayeslmm.results.equation import equation
+        from bayeslmm.results.support import refuse_unless_derived
 
+        refuse_unless_derived(self, "The equation")
         return equation(self.design, form, format)
 
     def __repr__(self) -> str:

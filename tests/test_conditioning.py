@@ -217,3 +217,24 @@ def test_the_same_seed_gives_the_same_draws():
     np.testing.assert_array_equal(one.posterior["b_Subject"], two.posterior["b_Subject"])
     other = fit.condition_on(new, random_seed=8).posterior["b_Subject"]
     assert not np.array_equal(one.posterior["b_Subject"], other)
+
+
+def test_a_model_beyond_the_derivation_is_refused():
+    fit, new = _posterior(), _data()[1]
+    for name, value in (("family", "student"), ("random", "student")):
+        model = fit.model.with_design(fit.model.design)
+        setattr(model, name, value)
+        other = blm.PosteriorFit(model, fit.priors, fit.idata, fit.info)
+        calls = (
+            lambda other=other: other.condition_on(new),
+            lambda other=other: other.loo_pit(),
+            lambda other=other: other.posterior_predictive("new"),
+            lambda other=other: other.predictive_check(groups="new"),
+            other.r2,
+            other.icc,
+            other.variance_shares,
+            other.equation,
+        )
+        for call in calls:
+            with pytest.raises(blm.DataError, match="Student-t"):
+                call()

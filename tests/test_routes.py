@@ -95,7 +95,7 @@ def test_posterior_intervals_for_new_groups_cover_at_their_rate():
     new = pd.DataFrame({"x": [0.0, 3.0], "g": ["a", "b"]})
     told = pd.DataFrame({"x": [0.0, 1.0, 2.0], "g": ["c"] * 3})
     later = pd.DataFrame({"x": [3.0], "g": ["c"]})
-    hits, hits_told, n = 0, 0, 250
+    hits, hits_told, n = 0, 0, 160
     for s in range(n):
         b = rng.multivariate_normal([0, 0], [[1.0, 0.2], [0.2, 0.3]], 28)
         y = 1 + b[g, 0] + (0.5 + b[g, 1]) * x + rng.normal(size=100)
@@ -111,6 +111,7 @@ def test_posterior_intervals_for_new_groups_cover_at_their_rate():
         line = 1 + b[27, 0] + (0.5 + b[27, 1]) * np.arange(4.0) + rng.normal(size=4)
         table = fit.predict(later, given=told.assign(y=line[:3]), **options)
         hits_told += int(table["lower"].iloc[0] <= line[3] <= table["upper"].iloc[0])
-    # standard errors 0.013 (500 intervals) and 0.019 (250); five, and 0.01 for weak priors
-    assert hits / (2 * n) == pytest.approx(0.9, abs=0.075)
-    assert hits_told / n == pytest.approx(0.9, abs=0.105)
+    # standard errors 0.017 (320 intervals) and 0.024 (160); five, and 0.01 for weak priors.
+    # Without the effects' variance coverage would be about 0.6
+    assert hits / (2 * n) == pytest.approx(0.9, abs=0.095)
+    assert hits_told / n == pytest.approx(0.9, abs=0.13)

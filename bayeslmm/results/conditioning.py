@@ -20,6 +20,7 @@ from bayeslmm.bayes.marginal import fixed_obstacle, fixed_prior
 from bayeslmm.errors import SamplingError, SamplingWarning
 from bayeslmm.formula.extension import add_rows
 from bayeslmm.gaussian import log_marginal_flat, single_threaded_blas, with_prior
+from bayeslmm.results.support import refuse_unless_derived
 
 if TYPE_CHECKING:
     from bayeslmm.model import LMM
@@ -57,6 +58,7 @@ def condition_posterior(
     """See :meth:`bayeslmm.PosteriorFit.condition_on`."""
     from bayeslmm.bayes.tree import posterior_dataset
 
+    refuse_unless_derived(fit.model, "Conditioning on more rows")
     if obstacle := fixed_obstacle(fit.model.design, fit.priors):
         raise SamplingError(
             f"Coefficients cannot be drawn again in closed form ({obstacle}). Fit the model to all "
@@ -80,6 +82,7 @@ def condition_likelihood(fit: LikelihoodFit, rows) -> LikelihoodFit:
     from bayeslmm.gaussian import Solution, conditional_moments, prepare
     from bayeslmm.model import covariance_patterns, reduce_rows
 
+    refuse_unless_derived(fit.model, "Conditioning on more rows")
     model = _extended(fit.model, rows)
     absolute = [fit.sigma * L for L in fit._solution.Ls]
     with single_threaded_blas():

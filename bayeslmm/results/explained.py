@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.results.shares import Shares, icc_shares, r2_shares, residual_scale, term_shares
+from bayeslmm.results.support import refuse_unless_derived
 from bayeslmm.results.tables import check_level, summarize_draws
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def posterior_shares(
     draws : bool
         A Dataset with dimensions (chain, draw, ...) instead of a table.
     """
+    refuse_unless_derived(fit.model, "A share of variance", related=True)
     shares = icc_shares(fit.model, at) if kind == "icc" else term_shares(fit.model)
     return _posterior(fit, shares, shares.values(*_parameter_draws(fit)), level, interval, draws)
 
@@ -44,6 +46,7 @@ def posterior_r2(
 ) -> pd.DataFrame | xr.Dataset:
     """Posterior of R2; see ``PosteriorFit.r2``."""
     _check_method(method)
+    refuse_unless_derived(fit.model, "R2", related=True)
     shares = r2_shares(fit.model)
     values = _gelman(fit) if method == "gelman" else shares.values(*_parameter_draws(fit))
     return _posterior(fit, shares, values, level, interval, draws)
@@ -79,6 +82,7 @@ def likelihood_shares(
             'A REML or ML fit has method="nakagawa".'
         )
     model = fit.model
+    refuse_unless_derived(model, "A share of variance", related=True)
     shares = {"r2": r2_shares, "term": term_shares}.get(kind, lambda m: icc_shares(m, at))(model)
 
     def evaluate(solution) -> np.ndarray:

@@ -10,7 +10,8 @@ import pandas as pd
 
 from bayeslmm.bayes.priors import coef_key
 from bayeslmm.errors import ModelWarning
-from bayeslmm.gaussian import lower_factor, prepare
+from bayeslmm.gaussian import lower_factor, prepare, solve
+from bayeslmm.likelihood.optimize import optimize
 from bayeslmm.likelihood.profile import (
     coefficient_profile,
     component_profile,
@@ -180,16 +181,19 @@ def bootstrap_estimates(
     fit: LikelihoodFit, n_sims: int, random_seed: int | None, progressbar: bool
 ) -> pd.DataFrame:
     """Estimates of the same model on data simulated from it, one row per simulation."""
-    from bayeslmm.results.bootstrap import bootstrap_statistics
-
-    def estimates(solution) -> np.ndarray:
+    check_n_sims(n_sims, least=2)
+    rng = np.random.default_rng(random_seed)
+    names = all_estimates(fit).index
+    start = None if fit.singular else fit.theta
+    rows = np.empty((n_sims, len(names)))
+    for s in progress(range(n_sims), "Bootstrap", show=progressbar):
+        y = simulate_responses(fit, 1, rng)[0]
+        problem = with_response(fit, y)
+        found = optimize(problem, reml=fit.reml, start=start)
+        solution = solve(problem, found.theta, fit.reml)
         components = component_values(fit.design, solution.Sigmas, solution.sigma)
-        return np.concatenate([solution.beta, components])
-
-    rows = bootstrap_statistics(
-        fit, estimates, n_sims=n_sims, random_seed=random_seed, progressbar=progressbar
-    )
-    return pd.DataFrame(rows, columns=all_estimates(fit).index)
+        rows[s] = np.concatenate([solution.beta, components])
+    return pd.DataFrame(rows, columns=names)
 
 
 def check_n_sims(n_sims: int, least: int = 1) -> None:

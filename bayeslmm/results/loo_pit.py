@@ -27,6 +27,7 @@ from bayeslmm.results.loo import (
     row_predictives,
 )
 from bayeslmm.results.progress import progress
+from bayeslmm.results.support import refuse_unless_derived
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -49,6 +50,7 @@ def loo_pit(
     from arviz_stats.base import array_stats
 
     design, name = fit.model.design, fit.names.response
+    refuse_unless_derived(fit.model, "LOO-PIT", related=True)
     refuse_old_theta(fit)
     _refuse_priors(fit)
     posterior = _thinned(fit, 2 * design.n_rows, draws)

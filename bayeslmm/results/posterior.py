@@ -444,7 +444,10 @@ class PosteriorFit:
             which the group is added; for new ones a tree of its own.
         """
         from bayeslmm.bayes.predictive import posterior_predictive
+        from bayeslmm.results.support import refuse_unless_derived
 
+        if groups == "new":
+            refuse_unless_derived(self.model, "Replication for new groups")
         group = posterior_predictive(
             self.model.design,
             self.names,

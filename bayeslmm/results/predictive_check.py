@@ -10,6 +10,7 @@ import pandas as pd
 
 from bayeslmm.formula import Design
 from bayeslmm.formula.random import RandomBlock
+from bayeslmm.results.support import refuse_unless_derived
 
 if TYPE_CHECKING:
     from bayeslmm.results.posterior import PosteriorFit
@@ -33,6 +34,8 @@ def predictive_check(
     """See :meth:`bayeslmm.PosteriorFit.predictive_check`."""
     from bayeslmm.bayes.predictive import posterior_predictive
 
+    if groups == "new":
+        refuse_unless_derived(fit.model, "Replication for new groups")
     design = fit.model.design
     block = _block(design, factor)
     codes = np.zeros(design.n_rows, dtype=np.int64) if block is None else block.codes
