@@ -175,6 +175,24 @@ def test_loo_pit_of_simulated_data_is_uniform_where_conditional_pit_is_not():
     assert np.var(seen) * 12 < 1 - 5 * 0.063 < np.var(pit) * 12
 
 
+def test_weights_are_those_of_arviz_and_exist_where_the_largest_are_equal():
+    from arviz_stats.base import array_stats
+
+    from bayeslmm.results.smoothing import smoothed_weights
+
+    raw = np.random.default_rng(1).standard_t(4, size=(3, 800))
+    weights, k_hat = smoothed_weights(raw)
+    expected, k_expected = array_stats.psislw(-raw)
+    np.testing.assert_allclose(k_hat, k_expected)
+    np.testing.assert_allclose(np.log(weights), expected, atol=1e-8)
+    raw[1, :700] = 20.0
+    weights, k_tied = smoothed_weights(raw)
+    np.testing.assert_array_equal(np.isnan(k_tied), [False, True, False])
+    np.testing.assert_allclose(k_tied[[0, 2]], k_expected[[0, 2]])
+    np.testing.assert_allclose(weights.sum(axis=1), 1)
+    np.testing.assert_allclose(weights[1, :700], 1 / 700, rtol=1e-3)
+
+
 def test_loo_pit_refuses_what_it_cannot_integrate():
     fit = _ergostool()
     odd = fit.priors.copy()

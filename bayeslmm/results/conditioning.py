@@ -20,6 +20,7 @@ from bayeslmm.bayes.marginal import fixed_obstacle, fixed_prior
 from bayeslmm.errors import SamplingError, SamplingWarning
 from bayeslmm.formula.extension import add_rows
 from bayeslmm.gaussian import log_marginal_flat, single_threaded_blas, with_prior
+from bayeslmm.results.smoothing import smoothed_weights
 from bayeslmm.results.support import refuse_unless_derived
 
 if TYPE_CHECKING:
@@ -142,8 +143,6 @@ def _redrawn(fit: PosteriorFit, model: LMM, chosen, random_seed) -> dict[str, np
 
 def _resampled(fit: PosteriorFit, model: LMM, record: Conditioning, random_seed):
     """Positions of draws of theta, drawn by p(y_new | y, theta), and the weights' record."""
-    from arviz_stats.base import array_stats
-
     from bayeslmm.bayes.draws import covariance_factors
 
     factors = covariance_factors(fit.model.design, fit.names, fit.posterior)
@@ -162,9 +161,7 @@ def _resampled(fit: PosteriorFit, model: LMM, record: Conditioning, random_seed)
         )
     if not np.all(np.isfinite(log_ratios)):
         raise SamplingError("The likelihood of the new rows is not finite at some draws.")
-    smoothed, k_hat = array_stats.psislw(-(log_ratios - log_ratios.max()))  # negative log weights
-    weights = np.exp(np.asarray(smoothed) - np.max(smoothed))
-    weights /= weights.sum()
+    (weights,), (k_hat,) = smoothed_weights(log_ratios[None])
     record = replace(record, k_hat=float(k_hat), effective_draws=float(1 / (weights**2).sum()))
     _warn_if_far(record, fit.posterior.sizes["chain"])
     rng = np.random.default_rng(None if random_seed is None else [random_seed, 2])

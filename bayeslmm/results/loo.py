@@ -349,4 +349,12 @@ def _quiet(run):
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        return run()
+        try:
+            return run()
+        except ValueError as err:
+            if "tail values" not in str(err):
+                raise
+            raise SamplingError(
+                "Too few different draws for leave-one-out: the largest importance weights are "
+                "all equal. Ask for more draws."
+            ) from None

@@ -27,6 +27,7 @@ from bayeslmm.results.loo import (
     row_predictives,
 )
 from bayeslmm.results.progress import progress
+from bayeslmm.results.smoothing import smoothed_weights
 from bayeslmm.results.support import refuse_unless_derived
 
 if TYPE_CHECKING:
@@ -47,7 +48,6 @@ def loo_pit(
 ) -> xr.DataTree:
     """See :meth:`bayeslmm.PosteriorFit.loo_pit`."""
     import xarray as xr
-    from arviz_stats.base import array_stats
 
     design, name = fit.model.design, fit.names.response
     refuse_unless_derived(fit.model, "LOO-PIT", related=True)
@@ -57,13 +57,11 @@ def loo_pit(
     with single_threaded_blas():
         mean, variance = row_predictives(fit, _theta(fit, posterior), progressbar=progressbar)
         densities = normal_log_density(design.y, mean, variance)
-        # it takes negative log weights, and the weights are 1 / density
-        smoothed, k_hat = array_stats.psislw(densities.T)
-        weights = np.exp(smoothed - smoothed.max(axis=-1, keepdims=True)).T
+        weights, k_hat = smoothed_weights(-densities.T)  # weights 1 / density
         below = ndtr((design.y - mean) / np.sqrt(variance))
-        pit = (weights * below).sum(axis=0) / weights.sum(axis=0)
+        pit = (weights.T * below).sum(axis=0)
         if exact and not marginal_obstacle(design, fit.priors):
-            bad = np.flatnonzero(k_hat > _K_HAT)
+            bad = np.flatnonzero(~(k_hat <= _K_HAT))
             for i in progress(bad, "Exact refits", show=progressbar):
                 pit[i] = _refitted(fit, int(i), float(pit[i]))
     rng = np.random.default_rng(random_seed)
