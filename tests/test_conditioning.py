@@ -157,6 +157,26 @@ def test_transforms_and_levels_stay_those_of_the_fit():
     assert np.isfinite(text.predict(later)["mean"].iloc[0])
 
 
+def test_factors_keep_their_levels_and_can_be_predicted_from():
+    data = dataset("machines").copy()
+    data["kind"] = pd.Categorical(data["Machine"].astype("category").cat.codes + 1)
+    fit = quietly("score ~ kind + (1 | Worker)", data).fit(
+        method="importance", draws=100, random_seed=1, progressbar=False
+    )
+    new = data.head(4).assign(Worker="new")
+    told = fit.condition_on(new, random_seed=1)
+    assert told.model.design.columns["kind"].cat.categories.tolist() == [1, 2, 3]
+    again = told.condition_on(data.tail(4).assign(Worker="other"), random_seed=2)
+    for one in (told, again):
+        later = pd.DataFrame({"kind": [1, 3], "Worker": ["new", "new"]})
+        assert np.isfinite(one.predict(later)["mean"]).all()
+    assert again.conditioning.n_rows == 8
+    with pytest.raises(blm.SamplingError, match="at once"):
+        told.condition_on(data.tail(4).assign(Worker="other"), reweight=True)
+    means = again.marginal_means("kind")
+    assert len(means) == 3
+
+
 def test_weights_and_offsets_of_new_rows_count(toy):
     toy = toy.assign(w=1.0 + np.arange(96) % 3)
     fit = _reml(quietly("y ~ x + offset(z) + (1 | g)", toy, weights="w"))

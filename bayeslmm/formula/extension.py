@@ -112,16 +112,18 @@ def _more_rows(block: RandomBlock, Z: np.ndarray, frame: pd.DataFrame) -> Random
 
 
 def _columns(design: Design, frame: pd.DataFrame, n: int) -> pd.DataFrame:
-    """The used columns of both; where categories differ, the union in order."""
+    """The used columns of both; levels that are new come after those there were."""
     joined = {}
     for name, old in design.columns.items():
         new = plain_column(find_column(frame, name), name)
-        if isinstance(old.dtype, pd.CategoricalDtype) or isinstance(new.dtype, pd.CategoricalDtype):
-            before, after = (c.astype(object).map(str) for c in (old, new))
-            levels = list(map(str, old.cat.categories)) if hasattr(old, "cat") else list(before)
-            levels = list(dict.fromkeys([*levels, *after]))
-            values = np.concatenate([before.to_numpy(), after.to_numpy()])
+        values = np.concatenate([np.asarray(c, dtype=object) for c in (old, new)])
+        if isinstance(old.dtype, pd.CategoricalDtype):
+            known = {str(level): level for level in old.cat.categories}
+            values = [known.get(str(value), value) for value in values]
+            levels = list(dict.fromkeys([*known.values(), *values]))
             joined[name] = pd.Categorical(values, categories=levels, ordered=True)
+        elif isinstance(new.dtype, pd.CategoricalDtype):  # text labels after numbers
+            joined[name] = pd.Categorical(list(map(str, values)), ordered=True)
         else:
             joined[name] = np.concatenate([old.to_numpy(), new.to_numpy()])
     return pd.DataFrame(joined, index=pd.RangeIndex(n))

@@ -65,8 +65,15 @@ def condition_posterior(
             f"Coefficients cannot be drawn again in closed form ({obstacle}). Fit the model to all "
             "rows together."
         )
+    before = fit.conditioning
+    if reweight and before is not None and not before.reweighted:
+        raise SamplingError(
+            f"{before.n_rows} rows were added to this fit with the variance parameters kept, so "
+            "that their draws have not seen them. Add all rows at once to the fit it came from."
+        )
     model = _extended(fit.model, rows)
-    chosen, record = None, Conditioning(model.design.n_rows - fit.model.design.n_rows, reweight)
+    n_rows = model.design.n_rows - fit.model.design.n_rows + (before.n_rows if before else 0)
+    chosen, record = None, Conditioning(n_rows, reweight)
     if reweight:
         chosen, record = _resampled(fit, model, record, random_seed)
     values = _redrawn(fit, model, chosen, random_seed)
