@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bayeslmm.results.shares import Shares, icc_shares, r2_shares, residual_scale, term_shares
+from bayeslmm.results.shares import (
+    Shares,
+    VarianceParts,
+    icc_shares,
+    r2_shares,
+    residual_scale,
+    term_shares,
+    variance_parts,
+)
 from bayeslmm.results.support import refuse_unless_derived
 from bayeslmm.results.tables import check_level, summarize_draws
 
@@ -17,10 +25,17 @@ if TYPE_CHECKING:
     from bayeslmm.results.likelihood import LikelihoodFit
     from bayeslmm.results.posterior import PosteriorFit
 
-__all__ = ["likelihood_shares", "posterior_r2", "posterior_shares"]
+__all__ = ["fitted_parts", "likelihood_shares", "posterior_r2", "posterior_shares"]
 
 _R2 = ("nakagawa", "gelman")
 _BLOCK = 4_000_000
+
+
+def fitted_parts(fit: PosteriorFit | LikelihoodFit) -> VarianceParts:
+    """Variances of the fixed part, the random effects and the residuals: draws or estimates."""
+    refuse_unless_derived(fit.model, "A share of variance", related=True)
+    found = _estimates(fit) if hasattr(fit, "_solution") else _parameter_draws(fit)
+    return variance_parts(fit.model, *found)
 
 
 def posterior_shares(
@@ -86,9 +101,7 @@ def likelihood_shares(
     shares = {"r2": r2_shares, "term": term_shares}.get(kind, lambda m: icc_shares(m, at))(model)
 
     def evaluate(solution) -> np.ndarray:
-        beta = np.zeros(len(fit.design.coef_names))
-        beta[fit.kept] = solution.beta
-        values = shares.values(beta, solution.Sigmas, np.asarray(solution.sigma))
+        values = shares.values(*_estimates(fit, solution))
         names[:] = values
         return _stacked(shares, values)
 
@@ -111,6 +124,14 @@ def likelihood_shares(
 def _check_method(method: str) -> None:
     if method not in _R2:
         raise ValueError(f"method must be one of {', '.join(map(repr, _R2))}, not {method!r}.")
+
+
+def _estimates(fit: LikelihoodFit, solution=None) -> tuple:
+    """beta (p,), 0 where aliased, Sigmas and sigma of a solution, the fit's by default."""
+    solution = fit._solution if solution is None else solution
+    beta = np.zeros(len(fit.design.coef_names))
+    beta[fit.kept] = solution.beta
+    return beta, solution.Sigmas, np.asarray(solution.sigma)
 
 
 def _parameter_draws(fit: PosteriorFit) -> tuple:
