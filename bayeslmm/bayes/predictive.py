@@ -6,9 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bayeslmm.bayes.draws import covariance_factors
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.priors import Priors
-from bayeslmm.bayes.residuals import draw_noise, residual_nu, residual_scale
+from bayeslmm.bayes.residuals import (
+    draw_noise,
+    effect_multipliers,
+    effect_nu,
+    residual_nu,
+    residual_scale,
+)
 from bayeslmm.bayes.sampling import quiet_pymc
 from bayeslmm.bayes.tree import linear_predictor
 from bayeslmm.errors import PriorError
@@ -28,13 +35,16 @@ def posterior_predictive(
     names: ModelNames,
     posterior: xr.Dataset,
     *,
+    groups: str = "same",
     draws: int | None = None,
     random_seed: int | None = None,
 ) -> xr.Dataset:
-    """Replicated responses given the fitted groups' own effects.
+    """Replicated responses of the same rows.
 
     Parameters
     ----------
+    groups : {"same", "new"}
+        With the fitted groups' own effects, or with effects drawn from their distribution.
     draws : int, optional
         Draws per chain, evenly spaced.
     random_seed : int, optional
@@ -46,6 +56,8 @@ def posterior_predictive(
     """
     import xarray as xr
 
+    if groups not in ("same", "new"):
+        raise ValueError(f'groups must be "same" or "new", not {groups!r}.')
     available = posterior.sizes["draw"]
     if draws is None:
         room = int(_MAX_VALUES // (design.n_rows * posterior.sizes["chain"]))
@@ -54,8 +66,10 @@ def posterior_predictive(
         raise ValueError(f"draws must be between 1 and {available}, not {draws!r}.")
     if draws < available:
         posterior = posterior.isel(draw=np.linspace(0, available - 1, draws).astype(int))
-    mean = linear_predictor(design, names, posterior)
     rng = np.random.default_rng(random_seed)
+    if groups == "new":
+        posterior = _new_effects(design, names, posterior, rng)
+    mean = linear_predictor(design, names, posterior)
     scale = residual_scale(design, posterior)
     values = mean + scale * draw_noise(rng, mean.shape, residual_nu(posterior))
     coords = {"chain": posterior["chain"], "draw": posterior["draw"]}
@@ -63,6 +77,20 @@ def posterior_predictive(
         {names.response: (("chain", "draw", "obs"), values)},
         coords={**coords, "obs": np.arange(design.n_rows)},
     )
+
+
+def _new_effects(
+    design: Design, names: ModelNames, posterior: xr.Dataset, rng: np.random.Generator
+) -> xr.Dataset:
+    """The posterior with every group's effects drawn anew."""
+    factors = covariance_factors(design, names, posterior)
+    for block, factor, F in zip(design.blocks, names.factors, factors, strict=True):
+        z = rng.standard_normal((len(F), block.n_levels, block.n_effects))
+        b = np.einsum("mab,mjb->mja", F, z)
+        b = b * effect_multipliers(rng, effect_nu(posterior, factor), block.n_levels)
+        old = posterior[factor.b]
+        posterior = posterior.assign({factor.b: old.copy(data=b.reshape(old.shape))})
+    return posterior
 
 
 def prior_predictive(

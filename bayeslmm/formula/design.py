@@ -88,6 +88,9 @@ class Design:
     modeled : tuple of ModeledCovariate
         Covariates whose missing values are unknowns of the model; the matrices have their means
         in place of them.
+    center : ndarray, shape (p,), or None
+        Means of the predictors where they are not those of these rows: the intercept's prior
+        is meant there.
     """
 
     formula: ParsedFormula
@@ -105,6 +108,12 @@ class Design:
     namespace: Mapping[str, Any] = field(repr=False, default_factory=dict)
     group_means: tuple[GroupMean, ...] = field(repr=False, default=())
     modeled: tuple[ModeledCovariate, ...] = field(repr=False, default=())
+    center: np.ndarray | None = field(repr=False, default=None)
+
+    @property
+    def predictor_means(self) -> np.ndarray:
+        """Where the intercept's prior is meant, shape (p,)."""
+        return self.X.mean(axis=0) if self.center is None else self.center
 
     @property
     def X(self) -> np.ndarray:
@@ -183,6 +192,19 @@ class Design:
             codes.append(found)
             labels.append(label)
         return NewRows(X, offset, tuple(Z), tuple(codes), tuple(labels))
+
+    def evaluate_effects(self, data) -> tuple[np.ndarray, ...]:
+        """Covariates Z of each grouping factor for new rows; grouping columns are not needed.
+
+        Raises
+        ------
+        FormulaError, DataError
+            As :meth:`evaluate`.
+        """
+        frame = as_frame(data)
+        names = dict.fromkeys(name for block in self.blocks for name in self.effect_columns(block))
+        plain = self.plain_predictors(frame, list(names))
+        return tuple(block.evaluate(plain) for block in self.blocks)
 
     def plain_predictors(self, frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:
         """Columns of new data as the model matrices take them.

@@ -67,11 +67,9 @@ def as_correlation(covariance: np.ndarray) -> np.ndarray:
 
 def _covariates(design: Design, frame: pd.DataFrame):
     """Z of each factor for new rows and which rows share a level."""
-    names = [name for block in design.blocks for name in design.effect_columns(block)]
-    rows = design.plain_predictors(frame, list(dict.fromkeys(names)))
-    Z, same = [], []
+    Z = design.evaluate_effects(frame)
+    same = []
     for block in design.blocks:
-        Z.append(block.evaluate(rows))
         columns = [c for c in block.factor.columns if c in frame.columns]
         if columns:
             key = pd.factorize(pd.MultiIndex.from_frame(frame[columns].astype(str)))[0]
