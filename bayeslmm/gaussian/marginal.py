@@ -329,15 +329,15 @@ def draw_conditional_many(
     if len(normals) != m or any(len(L) != m for L in Ls):
         raise ValueError("Ls, sigma and normals must have one entry per draw")
     flat = np.concatenate([np.zeros((m, 0))] + [np.reshape(L, (m, -1)) for L in Ls], axis=1)
-    if problem.head_only:
-        prior = model.working_prior
-        fixed, effects = _criteria.draws_head(
-            problem.layout, problem.values, np.ascontiguousarray(flat, dtype=float), sigma,
-            prior.root, prior.target, normals,
-        )  # fmt: skip
-        return _draws_to_user(problem, fixed, effects)
     fixed = np.empty((m, problem.p))
     effects = np.empty((m, problem.symbolic.n_columns))
+    if problem.head_only:
+        prior = model.working_prior
+        _criteria.draws_head(
+            problem.layout, problem.values, np.ascontiguousarray(flat, dtype=float), sigma,
+            prior.root, prior.target, normals, fixed, effects,
+        )  # fmt: skip
+        return _draws_to_user(problem, fixed, effects)
     for d in range(m):
         state = eliminate(problem, flat[d] / sigma[d])
         fixed[d], effects[d] = _draw_from(model, state, sigma[d], normals[d : d + 1])
