@@ -274,9 +274,7 @@ def draws_head(lay, val, L, sigma, root, target, z, fixed, effects_):
             q = lay.factor_q[0]
             _, inverse_roots, _, S = eliminate_levels(val.levels, val.gram, q, F)
             fixed[d] = _draw_beta(S, sigma[d], root, target, noise)
-            draw_levels(
-                val.levels, q, F, inverse_roots, fixed[d], sigma[d], z[d, p:], effects_[d]
-            )
+            draw_levels(val.levels, q, F, inverse_roots, fixed[d], sigma[d], z[d, p:], effects_[d])
             continue
         _, roots, _, _, panel, _, rhs, S = eliminate_head(lay, val, F, False)
         fixed[d] = _draw_beta(S, sigma[d], root, target, noise)

@@ -363,5 +363,12 @@ def _draw_from(model, state, sigma, normals):
 
 
 def _draws_to_user(problem: Problem, fixed: np.ndarray, effects: np.ndarray):
-    b = [effects[:, problem.symbolic.factor_columns(k)] for k in range(len(problem.patterns))]
+    b = []
+    for k in range(len(problem.patterns)):
+        columns = problem.symbolic.factor_columns(k)
+        first, size = (int(columns.flat[0]), columns.size) if columns.size else (0, 0)
+        if np.array_equal(columns.ravel(), np.arange(first, first + size)):
+            b.append(effects[:, first : first + size].reshape(len(effects), *columns.shape))
+        else:
+            b.append(effects[:, columns])
     return problem.coordinates.to_user(fixed), b
