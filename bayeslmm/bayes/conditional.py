@@ -13,6 +13,8 @@ from bayeslmm.gaussian import MarginalModel, draw_conditional_many, single_threa
 
 __all__ = ["posterior_values", "values_given_covariances"]
 
+Drawn = tuple[np.ndarray, list[np.ndarray]]
+
 #: Standard normals held at a time by one worker: 1.6 MB stay in the cache.
 _NORMALS = 200_000
 
@@ -25,6 +27,7 @@ def posterior_values(
     *,
     random_seed: int,
     cores: int,
+    drawn: Drawn | None = None,
 ) -> dict[str, np.ndarray]:
     """Every variable of a posterior from unconstrained draws.
 
@@ -37,6 +40,8 @@ def posterior_values(
         The result depends on it and not on ``cores``.
     cores : int
         Threads.
+    drawn : (beta, b), optional
+        (n, p) and [(n, J_k, q_k)] where they were drawn already.
 
     Returns
     -------
@@ -55,6 +60,7 @@ def posterior_values(
         chains=len(x),
         random_seed=random_seed,
         cores=cores,
+        drawn=drawn,
     )
 
 
@@ -69,6 +75,7 @@ def values_given_covariances(
     chains: int,
     random_seed: int,
     cores: int,
+    drawn: Drawn | None = None,
 ) -> dict[str, np.ndarray]:
     """As :func:`posterior_values`, from the covariance parameters themselves.
 
@@ -83,7 +90,7 @@ def values_given_covariances(
         Divides n.
     """
     shape = (chains, len(sigma) // chains)
-    beta, effects = _conditional_draws(model, factors, sigma, random_seed, cores)
+    beta, effects = drawn or _conditional_draws(model, factors, sigma, random_seed, cores)
     values = {"beta": beta.reshape(*shape, -1)} if design.coef_names else {}
     values["sigma"] = sigma.reshape(shape)
     start = 0
