@@ -18,7 +18,6 @@ import bayeslmm as blm
 ROOT = Path(__file__).parent.parent
 PAGES = {
     "README.md": "",
-    "tutorials/01-why-groups-matter.md": "",
     "docs/variance-explained.md": "",
     "docs/prediction.md": "",
     "docs/checking.md": "import matplotlib\nmatplotlib.use('Agg')\n",

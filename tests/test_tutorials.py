@@ -1,0 +1,54 @@
+"""Each tutorial runs from top to bottom, and what is stored is what it gives."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "tutorials"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+
+
+def _cells(path: Path, kind: str) -> list:
+    notebook = nbformat.read(path, as_version=4)
+    return [cell for cell in notebook.cells if cell.cell_type == kind]
+
+
+def test_there_are_tutorials():
+    assert len(NOTEBOOKS) >= 12
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_tutorial_is_stored_with_outputs_exercises_and_reading(path):
+    text = "\n".join(cell.source for cell in _cells(path, "markdown"))
+    assert text.startswith("# ")
+    assert "## Exercises" in text
+    assert "## Read" in text
+    code = _cells(path, "code")
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not [o for o in outputs if o.output_type == "error"]
+    assert [o for o in outputs if o.output_type in ("display_data", "execute_result")]
+    # nothing of the machine it was made on
+    assert "/home/" not in path.read_text()
+    assert "/tmp/" not in path.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_tutorial_runs_from_top_to_bottom(path, monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    from execute import execute
+
+    notebook = execute(path)
+    assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
+
+
+@pytest.mark.slow
+def test_the_explorer_runs(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["explorer.py"])
+    runpy.run_path(str(FOLDER / "explorer.py"), run_name="__main__")
