@@ -28,7 +28,7 @@ from bayeslmm.gaussian import (
     with_prior,
 )
 from bayeslmm.reanalysis.bridge import Evidence
-from bayeslmm.reanalysis.effects import Effect, effect_row, split_effect
+from bayeslmm.reanalysis.effects import Effect, split_effect
 from bayeslmm.reanalysis.theta import ThetaDraws, draw_theta, fitted_factors
 
 if TYPE_CHECKING:

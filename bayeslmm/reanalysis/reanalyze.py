@@ -207,7 +207,7 @@ def reanalyze(
     )
     row = source.effect.row
     scale = EffectScale.of(mcid, rope, direction, default_mcid(source.model.design, row))
-    chosen = prior_set(priors, scale, _model_prior(source))
+    chosen = prior_set(priors, scale, model_prior(source))
     draws_of = Reweighter(source, [likelihood])
     posteriors = {name: draws_of.posterior(prior, name) for name, prior in chosen.items()}
     factors = _bayes_factors(draws_of, posteriors)
@@ -235,7 +235,7 @@ def default_note(scale: EffectScale, priors) -> list[str]:
     return [note]
 
 
-def _model_prior(source: EffectSource) -> Prior | None:
+def model_prior(source: EffectSource) -> Prior | None:
     """The prior the model itself has for the effect."""
     from bayeslmm.bayes.priors import coef_key
 

@@ -20,6 +20,9 @@ __all__ = ["Reweighter"]
 #: marginal likelihoods.
 BF_ERROR = 0.05
 
+#: Fewer effective draws than this are drawn again as well, where they can be.
+ENOUGH_DRAWS = 400
+
 
 @dataclass
 class Reweighter:
@@ -48,16 +51,17 @@ class Reweighter:
             If k-hat stays above 0.7 after drawing again.
         """
         best = self._best(prior, self.likelihoods)
-        if not best.k_hat > MAX_K_HAT:
+        if _good(best):
             return best
         label = name or repr(prior)
         if self.source.density is None:
-            self._warn(label, best.k_hat, "the covariance parameters cannot be drawn again")
+            if best.k_hat > MAX_K_HAT:
+                self._warn(label, best.k_hat, "the covariance parameters cannot be drawn again")
             return best
         again = posterior_under(self._drawn_near(prior, best), prior)
         self.notes.append(
-            f"{label}: k-hat {best.k_hat:.2f}, so the covariance parameters were drawn again "
-            f"under this prior (k-hat now {max(again.k_hat, -1.0):.2f})."
+            f"{label}: reweighting left {best.effective_draws:.0f} effective draws (k-hat "
+            f"{best.k_hat:.2f}), so the covariance parameters were drawn again under this prior."
         )
         if again.k_hat > MAX_K_HAT:
             self._warn(label, again.k_hat, "prior and data are very far apart")
@@ -67,7 +71,7 @@ class Reweighter:
         found = None
         for likelihood in likelihoods:
             posterior = posterior_under(likelihood, prior)
-            if not posterior.k_hat > MAX_K_HAT:
+            if _good(posterior):
                 return posterior
             if found is None or posterior.k_hat < found.k_hat:
                 found = posterior
@@ -127,9 +131,16 @@ class Reweighter:
                 able = [self.source.likelihood()]
                 self.likelihoods += able
             fresh = self._best(posterior.prior, able)
-            if fresh.k_hat > MAX_K_HAT:
+            if not _good(fresh):
                 fresh = posterior_under(self._drawn_near(posterior.prior, fresh), posterior.prior)
             posterior = fresh
         ratio, noise = posterior.log_evidence_ratio()
         base = posterior.likelihood.evidence
         return base.value + ratio, float(np.hypot(base.error, noise))
+
+
+def _good(posterior: EffectPosterior) -> bool:
+    """Whether reweighting is trusted; draws that were not reweighted are taken as they are."""
+    if posterior.log_weights is posterior.likelihood.log_weights:
+        return True
+    return not posterior.k_hat > MAX_K_HAT and posterior.effective_draws >= ENOUGH_DRAWS
