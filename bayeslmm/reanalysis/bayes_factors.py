@@ -208,6 +208,7 @@ def savage_dickey(
     *,
     value: float = 0.0,
     prior: Prior | None = None,
+    curve: bool = True,
     draws: int = 4000,
     random_seed: int = 0,
 ) -> BayesFactor:
@@ -226,6 +227,8 @@ def savage_dickey(
         Under the null model; 0 for a standard deviation.
     prior : Prior, optional
         Of the coefficient or contrast under the alternative; by default the model's.
+    curve : bool
+        Whether to add the Bayes factor for other scales of a normal prior.
     draws : int
     random_seed : int
 
@@ -256,10 +259,10 @@ def savage_dickey(
         return _component(model, parameter, position, draws, random_seed)
     if not np.isfinite(value):
         raise ValueError(f"value must be finite, not {value!r}.")
-    return _coefficient(model, parameter, value, prior, draws, random_seed)
+    return _coefficient(model, parameter, value, prior, curve, draws, random_seed)
 
 
-def _coefficient(model, parameter, value, prior, draws, random_seed) -> BayesFactor:
+def _coefficient(model, parameter, value, prior, with_curve, draws, random_seed) -> BayesFactor:
     from bayeslmm.reanalysis.reanalyze import model_prior
 
     source, likelihood = source_and_likelihood(
@@ -278,7 +281,7 @@ def _coefficient(model, parameter, value, prior, draws, random_seed) -> BayesFac
     log_bf, error, method = draws_of.log_bayes_factor(draws_of.posterior(chosen), value)
     curve = None
     normal = normal_parameters(chosen)
-    if normal is not None:
+    if normal is not None and with_curve:
         sds = normal[1] * _CURVE
         factors = [
             draws_of.log_bayes_factor(draws_of.posterior(_normal(normal[0], sd)), value)[0]

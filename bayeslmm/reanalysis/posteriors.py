@@ -291,21 +291,33 @@ def _on_grid(likelihood: EffectLikelihood, prior: Prior) -> EffectPosterior:
 
 
 def _grid(likelihood: EffectLikelihood, prior: Prior) -> np.ndarray:
-    """Points that resolve both the likelihood and the prior, within the prior's support."""
+    """Points that resolve both the likelihood and the prior, within the prior's support.
+
+    Even steps where each has its bulk, and steps that grow with the distance out to where neither
+    matters: a t likelihood with few degrees of freedom reaches far.
+    """
     distribution = _distribution(prior)
     sd = np.sqrt(likelihood.variance)
     heavy = likelihood.log_weights > likelihood.log_weights.max() - 25.0
     low, high = (likelihood.mean - 10 * sd)[heavy].min(), (likelihood.mean + 10 * sd)[heavy].max()
-    u = np.linspace(1e-9, 1 - 1e-9, _GRID)
-    narrow = float(np.median(likelihood.mean)), float(np.median(sd))
+    center, unit = float(np.median(likelihood.mean)), float(np.median(sd))
+    quartiles = distribution.ppf([0.25, 0.5, 0.75])
+    inner = quartiles[2] - quartiles[0]
+    tails = distribution.ppf([1e-9, 1 - 1e-9])
     parts = [
-        np.linspace(low, high, _GRID),
-        narrow[0] + narrow[1] * np.linspace(-10, 10, _GRID),
-        distribution.ppf(u),
-        np.atleast_1d(distribution.median()),
+        center + unit * np.linspace(-8, 8, _GRID),
+        _growing(center, unit, low, high),
+        _growing(quartiles[1], inner, *tails),
+        quartiles,
     ]
     points = np.unique(np.concatenate(parts))
     left, right = distribution.support()
     inside = points[(points >= left) & (points <= right) & np.isfinite(points)]
     bounds = [edge for edge in (left, right) if np.isfinite(edge)]
     return np.unique(np.concatenate([inside, bounds]))
+
+
+def _growing(center: float, unit: float, low: float, high: float) -> np.ndarray:
+    """Points from low to high, dense around the center, their steps growing with the distance."""
+    ends = np.arcsinh([(low - center) / unit * 4, (high - center) / unit * 4])
+    return center + 0.25 * unit * np.sinh(np.linspace(*ends, _GRID))
