@@ -118,6 +118,7 @@ def sensitivity_curves(result: Sensitivity, axes=None):
     bottom.legend(fontsize=8, frameon=False)
     if result.moving == "scale":
         bottom.set_xscale("log")
+        bottom.xaxis.set_major_formatter("{x:g}")
     return np.array([top, bottom])
 
 
