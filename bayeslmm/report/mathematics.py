@@ -41,7 +41,7 @@ def equation_rows(latex: str) -> list[tuple[str, str]]:
 
     Examples
     --------
-    >>> rows = equation_rows(r"\\begin{aligned} y_{i} &= \\beta_{0} \\\\ \\sigma &> 0 \\end{aligned}")
+    >>> rows = equation_rows(r"y_{i} &= \\beta_{0} \\\\ \\sigma &> 0")
     >>> len(rows), rows[0][0].startswith("<math")
     (2, True)
     """

@@ -22,6 +22,7 @@ class Picture:
     Attributes
     ----------
     uri : str
+        Empty where it could not be drawn; the caption then says why.
     caption : str
     """
 
@@ -62,8 +63,10 @@ def draw(
             warnings.simplefilter("ignore")
             try:
                 axes = make()
-            except BayesLMMError:
+            except BayesLMMError:  # says that there is nothing to draw
                 return None
+            except Exception as err:  # one picture must not cost the whole report
+                return Picture("", f"{caption}: could not be drawn ({type(err).__name__}: {err})")
             figure = np.asarray(axes).ravel()[0].get_figure()
             stream = io.BytesIO()
             kind = "png" if bitmap else "svg"
