@@ -96,7 +96,7 @@ def sections(fit: PosteriorFit, settings: Settings) -> list[Section]:
         _estimates(fit, reml, reml_notes, settings.level),
         _components(fit, reml, settings.level),
         _explained(fit, settings.level),
-        _groups(fit),
+        _groups(fit, settings.effect),
         _checks(fit),
     ]
     if settings.effect is not None:
@@ -121,17 +121,13 @@ def _model(fit: PosteriorFit, settings: Settings) -> Section:
     words = [settings.question] if settings.question else []
     words.append(in_words(design))
     rows = []
-    try:
-        rows = equation_rows(fit.model.equation())
-    except BayesLMMError as err:
-        words.append(str(err))
-    meaning = _symbols(design)
-    return Section(
-        "Question and model",
-        [*words, f"Formula: {design.formula.text}"],
-        equation=rows,
-        tables=[meaning] if rows else [],
-    )
+    if hasattr(fit.model, "equation"):
+        try:
+            rows = equation_rows(fit.model.equation())
+        except BayesLMMError as err:
+            words.append(str(err))
+    words.append(f"Formula: {design.formula.text}")
+    return Section("Question and model", words, equation=rows)
 
 
 def in_words(design: Design) -> str:
@@ -159,11 +155,6 @@ def _listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _symbols(design: Design) -> Table:
-    names = [[f"β{j}", name] for j, name in enumerate(design.coef_names)]
-    return Table(["symbol", "coefficient of"], names, "Coefficients")
-
-
 def _data(design: Design) -> Section:
     dropped = design.missing.describe()
     words = [
@@ -178,7 +169,7 @@ def _data(design: Design) -> Section:
         index=["mean", "standard deviation", "smallest", "median", "largest"],
     ).T
     tables = [table(summary, "Response", "variable")]
-    missing = dict(design.missing.by_column)
+    missing = {column: count for column, count in design.missing.by_column.items() if count}
     if missing:
         frame = pd.DataFrame({"rows missing": missing})
         tables.append(table(frame, "Missing values by column", "column"))
@@ -240,43 +231,48 @@ def _diagnostics(fit: PosteriorFit) -> Section:
 
 
 def _estimates(fit, reml: LikelihoodFit | None, notes: list[str], level: float) -> Section:
-    posterior = fit.fixef(level=level)[["mean", "sd", "lower", "upper"]]
-    parts = {"posterior": posterior}
+    percent = f"{100 * level:g} %"
+    posterior = fit.fixef(level=level)
+    columns = {"posterior": _with_interval(posterior, "mean")}
     if reml is not None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for name, ddf in (
-                ("Satterthwaite", "satterthwaite"),
-                ("Kenward-Roger", "kenward-roger"),
-            ):
-                columns = ["estimate", "se", "lower", "upper", "df", "p"]
-                parts[name] = reml.fixef(ddf, level=level)[columns]
-    tables = [
-        table(part, f"{_TITLES.get(name, name)} ({100 * level:g} % intervals)", "coefficient")
-        for name, part in parts.items()
-    ]
+            for name, space in (("Satterthwaite", ""), ("Kenward-Roger", " ")):
+                fixed = reml.fixef(name.lower(), level=level)
+                columns[f"REML, {name}"] = _with_interval(fixed, "estimate")
+                columns[f"df{space}"] = fixed["df"]  # the same head twice
+                columns[f"p{space}"] = fixed["p"]
+    caption = f"Estimates with {percent} intervals, posterior and REML side by side"
+    tables = [table(pd.DataFrame(columns), caption, "coefficient")]
     pictures = _pictures([(_method(fit, "plot_forest"), "Coefficients", False)], fit.model.design)
     return Section("Coefficients", notes, tables=tables, pictures=pictures)
 
 
-_TITLES = {
-    "posterior": "Posterior",
-    "Satterthwaite": "REML with Satterthwaite's degrees of freedom",
-    "Kenward-Roger": "REML with Kenward and Roger's adjustment",
-}
+def _with_interval(frame: pd.DataFrame, center: str) -> pd.Series:
+    """Estimates with their intervals as text."""
+    rows = frame[[center, "lower", "upper"]].to_numpy(dtype=float)
+    text = [
+        "–"
+        if np.isnan(row[0])
+        else f"{row[0]:.4g}" + ("" if np.isnan(row[1:]).any() else f" ({row[1]:.4g}, {row[2]:.4g})")
+        for row in rows
+    ]
+    return pd.Series(text, index=frame.index)
 
 
 def _components(fit, reml: LikelihoodFit | None, level: float) -> Section:
-    posterior = fit.varcomp(level=level)[["mean", "sd", "lower", "upper"]]
-    tables = [table(posterior, "Posterior", "component")]
+    percent = f"{100 * level:g} %"
+    columns = {f"posterior ({percent})": _with_interval(fit.varcomp(level=level), "mean")}
     words = []
     if reml is not None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tables.append(table(reml.varcomp(level=level), "REML, Wald intervals", "component"))
+            wald = reml.varcomp(level=level)
+        columns[f"REML (Wald {percent})"] = _with_interval(wald, "estimate")
         if reml.singular:
             words = ["REML is at a boundary: " + "; ".join(reml.singular_components) + "."]
-    return Section("Variance components", words, tables=tables)
+    frame = pd.DataFrame(columns).reindex(fit.varcomp(level=level).index)
+    return Section("Variance components", words, tables=[table(frame, first="component")])
 
 
 def _explained(fit, level: float) -> Section | None:
@@ -285,6 +281,7 @@ def _explained(fit, level: float) -> Section | None:
     except BayesLMMError:
         return None
     columns = ["mean", "sd", "lower", "upper"]
+    shares.index = [_SHARES.get(name, f"intraclass correlation, {name}") for name in shares.index]
     words = [
         "Marginal R2 is the share of the variance that the fixed part explains, conditional R2 "
         "that of fixed and random part; the intraclass correlation is the share of the groups."
@@ -292,12 +289,20 @@ def _explained(fit, level: float) -> Section | None:
     return Section("Variance explained", words, tables=[table(shares[columns])])
 
 
-def _groups(fit) -> Section | None:
+_SHARES = {
+    "marginal": "R2, marginal",
+    "conditional": "R2, conditional",
+    "adjusted": "intraclass correlation, adjusted",
+    "unadjusted": "intraclass correlation, unadjusted",
+}
+
+
+def _groups(fit, effect) -> Section | None:
     if not fit.model.design.blocks:
         return None
     pictures = _pictures(
         [
-            (_method(fit, "plot_trajectories"), "Lines of the groups and of the population", True),
+            (_trajectories(fit, effect), "Lines of the groups and of the population", True),
             (_method(fit, "plot_shrinkage"), "Shrinkage: no pooling to partial pooling", True),
         ],
         fit.model.design,
@@ -305,12 +310,39 @@ def _groups(fit) -> Section | None:
     return Section("Groups", pictures=pictures) if pictures else None
 
 
+def _trajectories(fit, effect):
+    """The fan over what varies within groups, split by the factor of the effect."""
+    design = fit.model.design
+    block = design.blocks[0]
+    options = {}
+    if not set(block.effects) - {"Intercept"}:  # with a random slope the default is right
+        within = [name for name in design.coef_names if _varies_within(design, name, block)]
+        options["x"] = next((name for name in within if name in design.columns), None)
+    if isinstance(effect, str) and (factor := effect.split("[")[0]) in design.columns:
+        options["by"] = factor if factor != effect else None
+
+    def draw_lines():
+        try:
+            return fit.plot_trajectories(**options)
+        except BayesLMMError:
+            return fit.plot_trajectories()
+
+    return draw_lines
+
+
+def _varies_within(design: Design, name: str, block) -> bool:
+    column = design.X[:, list(design.coef_names).index(name)]
+    sums = np.bincount(block.codes, column, minlength=block.n_levels)
+    mean = sums / np.maximum(np.bincount(block.codes, minlength=block.n_levels), 1)
+    return bool(np.any(np.abs(column - mean[block.codes]) > 1e-9 * (1 + np.abs(column))))
+
+
 def _checks(fit) -> Section | None:
     pictures = _pictures(
         [
             (
                 _method(fit, "plot_ppc", random_seed=fit.info.random_seed),
-                "Responses seen (dark) and replicated by the model",
+                "Responses seen, and replicated by the model",
                 True,
             ),
             (_method(fit, "plot_residuals"), "Residuals", True),

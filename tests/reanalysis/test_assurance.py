@@ -55,7 +55,7 @@ def test_nested_levels_are_new_in_every_copy_and_crossed_ones_are_not():
 
 def test_results_do_not_depend_on_cores_and_repeat_with_the_seed():
     model = quietly("y ~ arm + (1 | person)", trial())
-    options = dict(n_sims=12, draws=300, random_seed=5, progressbar=False)
+    options = {"n_sims": 12, "draws": 300, "random_seed": 5, "progressbar": False}
     prior = blm.Prior("Normal", mu=0.8, sigma=0.4)
     one = blm.assurance(model, "arm", prior, [8, 14], cores=1, **options)
     two = blm.assurance(model, "arm", prior, [8, 14], cores=2, **options)
