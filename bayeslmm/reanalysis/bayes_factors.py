@@ -135,7 +135,7 @@ def log_marginal_likelihood(
     >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("dyestuff"))
     >>> fit = model.fit(method="importance", random_seed=1)
     >>> round(blm.log_marginal_likelihood(fit).value)
-    -165
+    -169
     """
     if method not in ("bridge", "importance"):
         raise ValueError(f'method must be "bridge" or "importance", not {method!r}.')
