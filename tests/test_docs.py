@@ -19,6 +19,9 @@ ROOT = Path(__file__).parent.parent
 PAGES = {
     "README.md": "",
     "tutorials/01-why-groups-matter.md": "",
+    "docs/variance-explained.md": "",
+    "docs/prediction.md": "",
+    "docs/checking.md": "import matplotlib\nmatplotlib.use('Agg')\n",
     "docs/likelihood.md": (
         "import bayeslmm as blm\n"
         "import pandas as pd\n"
