@@ -197,13 +197,15 @@ def assurance(
     >>> result.table.index.tolist()
     [6, 12]
     """
+    from bayeslmm.model import seed_of
+
     plan = _Plan.of(
         model, effect, effect_prior, factor, design_value, analysis_prior, alpha, threshold,
         direction, parameters, draws,
     )  # fmt: skip
     sizes = _sizes(n_groups)
     _check_count("n_sims", n_sims, 2)
-    seed = _seed(random_seed)
+    seed = seed_of(random_seed)
     workers = cores or os.cpu_count() or 1
     studies = [plan.study(size) for size in sizes]
     jobs = [
@@ -272,6 +274,7 @@ class _Plan:
         cls, model, effect, effect_prior, factor, design_value, analysis_prior, alpha, threshold,
         direction, parameters, draws,
     ) -> _Plan:  # fmt: skip
+        from bayeslmm.results.support import refuse_unless_derived
         from bayeslmm.results.tables import check_level
 
         check_level(alpha)
@@ -282,6 +285,7 @@ class _Plan:
                 f'direction must be "lower is better" or "higher is better", not {direction!r}.'
             )
         base = getattr(model, "model", model)
+        refuse_unless_derived(base, "Assurance")
         priors = model.priors if hasattr(model, "priors") else base.priors
         split = split_effect(base.design, priors, effect)
         if not isinstance(effect_prior, Prior):
@@ -539,12 +543,6 @@ def _sizes(n_groups) -> list[int]:
 def _check_count(name: str, value, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}.")
-
-
-def _seed(random_seed: int | None) -> int:
-    from bayeslmm.model import _seed as checked
-
-    return checked(random_seed)
 
 
 def _tracked(results, total: int, progressbar: bool):

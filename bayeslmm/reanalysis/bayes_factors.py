@@ -348,6 +348,9 @@ def _component(model, name: str, position: int, draws: int, random_seed: int) ->
 
 
 def _density(fit: PosteriorFit) -> MarginalDensity:
+    from bayeslmm.results.support import refuse_unless_derived
+
+    refuse_unless_derived(fit.model, "The marginal likelihood")
     design, priors = fit.model.design, fit.priors
     if obstacle := marginal_obstacle(design, priors):
         raise PriorError(

@@ -241,6 +241,9 @@ def effect_source(
     PriorError
         If another coefficient's prior is neither normal nor flat.
     """
+    from bayeslmm.results.support import refuse_unless_derived
+
+    refuse_unless_derived(model, "Reanalysis of an effect")
     split = split_effect(model.design, priors, effect)
     trial = _with_flat(model, priors, split)
     density = None

@@ -66,6 +66,9 @@ def power_scaling(fit: PosteriorFit) -> pd.DataFrame:
     """
     import arviz_stats
 
+    from bayeslmm.results.support import refuse_unless_derived
+
+    refuse_unless_derived(fit.model, "Power-scaling")
     tree = power_scaling_tree(fit)
     names = tree["posterior"].attrs["parameters"].split("\n")
 

@@ -121,11 +121,10 @@ def _model(fit: PosteriorFit, settings: Settings) -> Section:
     words = [settings.question] if settings.question else []
     words.append(in_words(design))
     rows = []
-    if hasattr(fit.model, "equation"):
-        try:
-            rows = equation_rows(fit.model.equation())
-        except BayesLMMError as err:
-            words.append(str(err))
+    try:
+        rows = equation_rows(fit.model.equation())
+    except BayesLMMError as err:
+        words.append(str(err))
     words.append(f"Formula: {design.formula.text}")
     return Section("Question and model", words, equation=rows)
 
