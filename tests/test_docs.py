@@ -29,6 +29,7 @@ PAGES = {
         "data.loc[::2, 'Machine'] = 'B'\n"
         "y = data['Reaction']\n"
     ),
+    "docs/real-data.md": "",
     "docs/plots.md": "import matplotlib\nmatplotlib.use('Agg')\n",
     "docs/reanalysis.md": "import matplotlib\nmatplotlib.use('Agg')\n",
     "docs/bayes-factors.md": "",
