@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import singledispatch
 from itertools import pairwise
 
 import numpy as np
@@ -69,6 +70,7 @@ class VarianceDerivatives:
         )
 
 
+@singledispatch
 def variance_derivative_terms(
     problem: Problem, Ls: Sequence[np.ndarray], sigma: float
 ) -> VarianceDerivatives:

@@ -234,7 +234,7 @@ def conditional_moments(
     return ConditionalMoments(
         coordinates.to_user(gamma),
         coordinates.covariance_to_user(inverse),
-        problem.per_level(state.b @ np.append(-gamma, 1.0)),
+        problem.effects(state.b @ np.append(-gamma, 1.0)),
     )
 
 
@@ -263,7 +263,7 @@ def effect_covariances(
     if prior is None:
         return blocks
     _, _, inverse, _, _ = _statistics(with_prior(problem, prior), state, sigma)
-    slopes = problem.per_level(state.b[:, :-1])
+    slopes = problem.effects(state.b[:, :-1])
     return [
         block + np.einsum("jap,pr,jbr->jab", B, inverse, B)
         for block, B in zip(blocks, slopes, strict=True)
@@ -363,5 +363,8 @@ def _draw_from(model, state, sigma, normals):
 
 
 def _draws_to_user(problem: Problem, fixed: np.ndarray, effects: np.ndarray):
-    b = [effects[:, problem.symbolic.factor_columns(k)] for k in range(len(problem.patterns))]
+    b = []
+    for k, T in enumerate(problem.roots):
+        latent = effects[:, problem.symbolic.factor_columns(k)]
+        b.append(latent if T is None else np.einsum("jl,mlq->mjq", T, latent, optimize=True))
     return problem.coordinates.to_user(fixed), b
