@@ -25,6 +25,8 @@ _HOMES = {
     "likelihood_ratio_test": "bayeslmm.results.likelihood_ratio",
     "load": "bayeslmm.storage",
     "sbc": "bayeslmm.bayes.calibration",
+    "RelationshipMatrix": "bayeslmm.relationship.matrix",
+    "pedigree_relationship": "bayeslmm.relationship.pedigree",
     "load_dataset": "bayeslmm.datasets",
     "list_datasets": "bayeslmm.datasets",
     "describe_dataset": "bayeslmm.datasets",

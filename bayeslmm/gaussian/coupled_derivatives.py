@@ -13,15 +13,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from .coupled import CoupledProblem
-from .derivatives import VarianceDerivatives, _units, _with_residual, variance_derivative_terms
+from .derivatives import (
+    TooManyEffectsError,
+    VarianceDerivatives,
+    _units,
+    _with_residual,
+    variance_derivative_terms,
+)
 from .factor import eliminate
 
 #: Effects with rows above which the matrix of traces would not fit in memory or patience.
 MAX_EFFECTS = 6000
-
-
-class TooManyEffectsError(ValueError):
-    """A dense matrix over all related effects would be too large."""
 
 
 @variance_derivative_terms.register

@@ -27,6 +27,10 @@ from .problem import Problem
 _ROWS = 8192
 
 
+class TooManyEffectsError(ValueError):
+    """A dense matrix over all related effects would be too large."""
+
+
 @dataclass(frozen=True)
 class VarianceDerivatives:
     """Terms in the derivatives V_i = dV/dphi_i.

@@ -51,6 +51,17 @@ class Relationship:
         return (self.covariance if self.precision is None else self.precision).shape[0]
 
     @cached_property
+    def trivial(self) -> bool:
+        """A multiple of the identity: the levels are not related."""
+        if self.precision is None:
+            diagonal = np.diag(self.covariance)
+            off = np.count_nonzero(self.covariance) - np.count_nonzero(diagonal)
+        else:
+            diagonal = self.precision.diagonal()
+            off = self.precision.count_nonzero() - np.count_nonzero(diagonal)
+        return off == 0 and bool(np.ptp(diagonal) <= 1e-12 * np.max(np.abs(diagonal), initial=0.0))
+
+    @cached_property
     def factor(self) -> SparseCholesky:
         """Sparse Cholesky factor of the precision.
 
@@ -94,6 +105,11 @@ class Relationship:
         """(J, r) root of the covariance, all levels alike."""
         return semidefinite_root(self.covariance)
 
+    @cached_property
+    def dense_root(self) -> np.ndarray:
+        """(J, r) root of A as a dense matrix."""
+        return self.times_root(np.eye(self.n_normals))
+
     def times_root(self, z: np.ndarray) -> np.ndarray:
         """Root of A times standard normals of shape (n_normals, ...), for simulation."""
         flat = np.reshape(z, (len(z), -1))
@@ -122,6 +138,16 @@ class Relationship:
     def dense(self) -> np.ndarray:
         """(J, J) matrix A."""
         return self.between(np.arange(self.n_levels))
+
+
+def draw_levels(
+    relationship: Relationship | None, n_levels: int, L: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """(J, q) effects drawn from N(0, A (x) L L'), or with independent levels."""
+    if relationship is None:
+        return rng.standard_normal((n_levels, len(L))) @ L.T
+    normals = rng.standard_normal((relationship.n_normals, len(L)))
+    return relationship.times_root(normals) @ L.T
 
 
 def semidefinite_root(A: np.ndarray) -> np.ndarray:

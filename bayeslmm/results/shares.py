@@ -60,12 +60,27 @@ def variance_parts(
     moment = plain[:p, :p] - np.outer(plain[:p, -1], plain[:p, -1]) / n
     fixed = np.einsum("...a,ab,...b->...", beta, moment / max(n - 1, 1), beta)
     random = [
-        np.einsum("...ab,ab->...", Sigma, factor.zz_unweighted / n)
-        for Sigma, factor in zip(Sigmas, cp.factors, strict=True)
+        np.einsum("...ab,ab->...", Sigma, moment)
+        for Sigma, moment in zip(Sigmas, mean_moments(model), strict=True)
     ]
     stacked = np.stack(random, axis=-1) if random else np.zeros((*np.shape(sigma), 0))
     scale = 1.0 if design.weights is None else float(np.mean(1.0 / design.weights))
     return VarianceParts(np.maximum(fixed, 0.0), stacked, scale * np.asarray(sigma) ** 2)
+
+
+def mean_moments(model: LMM) -> list[np.ndarray]:
+    """(q_k, q_k) mean over rows of A_jj z_ik z_ik': sum(Sigma_k * it) is the mean variance.
+
+    A_jj, the diagonal of a relationship, is 1 where levels are not related.
+    """
+    moments = []
+    for block, factor in zip(model.design.blocks, model.cross_products.factors, strict=True):
+        if block.relationship is None:
+            moments.append(factor.zz_unweighted / model.cross_products.n)
+        else:
+            own = block.relationship.diagonal[block.codes]
+            moments.append((block.Z * own[:, None]).T @ block.Z / len(own))
+    return moments
 
 
 def r2_values(parts: VarianceParts) -> dict[str, np.ndarray]:
