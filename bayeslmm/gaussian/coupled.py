@@ -152,22 +152,6 @@ class CoupledProblem(Problem):
         return self.blocks_matrix(self.values.blocks.value)
 
     @cached_property
-    def coupling(self):
-        """G (x) I, scipy sparse (N, N), in elimination order."""
-        blocks = self.values.blocks
-        sizes = np.diff(blocks.value_ptr)
-        inside = np.arange(blocks.value_ptr[-1]) - np.repeat(blocks.value_ptr[:-1], sizes)
-        width = np.repeat(blocks.factor_q[blocks.node_factor[blocks.column]], sizes)
-        diagonal = inside // width == inside % width
-        same = np.repeat(blocks.node_factor[blocks.row] == blocks.node_factor[blocks.column], sizes)
-        return self.blocks_matrix(np.where(diagonal & same, np.repeat(blocks.coupling, sizes), 0.0))
-
-    @cached_property
-    def coupling_size(self) -> np.ndarray:
-        """(N,) absolute row sums of G (x) I."""
-        return np.asarray(abs(self.coupling).sum(axis=1)).ravel()
-
-    @cached_property
     def _uncoupled(self):
         """Cholesky factor of G (x) I: that of M where every L_k is zero."""
         return coupled_factor._factorize(self, np.zeros(self.layout.f_ptr[-1]))

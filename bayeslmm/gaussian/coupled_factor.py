@@ -71,81 +71,65 @@ class CoupledElimination:
 
     def _scaled(self, rows: np.ndarray, transpose: bool = False) -> np.ndarray:
         """Lambda or Lambda' times rows in elimination order."""
-        return scale_rows(self.problem, self._Ls, rows, transpose)
+        rows = np.ascontiguousarray(rows)
+        return _coupled.scale_rows(self.problem.values.blocks, self.F, rows, transpose)
 
     @cached_property
+    def _derivatives(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """u, U and the sums of ``_slopes``."""
+        pattern, values = self.cholesky.pattern, self.problem.values
+        if not pattern.n_tail:
+            return _coupled.derivatives_sparse(
+                values.blocks, self.F, pattern.ptr, pattern.rows, self.cholesky.head, self.half,
+                values.rhs,
+            )  # fmt: skip
+        u = self.cholesky.half_solve_transposed(self.half)
+        slopes = _coupled.slope_sums(
+            values.blocks, self.F, pattern.ptr, pattern.n_head, *self.cholesky.inverse
+        )
+        return u, _coupled.scores(values.blocks, self.F, values.rhs, u), slopes
+
+    @property
     def u(self) -> np.ndarray:
         """(N, p + 1) array M^-1 Lambda'Z'W[X y]."""
-        return self.cholesky.half_solve_transposed(self.half)
+        return self._derivatives[0]
 
     @cached_property
     def b(self) -> np.ndarray:
         """(N, p + 1) array Lambda u: latent effects given beta are b_y - b_X beta."""
         return self._scaled(self.u)
 
-    @cached_property
+    @property
     def U(self) -> np.ndarray:
-        """(N, p + 1) array Z'V^-1[X y], sigma = 1.
+        """(N, p + 1) array Z'V^-1[X y], sigma = 1."""
+        return self._derivatives[1]
 
-        By whichever of the two identities loses fewer digits, factor by factor.
-        """
-        direct = self.rhs - self.problem.matrix @ self.b
-        through = None
-        for k, L in enumerate(self._Ls):
-            diagonal = np.abs(np.diag(L))
-            if not np.all(diagonal > 1e-6 * max(diagonal.max(initial=0.0), 1e-150)):
-                continue
-            columns = self.problem.symbolic.factor_columns(k)
-            size = np.abs(self.problem.coupling_size[columns[:, 0]]).max(initial=0.0)
-            loss = size * np.abs(self.u[columns]).max(axis=(0, 1)) / diagonal.min()
-            if np.all(loss < np.abs(self.rhs[columns]).max(axis=(0, 1))):
-                through = self.problem.coupling @ self.u if through is None else through
-                part = through[columns]
-                direct[columns] = np.swapaxes(
-                    np.linalg.solve(L.T, np.swapaxes(part, 0, 1).reshape(len(L), -1)).reshape(
-                        len(L), len(part), -1
-                    ),
-                    0,
-                    1,
-                )
-        return direct
+    @property
+    def _slopes(self) -> np.ndarray:
+        """Per factor [sum_ij A_ij Z_i'V^-1 Z_j] L_k, flat."""
+        return self._derivatives[2]
 
     def derivative_sums(self, omega: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Per factor sum_ij A_ij Z_i'V^-1 Z_j and sum_ij A_ij U_i omega U_j', flat.
 
-        Where L_k is regular both are returned as (the sum times L_k) L_k^-1.
+        Where L_k is regular both are made by dividing by it; they are only ever multiplied by it
+        again.
         """
-        ptr = self.problem.layout.f_ptr
-        T, Q = self._slopes.copy(), np.zeros(len(self.F))
-        singular = []
-        for k, L in enumerate(self._Ls):
-            q, part = len(L), slice(ptr[k], ptr[k + 1])
-            if _invertible(L):
-                columns = self.problem.symbolic.factor_columns(k)
-                product = np.einsum(
-                    "jap,ps,jcs->ac", self.U[columns], omega, self.u[columns], optimize=True
-                )
-                Q[part] = np.linalg.solve(L.T, product.T).T.ravel()
-                T[part] = np.linalg.solve(L.T, T[part].reshape(q, q).T).T.ravel()
-            else:
-                singular.append(k)
-        if singular:
-            nudged = self._nudged(singular)
-            related = self.outer_products()
-            for k in singular:
-                q, part = len(self._Ls[k]), slice(ptr[k], ptr[k + 1])
-                slope = nudged._slopes[part].reshape(q, q)
-                T[part] = np.linalg.solve(nudged._Ls[k].T, slope.T).T.ravel()
+        blocks = self.problem.values.blocks
+        T = self._slopes.copy()
+        Q = _coupled.score_sums(blocks, self.U, omega, self.u, len(self.F))
+        singular = _coupled.divide_by_factors(blocks, self.F, T)
+        _coupled.divide_by_factors(blocks, self.F, Q)
+        if singular.any():
+            nudged, related = self._nudged(np.flatnonzero(singular)), self.outer_products()
+            slopes = nudged._slopes.copy()
+            _coupled.divide_by_factors(blocks, nudged.F, slopes)
+            ptr = self.problem.layout.f_ptr
+            for k in np.flatnonzero(singular):
+                part = slice(ptr[k], ptr[k + 1])
+                T[part] = slopes[part]
                 Q[part] = np.einsum("abps,ps->ab", related[k], omega).ravel()
         return T, Q
-
-    @cached_property
-    def _slopes(self) -> np.ndarray:
-        pattern = self.cholesky.pattern
-        head, tail = self.cholesky.inverse
-        return _coupled.slope_sums(
-            self.problem.values.blocks, self.F, pattern.ptr, pattern.n_head, head, tail
-        )
 
     def _nudged(self, singular: list[int]) -> CoupledElimination:
         """The same system where singular covariances are made regular by next to nothing."""
@@ -281,40 +265,23 @@ class CoupledElimination:
         return Z @ sparse.csr_array((np.concatenate(values), index), shape=(N, N))
 
 
-def scale_rows(problem: CoupledProblem, Ls, rows: np.ndarray, transpose: bool) -> np.ndarray:
-    """Lambda (or Lambda') times rows in elimination order."""
-    out = np.empty(rows.shape)
-    for k, L in enumerate(Ls):
-        columns = problem.symbolic.factor_columns(k)
-        if len(L) == 1:
-            out[columns[:, 0]] = L[0, 0] * rows[columns[:, 0]]
-        else:
-            out[columns] = np.einsum(
-                "ca,jcm->jam" if transpose else "ac,jcm->jam", L, rows[columns]
-            )
-    return out
-
-
-def _invertible(L: np.ndarray) -> bool:
-    """L can be divided by; rows are scaled, so units do not matter."""
-    size = np.maximum(1e-9 * np.abs(L).max(axis=1), 1e-150)
-    return bool(np.all(np.abs(np.diag(L)) > size))
-
-
 @eliminate.register
 def _(problem: CoupledProblem, F: np.ndarray) -> CoupledElimination:
     """Factorize M at the relative factors ``F``."""
-    cholesky = _factorize(problem, F)
-    values = problem.values
-    half = np.zeros(values.rhs.shape)
-    S, log_det = values.gram, np.nan
-    if np.isfinite(cholesky.log_det):
-        scaled = scale_rows(problem, problem.split(F, masked=False), values.rhs, True)
-        half = cholesky.half_solve(scaled)
-        log_det = cholesky.log_det - problem.log_det_coupling
+    values, pattern = problem.values, problem.symbolic.pattern
+    if not pattern.n_tail:
+        log_det, head, half, S = _coupled.eliminate_sparse(
+            values.blocks, F, pattern.ptr, pattern.rows, values.rhs, values.gram
+        )
+        cholesky = SparseCholesky(pattern, head, np.empty((0, 0)), log_det)
+    else:
+        cholesky = _factorize(problem, F)
+        half = _coupled.scale_rows(values.blocks, F, values.rhs, True)
+        if np.isfinite(cholesky.log_det):
+            half = cholesky.half_solve(half)
         S = values.gram - half.T @ half
-        S = 0.5 * (S + S.T)
-    return CoupledElimination(problem, F, cholesky, log_det, S, half)
+    log_det = cholesky.log_det - problem.log_det_coupling
+    return CoupledElimination(problem, F, cholesky, log_det, 0.5 * (S + S.T), half)
 
 
 def _factorize(problem: CoupledProblem, F: np.ndarray) -> SparseCholesky:

@@ -51,7 +51,8 @@ class RotatedProblem(Problem):
 
     def renewed(self, cp: CrossProducts) -> Problem:
         """The same model for other cross-products of the same levels."""
-        if balanced_levels(cp, self.relationships) is None:
+        order = balanced_levels(cp, self.relationships)
+        if order is None or not all(map(np.array_equal, order, self.order)):
             return prepare(cp, self.patterns, relationships=self.relationships)
         return _rotated(
             cp, self.patterns, self.relationships, self.order, self.roots, self.symbolic
