@@ -103,7 +103,7 @@ class LMM:
         self.family = family
         if text := self.design.missing.describe():
             warnings.warn(f"{text}.", DataWarning, stacklevel=2)
-        if relationship:
+        if relationship is not None:
             from bayeslmm.relationship.levels import related_design
 
             self.design = related_design(self.design, relationship)

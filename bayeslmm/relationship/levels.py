@@ -35,7 +35,7 @@ def related_design(design: Design, relationship: Mapping[str, object] | None) ->
     DataError
         If a level is missing from the relationship, or the matrix is not positive semidefinite.
     """
-    if not relationship:
+    if relationship is None:
         return design
     if not isinstance(relationship, Mapping):
         raise DataError('relationship must be a dict such as {"id": A}, by grouping factor.')
