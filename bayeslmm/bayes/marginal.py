@@ -20,7 +20,14 @@ from numba import njit
 from bayeslmm.bayes.priors import Prior, Priors, coef_key
 from bayeslmm.bayes.scales import Scales, scale_terms, scales, supported_scale, unconstrain
 from bayeslmm.formula import Design
-from bayeslmm.gaussian import FixedPrior, MarginalModel, Problem, log_marginal_flat, with_prior
+from bayeslmm.gaussian import (
+    FixedPrior,
+    MarginalModel,
+    Problem,
+    log_marginal_and_draw,
+    log_marginal_flat,
+    with_prior,
+)
 from bayeslmm.gaussian._criteria import marginal_head
 from bayeslmm.gaussian.correlations import (
     CorrelationLayout,
@@ -101,6 +108,22 @@ def densities_head(X, cor, sc, exponent, constant, arguments):
     return out
 
 
+@njit(**_OPTIONS)
+def constrained_rows(X, cor, sc):
+    """Standard deviations (n, m), sigma last, and flat factors at each row of X."""
+    m = cor.diagonal.shape[0]
+    r = cor.number.shape[0]
+    sds = np.empty((X.shape[0], m + 1))
+    F = np.empty((X.shape[0], cor.buffer[0]))
+    at = np.empty(m + 1)
+    for i in range(X.shape[0]):
+        at[:m] = X[i, :m]
+        at[m] = X[i, m + r]
+        sds[i] = scale_terms(sc, at)[2]
+        F[i] = factors_from_correlations(cor, sds[i, :m], X[i, m:])
+    return sds, F
+
+
 @dataclass(frozen=True)
 class MarginalDensity:
     """Log posterior density of the covariance parameters in unconstrained coordinates.
@@ -149,6 +172,20 @@ class MarginalDensity:
             return densities_head(X, *self._prior_arguments, self.model.kernel_arguments())
         return np.array([self.value(x) for x in X])
 
+    def value_and_draw(
+        self, x: np.ndarray, normals: np.ndarray
+    ) -> tuple[float, np.ndarray, np.ndarray]:
+        """Log density and an exact draw of (beta, b) given x, from one factorization.
+
+        As :func:`bayeslmm.gaussian.log_marginal_and_draw`.
+        """
+        x = np.ascontiguousarray(x, dtype=float)
+        value, _, sd, _, F = _prior_part(x, *self._prior_arguments)
+        if not np.all(np.isfinite(F)):
+            F = np.full_like(F, np.nan)
+        log_y, fixed, effects = log_marginal_and_draw(self.model, F, sd[-1], normals)
+        return value + log_y, fixed, effects
+
     @property
     def _prior_arguments(self) -> tuple:
         return self.correlations, self.scales, self.exponent, self.constant
@@ -175,12 +212,9 @@ class MarginalDensity:
 
     def constrained(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Standard deviations (n, m), flat factors (n, sum q_k^2) and sigma (n,) at rows of X."""
-        X = np.atleast_2d(np.asarray(X, dtype=float))
-        sds = np.empty((len(X), self.correlations.n_effects + 1))
-        F = np.empty((len(X), int(self.correlations.buffer[0])))
-        for i, x in enumerate(X):
-            _, _, sds[i], _, F[i] = _prior_part(x, *self._prior_arguments)
-        return sds[:, :-1], F, sds[:, -1]
+        X = np.ascontiguousarray(np.atleast_2d(X), dtype=float)
+        sds, F = constrained_rows(X, self.correlations, self.scales)
+        return sds[:, :-1], F, np.ascontiguousarray(sds[:, -1])
 
     def factors(self, F: np.ndarray) -> list[np.ndarray]:
         """(n, q_k, q_k) factors of each grouping factor from flat ones (n, sum q_k^2)."""
@@ -273,7 +307,7 @@ def centering(design: Design) -> np.ndarray:
     A = np.eye(len(design.coef_names))
     at = design.intercept_column
     if at is not None:
-        A[at] = design.X.mean(axis=0)
+        A[at] = design.predictor_means
         A[at, at] = 1.0
     return A
 
