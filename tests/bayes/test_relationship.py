@@ -188,6 +188,8 @@ def test_everything_a_posterior_says_goes_along(posterior, tmp_path):
     predicted = posterior.predict(lmm.design.columns.assign(id="a69"))
     assert np.isfinite(predicted["mean"]).all()
     assert posterior.loo(draws=30, progressbar=False).elpd < 0
+    with pytest.raises(blm.DataError, match="levels with a known relationship"):
+        posterior.condition_on(once().head(3))
     path = tmp_path / "fit.nc"
     posterior.save(path)
     back = blm.load(path)
@@ -198,6 +200,20 @@ def test_everything_a_posterior_says_goes_along(posterior, tmp_path):
         back.model.design.blocks[0].relationship.covariance,
         lmm.design.blocks[0].relationship.covariance,
     )
+
+
+def test_new_families_are_drawn_with_their_relationship(posterior):
+    from bayeslmm.bayes.predictive import _new_effects
+
+    lmm = posterior.model
+    rng = np.random.default_rng(5)
+    drawn = _new_effects(lmm.design, lmm.names, posterior.posterior, rng)["b_id"].to_numpy()
+    sd = posterior.posterior["sd_id"].to_numpy()
+    unit = (drawn / sd[:, :, None])[..., 0].reshape(-1, 70)
+    A = lmm.design.blocks[0].relationship.covariance
+    # 3,000 draws: an entry's standard error is at most sqrt(2 / 3000) of the diagonal; seven
+    bound = 7 * np.sqrt(2 / len(unit)) * np.max(np.diag(A))
+    assert np.max(np.abs(unit.T @ unit / len(unit) - A)) < bound
 
 
 def test_a_stored_precision_comes_back_exactly(tmp_path):

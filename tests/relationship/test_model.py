@@ -276,6 +276,9 @@ def test_the_mean_diagonal_enters_shares_of_variance():
     variance = fit.components() ** 2
     genetic = own * variance["sd(Intercept | id)"]
     assert fit.icc()["adjusted"] == pytest.approx(genetic / (genetic + variance["sigma"]))
+    fixed = fit.r2()["marginal"] / (1 - fit.r2()["marginal"]) * (genetic + variance["sigma"])
+    shares = fit.variance_shares().set_index("term")["estimate"]
+    assert shares["(1 | id)"] == pytest.approx(genetic / (genetic + variance["sigma"] + fixed))
 
 
 def test_the_implied_covariance_is_that_of_relatives():
