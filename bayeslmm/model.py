@@ -14,7 +14,7 @@ import numpy as np
 from bayeslmm.bayes.choice import METHODS, PARAMETERIZATIONS, fit_posterior
 from bayeslmm.bayes.names import ModelNames, model_names
 from bayeslmm.bayes.priors import Prior, Priors
-from bayeslmm.errors import DataWarning, ModelWarning, SamplingError, SamplingWarning
+from bayeslmm.errors import DataError, DataWarning, ModelWarning, SamplingError, SamplingWarning
 from bayeslmm.formula import Design, build_design
 from bayeslmm.formula.checks import check_design
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from bayeslmm.results.posterior import PosteriorFit
 
 __all__ = ["LMM"]
+
+#: Distributions of residuals and of random effects.
+FAMILIES = ("gaussian", "student")
 
 
 class LMM:
@@ -49,11 +52,14 @@ class LMM:
         N(0, A (x) Sigma): a labelled covariance (DataFrame, DataArray),
         :func:`bayeslmm.pedigree_relationship` or :class:`bayeslmm.RelationshipMatrix`. Levels are
         matched by label; individuals without rows become levels without rows.
-    family : {"gaussian"}
-        Distribution of the residuals.
-    missing : {"drop", "raise"}
+    family, random : {"gaussian", "student"}
+        Distribution of the residuals and of the random effects. Student-t ones, with their
+        degrees of freedom estimated, let outliers count less; such a model has a posterior but
+        no REML fit.
+    missing : {"drop", "raise", "model"}
         Rows with a missing value in a used column are left out, with a warning that counts
-        them, or refused.
+        them, or refused; "model" keeps rows in which only numeric covariates are missing, gives
+        these a normal prior and samples them (posterior only).
     namespace : dict, optional
         Functions and constants of your own that the formula names.
 
@@ -92,24 +98,30 @@ class LMM:
         weights=None,
         relationship: Mapping[str, Any] | None = None,
         family: str = "gaussian",
+        random: str = "gaussian",
         missing: str = "drop",
         namespace: Mapping[str, Any] | None = None,
     ):
-        if family != "gaussian":
-            raise ValueError(f'family must be "gaussian", not {family!r}: it is the only one.')
+        _one_of("family", family, FAMILIES)
+        _one_of("random", random, FAMILIES)
         self.design: Design = build_design(
             formula, data, weights=weights, missing=missing, namespace=namespace
         )
-        self.family = family
+        self.family, self.random = family, random
         if text := self.design.missing.describe():
             warnings.warn(f"{text}.", DataWarning, stacklevel=2)
         if relationship is not None:
             from bayeslmm.relationship.levels import related_design
 
+            if random == "student" or missing == "model":
+                raise DataError(
+                    "A relationship between levels goes with normal random effects and complete "
+                    'covariates: leave out random="student" and missing="model".'
+                )
             self.design = related_design(self.design, relationship)
-        check_design(self.design)
+        check_design(self.design, sigma_known=_sigma_is_given(priors))
         self.aliased: tuple[str, ...] = _aliased(self.design)
-        self.priors = Priors(self.design, priors)
+        self.priors = Priors(self.design, priors, family=family, random=random)
 
     @property
     def names(self) -> ModelNames:
@@ -214,6 +226,8 @@ class LMM:
 
         Raises
         ------
+        DataError
+            If the model fits perfectly, so that sigma has no proper posterior.
         SamplingError
             If the sampler cannot run or is stopped early, or k-hat is above 0.7 in importance
             sampling.
@@ -225,11 +239,13 @@ class LMM:
         SamplingWarning
             On divergences, r-hat above 1.01, or effective sample sizes below 100 per chain.
         """
+        from bayeslmm.results.fitting import refuse_perfect_model, refuse_perfect_posterior
         from bayeslmm.results.posterior import PosteriorFit
 
         _one_of("method", method, METHODS)
         _one_of("parameterization", parameterization, PARAMETERIZATIONS)
         seed = seed_of(random_seed)
+        refuse_perfect_model(self)
         idata, info = fit_posterior(
             self.design,
             self.priors,
@@ -247,6 +263,7 @@ class LMM:
         )
         for problem in info.problems:
             warnings.warn(problem, SamplingWarning, stacklevel=2)
+        refuse_perfect_posterior(self, idata)
         return PosteriorFit(self, self.priors.copy(), idata, info)
 
     def reml(self) -> LikelihoodFit:
@@ -328,7 +345,7 @@ class LMM:
             self.pymc_model(),
             self.priors,
             self.names,
-            posterior_variables(self.design, self.names),
+            posterior_variables(self.design, self.names, self.priors),
             draws=draws,
             random_seed=random_seed,
         )
@@ -383,7 +400,8 @@ class LMM:
         return plot_prior_predictive(self, kind, **options)
 
     def __repr__(self) -> str:
-        return f"{describe_design(self.design)}\n{self.priors!r}"
+        parts = [describe_design(self.design), *_describe_families(self), repr(self.priors)]
+        return "\n".join(parts)
 
 
 def reduce_rows(design: Design, *, y=None, columns=slice(None)) -> CrossProducts:
@@ -467,6 +485,14 @@ def describe_design(design: Design) -> str:
     return "\n".join(lines)
 
 
+def _describe_families(model: LMM) -> list[str]:
+    """Lines on what is not Gaussian."""
+    lines = ["Residuals: Student-t (sigma is their scale)"] if model.family == "student" else []
+    if model.random == "student":
+        lines.append("Random effects: Student-t (standard deviations are their scales)")
+    return lines
+
+
 def _aliased(design: Design) -> tuple[str, ...]:
     """Coefficients whose columns are combinations of earlier ones, with a warning."""
     from bayeslmm.gaussian import aliased_columns, single_threaded_blas
@@ -482,6 +508,11 @@ def _aliased(design: Design) -> tuple[str, ...]:
             stacklevel=3,
         )
     return names
+
+
+def _sigma_is_given(priors) -> bool:
+    sigma = priors.get("sigma") if isinstance(priors, Mapping) else None
+    return isinstance(sigma, Prior) and sigma.name == "Fixed"
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -128,9 +128,13 @@ def _model_dataset(fit: PosteriorFit) -> xr.Dataset:
     design = fit.model.design
     arrays: dict[str, Any] = {}
     columns = []
+    unknown = {covariate.name: covariate.rows for covariate in design.modeled}
     for number, (name, column) in enumerate(design.columns.items()):
         entry: dict[str, Any] = {"name": name, "kind": column.dtype.kind}
         values = column.to_numpy() if entry["kind"] != "O" else column.cat.codes.to_numpy(np.int32)
+        if name in unknown:
+            values = values.copy()
+            values[unknown[name]] = np.nan
         if isinstance(column.dtype, pd.CategoricalDtype):
             entry["kind"] = "category"
             entry["levels"] = [
@@ -160,9 +164,16 @@ def _model_dataset(fit: PosteriorFit) -> xr.Dataset:
                 k: [str(v) for v in vs] for k, vs in design.missing.levels_lost.items()
             },
             "n_zero_weight": design.missing.n_zero_weight,
+            "modeled": dict(design.missing.modeled),
+            "levels_touched": {
+                k: [str(v) for v in vs] for k, vs in design.missing.levels_touched.items()
+            },
         },
         "namespace": sorted(design.namespace),
         "relationships": related,
+        "family": fit.model.family,
+        "random": fit.model.random,
+        "missing_option": "model" if design.modeled else "drop",
         "priors": fit.priors.to_dict(),
         "model_priors": fit.model.priors.to_dict(),
         "info": asdict(fit.info),
@@ -235,13 +246,10 @@ def _rebuild_model(record, stored: xr.Dataset, namespace) -> tuple[LMM, Priors]:
     weights = stored["weights"].to_numpy() if "weights" in stored else None
     with warnings.catch_warnings():  # they were shown when the model was made
         warnings.simplefilter("ignore")
-        model = LMM(
-            record["formula"],
-            frame,
-            weights=weights,
-            namespace=namespace,
-            relationship=_restore_relationships(record, stored),
-        )
+        options = {name: record.get(name, "gaussian") for name in ("family", "random")}
+        options["missing"] = record.get("missing_option", "drop")
+        options["relationship"] = _restore_relationships(record, stored)
+        model = LMM(record["formula"], frame, weights=weights, namespace=namespace, **options)
     rows = stored["rows"].to_numpy()
     index = record["index"]
     missing = record["missing"]

@@ -39,7 +39,7 @@ def sum_coded(design: Design) -> tuple[np.ndarray, np.ndarray]:
             continue
         if name != previous:
             term, previous = term + 1, name
-        for block in _effect_blocks(piece, design.columns):
+        for block in _effect_blocks(piece, design.predictors):
             blocks.append(block)
             owner.extend([term] * block.shape[1])
     if not blocks:

@@ -12,7 +12,7 @@ level by level: M is factorized by a sparse Cholesky with a dense tail.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -176,7 +176,8 @@ class CoupledProblem(Problem):
         blocks = self.values.blocks
         if not same:
             blocks = blocks._replace(value=_block_values(cp, self.roots, self.symbolic, blocks))
-        return _assembled(cp, self.patterns, self.relationships, self.roots, self.symbolic, blocks)
+        fresh = _assembled(cp, self.patterns, self.relationships, self.roots, self.symbolic, blocks)
+        return replace(fresh, known_sigma=self.known_sigma)
 
 
 def prepare_coupled(
@@ -220,9 +221,16 @@ def _assembled(cp, patterns, relationships, roots, symbolic, blocks) -> CoupledP
     ptr = symbolic.layout.f_ptr
     index = [ptr[k] + p.entries[0] * p.q + p.entries[1] for k, p in enumerate(patterns)]
     return CoupledProblem(
-        cp, patterns, symbolic, values, coordinates,
-        np.concatenate([np.zeros(0, np.int64), *index]), roots, relationships, float(log_det),
-    )  # fmt: skip
+        cp=cp,
+        patterns=patterns,
+        symbolic=symbolic,
+        values=values,
+        coordinates=coordinates,
+        theta_index=np.concatenate([np.zeros(0, np.int64), *index]),
+        roots=roots,
+        relationships=relationships,
+        log_det_coupling=float(log_det),
+    )
 
 
 def _root(A: np.ndarray, observed: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -59,6 +59,9 @@ class Problem:
         Position of each free entry in the flat buffer of factors.
     roots : tuple of (J_k, r_k) array or None, one per factor
         Where the effects computed with are latent, the levels' effects are root times them.
+    known_sigma : float or None
+        Residual standard deviation where it is known: the likelihood criteria then use it in
+        place of profiling it out.
     """
 
     cp: CrossProducts
@@ -68,6 +71,7 @@ class Problem:
     coordinates: Coordinates
     theta_index: np.ndarray
     roots: tuple[np.ndarray | None, ...] = ()
+    known_sigma: float | None = None
 
     @property
     def n(self) -> int:
@@ -145,11 +149,13 @@ class Problem:
     def renewed(self, cp: CrossProducts) -> Problem:
         """The same model for other cross-products of the same levels: another response, or rows
         left out."""
-        return prepare(cp, self.patterns, symbolic=self.symbolic)
+        fresh = prepare(cp, self.patterns, symbolic=self.symbolic)
+        return replace(fresh, known_sigma=self.known_sigma)
 
     def with_products(self, cp: CrossProducts) -> Problem:
         """The same model for other columns in the coordinates of this problem's own ``cp``."""
-        return prepare(cp, self.patterns, symbolic=self.symbolic)
+        fresh = prepare(cp, self.patterns, symbolic=self.symbolic)
+        return replace(fresh, known_sigma=self.known_sigma)
 
 
 def prepare(

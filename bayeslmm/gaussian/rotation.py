@@ -53,10 +53,12 @@ class RotatedProblem(Problem):
         """The same model for other cross-products of the same levels."""
         order = balanced_levels(cp, self.relationships)
         if order is None or not all(map(np.array_equal, order, self.order)):
-            return prepare(cp, self.patterns, relationships=self.relationships)
-        return _rotated(
-            cp, self.patterns, self.relationships, self.order, self.roots, self.symbolic
-        )
+            fresh = prepare(cp, self.patterns, relationships=self.relationships)
+        else:
+            fresh = _rotated(
+                cp, self.patterns, self.relationships, self.order, self.roots, self.symbolic
+            )
+        return replace(fresh, known_sigma=self.known_sigma)
 
 
 def prepare_related(
@@ -173,9 +175,17 @@ def _rotated(cp, patterns, relationships, order, roots, symbolic) -> RotatedProb
     rotated = replace(cp, factors=tuple(factors), pairs=pairs)
     plain = prepare(rotated, patterns, symbolic=symbolic)
     return RotatedProblem(
-        rotated, plain.patterns, plain.symbolic, plain.values, plain.coordinates,
-        plain.theta_index, roots, relationships, cp, order,
-    )  # fmt: skip
+        cp=rotated,
+        patterns=plain.patterns,
+        symbolic=plain.symbolic,
+        values=plain.values,
+        coordinates=plain.coordinates,
+        theta_index=plain.theta_index,
+        roots=roots,
+        relationships=relationships,
+        original=cp,
+        order=order,
+    )
 
 
 @effect_variance.register

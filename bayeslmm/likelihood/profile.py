@@ -179,6 +179,8 @@ def component_profile(
     start = coordinates.pack(Sigmas, sigma)
     at, transform = _position(coordinates, target)
     free = np.arange(len(start)) != at
+    if problem.known_sigma is not None:
+        free[-1] = False
     state = {"x": start[free]}
     known: dict[float, float] = {}
     bounds = [b for b, keep in zip(_bounds(coordinates), free, strict=True) if keep]
@@ -196,7 +198,7 @@ def component_profile(
         fixed = 0.0 if zero is not None else transform(value)
 
         def objective(part: np.ndarray):
-            x = np.empty(len(start))
+            x = start.copy()
             x[free], x[at] = part, fixed
             result, gradient = coordinates.deviance(x, zero)
             if not np.isfinite(result):

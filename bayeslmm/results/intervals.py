@@ -101,6 +101,9 @@ def _profile(fit: LikelihoodFit, level: float, wanted: list[str], progressbar: b
     rows = {}
     for name in progress(wanted, "Profiles", show=progressbar):
         target = targets[name]
+        if target[0] == "sigma" and problem.known_sigma is not None:
+            rows[name] = (np.nan, np.nan)
+            continue
         if target[0] == "corr" and not np.isfinite(values[name]):
             _warn(f"{name} is not identified (a standard deviation is 0): interval -1 to 1.")
             rows[name] = (-1.0, 1.0)
