@@ -37,6 +37,8 @@ _HOMES = {
     "within_between": "bayeslmm.formula.preparation",
     "inverse_normal_transform": "bayeslmm.formula.preparation",
     "sbc": "bayeslmm.bayes.calibration",
+    "RelationshipMatrix": "bayeslmm.relationship.matrix",
+    "pedigree_relationship": "bayeslmm.relationship.pedigree",
     "load_dataset": "bayeslmm.datasets",
     "list_datasets": "bayeslmm.datasets",
     "simulate_lmm": "bayeslmm.datasets.simulation",

@@ -14,7 +14,7 @@ import numpy as np
 from bayeslmm.bayes.choice import METHODS, PARAMETERIZATIONS, fit_posterior
 from bayeslmm.bayes.names import ModelNames, model_names
 from bayeslmm.bayes.priors import Prior, Priors
-from bayeslmm.errors import DataWarning, ModelWarning, SamplingError, SamplingWarning
+from bayeslmm.errors import DataError, DataWarning, ModelWarning, SamplingError, SamplingWarning
 from bayeslmm.formula import Design, build_design
 from bayeslmm.formula.checks import check_design
 
@@ -47,6 +47,11 @@ class LMM:
         :attr:`priors`.
     weights : str or array-like, optional
         Prior weights, Var(eps_i) = sigma^2 / w_i: a column's name or one value per row.
+    relationship : dict of str to matrix, optional
+        Known covariance A between the levels of a grouping factor, whose effects then are
+        N(0, A (x) Sigma): a labelled covariance (DataFrame, DataArray),
+        :func:`bayeslmm.pedigree_relationship` or :class:`bayeslmm.RelationshipMatrix`. Levels are
+        matched by label; individuals without rows become levels without rows.
     family, random : {"gaussian", "student"}
         Distribution of the residuals and of the random effects. Student-t ones, with their
         degrees of freedom estimated, let outliers count less; such a model has a posterior but
@@ -91,6 +96,7 @@ class LMM:
         *,
         priors: Mapping[str, Prior] | None = None,
         weights=None,
+        relationship: Mapping[str, Any] | None = None,
         family: str = "gaussian",
         random: str = "gaussian",
         missing: str = "drop",
@@ -104,6 +110,15 @@ class LMM:
         self.family, self.random = family, random
         if text := self.design.missing.describe():
             warnings.warn(f"{text}.", DataWarning, stacklevel=2)
+        if relationship is not None:
+            from bayeslmm.relationship.levels import related_design
+
+            if random == "student" or missing == "model":
+                raise DataError(
+                    "A relationship between levels goes with normal random effects and complete "
+                    'covariates: leave out random="student" and missing="model".'
+                )
+            self.design = related_design(self.design, relationship)
         check_design(self.design, sigma_known=_sigma_is_given(priors))
         self.aliased: tuple[str, ...] = _aliased(self.design)
         self.priors = Priors(self.design, priors, family=family, random=random)
@@ -121,9 +136,11 @@ class LMM:
     @cached_property
     def problem(self) -> Problem:
         """The cross-products laid out for evaluation at many covariance parameters."""
-        from bayeslmm.gaussian import prepare
+        if self._like is not None:  # the same rows and levels with another response
+            return self._like.renewed(self.cross_products)
+        return prepared_problem(self.design, self.cross_products)
 
-        return prepare(self.cross_products, covariance_patterns(self.design))
+    _like: Problem | None = None
 
     def pymc_model(self, parameterization: str = "noncentered") -> pm.Model:
         """The hierarchical PyMC model the formula stands for.
@@ -296,6 +313,7 @@ class LMM:
     def with_design(self, design: Design) -> LMM:
         """The same model, priors included, for other rows of the same columns."""
         twin = copy(self)
+        twin._like = self.__dict__.get("problem", self._like)
         for name in ("cross_products", "problem"):
             twin.__dict__.pop(name, None)
         twin.design = design
@@ -419,6 +437,18 @@ def covariance_patterns(design: Design) -> list[CovariancePattern]:
     return [CovariancePattern(block.n_effects, block.pattern) for block in design.blocks]
 
 
+def prepared_problem(design: Design, cp: CrossProducts) -> Problem:
+    """Cross-products of a design's rows laid out for evaluation."""
+    from bayeslmm.gaussian import prepare, single_threaded_blas
+
+    with single_threaded_blas():
+        return prepare(
+            cp,
+            covariance_patterns(design),
+            relationships=[block.relationship for block in design.blocks],
+        )
+
+
 def describe_design(design: Design) -> str:
     """The model in a few lines: formula, rows, coefficients, grouping factors."""
     dropped = design.missing.describe() or "none left out"
@@ -441,6 +471,13 @@ def describe_design(design: Design) -> str:
             f"Random effects by {block.name}: {block.n_levels} levels of {rows} rows; "
             f"{'; '.join(parts)}"
         )
+        if block.relationship is not None:
+            kind = "covariance" if block.relationship.precision is None else "precision"
+            without = int(np.sum(counts == 0))
+            lines.append(
+                f"  levels related by a known {kind}"
+                + (f", {without} of them without rows" if without else "")
+            )
     if np.any(design.offset):
         lines.append("Offset: yes")
     if design.weights is not None:

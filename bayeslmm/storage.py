@@ -146,6 +146,7 @@ def _model_dataset(fit: PosteriorFit) -> xr.Dataset:
             values.astype(np.int8) if entry["kind"] == "b" else values,
         )
         columns.append(entry)
+    related = _store_relationships(design, arrays)
     if design.weights is not None:
         arrays["weights"] = (("row",), design.weights)
     arrays["rows"] = (("row",), design.rows)
@@ -169,6 +170,7 @@ def _model_dataset(fit: PosteriorFit) -> xr.Dataset:
             },
         },
         "namespace": sorted(design.namespace),
+        "relationships": related,
         "family": fit.model.family,
         "random": fit.model.random,
         "missing_option": "model" if design.modeled else "drop",
@@ -178,6 +180,52 @@ def _model_dataset(fit: PosteriorFit) -> xr.Dataset:
         "versions": versions(),
     }
     return xr.Dataset(arrays).assign(record=json.dumps(record))
+
+
+def _store_relationships(design, arrays: dict[str, Any]) -> list[dict[str, Any]]:
+    """Labels and kind of every relationship; its numbers go to ``arrays``."""
+    from bayeslmm.relationship.levels import relationships_of
+
+    record = []
+    for number, (factor, matrix) in enumerate(relationships_of(design).items()):
+        name = f"relationship_{number}"
+        entry = {"factor": factor, "labels": list(matrix.labels)}
+        if matrix.precision is None:
+            rows, columns = np.tril_indices(len(matrix))
+            arrays[name] = ((f"{name}_entry",), matrix.covariance[rows, columns])
+            entry["kind"] = "covariance"
+        else:
+            coo = matrix.precision.tocoo()
+            keep = coo.row >= coo.col
+            for part, values in (("row", coo.row), ("column", coo.col), ("value", coo.data)):
+                arrays[f"{name}_{part}"] = ((f"{name}_entry",), values[keep])
+            entry["kind"] = "precision"
+        record.append(entry)
+    return record
+
+
+def _restore_relationships(record, stored: xr.Dataset) -> dict[str, Any] | None:
+    from scipy import sparse
+
+    from bayeslmm.relationship.matrix import RelationshipMatrix
+
+    found = {}
+    for number, entry in enumerate(record.get("relationships", [])):
+        name, size = f"relationship_{number}", len(entry["labels"])
+        if entry["kind"] == "covariance":
+            matrix = np.zeros((size, size))
+            matrix[np.tril_indices(size)] = stored[name].to_numpy()
+            matrix = matrix + np.tril(matrix, -1).T
+            found[entry["factor"]] = RelationshipMatrix(entry["labels"], matrix)
+            continue
+        row, column, value = (
+            stored[f"{name}_{part}"].to_numpy() for part in ("row", "column", "value")
+        )
+        off = row != column
+        index = (np.concatenate((row, column[off])), np.concatenate((column, row[off])))
+        matrix = sparse.coo_array((np.concatenate((value, value[off])), index), shape=(size, size))
+        found[entry["factor"]] = RelationshipMatrix(entry["labels"], precision=matrix.tocsr())
+    return found or None
 
 
 def _index_record(index: pd.Index) -> dict[str, Any]:
@@ -200,6 +248,7 @@ def _rebuild_model(record, stored: xr.Dataset, namespace) -> tuple[LMM, Priors]:
         warnings.simplefilter("ignore")
         options = {name: record.get(name, "gaussian") for name in ("family", "random")}
         options["missing"] = record.get("missing_option", "drop")
+        options["relationship"] = _restore_relationships(record, stored)
         model = LMM(record["formula"], frame, weights=weights, namespace=namespace, **options)
     rows = stored["rows"].to_numpy()
     index = record["index"]

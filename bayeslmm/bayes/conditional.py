@@ -122,7 +122,10 @@ def _conditional_draws(model: MarginalModel, factors, sigma, random_seed: int, c
     streams = np.random.SeedSequence([random_seed, 1]).spawn(len(starts))
     problem = model.problem
     beta = np.empty((n, problem.p))
-    effects = [np.empty((n, f.n_levels, f.q)) for f in problem.cp.factors]
+    effects = [
+        np.empty((n, levels, pattern.q))
+        for levels, pattern in zip(problem.n_levels, problem.patterns, strict=True)
+    ]
 
     def draw(start, stream):
         rows = slice(start, min(start + size, n))

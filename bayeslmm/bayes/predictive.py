@@ -85,7 +85,11 @@ def _new_effects(
     """The posterior with every group's effects drawn anew."""
     factors = covariance_factors(design, names, posterior)
     for block, factor, F in zip(design.blocks, names.factors, factors, strict=True):
-        z = rng.standard_normal((len(F), block.n_levels, block.n_effects))
+        if block.relationship is None:
+            z = rng.standard_normal((len(F), block.n_levels, block.n_effects))
+        else:
+            shape = (block.relationship.n_normals, len(F), block.n_effects)
+            z = np.moveaxis(block.relationship.times_root(rng.standard_normal(shape)), 0, 1)
         b = np.einsum("mab,mjb->mja", F, z)
         b = b * effect_multipliers(rng, effect_nu(posterior, factor), block.n_levels)
         old = posterior[factor.b]

@@ -95,6 +95,8 @@ def _check_rank(block: RandomBlock) -> None:
 
 
 def _check_size(block: RandomBlock, n: int) -> None:
+    if block.relationship is not None:  # relatives tell the variances apart
+        return
     total = block.n_levels * block.n_effects
     if block.n_levels >= n:
         _warn(

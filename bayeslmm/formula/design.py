@@ -510,7 +510,11 @@ def _random_blocks(bars: tuple[Bar, ...], plain: pd.DataFrame, options) -> tuple
     blocks = []
     for group in by_factor.values():
         if len(set(group)) < len(group):
-            raise FormulaError(f"The random term {group[0]} is written twice.")
+            raise FormulaError(
+                f"The random term {group[0]} is written twice. (For a related and an unrelated "
+                "effect of the same individuals, such as a permanent environment, copy the column: "
+                'data["individual"] = data["id"].)'
+            )
         factor = grouping_factor(group[0].columns, plain)
         matrices = [
             model_matrix(bar.effects, plain, what=f"random term {bar}", **options) for bar in group

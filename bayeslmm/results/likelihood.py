@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ import pandas as pd
 from bayeslmm.bayes.priors import component_names
 from bayeslmm.errors import DataError, ModelWarning
 from bayeslmm.formula import Design
-from bayeslmm.gaussian import Problem, effect_covariances, solve
+from bayeslmm.gaussian import Problem, TooManyEffectsError, effect_covariances, solve
 from bayeslmm.likelihood.inference import (
     Inference,
     KenwardRogerInference,
@@ -271,7 +271,14 @@ class LikelihoodFit(FitPlots):
                 "Kenward-Roger approximation is not justified."
             )
         factors = [fit.sigma * L for L in fit._solution.Ls]
-        return KenwardRogerInference(kenward_roger(fit._problem, factors, fit.sigma))
+        try:
+            adjustment = kenward_roger(fit._problem, factors, fit.sigma)
+        except TooManyEffectsError as err:
+            raise DataError(
+                f"Kenward-Roger needs a dense matrix over the related effects ({err}): use "
+                'ddf="satterthwaite".'
+            ) from None
+        return KenwardRogerInference(adjustment)
 
     def varcomp(self, *, level: float = 0.95) -> pd.DataFrame:
         """Standard deviations and correlations of the random effects, and sigma.
@@ -502,6 +509,93 @@ class LikelihoodFit(FitPlots):
             self, "term", level=level, n_sims=n_sims, random_seed=random_seed,
             progressbar=progressbar,
         )  # fmt: skip
+
+    def heritability(
+        self,
+        factor: str | None = None,
+        *,
+        exclude: str | Iterable[str] = (),
+        fixed: bool = False,
+        level: float = 0.95,
+        method: str = "delta",
+        n_sims: int = 1000,
+        random_seed: int | None = None,
+        progressbar: bool = True,
+    ) -> pd.Series:
+        """Additive genetic variance over phenotypic variance, with an interval.
+
+        Parameters
+        ----------
+        factor : str, optional
+            The grouping factor with a relationship, where there are several.
+        exclude : str or list of str
+            Grouping factors whose variance is left out of the phenotypic variance, such as
+            herds.
+        fixed : bool
+            Whether the variance of the fixed part is in the phenotypic variance.
+        level : float
+        method : {"delta", "bootstrap"}
+            The delta method on the logit scale, or percentiles of a parametric bootstrap.
+        n_sims, random_seed, progressbar
+            For the bootstrap.
+
+        Returns
+        -------
+        pandas.Series
+            ``estimate se lower upper``.
+
+        Raises
+        ------
+        DataError
+            If no grouping factor has a relationship, or it is not clear which is meant.
+        """
+        from bayeslmm.results.heritability import heritability_share, likelihood_share
+
+        check_level(level)
+        return likelihood_share(
+            self,
+            heritability_share(self.design, factor, exclude, fixed),
+            level=level,
+            method=method,
+            n_sims=n_sims,
+            random_seed=random_seed,
+            progressbar=progressbar,
+        )
+
+    def repeatability(
+        self,
+        factors: str | Iterable[str] | None = None,
+        *,
+        exclude: str | Iterable[str] = (),
+        fixed: bool = False,
+        level: float = 0.95,
+        method: str = "delta",
+        n_sims: int = 1000,
+        random_seed: int | None = None,
+        progressbar: bool = True,
+    ) -> pd.Series:
+        """Variance between individuals over phenotypic variance, with an interval.
+
+        Parameters
+        ----------
+        factors : str or list of str, optional
+            Grouping factors that are the individuals'; by default the related one and those
+            with the same individuals as levels (a permanent environment).
+        exclude, fixed, level, method, n_sims, random_seed, progressbar
+            As in :meth:`heritability`.
+        """
+        from bayeslmm.results.heritability import likelihood_share, repeatability_share
+
+        check_level(level)
+        return likelihood_share(
+            self,
+            repeatability_share(self.design, factors, exclude, fixed),
+            level=level,
+            method=method,
+            n_sims=n_sims,
+            random_seed=random_seed,
+            progressbar=progressbar,
+        )
 
     def implied_covariance(self, data=None) -> pd.DataFrame:
         """Marginal covariance of a group's responses, in squared units of the response.
