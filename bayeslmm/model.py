@@ -363,9 +363,9 @@ def describe_design(design: Design) -> str:
     ]
     if not design.blocks:
         lines.append("Random effects: none (complete pooling)")
-    for block in design.blocks:
-        counts = np.bincount(block.codes, minlength=block.n_levels)
-        low, high = counts.min(), counts.max()
+    statistics = design.statistics
+    for block, covariates in zip(design.blocks, statistics.blocks, strict=True):
+        low, high = covariates.counts.min(), covariates.counts.max()
         rows = f"{low}" if low == high else f"{low} to {high}"
         parts = [
             " ~ ".join(block.effects[i] for i in part) + (" (correlated)" if len(part) > 1 else "")
@@ -375,9 +375,9 @@ def describe_design(design: Design) -> str:
             f"Random effects by {block.name}: {block.n_levels} levels of {rows} rows; "
             f"{'; '.join(parts)}"
         )
-    if np.any(design.offset):
+    if statistics.has_offset:
         lines.append("Offset: yes")
-    if design.weights is not None:
+    if design.weights_name is not None:
         lines.append(f"Weights: {design.weights_name}")
     return "\n".join(lines)
 

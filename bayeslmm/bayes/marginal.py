@@ -273,7 +273,7 @@ def centering(design: Design) -> np.ndarray:
     A = np.eye(len(design.coef_names))
     at = design.intercept_column
     if at is not None:
-        A[at] = design.X.mean(axis=0)
+        A[at] = design.statistics.mean
         A[at, at] = 1.0
     return A
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from bayeslmm.formula.functions import allowed_calls, base_namespace, check_name
 from bayeslmm.formula.matrices import ModelMatrix, Term, model_matrix, response_vector
 from bayeslmm.formula.missing import MissingRows
 from bayeslmm.formula.random import RandomBlock, grouping_factor, random_block
+from bayeslmm.formula.statistics import RowStatistics, statistics_of_rows
 from bayeslmm.formula.syntax import Bar, ParsedFormula, parse_formula
 from bayeslmm.formula.syntaxtree import parse_part, variables_in
 
@@ -108,6 +110,16 @@ class Design:
     def n_rows(self) -> int:
         """Rows used."""
         return len(self.y)
+
+    @cached_property
+    def statistics(self) -> RowStatistics:
+        """What priors, checks and descriptions need of the rows."""
+        return statistics_of_rows(self)
+
+    @property
+    def X_reduced(self) -> np.ndarray:
+        """X, or a matrix of few rows with the same X'X where the rows are not in memory."""
+        return self.X
 
     @property
     def has_intercept(self) -> bool:

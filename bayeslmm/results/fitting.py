@@ -56,7 +56,7 @@ def _problem(model: LMM) -> Problem:
 
 
 def _refuse_unidentified(design: Design) -> None:
-    varying = design.weights is not None and np.ptp(design.weights) > 0
+    varying = design.statistics.weights_vary
     for block in design.blocks:
         total = block.n_levels * block.n_effects
         if total >= design.n_rows and not varying:
@@ -78,7 +78,7 @@ def _ols_sigma(cp: CrossProducts) -> float:
 
 
 def _refuse_perfect(design: Design, sigma: float) -> None:
-    spread = float(np.std(design.y - design.offset))
+    spread = design.statistics.sd_y
     if sigma <= _PERFECT * spread:
         raise DataError(
             f"The model fits {design.response!r} perfectly, up to rounding: the residual standard "

@@ -64,7 +64,7 @@ def variance_parts(
         for Sigma, factor in zip(Sigmas, cp.factors, strict=True)
     ]
     stacked = np.stack(random, axis=-1) if random else np.zeros((*np.shape(sigma), 0))
-    scale = 1.0 if design.weights is None else float(np.mean(1.0 / design.weights))
+    scale = design.statistics.mean_inverse_weight
     return VarianceParts(np.maximum(fixed, 0.0), stacked, scale * np.asarray(sigma) ** 2)
 
 
