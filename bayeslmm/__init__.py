@@ -24,6 +24,8 @@ _HOMES = {
     "compare_estimates": "bayeslmm.results.comparison",
     "likelihood_ratio_test": "bayeslmm.results.likelihood_ratio",
     "load": "bayeslmm.storage",
+    "scan": "bayeslmm.sources.recognize",
+    "fitted_batches": "bayeslmm.sources.fitted",
     "sbc": "bayeslmm.bayes.calibration",
     "load_dataset": "bayeslmm.datasets",
     "list_datasets": "bayeslmm.datasets",

@@ -36,8 +36,10 @@ class LMM:
     ----------
     formula : str
         In lme4's language: ``"Reaction ~ Days + (Days | Subject)"``.
-    data : data frame
-        One row per observation (pandas, polars, Arrow, or a dict of columns).
+    data : data frame or source
+        One row per observation (pandas, polars, Arrow, or a dict of columns); or paths of Parquet
+        or CSV files, a lazy polars, DuckDB or Dask frame or a pyarrow dataset, which are read in
+        batches where they are large (see :func:`bayeslmm.scan`).
     priors : dict of str to Prior, optional
         By coefficient (``"Days"``), component (``"sd(Days | Subject)"``, ``"corr(Subject)"``,
         ``"sigma"``) or class (``"beta"``, ``"sd"``, ``"corr"``); the rest are defaults, see
@@ -91,8 +93,8 @@ class LMM:
     ):
         if family != "gaussian":
             raise ValueError(f'family must be "gaussian", not {family!r}: it is the only one.')
-        self.design: Design = build_design(
-            formula, data, weights=weights, missing=missing, namespace=namespace
+        self.design: Design = _design_of(
+            data, formula, weights=weights, missing=missing, namespace=namespace
         )
         self.family = family
         if text := self.design.missing.describe():
@@ -320,6 +322,14 @@ class LMM:
         return f"{describe_design(self.design)}\n{self.priors!r}"
 
 
+def _design_of(data, formula: str, **options) -> Design:
+    """The design of a data frame, or of data that are read in batches."""
+    from bayeslmm.sources import is_source, source_design
+
+    build = source_design if is_source(data) else build_design
+    return build(formula, data, **options)
+
+
 def reduce_rows(design: Design, *, y=None, columns=slice(None)) -> CrossProducts:
     """Cross-products of a design's rows, the offset subtracted from the response.
 
@@ -333,6 +343,8 @@ def reduce_rows(design: Design, *, y=None, columns=slice(None)) -> CrossProducts
     """
     from bayeslmm.gaussian import CrossProducts
 
+    if not design.rows_in_memory and y is None:
+        return design.cross_products.with_columns(np.arange(len(design.coef_names))[columns])
     response = (design.y if y is None else y) - design.offset
     return CrossProducts.from_rows(
         response, design.X[:, columns], factor_rows(design), weights=design.weights
@@ -384,10 +396,14 @@ def describe_design(design: Design) -> str:
 
 def _aliased(design: Design) -> tuple[str, ...]:
     """Coefficients whose columns are combinations of earlier ones, with a warning."""
-    from bayeslmm.gaussian import aliased_columns, single_threaded_blas
+    from bayeslmm.gaussian import aliased_columns, detect_aliased, single_threaded_blas
 
     with single_threaded_blas():
-        names = tuple(design.coef_names[i] for i in aliased_columns(design.X))
+        if design.rows_in_memory:
+            found = aliased_columns(design.X)
+        else:
+            found = detect_aliased(design.cross_products)
+        names = tuple(design.coef_names[i] for i in found)
     if names:
         warnings.warn(
             f"The model matrix is rank deficient: {', '.join(names)} can be written as a "

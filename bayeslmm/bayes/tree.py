@@ -78,25 +78,23 @@ def posterior_tree(
     Returns
     -------
     xarray.DataTree
-        Groups posterior, sample_stats, observed_data, constant_data and, where it is small
-        enough, log_likelihood.
+        Groups posterior, sample_stats and, where the rows are in memory, observed_data,
+        constant_data and, if it is small enough, log_likelihood.
     """
     import xarray as xr
 
+    groups = {"posterior": posterior.assign_attrs(attrs), "sample_stats": sample_stats}
+    if not design.rows_in_memory:
+        return xr.DataTree.from_dict(groups)
     obs = {"obs": np.arange(design.n_rows)}
-    observed = xr.Dataset({names.response: (("obs",), design.y)}, coords=obs)
+    groups["observed_data"] = xr.Dataset({names.response: (("obs",), design.y)}, coords=obs)
     constant = xr.Dataset(
         {"X": (("obs", "coef"), design.X), "offset": (("obs",), design.offset)},
         coords={**obs, "coef": _labels(design.coef_names)},
     )
     if design.weights is not None:
         constant["weights"] = (("obs",), design.weights)
-    groups = {
-        "posterior": posterior.assign_attrs(attrs),
-        "sample_stats": sample_stats,
-        "observed_data": observed,
-        "constant_data": constant,
-    }
+    groups["constant_data"] = constant
     if design.n_rows * posterior.sizes["chain"] * posterior.sizes["draw"] <= max_log_likelihood:
         groups["log_likelihood"] = log_likelihood(design, names, posterior)
     return xr.DataTree.from_dict(groups)

@@ -117,6 +117,11 @@ class Design:
         return statistics_of_rows(self)
 
     @property
+    def rows_in_memory(self) -> bool:
+        """Whether there are rows to look at; without, anything of a row's size is an error."""
+        return True
+
+    @property
     def X_reduced(self) -> np.ndarray:
         """X, or a matrix of few rows with the same X'X where the rows are not in memory."""
         return self.X
@@ -190,6 +195,11 @@ class Design:
             codes.append(found)
             labels.append(label)
         return NewRows(X, offset, tuple(Z), tuple(codes), tuple(labels))
+
+    def column_values(self, name: str) -> tuple[float, np.ndarray | None]:
+        """Mean of a numeric column and its distinct values (None where there are too many)."""
+        column = self.columns[name]
+        return float(column.mean()), np.unique(column.to_numpy())
 
     def effect_columns(self, block: RandomBlock) -> list[str]:
         """Columns of the data that the random effects of a block use."""

@@ -207,6 +207,25 @@ class CrossProducts:
             sum_log_weights=0.0 if unweighted else float(np.log(w).sum()),
         )
 
+    def with_columns(self, columns: np.ndarray) -> CrossProducts:
+        """The same rows with only these columns of X.
+
+        Parameters
+        ----------
+        columns : int array
+        """
+        kept = np.asarray(columns, dtype=np.int64)
+        all_kept = np.concatenate((kept, [self.p, self.p + 1])).astype(np.int64)
+        return replace(
+            self,
+            factors=tuple(
+                replace(f, zr=np.ascontiguousarray(f.zr[:, :, all_kept])) for f in self.factors
+            ),
+            gram=np.ascontiguousarray(self.gram[np.ix_(all_kept, all_kept)]),
+            gram_unweighted=np.ascontiguousarray(self.gram_unweighted[np.ix_(all_kept, all_kept)]),
+            shift=Shift(self.shift.X[kept], self.shift.y),
+        )
+
     def shifted_to(self, shift: Shift) -> CrossProducts:
         """The same data with other constants subtracted (exact algebra along the ones column)."""
         if shift.same_as(self.shift):
