@@ -217,7 +217,9 @@ class Priors(Mapping):
             f"  {key:<{width}}  {entry.prior!r}" + ("" if entry.source == "default" else "  (set)")
             for key, entry in self._entries.items()
         ]
-        note = "  Intercept: at the means of the predictors" if "Intercept" in self._entries else None
+        note = (
+            "  Intercept: at the means of the predictors" if "Intercept" in self._entries else None
+        )
         return "\n".join(["Priors", *lines, *([note] if note else [])])
 
     def is_default(self, key: str) -> bool:

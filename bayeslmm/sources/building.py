@@ -19,9 +19,9 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.errors import DataError, FormulaError
+from bayeslmm.formula.columns import find_column
 from bayeslmm.formula.design import _used_columns
 from bayeslmm.formula.functions import allowed_calls, check_namespace
-from bayeslmm.formula.columns import find_column
 from bayeslmm.formula.matrices import ModelMatrix, model_matrix, response_matrix
 from bayeslmm.formula.missing import MissingRows
 from bayeslmm.formula.random import GroupingFactor, RandomBlock, grouping_factor, random_block

@@ -41,9 +41,7 @@ class DaskSource(Source):
         add = delayed(_add, pure=False)
         merge = delayed(_merge, pure=False)
         shared = delayed(task)  # sent once, not with every partition
-        layer = [
-            add(shared, part, columns) for part in self.frame[self._own(columns)].to_delayed()
-        ]
+        layer = [add(shared, part, columns) for part in self.frame[self._own(columns)].to_delayed()]
         while len(layer) > 1:
             layer = [
                 merge(shared, layer[at : at + _FAN_IN]) for at in range(0, len(layer), _FAN_IN)

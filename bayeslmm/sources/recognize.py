@@ -66,7 +66,9 @@ def scan(
             f"pyarrow dataset, or paths of Parquet or CSV files, not {type(data).__name__}."
         )
     if checkpoint is not None and not hasattr(source, "checkpoint"):
-        raise DataError("checkpoint= keeps the sums of finished files: it goes with paths of files.")
+        raise DataError(
+            "checkpoint= keeps the sums of finished files: it goes with paths of files."
+        )
     return source
 
 
@@ -233,7 +235,7 @@ def _duckdb(data, batch_rows) -> Source:
         return data.project(quoted).to_arrow_reader(size)
 
     schema = data.limit(0).to_arrow_table().schema
-    n = int(data.aggregate("count(*)").fetchone()[0])
+    n = int(data.aggregate("count(*)").fetchall()[0][0])
     return ArrowSource("a DuckDB relation", schema, reader, batch_rows, n)
 
 

@@ -120,6 +120,13 @@ class ReductionPass:
     numbers: tuple[str, ...]
     number_pilots: np.ndarray
 
+    def fingerprint(self) -> str:
+        """The same for passes that give the same state."""
+        return repr(("reduction", self.rows.fingerprint(), self.n_levels, self.numbers)) + "".join(
+            array.tobytes().hex()
+            for array in (self.shift.X, np.array(self.shift.y), *self.z_pilots, self.number_pilots)
+        )
+
     def start(self) -> Reduced:
         sizes = [(J, len(z)) for J, z in zip(self.n_levels, self.z_pilots, strict=True)]
         return Reduced(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -188,7 +189,34 @@ class ModelRows:
             positions=positions,
         )
 
+    def fingerprint(self) -> str:
+        """The same for formulas, kinds, levels and transforms that give the same rows."""
+        from bayeslmm.sources.states import stateful_calls
+
+        matrices = [self.fixed, *(m for group in self.effects for m in group)]
+        response = self.response
+        if not isinstance(response, str):
+            matrices.append(response)
+            response = response.text
+        parts = [response, self.plain.names, self.plain.weights, sorted(self.plain.kinds.items())]
+        parts += [[matrix.text, matrix.names] for matrix in matrices]
+        parts += [[name, list(levels)] for name, levels in sorted(self.plain.levels.items())]
+        for text, copies in stateful_calls(matrices).items():
+            state = vars(copies[0][0].stateful_transform)
+            parts.append([text, [[k, _exact(v)] for k, v in sorted(state.items())]])
+        digest = hashlib.sha256(repr(parts).encode())
+        for factor in self.factors:
+            digest.update(repr((factor.name, factor.sizes)).encode())
+            for array in (*factor.numbers, factor.keys):
+                digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
     @staticmethod
     def matrices_of(blocks: tuple[RandomBlock, ...]) -> tuple[tuple[ModelMatrix, ...], ...]:
         """Matrices of each block."""
         return tuple(block._matrices for block in blocks)
+
+
+def _exact(value) -> str:
+    """Text that tells any two states apart."""
+    return value.tobytes().hex() if isinstance(value, np.ndarray) else repr(value)

@@ -267,9 +267,7 @@ class _Extent:
     high: float
 
     def __add__(self, other: _Extent) -> _Extent:
-        return _Extent(
-            self.n + other.n, min(self.low, other.low), max(self.high, other.high)
-        )
+        return _Extent(self.n + other.n, min(self.low, other.low), max(self.high, other.high))
 
 
 def _between(found: dict[int, float], h: float) -> float:

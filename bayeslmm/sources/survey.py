@@ -217,6 +217,10 @@ class SurveyPass:
     factors: tuple[tuple[str, ...], ...]
     text: frozenset[str]
 
+    def fingerprint(self) -> str:
+        """The same for passes that give the same state."""
+        return repr(("survey", self.names, self.weights, self.factors, sorted(self.text)))
+
     def start(self) -> Survey:
         return Survey(
             columns={name: ColumnSummary() for name in self.names},
