@@ -274,14 +274,11 @@ class FileSource(ArrowSource):
     def _csv_batches(self, file: str, columns: list[str], size: int):
         import pyarrow as pa
 
-        column = None
         try:
             with _named(file, pa.ArrowInvalid), self._open_csv(file, columns) as reader:
                 for field in reader.schema:
-                    column = field.name
                     self._same_type(field)
-                for batch in reader:
-                    yield batch
+                yield from reader
         except pa.ArrowInvalid as err:
             self._widen(file, err)
 

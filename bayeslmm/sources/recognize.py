@@ -66,9 +66,7 @@ def scan(
             f"pyarrow dataset, or paths of Parquet or CSV files, not {type(data).__name__}."
         )
     if checkpoint is not None and not hasattr(source, "checkpoint"):
-        raise DataError(
-            "checkpoint= keeps the sums of finished files: it goes with paths of files."
-        )
+        raise DataError("checkpoint= keeps the sums of finished files: give paths of files.")
     return source
 
 
