@@ -64,7 +64,7 @@ def _integers(table, i):
 
 
 #: Length of the table; see :func:`_arrays`.
-_N_ARRAYS = 40
+_N_ARRAYS = 41
 
 
 @njit
@@ -90,9 +90,12 @@ def _evaluate(z, t):
     """Log density at center + scale z, and its gradient in z; inverse of :func:`_arrays`."""
     cor = _correlations(t)
     sc = Scales(_integers(t, 7), _matrix(t, 8), _doubles(t, 9), _doubles(t, 10), _doubles(t, 11))
-    val = Values(_doubles(t, 29), _doubles(t, 30), _matrix(t, 31), _matrix(t, 32), _matrix(t, 33))
-    root, target, exponent = _matrix(t, 34), _doubles(t, 35), _doubles(t, 36)
-    numbers, center, scale = _doubles(t, 37), _doubles(t, 38), _matrix(t, 39)
+    val = Values(
+        _doubles(t, 29), _doubles(t, 30), _matrix(t, 31), _matrix(t, 32), _matrix(t, 33),
+        _matrix(t, 34),
+    )  # fmt: skip
+    root, target, exponent = _matrix(t, 35), _doubles(t, 36), _doubles(t, 37)
+    numbers, center, scale = _doubles(t, 38), _doubles(t, 39), _matrix(t, 40)
     d = z.shape[0]
     x = center.copy()
     for i in range(d):

@@ -13,8 +13,8 @@ from bayeslmm.gaussian import MarginalModel, draw_conditional_many, single_threa
 
 __all__ = ["posterior_values", "values_given_covariances"]
 
-#: Standard normals held at a time by one worker, about 16 MB.
-_NORMALS = 2_000_000
+#: Standard normals held at a time by one worker: 1.6 MB stay in the cache.
+_NORMALS = 200_000
 
 
 def posterior_values(
@@ -112,21 +112,20 @@ def _conditional_draws(model: MarginalModel, factors, sigma, random_seed: int, c
     n = len(sigma)
     size = int(np.clip(_NORMALS // max(model.n_normals, 1), 1, 500))
     starts = range(0, n, size)
-    seeds = np.random.SeedSequence([random_seed, 1]).spawn(len(starts))
+    streams = np.random.SeedSequence([random_seed, 1]).spawn(len(starts))
     problem = model.problem
     beta = np.empty((n, problem.p))
     effects = [np.empty((n, f.n_levels, f.q)) for f in problem.cp.factors]
 
-    def draw(start, seed):
+    def draw(start, stream):
         rows = slice(start, min(start + size, n))
-        normals = np.random.default_rng(seed).standard_normal(
-            (rows.stop - rows.start, model.n_normals)
-        )
+        rng = np.random.Generator(np.random.SFC64(stream))  # the fastest of numpy's
+        normals = rng.standard_normal((rows.stop - rows.start, model.n_normals))
         parts = [np.ascontiguousarray(L[rows]) for L in factors]
         beta[rows], found = draw_conditional_many(model, parts, sigma[rows], normals)
         for whole, part in zip(effects, found, strict=True):
             whole[rows] = part
 
     with single_threaded_blas(), ThreadPoolExecutor(max(1, cores)) as pool:
-        list(pool.map(draw, starts, seeds))
+        list(pool.map(draw, starts, streams))
     return beta, effects

@@ -101,6 +101,22 @@ def densities_head(X, cor, sc, exponent, constant, arguments):
     return out
 
 
+@njit(**_OPTIONS)
+def constrained_rows(X, cor, sc):
+    """Standard deviations (n, m), sigma last, and flat factors at each row of X."""
+    m = cor.diagonal.shape[0]
+    r = cor.number.shape[0]
+    sds = np.empty((X.shape[0], m + 1))
+    F = np.empty((X.shape[0], cor.buffer[0]))
+    at = np.empty(m + 1)
+    for i in range(X.shape[0]):
+        at[:m] = X[i, :m]
+        at[m] = X[i, m + r]
+        sds[i] = scale_terms(sc, at)[2]
+        F[i] = factors_from_correlations(cor, sds[i, :m], X[i, m:])
+    return sds, F
+
+
 @dataclass(frozen=True)
 class MarginalDensity:
     """Log posterior density of the covariance parameters in unconstrained coordinates.
@@ -175,12 +191,9 @@ class MarginalDensity:
 
     def constrained(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Standard deviations (n, m), flat factors (n, sum q_k^2) and sigma (n,) at rows of X."""
-        X = np.atleast_2d(np.asarray(X, dtype=float))
-        sds = np.empty((len(X), self.correlations.n_effects + 1))
-        F = np.empty((len(X), int(self.correlations.buffer[0])))
-        for i, x in enumerate(X):
-            _, _, sds[i], _, F[i] = _prior_part(x, *self._prior_arguments)
-        return sds[:, :-1], F, sds[:, -1]
+        X = np.ascontiguousarray(np.atleast_2d(X), dtype=float)
+        sds, F = constrained_rows(X, self.correlations, self.scales)
+        return sds[:, :-1], F, np.ascontiguousarray(sds[:, -1])
 
     def factors(self, F: np.ndarray) -> list[np.ndarray]:
         """(n, q_k, q_k) factors of each grouping factor from flat ones (n, sum q_k^2)."""

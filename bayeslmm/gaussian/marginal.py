@@ -329,15 +329,15 @@ def draw_conditional_many(
     if len(normals) != m or any(len(L) != m for L in Ls):
         raise ValueError("Ls, sigma and normals must have one entry per draw")
     flat = np.concatenate([np.zeros((m, 0))] + [np.reshape(L, (m, -1)) for L in Ls], axis=1)
-    if problem.head_only:
-        prior = model.working_prior
-        fixed, effects = _criteria.draws_head(
-            problem.layout, problem.values, np.ascontiguousarray(flat, dtype=float), sigma,
-            prior.root, prior.target, normals,
-        )  # fmt: skip
-        return _draws_to_user(problem, fixed, effects)
     fixed = np.empty((m, problem.p))
     effects = np.empty((m, problem.symbolic.n_columns))
+    if problem.head_only:
+        prior = model.working_prior
+        _criteria.draws_head(
+            problem.layout, problem.values, np.ascontiguousarray(flat, dtype=float), sigma,
+            prior.root, prior.target, normals, fixed, effects,
+        )  # fmt: skip
+        return _draws_to_user(problem, fixed, effects)
     for d in range(m):
         state = eliminate(problem, flat[d] / sigma[d])
         fixed[d], effects[d] = _draw_from(model, state, sigma[d], normals[d : d + 1])
@@ -363,5 +363,12 @@ def _draw_from(model, state, sigma, normals):
 
 
 def _draws_to_user(problem: Problem, fixed: np.ndarray, effects: np.ndarray):
-    b = [effects[:, problem.symbolic.factor_columns(k)] for k in range(len(problem.patterns))]
+    b = []
+    for k in range(len(problem.patterns)):
+        columns = problem.symbolic.factor_columns(k)
+        first, size = (int(columns.flat[0]), columns.size) if columns.size else (0, 0)
+        if np.array_equal(columns.ravel(), np.arange(first, first + size)):
+            b.append(effects[:, first : first + size].reshape(len(effects), *columns.shape))
+        else:
+            b.append(effects[:, columns])
     return problem.coordinates.to_user(fixed), b
