@@ -167,6 +167,7 @@ class LMM:
         parameterization: str = "auto",
         method: str = "nuts",
         progressbar: bool = True,
+        random_effects: str = "draws",
         **sampler_options: Any,
     ) -> PosteriorFit:
         """Draw from the posterior.
@@ -194,6 +195,9 @@ class LMM:
             marginal posterior, reweights and resamples: as fast as a point estimate, checked by
             its Pareto k-hat, and with an estimate of the marginal likelihood.
         progressbar : bool
+        random_effects : {"draws", "summary"}
+            With very many effects, ``"summary"`` keeps the mean, standard deviation and quantiles
+            of each instead of its draws (see ``ranef()``); the draws pass through a temporary file.
         **sampler_options
             ``target_accept`` and ``max_treedepth``; with the hierarchical parameterizations
             anything ``pm.sample`` takes, such as ``nuts_sampler="pymc"``.
@@ -219,6 +223,7 @@ class LMM:
 
         _one_of("method", method, METHODS)
         _one_of("parameterization", parameterization, PARAMETERIZATIONS)
+        _one_of("random_effects", random_effects, ("draws", "summary"))
         seed = _seed(random_seed)
         idata, info = fit_posterior(
             self.design,
@@ -233,6 +238,7 @@ class LMM:
             cores=cores,
             random_seed=seed,
             progressbar=progressbar,
+            random_effects=random_effects,
             options=sampler_options,
         )
         for problem in info.problems:

@@ -220,6 +220,7 @@ def fit_importance(
     random_seed: int,
     progressbar: bool,
     options: dict[str, Any],
+    random_effects: str = "draws",
 ) -> tuple[xr.DataTree, FitInfo]:
     """Importance sampling of the covariance parameters, then exact draws of beta and b.
 
@@ -251,7 +252,15 @@ def fit_importance(
         sample = importance_sample(density, find_mode(density), n, rng, cores)
         check_k_hat(sample.k_hat)
         x = sample.resample(chains * draws, rng).reshape(chains, draws, -1)
-        values = posterior_values(density, design, names, x, random_seed=random_seed, cores=cores)
+        values = posterior_values(
+            density,
+            design,
+            names,
+            x,
+            random_seed=random_seed,
+            cores=cores,
+            random_effects=random_effects,
+        )
     proper = all(prior.is_proper for prior in priors.values())
     info = FitInfo(
         method="importance",

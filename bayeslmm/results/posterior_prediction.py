@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bayeslmm.bayes.draws import coefficient_draws, covariance_draws
+from bayeslmm.bayes.draws import coefficient_draws, covariance_draws, effect_array
 from bayeslmm.results.prediction import (
     check_prediction,
     prediction_draws,
@@ -34,7 +34,7 @@ def posterior_prediction(
     effects, roots = [], []
     if random == "conditional":
         effects = [
-            posterior[factor.b].to_numpy().reshape(len(beta), block.n_levels, block.n_effects)
+            effect_array(posterior, factor.b).reshape(len(beta), block.n_levels, block.n_effects)
             for block, factor in zip(design.blocks, names.factors, strict=True)
         ]
     elif random == "new":

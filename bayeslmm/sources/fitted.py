@@ -66,12 +66,17 @@ def fitted_batches(fit, random: str = "conditional") -> Iterator[pd.DataFrame]:
 
 def _estimates(fit) -> tuple[np.ndarray, list[np.ndarray]]:
     """Coefficients (p,) and effects (J_k, q_k): estimates, or posterior means."""
+    from bayeslmm.bayes.tree import SUMMARY_GROUP
+
     design = fit.model.design
     if hasattr(fit, "idata"):
         posterior = fit.posterior
         beta = np.zeros(0)
         if design.coef_names:
             beta = posterior["beta"].mean(("chain", "draw")).to_numpy()
+        if SUMMARY_GROUP in fit.idata.children:
+            kept = fit.idata[SUMMARY_GROUP]
+            return beta, [kept[f"{factor.b}_mean"].to_numpy() for factor in fit.names.factors]
         return beta, [
             posterior[factor.b].mean(("chain", "draw")).to_numpy() for factor in fit.names.factors
         ]
