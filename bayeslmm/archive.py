@@ -57,7 +57,7 @@ def _encode_array(value: np.ndarray, arrays: dict[str, np.ndarray]) -> Any:
     if value.dtype.kind in "biuf":
         name = f"a{len(arrays)}"
         arrays[name] = value
-        return {"array": name}
+        return {"array": name, "kind": value.dtype.kind}
     return {"labels": [encode(item, arrays) for item in value.ravel().tolist()]}
 
 
@@ -98,7 +98,8 @@ def decode(tree: Any, arrays: dict[str, np.ndarray], classes: dict[str, type]) -
     if tag == "float":
         return float.fromhex(content)
     if tag == "array":
-        return arrays[content]
+        array = arrays[content]
+        return array.astype(bool) if rest and rest[0][1] == "b" else array
     if tag == "labels":
         out = np.empty(len(content), dtype=object)
         out[:] = [decode(item, arrays, classes) for item in content]

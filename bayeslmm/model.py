@@ -332,6 +332,8 @@ def _design_of(data, formula: str, **options) -> Design:
     """The design of a data frame, or of data that are read in batches."""
     from bayeslmm.sources import is_source, source_design
 
+    if isinstance(data, Design):  # read from a file
+        return data
     build = source_design if is_source(data) else build_design
     return build(formula, data, **options)
 

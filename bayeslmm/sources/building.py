@@ -11,7 +11,7 @@ and everything else that does not depend on the rest of the rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,7 +34,14 @@ from bayeslmm.sources.rows import FactorCodes, ModelRows, PlainRows
 from bayeslmm.sources.states import learn_states
 from bayeslmm.sources.survey import Survey, SurveyPass, known_frame
 
-__all__ = ["build_streamed_design", "used_columns"]
+__all__ = [
+    "LeftOut",
+    "assemble_blocks",
+    "build_streamed_design",
+    "evaluate_on",
+    "made_design",
+    "used_columns",
+]
 
 #: Columns of X that are still sensible: the products of all pairs of them are kept.
 _MAX_COLUMNS = 5000
@@ -86,50 +93,85 @@ def build_streamed_design(
     plain = PlainRows(names, weights, kinds, levels)
     trial = _Trial(parsed, source, columns, plain, namespace, _sample(survey, kinds, levels))
     response, y_matrix, fixed, groups = trial.evaluate()
-    blocks, codes = _blocks(groups, survey, kinds, levels, lost)
-    rows = ModelRows(
-        plain,
-        response if y_matrix is None else y_matrix,
-        fixed,
-        ModelRows.matrices_of(blocks),
-        codes,
+    blocks, codes = assemble_blocks(
+        groups, lambda columns: _factor(columns, survey, kinds, levels), kinds
     )
+    rows = _row_model(plain, response, y_matrix, fixed, blocks, codes)
     numbers = tuple(n for n in trial.predictors if kinds[n] != "category")
-    task = _reduction(rows, blocks, numbers, trial.rows)
-    state = source.run(task, columns)
+    state = source.run(_reduction(rows, blocks, numbers, trial.rows), columns)
     cp = state.products.finish()
     _refuse_constant(response, state.response, cp.n)
     means = state.numbers.mean if numbers else ()
+    return made_design(
+        parsed=parsed,
+        response=response,
+        y_matrix=y_matrix,
+        fixed=fixed,
+        blocks=blocks,
+        codes=codes,
+        plain=plain,
+        namespace=namespace,
+        missing=MissingRows(
+            survey.n_rows,
+            LeftOut(survey.n_dropped),
+            survey.absent,
+            _lost_levels(lost, blocks),
+            survey.n_zero_weight,
+        ),
+        empty=trial.sample.iloc[:0],
+        prototype=trial.rows,
+        numbers={
+            name: (float(mean), _sorted(state.distinct[name]))
+            for name, mean in zip(numbers, means, strict=True)
+        },
+        statistics=row_statistics(state, cp),
+        cross_products=cp,
+        source=source,
+    )
+
+
+def made_design(
+    *, parsed, response, y_matrix, fixed, blocks, codes, plain, namespace, missing, empty,
+    prototype, numbers, statistics, cross_products, source,
+) -> StreamedDesign:  # fmt: skip
+    """Put a design together; see :class:`StreamedDesign` for what the parts are."""
     return StreamedDesign(
         formula=parsed,
         response=response,
         y=NotHeld("the response"),
         fixed=fixed,
         offset=NotHeld("the offset"),
-        weights=None if weights is None else NotHeld("the weights"),
+        weights=None if plain.weights is None else NotHeld("the weights"),
         blocks=blocks,
-        missing=MissingRows(
-            survey.n_rows,
-            _Count(survey.n_dropped),
-            survey.absent,
-            {k: v for k, v in lost.items() if v},
-            survey.n_zero_weight,
-        ),
+        missing=missing,
         rows=NotHeld("the positions of the rows"),
         index=NotHeld("the index of the rows"),
-        columns=trial.sample.iloc[:0],
-        weights_name=weights,
+        columns=empty,
+        weights_name=plain.weights,
         namespace=namespace,
-        held_statistics=row_statistics(state, cp),
-        cross_products=cp,
-        prototype=trial.rows,
-        numbers={
-            name: (float(mean), _sorted(state.distinct[name]))
-            for name, mean in zip(numbers, means, strict=True)
-        },
-        row_model=rows,
+        held_statistics=statistics,
+        cross_products=cross_products,
+        prototype=prototype,
+        numbers=numbers,
+        row_model=_row_model(plain, response, y_matrix, fixed, blocks, codes),
         source=source,
     )
+
+
+def _row_model(plain, response, y_matrix, fixed, blocks, codes) -> ModelRows:
+    effects = ModelRows.matrices_of(blocks)
+    return ModelRows(plain, response if y_matrix is None else y_matrix, fixed, effects, codes)
+
+
+def _lost_levels(lost: dict[str, list], blocks: tuple[RandomBlock, ...]) -> dict[str, list]:
+    """Per grouping factor of one column, levels that occur in left-out rows only."""
+    found = {}
+    for block in blocks:
+        used = set(block.levels) if lost.get(block.name) else set()
+        levels = [level for level in lost.get(block.name, []) if level not in used]
+        if levels:
+            found[block.name] = sorted(levels, key=str)
+    return found
 
 
 def used_columns(
@@ -157,7 +199,7 @@ def used_columns(
     return list(dict.fromkeys(names))
 
 
-class _Count(NotHeld):
+class LeftOut(NotHeld):
     """Positions of left-out rows are not kept; how many there are is."""
 
     def __init__(self, n: int):
@@ -258,20 +300,10 @@ class _Trial:
                 f"The formula has {n_columns} columns, and the products of all pairs of them are "
                 "kept. A factor with many levels is usually a grouping factor: (1 | factor)."
             )
-        bare = [_without_rows(matrix) for matrix in matrices]
-        y_matrix = bare.pop(0) if response[1] else None
-        groups = list(zip(self.parsed.bars, bare[1:], strict=True))
-        return response[0], y_matrix, bare[0], groups
+        return _parts(self.parsed, response, matrices)
 
     def _matrices(self) -> tuple[tuple[str, bool], list[ModelMatrix]]:
-        name, _, y_matrix = response_matrix(self.parsed.response, self.rows, **self.options)
-        fixed = model_matrix(self.parsed.fixed, self.rows, what="formula", **self.options)
-        effects = [
-            model_matrix(bar.effects, self.rows, what=f"random term {bar}", **self.options)
-            for bar in self.parsed.bars
-        ]
-        own = [] if y_matrix is None else [y_matrix]
-        return (name, bool(own)), [*own, fixed, *effects]
+        return _evaluated(self.parsed, self.rows, self.options)
 
     def _refuse_dependence(self, matrices: list[ModelMatrix]) -> None:
         """A function of the user's must give each row its own value, whatever rows are near."""
@@ -288,6 +320,33 @@ class _Trial:
                     "with it (a mean or a rank, perhaps), so it cannot be applied in batches. Make "
                     "its result a column of the data."
                 )
+
+
+def evaluate_on(parsed: ParsedFormula, rows: pd.DataFrame, namespace: Mapping[str, Any] | None):
+    """Name and matrix of the response, the fixed part, and the bars with their matrices.
+
+    Stateful transforms have the state of these rows; the caller gives them another.
+    """
+    namespace = check_namespace(namespace)
+    options = {"namespace": namespace, "allowed": allowed_calls(namespace)}
+    return _parts(parsed, *_evaluated(parsed, rows, options))
+
+
+def _evaluated(parsed: ParsedFormula, rows: pd.DataFrame, options):
+    """Name of the response, whether it is a call, and all matrices (its own first)."""
+    name, _, y_matrix = response_matrix(parsed.response, rows, **options)
+    fixed = model_matrix(parsed.fixed, rows, what="formula", **options)
+    effects = [
+        model_matrix(bar.effects, rows, what=f"random term {bar}", **options) for bar in parsed.bars
+    ]
+    own = [] if y_matrix is None else [y_matrix]
+    return (name, bool(own)), [*own, fixed, *effects]
+
+
+def _parts(parsed: ParsedFormula, response: tuple[str, bool], matrices: list[ModelMatrix]):
+    bare = [_without_rows(matrix) for matrix in matrices]
+    y_matrix = bare.pop(0) if response[1] else None
+    return response[0], y_matrix, bare[0], list(zip(parsed.bars, bare[1:], strict=True))
 
 
 def _with_all_levels(sample: pd.DataFrame) -> pd.DataFrame:
@@ -372,10 +431,18 @@ def _without_rows(matrix: ModelMatrix) -> ModelMatrix:
     return replace(matrix, values=NotHeld("the model matrix"), offset=offset)
 
 
-def _blocks(
-    groups: list[tuple[Bar, ModelMatrix]], survey: Survey, kinds, levels, lost: dict[str, list]
+def assemble_blocks(
+    groups: list[tuple[Bar, ModelMatrix]], factor_of: Callable, kinds: Mapping[str, str]
 ) -> tuple[tuple[RandomBlock, ...], tuple[FactorCodes, ...]]:
-    """Blocks in the order in which their factors are first named, without rows."""
+    """Blocks in the order in which their factors are first named, without rows.
+
+    Parameters
+    ----------
+    groups : list of (Bar, ModelMatrix)
+    factor_of : callable
+        Columns to their grouping factor.
+    kinds : mapping of str to str
+    """
     by_factor: dict[frozenset, list[tuple[Bar, ModelMatrix]]] = {}
     for bar, matrix in groups:
         by_factor.setdefault(frozenset(bar.columns), []).append((bar, matrix))
@@ -384,17 +451,13 @@ def _blocks(
         bars = [bar for bar, _ in group]
         if len(set(bars)) < len(bars):
             raise FormulaError(f"The random term {bars[0]} is written twice.")
-        factor = _factor(bars[0].columns, survey, kinds, levels)
+        factor = factor_of(bars[0].columns)
         # an empty matrix of the right width stands for Z while names and patterns are settled
         stubs = [replace(m, values=np.empty((0, len(m.names)))) for _, m in group]
         block = random_block(factor, bars, stubs)
         held = tuple(matrix for _, matrix in group)
         blocks.append(replace(block, Z=NotHeld("the covariates of random effects"), _matrices=held))
         codes.append(FactorCodes.of(factor, kinds))
-        if factor.name in lost:
-            used = set(factor.levels)
-            found = [level for level in lost[factor.name] if level not in used]
-            lost[factor.name] = sorted(found, key=str)
     return tuple(blocks), tuple(codes)
 
 

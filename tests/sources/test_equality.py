@@ -255,3 +255,22 @@ def test_other_objects_are_refused():
         blm.scan(DATA, checkpoint="somewhere")
     with pytest.raises(DataError, match="No file matches"):
         blm.scan("no/such/*.parquet")
+
+
+@pytest.mark.parametrize("formula", [CROSSED, FORMULAS[2], "y ~ bs(x, df=5) + poly(z, 2):f"])
+def test_a_saved_fit_of_batches_is_the_same_without_its_source(formula, tmp_path):
+    fit = model(formula, blm.scan(DATA, batch_rows=400), weights="w").fit(
+        method="importance", draws=60, chains=2, random_seed=2, progressbar=False
+    )
+    fit.save(tmp_path / "fit.nc")
+    back = blm.load(tmp_path / "fit.nc")
+    assert repr(back.model) == repr(fit.model)
+    assert_same_model(fit.model, back.model)
+    pd.testing.assert_frame_equal(fit.summary(), back.summary())
+    newdata = DATA.dropna().head(8)
+    pd.testing.assert_frame_equal(
+        fit.predict(newdata, random="population"), back.predict(newdata, random="population")
+    )
+    assert fit.r2().equals(back.r2())
+    with pytest.raises(DataError, match="no rows"):
+        next(blm.fitted_batches(back))
