@@ -9,6 +9,7 @@ import pandas as pd
 
 from bayeslmm.formula.statistics import BlockStatistics, RowStatistics
 from bayeslmm.gaussian import CrossProducts, FactorRows, RunningProducts, Shift
+from bayeslmm.gaussian._accumulate import accumulate_moments
 from bayeslmm.gaussian.coordinates import ones_in_span
 from bayeslmm.sources.rows import ModelRows
 
@@ -23,18 +24,16 @@ class Moments:
 
     def __init__(self, pilot: np.ndarray):
         k = len(pilot)
-        self.pilot, self.n = pilot, 0
+        self.pilot, self.n = np.ascontiguousarray(pilot, dtype=float), 0
         self.low, self.high = np.full(k, np.inf), np.full(k, -np.inf)
         self.sum, self.squares = np.zeros(k), np.zeros(k)
 
     def add(self, columns: np.ndarray) -> None:
         """More rows, (m, k)."""
-        gap = columns - self.pilot
         self.n += len(columns)
-        self.low = np.minimum(self.low, columns.min(axis=0))
-        self.high = np.maximum(self.high, columns.max(axis=0))
-        self.sum += gap.sum(axis=0)
-        self.squares += np.einsum("ij,ij->j", gap, gap)
+        accumulate_moments(
+            np.ascontiguousarray(columns), self.pilot, self.low, self.high, self.sum, self.squares
+        )
 
     def merge(self, other: Moments) -> None:
         """The rows of both."""

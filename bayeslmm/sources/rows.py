@@ -68,6 +68,7 @@ class FactorCodes:
     numbers: tuple[np.ndarray | None, ...]
     keys: np.ndarray | None
     sizes: tuple[int, ...]
+    _tables: dict = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, factor: GroupingFactor, kinds: Mapping[str, str]) -> FactorCodes:
@@ -92,11 +93,13 @@ class FactorCodes:
             if numbers is None:
                 codes = rows[column].cat.codes.to_numpy(np.int64)
             else:
-                codes = self._positions(rows[column].to_numpy(), numbers)
+                codes = self._positions(rows[column].to_numpy(), numbers, column)
             key = codes if len(self.columns) == 1 else key * size + codes
-        return key if self.keys is None else self._positions(key, self.keys)
+        return key if self.keys is None else self._positions(key, self.keys, None)
 
-    def _positions(self, values: np.ndarray, sorted_values: np.ndarray) -> np.ndarray:
+    def _positions(
+        self, values: np.ndarray, sorted_values: np.ndarray, slot: str | None
+    ) -> np.ndarray:
         if sorted_values.dtype.kind == "i":
             values = values.astype(np.int64, copy=False)
             low, high = int(sorted_values[0]), int(sorted_values[-1])
@@ -104,6 +107,18 @@ class FactorCodes:
                 if len(values) and (values.min() < low or values.max() > high):
                     self._changed()
                 return values - low
+            if high - low < 8 * len(sorted_values):  # a table is faster than a search
+                table = self._tables.get(slot)
+                if table is None:
+                    table = np.full(high - low + 1, -1, dtype=np.int64)
+                    table[sorted_values - low] = np.arange(len(sorted_values))
+                    self._tables[slot] = table
+                if len(values) and (values.min() < low or values.max() > high):
+                    self._changed()
+                codes = table[values - low]
+                if len(codes) and codes.min() < 0:
+                    self._changed()
+                return codes
         at = np.minimum(np.searchsorted(sorted_values, values), len(sorted_values) - 1)
         if not np.array_equal(sorted_values[at], values):
             self._changed()
