@@ -324,6 +324,25 @@ class LMM:
             random_seed=random_seed,
         )
 
+    def plot_data(self, x: str | None = None, **options):
+        """The data before any fit, group by group; see :func:`bayeslmm.plots.plot_data`.
+
+        Options: ``factor by groups panels ax``. Returns matplotlib axes.
+        """
+        from bayeslmm.plots import plot_data
+
+        return plot_data(self, x, **options)
+
+    def plot_prior_predictive(self, kind: str = "dist", **options):
+        """Data drawn from the priors alone; see
+        :func:`bayeslmm.plots.plot_prior_predictive`.
+
+        Options: ``stat draws random_seed`` and ArviZ's. Returns an array of matplotlib axes.
+        """
+        from bayeslmm.plots import plot_prior_predictive
+
+        return plot_prior_predictive(self, kind, **options)
+
     def __repr__(self) -> str:
         return f"{describe_design(self.design)}\n{self.priors!r}"
 

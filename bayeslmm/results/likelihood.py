@@ -25,6 +25,7 @@ from bayeslmm.likelihood.kenward_roger import kenward_roger
 from bayeslmm.likelihood.optimize import Optimum
 from bayeslmm.likelihood.satterthwaite import VarianceCurvature, variance_curvature
 from bayeslmm.results.contrasts import contrast_matrix
+from bayeslmm.results.plotting import FitPlots
 from bayeslmm.results.tables import check_level, format_table
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ __all__ = ["LikelihoodFit"]
 _DDF = ("satterthwaite", "kenward-roger", "normal")
 
 
-class LikelihoodFit:
+class LikelihoodFit(FitPlots):
     """A model fitted by REML or maximum likelihood.
 
     Made by :meth:`bayeslmm.LMM.reml` and :meth:`bayeslmm.LMM.ml`.

@@ -20,6 +20,7 @@ from bayeslmm.bayes.names import ModelNames, model_names
 from bayeslmm.bayes.priors import Priors
 from bayeslmm.results.contrasts import contrast_matrix
 from bayeslmm.results.marginal_means import pair_rows, reference_rows
+from bayeslmm.results.plotting import PosteriorPlots
 from bayeslmm.results.tables import check_level, format_table, summarize_draws
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["PosteriorFit"]
 
 
-class PosteriorFit:
+class PosteriorFit(PosteriorPlots):
     """Posterior of a linear mixed model.
 
     Made by :meth:`bayeslmm.LMM.fit` and :func:`bayeslmm.load`.
