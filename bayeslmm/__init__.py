@@ -22,6 +22,7 @@ _HOMES = {
     "PosteriorFit": "bayeslmm.results.posterior",
     "LikelihoodFit": "bayeslmm.results.likelihood",
     "compare_estimates": "bayeslmm.results.comparison",
+    "compare_models": "bayeslmm.results.model_comparison",
     "likelihood_ratio_test": "bayeslmm.results.likelihood_ratio",
     "load": "bayeslmm.storage",
     "scan": "bayeslmm.sources.recognize",

@@ -6,7 +6,7 @@ import bayeslmm
 
 project = "bayeslmm"
 author = "The bayeslmm developers"
-copyright = "2026, The bayeslmm developers"  # noqa: A001
+copyright = "2026, The bayeslmm developers"
 release = version = bayeslmm.__version__
 
 extensions = [
@@ -20,7 +20,13 @@ extensions = [
 ]
 # the sources are the repository itself, so that tutorials and changelog stand in one place only
 root_doc = "docs/index"
-include_patterns = ["docs/*.md", "docs/api/**", "tutorials/*.ipynb", "tutorials/*.md", "CHANGELOG.md"]
+include_patterns = [
+    "docs/*.md",
+    "docs/api/**",
+    "tutorials/*.ipynb",
+    "tutorials/*.md",
+    "CHANGELOG.md",
+]
 exclude_patterns = ["docs/_build", ".venv", "**/.ipynb_checkpoints"]
 
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]

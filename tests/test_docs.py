@@ -20,6 +20,9 @@ PAGES = {
     "README.md": "",
     "tutorials/01-why-groups-matter.md": "",
     "docs/scale.md": "",
+    "docs/variance-explained.md": "",
+    "docs/prediction.md": "",
+    "docs/checking.md": "import matplotlib\nmatplotlib.use('Agg')\n",
     "docs/likelihood.md": (
         "import bayeslmm as blm\n"
         "import pandas as pd\n"

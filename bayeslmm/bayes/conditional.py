@@ -6,13 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from bayeslmm.bayes.effect_summaries import EffectSink
+from bayeslmm.bayes.effect_summaries import EffectSink, summarized
 from bayeslmm.bayes.marginal import MarginalDensity
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import MarginalModel, draw_conditional_many, single_threaded_blas
 
 __all__ = ["posterior_values", "values_given_covariances"]
+
+Drawn = tuple[np.ndarray, list[np.ndarray]]
 
 #: Standard normals held at a time by one worker: 1.6 MB stay in the cache.
 _NORMALS = 200_000
@@ -26,6 +28,7 @@ def posterior_values(
     *,
     random_seed: int,
     cores: int,
+    drawn: Drawn | None = None,
     random_effects: str = "draws",
 ) -> dict[str, np.ndarray]:
     """Every variable of a posterior from unconstrained draws.
@@ -39,6 +42,8 @@ def posterior_values(
         The result depends on it and not on ``cores``.
     cores : int
         Threads.
+    drawn : (beta, b), optional
+        (n, p) and [(n, J_k, q_k)] where they were drawn already.
     random_effects : {"draws", "summary"}
         Whether to give the draws of b, or their means, standard deviations and quantiles.
 
@@ -59,6 +64,7 @@ def posterior_values(
         chains=len(x),
         random_seed=random_seed,
         cores=cores,
+        drawn=drawn,
         random_effects=random_effects,
     )
 
@@ -74,6 +80,7 @@ def values_given_covariances(
     chains: int,
     random_seed: int,
     cores: int,
+    drawn: Drawn | None = None,
     random_effects: str = "draws",
 ) -> dict[str, np.ndarray]:
     """As :func:`posterior_values`, from the covariance parameters themselves.
@@ -90,7 +97,11 @@ def values_given_covariances(
     """
     shape = (chains, len(sigma) // chains)
     summarize = random_effects == "summary"
-    beta, effects = _conditional_draws(model, factors, sigma, random_seed, cores, summarize)
+    if drawn is None:
+        beta, effects = _conditional_draws(model, factors, sigma, random_seed, cores, summarize)
+    else:
+        beta, effects = drawn
+        effects = summarized(effects) if summarize else effects
     values = {"beta": beta.reshape(*shape, -1)} if design.coef_names else {}
     values["sigma"] = sigma.reshape(shape)
     start = 0

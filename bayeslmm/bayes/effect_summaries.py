@@ -17,7 +17,7 @@ import numpy as np
 
 from bayeslmm.errors import SamplingError
 
-__all__ = ["PROBABILITIES", "EffectSink", "EffectSummary"]
+__all__ = ["PROBABILITIES", "EffectSink", "EffectSummary", "summarized"]
 
 #: Quantiles that are kept: the median, and limits of 50, 80, 90, 95 and 99 % intervals.
 PROBABILITIES = (0.005, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.995)
@@ -42,6 +42,14 @@ class EffectSummary:
     mean: np.ndarray
     sd: np.ndarray
     quantiles: np.ndarray
+
+
+def summarized(effects: list[np.ndarray]) -> list[EffectSummary]:
+    """Summaries of draws that are in memory; one (n, J_k, q_k) array per factor."""
+    sink = EffectSink(len(effects[0]) if effects else 0, [b.shape[1:] for b in effects])
+    if effects:
+        sink.put(0, effects)
+    return sink.summaries()
 
 
 class EffectSink:

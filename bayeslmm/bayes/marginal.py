@@ -20,7 +20,14 @@ from numba import njit
 from bayeslmm.bayes.priors import Prior, Priors, coef_key
 from bayeslmm.bayes.scales import Scales, scale_terms, scales, supported_scale, unconstrain
 from bayeslmm.formula import Design
-from bayeslmm.gaussian import FixedPrior, MarginalModel, Problem, log_marginal_flat, with_prior
+from bayeslmm.gaussian import (
+    FixedPrior,
+    MarginalModel,
+    Problem,
+    log_marginal_and_draw,
+    log_marginal_flat,
+    with_prior,
+)
 from bayeslmm.gaussian._criteria import marginal_head
 from bayeslmm.gaussian.correlations import (
     CorrelationLayout,
@@ -165,6 +172,20 @@ class MarginalDensity:
             return densities_head(X, *self._prior_arguments, self.model.kernel_arguments())
         return np.array([self.value(x) for x in X])
 
+    def value_and_draw(
+        self, x: np.ndarray, normals: np.ndarray
+    ) -> tuple[float, np.ndarray, np.ndarray]:
+        """Log density and an exact draw of (beta, b) given x, from one factorization.
+
+        As :func:`bayeslmm.gaussian.log_marginal_and_draw`.
+        """
+        x = np.ascontiguousarray(x, dtype=float)
+        value, _, sd, _, F = _prior_part(x, *self._prior_arguments)
+        if not np.all(np.isfinite(F)):
+            F = np.full_like(F, np.nan)
+        log_y, fixed, effects = log_marginal_and_draw(self.model, F, sd[-1], normals)
+        return value + log_y, fixed, effects
+
     @property
     def _prior_arguments(self) -> tuple:
         return self.correlations, self.scales, self.exponent, self.constant
@@ -286,7 +307,7 @@ def centering(design: Design) -> np.ndarray:
     A = np.eye(len(design.coef_names))
     at = design.intercept_column
     if at is not None:
-        A[at] = design.statistics.mean
+        A[at] = design.predictor_means
         A[at, at] = 1.0
     return A
 

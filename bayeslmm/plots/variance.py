@@ -8,6 +8,7 @@ import numpy as np
 
 from bayeslmm.plots.estimates import center, is_posterior
 from bayeslmm.plots.style import GROUP, MUTED, grid_of_axes, intervals
+from bayeslmm.results.explained import fitted_parts
 from bayeslmm.results.tables import check_level, interval_bounds
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def plot_variance(fit: PosteriorFit | LikelihoodFit, *, level: float = 0.95) -> 
 
 def _shares(fit, level: float):
     """Names, shares and limits (None for a likelihood fit) of the parts of the variance."""
-    parts = fit._parts()
+    parts = fitted_parts(fit)
     names = ["fixed part", *(block.name for block in fit.model.design.blocks), "residual"]
     stacked = np.concatenate(
         [np.asarray(parts.fixed)[..., None], parts.random, np.asarray(parts.residual)[..., None]],
