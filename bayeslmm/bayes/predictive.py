@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayeslmm.bayes.draws import covariance_factors
+from bayeslmm.bayes.draws import covariance_factors, effect_array
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.priors import Priors
 from bayeslmm.bayes.sampling import quiet_pymc
@@ -82,6 +82,7 @@ def _new_effects(
     for block, factor, F in zip(design.blocks, names.factors, factors, strict=True):
         z = rng.standard_normal((len(F), block.n_levels, block.n_effects))
         b = np.einsum("mab,mjb->mja", F, z)
+        effect_array(posterior, factor.b)  # refuses a fit that kept summaries only
         old = posterior[factor.b]
         posterior = posterior.assign({factor.b: old.copy(data=b.reshape(old.shape))})
     return posterior
