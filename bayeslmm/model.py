@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LMM"]
 
+#: Distributions of residuals and of random effects.
+FAMILIES = ("gaussian", "student")
+
 
 class LMM:
     """A linear mixed model.
@@ -46,11 +49,14 @@ class LMM:
         :attr:`priors`.
     weights : str or array-like, optional
         Prior weights, Var(eps_i) = sigma^2 / w_i: a column's name or one value per row.
-    family : {"gaussian"}
-        Distribution of the residuals.
-    missing : {"drop", "raise"}
+    family, random : {"gaussian", "student"}
+        Distribution of the residuals and of the random effects. Student-t ones, with their
+        degrees of freedom estimated, let outliers count less; such a model has a posterior but
+        no REML fit.
+    missing : {"drop", "raise", "model"}
         Rows with a missing value in a used column are left out, with a warning that counts
-        them, or refused.
+        them, or refused; "model" keeps rows in which only numeric covariates are missing, gives
+        these a normal prior and samples them (posterior only).
     namespace : dict, optional
         Functions and constants of your own that the formula names.
 
@@ -88,20 +94,21 @@ class LMM:
         priors: Mapping[str, Prior] | None = None,
         weights=None,
         family: str = "gaussian",
+        random: str = "gaussian",
         missing: str = "drop",
         namespace: Mapping[str, Any] | None = None,
     ):
-        if family != "gaussian":
-            raise ValueError(f'family must be "gaussian", not {family!r}: it is the only one.')
+        _one_of("family", family, FAMILIES)
+        _one_of("random", random, FAMILIES)
         self.design: Design = _design_of(
             data, formula, weights=weights, missing=missing, namespace=namespace
         )
-        self.family = family
+        self.family, self.random = family, random
         if text := self.design.missing.describe():
             warnings.warn(f"{text}.", DataWarning, stacklevel=2)
-        check_design(self.design)
+        check_design(self.design, sigma_known=_sigma_is_given(priors))
         self.aliased: tuple[str, ...] = _aliased(self.design)
-        self.priors = Priors(self.design, priors)
+        self.priors = Priors(self.design, priors, family=family, random=random)
 
     @property
     def names(self) -> ModelNames:
@@ -208,6 +215,8 @@ class LMM:
 
         Raises
         ------
+        DataError
+            If the model fits perfectly, so that sigma has no proper posterior.
         SamplingError
             If the sampler cannot run or is stopped early, or k-hat is above 0.7 in importance
             sampling.
@@ -219,12 +228,14 @@ class LMM:
         SamplingWarning
             On divergences, r-hat above 1.01, or effective sample sizes below 100 per chain.
         """
+        from bayeslmm.results.fitting import refuse_perfect_model, refuse_perfect_posterior
         from bayeslmm.results.posterior import PosteriorFit
 
         _one_of("method", method, METHODS)
         _one_of("parameterization", parameterization, PARAMETERIZATIONS)
         _one_of("random_effects", random_effects, ("draws", "summary"))
         seed = seed_of(random_seed)
+        refuse_perfect_model(self)
         idata, info = fit_posterior(
             self.design,
             self.priors,
@@ -243,6 +254,7 @@ class LMM:
         )
         for problem in info.problems:
             warnings.warn(problem, SamplingWarning, stacklevel=2)
+        refuse_perfect_posterior(self, idata)
         return PosteriorFit(self, self.priors.copy(), idata, info)
 
     def reml(self) -> LikelihoodFit:
@@ -323,7 +335,7 @@ class LMM:
             self.pymc_model(),
             self.priors,
             self.names,
-            posterior_variables(self.design, self.names),
+            posterior_variables(self.design, self.names, self.priors),
             draws=draws,
             random_seed=random_seed,
         )
@@ -378,7 +390,8 @@ class LMM:
         return plot_prior_predictive(self, kind, **options)
 
     def __repr__(self) -> str:
-        return f"{describe_design(self.design)}\n{self.priors!r}"
+        parts = [describe_design(self.design), *_describe_families(self), repr(self.priors)]
+        return "\n".join(parts)
 
 
 def _design_of(data, formula: str, **options) -> Design:
@@ -455,6 +468,14 @@ def describe_design(design: Design) -> str:
     return "\n".join(lines)
 
 
+def _describe_families(model: LMM) -> list[str]:
+    """Lines on what is not Gaussian."""
+    lines = ["Residuals: Student-t (sigma is their scale)"] if model.family == "student" else []
+    if model.random == "student":
+        lines.append("Random effects: Student-t (standard deviations are their scales)")
+    return lines
+
+
 def _aliased(design: Design) -> tuple[str, ...]:
     """Coefficients whose columns are combinations of earlier ones, with a warning."""
     from bayeslmm.gaussian import aliased_columns, detect_aliased, single_threaded_blas
@@ -474,6 +495,11 @@ def _aliased(design: Design) -> tuple[str, ...]:
             stacklevel=3,
         )
     return names
+
+
+def _sigma_is_given(priors) -> bool:
+    sigma = priors.get("sigma") if isinstance(priors, Mapping) else None
+    return isinstance(sigma, Prior) and sigma.name == "Fixed"
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -130,9 +130,13 @@ def _model_dataset(fit: PosteriorFit) -> xr.Dataset:
         return _streamed_dataset(fit)
     arrays: dict[str, Any] = {}
     columns = []
+    unknown = {covariate.name: covariate.rows for covariate in design.modeled}
     for number, (name, column) in enumerate(design.columns.items()):
         entry: dict[str, Any] = {"name": name, "kind": column.dtype.kind}
         values = column.to_numpy() if entry["kind"] != "O" else column.cat.codes.to_numpy(np.int32)
+        if name in unknown:
+            values = values.copy()
+            values[unknown[name]] = np.nan
         if isinstance(column.dtype, pd.CategoricalDtype):
             entry["kind"] = "category"
             entry["levels"] = [
@@ -161,8 +165,15 @@ def _model_dataset(fit: PosteriorFit) -> xr.Dataset:
                 k: [str(v) for v in vs] for k, vs in design.missing.levels_lost.items()
             },
             "n_zero_weight": design.missing.n_zero_weight,
+            "modeled": dict(design.missing.modeled),
+            "levels_touched": {
+                k: [str(v) for v in vs] for k, vs in design.missing.levels_touched.items()
+            },
         },
         "namespace": sorted(design.namespace),
+        "family": fit.model.family,
+        "random": fit.model.random,
+        "missing_option": "model" if design.modeled else "drop",
         "priors": fit.priors.to_dict(),
         "model_priors": fit.model.priors.to_dict(),
         "info": asdict(fit.info),
@@ -230,7 +241,9 @@ def _rebuild_model(record, stored: xr.Dataset, namespace) -> tuple[LMM, Priors]:
     weights = stored["weights"].to_numpy() if "weights" in stored else None
     with warnings.catch_warnings():  # they were shown when the model was made
         warnings.simplefilter("ignore")
-        model = LMM(record["formula"], frame, weights=weights, namespace=namespace)
+        options = {name: record.get(name, "gaussian") for name in ("family", "random")}
+        options["missing"] = record.get("missing_option", "drop")
+        model = LMM(record["formula"], frame, weights=weights, namespace=namespace, **options)
     rows = stored["rows"].to_numpy()
     index = record["index"]
     missing = record["missing"]

@@ -30,6 +30,7 @@ PAGES = {
         "data.loc[::2, 'Machine'] = 'B'\n"
         "y = data['Reaction']\n"
     ),
+    "docs/real-data.md": "",
     "docs/plots.md": "import matplotlib\nmatplotlib.use('Agg')\n",
     "docs/priors.md": (
         "import bayeslmm as blm\n"

@@ -183,10 +183,12 @@ def sbc(
     workers = cores or os.cpu_count() or 1
     with single_threaded_blas(), ThreadPoolExecutor(workers) as pool:
         results = list(_tracked(pool.map(simulator.run, seeds), n_sims, progressbar))
-    names = simulator.names
+    ranks = pd.DataFrame([r[0] for r in results], columns=simulator.names)
+    truth = pd.DataFrame([r[1] for r in results], columns=simulator.names)
+    known = [key for key, prior in model.priors.items() if prior.name == "Fixed"]
     return Calibration(
-        pd.DataFrame([r[0] for r in results], columns=names),
-        pd.DataFrame([r[1] for r in results], columns=names),
+        ranks.drop(columns=known),  # a known value has no rank
+        truth.drop(columns=known),
         n_draws,
         method,
         sum(r[2] for r in results),

@@ -37,7 +37,7 @@ def coefficient_draws(design: Design, posterior: xr.Dataset) -> tuple[list[str],
 def component_draws(
     design: Design, names: ModelNames, posterior: xr.Dataset
 ) -> tuple[list[str], np.ndarray]:
-    """Names and draws (chains, draws, k) of standard deviations, correlations and sigma."""
+    """Names and draws (chains, draws, k) of standard deviations, correlations, sigma, nu."""
     labels, columns = [], []
     for block, factor in zip(design.blocks, names.factors, strict=True):
         labels += component_names(block)
@@ -46,8 +46,13 @@ def component_draws(
         if pairs:
             corr = posterior[factor.corr].to_numpy()
             columns.append(np.stack([corr[:, :, i, j] for i, j in pairs], axis=-1))
-    labels.append("sigma")
-    columns.append(posterior["sigma"].to_numpy()[:, :, None])
+        if factor.nu in posterior:
+            labels.append(f"nu({block.name})")
+            columns.append(posterior[factor.nu].to_numpy()[:, :, None])
+    for name in ("sigma", "nu"):
+        if name in posterior:
+            labels.append(name)
+            columns.append(posterior[name].to_numpy()[:, :, None])
     return labels, np.concatenate(columns, axis=-1)
 
 

@@ -116,7 +116,7 @@ def fit_hierarchical(
     quiet_pymc()
     centered = parameterization == "centered"
     model = hierarchical_model(design, priors, names, centered=centered)
-    variables = posterior_variables(design, names)
+    variables = posterior_variables(design, names, priors)
     sampled, stats = sample_model(
         model,
         variables,

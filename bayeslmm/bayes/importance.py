@@ -204,7 +204,10 @@ def _weighted(density, proposal: SplitT, n, rng, cores, evaluate) -> ImportanceS
         )
     top = raw.max()
     floor = np.maximum(raw, top - 700.0)  # the smoother wants finite numbers
-    smoothed, k_hat = array_stats.psislw(-(floor - top))  # it takes negative log weights
+    try:
+        smoothed, k_hat = array_stats.psislw(-(floor - top))  # it takes negative log weights
+    except ValueError:  # one draw has all the weight: there is no tail to fit
+        smoothed, k_hat = floor - top, np.inf
     smoothed = np.asarray(smoothed) - _log_sum(np.asarray(smoothed))
     # psislw normalizes: the scale comes back from the weights it left alone, the lower ones
     below = np.argsort(floor)[: n // 2]

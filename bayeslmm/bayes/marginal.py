@@ -280,6 +280,19 @@ def marginal_obstacle(design: Design, priors: Priors) -> str | None:
 
 def fixed_obstacle(design: Design, priors: Priors) -> str | None:
     """Why beta cannot be integrated out; None where it can."""
+    if design.modeled:
+        names = ", ".join(covariate.name for covariate in design.modeled)
+        return f"missing values of {names} are part of the model and have to be sampled"
+    if "nu" in priors:
+        return (
+            'residuals are Student-t (family="student"), so nothing can be integrated out exactly'
+        )
+    for block in design.blocks:
+        if f"nu({block.name})" in priors:
+            return (
+                'random effects are Student-t (random="student"), so they cannot be integrated '
+                "out exactly"
+            )
     for key in _coef_keys(design):
         if priors[key].name not in ("Normal", "Flat"):
             return (

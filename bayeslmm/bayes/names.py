@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from bayeslmm.formula import Design
 
-__all__ = ["FactorNames", "ModelNames", "model_names"]
+__all__ = ["FactorNames", "ModelNames", "model_names", "storable"]
 
-_RESERVED = ("chain", "draw", "sample", "coef", "obs", "beta", "sigma", "beta_centered")
+_RESERVED = ("chain", "draw", "sample", "coef", "obs", "beta", "sigma", "nu", "beta_centered")
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class FactorNames:
         Dimensions: levels, effects, effects again.
     sd, corr, b, z : str
         Variables: standard deviations, correlations, effects, standardized effects.
+    nu, tau : str
+        Variables where effects are Student-t: degrees of freedom, mixing precisions.
     """
 
     factor: str
@@ -39,6 +41,8 @@ class FactorNames:
     corr: str
     b: str
     z: str
+    nu: str
+    tau: str
 
 
 @dataclass(frozen=True)
@@ -63,13 +67,13 @@ def model_names(design: Design) -> ModelNames:
     taken = set(_RESERVED)
     factors = []
     for block in design.blocks:
-        base = _storable(block.name)
+        base = storable(block.name)
         while taken & set(_all_names(base)):
             base += "_"
         names = FactorNames(block.name, *_all_names(base))
         taken |= set(_all_names(base))
         factors.append(names)
-    response = _storable(design.response)
+    response = storable(design.response)
     while {response, f"{response}_data"} & taken:
         response += "_"
     return ModelNames(response, f"{response}_data", tuple(factors))
@@ -84,9 +88,11 @@ def _all_names(base: str) -> tuple[str, ...]:
         f"corr_{base}",
         f"b_{base}",
         f"z_{base}",
+        f"nu_{base}",
+        f"tau_{base}",
     )
 
 
-def _storable(name: str) -> str:
+def storable(name: str) -> str:
     """A division slash instead of the slash that separates groups in a NetCDF file."""
     return name.replace("/", "\u2215")

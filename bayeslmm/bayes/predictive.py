@@ -9,6 +9,13 @@ import numpy as np
 from bayeslmm.bayes.draws import covariance_factors, effect_array
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.priors import Priors
+from bayeslmm.bayes.residuals import (
+    draw_noise,
+    effect_multipliers,
+    effect_nu,
+    residual_nu,
+    residual_scale,
+)
 from bayeslmm.bayes.sampling import quiet_pymc
 from bayeslmm.bayes.tree import linear_predictor
 from bayeslmm.errors import PriorError
@@ -63,10 +70,8 @@ def posterior_predictive(
     if groups == "new":
         posterior = _new_effects(design, names, posterior, rng)
     mean = linear_predictor(design, names, posterior)
-    scale = posterior["sigma"].to_numpy()[:, :, None]
-    if design.weights is not None:
-        scale = scale / np.sqrt(design.weights)
-    values = mean + scale * rng.standard_normal(mean.shape)
+    scale = residual_scale(design, posterior)
+    values = mean + scale * draw_noise(rng, mean.shape, residual_nu(posterior))
     coords = {"chain": posterior["chain"], "draw": posterior["draw"]}
     return xr.Dataset(
         {names.response: (("chain", "draw", "obs"), values)},
@@ -83,6 +88,7 @@ def _new_effects(
         z = rng.standard_normal((len(F), block.n_levels, block.n_effects))
         b = np.einsum("mab,mjb->mja", F, z)
         effect_array(posterior, factor.b)  # refuses a fit that kept summaries only
+        b = b * effect_multipliers(rng, effect_nu(posterior, factor), block.n_levels)
         old = posterior[factor.b]
         posterior = posterior.assign({factor.b: old.copy(data=b.reshape(old.shape))})
     return posterior

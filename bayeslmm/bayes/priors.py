@@ -44,6 +44,7 @@ _KNOWN = {
     "Uniform": ("lower", "upper"),
     "TruncatedNormal": ("mu", "sigma", "lower", "upper", "tau"),
     "LKJ": ("eta",),
+    "Fixed": ("value",),
 }
 _POSITIVE = {
     "HalfFlat",
@@ -69,9 +70,13 @@ _REQUIRED = {
     "InverseGamma": (("alpha", "mu"), ("beta", "sigma")),
     "Weibull": (("alpha",), ("beta",)),
     "LKJ": (("eta",),),
+    "Fixed": (("value",),),
 }
 _ALIASES = {"Lognormal": "LogNormal"}
-_CLASSES = ("beta", "sd", "corr", "sigma")
+_CLASSES = ("beta", "sd", "corr", "sigma", "nu")
+#: Degrees of freedom of a Student-t distribution: Juarez and Steel (2010), Journal of Business
+#: and Economic Statistics 28(1), section 2.
+_NU = {"alpha": 2, "beta": 0.1}
 
 
 class Prior:
@@ -80,7 +85,8 @@ class Prior:
     Parameters
     ----------
     name : str
-        A PyMC distribution, or ``"LKJ"`` for correlations.
+        A PyMC distribution, ``"LKJ"`` for correlations, or ``"Fixed"`` for a parameter whose
+        value is known (``blm.Prior("Fixed", value=1)`` on sigma: known sampling variances).
     **parameters : float
         Its parameters, under PyMC's names.
 
@@ -161,9 +167,10 @@ class Priors(Mapping):
     """The priors in force, one per parameter; prints as a table, and can be edited.
 
     Keys are coefficients (``"Days"``; ``"Intercept"`` is the intercept at the predictors'
-    means), variance components (``"sd(Days | Subject)"``, ``"sigma"``) and the correlations of
-    a grouping factor (``"corr(Subject)"``). Assigning to a class (``"beta"``: all coefficients
-    but the intercept, ``"sd"``, ``"corr"``) sets each of its members.
+    means), variance components (``"sd(Days | Subject)"``, ``"sigma"``), the correlations of
+    a grouping factor (``"corr(Subject)"``) and the degrees of freedom of Student-t residuals
+    (``"nu"``) or random effects (``"nu(Subject)"``). Assigning to a class (``"beta"``: all
+    coefficients but the intercept, ``"sd"``, ``"corr"``) sets each of its members.
 
     Examples
     --------
@@ -174,12 +181,18 @@ class Priors(Mapping):
     Normal(mu=0, sigma=10)
     """
 
-    def __init__(self, design: Design, user: Mapping[str, Prior] | None = None):
-        self._classes = _members(design)
+    def __init__(
+        self,
+        design: Design,
+        user: Mapping[str, Prior] | None = None,
+        *,
+        family: str = "gaussian",
+        random: str = "gaussian",
+    ):
+        self._classes = _members(design, family)
         self._aliases = _pair_aliases(design)
-        self._entries = {
-            key: _Entry(prior, "default") for key, prior in default_priors(design).items()
-        }
+        defaults = default_priors(design, family=family, random=random)
+        self._entries = {key: _Entry(prior, "default") for key, prior in defaults.items()}
         user = {} if user is None else user
         if not isinstance(user, Mapping):
             raise PriorError('priors must be a dict such as {"Days": blm.Prior("Normal", ...)}.')
@@ -200,13 +213,17 @@ class Priors(Mapping):
         if keys is None:
             keys = [self._key(key)]
         elif not keys:
-            raise PriorError(f"This model has no parameter of class {key!r}.")
+            also = f" The coefficient is {coef_key(key)!r}." if coef_key(key) in self else ""
+            raise PriorError(f"This model has no parameter of class {key!r}.{also}")
         for target in keys:
             _check_support(target, prior)
         self._entries.update({target: _Entry(prior, "user") for target in keys})
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._entries
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -263,7 +280,9 @@ class Priors(Mapping):
         )
 
 
-def default_priors(design: Design) -> dict[str, Prior]:
+def default_priors(
+    design: Design, *, family: str = "gaussian", random: str = "gaussian"
+) -> dict[str, Prior]:
     """Weakly informative defaults on the scale of the data.
 
     With s_y the standard deviation of the response (less its offset) and s_x that of a column:
@@ -274,13 +293,19 @@ def default_priors(design: Design) -> dict[str, Prior]:
     - sigma: HalfStudentT(3, s_y), times the root of the mean weight where there are weights;
     - sd of an effect with covariate z: HalfStudentT(3, s_y / s_z), and HalfStudentT(3, s_y)
       for an intercept or a 0/1 column, whose s_z says only how rare it is;
-    - correlations: LKJ(2), Lewandowski, Kurowicka and Joe (2009).
+    - correlations: LKJ(2), Lewandowski, Kurowicka and Joe (2009);
+    - a covariate x whose missing values are modeled: its mean Normal(mean x, 2.5 s_x), its
+      standard deviation HalfStudentT(3, s_x), over the observed values;
+    - degrees of freedom of Student-t residuals or random effects: Gamma(2, 0.1), Juarez and
+      Steel (2010).
 
     All standard deviations have the divisor n - 1.
 
     Parameters
     ----------
     design : Design
+    family, random : {"gaussian", "student"}
+        Distribution of the residuals and of the random effects.
 
     Returns
     -------
@@ -307,7 +332,17 @@ def default_priors(design: Design) -> dict[str, Prior]:
             priors[f"sd({effect} | {block.name})"] = Prior("HalfStudentT", nu=3, sigma=scale)
         if block.correlated_pairs():
             priors[f"corr({block.name})"] = Prior("LKJ", eta=2)
+        if random == "student":
+            priors[f"nu({block.name})"] = Prior("Gamma", **_NU)
     priors["sigma"] = Prior("HalfStudentT", nu=3, sigma=sd_y * math.sqrt(rows.mean_weight))
+    for covariate in design.modeled:
+        observed = covariate.observed
+        center, size = float(np.mean(observed)), np.max(np.abs(observed))
+        scale = float(spread(np.std(observed, ddof=1), size))
+        priors[f"mean({covariate.name})"] = Prior("Normal", mu=center, sigma=2.5 * scale)
+        priors[f"sd({covariate.name})"] = Prior("HalfStudentT", nu=3, sigma=scale)
+    if family == "student":
+        priors["nu"] = Prior("Gamma", **_NU)
     return priors
 
 
@@ -333,11 +368,12 @@ def _effect_spreads(block: RandomBlock, covariates: BlockStatistics) -> np.ndarr
     return np.where(intercept | covariates.indicator, 1.0, spreads)
 
 
-def _members(design: Design) -> dict[str, list[str]]:
+def _members(design: Design, family: str) -> dict[str, list[str]]:
     """Parameters of each class."""
     members: dict[str, list[str]] = {name: [] for name in _CLASSES}
     members["beta"] = [coef_key(name) for name in design.coef_names if name != "Intercept"]
     members["sigma"] = ["sigma"]
+    members["nu"] = ["nu"] if family == "student" else []
     for block in design.blocks:
         members["sd"] += [f"sd({effect} | {block.name})" for effect in block.effects]
         members["corr"] += [f"corr({block.name})"] if block.correlated_pairs() else []
@@ -399,18 +435,24 @@ def _check_values(prior: Prior) -> None:
 
 
 def _check_support(key: str, prior: Prior) -> None:
-    """Standard deviations are positive; correlations have LKJ priors and nothing else has."""
+    """Scales and degrees of freedom are positive; correlations have LKJ priors, nothing else."""
     is_corr = key.startswith("corr(")
     if is_corr != (prior.name == "LKJ"):
         wanted = 'Prior("LKJ", eta=2)' if is_corr else "another distribution than LKJ"
         raise PriorError(f"{key}: use {wanted}, not {prior!r}.")
-    if not (key == "sigma" or key.startswith("sd(")) or prior.name in _POSITIVE:
+    is_positive = key in ("sigma", "nu") or key.startswith(("sd(", "nu("))
+    if not is_positive or prior.name in _POSITIVE:
+        return
+    if prior.name == "Fixed":
+        if not prior.parameters["value"] > 0:
+            raise PriorError(f"{key} must be positive, so it cannot be fixed by {prior!r}.")
         return
     if prior.parameters.get("lower", -1.0) >= 0:
         return
     if prior.name in _KNOWN or _density_below_zero(prior):
+        what = "the degrees of freedom" if key.startswith("nu") else "a standard deviation"
         raise PriorError(
-            f"{key} is a standard deviation, and {prior!r} allows negative values. Use "
+            f"{key} is {what}, and {prior!r} allows negative values. Use "
             "HalfNormal, HalfStudentT, Exponential, Gamma, LogNormal or Uniform(lower=0, ...)."
         )
 

@@ -20,7 +20,7 @@ from bayeslmm.bayes.priors import Prior
 __all__ = ["SCALE_FAMILIES", "Scales", "draw_scales", "scales", "supported_scale"]
 
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
-_CONSTANT, _NORMAL, _STUDENT, _GAMMA, _INVERSE_GAMMA, _LOG_NORMAL, _WEIBULL = range(7)
+_CONSTANT, _NORMAL, _STUDENT, _GAMMA, _INVERSE_GAMMA, _LOG_NORMAL, _WEIBULL, _FIXED = range(8)
 
 
 class Scales(NamedTuple):
@@ -97,6 +97,11 @@ def _uniform(p):
     return _CONSTANT, (0.0, 0.0, 0.0), -log(upper - lower), lower, upper
 
 
+def _fixed(p):
+    # its coordinate is a standard normal that nothing depends on: the posterior stays exact
+    return _FIXED, (p["value"], 0.0, 0.0), -0.5 * log(2 * pi), 0.0, np.inf
+
+
 def _truncated_normal(p):
     from scipy.special import log_ndtr
 
@@ -125,6 +130,7 @@ SCALE_FAMILIES: dict[str, Callable] = {
     "Weibull": _weibull,
     "Uniform": _uniform,
     "TruncatedNormal": _truncated_normal,
+    "Fixed": _fixed,
 }
 
 
@@ -188,6 +194,10 @@ def scale_terms(sc, x):
     sd, slope, gradient = np.empty(m), np.empty(m), np.empty(m)
     value = 0.0
     for i in range(m):
+        if sc.code[i] == 7:  # a known value: x[i] is a standard normal of its own
+            value += sc.constant[i] - 0.5 * x[i] * x[i]
+            gradient[i], sd[i], slope[i] = -x[i], sc.parameters[i, 0], 0.0
+            continue
         s, ds, log_ds = constrain(sc.lower[i], sc.upper[i], x[i])
         log_p, d_log_p = _log_prior(sc.code[i], sc.parameters[i, 0], sc.parameters[i, 1], s)
         value += log_p + sc.constant[i] + log_ds
@@ -204,7 +214,9 @@ def unconstrain(sc: Scales, sd: np.ndarray) -> np.ndarray:
     x = np.empty(len(sd))
     for i, s in enumerate(sd):
         low, high = sc.lower[i], sc.upper[i]
-        if np.isinf(high):
+        if sc.code[i] == _FIXED:
+            x[i] = 0.0
+        elif np.isinf(high):
             x[i] = np.log(max(s - low, 1e-6 * max(s, 1e-300)))
         else:
             share = np.clip((s - low) / (high - low), 1e-6, 1 - 1e-6)
@@ -219,7 +231,9 @@ def draw_scales(sc: Scales, n: int, rng: np.random.Generator) -> np.ndarray:
     out = np.empty((n, len(sc.code)))
     for i, (code, (a, b, _)) in enumerate(zip(sc.code, sc.parameters, strict=True)):
         low, high = sc.lower[i], sc.upper[i]
-        if code == _CONSTANT:
+        if code == _FIXED:
+            out[:, i] = a
+        elif code == _CONSTANT:
             out[:, i] = rng.uniform(low, high, n)
         elif code == _NORMAL:
             bounds = ((low - a) / b, (high - a) / b)

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bayeslmm.bayes.covariates import covariate_names, missing_part
 from bayeslmm.bayes.draws import effect_array
 from bayeslmm.bayes.effect_summaries import PROBABILITIES, EffectSummary
 from bayeslmm.bayes.names import ModelNames
+from bayeslmm.bayes.residuals import log_density, residual_nu, residual_scale
 from bayeslmm.formula import Design
 
 if TYPE_CHECKING:
@@ -45,15 +47,20 @@ def posterior_dataset(
     """
     import xarray as xr
 
-    dims: dict[str, tuple[str, ...]] = {"beta": ("coef",), "sigma": ()}
+    dims: dict[str, tuple[str, ...]] = {"beta": ("coef",), "sigma": (), "nu": ()}
     coords: dict[str, np.ndarray] = {"coef": _labels(design.coef_names)}
     for block, factor in zip(design.blocks, names.factors, strict=True):
         dims[factor.sd] = (factor.effect_dim,)
+        dims[factor.nu] = ()
         dims[factor.corr] = (factor.effect_dim, factor.effect_bis_dim)
         dims[factor.b] = (factor.dim, factor.effect_dim)
         coords[factor.dim] = _labels(block.levels)
         coords[factor.effect_dim] = _labels(block.effects)
         coords[factor.effect_bis_dim] = _labels(block.effects)
+    for covariate in design.modeled:
+        own = covariate_names(covariate)
+        dims |= {own.missing: (own.dim,), own.mean: (), own.sd: ()}
+        coords[own.dim] = np.arange(covariate.n_unknown)
     variables = {name: (("chain", "draw", *dims[name]), array) for name, array in values.items()}
     first = next(iter(values.values()))
     used = {dim for name in values for dim in dims[name]}
@@ -143,17 +150,15 @@ def linear_predictor(design: Design, names: ModelNames, posterior: xr.Dataset) -
         b = effect_array(posterior, factor.b)
         for j in range(block.n_effects):
             mean += b[:, :, block.codes, j] * block.Z[:, j]
-    return mean
+    return mean + missing_part(design, names, posterior)
 
 
 def log_likelihood(design: Design, names: ModelNames, posterior: xr.Dataset) -> xr.Dataset:
     """log p(y_i | beta, b, sigma), the conditional one that Bambi and brms give."""
     import xarray as xr
 
-    mean = linear_predictor(design, names, posterior)
-    sigma = posterior["sigma"].to_numpy()[:, :, None]
-    scale = sigma if design.weights is None else sigma / np.sqrt(design.weights)
-    values = -0.5 * ((design.y - mean) / scale) ** 2 - np.log(scale) - 0.5 * np.log(2 * np.pi)
+    gap = design.y - linear_predictor(design, names, posterior)
+    values = log_density(gap, residual_scale(design, posterior), residual_nu(posterior))
     coords = {
         "chain": posterior["chain"],
         "draw": posterior["draw"],

@@ -13,13 +13,22 @@ from bayeslmm.formula.statistics import BlockStatistics
 
 __all__ = ["check_design"]
 
+#: Squares and products of columns have to stay between 1e-300 and 1e300.
+_SMALLEST = 1e-100
 #: A slope's covariate this many standard deviations from zero makes the intercept's variance
 #: and its correlation with the slope statements about a far-off point.
 _FAR_FROM_ZERO = 10.0
 
 
-def check_design(design: Design) -> None:
+def check_design(design: Design, *, sigma_known: bool = False) -> None:
     """Warn about effects the data cannot separate, refuse what has no degrees of freedom.
+
+    Parameters
+    ----------
+    design : Design
+    sigma_known : bool
+        Whether sigma is given, as with known sampling variances: then effects of single rows can
+        be told from it.
 
     Raises
     ------
@@ -33,6 +42,8 @@ def check_design(design: Design) -> None:
         zero.
     """
     n, p = design.n_rows, len(design.coef_names)
+    if design.rows_in_memory:
+        _refuse_extremes(design)
     if n <= p:
         raise DataError(
             f"{p} coefficients and {n} rows: there must be more rows than coefficients. "
@@ -40,8 +51,29 @@ def check_design(design: Design) -> None:
         )
     for block, covariates in zip(design.blocks, design.statistics.blocks, strict=True):
         _check_rank(block, covariates)
-        _check_size(block, n)
+        if not sigma_known:
+            _check_size(block, n)
         _check_covariates(block, covariates)
+
+
+def _refuse_extremes(design: Design) -> None:
+    """Columns whose squares are no longer numbers."""
+    columns = {f"The response {design.response!r}": design.y - design.offset}
+    columns |= {f"The column {name!r}": design.X[:, j] for j, name in enumerate(design.coef_names)}
+    for block in design.blocks:
+        columns |= {
+            f"The effect {e!r} of {block.name!r}": block.Z[:, j]
+            for j, e in enumerate(block.effects)
+        }
+    if design.weights is not None:
+        columns["The weights"] = design.weights
+    for name, column in columns.items():
+        size = float(np.max(np.abs(column), initial=0.0))
+        if not (size == 0 or _SMALLEST < size < 1 / _SMALLEST):
+            raise DataError(
+                f"{name} is of the size of {size:.0e}: its square is not a number a computer has. "
+                "Use other units."
+            )
 
 
 def _check_rank(block: RandomBlock, covariates: BlockStatistics) -> None:

@@ -102,7 +102,9 @@ class ModelMatrix:
         blocks = []
         for piece in self._pieces:
             with _retold_errors(piece.name):
-                blocks.append((piece, _two_dimensional(piece.eval_new_data(frame))))
+                block = _two_dimensional(piece.eval_new_data(frame))
+                _refuse_overflow(piece, block, frame)
+                blocks.append((piece, block))
         return _assemble(blocks, len(frame))
 
 
@@ -206,6 +208,7 @@ def _evaluate(nodes: list, text: str, frame: pd.DataFrame, namespace: Mapping) -
         width = 0
         for piece in coded:
             blocks.append((piece, _two_dimensional(piece.data)))
+            _refuse_overflow(*blocks[-1], frame)
             if piece.kind != "offset":
                 names.extend(str(label) for label in piece.labels)
                 width += blocks[-1][1].shape[1]
@@ -285,6 +288,25 @@ def _coded_piece(term, coding: Coding, frame: pd.DataFrame, env):
     with contextlib.redirect_stdout(io.StringIO()):  # formulae prints before it raises
         piece.set_data({c.name: c.name in full for c in kept})
     return piece
+
+
+def _refuse_overflow(piece, block: np.ndarray, frame: pd.DataFrame) -> None:
+    """Whole numbers beyond 2^63 wrap around without a word: compare with floating point.
+
+    Raises
+    ------
+    DataError
+    """
+    calls = [c for c in _components(piece) if "(" in str(c.name) and c.kind == "numeric"]
+    if block.dtype.kind not in "iu" or not calls:
+        return
+    whole = [name for name in frame.columns if frame[name].dtype.kind in "iu"]
+    exact = _two_dimensional(piece.eval_new_data(frame.astype(dict.fromkeys(whole, float))))
+    if not np.allclose(block.astype(float), exact.astype(float), rtol=1e-9, atol=0.0):
+        raise DataError(
+            f"'{piece.name}' goes beyond 2^63, where whole numbers wrap around. Make its columns "
+            "floating-point numbers (.astype(float)), or rescale them."
+        )
 
 
 def _components(term) -> list:

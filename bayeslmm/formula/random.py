@@ -175,8 +175,17 @@ class RandomBlock:
         return np.column_stack([matrix.evaluate(frame)[0] for matrix in self._matrices])
 
 
-def grouping_factor(columns: tuple[str, ...], frame: pd.DataFrame) -> GroupingFactor:
+def grouping_factor(
+    columns: tuple[str, ...], frame: pd.DataFrame, *, at_least: int = 2
+) -> GroupingFactor:
     """Levels and codes of a grouping factor on plain columns.
+
+    Parameters
+    ----------
+    columns : tuple of str
+    frame : pandas.DataFrame
+    at_least : int
+        Levels without which there is no variance to estimate.
 
     Raises
     ------
@@ -186,7 +195,7 @@ def grouping_factor(columns: tuple[str, ...], frame: pd.DataFrame) -> GroupingFa
     coded = [_levels_and_codes(frame[column]) for column in columns]
     component_levels = tuple(tuple(levels) for levels, _ in coded)
     factor = _coded_factor(columns, component_levels, [codes for _, codes in coded])
-    if len(factor.levels) < 2:
+    if len(factor.levels) < at_least:
         raise DataError(
             f"The grouping factor {factor.name!r} has a single level ({factor.levels[0]!r}): a "
             "variance between groups needs at least two, and many more to be estimated well."

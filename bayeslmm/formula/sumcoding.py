@@ -38,7 +38,7 @@ def sum_coded_rows(
     design: Design, frame: pd.DataFrame | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """As :func:`sum_coded`, for the rows of `frame`; the fitted ones by default."""
-    frame = design.columns if frame is None else frame
+    frame = design.predictors if frame is None else frame
     blocks, owner = [], []
     term = -1
     previous = None

@@ -54,6 +54,9 @@ class Problem:
         Between the user's fixed effects and the shifted columns computed with.
     theta_index : (r,) int array
         Position of each free entry in the flat buffer of factors.
+    known_sigma : float or None
+        Residual standard deviation where it is known: the likelihood criteria then use it in
+        place of profiling it out.
     """
 
     cp: CrossProducts
@@ -62,6 +65,7 @@ class Problem:
     values: Values
     coordinates: Coordinates
     theta_index: np.ndarray
+    known_sigma: float | None = None
 
     @property
     def n(self) -> int:

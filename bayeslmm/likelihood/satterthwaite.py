@@ -57,7 +57,8 @@ def variance_curvature(problem: Problem, theta: np.ndarray, *, reml: bool) -> Va
     d(theta) the profiled deviance, the deviance in (theta, sigma) is
     d + m log(sigma^2 / s^2) + m s^2 / sigma^2 - m, so at sigma = s its Hessian is
     [[d'' + m h h', -2 m h / sigma], [., 4 m / sigma^2]] with h the gradient of log s^2. Only d''
-    is differentiated numerically, by central differences of the exact gradient.
+    is differentiated numerically, by central differences of the exact gradient. A known sigma
+    has no variance: its row and column are zero.
 
     Parameters
     ----------
@@ -85,6 +86,12 @@ def variance_curvature(problem: Problem, theta: np.ndarray, *, reml: bool) -> Va
             second[i] = (sides[0] - sides[1]) / (2 * steps[i])
         slope, unscaled = _first_derivatives(problem, center)
     sigma = center.sigma
+    if problem.known_sigma is not None:
+        covariance, flat = _pseudo_inverse(0.5 * (second + second.T)) if r else (second, 0)
+        padded, jacobian = np.zeros((r + 1, r + 1)), np.zeros((r + 1, p, p))
+        padded[:r, :r], jacobian[:r] = 2 * covariance, sigma**2 * unscaled
+        hessian = np.pad(0.5 * (second + second.T), ((0, 1), (0, 1)))
+        return VarianceCurvature(padded, jacobian, hessian, flat)
     hessian = np.empty((r + 1, r + 1))
     hessian[:r, :r] = 0.5 * (second + second.T) + divisor * np.outer(slope, slope)
     hessian[:r, r] = hessian[r, :r] = -2 * divisor * slope / sigma

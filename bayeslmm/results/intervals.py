@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -101,6 +102,9 @@ def _profile(fit: LikelihoodFit, level: float, wanted: list[str], progressbar: b
     rows = {}
     for name in progress(wanted, "Profiles", show=progressbar):
         target = targets[name]
+        if target[0] == "sigma" and problem.known_sigma is not None:
+            rows[name] = (np.nan, np.nan)
+            continue
         if target[0] == "corr" and not np.isfinite(values[name]):
             _warn(f"{name} is not identified (a standard deviation is 0): interval -1 to 1.")
             rows[name] = (-1.0, 1.0)
@@ -213,7 +217,8 @@ def with_response(fit: LikelihoodFit, y: np.ndarray):
     from bayeslmm.model import reduce_rows
 
     cp = reduce_rows(fit.design, y=y, columns=fit.kept)
-    return prepare(cp, fit._problem.patterns, symbolic=fit._problem.symbolic)
+    problem = prepare(cp, fit._problem.patterns, symbolic=fit._problem.symbolic)
+    return replace(problem, known_sigma=fit._problem.known_sigma)
 
 
 def _warn(text: str) -> None:

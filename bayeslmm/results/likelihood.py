@@ -24,7 +24,7 @@ from bayeslmm.likelihood.inference import (
 from bayeslmm.likelihood.kenward_roger import kenward_roger
 from bayeslmm.likelihood.optimize import Optimum
 from bayeslmm.likelihood.satterthwaite import VarianceCurvature, variance_curvature
-from bayeslmm.results.contrasts import contrast_matrix
+from bayeslmm.results.contrasts import contextual_contrast, contrast_matrix
 from bayeslmm.results.plotting import FitPlots
 from bayeslmm.results.tables import check_level, format_table
 
@@ -80,8 +80,8 @@ class LikelihoodFit(FitPlots):
 
     @property
     def n_parameters(self) -> int:
-        """Coefficients, covariance parameters and sigma."""
-        return self._problem.p + len(self.theta) + 1
+        """Coefficients, covariance parameters and, unless it is known, sigma."""
+        return self._problem.p + len(self.theta) + (self._problem.known_sigma is None)
 
     @property
     def deviance(self) -> float:
@@ -185,6 +185,31 @@ class LikelihoodFit(FitPlots):
             frame.loc[~estimable] = np.nan
         return frame
 
+    def contextual_effect(
+        self, x: str, g: str, ddf: str = "satterthwaite", *, level: float = 0.95
+    ) -> pd.DataFrame:
+        """What a group's mean of `x` adds beyond the row's own `x`: between minus within.
+
+        Two rows with the same `x`, in groups whose means of `x` differ by one, differ by this
+        much (Raudenbush and Bryk 2002, Hierarchical Linear Models, chapter 5). Where either
+        coefficient has interactions, at 0 of the others.
+
+        Parameters
+        ----------
+        x, g : str
+            As in ``within(x, g)`` and ``between(x, g)``, both in the formula (or ``x`` itself in
+            place of within).
+        ddf, level
+            As in :meth:`fixef`.
+
+        Raises
+        ------
+        ValueError
+            If the model does not have the coefficients.
+        """
+        L = contextual_contrast(self.design.coef_names, x, g)
+        return self.contrast(L, ddf, level=level)
+
     def _t_frame(self, rows: np.ndarray, ddf: str, level: float, offset=0.0) -> pd.DataFrame:
         table = t_table(rows[:, self.kept], self._solution.beta, self.inference(ddf), level, offset)
         return pd.DataFrame(table)
@@ -230,6 +255,11 @@ class LikelihoodFit(FitPlots):
     @cached_property
     def _kenward_roger(self) -> KenwardRogerInference:
         fit = self
+        if self._problem.known_sigma is not None:
+            raise ValueError(
+                "Kenward and Roger's degrees of freedom are for an estimated sigma, and here it is "
+                'known. Use ddf="satterthwaite" or "normal".'
+            )
         if not self.reml:
             _warn("Kenward-Roger needs REML: the model was refitted by REML for it.")
             with warnings.catch_warnings():
@@ -658,8 +688,13 @@ class LikelihoodFit(FitPlots):
         return model.reml() if self.reml else model.ml()
 
     def summary(self, ddf: str = "satterthwaite", *, level: float = 0.95) -> pd.DataFrame:
-        """Coefficients and variance components in one table."""
-        return pd.concat([self.fixef(ddf, level=level), self.varcomp(level=level)])
+        """Coefficients and variance components in one table.
+
+        ``attrs["missing"]`` says which rows were left out.
+        """
+        table = pd.concat([self.fixef(ddf, level=level), self.varcomp(level=level)])
+        table.attrs["missing"] = self.design.missing.describe()
+        return table
 
     def equation(self, form: str = "conditional", format: str = "latex") -> str:
         """The model as an equation; see :meth:`bayeslmm.LMM.equation`."""

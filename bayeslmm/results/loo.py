@@ -28,6 +28,7 @@ from bayeslmm.gaussian import (
 )
 from bayeslmm.model import covariance_patterns, factor_rows
 from bayeslmm.results.progress import progress
+from bayeslmm.results.robust import is_robust
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,6 +90,14 @@ def leave_one_out(
     design = fit.model.design
     units = _units(fit, unit)
     refuse_old_theta(fit)
+    sampled = is_robust(fit.names, fit.posterior) or bool(design.modeled)
+    if sampled and unit != "observation":
+        raise SamplingError(
+            "Leaving out a whole group needs coefficients and random effects integrated out, but "
+            f'{fixed_obstacle(design, fit.priors)}. Leave out rows: unit="observation".'
+        )
+    if sampled:
+        conditional = True  # nothing integrates out exactly
     if conditional and unit != "observation":
         raise ValueError('conditional=True goes with unit="observation" only.')
     if not conditional:
@@ -112,6 +121,9 @@ def leave_one_out(
     )
     tree = xr.DataTree.from_dict({"posterior": posterior, "log_likelihood": data})
     result = _quiet(lambda: az.loo(tree, pointwise=True))
+    result.likelihood = "conditional" if conditional else "integrated"
+    if "nu" in posterior:
+        result.outlier_weights = fit.outlier_weights()
     if not conditional:
         if exact:
             _refit_exactly(fit, unit, units, result, progressbar)

@@ -120,7 +120,7 @@ def adjusted(table: pd.DataFrame, adjust: str | None, n_means: int, level: float
 
 
 def _grid_values(design: Design, name: str, wanted: bool) -> list:
-    column = design.columns[name]
+    column = design.predictors[name]
     if isinstance(column.dtype, pd.CategoricalDtype):
         return column.cat.categories.tolist()
     mean, distinct = design.column_values(name)

@@ -18,7 +18,7 @@ from bayeslmm.bayes.draws import (
 from bayeslmm.bayes.fitting import FitInfo
 from bayeslmm.bayes.names import ModelNames, model_names
 from bayeslmm.bayes.priors import Priors
-from bayeslmm.results.contrasts import contrast_matrix
+from bayeslmm.results.contrasts import contextual_contrast, contrast_matrix
 from bayeslmm.results.marginal_means import pair_rows, reference_rows
 from bayeslmm.results.plotting import PosteriorPlots
 from bayeslmm.results.tables import check_level, format_table, summarize_draws
@@ -80,19 +80,22 @@ class PosteriorFit(PosteriorPlots):
         -------
         pandas.DataFrame
             Columns ``mean sd lower upper ess_bulk ess_tail r_hat``, in the response's units
-            (a coefficient: response units per unit of its column).
+            (a coefficient: response units per unit of its column). ``attrs["missing"]`` says
+            which rows were left out.
 
         Raises
         ------
         ValueError
             If `level` or `interval` is not valid.
         """
-        return pd.concat(
+        table = pd.concat(
             [
                 self.fixef(level=level, interval=interval),
                 self.varcomp(level=level, interval=interval),
             ]
         )
+        table.attrs["missing"] = self.model.design.missing.describe()
+        return table
 
     def fixef(self, *, level: float = 0.95, interval: str = "eti") -> pd.DataFrame:
         """Coefficients (fixed effects); columns as in :meth:`summary`."""
@@ -181,6 +184,26 @@ class PosteriorFit(PosteriorPlots):
         """
         rows, index = contrast_matrix(L, self.model.design.coef_names)
         return self._table((index, self._combined(rows)), "contrast", level, interval)
+
+    def contextual_effect(
+        self, x: str, g: str, *, level: float = 0.95, interval: str = "eti"
+    ) -> pd.DataFrame:
+        """What a group's mean of `x` adds beyond the row's own `x`: between minus within.
+
+        Parameters
+        ----------
+        x, g
+            As in :meth:`bayeslmm.LikelihoodFit.contextual_effect`.
+        level, interval
+            As in :meth:`summary`.
+
+        Raises
+        ------
+        ValueError
+            If the model does not have the coefficients.
+        """
+        L = contextual_contrast(self.model.design.coef_names, x, g)
+        return self.contrast(L, level=level, interval=interval)
 
     def marginal_means(
         self, terms: str | list[str], *, at=None, level: float = 0.95, interval: str = "eti"
@@ -319,11 +342,71 @@ class PosteriorFit(PosteriorPlots):
         """Predictions for the fitted rows; options as in :meth:`predict`."""
         return self.predict(random=random, **options)
 
-    def residuals(self, random: str = "conditional") -> pd.Series:
-        """Response minus posterior mean of the linear predictor."""
+    def residuals(
+        self, random: str = "conditional", *, weights: bool = False
+    ) -> pd.Series | pd.DataFrame:
+        """Response minus posterior mean of the linear predictor.
+
+        Parameters
+        ----------
+        random : {"conditional", "population", "new"}
+            As in :meth:`predict`.
+        weights : bool
+            Also the column ``weight`` of :meth:`outlier_weights`.
+        """
         mean = self.predict(random=random, draws=True).mean(("chain", "draw")).to_numpy()
         design = self.model.design
-        return pd.Series(design.y - mean, index=design.index, name="residual")
+        residuals = pd.Series(design.y - mean, index=design.index, name="residual")
+        if not weights:
+            return residuals
+        return pd.DataFrame({"residual": residuals, "weight": self.outlier_weights().to_numpy()})
+
+    def outlier_weights(self) -> pd.Series:
+        """Weight of each row's residual in a Student-t model, as its posterior mean.
+
+        A Student-t residual is a normal one with a precision multiplied by its own weight, 1 on
+        average; an outlier has a weight near 0 and hardly moves the fit (Lange, Little and
+        Taylor 1989, Journal of the American Statistical Association 84(408)). The weights of a
+        Gaussian model are all 1.
+
+        Returns
+        -------
+        pandas.Series
+            Indexed as the rows used.
+        """
+        from bayeslmm.results.robust import row_weights_of_outliers
+
+        return row_weights_of_outliers(self)
+
+    def imputed(self, *, level: float = 0.95, interval: str = "eti") -> pd.DataFrame:
+        """Posterior of the missing covariate values of a model with ``missing="model"``.
+
+        Parameters
+        ----------
+        level, interval
+            As in :meth:`summary`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``covariate row mean sd lower upper ...``, one row per missing value; ``row``
+            is its index label in the data. Rows of one group share the value where a covariate
+            is constant within groups.
+        """
+        from bayeslmm.bayes.covariates import covariate_names
+
+        check_level(level, interval)
+        tables = [pd.DataFrame(columns=["covariate", "row", "mean", "sd", "lower", "upper"])]
+        for covariate in self.model.design.modeled:
+            draws = self.posterior[covariate_names(covariate).missing].to_numpy()
+            table = summarize_draws(
+                draws[..., covariate.unit], range(len(covariate.rows)), level=level,
+                interval=interval,
+            )  # fmt: skip
+            table.insert(0, "covariate", covariate.name)
+            table.insert(1, "row", self.model.design.index[covariate.rows])
+            tables.append(table)
+        return pd.concat(tables[1:] or tables, ignore_index=True)
 
     def r2(
         self,
@@ -398,6 +481,9 @@ class PosteriorFit(PosteriorPlots):
     def implied_covariance(self, data=None) -> pd.DataFrame:
         """Posterior mean of the marginal covariance of a group's responses.
 
+        With Student-t residuals or effects, whose variances have no posterior mean, the one at
+        the posterior medians of the variances, infinite where the median of nu is 2 or less.
+
         Parameters
         ----------
         data : data frame, optional
@@ -412,11 +498,16 @@ class PosteriorFit(PosteriorPlots):
     def _implied(self, data, *, correlation: bool) -> pd.DataFrame:
         from bayeslmm.bayes.draws import covariance_draws
         from bayeslmm.results.implied import as_correlation, implied_covariance
+        from bayeslmm.results.robust import is_robust, median_variances
 
         posterior, design = self.posterior, self.model.design
-        Sigmas = [
-            S.reshape(-1, *S.shape[2:]) for S in covariance_draws(design, self.names, posterior)
-        ]
+        matrices = covariance_draws(design, self.names, posterior)
+        if is_robust(self.names, posterior):
+            Sigmas, sigma = median_variances(self.names, posterior, matrices)
+            values, index = implied_covariance(design, Sigmas, sigma, data)
+            values = as_correlation(values) if correlation else values
+            return pd.DataFrame(values, index=index, columns=index)
+        Sigmas = [S.reshape(-1, *S.shape[2:]) for S in matrices]
         sigma = posterior["sigma"].to_numpy().ravel()
         total, count, index = 0.0, len(sigma), None
         for start in range(0, count, 500):  # draws in blocks: a group may have many rows
@@ -549,7 +640,9 @@ class PosteriorFit(PosteriorPlots):
         -------
         arviz ELPD object
             What ``az.compare`` and ``az.plot_khat`` take. Its ``p`` is the log score of the
-            data seen minus that of the data left out.
+            data seen minus that of the data left out. ``likelihood`` says whether it is
+            ``"integrated"`` or ``"conditional"``; the latter is all there is for Student-t
+            residuals or effects, whose fits also have ``outlier_weights``.
 
         Raises
         ------

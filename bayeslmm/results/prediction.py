@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from bayeslmm.bayes.residuals import effect_multipliers
 from bayeslmm.errors import DataError
 from bayeslmm.formula import Design
 from bayeslmm.formula.columns import as_frame
@@ -88,6 +89,7 @@ def prediction_draws(
     roots: list[np.ndarray],
     random: str,
     rng: np.random.Generator,
+    tails: list | None = None,
 ) -> np.ndarray:
     """Draws of the linear predictor.
 
@@ -99,6 +101,8 @@ def prediction_draws(
     roots : list of (m, q_k, q_k) arrays
         Factors of the covariance matrices, for new groups; rows with the same label share
         their effects.
+    tails : list of array or None
+        Degrees of freedom of each factor's Student-t effects, None where they are normal.
 
     Returns
     -------
@@ -114,6 +118,7 @@ def prediction_draws(
             codes, levels = pd.factorize(np.array([str(v) for v in rows.labels[k]], dtype=object))
             z = rng.standard_normal((len(beta), len(levels), Z.shape[1]))
             b = np.einsum("mab,mjb->mja", roots[k], z)
+            b = b * effect_multipliers(rng, tails[k] if tails else None, len(levels))
         for a in range(Z.shape[1]):
             total += b[:, codes, a] * Z[:, a]
     return total

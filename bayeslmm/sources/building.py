@@ -73,14 +73,22 @@ def build_streamed_design(
         If the data cannot support it, or cannot be read.
     """
     if missing not in ("drop", "raise"):
-        raise DataError(f'missing must be "drop" or "raise", not {missing!r}.')
+        raise DataError(
+            f'missing must be "drop" or "raise" where data are read in batches, not {missing!r}.'
+        )
     if weights is not None and not isinstance(weights, str):
         raise DataError("weights must be a column's name where data are read in batches.")
     parsed = parse_formula(formula)
     namespace = check_namespace(namespace)
     columns = used_columns(formula, source, weights=weights, namespace=namespace)
     header = pd.DataFrame(columns=list(source.columns))
-    names = tuple(_used_columns(parsed, header, namespace, allowed_calls(namespace)))
+    used, calls = _used_columns(parsed, header, namespace, allowed_calls(namespace))
+    if calls:
+        raise FormulaError(
+            f"{calls[0]} needs the means of groups, which are not taken in batches. Make it a "
+            "column of the data first."
+        )
+    names = tuple(used)
     factors = tuple({frozenset(bar.columns): bar.columns for bar in parsed.bars}.values())
     survey = source.run(SurveyPass(names, weights, factors, source.text), columns)
     lost = _check_survey(survey, missing)
@@ -190,7 +198,7 @@ def used_columns(
     """
     namespace = check_namespace(namespace)
     header = pd.DataFrame(columns=list(source.columns))
-    names = _used_columns(parse_formula(formula), header, namespace, allowed_calls(namespace))
+    names, _ = _used_columns(parse_formula(formula), header, namespace, allowed_calls(namespace))
     for name in names:
         find_column(header, name)
     if isinstance(weights, str):
