@@ -211,7 +211,7 @@ class Design:
 
     def column_values(self, name: str) -> tuple[float, np.ndarray | None]:
         """Mean of a numeric column and its distinct values (None where there are too many)."""
-        column = self.columns[name]
+        column = self.predictors[name]
         return float(column.mean()), np.unique(column.to_numpy())
 
     def evaluate_effects(self, data) -> tuple[np.ndarray, ...]:
