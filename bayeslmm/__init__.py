@@ -33,6 +33,8 @@ _HOMES = {
     "savage_dickey": "bayeslmm.reanalysis.bayes_factors",
     "log_marginal_likelihood": "bayeslmm.reanalysis.bayes_factors",
     "load": "bayeslmm.storage",
+    "scan": "bayeslmm.sources.recognize",
+    "fitted_batches": "bayeslmm.sources.fitted",
     "missingness": "bayeslmm.formula.missingness",
     "within_between": "bayeslmm.formula.preparation",
     "inverse_normal_transform": "bayeslmm.formula.preparation",

@@ -39,8 +39,10 @@ class LMM:
     ----------
     formula : str
         In lme4's language: ``"Reaction ~ Days + (Days | Subject)"``.
-    data : data frame
-        One row per observation (pandas, polars, Arrow, or a dict of columns).
+    data : data frame or source
+        One row per observation (pandas, polars, Arrow, or a dict of columns); or paths of Parquet
+        or CSV files, a lazy polars, DuckDB or Dask frame or a pyarrow dataset, which are read in
+        batches where they are large (see :func:`bayeslmm.scan`).
     priors : dict of str to Prior, optional
         By coefficient (``"Days"``), component (``"sd(Days | Subject)"``, ``"corr(Subject)"``,
         ``"sigma"``) or class (``"beta"``, ``"sd"``, ``"corr"``); the rest are defaults, see
@@ -104,8 +106,8 @@ class LMM:
     ):
         _one_of("family", family, FAMILIES)
         _one_of("random", random, FAMILIES)
-        self.design: Design = build_design(
-            formula, data, weights=weights, missing=missing, namespace=namespace
+        self.design: Design = _design_of(
+            data, formula, weights=weights, missing=missing, namespace=namespace
         )
         self.family, self.random = family, random
         if text := self.design.missing.describe():
@@ -189,6 +191,7 @@ class LMM:
         parameterization: str = "auto",
         method: str = "nuts",
         progressbar: bool = True,
+        random_effects: str = "draws",
         **sampler_options: Any,
     ) -> PosteriorFit:
         """Draw from the posterior.
@@ -216,6 +219,9 @@ class LMM:
             marginal posterior, reweights and resamples: as fast as a point estimate, checked by
             its Pareto k-hat, and with an estimate of the marginal likelihood.
         progressbar : bool
+        random_effects : {"draws", "summary"}
+            With very many effects, ``"summary"`` keeps the mean, standard deviation and quantiles
+            of each instead of its draws (see ``ranef()``); the draws pass through a temporary file.
         **sampler_options
             ``target_accept`` and ``max_treedepth``; with the hierarchical parameterizations
             anything ``pm.sample`` takes, such as ``nuts_sampler="pymc"``.
@@ -244,6 +250,7 @@ class LMM:
 
         _one_of("method", method, METHODS)
         _one_of("parameterization", parameterization, PARAMETERIZATIONS)
+        _one_of("random_effects", random_effects, ("draws", "summary"))
         seed = seed_of(random_seed)
         refuse_perfect_model(self)
         idata, info = fit_posterior(
@@ -259,6 +266,7 @@ class LMM:
             cores=cores,
             random_seed=seed,
             progressbar=progressbar,
+            random_effects=random_effects,
             options=sampler_options,
         )
         for problem in info.problems:
@@ -404,6 +412,16 @@ class LMM:
         return "\n".join(parts)
 
 
+def _design_of(data, formula: str, **options) -> Design:
+    """The design of a data frame, or of data that are read in batches."""
+    from bayeslmm.sources import is_source, source_design
+
+    if isinstance(data, Design):  # read from a file
+        return data
+    build = source_design if is_source(data) else build_design
+    return build(formula, data, **options)
+
+
 def reduce_rows(design: Design, *, y=None, columns=slice(None)) -> CrossProducts:
     """Cross-products of a design's rows, the offset subtracted from the response.
 
@@ -417,6 +435,8 @@ def reduce_rows(design: Design, *, y=None, columns=slice(None)) -> CrossProducts
     """
     from bayeslmm.gaussian import CrossProducts
 
+    if not design.rows_in_memory and y is None:
+        return design.cross_products.with_columns(np.arange(len(design.coef_names))[columns])
     response = (design.y if y is None else y) - design.offset
     return CrossProducts.from_rows(
         response, design.X[:, columns], factor_rows(design), weights=design.weights
@@ -459,9 +479,9 @@ def describe_design(design: Design) -> str:
     ]
     if not design.blocks:
         lines.append("Random effects: none (complete pooling)")
-    for block in design.blocks:
-        counts = np.bincount(block.codes, minlength=block.n_levels)
-        low, high = counts.min(), counts.max()
+    statistics = design.statistics
+    for block, covariates in zip(design.blocks, statistics.blocks, strict=True):
+        low, high = covariates.counts.min(), covariates.counts.max()
         rows = f"{low}" if low == high else f"{low} to {high}"
         parts = [
             " ~ ".join(block.effects[i] for i in part) + (" (correlated)" if len(part) > 1 else "")
@@ -473,14 +493,14 @@ def describe_design(design: Design) -> str:
         )
         if block.relationship is not None:
             kind = "covariance" if block.relationship.precision is None else "precision"
-            without = int(np.sum(counts == 0))
+            without = int(np.sum(covariates.counts == 0))
             lines.append(
                 f"  levels related by a known {kind}"
                 + (f", {without} of them without rows" if without else "")
             )
-    if np.any(design.offset):
+    if statistics.has_offset:
         lines.append("Offset: yes")
-    if design.weights is not None:
+    if design.weights_name is not None:
         lines.append(f"Weights: {design.weights_name}")
     return "\n".join(lines)
 
@@ -495,10 +515,14 @@ def _describe_families(model: LMM) -> list[str]:
 
 def _aliased(design: Design) -> tuple[str, ...]:
     """Coefficients whose columns are combinations of earlier ones, with a warning."""
-    from bayeslmm.gaussian import aliased_columns, single_threaded_blas
+    from bayeslmm.gaussian import aliased_columns, detect_aliased, single_threaded_blas
 
     with single_threaded_blas():
-        names = tuple(design.coef_names[i] for i in aliased_columns(design.X))
+        if design.rows_in_memory:
+            found = aliased_columns(design.X)
+        else:
+            found = detect_aliased(design.cross_products)
+        names = tuple(design.coef_names[i] for i in found)
     if names:
         warnings.warn(
             f"The model matrix is rank deficient: {', '.join(names)} can be written as a "

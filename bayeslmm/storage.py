@@ -126,6 +126,8 @@ def _model_dataset(fit: PosteriorFit) -> xr.Dataset:
     import xarray as xr
 
     design = fit.model.design
+    if not design.rows_in_memory:
+        return _streamed_dataset(fit)
     arrays: dict[str, Any] = {}
     columns = []
     unknown = {covariate.name: covariate.rows for covariate in design.modeled}
@@ -228,6 +230,45 @@ def _restore_relationships(record, stored: xr.Dataset) -> dict[str, Any] | None:
     return found or None
 
 
+def _streamed_dataset(fit: PosteriorFit) -> xr.Dataset:
+    """Of a model whose rows were read in batches: sums, levels and states in place of rows."""
+    import xarray as xr
+
+    from bayeslmm.sources.stored import stored_design
+
+    tree, arrays = stored_design(fit.model.design)
+    record = {
+        "format": _FORMAT,
+        "formula": fit.model.design.formula.text,
+        "design": tree,
+        "namespace": sorted(fit.model.design.namespace),
+        "priors": fit.priors.to_dict(),
+        "model_priors": fit.model.priors.to_dict(),
+        "info": asdict(fit.info),
+        "versions": versions(),
+    }
+    variables = {
+        name: (tuple(f"{name}_{axis}" for axis in range(array.ndim)), _storable(array))
+        for name, array in arrays.items()
+    }
+    return xr.Dataset(variables).assign(record=json.dumps(record))
+
+
+def _storable(array: np.ndarray) -> np.ndarray:
+    """NetCDF has no booleans of its own here; they come back by the record."""
+    return array.astype(np.int8) if array.dtype.kind == "b" else array
+
+
+def _restored_model(record, stored: xr.Dataset, namespace) -> LMM:
+    from bayeslmm.sources.stored import restored_design
+
+    arrays = {name: stored[name].to_numpy() for name in stored.data_vars if name != "record"}
+    design = restored_design(record["design"], arrays, namespace)
+    with warnings.catch_warnings():  # they were shown when the model was made
+        warnings.simplefilter("ignore")
+        return LMM(record["formula"], design, namespace=namespace)
+
+
 def _index_record(index: pd.Index) -> dict[str, Any]:
     """The data's own row labels, where they are plain; otherwise rows are numbered."""
     values = index.tolist()
@@ -237,6 +278,8 @@ def _index_record(index: pd.Index) -> dict[str, Any]:
 
 
 def _rebuild_model(record, stored: xr.Dataset, namespace) -> tuple[LMM, Priors]:
+    if "design" in record:
+        return _with_priors(_restored_model(record, stored, namespace), record)
     frame = pd.DataFrame(
         {
             entry["name"]: _column(entry, stored[f"column_{number}"].to_numpy())
@@ -260,6 +303,11 @@ def _rebuild_model(record, stored: xr.Dataset, namespace) -> tuple[LMM, Priors]:
         weights_name=record["weights_name"],
         missing=MissingRows(dropped=stored["dropped"].to_numpy(), **missing),
     )
+    return _with_priors(model, record)
+
+
+def _with_priors(model: LMM, record) -> tuple[LMM, Priors]:
+    """The model with its priors of then, and those of the fit."""
     model.priors.restore(record["model_priors"])
     priors = model.priors.copy()
     priors.restore(record["priors"])

@@ -20,6 +20,7 @@ PAGES = {
     "README.md": "",
     "tutorials/01-why-groups-matter.md": "",
     "docs/kinship.md": "",
+    "docs/scale.md": "",
     "docs/variance-explained.md": "",
     "docs/prediction.md": "",
     "docs/checking.md": "import matplotlib\nmatplotlib.use('Agg')\n",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayeslmm.bayes.draws import covariance_factors
+from bayeslmm.bayes.draws import covariance_factors, effect_array
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.priors import Priors
 from bayeslmm.bayes.residuals import (
@@ -91,6 +91,7 @@ def _new_effects(
             shape = (block.relationship.n_normals, len(F), block.n_effects)
             z = np.moveaxis(block.relationship.times_root(rng.standard_normal(shape)), 0, 1)
         b = np.einsum("mab,mjb->mja", F, z)
+        effect_array(posterior, factor.b)  # refuses a fit that kept summaries only
         b = b * effect_multipliers(rng, effect_nu(posterior, factor), block.n_levels)
         old = posterior[factor.b]
         posterior = posterior.assign({factor.b: old.copy(data=b.reshape(old.shape))})

@@ -58,6 +58,7 @@ _HOME = {
     "Problem": "problem",
     "prepare": "problem",
     "FactorRows": "rows",
+    "RunningProducts": "running",
     "analyze": "symbolic",
 }
 

@@ -99,7 +99,7 @@ def _refuse_other_families(model: LMM) -> None:
 
 
 def _refuse_unidentified(design: Design) -> None:
-    varying = design.weights is not None and np.ptp(design.weights) > 0
+    varying = design.statistics.weights_vary
     for block in design.blocks:
         if block.relationship is not None and not block.relationship.trivial:
             continue
@@ -149,7 +149,7 @@ def refuse_perfect_posterior(model: LMM, idata: xr.DataTree) -> None:
 
 
 def _refuse_perfect(design: Design, sigma: float) -> None:
-    spread = float(np.std(design.y - design.offset))
+    spread = design.statistics.sd_y
     if sigma <= _PERFECT * spread:
         raise DataError(
             f"The model fits {design.response!r} perfectly, up to rounding: the residual standard "

@@ -219,7 +219,7 @@ class LikelihoodFit(FitPlots):
         aliased = [j for j in range(rows.shape[1]) if j not in self.kept]
         if not aliased:
             return np.ones(len(rows), dtype=bool)
-        X = self.design.X
+        X = self.design.X_reduced
         weights = np.linalg.lstsq(X[:, self.kept], X[:, aliased], rcond=None)[0]
         gap = rows[:, aliased] - rows[:, self.kept] @ weights
         size = np.maximum(np.abs(rows).max(axis=1), 1e-300)[:, None] * np.maximum(
@@ -824,8 +824,8 @@ def describe_singularity(design: Design, Ls: list[np.ndarray], ranks) -> list[st
         Relative factors, judged on the scale of each effect's covariate.
     """
     sentences = []
-    for block, L, block_ranks in zip(design.blocks, Ls, ranks, strict=True):
-        scale = np.sqrt(np.mean(block.Z**2, axis=0))
+    for at, (block, L, block_ranks) in enumerate(zip(design.blocks, Ls, ranks, strict=True)):
+        scale = np.sqrt(np.diag(design.statistics.blocks[at].gram))
         Sigma = (L @ L.T) * np.outer(scale, scale)
         for part, rank in zip(block.pattern, block_ranks, strict=True):
             if rank == len(part):

@@ -146,6 +146,12 @@ class PosteriorFit(PosteriorPlots):
         KeyError
             If there is no such grouping factor.
         """
+        from bayeslmm.bayes.tree import SUMMARY_GROUP
+
+        if SUMMARY_GROUP in self.idata.children:
+            from bayeslmm.results.effect_tables import summarized_effects
+
+            return summarized_effects(self, factor, level, interval)
         return self._long(effect_draws, factor, level, interval, diagnostics)
 
     def coef(

@@ -77,8 +77,7 @@ def variance_parts(
 
 def residual_scale(model: LMM) -> float:
     """Mean of 1/w over the rows: mean residual variance in units of sigma^2."""
-    weights = model.design.weights
-    return 1.0 if weights is None else float(np.mean(1.0 / weights))
+    return model.design.statistics.mean_inverse_weight
 
 
 def _fixed_moments(model: LMM) -> np.ndarray:
