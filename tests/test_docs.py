@@ -32,6 +32,9 @@ PAGES = {
     ),
     "docs/real-data.md": "",
     "docs/plots.md": "import matplotlib\nmatplotlib.use('Agg')\n",
+    "docs/reanalysis.md": "import matplotlib\nmatplotlib.use('Agg')\n",
+    "docs/bayes-factors.md": "",
+    "tutorials/07-a-trial-reanalyzed.md": "import matplotlib\nmatplotlib.use('Agg')\n",
     "docs/priors.md": (
         "import bayeslmm as blm\n"
         "data = blm.load_dataset('sleepstudy')\n"

@@ -348,6 +348,31 @@ def chem97() -> pd.DataFrame:
     return _read("chem97", ("lea", "school", "student", "gender"))
 
 
+def beatblues() -> pd.DataFrame:
+    """A randomized trial of computerized therapy for depression: 97 patients, up to four visits.
+
+    Variables
+    ---------
+    subject : 97 patients with at least one visit (100 were randomized).
+    treatment : TAU (treatment as usual) or BtheB (the program "Beat the Blues").
+    drug : whether the patient took anti-depressant drugs, No or Yes.
+    length : length of the current episode, <6m or >6m (months).
+    bdi_pre : Beck Depression Inventory II before treatment.
+    month : 2, 3, 5 or 8 months after randomization.
+    bdi : Beck Depression Inventory II at that visit; lower is better.
+
+    Source
+    ------
+    Proudfoot, J. et al. (2003). Computerized, interactive, multimedia cognitive-behavioural
+    program for anxiety and depression in general practice. Psychological Medicine 33, 217-227;
+    the part of the trial in Everitt, B. S. and Hothorn, T. (2010). A Handbook of Statistical
+    Analyses Using R, 2nd ed., chapter 13. Chapman and Hall.
+    """
+    frame = _read("beatblues", ("subject", "treatment", "drug", "length"))
+    frame["treatment"] = frame["treatment"].cat.reorder_categories(["TAU", "BtheB"])
+    return frame
+
+
 def flock() -> pd.DataFrame:
     """Weights of the sheep of a flock over six lamb crops, up to three each. Simulated.
 
@@ -400,6 +425,7 @@ _LOADERS: dict[str, Callable[[], pd.DataFrame]] = {
         mathachieve,
         insteval,
         chem97,
+        beatblues,
         flock,
         flock_pedigree,
     )

@@ -34,6 +34,7 @@ _HOME = {
     "ConditionalMoments": "marginal",
     "FixedPrior": "marginal",
     "MarginalModel": "marginal",
+    "combination_moments": "marginal",
     "conditional_moments": "marginal",
     "draw_conditional": "marginal",
     "draw_conditional_many": "marginal",

@@ -238,6 +238,44 @@ def conditional_moments(
     )
 
 
+def combination_moments(
+    model: MarginalModel, L: np.ndarray, sigma: np.ndarray, C: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of C beta given theta, for each of m values of theta.
+
+    Parameters
+    ----------
+    L : (m, sum q_k^2) array
+        Absolute factors, flat as in :func:`log_marginal_flat`.
+    sigma : (m,) array
+    C : (k, p) array
+
+    Returns
+    -------
+    mean : (m, k) array
+    covariance : (m, k, k) array
+        nan where the factorization fails.
+    """
+    problem, prior = model.problem, model.working_prior
+    coordinates = problem.coordinates
+    working = np.ascontiguousarray(np.atleast_2d(C) @ coordinates.G_inverse)
+    L = np.ascontiguousarray(L, dtype=float)
+    sigma = np.ascontiguousarray(sigma, dtype=float)
+    if problem.head_only:
+        mean, covariance = _criteria.moments_head(
+            problem.layout, problem.values, L, sigma, prior.root, prior.target, working
+        )
+    else:
+        mean = np.empty((len(L), len(working)))
+        covariance = np.empty((len(L), len(working), len(working)))
+        for d in range(len(L)):
+            state = eliminate(problem, L[d] / sigma[d])
+            _, gamma, inverse, _, _ = _statistics(model, state, sigma[d])
+            mean[d] = working @ gamma
+            covariance[d] = working @ inverse @ working.T
+    return mean - working @ coordinates.offset, covariance
+
+
 def effect_covariances(
     problem: Problem,
     Ls: Sequence[np.ndarray],

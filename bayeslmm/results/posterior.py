@@ -734,6 +734,39 @@ class PosteriorFit(PosteriorPlots):
             progressbar=progressbar,
         )
 
+    def report(self, path: str | os.PathLike, *, effect=None, **options) -> os.PathLike:
+        """Write one self-contained HTML file about this fit, to hand over.
+
+        Model in words and mathematics, data and missingness, priors, diagnostics, estimates
+        beside REML, pictures, predictive checks, versions, seed and the code that makes it again;
+        with an effect also its reanalysis, sensitivity and Bayes factors.
+
+        Parameters
+        ----------
+        path : path
+            Overwritten if it exists.
+        effect : str, dict or array, optional
+            A coefficient or a contrast to reanalyze.
+        **options
+            ``title``, ``question`` (a sentence of your own), ``level``; ``mcid``, ``rope``,
+            ``direction`` and ``priors`` as in :func:`bayeslmm.reanalyze`; ``source``, Python code
+            that gives the data.
+
+        Returns
+        -------
+        pathlib.Path
+
+        Raises
+        ------
+        FileFormatError
+            If the folder does not exist.
+        ValueError
+            If the effect or an option does not exist.
+        """
+        from bayeslmm.report.write import write_report
+
+        return write_report(self, path, effect=effect, **options)
+
     def loo_pit(
         self,
         *,
