@@ -18,6 +18,8 @@ import bayeslmm as blm
 ROOT = Path(__file__).parent.parent
 PAGES = {
     "README.md": "",
+    "docs/kinship.md": "",
+    "docs/scale.md": "",
     "docs/variance-explained.md": "",
     "docs/prediction.md": "",
     "docs/checking.md": "import matplotlib\nmatplotlib.use('Agg')\n",
@@ -30,6 +32,8 @@ PAGES = {
     ),
     "docs/real-data.md": "",
     "docs/plots.md": "import matplotlib\nmatplotlib.use('Agg')\n",
+    "docs/reanalysis.md": "import matplotlib\nmatplotlib.use('Agg')\n",
+    "docs/bayes-factors.md": "",
     "docs/priors.md": (
         "import bayeslmm as blm\n"
         "data = blm.load_dataset('sleepstudy')\n"
