@@ -15,6 +15,12 @@ from bayeslmm.formula.functions import allowed_calls, base_namespace, check_name
 from bayeslmm.formula.matrices import ModelMatrix, Term, model_matrix, response_vector
 from bayeslmm.formula.missing import MissingRows
 from bayeslmm.formula.random import RandomBlock, grouping_factor, random_block
+from bayeslmm.formula.residual import (
+    ResidualDesign,
+    ResidualRows,
+    ResidualSyntax,
+    residual_design,
+)
 from bayeslmm.formula.syntax import Bar, ParsedFormula, parse_formula
 from bayeslmm.formula.syntaxtree import parse_part, variables_in
 
@@ -73,6 +79,9 @@ class Design:
         Index labels of the used rows.
     columns : pandas.DataFrame
         The used columns, plain, in the rows used.
+    residual : ResidualDesign or None
+        Correlations and unequal variances of the residuals; None where they are independent
+        with one variance.
     """
 
     formula: ParsedFormula
@@ -88,6 +97,7 @@ class Design:
     columns: pd.DataFrame = field(repr=False)
     weights_name: str | None = None
     namespace: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    residual: ResidualDesign | None = None
 
     @property
     def X(self) -> np.ndarray:
@@ -179,6 +189,37 @@ class Design:
             labels.append(label)
         return NewRows(X, offset, tuple(Z), tuple(codes), tuple(labels))
 
+    def evaluate_residuals(self, data) -> ResidualRows:
+        """Times, groups and scales of new rows, in the terms of the residual structure.
+
+        Where `data` lacks the columns of the groups, its rows are taken to share one.
+
+        Raises
+        ------
+        FormulaError
+            If a column is missing.
+        DataError
+            If a value is missing, or a time or cell was not in the fit.
+        """
+        frame, syntax = as_frame(data), self.residual.syntax
+        allowed = allowed_calls(self.namespace)
+        needed = syntax.columns(allowed, set(self.columns.columns))
+        if self.residual.variance.columns:
+            needed = list(dict.fromkeys([*needed, *self.residual.variance.columns]))
+        plain = {}
+        for name in needed:
+            if name in syntax.groups and name not in frame.columns:
+                continue
+            if name not in self.columns.columns:  # a constant of the namespace
+                continue
+            column = _complete(find_column(frame, name), name)
+            known = None if name in syntax.groups else self._categories(name)
+            plain[name] = plain_column(column, name, known)
+        rows = pd.DataFrame(plain, index=pd.RangeIndex(len(frame)))
+        present = [name for name in syntax.groups if name in frame.columns]
+        groups = frame[present].reset_index(drop=True) if present else None
+        return self.residual.evaluate(rows, groups)
+
     def effect_columns(self, block: RandomBlock) -> list[str]:
         """Columns of the data that the random effects of a block use."""
         return self._columns_of([bar.effects for bar in block.terms])
@@ -208,6 +249,8 @@ def build_design(
     weights=None,
     missing: str = "drop",
     namespace: Mapping[str, Any] | None = None,
+    residual: str | None = None,
+    sigma: str | None = None,
 ) -> Design:
     """Apply a formula to data.
 
@@ -223,6 +266,8 @@ def build_design(
         What to do with rows in which a used column is missing.
     namespace : mapping, optional
         Functions and constants of the user's own that the formula may name.
+    residual, sigma : str, optional
+        Residual correlation structure and formula of the residual standard deviation.
 
     Returns
     -------
@@ -238,10 +283,11 @@ def build_design(
     if missing not in ("drop", "raise"):
         raise DataError(f'missing must be "drop" or "raise", not {missing!r}.')
     parsed = parse_formula(formula)
+    structure = ResidualSyntax.parse(residual, sigma)
     namespace = check_namespace(namespace)
     frame = as_frame(data)
     allowed = allowed_calls(namespace)
-    names = _used_columns(parsed, frame, namespace, allowed)
+    names = _used_columns(parsed, frame, namespace, allowed, structure)
     raw = {name: find_column(frame, name) for name in names}
     raw_weights, weights_name = _weights_column(weights, frame)
     keep, absent = _complete_rows(raw, raw_weights, weights_name, missing)
@@ -285,10 +331,13 @@ def build_design(
         columns=plain,
         weights_name=weights_name,
         namespace=namespace,
+        residual=None if structure is None else residual_design(structure, plain, options),
     )
 
 
-def _used_columns(parsed: ParsedFormula, frame, namespace, allowed) -> list[str]:
+def _used_columns(
+    parsed: ParsedFormula, frame, namespace, allowed, structure: ResidualSyntax | None
+) -> list[str]:
     """Columns the formula names, in order; names of the namespace are not columns."""
     present = {str(column) for column in frame.columns}
     names: dict[str, None] = {}
@@ -300,6 +349,10 @@ def _used_columns(parsed: ParsedFormula, frame, namespace, allowed) -> list[str]
         names.update(dict.fromkeys(bar.columns))
         for column in bar.columns:
             find_column(frame, column, "grouping factor")
+    if structure is not None:
+        names.update(dict.fromkeys(structure.columns(allowed, present)))
+        for column in (*structure.groups, *([structure.time] if structure.time else [])):
+            find_column(frame, column, "column of the residual structure")
     constants = {**base_namespace(), **namespace}
     return [name for name in names if name in present or name not in constants]
 
