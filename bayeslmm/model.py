@@ -14,7 +14,7 @@ import numpy as np
 from bayeslmm.bayes.choice import METHODS, PARAMETERIZATIONS, fit_posterior
 from bayeslmm.bayes.names import ModelNames, model_names
 from bayeslmm.bayes.priors import Prior, Priors
-from bayeslmm.errors import DataWarning, ModelWarning, SamplingError, SamplingWarning
+from bayeslmm.errors import DataError, DataWarning, ModelWarning, SamplingError, SamplingWarning
 from bayeslmm.formula import Design, build_design
 from bayeslmm.formula.checks import check_design
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from bayeslmm.gaussian import CovariancePattern, CrossProducts, FactorRows, Problem
+    from bayeslmm.residual.problem import BlockProblem
     from bayeslmm.results.likelihood import LikelihoodFit
     from bayeslmm.results.posterior import PosteriorFit
 
@@ -44,6 +45,13 @@ class LMM:
         :attr:`priors`.
     weights : str or array-like, optional
         Prior weights, Var(eps_i) = sigma^2 / w_i: a column's name or one value per row.
+    residual : str, optional
+        Correlation of the residuals within groups: ``"ar1(time | g)"``, ``"car1(time | g)"``
+        (continuous time), ``"cs(g)"`` or ``"unstructured(time | g)"`` (which has a variance per
+        time unless `sigma` says otherwise).
+    sigma : str, optional
+        What the residual standard deviation depends on: ``"~ treatment"`` has one per level of
+        a factor, ``"~ x"`` is log-linear in a number.
     family : {"gaussian"}
         Distribution of the residuals.
     missing : {"drop", "raise"}
@@ -85,6 +93,8 @@ class LMM:
         *,
         priors: Mapping[str, Prior] | None = None,
         weights=None,
+        residual: str | None = None,
+        sigma: str | None = None,
         family: str = "gaussian",
         missing: str = "drop",
         namespace: Mapping[str, Any] | None = None,
@@ -92,7 +102,13 @@ class LMM:
         if family != "gaussian":
             raise ValueError(f'family must be "gaussian", not {family!r}: it is the only one.')
         self.design: Design = build_design(
-            formula, data, weights=weights, missing=missing, namespace=namespace
+            formula,
+            data,
+            weights=weights,
+            missing=missing,
+            namespace=namespace,
+            residual=residual,
+            sigma=sigma,
         )
         self.family = family
         if text := self.design.missing.describe():
@@ -112,8 +128,13 @@ class LMM:
         return reduce_rows(self.design)
 
     @cached_property
-    def problem(self) -> Problem:
-        """The cross-products laid out for evaluation at many covariance parameters."""
+    def problem(self) -> Problem | BlockProblem:
+        """The data laid out for evaluation at many covariance parameters.
+
+        Cross-products where residuals are independent with one variance, else blocks of rows.
+        """
+        if self.design.residual is not None:
+            return block_problem(self.design)
         from bayeslmm.gaussian import prepare
 
         return prepare(self.cross_products, covariance_patterns(self.design))
@@ -339,6 +360,51 @@ def reduce_rows(design: Design, *, y=None, columns=slice(None)) -> CrossProducts
     )
 
 
+def block_problem(design: Design, *, columns=slice(None)) -> BlockProblem:
+    """A design with structured residuals in independent blocks of rows.
+
+    Parameters
+    ----------
+    design : Design
+    columns : index
+        Coefficients to keep.
+
+    Raises
+    ------
+    DataError
+        If random effects join too many rows into one block.
+    """
+    from bayeslmm.residual.blocks import LARGEST_BLOCK, largest_block
+    from bayeslmm.residual.problem import prepare_blocks
+    from bayeslmm.residual.structures import make_structure
+
+    residual, factors = design.residual, factor_rows(design)
+    rows = residual.rows
+    size = largest_block(rows.group, factors)
+    if size > LARGEST_BLOCK:
+        joined = ", ".join(block.name for block in design.blocks) or residual.factor.name
+        raise DataError(
+            f"{joined} join {size} rows into one block whose covariance would be a dense "
+            f"{size} x {size} matrix (at most {LARGEST_BLOCK}). With a residual structure, group "
+            "random effects by the residual's own groups or by few rows above them: leave out "
+            "crossed factors, or make them fixed effects."
+        )
+    structure = make_structure(
+        residual.kind, rows.group, rows.time, len(residual.times), residual.largest_group
+    )
+    return prepare_blocks(
+        design.y - design.offset,
+        design.X[:, columns],
+        factors,
+        covariance_patterns(design),
+        structure,
+        rows.group,
+        rows.time,
+        rows.scale,
+        design.weights,
+    )
+
+
 def factor_rows(design: Design) -> list[FactorRows]:
     """Codes and covariates of each grouping factor, as the numerical core takes them."""
     from bayeslmm.gaussian import FactorRows
@@ -375,6 +441,8 @@ def describe_design(design: Design) -> str:
             f"Random effects by {block.name}: {block.n_levels} levels of {rows} rows; "
             f"{'; '.join(parts)}"
         )
+    if design.residual is not None:
+        lines.append(f"Residuals: {design.residual.describe()}")
     if np.any(design.offset):
         lines.append("Offset: yes")
     if design.weights is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -94,9 +94,13 @@ class BlockProblem:
     factors : tuple of FactorRows
     structure : Structure
     coordinates : Coordinates
-    spread : float
-        Standard deviation of the least-squares residuals.
+    rest : (n,) array
+        Least-squares residuals, for starting values.
+    group, time : (n,) arrays
+        Residual groups and times.
     scale : (n, s) array
+        log sd_i = scale_i eta.
+    weights : (n,) array or None
     """
 
     blocks: Blocks
@@ -107,8 +111,16 @@ class BlockProblem:
     factors: tuple[FactorRows, ...]
     structure: Structure
     coordinates: Coordinates
-    spread: float
+    rest: np.ndarray
+    group: np.ndarray
+    time: np.ndarray
     scale: np.ndarray
+    weights: np.ndarray | None
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the least-squares residuals."""
+        return float(np.sqrt(self.rest @ self.rest / max(self.n - self.p, 1)))
 
     @cached_property
     def layout(self) -> _kernel.Layout:
@@ -137,8 +149,9 @@ class BlockProblem:
     def solve(self, theta: Theta, prior: FixedPrior | None = None, ml: bool = False) -> Moments:
         """Coefficients, their covariance and conditional means of the effects."""
         root = self.prior(prior)
-        parts = _kernel.factorize(self.layout, self.W, self.p + 1, theta.F, theta.eta, theta.c)
-        log_det, _, U, S = parts
+        log_det, _, U, S = _kernel.factorize(
+            self.layout, self.W, self.p + 1, theta.F, theta.eta, theta.c
+        )
         value, gamma, covariance, _ = _kernel.statistics(S, log_det, self.n, *root, ml)
         u = self.blocks.rows(U, self.p + 1) @ np.append(-gamma, 1.0)
         b = []
@@ -246,10 +259,37 @@ class BlockProblem:
                     )
         return R
 
+    def row_variances(self, eta: np.ndarray) -> np.ndarray:
+        """Residual variance of every row, shape (..., n)."""
+        variance = np.exp(2.0 * (eta @ self.scale.T))
+        return variance if self.weights is None else variance / self.weights
+
+    def residual_root(self, theta: Theta) -> Callable:
+        """Maps of columns (n, k) by C and by C^-1, R = C C' block by block."""
+        layout, order = self.layout, self.blocks.order
+        roots = [
+            np.linalg.cholesky(_kernel.pattern_residual(layout, k, theta.eta, theta.c))
+            for k in range(len(layout.m))
+        ]
+
+        def apply(values: np.ndarray, *, inverse: bool) -> np.ndarray:
+            from scipy.linalg import solve_triangular
+
+            out, start = np.empty_like(values), 0
+            for C, r in zip(roots, layout.n_rep, strict=True):
+                stop = start + len(C) * r
+                part = values[order[start:stop]].reshape(len(C), -1)
+                part = solve_triangular(C, part, lower=True) if inverse else C @ part
+                out[order[start:stop]] = part.reshape(len(C) * r, *values.shape[1:])
+                start = stop
+            return out
+
+        return apply
+
     def with_response(self, y: np.ndarray, X: np.ndarray) -> BlockProblem:
         """The same rows and columns with another response (less its offset)."""
-        W, coordinates, spread = _working(self.blocks, y, X)
-        return replace(self, W=W, coordinates=coordinates, spread=spread)
+        W, coordinates, rest = _working(self.blocks, y, X)
+        return replace(self, W=W, coordinates=coordinates, rest=rest)
 
 
 def prepare_blocks(
@@ -288,10 +328,10 @@ def prepare_blocks(
         (structure.code, structure.n_times),
         shift_times=structure.uses_time and structure.n_times == 0,
     )
-    W, coordinates, spread = _working(blocks, np.asarray(y, dtype=float), X)
+    W, coordinates, rest = _working(blocks, np.asarray(y, dtype=float), X)
     return BlockProblem(
         blocks, W, len(y), X.shape[1], tuple(patterns), tuple(factors), structure, coordinates,
-        spread, scale,
+        rest, group, time, scale, weights,
     )  # fmt: skip
 
 
@@ -317,5 +357,4 @@ def _working(blocks: Blocks, y: np.ndarray, X: np.ndarray):
     rest = response
     if p:
         rest = response - centered @ np.linalg.lstsq(centered, response, rcond=None)[0]
-    spread = float(np.sqrt(rest @ rest / max(n - p, 1)))
-    return blocks.data(np.column_stack([centered, response])), coordinates, spread
+    return blocks.data(np.column_stack([centered, response])), coordinates, rest

@@ -15,6 +15,7 @@ import numpy as np
 from bayeslmm.gaussian.correlations import (
     CorrelationLayout,
     correlation_layout,
+    correlations_from_factors,
     factors_from_correlations,
     pullback_to_correlations,
 )
@@ -64,6 +65,10 @@ class Structure:
     def starts(self) -> list[np.ndarray]:
         """Unconstrained starting values."""
         return [np.zeros(0)]
+
+    def informed_start(self, z: np.ndarray, group: np.ndarray, time: np.ndarray):
+        """A starting value from standardized residuals, None where there is nothing better."""
+        return None
 
     def boundary(self, c: np.ndarray) -> str | None:
         """In words, the bound that c has reached; None inside."""
@@ -170,6 +175,23 @@ class Unstructured(Structure):
 
     def starts(self) -> list[np.ndarray]:
         return [np.full(self.n_free, 0.2)]
+
+    def informed_start(self, z: np.ndarray, group: np.ndarray, time: np.ndarray):
+        """Pairwise correlations of the residuals, shrunk until they are positive definite."""
+        n_times = self.n_times
+        table, seen = np.zeros((group.max() + 1, n_times)), np.zeros((group.max() + 1, n_times))
+        at = time.astype(int)
+        table[group, at], seen[group, at] = z, 1.0
+        count = seen.T @ seen
+        size = np.sqrt(np.maximum((table**2).T @ seen, 1e-300) / np.maximum(count, 1))
+        R = (table.T @ table) / np.maximum(count, 1) / (size * size.T)
+        np.fill_diagonal(R, 1.0)
+        for shrink in (0.95, 0.8, 0.6, 0.4, 0.2, 0.0):
+            trial = shrink * R + (1 - shrink) * np.eye(n_times)
+            if np.linalg.eigvalsh(trial)[0] > 0.01:
+                break
+        L = np.linalg.cholesky(trial)
+        return correlations_from_factors(self.layout, L.ravel())[1]
 
     def boundary(self, c: np.ndarray) -> str | None:
         R = c.reshape(self.n_times, self.n_times)

@@ -25,6 +25,10 @@ _PERFECT = 1e-7
 def likelihood_fit(model: LMM, *, reml: bool) -> LikelihoodFit:
     """Fit `model`; see :meth:`bayeslmm.LMM.reml`."""
     design = model.design
+    if design.residual is not None:
+        from bayeslmm.results.residual_likelihood import residual_likelihood_fit
+
+        return residual_likelihood_fit(model, reml=reml)
     _refuse_unidentified(design)
     with single_threaded_blas():
         problem = _problem(model)
