@@ -189,10 +189,16 @@ class Design:
             labels.append(label)
         return NewRows(X, offset, tuple(Z), tuple(codes), tuple(labels))
 
-    def evaluate_residuals(self, data) -> ResidualRows:
+    def evaluate_residuals(self, data, *, scale_only: bool = False) -> ResidualRows:
         """Times, groups and scales of new rows, in the terms of the residual structure.
 
         Where `data` lacks the columns of the groups, its rows are taken to share one.
+
+        Parameters
+        ----------
+        data : data frame
+        scale_only : bool
+            Whether only the standard deviations matter: times and groups are not looked at.
 
         Raises
         ------
@@ -201,24 +207,21 @@ class Design:
         DataError
             If a value is missing, or a time or cell was not in the fit.
         """
-        frame, syntax = as_frame(data), self.residual.syntax
-        allowed = allowed_calls(self.namespace)
-        needed = syntax.columns(allowed, set(self.columns.columns))
-        if self.residual.variance.columns:
-            needed = list(dict.fromkeys([*needed, *self.residual.variance.columns]))
+        frame, residual = as_frame(data), self.residual
+        syntax = residual.syntax
+        grouping = () if scale_only else tuple(c for c in syntax.groups if c in frame.columns)
+        names = residual.variance_columns(allowed_calls(self.namespace), set(self.columns.columns))
+        if syntax.time is not None and not scale_only:
+            names = [*names, syntax.time]
         plain = {}
-        for name in needed:
-            if name in syntax.groups and name not in frame.columns:
-                continue
-            if name not in self.columns.columns:  # a constant of the namespace
-                continue
+        for name in dict.fromkeys(n for n in names if n in self.columns.columns):
             column = _complete(find_column(frame, name), name)
-            known = None if name in syntax.groups else self._categories(name)
-            plain[name] = plain_column(column, name, known)
+            plain[name] = plain_column(column, name, self._categories(name))
         rows = pd.DataFrame(plain, index=pd.RangeIndex(len(frame)))
-        present = [name for name in syntax.groups if name in frame.columns]
-        groups = frame[present].reset_index(drop=True) if present else None
-        return self.residual.evaluate(rows, groups)
+        groups = None
+        if grouping:
+            groups = pd.DataFrame({c: _complete(frame[c], c).to_numpy() for c in grouping})
+        return residual.evaluate(rows, groups, scale_only=scale_only)
 
     def effect_columns(self, block: RandomBlock) -> list[str]:
         """Columns of the data that the random effects of a block use."""

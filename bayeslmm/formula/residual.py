@@ -333,16 +333,31 @@ class ResidualDesign:
             parts.append(f"log standard deviation ~ {self.syntax.sigma}")
         return "; ".join(parts)
 
-    def evaluate(self, plain: pd.DataFrame, groups: pd.DataFrame | None) -> ResidualRows:
+    def variance_columns(self, allowed, present) -> list[str]:
+        """Columns the standard deviations depend on."""
+        if self.variance.columns:
+            return list(self.variance.columns)
+        if self.variance.kind == "one":
+            return []
+        tree = parse_part(_without_factor(self.syntax.sigma), allowed, present, "sigma formula")
+        return list(variables_in(tree))
+
+    def evaluate(
+        self, plain: pd.DataFrame, groups: pd.DataFrame | None, *, scale_only: bool = False
+    ) -> ResidualRows:
         """New rows, plain columns with the levels of the fit.
 
         Parameters
         ----------
         groups : data frame or None
             Columns of the groups as they stand; without them all rows share one group.
+        scale_only : bool
+            Whether times and groups are left out.
         """
         n = len(plain)
         time = np.zeros(n)
+        if scale_only:
+            return ResidualRows(np.arange(n), time, self.variance.evaluate(plain, n))
         if self.kind == "unstructured":
             labels = _labels(plain[self.syntax.time])
             unknown = [v for v in labels if v not in self.times]

@@ -206,6 +206,59 @@ class BlockProblem:
             out.append(Sigma - Sigma @ T @ Sigma)
         return out
 
+    def predictor_variance(self, theta: Theta, X, Z: Sequence, codes: Sequence) -> np.ndarray:
+        """Var(x'beta + z'b | y, theta) of rows whose levels are among those of the data.
+
+        With h the covariance of z'b and the response, z'Sigma z - h'V^-1 h + (x - X'V^-1 h)' Phi
+        (x - X'V^-1 h), Phi = (X'V^-1 X)^-1 (universal kriging).
+
+        Parameters
+        ----------
+        X : (m, p) array
+        Z : sequence of (m, q_k) arrays
+        codes : sequence of (m,) int arrays
+        """
+        log_det, inverses, U, S = _kernel.factorize(
+            self.layout, self.W, self.p + 1, theta.F, theta.eta, theta.c
+        )
+        Phi = _kernel.statistics(S, log_det, self.n, *self.prior(None), False)[2]
+        columns = self.blocks.rows(U, self.p + 1)[:, :-1]
+        spread = np.asarray(X, dtype=float) @ self.coordinates.G_inverse
+        variance = np.zeros(len(spread))
+        Sigmas = self.covariances(theta.F)
+        members = [_rows_by_level(f) for f in self.factors]
+        owner, place = self._blocks_of_rows
+        for i in range(len(spread)):
+            rows, h = [], []
+            for f, Sigma in enumerate(Sigmas):
+                z, at = Z[f][i], members[f][codes[f][i]]
+                variance[i] += z @ Sigma @ z
+                rows.append(at)
+                h.append(self.factors[f].Z[at] @ (Sigma @ z))
+            rows, inverse = np.unique(np.concatenate(rows), return_inverse=True)
+            h = np.bincount(inverse.ravel(), np.concatenate(h), minlength=len(rows))
+            spread[i] -= columns[rows].T @ h
+            for block in np.unique(owner[rows, 1]):
+                here = owner[rows, 1] == block
+                k = owner[rows[here][0], 0]
+                m = self.layout.m[k]
+                V = inverses[self.layout.v_ptr[k] : self.layout.v_ptr[k + 1]].reshape(m, m)
+                at = place[rows[here]]
+                variance[i] -= h[here] @ V[np.ix_(at, at)] @ h[here]
+        return variance + np.einsum("ij,jk,ik->i", spread, Phi, spread)
+
+    @cached_property
+    def _blocks_of_rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pattern and block (n, 2), and place within the block (n,), of every row."""
+        owner, place = np.empty((self.n, 2), dtype=np.int64), np.empty(self.n, dtype=np.int64)
+        start = blocks = 0
+        for k, (m, r) in enumerate(zip(self.layout.m, self.layout.n_rep, strict=True)):
+            rows = self.blocks.order[start : start + m * r].reshape(m, r)
+            owner[rows, 0], owner[rows, 1] = k, blocks + np.arange(r)
+            place[rows] = np.arange(m)[:, None]
+            start, blocks = start + m * r, blocks + r
+        return owner, place
+
     @property
     def n_normals(self) -> int:
         """Standard normals that one draw of (beta, b) takes."""
@@ -290,6 +343,12 @@ class BlockProblem:
         """The same rows and columns with another response (less its offset)."""
         W, coordinates, rest = _working(self.blocks, y, X)
         return replace(self, W=W, coordinates=coordinates, rest=rest)
+
+
+def _rows_by_level(factor: FactorRows) -> list[np.ndarray]:
+    order = np.argsort(factor.codes, kind="stable")
+    counts = np.bincount(factor.codes, minlength=factor.n_levels)
+    return np.split(order, np.cumsum(counts)[:-1])
 
 
 def prepare_blocks(
