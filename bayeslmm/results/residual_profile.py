@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,12 +17,15 @@ import pandas as pd
 
 from bayeslmm.bayes.priors import coef_key
 from bayeslmm.errors import ModelWarning
-from bayeslmm.gaussian import single_threaded_blas
+from bayeslmm.gaussian import lower_factor, single_threaded_blas
+from bayeslmm.gaussian.correlations import correlations_from_factors
 from bayeslmm.likelihood.blockwise import Coordinates, optimize_blocks
 from bayeslmm.likelihood.profile import profile_interval
+from bayeslmm.residual.components import time_pairs
 from bayeslmm.results.progress import progress
 
 if TYPE_CHECKING:
+    from bayeslmm.residual.problem import BlockProblem
     from bayeslmm.results.residual_likelihood import ResidualLikelihoodFit
 
 __all__ = ["profile_intervals"]
@@ -66,7 +70,9 @@ def profile_intervals(
         if at < len(best.kept):
             deviance = _coefficient_deviance(best, at)
         elif (own := _coordinate_of(best, name)) is not None:
-            deviance = _held_deviance(best, *own)
+            deviance = _held_deviance(best._problem, best.theta, *own)
+        elif name in (pairs := _time_correlations(best)):
+            deviance = _correlation_deviance(best, *pairs[name])
         else:
             deviance = _component_deviance(best, name)
         value, step = float(values[name]), float(steps[name])
@@ -102,8 +108,6 @@ def _limits(name: str, fit: ResidualLikelihoodFit) -> tuple[float, float]:
 
 
 def _coefficient_deviance(fit: ResidualLikelihoodFit, at: int) -> Callable[[float], float]:
-    from dataclasses import replace
-
     from bayeslmm.model import block_problem
 
     design = fit.design
@@ -148,13 +152,38 @@ def _coordinate_of(fit: ResidualLikelihoodFit, name: str):
     return None
 
 
-def _held_deviance(fit: ResidualLikelihoodFit, at: int, forward) -> Callable[[float], float]:
+def _time_correlations(fit: ResidualLikelihoodFit) -> dict[str, tuple[int, int]]:
+    """Correlations of an unstructured covariance and the times they belong to."""
+    residual = fit.design.residual
+    times = residual.times
+    return {f"corr({times[i]}, {times[j]})": (i, j) for i, j in time_pairs(residual)}
+
+
+def _correlation_deviance(fit: ResidualLikelihoodFit, i: int, j: int) -> Callable[[float], float]:
+    """As :func:`_held_deviance`, with the two times put first: their partial correlation is then
+    the correlation itself."""
+    problem, T = fit._problem, len(fit.design.residual.times)
+    order = np.array([i, j, *(t for t in range(T) if t not in (i, j))])
+    position = np.argsort(order).astype(float)
+    layout = problem.blocks.layout
+    layout = layout._replace(time=position[layout.time.astype(int)])
+    permuted = replace(problem, blocks=replace(problem.blocks, layout=layout))
+    R = fit._theta.c.reshape(T, T)[np.ix_(order, order)]
+    w = correlations_from_factors(problem.structure.layout, lower_factor(R).ravel())[1]
+    start = len(fit.theta) - len(w)
+    x = np.concatenate([fit.theta[:start], w])
+    return _held_deviance(permuted, x, start, np.arctanh)
+
+
+def _held_deviance(
+    problem: BlockProblem, optimum: np.ndarray, at: int, forward
+) -> Callable[[float], float]:
     """The deviance minimized with coordinate `at` held."""
     from scipy.optimize import minimize
 
-    coordinates, flat = fit._coordinates, fit._problem.prior(None)
-    free = np.arange(len(fit.theta)) != at
-    state = {"x": fit.theta}
+    coordinates, flat = Coordinates(problem), problem.prior(None)
+    free = np.arange(len(optimum)) != at
+    state = {"x": optimum}
 
     def deviance(value: float) -> float:
         fixed = float(forward(value))
@@ -163,14 +192,14 @@ def _held_deviance(fit: ResidualLikelihoodFit, at: int, forward) -> Callable[[fl
             x = np.empty(len(free))
             x[free], x[at] = part, fixed
             theta = coordinates.theta(x)
-            log_lik, *slopes = fit._problem.evaluate(theta, flat, True, True)
+            log_lik, *slopes = problem.evaluate(theta, flat, True, True)
             if not np.isfinite(log_lik):
                 return 1e10, np.zeros(len(part))
             return -2.0 * log_lik, -2.0 * coordinates.gradient(x, theta, *slopes)[free]
 
         if not free.any():
             return float(objective(np.zeros(0))[0])
-        nonzero = np.where(np.abs(fit.theta) < 1e-3, 0.1, fit.theta)  # off a vanished variance
+        nonzero = np.where(np.abs(optimum) < 1e-3, 0.1, optimum)  # off a vanished variance
         with np.errstate(all="ignore"):
             found = min(
                 (
