@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from bayeslmm.gaussian import CovariancePattern, CrossProducts, FactorRows, Problem
+    from bayeslmm.residual.blocks import Blocks
     from bayeslmm.residual.problem import BlockProblem
     from bayeslmm.results.likelihood import LikelihoodFit
     from bayeslmm.results.posterior import PosteriorFit
@@ -329,6 +330,7 @@ class LMM:
         from bayeslmm.bayes.predictive import prior_predictive
 
         return prior_predictive(
+            self.design,
             self.pymc_model(),
             self.priors,
             self.names,
@@ -402,6 +404,24 @@ def block_problem(design: Design, *, columns=slice(None)) -> BlockProblem:
         rows.time,
         rows.scale,
         design.weights,
+    )
+
+
+def residual_blocks(design: Design) -> Blocks:
+    """Blocks of rows whose residuals are correlated, whatever random effects join them."""
+    from bayeslmm.residual.blocks import make_blocks
+    from bayeslmm.residual.structures import STRUCTURES
+
+    residual, rows = design.residual, design.residual.rows
+    made = STRUCTURES[residual.kind]
+    return make_blocks(
+        rows.group,
+        rows.time if made.uses_time else np.zeros(design.n_rows),
+        rows.scale,
+        design.weights,
+        [],
+        (made.code, len(residual.times)),
+        shift_times=made.uses_time and not residual.times,
     )
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.priors import component_names
+from bayeslmm.bayes.residuals import residual_component_draws
 from bayeslmm.formula import Design
 
 if TYPE_CHECKING:
@@ -43,8 +44,9 @@ def component_draws(
         if pairs:
             corr = posterior[factor.corr].to_numpy()
             columns.append(np.stack([corr[:, :, i, j] for i, j in pairs], axis=-1))
-    labels.append("sigma")
-    columns.append(posterior["sigma"].to_numpy()[:, :, None])
+    names_of_residuals, residuals = residual_component_draws(design, posterior)
+    labels += names_of_residuals
+    columns.append(residuals)
     return labels, np.concatenate(columns, axis=-1)
 
 

@@ -16,6 +16,8 @@ import numpy as np
 
 from bayeslmm.bayes.names import FactorNames, ModelNames
 from bayeslmm.bayes.priors import Prior, Priors, coef_key
+from bayeslmm.bayes.residual_model import structured_response
+from bayeslmm.bayes.residuals import residual_coords, residual_variables
 from bayeslmm.formula import Design
 from bayeslmm.formula.random import RandomBlock
 
@@ -50,7 +52,8 @@ def hierarchical_model(
         Variables ``beta`` (coef), ``sigma`` and, for every grouping factor g, ``sd_g``
         (g_effect), ``corr_g`` (g_effect, g_effect_bis) where it has correlations, and ``b_g``
         (g, g_effect). The free variable behind ``beta`` is ``beta_centered``: the same
-        coefficients with the intercept moved to the predictors' means.
+        coefficients with the intercept moved to the predictors' means. Correlated residuals
+        make one multivariate normal per size of their groups.
     """
     import pymc as pm
 
@@ -59,6 +62,9 @@ def hierarchical_model(
         for block, block_names in zip(design.blocks, names.factors, strict=True):
             b = _random_effects(block, block_names, priors, centered=centered)
             mu = mu + (block.Z * b[block.codes]).sum(axis=-1)
+        if design.residual is not None:
+            structured_response(design, priors, names, mu)
+            return model
         sigma = positive("sigma", [priors["sigma"]], dims=None)
         scale = sigma if design.weights is None else sigma / np.sqrt(design.weights)
         # as data, so that the compiled model serves other responses of the same design
@@ -70,7 +76,7 @@ def hierarchical_model(
 def posterior_variables(design: Design, names: ModelNames) -> list[str]:
     """The variables every posterior has, whatever made it."""
     variables = ["beta"] if design.coef_names else []
-    variables.append("sigma")
+    variables += residual_variables(design)
     for block, factor in zip(design.blocks, names.factors, strict=True):
         variables.append(factor.sd)
         if block.correlated_pairs():
@@ -82,6 +88,7 @@ def posterior_variables(design: Design, names: ModelNames) -> list[str]:
 def coords(design: Design, names: ModelNames) -> dict:
     """Labels of coefficients, rows, levels and effects."""
     labels = {"coef": list(design.coef_names), "obs": np.arange(design.n_rows)}
+    labels |= {dim: list(values) for dim, values in residual_coords(design).items()}
     for block, factor in zip(design.blocks, names.factors, strict=True):
         labels[factor.dim] = list(block.levels)
         labels[factor.effect_dim] = list(block.effects)

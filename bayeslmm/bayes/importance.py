@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayeslmm.bayes.conditional import posterior_values
 from bayeslmm.bayes.fitting import FitInfo, assemble
 from bayeslmm.bayes.marginal import MarginalDensity, marginal_density
 from bayeslmm.bayes.mode import Mode, find_mode
@@ -46,9 +45,6 @@ _DF = 5.0
 #: Distances along each axis, in curvature standard deviations, at which scales are read off.
 _DISTANCES = np.array([1.0, 2.0, 4.0, 8.0])
 _NARROWEST, _WIDEST = 0.5, 5.0
-
-#: Up to this many random effects a density evaluation is cheap.
-_FEW_EFFECTS = 1000
 
 
 @dataclass(frozen=True)
@@ -245,13 +241,12 @@ def fit_importance(
     density = marginal_density(design, priors, problem)
     rng = np.random.default_rng(np.random.SeedSequence([random_seed, 2]))
     # twice as many proposals as draws, so that few are repeated, unless each is expensive
-    cheap = problem.head_only and problem.symbolic.n_columns <= _FEW_EFFECTS
-    n = chains * draws * (2 if cheap else 1)
+    n = chains * draws * (2 if density.is_cheap else 1)
     with single_threaded_blas():
         sample = importance_sample(density, find_mode(density), n, rng, cores)
         check_k_hat(sample.k_hat)
         x = sample.resample(chains * draws, rng).reshape(chains, draws, -1)
-        values = posterior_values(density, design, names, x, random_seed=random_seed, cores=cores)
+        values = density.posterior_values(design, names, x, random_seed=random_seed, cores=cores)
     proper = all(prior.is_proper for prior in priors.values())
     info = FitInfo(
         method="importance",

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numba import njit
 
 from bayeslmm.bayes.priors import Prior, Priors, coef_key
+from bayeslmm.bayes.residual_priors import residual_obstacle
 from bayeslmm.bayes.scales import Scales, scale_terms, scales, supported_scale, unconstrain
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import FixedPrior, MarginalModel, Problem, log_marginal_flat, with_prior
@@ -31,9 +33,17 @@ from bayeslmm.gaussian.correlations import (
     pullback_to_correlations,
 )
 
+if TYPE_CHECKING:
+    from bayeslmm.bayes.names import ModelNames
+    from bayeslmm.bayes.residual_density import ResidualDensity
+    from bayeslmm.residual.problem import BlockProblem
+
 __all__ = ["MarginalDensity", "fixed_prior", "marginal_density", "marginal_obstacle"]
 
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
+
+#: Up to this many random effects a density evaluation is cheap.
+_FEW_EFFECTS = 1000
 
 
 @njit(**_OPTIONS)
@@ -190,6 +200,23 @@ class MarginalDensity:
             for k, pattern in enumerate(self.model.problem.patterns)
         ]
 
+    @property
+    def is_cheap(self) -> bool:
+        """Whether an evaluation takes well below a millisecond."""
+        problem = self.model.problem
+        return problem.head_only and problem.symbolic.n_columns <= _FEW_EFFECTS
+
+    def starting_points(self, shares: tuple[float, ...]) -> list[np.ndarray]:
+        """Starting points of a search, one per share that makes a difference."""
+        used = shares if self.correlations.n_effects else shares[:1]
+        return [self.starting_point(share) for share in used]
+
+    def posterior_values(self, design: Design, names: ModelNames, x: np.ndarray, **options):
+        """Every variable of a posterior from unconstrained draws (chains, draws, d)."""
+        from bayeslmm.bayes.conditional import posterior_values
+
+        return posterior_values(self, design, names, x, **options)
+
     def starting_point(self, share: float) -> np.ndarray:
         """x where the random effects make up ``share`` of the response's variance, equally."""
         cp = self.model.problem.cp
@@ -205,16 +232,23 @@ class MarginalDensity:
         return np.concatenate((at[:-1], np.zeros(self.correlations.n_correlations), at[-1:]))
 
 
-def marginal_density(design: Design, priors: Priors, problem: Problem) -> MarginalDensity:
+def marginal_density(
+    design: Design, priors: Priors, problem: Problem | BlockProblem
+) -> MarginalDensity | ResidualDensity:
     """The density of a model; its priors must pass :func:`marginal_obstacle`.
 
     Parameters
     ----------
     design : Design
     priors : Priors
-    problem : Problem
-        Of the cross-products of the design, the offset subtracted from the response.
+    problem : Problem or BlockProblem
+        Of the cross-products of the design, the offset subtracted from the response; its blocks
+        where residuals have a structure.
     """
+    if design.residual is not None:
+        from bayeslmm.bayes.residual_density import residual_density
+
+        return residual_density(design, priors, problem)
     chosen = [
         priors[f"sd({effect} | {block.name})"]
         for block in design.blocks
@@ -236,7 +270,9 @@ def marginal_obstacle(design: Design, priors: Priors) -> str | None:
     if text := fixed_obstacle(design, priors):
         return text
     chosen = {f"sd({e} | {block.name})" for block in design.blocks for e in block.effects}
-    for key in ("sigma", *sorted(chosen)):
+    if design.residual is not None and (text := residual_obstacle(design, priors)):
+        return text
+    for key in (*(("sigma",) if design.residual is None else ()), *sorted(chosen)):
         if not supported_scale(priors[key]):
             return (
                 f"the prior of {key} is {priors[key]!r}, which the marginal density does not know"

@@ -67,9 +67,7 @@ def find_mode(
     """
     from scipy.optimize import minimize
 
-    points = [density.starting_point(share) for share in starts]
-    if not density.correlations.n_effects:
-        points = points[:1]
+    points = density.starting_points(starts)
     if first is not None:
         points.insert(0, np.asarray(first, dtype=float))
     best, best_value = None, -np.inf

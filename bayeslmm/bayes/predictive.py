@@ -8,6 +8,8 @@ import numpy as np
 
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.priors import Priors
+from bayeslmm.bayes.residual_model import join_observed, observed_names
+from bayeslmm.bayes.residuals import residual_noise
 from bayeslmm.bayes.sampling import quiet_pymc
 from bayeslmm.bayes.tree import linear_predictor
 from bayeslmm.errors import PriorError
@@ -55,10 +57,7 @@ def posterior_predictive(
         posterior = posterior.isel(draw=np.linspace(0, available - 1, draws).astype(int))
     mean = linear_predictor(design, names, posterior)
     rng = np.random.default_rng(random_seed)
-    scale = posterior["sigma"].to_numpy()[:, :, None]
-    if design.weights is not None:
-        scale = scale / np.sqrt(design.weights)
-    values = mean + scale * rng.standard_normal(mean.shape)
+    values = mean + residual_noise(design, posterior, rng.standard_normal(mean.shape))
     coords = {"chain": posterior["chain"], "draw": posterior["draw"]}
     return xr.Dataset(
         {names.response: (("chain", "draw", "obs"), values)},
@@ -67,6 +66,7 @@ def posterior_predictive(
 
 
 def prior_predictive(
+    design: Design,
     model: pm.Model,
     priors: Priors,
     names: ModelNames,
@@ -96,12 +96,13 @@ def prior_predictive(
             'one. Give it a proper prior, such as blm.Prior("Normal", mu=0, sigma=...).'
         )
     pm = quiet_pymc()
+    observed = observed_names(design, names)
     tree = pm.sample_prior_predictive(
-        draws=draws, model=model, var_names=[*variables, names.response], random_seed=random_seed
+        draws=draws, model=model, var_names=[*variables, *observed], random_seed=random_seed
     )
     groups = {
         "prior": tree["prior"].to_dataset()[variables],
-        "prior_predictive": tree["prior_predictive"].to_dataset(),
-        "observed_data": tree["observed_data"].to_dataset(),
+        "prior_predictive": join_observed(design, names, tree["prior_predictive"].to_dataset()),
+        "observed_data": join_observed(design, names, tree["observed_data"].to_dataset()),
     }
     return xr.DataTree.from_dict(groups)

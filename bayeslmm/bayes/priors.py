@@ -15,6 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from bayeslmm.bayes.residual_priors import (
+    check_residual_support,
+    residual_interval,
+    residual_members,
+    residual_priors,
+)
 from bayeslmm.errors import PriorError
 from bayeslmm.formula import Design
 from bayeslmm.formula.random import RandomBlock
@@ -175,6 +181,7 @@ class Priors(Mapping):
 
     def __init__(self, design: Design, user: Mapping[str, Prior] | None = None):
         self._classes = _members(design)
+        self._interval = (-1.0, 1.0) if design.residual is None else residual_interval(design)
         self._aliases = _pair_aliases(design)
         self._entries = {
             key: _Entry(prior, "default") for key, prior in default_priors(design).items()
@@ -201,7 +208,8 @@ class Priors(Mapping):
         elif not keys:
             raise PriorError(f"This model has no parameter of class {key!r}.")
         for target in keys:
-            _check_support(target, prior)
+            if not check_residual_support(target, prior, self._interval):
+                _check_support(target, prior)
         self._entries.update({target: _Entry(prior, "user") for target in keys})
 
     def __iter__(self) -> Iterator[str]:
@@ -227,6 +235,7 @@ class Priors(Mapping):
         """An independent copy."""
         twin = object.__new__(Priors)
         twin._classes, twin._aliases = self._classes, self._aliases
+        twin._interval = self._interval
         twin._entries = dict(self._entries)
         return twin
 
@@ -271,7 +280,8 @@ def default_priors(design: Design) -> dict[str, Prior]:
     - sigma: HalfStudentT(3, s_y), times the root of the mean weight where there are weights;
     - sd of an effect with covariate z: HalfStudentT(3, s_y / s_z), and HalfStudentT(3, s_y)
       for an intercept or a 0/1 column, whose s_z says only how rare it is;
-    - correlations: LKJ(2), Lewandowski, Kurowicka and Joe (2009).
+    - correlations: LKJ(2), Lewandowski, Kurowicka and Joe (2009);
+    - residual structures: see :func:`bayeslmm.bayes.residual_priors.residual_priors`.
 
     All standard deviations have the divisor n - 1.
 
@@ -306,9 +316,7 @@ def default_priors(design: Design) -> dict[str, Prior]:
             priors[f"sd({effect} | {block.name})"] = Prior("HalfStudentT", nu=3, sigma=scale)
         if block.correlated_pairs():
             priors[f"corr({block.name})"] = Prior("LKJ", eta=2)
-    weight = 1.0 if design.weights is None else float(np.mean(design.weights))
-    priors["sigma"] = Prior("HalfStudentT", nu=3, sigma=sd_y * math.sqrt(weight))
-    return priors
+    return priors | residual_priors(design, sd_y)
 
 
 def coef_key(name: str) -> str:
@@ -342,10 +350,11 @@ def _members(design: Design) -> dict[str, list[str]]:
     """Parameters of each class."""
     members: dict[str, list[str]] = {name: [] for name in _CLASSES}
     members["beta"] = [coef_key(name) for name in design.coef_names if name != "Intercept"]
-    members["sigma"] = ["sigma"]
     for block in design.blocks:
         members["sd"] += [f"sd({effect} | {block.name})" for effect in block.effects]
         members["corr"] += [f"corr({block.name})"] if block.correlated_pairs() else []
+    for name, keys in residual_members(design).items():
+        members[name] += keys
     return members
 
 
@@ -409,7 +418,8 @@ def _check_support(key: str, prior: Prior) -> None:
     if is_corr != (prior.name == "LKJ"):
         wanted = 'Prior("LKJ", eta=2)' if is_corr else "another distribution than LKJ"
         raise PriorError(f"{key}: use {wanted}, not {prior!r}.")
-    if not (key == "sigma" or key.startswith("sd(")) or prior.name in _POSITIVE:
+    positive = key in ("sigma", "range") or key.startswith(("sd(", "sigma["))
+    if not positive or prior.name in _POSITIVE:
         return
     if prior.parameters.get("lower", -1.0) >= 0:
         return

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayeslmm.bayes.names import ModelNames
+from bayeslmm.bayes.residuals import correlated, residual_coords, residual_dims, row_scales
 from bayeslmm.formula import Design
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ def posterior_dataset(
     """
     import xarray as xr
 
-    dims: dict[str, tuple[str, ...]] = {"beta": ("coef",), "sigma": ()}
-    coords: dict[str, np.ndarray] = {"coef": _labels(design.coef_names)}
+    dims: dict[str, tuple[str, ...]] = {"beta": ("coef",), **residual_dims(design)}
+    coords: dict[str, np.ndarray] = {"coef": _labels(design.coef_names), **residual_coords(design)}
     for block, factor in zip(design.blocks, names.factors, strict=True):
         dims[factor.sd] = (factor.effect_dim,)
         dims[factor.corr] = (factor.effect_dim, factor.effect_bis_dim)
@@ -97,7 +98,8 @@ def posterior_tree(
         "observed_data": observed,
         "constant_data": constant,
     }
-    if design.n_rows * posterior.sizes["chain"] * posterior.sizes["draw"] <= max_log_likelihood:
+    size = design.n_rows * posterior.sizes["chain"] * posterior.sizes["draw"]
+    if size <= max_log_likelihood and not correlated(design):
         groups["log_likelihood"] = log_likelihood(design, names, posterior)
     return xr.DataTree.from_dict(groups)
 
@@ -116,12 +118,14 @@ def linear_predictor(design: Design, names: ModelNames, posterior: xr.Dataset) -
 
 
 def log_likelihood(design: Design, names: ModelNames, posterior: xr.Dataset) -> xr.Dataset:
-    """log p(y_i | beta, b, sigma), the conditional one that Bambi and brms give."""
+    """log p(y_i | beta, b, sigma), the conditional one that Bambi and brms give.
+
+    Of rows that are independent given b; rows with correlated residuals are not.
+    """
     import xarray as xr
 
     mean = linear_predictor(design, names, posterior)
-    sigma = posterior["sigma"].to_numpy()[:, :, None]
-    scale = sigma if design.weights is None else sigma / np.sqrt(design.weights)
+    scale = row_scales(design, posterior, weights=design.weights)
     values = -0.5 * ((design.y - mean) / scale) ** 2 - np.log(scale) - 0.5 * np.log(2 * np.pi)
     coords = {
         "chain": posterior["chain"],

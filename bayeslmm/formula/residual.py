@@ -8,7 +8,6 @@ depend on.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -98,8 +97,9 @@ def _parse_structure(text: str) -> tuple[str, str | None, tuple[str, ...]]:
         raise FormulaError(f"residual={text!r} names no group. Write one of: {known}.")
     if CORRELATIONS[kind] and not time:
         raise FormulaError(
-            f"residual={text!r} names no column of times: write {kind}(time | {group.strip()}). For "
-            "rows in the order in which they stand, make a column that counts them in each group."
+            f"residual={text!r} names no column of times: write {kind}(time | {group.strip()}). "
+            "For rows in the order in which they stand, make a column that counts them in each "
+            "group."
         )
     if time and not re.fullmatch(_NAME, match_name(time)):
         raise FormulaError(
@@ -122,7 +122,7 @@ def _sigma_text(sigma: str) -> str:
     text = sigma.strip()[1:].strip()
     if not text or "|" in text:
         raise FormulaError(
-            f'sigma={sigma!r}: write the predictors of the residual standard deviation, such as '
+            f"sigma={sigma!r}: write the predictors of the residual standard deviation, such as "
             '"~ treatment"; random terms have no place there.'
         )
     return text
@@ -328,7 +328,9 @@ class ResidualDesign:
             size = f"{low}" if low == high else f"{low} to {high}"
             parts.append(f"{self.syntax.text}, {len(counts)} groups of {size} rows")
         if self.variance.kind == "cells":
-            parts.append(f"{self.variance.n} standard deviations by {', '.join(self.variance.columns)}")
+            parts.append(
+                f"{self.variance.n} standard deviations by {', '.join(self.variance.columns)}"
+            )
         elif self.variance.kind == "log-linear":
             parts.append(f"log standard deviation ~ {self.syntax.sigma}")
         return "; ".join(parts)
@@ -399,8 +401,8 @@ def residual_design(syntax: ResidualSyntax, plain: pd.DataFrame, options) -> Res
     factor = _factor(syntax.groups, plain)
     if np.bincount(factor.codes).max() < 2:
         raise DataError(
-            f"residual={syntax.text!r}: every group has a single row, so there is no correlation to "
-            "estimate."
+            f"residual={syntax.text!r}: every group has a single row, so there is no correlation "
+            "to estimate."
         )
     time, times = np.zeros(n), ()
     if syntax.kind == "unstructured":
@@ -411,9 +413,7 @@ def residual_design(syntax: ResidualSyntax, plain: pd.DataFrame, options) -> Res
         _refuse_duplicates(factor.codes, time, factor.levels, syntax)
     if syntax.kind == "unstructured":
         _refuse_unseen_pairs(factor.codes, time.astype(int), times, syntax)
-    return ResidualDesign(
-        syntax, factor, times, variance, ResidualRows(factor.codes, time, scale)
-    )
+    return ResidualDesign(syntax, factor, times, variance, ResidualRows(factor.codes, time, scale))
 
 
 def _factor(columns: tuple[str, ...], plain: pd.DataFrame) -> GroupingFactor:

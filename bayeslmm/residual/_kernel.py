@@ -429,3 +429,23 @@ def effect_information(lay, inverses, code, effect_ptr, f, q, n_levels):
                             T[level, a, b] += V[i, j] * lay.Z[at + i, z + a] * lay.Z[at + j, z + b]
         done += m * n_rep
     return T
+
+
+@njit(**_OPTIONS)
+def noise(lay, eta, c, z):
+    """Residuals with covariance R from standard normals (draws, n), in the order of the blocks."""
+    out = np.empty(z.shape)
+    for d in range(z.shape[0]):
+        done = 0
+        for k in range(lay.m.shape[0]):
+            m, n_rep = lay.m[k], lay.n_rep[k]
+            C = pattern_residual(lay, k, eta[d], c[d])
+            cholesky_lower(C)
+            for i in range(m):
+                for g in range(n_rep):
+                    total = 0.0
+                    for j in range(i + 1):
+                        total += C[i, j] * z[d, done + j * n_rep + g]
+                    out[d, done + i * n_rep + g] = total
+            done += m * n_rep
+    return out

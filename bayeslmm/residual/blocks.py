@@ -7,15 +7,15 @@ the same have the same V: a trial with fixed visits has one pattern per set of v
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from bayeslmm.gaussian.rows import FactorRows
-from bayeslmm.residual._kernel import Layout
+from bayeslmm.residual._kernel import Layout, pattern_residual
 
-__all__ = ["Blocks", "LARGEST_BLOCK", "largest_block", "make_blocks"]
+__all__ = ["LARGEST_BLOCK", "Blocks", "largest_block", "make_blocks", "residual_root"]
 
 #: Rows of a block whose dense factorization is still affordable.
 LARGEST_BLOCK = 1500
@@ -156,6 +156,29 @@ def make_blocks(
 def with_columns(blocks: Blocks, columns: int) -> Layout:
     """The layout for data of so many columns."""
     return blocks.layout._replace(data_ptr=blocks.layout.data_ptr * columns)
+
+
+def residual_root(blocks: Blocks, eta: np.ndarray, c: np.ndarray) -> Callable:
+    """A function of columns (n, ...) that multiplies by C or by C^-1, R = C C' block by block.
+
+    Called as ``apply(values, inverse=...)``.
+    """
+    layout, order = blocks.layout, blocks.order
+    roots = [np.linalg.cholesky(pattern_residual(layout, k, eta, c)) for k in range(len(layout.m))]
+
+    def apply(values: np.ndarray, *, inverse: bool) -> np.ndarray:
+        from scipy.linalg import solve_triangular
+
+        out, start = np.empty_like(values), 0
+        for C, r in zip(roots, layout.n_rep, strict=True):
+            stop = start + len(C) * r
+            part = values[order[start:stop]].reshape(len(C), -1)
+            part = solve_triangular(C, part, lower=True) if inverse else C @ part
+            out[order[start:stop]] = part.reshape(len(C) * r, *values.shape[1:])
+            start = stop
+        return out
+
+    return apply
 
 
 def _local(block: np.ndarray, codes: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from bayeslmm.gaussian.marginal import FixedPrior
 from bayeslmm.gaussian.patterns import CovariancePattern
 from bayeslmm.gaussian.rows import FactorRows
 from bayeslmm.residual import _kernel
-from bayeslmm.residual.blocks import Blocks, make_blocks, with_columns
+from bayeslmm.residual.blocks import Blocks, make_blocks, residual_root, with_columns
 from bayeslmm.residual.structures import Structure
 
 __all__ = ["BlockProblem", "Moments", "RowInformation", "Theta", "prepare_blocks"]
@@ -318,26 +318,8 @@ class BlockProblem:
         return variance if self.weights is None else variance / self.weights
 
     def residual_root(self, theta: Theta) -> Callable:
-        """Maps of columns (n, k) by C and by C^-1, R = C C' block by block."""
-        layout, order = self.layout, self.blocks.order
-        roots = [
-            np.linalg.cholesky(_kernel.pattern_residual(layout, k, theta.eta, theta.c))
-            for k in range(len(layout.m))
-        ]
-
-        def apply(values: np.ndarray, *, inverse: bool) -> np.ndarray:
-            from scipy.linalg import solve_triangular
-
-            out, start = np.empty_like(values), 0
-            for C, r in zip(roots, layout.n_rep, strict=True):
-                stop = start + len(C) * r
-                part = values[order[start:stop]].reshape(len(C), -1)
-                part = solve_triangular(C, part, lower=True) if inverse else C @ part
-                out[order[start:stop]] = part.reshape(len(C) * r, *values.shape[1:])
-                start = stop
-            return out
-
-        return apply
+        """See :func:`bayeslmm.residual.blocks.residual_root`."""
+        return residual_root(self.blocks, theta.eta, theta.c)
 
     def with_response(self, y: np.ndarray, X: np.ndarray) -> BlockProblem:
         """The same rows and columns with another response (less its offset)."""
@@ -399,7 +381,7 @@ def _working(blocks: Blocks, y: np.ndarray, X: np.ndarray):
     n, p = X.shape
     ones = np.ones(n)
     a = np.zeros(p)
-    constant = np.flatnonzero(np.all(X == X[:1], axis=0) & (X[0] != 0)) if p else []
+    constant = np.flatnonzero(np.all(X[:1] == X, axis=0) & (X[0] != 0)) if p else []
     if len(constant):
         a[constant[0]] = 1.0 / X[0, constant[0]]
     elif p:

@@ -263,11 +263,29 @@ class PosteriorFit:
         """Predictions for the fitted rows; options as in :meth:`predict`."""
         return self.predict(random=random, **options)
 
-    def residuals(self, random: str = "conditional") -> pd.Series:
-        """Response minus posterior mean of the linear predictor."""
+    def residuals(self, random: str = "conditional", kind: str = "raw") -> pd.Series:
+        """Response minus posterior mean of the linear predictor.
+
+        Parameters
+        ----------
+        random : str
+            As in :meth:`predict`.
+        kind : {"raw", "normalized"}
+            Normalized residuals are whitened by the residual covariance at the posterior means
+            of its parameters. They need ``random="conditional"``.
+        """
+        from bayeslmm.bayes.residuals import whitened
+
+        if kind not in ("raw", "normalized"):
+            raise ValueError(f'kind must be "raw" or "normalized", not {kind!r}.')
+        if kind == "normalized" and random != "conditional":
+            raise ValueError('Normalized residuals are those of random="conditional".')
         mean = self.predict(random=random, draws=True).mean(("chain", "draw")).to_numpy()
         design = self.model.design
-        return pd.Series(design.y - mean, index=design.index, name="residual")
+        values = design.y - mean
+        if kind == "normalized":
+            values = whitened(design, self.posterior, values)
+        return pd.Series(values, index=design.index, name="residual")
 
     def r2(self, *, level: float = 0.95, interval: str = "eti") -> pd.DataFrame:
         """Marginal and conditional R2 (Nakagawa and Schielzeth 2013; Johnson 2014)."""
@@ -284,12 +302,13 @@ class PosteriorFit:
 
     def _parts(self):
         from bayeslmm.bayes.draws import covariance_draws
+        from bayeslmm.bayes.residuals import mean_sigma
         from bayeslmm.results.shares import variance_parts
 
         posterior, design = self.posterior, self.model.design
         Sigmas = covariance_draws(design, self.names, posterior)
         beta = coefficient_draws(design, posterior)[1]
-        return variance_parts(self.model, beta, Sigmas, posterior["sigma"].to_numpy())
+        return variance_parts(self.model, beta, Sigmas, mean_sigma(design, posterior))
 
     def _shares(self, values, level: float, interval: str) -> pd.DataFrame:
         check_level(level, interval)
@@ -312,17 +331,18 @@ class PosteriorFit:
 
     def _implied(self, data, *, correlation: bool) -> pd.DataFrame:
         from bayeslmm.bayes.draws import covariance_draws
-        from bayeslmm.results.implied import as_correlation, implied_covariance
+        from bayeslmm.results.implied import as_correlation, implied_of_draws
 
         posterior, design = self.posterior, self.model.design
         Sigmas = [
             S.reshape(-1, *S.shape[2:]) for S in covariance_draws(design, self.names, posterior)
         ]
-        sigma = posterior["sigma"].to_numpy().ravel()
-        total, count, index = 0.0, len(sigma), None
+        implied = implied_of_draws(design, posterior)
+        count = posterior.sizes["chain"] * posterior.sizes["draw"]
+        total, index = 0.0, None
         for start in range(0, count, 500):  # draws in blocks: a group may have many rows
             part = slice(start, start + 500)
-            values, index = implied_covariance(design, [S[part] for S in Sigmas], sigma[part], data)
+            values, index = implied([S[part] for S in Sigmas], part, data)
             values = as_correlation(values) if correlation else values
             total = total + values.sum(axis=0)
         return pd.DataFrame(total / count, index=index, columns=index)

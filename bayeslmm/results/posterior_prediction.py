@@ -8,11 +8,13 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.bayes.draws import coefficient_draws, covariance_draws
+from bayeslmm.bayes.residuals import row_scales
 from bayeslmm.results.prediction import (
     check_prediction,
     prediction_draws,
     prediction_rows,
     row_weights,
+    scale_rows,
 )
 
 if TYPE_CHECKING:
@@ -42,9 +44,10 @@ def posterior_prediction(
             roots.append(_roots(Sigma.reshape(len(beta), *Sigma.shape[2:])))
     values = prediction_draws(design, rows, beta, effects, roots, random, rng)
     if kind == "response":
-        scale = posterior["sigma"].to_numpy().reshape(-1, 1)
         weights = row_weights(design, newdata, values.shape[1])
-        values = values + scale / np.sqrt(weights) * rng.standard_normal(values.shape)
+        rows = None if design.residual is None else scale_rows(design, newdata)
+        scale = row_scales(design, posterior, rows, weights)
+        values = values + scale.reshape(len(values), -1) * rng.standard_normal(values.shape)
     return values.reshape(*shape, -1), index
 
 

@@ -13,7 +13,6 @@ from bayeslmm.bayes.priors import component_names
 from bayeslmm.errors import DataError, ModelWarning
 from bayeslmm.gaussian.criterion import Solution
 from bayeslmm.likelihood.blockwise import (
-    Coordinates,
     block_curvature,
     block_kenward_roger,
     optimize_blocks,
@@ -22,6 +21,7 @@ from bayeslmm.likelihood.inference import KenwardRogerInference
 from bayeslmm.likelihood.optimize import Optimum
 from bayeslmm.likelihood.satterthwaite import VarianceCurvature
 from bayeslmm.residual.components import component_map, residual_component_names
+from bayeslmm.residual.coordinates import Coordinates
 from bayeslmm.residual.problem import BlockProblem, Theta
 from bayeslmm.results.intervals import Estimates
 from bayeslmm.results.likelihood import LikelihoodFit, describe_singularity

@@ -8,20 +8,17 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
-from bayeslmm.formula import Design
-from bayeslmm.results.prediction import check_prediction, prediction_rows, row_weights
+from bayeslmm.results.prediction import (
+    check_prediction,
+    prediction_rows,
+    row_weights,
+    scale_rows,
+)
 
 if TYPE_CHECKING:
     from bayeslmm.results.residual_likelihood import ResidualLikelihoodFit
 
-__all__ = ["block_prediction", "scale_rows"]
-
-
-def scale_rows(design: Design, newdata) -> np.ndarray:
-    """Rows of the scale matrix, log sd = scale eta, of new rows or of those fitted."""
-    if newdata is None:
-        return design.residual.rows.scale
-    return design.evaluate_residuals(newdata, scale_only=True).scale
+__all__ = ["block_prediction"]
 
 
 def block_prediction(

@@ -19,9 +19,10 @@ from bayeslmm.bayes.priors import coef_key
 from bayeslmm.errors import ModelWarning
 from bayeslmm.gaussian import lower_factor, single_threaded_blas
 from bayeslmm.gaussian.correlations import correlations_from_factors
-from bayeslmm.likelihood.blockwise import Coordinates, optimize_blocks
+from bayeslmm.likelihood.blockwise import optimize_blocks
 from bayeslmm.likelihood.profile import profile_interval
 from bayeslmm.residual.components import time_pairs
+from bayeslmm.residual.coordinates import Coordinates
 from bayeslmm.results.progress import progress
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def _coefficient_deviance(fit: ResidualLikelihoodFit, at: int) -> Callable[[floa
 
 
 def _coordinate_of(fit: ResidualLikelihoodFit, name: str):
-    """Position in the coordinates and the map from the component to it; None where there is none."""
+    """Position in the coordinates and the map from the component to it, where there is one."""
     from bayeslmm.results.residual_tables import transform_of
 
     coordinates = fit._coordinates

@@ -47,7 +47,12 @@ def residual_variance_table(fit: ResidualLikelihoodFit, level: float) -> pd.Data
     limit = fit._problem.structure.boundary(fit._theta.c)
     for name, value, error in zip(estimate.index, estimate.to_numpy(), se, strict=True):
         at_limit = limit is not None and (name in ("rho", "range"))
-        if not np.isfinite(value) or not np.isfinite(error) or at_limit or _at_boundary(name, value):
+        if (
+            not np.isfinite(value)
+            or not np.isfinite(error)
+            or at_limit
+            or _at_boundary(name, value)
+        ):
             rows.append((value, np.nan, np.nan, np.nan))
             continue
         forward, back, slope = transform_of(name, fit)
