@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numba import njit
 
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.priors import Priors
@@ -29,13 +30,97 @@ from bayeslmm.gaussian.correlations import (
     log_lkj,
     pullback_to_correlations,
 )
+from bayeslmm.gaussian.patterns import CovariancePattern
+from bayeslmm.residual._kernel import evaluate
 from bayeslmm.residual.coordinates import Coordinates
-from bayeslmm.residual.problem import BlockProblem, Theta
+from bayeslmm.residual.problem import BlockProblem
 
 __all__ = ["ResidualDensity", "residual_density"]
 
 _NORMALS = 2_000_000
 _FEW_ROWS = 5_000
+
+
+_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
+
+
+@njit(**_OPTIONS)
+def _natural(x, cor, times, sc, n_log, n_scales):
+    """Log priors of the scalars with their gradient, scalars and slopes, flat factors of effects
+    and of residual correlations, eta and c."""
+    m, k = cor.diagonal.shape[0], sc.code.shape[0]
+    r = cor.number.shape[0]
+    value, gradient, scalar, slope = scale_terms(sc, x[:k])
+    F = factors_from_correlations(cor, scalar[:m], x[k : k + r])
+    eta = scalar[m : m + n_scales].copy()
+    for i in range(n_log):
+        eta[i] = np.log(eta[i])
+    T = times.diagonal.shape[0]
+    L = factors_from_correlations(times, np.ones(T), x[k + r :])
+    if T == 0:
+        return value, gradient, scalar, slope, F, L, eta, scalar[m + n_scales :].copy()
+    c = np.zeros(T * T)
+    for i in range(T):
+        for j in range(T):
+            for a in range(min(i, j) + 1):
+                c[i * T + j] += L[i * T + a] * L[j * T + a]
+    return value, gradient, scalar, slope, F, L, eta, c
+
+
+@njit(**_OPTIONS)
+def density_blocks(
+    x, cor, times, sc, n_log, exponent, constant, n_scales, lay, W, n, root, target, log_det,
+    want_gradient,
+):  # fmt: skip
+    """Log density and gradient in one compiled call; nan where V is not positive definite."""
+    m, k = cor.diagonal.shape[0], sc.code.shape[0]
+    r, T = cor.number.shape[0], times.diagonal.shape[0]
+    out = np.full(x.shape[0], np.nan)
+    value, gradient, scalar, slope, F, L, eta, c = _natural(x, cor, times, sc, n_log, n_scales)
+    finite = np.isfinite(value) and np.all(np.isfinite(F)) and np.all(np.isfinite(c))
+    if not (finite and np.all(np.isfinite(eta)) and np.all(np.isfinite(L))):
+        return np.nan, out
+    log_corr, d_corr = log_lkj(x[k:], exponent, constant)
+    log_y, d_Sigma, d_eta, d_c = evaluate(
+        lay, W, n, F, eta, c, root, target, log_det, False, want_gradient
+    )
+    total = value + log_corr + log_y
+    if not want_gradient or not np.isfinite(total):
+        return total, out
+    G = _factor_gradient(d_Sigma, F, lay.q, lay.f_ptr)
+    d_log_sd, d_u = pullback_to_correlations(cor, scalar[:m], x[k : k + r], G)
+    out[:k] = gradient
+    for i in range(m):
+        out[i] += d_log_sd[i] * slope[i] / scalar[i]
+    for i in range(n_scales):
+        chain = slope[m + i] / scalar[m + i] if i < n_log else slope[m + i]
+        out[m + i] += d_eta[i] * chain
+    out[k:] = d_corr
+    out[k : k + r] += d_u
+    if T == 0:
+        for i in range(c.shape[0]):
+            out[m + n_scales + i] += d_c[i] * slope[m + n_scales + i]
+        return total, out
+    H = np.zeros(T * T)
+    for i in range(T):
+        for a in range(i + 1):
+            for j in range(a, T):
+                H[i * T + a] += (d_c[i * T + j] + d_c[j * T + i]) * L[j * T + a]
+    out[k + r :] += pullback_to_correlations(times, np.ones(T), x[k + r :], H)[1]
+    return total, out
+
+
+@njit(**_OPTIONS)
+def _factor_gradient(D, F, q, start):
+    """dl/dF = 2 (dl/dSigma) F, factor by factor."""
+    G = np.zeros(F.shape[0])
+    for f in range(q.shape[0]):
+        for a in range(q[f]):
+            for b in range(a + 1):
+                for d in range(b, q[f]):
+                    at = start[f] + d * q[f] + b
+                    G[start[f] + a * q[f] + b] += 2.0 * D[start[f] + a * q[f] + d] * F[at]
+    return G
 
 
 @dataclass(frozen=True)
@@ -101,53 +186,32 @@ class ResidualDensity:
         """Log density at each row of X."""
         return np.array([self.value(x) for x in X])
 
-    def _parts(self, x: np.ndarray):
-        """Scalars, their slopes, correlations of effects and of residuals, natural parameters."""
-        m, k = self.correlations.n_effects, self.n_scalars
-        r, s = self.correlations.n_correlations, self.problem.scale.shape[1]
-        value, gradient, scalar, slope = scale_terms(self.scales, x[:k])
-        u, w = x[k : k + r], x[k + r :]
-        F = factors_from_correlations(self.correlations, scalar[:m], u)
-        eta = scalar[m : m + s].copy()
-        eta[: self.n_log] = np.log(eta[: self.n_log])
-        c = self.problem.structure.natural(w) if len(w) else scalar[m + s :]
-        return value, gradient, scalar, slope, u, w, Theta(F, eta, np.ascontiguousarray(c))
+    @cached_property
+    def _time_correlations(self) -> CorrelationLayout:
+        """Layout of the residual correlations; without any where they are not free."""
+        count = self.problem.structure.n_times
+        return correlation_layout([CovariancePattern.full(count)] if count else [])
+
+    @cached_property
+    def _kernel_arguments(self) -> tuple:
+        problem = self.problem
+        priors = (self.correlations, self._time_correlations, self.scales, self.n_log)
+        correlation = (self.exponent, self.constant, problem.scale.shape[1])
+        return (*priors, *correlation, problem.layout, problem.W, problem.n, *self._root)
 
     def _evaluate(self, x: np.ndarray, want_gradient: bool):
-        problem, m, s = self.problem, self.correlations.n_effects, self.problem.scale.shape[1]
-        with np.errstate(all="ignore"):
-            value, gradient, scalar, slope, u, w, theta = self._parts(x)
-        finite = all(np.all(np.isfinite(part)) for part in (theta.F, theta.eta, theta.c))
-        if not (finite and np.isfinite(value)):
-            return np.nan, np.full(len(x), np.nan)
-        log_corr, d_corr = log_lkj(x[self.n_scalars :], self.exponent, self.constant)
-        log_y, d_Sigma, d_eta, d_c = problem.evaluate(theta, self._root, False, want_gradient)
-        total = float(value + log_corr + log_y)
-        if not want_gradient:
-            return total, np.zeros(0)
-        G = [
-            2.0 * D @ L for D, L in zip(problem.split(d_Sigma), problem.split(theta.F), strict=True)
-        ]
-        flat = np.concatenate([*(g.ravel() for g in G), np.zeros(0)])
-        d_log_sd, d_u = pullback_to_correlations(self.correlations, scalar[:m], u, flat)
-        gradient[:m] += d_log_sd * slope[:m] / scalar[:m]
-        d_scale = d_eta * slope[m : m + s]
-        d_scale[: self.n_log] /= scalar[m : m + self.n_log]
-        gradient[m : m + s] += d_scale
-        d_w = problem.structure.pullback(w, d_c) if len(w) else np.zeros(0)
-        if not len(w):
-            gradient[m + s :] += d_c * slope[m + s :]
-        return total, np.concatenate([gradient, d_corr + np.concatenate([d_u, d_w])])
+        return density_blocks(x, *self._kernel_arguments, want_gradient)
 
     def constrained(self, X: np.ndarray):
         """sds (n, m), flat factors (n, f), eta (n, s) and c (n, k) at rows of X."""
-        rows = [self._parts(np.ascontiguousarray(x, dtype=float)) for x in np.atleast_2d(X)]
-        m = self.correlations.n_effects
+        m, arguments = self.correlations.n_effects, self._kernel_arguments[:7]
+        rows = [
+            _natural(np.ascontiguousarray(x, dtype=float), *arguments[:4], arguments[6])
+            for x in np.atleast_2d(X)
+        ]
         return (
             np.array([row[2][:m] for row in rows]),
-            np.array([row[6].F for row in rows]),
-            np.array([row[6].eta for row in rows]),
-            np.array([row[6].c for row in rows]),
+            *(np.array([row[at] for row in rows]) for at in (4, 6, 7)),
         )
 
     def starting_points(self, shares: tuple[float, ...]) -> list[np.ndarray]:

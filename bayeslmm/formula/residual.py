@@ -90,7 +90,7 @@ def _parse_structure(text: str) -> tuple[str, str | None, tuple[str, ...]]:
     if kind not in CORRELATIONS:
         raise FormulaError(f"There is no residual structure {match[1]!r}. There are: {known}.")
     time, bar, group = inside.rpartition("|")
-    time = time.strip().strip("`")
+    time = time.strip()
     if time == "1":
         time = ""
     if not group.strip():
@@ -101,17 +101,13 @@ def _parse_structure(text: str) -> tuple[str, str | None, tuple[str, ...]]:
             "For rows in the order in which they stand, make a column that counts them in each "
             "group."
         )
-    if time and not re.fullmatch(_NAME, match_name(time)):
+    if time and not re.fullmatch(_NAME, time):
         raise FormulaError(
             f"residual={text!r}: the time must be one column, not {time!r}. Make it a column first."
         )
+    time = time.strip("`")
     bars = parse_formula(f"y ~ 1 + (1 | {group})").bars
     return kind, (time or None) if CORRELATIONS[kind] else None, bars[-1].columns
-
-
-def match_name(name: str) -> str:
-    """A column's name as it stands in a formula."""
-    return name if re.fullmatch(r"[A-Za-z_.][\w.]*", name) else f"`{name}`"
 
 
 def _sigma_text(sigma: str) -> str:

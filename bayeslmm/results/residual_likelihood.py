@@ -281,19 +281,29 @@ def refuse_confounded(design) -> None:
     ------
     DataError
         If a random intercept of the residual's own groups stands beside compound symmetry or an
-        unstructured covariance.
+        unstructured covariance, or any effect of time alone beside one with a variance per time.
     """
     residual = design.residual
     if residual.kind not in ("cs", "unstructured"):
         return
+    per_time = residual.kind == "unstructured" and residual.variance.kind == "cells"
     for block in design.blocks:
-        same = frozenset(block.factor.columns) == frozenset(residual.factor.columns)
-        if same and (residual.kind == "unstructured" or "Intercept" in block.effects):
-            what = "a random intercept" if residual.kind == "cs" else "random effects"
-            raise DataError(
-                f"residual={residual.syntax.text!r} already holds every covariance that {what} of "
-                f"{block.name!r} can give: likelihood cannot tell them apart. Leave one out."
-            )
+        if frozenset(block.factor.columns) != frozenset(residual.factor.columns):
+            continue
+        for effect, column in zip(block.effects, block.Z.T, strict=True):
+            if _constant(column, residual.rows.time if per_time else np.zeros(design.n_rows)):
+                raise DataError(
+                    f"residual={residual.syntax.text!r} already holds the covariance that the "
+                    f"random effect {effect!r} of {block.name!r} gives: likelihood cannot tell "
+                    "them apart. Leave one out."
+                )
+
+
+def _constant(values: np.ndarray, within: np.ndarray) -> bool:
+    """Whether values are the same wherever `within` is."""
+    order = np.argsort(within, kind="stable")
+    same = np.diff(within[order]) == 0
+    return bool(np.all(np.diff(values[order])[same] == 0))
 
 
 def _warn(text: str) -> None:

@@ -271,6 +271,8 @@ def _component_deviance(fit: ResidualLikelihoodFit, name: str) -> Callable[[floa
             multiplier += _PENALTY * gap
             if abs(gap) < 1e-7:
                 break
+        if abs(held(x) - goal) > 1e-5:
+            return np.nan
         state["x"] = x
         log_lik = fit._problem.evaluate(coordinates.theta(x), flat, True, False)[0]
         # what is left of the gap, to first order

@@ -37,10 +37,10 @@ MODELS = {
 
 @cache
 def frame() -> pd.DataFrame:
-    """14 groups of 2 to 4 rows, in shuffled order."""
+    """30 groups of 2 to 4 rows, in shuffled order."""
     rng = np.random.default_rng(8)
     rows = []
-    for g in range(14):
+    for g in range(30):
         times = np.sort(rng.choice(4, rng.integers(2, 5), replace=False))
         for t in times:
             rows.append((f"g{g}", t, t + rng.uniform(-0.3, 0.3)))
@@ -51,6 +51,10 @@ def frame() -> pd.DataFrame:
     data["h"] = rng.choice(list("abcd"), n)
     data["w"] = rng.choice([0.5, 1.0, 2.0], n)
     data["y"] = 3 + data["x"] + rng.normal(size=n) + 0.3 * data["t"]
+    effects = 0.7 * rng.normal(size=(30, 2)) @ np.array([[1.0, 0.3], [0.0, 0.9]])
+    at = data["g"].str[1:].astype(int)
+    data["y"] += effects[at, 0] + effects[at, 1] * data["x"]
+    data["y"] += data["h"].map(dict(zip("abcd", rng.normal(size=4), strict=True)))
     return data
 
 
