@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = {
     "README.md": "",
     "tutorials/01-why-groups-matter.md": "",
+    "docs/residual-structures.md": "",
     "docs/likelihood.md": (
         "import bayeslmm as blm\n"
         "import pandas as pd\n"
