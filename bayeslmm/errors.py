@@ -13,6 +13,7 @@ __all__ = [
     "FileFormatError",
     "FormulaError",
     "ModelWarning",
+    "PlotError",
     "PriorError",
     "SamplingError",
     "SamplingWarning",
@@ -33,6 +34,10 @@ class DataError(BayesLMMError, ValueError):
 
 class PriorError(BayesLMMError, ValueError):
     """A prior is keyed, named or parametrized wrongly."""
+
+
+class PlotError(BayesLMMError, ValueError):
+    """A plot is asked to draw something that the model or the fit does not have."""
 
 
 class SamplingError(BayesLMMError, RuntimeError):

@@ -239,7 +239,7 @@ class LMM:
 
         _one_of("method", method, METHODS)
         _one_of("parameterization", parameterization, PARAMETERIZATIONS)
-        seed = _seed(random_seed)
+        seed = seed_of(random_seed)
         idata, info = fit_posterior(
             self.design,
             self.priors,
@@ -301,10 +301,14 @@ class LMM:
         ----------
         y : ndarray, shape (n,)
         """
+        return self.with_design(replace(self.design, y=np.asarray(y, dtype=float)))
+
+    def with_design(self, design: Design) -> LMM:
+        """The same model, priors included, for other rows of the same columns."""
         twin = copy(self)
         for name in ("cross_products", "problem"):
             twin.__dict__.pop(name, None)
-        twin.design = replace(self.design, y=np.asarray(y, dtype=float))
+        twin.design = design
         twin.priors = self.priors.copy()
         return twin
 
@@ -338,6 +342,55 @@ class LMM:
             draws=draws,
             random_seed=random_seed,
         )
+
+    def equation(self, form: str = "conditional", format: str = "latex") -> str:
+        """The model as an equation, with the data's names.
+
+        Parameters
+        ----------
+        form : {"conditional", "marginal"}
+            Given the groups' own effects, or with them integrated out.
+        format : {"latex", "text"}
+            LaTeX is one ``aligned`` environment of amsmath.
+
+        Raises
+        ------
+        ValueError
+            If there is no such form or format.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("dyestuff"))
+        >>> print(model.equation(format="text"))
+        Yield[i] = beta0 + b0[Batch[i]] + error[i]
+        b0[j] ~ Normal(0, tau0^2),  j = 1, ..., 6 (Batch)
+        error[i] ~ Normal(0, sigma^2)
+        """
+        from bayeslmm.results.equation import equation
+        from bayeslmm.results.support import refuse_unless_derived
+
+        refuse_unless_derived(self, "The equation")
+        return equation(self.design, form, format)
+
+    def plot_data(self, x: str | None = None, **options):
+        """The data before any fit, group by group; see :func:`bayeslmm.plots.plot_data`.
+
+        Options: ``factor by groups panels ax``. Returns matplotlib axes.
+        """
+        from bayeslmm.plots import plot_data
+
+        return plot_data(self, x, **options)
+
+    def plot_prior_predictive(self, kind: str = "dist", **options):
+        """Data drawn from the priors alone; see
+        :func:`bayeslmm.plots.plot_prior_predictive`.
+
+        Options: ``stat draws random_seed`` and ArviZ's. Returns an array of matplotlib axes.
+        """
+        from bayeslmm.plots import plot_prior_predictive
+
+        return plot_prior_predictive(self, kind, **options)
 
     def __repr__(self) -> str:
         return f"{describe_design(self.design)}\n{self.priors!r}"
@@ -492,7 +545,7 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}.")
 
 
-def _seed(random_seed: int | None) -> int:
+def seed_of(random_seed: int | None) -> int:
     """The seed given, or one drawn, so that every fit can be repeated."""
     if random_seed is None:
         return int(np.random.SeedSequence().generate_state(1)[0])

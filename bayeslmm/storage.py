@@ -44,6 +44,11 @@ def save_fit(fit: PosteriorFit, path: str | os.PathLike) -> None:
     """
     import xarray as xr
 
+    if fit.conditioning is not None:
+        raise FileFormatError(
+            "A fit with rows added by condition_on() is not saved: save the fit it came from and "
+            "the rows, and condition again."
+        )
     tree = fit.idata.copy()
     tree[_GROUP] = xr.DataTree(_model_dataset(fit))
     encoding = {

@@ -6,6 +6,7 @@ import doctest
 import importlib
 import pkgutil
 import re
+import sys
 import warnings
 from pathlib import Path
 
@@ -19,6 +20,9 @@ PAGES = {
     "README.md": "",
     "tutorials/01-why-groups-matter.md": "",
     "docs/residual-structures.md": "",
+    "docs/variance-explained.md": "",
+    "docs/prediction.md": "",
+    "docs/checking.md": "import matplotlib\nmatplotlib.use('Agg')\n",
     "docs/likelihood.md": (
         "import bayeslmm as blm\n"
         "import pandas as pd\n"
@@ -26,6 +30,7 @@ PAGES = {
         "data.loc[::2, 'Machine'] = 'B'\n"
         "y = data['Reaction']\n"
     ),
+    "docs/plots.md": "import matplotlib\nmatplotlib.use('Agg')\n",
     "docs/priors.md": (
         "import bayeslmm as blm\n"
         "data = blm.load_dataset('sleepstudy')\n"
@@ -59,6 +64,8 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exec(compile(code, page, "exec"), {})
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 def _modules() -> list[str]:
@@ -67,7 +74,8 @@ def _modules() -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["bayeslmm", *_modules()])
-def test_the_examples_in_docstrings_run(name):
+def test_the_examples_in_docstrings_run(name, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "Agg")
     module = importlib.import_module(name)
     results = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
     assert results.failed == 0

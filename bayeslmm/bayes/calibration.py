@@ -295,7 +295,7 @@ class _Simulator:
         if self.method == "importance":
             sample = importance_sample(density, mode, _PROPOSALS, rng)
             if sample.k_hat <= MAX_K_HAT:
-                return sample.resample(self.n_draws, rng), False
+                return sample.x[sample.resample(self.n_draws, rng)], False
             fell_back = True
         x, _ = sample_density(
             density,

@@ -7,18 +7,22 @@ compiled call. The interface is private, so it is used only in versions it was c
 :mod:`bayeslmm.bayes.nuts` goes the public way otherwise.
 
 A C function cached on disk cannot hold arrays: they are passed as a table of addresses and shapes.
+
+``import nutpie`` imports all of ArviZ with its plots, which takes longer than a fit: only nutpie's
+compiled part is loaded here.
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import machinery, util
 from typing import Any
 
 import numpy as np
 from numba import carray, cfunc, njit, types
 from numba.extending import intrinsic
-from nutpie import _lib
-from nutpie.sample import CompiledModel
 
 from bayeslmm.bayes.marginal import MarginalDensity, density_head
 from bayeslmm.bayes.mode import Mode
@@ -27,7 +31,7 @@ from bayeslmm.gaussian.correlations import CorrelationLayout
 from bayeslmm.gaussian.problem import Values
 from bayeslmm.gaussian.symbolic import Layout
 
-__all__ = ["compiled_model", "supported"]
+__all__ = ["CompiledDensity", "compiled_density", "compiled_model", "sample", "supported"]
 
 #: Series of nutpie whose private interface was checked.
 _SERIES = ("0.16.",)
@@ -64,7 +68,7 @@ def _integers(table, i):
 
 
 #: Length of the table; see :func:`_arrays`.
-_N_ARRAYS = 40
+_N_ARRAYS = 41
 
 
 @njit
@@ -90,9 +94,12 @@ def _evaluate(z, t):
     """Log density at center + scale z, and its gradient in z; inverse of :func:`_arrays`."""
     cor = _correlations(t)
     sc = Scales(_integers(t, 7), _matrix(t, 8), _doubles(t, 9), _doubles(t, 10), _doubles(t, 11))
-    val = Values(_doubles(t, 29), _doubles(t, 30), _matrix(t, 31), _matrix(t, 32), _matrix(t, 33))
-    root, target, exponent = _matrix(t, 34), _doubles(t, 35), _doubles(t, 36)
-    numbers, center, scale = _doubles(t, 37), _doubles(t, 38), _matrix(t, 39)
+    val = Values(
+        _doubles(t, 29), _doubles(t, 30), _matrix(t, 31), _matrix(t, 32), _matrix(t, 33),
+        _matrix(t, 34),
+    )  # fmt: skip
+    root, target, exponent = _matrix(t, 35), _doubles(t, 36), _doubles(t, 37)
+    numbers, center, scale = _doubles(t, 38), _doubles(t, 39), _matrix(t, 40)
     d = z.shape[0]
     x = center.copy()
     for i in range(d):
@@ -148,36 +155,54 @@ def supported(density: MarginalDensity) -> bool:
     return density.model.problem.head_only and version("nutpie").startswith(_SERIES)
 
 
+def _library():
+    """``nutpie._lib``, as ``import nutpie`` would load it, without the rest of nutpie."""
+    name = "nutpie._lib"
+    if name not in sys.modules:
+        package = util.find_spec("nutpie")
+        found = machinery.PathFinder.find_spec(name, package.submodule_search_locations)
+        module = util.module_from_spec(found)
+        sys.modules[name] = module
+        found.loader.exec_module(module)
+    return sys.modules[name]
+
+
 @dataclass(frozen=True)
-class _Compiled(CompiledModel):
-    """What ``nutpie.sample`` takes; holds the arrays the C functions point to."""
+class CompiledDensity:
+    """A density as the C functions take it; holds the arrays they point to.
+
+    Attributes
+    ----------
+    size : int
+        Dimensions.
+    arrays : list of ndarray
+    table : ndarray
+        Address and shape of each.
+    initial_point : callable
+        Seed to a starting z.
+    """
 
     size: int
     arrays: list[np.ndarray]
     table: np.ndarray
-    initial_point: Any
+    initial_point: Callable
 
     @property
-    def n_dim(self):
-        return self.size
-
-    @property
-    def shapes(self):
-        return {"z": (self.size,)}
-
-    @property
-    def coords(self):
+    def coords(self) -> dict[str, list[str]]:
+        """Labels of z's dimension."""
         return {"coordinate": [str(i) for i in range(self.size)]}
 
-    def _make_model(self, init_mean):
+    def sampler(self, settings, cores, progress, callback, rate, store):
+        """A running sampler of nutpie."""
+        lib = _library()
         pointer = self.table.ctypes.data
         sizes = {"coordinate": self.size}
-        variables = _lib.PyVariable.new_variables(
-            ["z"], ["float64"], [(self.size,)], sizes, self.dims
+        variables = lib.PyVariable.new_variables(
+            ["z"], ["float64"], [(self.size,)], sizes, {"z": ("coordinate",)}
         )
-        return _lib.PyMcModel(
-            _lib.LogpFunc(_logp.address, pointer, self),
-            _lib.ExpandFunc(self.size, self.size, _expand.address, pointer, self),
+        model = lib.PyMcModel(
+            lib.LogpFunc(_logp.address, pointer, self),
+            lib.ExpandFunc(self.size, self.size, _expand.address, pointer, self),
             variables,
             self.size,
             sizes,
@@ -185,18 +210,11 @@ class _Compiled(CompiledModel):
             self.initial_point,
             None,
         )
-
-    def _make_sampler(
-        self, settings, init_mean, cores, progress_type, callback, callback_rate, store
-    ):
-        model = self._make_model(init_mean)
-        return _lib.PySampler.from_pymc(
-            settings, cores, model, progress_type, callback, callback_rate, store
-        )
+        return lib.PySampler.from_pymc(settings, cores, model, progress, callback, rate, store)
 
 
-def compiled_model(density: MarginalDensity, mode: Mode, initial_point) -> CompiledModel:
-    """A model for ``nutpie.sample`` with one variable, z.
+def compiled_density(density: MarginalDensity, mode: Mode, initial_point) -> CompiledDensity:
+    """The density of z at x = center + scale z.
 
     Parameters
     ----------
@@ -209,10 +227,74 @@ def compiled_model(density: MarginalDensity, mode: Mode, initial_point) -> Compi
     table = np.array(
         [(a.ctypes.data, *(*a.shape, 0, 0)[:2]) for a in arrays], dtype=np.int64
     ).ravel()
-    return _Compiled(
-        dims={"z": ("coordinate",)},
-        size=density.n_dim,
-        arrays=arrays,
-        table=table,
-        initial_point=initial_point,
-    )
+    return CompiledDensity(density.n_dim, arrays, table, initial_point)
+
+
+def compiled_model(compiled: CompiledDensity):
+    """What ``nutpie.sample`` takes, for its display in notebooks."""
+    from nutpie.sample import CompiledModel
+
+    class Model(CompiledModel):
+        n_dim = property(lambda self: compiled.size)
+        shapes = property(lambda self: {"z": (compiled.size,)})
+        coords = property(lambda self: compiled.coords)
+
+        def _make_sampler(self, settings, init_mean, cores, *rest):
+            return compiled.sampler(settings, cores, *rest)
+
+    return Model(dims={"z": ("coordinate",)})
+
+
+def sample(
+    compiled: CompiledDensity,
+    *,
+    draws: int,
+    tune: int,
+    chains: int,
+    cores: int,
+    seed: int,
+    progress_bar: bool,
+    **settings: Any,
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """What ``nutpie.sample`` does, as arrays.
+
+    Returns
+    -------
+    z : ndarray, shape (chains, draws, d)
+        NaN where a chain was stopped early.
+    stats : dict of ndarray, shape (chains, draws)
+    """
+    lib = _library()
+    chosen = lib.PyNutsSettings.Diag(seed)
+    chosen.update({**settings, "num_tune": tune, "num_draws": draws, "num_chains": chains})
+    progress = lib.ProgressType.indicatif(100) if progress_bar else lib.ProgressType.none()
+    sampler = compiled.sampler(chosen, cores, progress, None, 100, lib.PyStorage.arrow())
+    try:
+        sampler.wait(None)
+    except BaseException as err:
+        sampler.abort()
+        if not isinstance(err, KeyboardInterrupt):
+            raise
+    z = np.full((chains, draws, compiled.size), np.nan)
+    stats: dict[str, np.ndarray] = {}
+    for chain, batches in enumerate(zip(*sampler.take_results().get_arrow_trace(), strict=True)):
+        _copy_chain(chain, *batches, z, stats)
+    return z, stats
+
+
+def _copy_chain(chain: int, drawn, reported, z: np.ndarray, stats: Mapping) -> None:
+    """One chain's draws after warm-up into ``z`` and ``stats``."""
+    import pyarrow
+
+    kept = ~np.asarray(reported.column("tuning").to_numpy())
+    values = pyarrow.array(drawn.column("z")).flatten().to_numpy(zero_copy_only=False)
+    values = values.reshape(-1, z.shape[2])[kept]
+    z[chain, : len(values)] = values
+    for name in reported.column_names:
+        column = pyarrow.array(reported.column(name))
+        if pyarrow.types.is_nested(column.type) or column.null_count:
+            continue
+        found = column.to_numpy(zero_copy_only=False)[kept]
+        if found.dtype.kind in "biuf":
+            whole = stats.setdefault(name, np.zeros(z.shape[:2], dtype=found.dtype))
+            whole[chain, : len(found)] = found

@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["convergence", "sampling_problems"]
+__all__ = ["convergence", "sampling_problems", "weighting_problems"]
 
 _ESS_PER_CHAIN = 100
 _R_HAT = 1.01
@@ -65,6 +65,21 @@ def sampling_problems(
                 f"(below {floor}): its summaries are noisy. Ask for more draws."
             )
     return problems
+
+
+def weighting_problems(effective_draws: float, chains: int) -> list[str]:
+    """As :func:`sampling_problems`, for resampled independent draws.
+
+    Their chains are parts of one resample: r-hat and autocorrelations would only show noise, and
+    repeated draws would count as new ones. What counts is 1 / sum of squared weights.
+    """
+    floor = _ESS_PER_CHAIN * chains
+    if effective_draws >= floor:
+        return []
+    return [
+        f"Only {effective_draws:.0f} effective draws are behind the resampled ones (below "
+        f'{floor}): summaries are noisy. Ask for more draws, or use method="nuts".'
+    ]
 
 
 def convergence(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

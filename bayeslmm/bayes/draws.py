@@ -19,6 +19,7 @@ __all__ = [
     "coefficient_draws",
     "component_draws",
     "covariance_draws",
+    "covariance_factors",
     "effect_draws",
     "level_coefficient_draws",
     "long_labels",
@@ -61,6 +62,18 @@ def covariance_draws(design: Design, names: ModelNames, posterior: xr.Dataset) -
         else:
             matrices.append(product * np.eye(block.n_effects))
     return matrices
+
+
+def covariance_factors(
+    design: Design, names: ModelNames, posterior: xr.Dataset
+) -> list[np.ndarray]:
+    """Lower triangular factors (chains * draws, q, q) of :func:`covariance_draws`."""
+    from bayeslmm.gaussian import lower_factor
+
+    return [
+        np.array([lower_factor(S) for S in Sigma.reshape(-1, *Sigma.shape[2:])])
+        for Sigma in covariance_draws(design, names, posterior)
+    ]
 
 
 def effect_draws(

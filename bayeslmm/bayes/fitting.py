@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayeslmm.bayes.diagnostics import sampling_problems
+from bayeslmm.bayes.diagnostics import sampling_problems, weighting_problems
 from bayeslmm.bayes.draws import coefficient_draws, component_draws
 from bayeslmm.bayes.hierarchical import hierarchical_model, posterior_variables
 from bayeslmm.bayes.names import ModelNames
@@ -158,27 +159,36 @@ def assemble(
     info : FitInfo
     """
     posterior = posterior_dataset(design, names, values)
-    labels, columns = zip(
-        coefficient_draws(design, posterior),
-        component_draws(design, names, posterior),
-        strict=True,
-    )
-    problems = sampling_problems(
-        [*labels[0], *labels[1]],
-        np.concatenate(columns, axis=-1),
-        stats,
-        parameterization=info.parameterization,
-    )
+    if info.effective_draws is not None:
+        problems = weighting_problems(info.effective_draws, info.chains)
+    else:
+        labels, columns = zip(
+            coefficient_draws(design, posterior),
+            component_draws(design, names, posterior),
+            strict=True,
+        )
+        problems = sampling_problems(
+            [*labels[0], *labels[1]],
+            np.concatenate(columns, axis=-1),
+            stats,
+            parameterization=info.parameterization,
+        )
     info = replace(info, problems=(*info.problems, *problems))
     return posterior_tree(design, names, posterior, stats, _attrs(design, names, info)), info
 
 
 def versions() -> dict[str, str]:
     """Versions of the packages a posterior depends on."""
+    packages = ("bayeslmm", "pymc", "nutpie", "arviz", "formulae", "numpy")
+    return {name: _version(name) for name in packages}
+
+
+@cache
+def _version(name: str) -> str:
+    """Reading a package's metadata takes milliseconds."""
     from importlib.metadata import version
 
-    packages = ("bayeslmm", "pymc", "nutpie", "arviz", "formulae", "numpy")
-    return {name: version(name) for name in packages}
+    return version(name)
 
 
 def _attrs(design: Design, names: ModelNames, info: FitInfo) -> dict[str, str | int | float]:

@@ -109,7 +109,7 @@ def _fixed_part(design: Design, priors: Priors):
     if at is None:
         beta = _stacked("beta", chosen, dims="coef")
         return pt.dot(X, beta) + design.offset
-    means = X.mean(axis=0)
+    means = design.predictor_means.copy()
     means[at] = 0.0
     centered = _stacked("beta_centered", chosen, dims="coef")
     shift = np.eye(len(means))

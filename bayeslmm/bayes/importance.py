@@ -26,7 +26,7 @@ from bayeslmm.bayes.priors import Priors
 from bayeslmm.bayes.sampling import check_sampler_arguments
 from bayeslmm.errors import SamplingError
 from bayeslmm.formula import Design
-from bayeslmm.gaussian import Problem, single_threaded_blas
+from bayeslmm.gaussian import Problem, draws_to_user, single_threaded_blas
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -42,9 +42,13 @@ _ADAPT_ABOVE = 0.5
 #: Degrees of freedom: heavy tails are needed where a standard deviation may be near zero.
 _DF = 5.0
 
-#: Distances along each axis, in curvature standard deviations, at which scales are read off.
-_DISTANCES = np.array([1.0, 2.0, 4.0, 8.0])
+#: Distances along each axis, in curvature standard deviations, at which scales are read off: near
+#: the center so that the proposal is as wide as the density, farther out so that it stays above.
+_NEAR, _FAR = np.array([1.0, 2.0]), np.array([3.0, 4.0, 6.0, 8.0])
 _NARROWEST, _WIDEST = 0.5, 5.0
+
+#: Draws of (beta, b) per random stream: the result does not depend on the number of threads.
+_DRAWS_PER_STREAM = 20
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,8 @@ class ImportanceSample:
     k_hat : float
     log_evidence, log_evidence_error : float
         Log of the mean unnormalized weight, and its Monte Carlo standard error.
+    fixed, effects : (n, p) and (n, N) arrays or None
+        An exact draw of (beta, b) at each x, in the coordinates computed with.
     """
 
     x: np.ndarray
@@ -100,6 +106,8 @@ class ImportanceSample:
     k_hat: float
     log_evidence: float
     log_evidence_error: float
+    fixed: np.ndarray | None = None
+    effects: np.ndarray | None = None
 
     @property
     def effective_draws(self) -> float:
@@ -107,29 +115,38 @@ class ImportanceSample:
         return float(np.exp(-_log_sum(2 * self.log_weights)))
 
     def resample(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """n draws with equal weights, systematically (least noise), in random order."""
+        """Rows of n draws with equal weights, systematically (least noise), in random order."""
         cumulative = np.cumsum(np.exp(self.log_weights))
         at = (rng.random() + np.arange(n)) / n * cumulative[-1]
-        return self.x[rng.permutation(np.searchsorted(cumulative, at))]
+        return rng.permutation(np.searchsorted(cumulative, at))
 
 
 def split_t(density: MarginalDensity, mode: Mode, df: float = _DF) -> SplitT:
     """A proposal from the density's mode, curvature and skewness.
 
-    Costs 8 evaluations of the density per dimension.
+    Costs 12 evaluations of the density per dimension.
+
+    Notes
+    -----
+    A Gaussian that falls by ``drop`` at distance s has scale s / sqrt(2 drop); along an axis
+    through the center the t density falls by (df + d)/2 log(1 + s^2 / (df scale^2)), which is much
+    less far out. The first is asked for near the center, the second in the tails: the Gaussian's
+    scale there would be too wide by a half for a skewed density.
     """
     d = density.n_dim
     values, vectors = np.linalg.eigh(mode.scale @ mode.scale.T)
     axes = vectors * np.sqrt(values)
-    steps = np.concatenate((-_DISTANCES, _DISTANCES))
+    distances = np.concatenate((_NEAR, _FAR))
+    steps = np.concatenate((-distances, distances))
     points = mode.x + (steps[:, None, None] * axes.T[None]).reshape(-1, d)
-    drop = mode.log_density - density.values(points).reshape(len(steps), d)
+    drop = (mode.log_density - density.values(points)).reshape(2, len(distances), d)
+    near, far = drop[:, : len(_NEAR)], drop[:, len(_NEAR) :]
     with np.errstate(all="ignore"):
-        scale = np.abs(steps)[:, None] / np.sqrt(2.0 * drop)
+        near = _NEAR[:, None] / np.sqrt(2.0 * near)
+        far = _FAR[:, None] / np.sqrt(df * np.expm1(2.0 * far / (df + d)))
+    scale = np.concatenate((near, far), axis=1)
     scale = np.where(np.isnan(scale), _WIDEST, scale)
-    k = len(_DISTANCES)
-    left = np.clip(scale[:k].max(axis=0), _NARROWEST, _WIDEST)
-    right = np.clip(scale[k:].max(axis=0), _NARROWEST, _WIDEST)
+    left, right = np.clip(scale.max(axis=1), _NARROWEST, _WIDEST)
     return SplitT(mode.x, axes, left, right, df)
 
 
@@ -139,6 +156,7 @@ def importance_sample(
     n: int,
     rng: np.random.Generator,
     cores: int = 1,
+    draw_rest: bool = False,
 ) -> ImportanceSample:
     """n weighted draws; one round of adaptation where the first proposal is poor.
 
@@ -146,8 +164,13 @@ def importance_sample(
     ----------
     cores : int
         Threads that evaluate the density; the result does not depend on it.
+    draw_rest : bool
+        Draw (beta, b) with each proposal, from the factorization that gives its density. (x, beta,
+        b) is then weighted as a whole, with the weight of x, because the rest comes from its exact
+        conditional distribution.
     """
-    first = _weighted(density, split_t(density, mode), n, rng, cores)
+    evaluate = _evaluate_and_draw if draw_rest else _evaluate
+    first = _weighted(density, split_t(density, mode), n, rng, cores, evaluate)
     if first.k_hat <= _ADAPT_ABOVE:
         return first
     weights = np.exp(first.log_weights)
@@ -159,15 +182,16 @@ def importance_sample(
     # the covariance of a t distribution is df / (df - 2) times its squared scale
     root = np.linalg.cholesky(covariance) * np.sqrt((_DF - 2) / _DF) * 1.1
     ones = np.ones(density.n_dim)
-    second = _weighted(density, SplitT(center, root, ones, ones, _DF), n, rng, cores)
+    second = _weighted(density, SplitT(center, root, ones, ones, _DF), n, rng, cores, evaluate)
     return second if second.k_hat < first.k_hat else first
 
 
-def _weighted(density, proposal: SplitT, n, rng, cores) -> ImportanceSample:
+def _weighted(density, proposal: SplitT, n, rng, cores, evaluate) -> ImportanceSample:
     from arviz_stats.base import array_stats
 
     x, log_q = proposal.draw(n, rng)
-    raw = _evaluate(density, x, cores) - log_q
+    values, fixed, effects = evaluate(density, x, cores, rng)
+    raw = values - log_q
     raw = np.where(np.isfinite(raw), raw, -np.inf)
     if np.isfinite(raw).sum() < 10:
         raise SamplingError(
@@ -188,13 +212,33 @@ def _weighted(density, proposal: SplitT, n, rng, cores) -> ImportanceSample:
         float(k_hat),
         float(offset - np.log(n)),
         float(np.std(relative) / np.sqrt(n)),
+        fixed,
+        effects,
     )
 
 
-def _evaluate(density: MarginalDensity, x: np.ndarray, cores: int) -> np.ndarray:
+def _evaluate_and_draw(density: MarginalDensity, x, cores, rng):
+    """Log densities (n,), fixed (n, p) and effects (n, N), each row from one factorization."""
+    n, problem = len(x), density.model.problem
+    values, fixed = np.empty(n), np.empty((n, problem.p))
+    effects = np.empty((n, problem.symbolic.n_columns))
+    starts = range(0, n, _DRAWS_PER_STREAM)
+
+    def run(start, stream):
+        for i in range(start, min(start + _DRAWS_PER_STREAM, n)):
+            normals = stream.standard_normal(density.model.n_normals)
+            values[i], fixed[i], effects[i] = density.value_and_draw(x[i], normals)
+
+    with ThreadPoolExecutor(max(1, cores)) as pool:
+        list(pool.map(run, starts, rng.spawn(len(starts))))
+    return values, fixed, effects
+
+
+def _evaluate(density: MarginalDensity, x, cores, rng):
+    """Log densities (n,) alone."""
     parts = np.array_split(x, max(1, min(cores, len(x) // 50)))
     with ThreadPoolExecutor(len(parts)) as pool:
-        return np.concatenate(list(pool.map(density.values, parts)))
+        return np.concatenate(list(pool.map(density.values, parts))), None, None
 
 
 def _log_sum(values: np.ndarray) -> float:
@@ -243,10 +287,19 @@ def fit_importance(
     # twice as many proposals as draws, so that few are repeated, unless each is expensive
     n = chains * draws * (2 if density.is_cheap else 1)
     with single_threaded_blas():
-        sample = importance_sample(density, find_mode(density), n, rng, cores)
+        # where a dense factorization is most of the cost, one serves the weight and the draw
+        sample = importance_sample(
+            density, find_mode(density), n, rng, cores, draw_rest=density.draws_with_value
+        )
         check_k_hat(sample.k_hat)
-        x = sample.resample(chains * draws, rng).reshape(chains, draws, -1)
-        values = density.posterior_values(design, names, x, random_seed=random_seed, cores=cores)
+        rows = sample.resample(chains * draws, rng)
+        drawn = None
+        if sample.effects is not None:
+            drawn = draws_to_user(problem, sample.fixed[rows], sample.effects[rows])
+        values = density.posterior_values(
+            design, names, sample.x[rows].reshape(chains, draws, -1),
+            random_seed=random_seed, cores=cores, drawn=drawn,
+        )  # fmt: skip
     proper = all(prior.is_proper for prior in priors.values())
     info = FitInfo(
         method="importance",

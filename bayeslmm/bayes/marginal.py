@@ -22,7 +22,14 @@ from bayeslmm.bayes.priors import Prior, Priors, coef_key
 from bayeslmm.bayes.residual_priors import residual_obstacle
 from bayeslmm.bayes.scales import Scales, scale_terms, scales, supported_scale, unconstrain
 from bayeslmm.formula import Design
-from bayeslmm.gaussian import FixedPrior, MarginalModel, Problem, log_marginal_flat, with_prior
+from bayeslmm.gaussian import (
+    FixedPrior,
+    MarginalModel,
+    Problem,
+    log_marginal_and_draw,
+    log_marginal_flat,
+    with_prior,
+)
 from bayeslmm.gaussian._criteria import marginal_head
 from bayeslmm.gaussian.correlations import (
     CorrelationLayout,
@@ -111,6 +118,22 @@ def densities_head(X, cor, sc, exponent, constant, arguments):
     return out
 
 
+@njit(**_OPTIONS)
+def constrained_rows(X, cor, sc):
+    """Standard deviations (n, m), sigma last, and flat factors at each row of X."""
+    m = cor.diagonal.shape[0]
+    r = cor.number.shape[0]
+    sds = np.empty((X.shape[0], m + 1))
+    F = np.empty((X.shape[0], cor.buffer[0]))
+    at = np.empty(m + 1)
+    for i in range(X.shape[0]):
+        at[:m] = X[i, :m]
+        at[m] = X[i, m + r]
+        sds[i] = scale_terms(sc, at)[2]
+        F[i] = factors_from_correlations(cor, sds[i, :m], X[i, m:])
+    return sds, F
+
+
 @dataclass(frozen=True)
 class MarginalDensity:
     """Log posterior density of the covariance parameters in unconstrained coordinates.
@@ -159,6 +182,20 @@ class MarginalDensity:
             return densities_head(X, *self._prior_arguments, self.model.kernel_arguments())
         return np.array([self.value(x) for x in X])
 
+    def value_and_draw(
+        self, x: np.ndarray, normals: np.ndarray
+    ) -> tuple[float, np.ndarray, np.ndarray]:
+        """Log density and an exact draw of (beta, b) given x, from one factorization.
+
+        As :func:`bayeslmm.gaussian.log_marginal_and_draw`.
+        """
+        x = np.ascontiguousarray(x, dtype=float)
+        value, _, sd, _, F = _prior_part(x, *self._prior_arguments)
+        if not np.all(np.isfinite(F)):
+            F = np.full_like(F, np.nan)
+        log_y, fixed, effects = log_marginal_and_draw(self.model, F, sd[-1], normals)
+        return value + log_y, fixed, effects
+
     @property
     def _prior_arguments(self) -> tuple:
         return self.correlations, self.scales, self.exponent, self.constant
@@ -185,12 +222,9 @@ class MarginalDensity:
 
     def constrained(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Standard deviations (n, m), flat factors (n, sum q_k^2) and sigma (n,) at rows of X."""
-        X = np.atleast_2d(np.asarray(X, dtype=float))
-        sds = np.empty((len(X), self.correlations.n_effects + 1))
-        F = np.empty((len(X), int(self.correlations.buffer[0])))
-        for i, x in enumerate(X):
-            _, _, sds[i], _, F[i] = _prior_part(x, *self._prior_arguments)
-        return sds[:, :-1], F, sds[:, -1]
+        X = np.ascontiguousarray(np.atleast_2d(X), dtype=float)
+        sds, F = constrained_rows(X, self.correlations, self.scales)
+        return sds[:, :-1], F, np.ascontiguousarray(sds[:, -1])
 
     def factors(self, F: np.ndarray) -> list[np.ndarray]:
         """(n, q_k, q_k) factors of each grouping factor from flat ones (n, sum q_k^2)."""
@@ -199,6 +233,22 @@ class MarginalDensity:
             F[:, ptr[k] : ptr[k + 1]].reshape(len(F), pattern.q, pattern.q)
             for k, pattern in enumerate(self.model.problem.patterns)
         ]
+
+    def spread(self) -> np.ndarray:
+        """Rough posterior variances of the coordinates: J levels say about 2 J on the log of an sd.
+
+        The first step of a search that starts from the identity is wrong by orders of magnitude
+        where there are thousands of levels.
+        """
+        lay, problem = self.correlations, self.model.problem
+        levels = [f.n_levels for f in problem.cp.factors for _ in range(f.q)]
+        sds, corr = level_spread(lay, levels)
+        return np.concatenate((sds, corr, [1.0 / (1.0 + problem.n)]))
+
+    @property
+    def draws_with_value(self) -> bool:
+        """Whether a value and a draw are best made from one factorization (a dense tail)."""
+        return not self.model.problem.head_only
 
     @property
     def is_cheap(self) -> bool:
@@ -230,6 +280,15 @@ class MarginalDensity:
         sigma = spread * np.sqrt((1 - share) * weight)
         at = unconstrain(self.scales, np.append(sd, sigma))
         return np.concatenate((at[:-1], np.zeros(self.correlations.n_correlations), at[-1:]))
+
+
+def level_spread(lay: CorrelationLayout, levels: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Rough posterior variances of log sds and of partial correlations, from numbers of levels."""
+    sds = 1.0 / (1.0 + np.array(levels, dtype=float))
+    corr = np.empty(lay.n_correlations)
+    for i in range(lay.n_effects):
+        corr[lay.number[lay.row_ptr[i] : lay.row_ptr[i + 1]]] = sds[i]
+    return sds, corr
 
 
 def marginal_density(
@@ -309,7 +368,7 @@ def centering(design: Design) -> np.ndarray:
     A = np.eye(len(design.coef_names))
     at = design.intercept_column
     if at is not None:
-        A[at] = design.X.mean(axis=0)
+        A[at] = design.predictor_means
         A[at, at] = 1.0
     return A
 

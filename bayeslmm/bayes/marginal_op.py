@@ -28,6 +28,7 @@ __all__ = ["log_marginal_likelihood"]
 # not PyTensor's own decorator: what it compiles cannot be called from Python
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 _N_LAYOUT = len(Layout._fields)
+_N_VALUES = len(Values._fields)
 _tokens = itertools.count()
 
 
@@ -119,8 +120,8 @@ def _flatten(model: MarginalModel) -> list[np.ndarray]:
 
 
 def _unflatten(data):
-    lay, val = Layout(*data[:_N_LAYOUT]), Values(*data[_N_LAYOUT : _N_LAYOUT + 5])
-    return lay, val, *data[_N_LAYOUT + 5 :]
+    lay, val = Layout(*data[:_N_LAYOUT]), Values(*data[_N_LAYOUT : _N_LAYOUT + _N_VALUES])
+    return lay, val, *data[_N_LAYOUT + _N_VALUES :]
 
 
 @numba_basic.register_funcify_default_op_cache_key(LogMarginalHead)
@@ -130,12 +131,12 @@ def _numba_head(op, node, **kwargs):
     @numba_basic.numba_njit
     def log_marginal(
         F, sigma, a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15, a16,
-        diag, panel, tail, rhs, gram, numbers, root, target,
+        diag, panel, tail, rhs, gram, levels, numbers, root, target,
     ):
         lay = Layout(
             a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15, a16
         )
-        val = Values(diag, panel, tail, rhs, gram)
+        val = Values(diag, panel, tail, rhs, gram, levels)
         value, G, d_sigma = _head(F, sigma.item(), lay, val, numbers, root, target)
         return np.asarray(value), G, np.asarray(d_sigma)
     # fmt: on

@@ -76,7 +76,7 @@ def find_mode(
             # not L-BFGS-B: its first step is the raw gradient, far outside, and it stops there
             result = minimize(
                 _negative(density), point, jac=True, method="BFGS",
-                options={"gtol": 1e-2, "maxiter": 300},
+                options={"gtol": 1e-2, "maxiter": 300, "hess_inv0": np.diag(density.spread())},
             )  # fmt: skip
         value = density.value(result.x)
         if value > best_value:

@@ -7,6 +7,7 @@ curvature at the mode is the metric, so warm-up has little left to learn.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -98,35 +99,33 @@ def sample_density(
     SamplingError
         If the sampler fails, or is stopped before every chain has its draws.
     """
-    settings = nuts_options(options)
     errors: list[Exception] = []
-    tree = _run(
-        _nutpie_model(density, mode, errors),
+    z, stats = _run(
+        density,
+        mode,
+        errors,
         draws=draws,
         tune=tune,
         chains=chains,
         cores=min(chains, processors()) if cores is None else min(cores, chains),
         seed=random_seed % 2**63,
         progress_bar=progressbar,
-        save_warmup=False,
-        **settings,
+        **nuts_options(options),
     )
     if errors:
         raise SamplingError(f"The posterior density failed: {errors[0]}") from errors[0]
-    z = tree["posterior"]["z"].transpose("chain", "draw", ...).to_numpy()
     if z.shape[:2] != (chains, draws) or not np.all(np.isfinite(z)):
         raise SamplingError(
             "Sampling was stopped before every chain had its draws; nothing is returned. Ask for "
             "fewer draws, or let it finish."
         )
-    return mode.x + z @ mode.scale.T, _kept_stats(tree["sample_stats"].to_dataset())
+    return mode.x + z @ mode.scale.T, _kept_stats(stats)
 
 
-def _run(compiled, **arguments):
-    import nutpie
-
+def _run(density, mode, errors, **arguments) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """z (chains, draws, d) and the sampler's statistics."""
     try:
-        return nutpie.sample(compiled, **arguments)
+        return _sample(density, mode, errors, **arguments)
     except KeyboardInterrupt:
         raise
     except (RuntimeError, ValueError, ArithmeticError) as err:
@@ -137,7 +136,7 @@ def _run(compiled, **arguments):
         ) from err
 
 
-def _nutpie_model(density: MarginalDensity, mode: Mode, errors: list[Exception]):
+def _sample(density: MarginalDensity, mode: Mode, errors: list[Exception], **arguments):
     """As a C function where that is possible, as a Python callback otherwise."""
     from bayeslmm.bayes import compiled
 
@@ -145,8 +144,24 @@ def _nutpie_model(density: MarginalDensity, mode: Mode, errors: list[Exception])
         return np.random.default_rng(seed).standard_normal(density.n_dim)
 
     if compiled.supported(density):
-        return compiled.compiled_model(density, mode, initial_point)
-    return _callback_model(density, mode, initial_point, errors)
+        ready = compiled.compiled_density(density, mode, initial_point)
+        if not (arguments["progress_bar"] and _in_notebook()):
+            return compiled.sample(ready, **arguments)
+        model = compiled.compiled_model(ready)
+    else:
+        model = _callback_model(density, mode, initial_point, errors)
+    import nutpie
+
+    tree = nutpie.sample(model, save_warmup=False, **arguments)
+    stats = tree["sample_stats"].to_dataset()
+    z = tree["posterior"]["z"].transpose("chain", "draw", ...).to_numpy()
+    kept = [name for name in _STATS if name in stats]
+    return z, {name: stats[name].transpose("chain", "draw").to_numpy() for name in kept}
+
+
+def _in_notebook() -> bool:
+    """nutpie then shows a table of its own instead of a line in the terminal."""
+    return "ipykernel" in sys.modules or "marimo" in sys.modules
 
 
 def _callback_model(
@@ -199,9 +214,12 @@ def _log_density(density: MarginalDensity, mode: Mode) -> Callable:
     return evaluate
 
 
-def _kept_stats(stats: xr.Dataset) -> xr.Dataset:
-    kept = {old: new for old, new in _STATS.items() if old in stats}
-    return stats[list(kept)].rename(kept).transpose("chain", "draw").drop_attrs()
+def _kept_stats(stats: Mapping[str, np.ndarray]) -> xr.Dataset:
+    import xarray as xr
+
+    found = {new: (("chain", "draw"), stats[old]) for old, new in _STATS.items() if old in stats}
+    chains, draws = next(iter(found.values()))[1].shape
+    return xr.Dataset(found, coords={"chain": np.arange(chains), "draw": np.arange(draws)})
 
 
 def processors() -> int:

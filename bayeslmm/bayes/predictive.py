@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bayeslmm.bayes.draws import covariance_factors
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.priors import Priors
 from bayeslmm.bayes.residual_model import join_observed, observed_names
@@ -29,13 +30,16 @@ def posterior_predictive(
     names: ModelNames,
     posterior: xr.Dataset,
     *,
+    groups: str = "same",
     draws: int | None = None,
     random_seed: int | None = None,
 ) -> xr.Dataset:
-    """Replicated responses given the fitted groups' own effects.
+    """Replicated responses of the same rows.
 
     Parameters
     ----------
+    groups : {"same", "new"}
+        With the fitted groups' own effects, or with effects drawn from their distribution.
     draws : int, optional
         Draws per chain, evenly spaced.
     random_seed : int, optional
@@ -47,6 +51,8 @@ def posterior_predictive(
     """
     import xarray as xr
 
+    if groups not in ("same", "new"):
+        raise ValueError(f'groups must be "same" or "new", not {groups!r}.')
     available = posterior.sizes["draw"]
     if draws is None:
         room = int(_MAX_VALUES // (design.n_rows * posterior.sizes["chain"]))
@@ -55,14 +61,29 @@ def posterior_predictive(
         raise ValueError(f"draws must be between 1 and {available}, not {draws!r}.")
     if draws < available:
         posterior = posterior.isel(draw=np.linspace(0, available - 1, draws).astype(int))
-    mean = linear_predictor(design, names, posterior)
     rng = np.random.default_rng(random_seed)
+    if groups == "new":
+        posterior = _new_effects(design, names, posterior, rng)
+    mean = linear_predictor(design, names, posterior)
     values = mean + residual_noise(design, posterior, rng.standard_normal(mean.shape))
     coords = {"chain": posterior["chain"], "draw": posterior["draw"]}
     return xr.Dataset(
         {names.response: (("chain", "draw", "obs"), values)},
         coords={**coords, "obs": np.arange(design.n_rows)},
     )
+
+
+def _new_effects(
+    design: Design, names: ModelNames, posterior: xr.Dataset, rng: np.random.Generator
+) -> xr.Dataset:
+    """The posterior with every group's effects drawn anew."""
+    factors = covariance_factors(design, names, posterior)
+    for block, factor, F in zip(design.blocks, names.factors, factors, strict=True):
+        z = rng.standard_normal((len(F), block.n_levels, block.n_effects))
+        b = np.einsum("mab,mjb->mja", F, z)
+        old = posterior[factor.b]
+        posterior = posterior.assign({factor.b: old.copy(data=b.reshape(old.shape))})
+    return posterior
 
 
 def prior_predictive(

@@ -169,6 +169,22 @@ class ResidualDensity:
         """Length of x."""
         return self.n_scalars + len(self.exponent)
 
+    #: Values and draws are made one after the other.
+    draws_with_value = False
+
+    def spread(self) -> np.ndarray:
+        """Rough posterior variances of the coordinates, to start a search with."""
+        from bayeslmm.bayes.marginal import level_spread
+
+        problem = self.problem
+        levels = [f.n_levels for f in problem.factors for _ in range(f.q)]
+        sds, corr = level_spread(self.correlations, levels)
+        rows = (problem.scale != 0).sum(axis=0)
+        rest = np.full(self.n_scalars - len(sds) - len(rows), 1.0 / (1.0 + problem.n))
+        n_groups = len(np.unique(problem.group))
+        times = np.full(len(self.exponent) - len(corr), 1.0 / (1.0 + n_groups))
+        return np.concatenate([sds, 1.0 / (1.0 + rows), rest, corr, times])
+
     @property
     def is_cheap(self) -> bool:
         """Whether an evaluation takes a millisecond or less."""
@@ -232,7 +248,14 @@ class ResidualDensity:
         return found
 
     def posterior_values(
-        self, design: Design, names: ModelNames, x: np.ndarray, *, random_seed: int, cores: int
+        self,
+        design: Design,
+        names: ModelNames,
+        x: np.ndarray,
+        *,
+        random_seed: int,
+        cores: int,
+        drawn=None,
     ) -> dict[str, np.ndarray]:
         """Every variable of a posterior from unconstrained draws (chains, draws, d).
 

@@ -14,6 +14,7 @@ __all__ = [
     "CORR_KEY",
     "check_residual_support",
     "log_scale_keys",
+    "residual_component_priors",
     "residual_interval",
     "residual_members",
     "residual_priors",
@@ -140,3 +141,16 @@ def residual_obstacle(design: Design, priors) -> str | None:
         if prior.name not in SCALE_FAMILIES or prior.parameters.get("lower", 0.0) < 0:
             return f"the prior of {key} is {prior!r}, which the marginal density does not know"
     return None
+
+
+def residual_component_priors(design: Design, priors) -> dict[str, tuple]:
+    """Prior of each residual component and, for a correlation, the size of its matrix."""
+    from bayeslmm.residual.components import residual_component_names
+
+    if design.residual is None:
+        return {"sigma": (priors["sigma"], 0)}
+    size = len(design.residual.times)
+    return {
+        name: (priors[CORR_KEY], size) if name.startswith("corr(") else (priors[name], 0)
+        for name in residual_component_names(design.residual)
+    }

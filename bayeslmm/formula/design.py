@@ -82,6 +82,9 @@ class Design:
     residual : ResidualDesign or None
         Correlations and unequal variances of the residuals; None where they are independent
         with one variance.
+    center : ndarray, shape (p,), or None
+        Means of the predictors where they are not those of these rows: the intercept's prior
+        is meant there.
     """
 
     formula: ParsedFormula
@@ -98,6 +101,12 @@ class Design:
     weights_name: str | None = None
     namespace: Mapping[str, Any] = field(repr=False, default_factory=dict)
     residual: ResidualDesign | None = None
+    center: np.ndarray | None = field(repr=False, default=None)
+
+    @property
+    def predictor_means(self) -> np.ndarray:
+        """Where the intercept's prior is meant, shape (p,)."""
+        return self.X.mean(axis=0) if self.center is None else self.center
 
     @property
     def X(self) -> np.ndarray:
@@ -161,19 +170,7 @@ class Design:
             If a predictor has a missing value or a level that was not in the fit.
         """
         frame = as_frame(data)
-        predictors = self._predictor_columns(random)
-        plain = pd.DataFrame(
-            {
-                name: plain_column(
-                    _complete(find_column(frame, name), name),
-                    name,
-                    self._categories(name),
-                    numeric=self._categories(name) is None,
-                )
-                for name in predictors
-            },
-            index=pd.RangeIndex(len(frame)),
-        )
+        plain = self._plain(frame, self._predictor_columns(random))
         X, offset = self.fixed.evaluate(plain)
         offset = np.zeros(len(frame)) if offset is None else offset
         if not random:
@@ -222,6 +219,34 @@ class Design:
         if grouping:
             groups = pd.DataFrame({c: _complete(frame[c], c).to_numpy() for c in grouping})
         return residual.evaluate(rows, groups, scale_only=scale_only)
+
+    def evaluate_effects(self, data) -> tuple[np.ndarray, ...]:
+        """Covariates Z of each grouping factor for new rows; grouping columns are not needed.
+
+        Raises
+        ------
+        FormulaError, DataError
+            As :meth:`evaluate`.
+        """
+        frame = as_frame(data)
+        names = dict.fromkeys(name for block in self.blocks for name in self.effect_columns(block))
+        plain = self._plain(frame, list(names))
+        return tuple(block.evaluate(plain) for block in self.blocks)
+
+    def _plain(self, frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+        """Columns of new data as plain columns with the levels of the fit."""
+        return pd.DataFrame(
+            {
+                name: plain_column(
+                    _complete(find_column(frame, name), name),
+                    name,
+                    self._categories(name),
+                    numeric=self._categories(name) is None,
+                )
+                for name in names
+            },
+            index=pd.RangeIndex(len(frame)),
+        )
 
     def effect_columns(self, block: RandomBlock) -> list[str]:
         """Columns of the data that the random effects of a block use."""

@@ -75,6 +75,11 @@ class ModelMatrix:
     _pieces: tuple[Any, ...] = field(repr=False, default=())
     _owners: tuple[str, ...] = field(repr=False, default=())
 
+    @property
+    def offset_names(self) -> tuple[str, ...]:
+        """The ``offset(...)`` terms as written."""
+        return tuple(str(piece.name) for piece in self._pieces if piece.kind == "offset")
+
     def evaluate(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray | None]:
         """The matrix and the offset for new rows.
 

@@ -51,15 +51,7 @@ class GroupingFactor:
         frame : pandas.DataFrame
             Has the factor's columns, in any dtype, without missing values.
         """
-        parts = []
-        for column, levels in zip(self.columns, self._component_levels, strict=True):
-            labels = _labels(frame[column])
-            found = pd.Index(list(levels), dtype=object).get_indexer(labels)
-            if (found < 0).any():  # "1" is the level 1
-                text = pd.Index([str(level) for level in levels], dtype=object)
-                by_text = text.get_indexer(pd.Index([str(v) for v in labels], dtype=object))
-                found = np.where(found < 0, by_text, found)
-            parts.append((found, labels))
+        parts = self._component_codes(frame)
         if len(parts) == 1:
             codes, labels = parts[0]
             return codes.astype(np.int64), list(labels)
@@ -73,6 +65,49 @@ class GroupingFactor:
         found = np.where(unseen | (self._keys[at] != key), -1, at)
         joined = [":".join(map(str, row)) for row in zip(*(p[1] for p in parts), strict=True)]
         return found.astype(np.int64), joined
+
+    def with_rows(self, frame: pd.DataFrame) -> GroupingFactor:
+        """The factor with more rows, whose levels may be new; see :meth:`find`.
+
+        New levels of a column come after the old ones, in the order in which they appear.
+
+        Raises
+        ------
+        DataError
+            If labels of combinations are ambiguous.
+        """
+        old = [self.codes] if len(self.columns) == 1 else self._decoded()
+        levels, codes = [], []
+        for (found, labels), known, before in zip(
+            self._component_codes(frame), self._component_levels, old, strict=True
+        ):
+            fresh = list(dict.fromkeys(labels[found < 0]))
+            at = {label: len(known) + i for i, label in enumerate(fresh)}
+            added = [at[v] if c < 0 else c for c, v in zip(found, labels, strict=True)]
+            levels.append((*known, *fresh))
+            codes.append(np.concatenate([before, np.array(added, dtype=np.int64)]))
+        return _coded_factor(self.columns, tuple(levels), codes)
+
+    def _component_codes(self, frame: pd.DataFrame) -> list[tuple[np.ndarray, pd.Index]]:
+        """Codes (-1 where new) and labels of each column."""
+        parts = []
+        for column, levels in zip(self.columns, self._component_levels, strict=True):
+            labels = _labels(frame[column])
+            found = pd.Index(list(levels), dtype=object).get_indexer(labels)
+            if (found < 0).any():  # "1" is the level 1
+                text = pd.Index([str(level) for level in levels], dtype=object)
+                by_text = text.get_indexer(pd.Index([str(v) for v in labels], dtype=object))
+                found = np.where(found < 0, by_text, found)
+            parts.append((found, labels))
+        return parts
+
+    def _decoded(self) -> list[np.ndarray]:
+        """Codes of each column, row by row, from the keys of their combinations."""
+        key, parts = self._keys[self.codes], []
+        for levels in reversed(self._component_levels):
+            parts.append(key % len(levels))
+            key = key // len(levels)
+        return parts[::-1]
 
 
 @dataclass(frozen=True)
@@ -124,6 +159,11 @@ class RandomBlock:
         """Number of effects per level q."""
         return len(self.effects)
 
+    @property
+    def term_widths(self) -> tuple[int, ...]:
+        """Number of effects of each of :attr:`terms`."""
+        return tuple(len(matrix.names) for matrix in self._matrices)
+
     def correlated_pairs(self) -> list[tuple[int, int]]:
         """Pairs of effects (i < j) that have a correlation."""
         return [
@@ -145,22 +185,30 @@ def grouping_factor(columns: tuple[str, ...], frame: pd.DataFrame) -> GroupingFa
     """
     coded = [_levels_and_codes(frame[column]) for column in columns]
     component_levels = tuple(tuple(levels) for levels, _ in coded)
+    factor = _coded_factor(columns, component_levels, [codes for _, codes in coded])
+    if len(factor.levels) < 2:
+        raise DataError(
+            f"The grouping factor {factor.name!r} has a single level ({factor.levels[0]!r}): a "
+            "variance between groups needs at least two, and many more to be estimated well."
+        )
+    return factor
+
+
+def _coded_factor(
+    columns: tuple[str, ...], component_levels: tuple[tuple, ...], coded: list[np.ndarray]
+) -> GroupingFactor:
+    """A factor from the levels and codes of each of its columns."""
     name = ":".join(columns)
     if len(columns) == 1:
-        levels, codes, keys = component_levels[0], coded[0][1], None
+        levels, codes, keys = component_levels[0], coded[0], None
     else:
-        key = np.zeros(len(frame), dtype=np.int64)
-        for column_levels, column_codes in coded:
-            key = key * len(column_levels) + column_codes
+        key = np.zeros(len(coded[0]), dtype=np.int64)
+        for levels, column_codes in zip(component_levels, coded, strict=True):
+            key = key * len(levels) + column_codes
         keys, codes = np.unique(key, return_inverse=True)
         levels = _joined_labels(keys, component_levels)
         if len(set(levels)) < len(levels):
             raise DataError(_SHAPE_ERROR.format(name, _first_duplicate(levels)))
-    if len(levels) < 2:
-        raise DataError(
-            f"The grouping factor {name!r} has a single level ({levels[0]!r}): a variance between "
-            "groups needs at least two, and many more to be estimated well."
-        )
     codes = np.ascontiguousarray(codes, dtype=np.int64)
     return GroupingFactor(name, columns, levels, codes, component_levels, keys)
 

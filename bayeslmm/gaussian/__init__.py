@@ -38,6 +38,8 @@ _HOME = {
     "draw_conditional_many": "marginal",
     "effect_covariances": "marginal",
     "log_marginal": "marginal",
+    "draws_to_user": "marginal",
+    "log_marginal_and_draw": "marginal",
     "log_marginal_and_gradient": "marginal",
     "log_marginal_flat": "marginal",
     "with_prior": "marginal",

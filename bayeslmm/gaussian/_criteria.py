@@ -11,6 +11,7 @@ from numba import njit
 
 from ._backward import derivative_sums, draw_effects, effects
 from ._elimination import eliminate_head
+from ._levels import can_differentiate, draw_levels, eliminate_levels, level_derivatives
 from ._small import cholesky_lower, invert_from_cholesky, solve_lower_transposed
 
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
@@ -153,6 +154,12 @@ def gradient_to_theta(lay, D, F, theta_index):
 
 
 @njit(**_OPTIONS)
+def use_levels(lay, val, F, want_gradient):
+    """The passes over all levels at a time apply; their gradient wants an invertible factor."""
+    return val.levels.shape[1] > 0 and (not want_gradient or can_differentiate(lay, F))
+
+
+@njit(**_OPTIONS)
 def head_derivatives(lay, F, diag, panel, roots, K, rhs, omega):
     """sum T and sum U omega U' when there is no dense tail."""
     b = np.empty(rhs.shape)
@@ -168,6 +175,16 @@ def head_derivatives(lay, F, diag, panel, roots, K, rhs, omega):
 def profiled_head(lay, val, theta, theta_index, n, sum_log_weights, reml, want_gradient):
     """Profiled criterion, and its gradient in theta, in one call; no dense tail."""
     F = theta_to_factors(theta, theta_index, lay.f_ptr[-1])
+    if use_levels(lay, val, F, want_gradient):
+        q = lay.factor_q[0]
+        log_det, inverse_roots, R, S = eliminate_levels(val.levels, val.gram, q, F)
+        value, _, _, _, omega = profile_statistics(S, log_det, n, sum_log_weights, reml)
+        if not want_gradient:
+            return value, np.empty(0)
+        T, Q = level_derivatives(val.levels, q, F, inverse_roots, R, omega)
+        for i in range(T.shape[0]):
+            T[i] -= Q[i]
+        return value, gradient_to_theta(lay, T, F, theta_index)
     log_det, roots, K, diag, panel, _, rhs, S = eliminate_head(lay, val, F, False)
     value, _, _, _, omega = profile_statistics(S, log_det, n, sum_log_weights, reml)
     if not want_gradient:
@@ -186,6 +203,17 @@ def marginal_head(lay, val, L, sigma, n, sum_log_weights, root, target, log_det_
     """
     sigma2 = sigma * sigma
     F = L / sigma
+    if use_levels(lay, val, F, want_gradient):
+        q = lay.factor_q[0]
+        log_det, inverse_roots, R, S = eliminate_levels(val.levels, val.gram, q, F)
+        value, _, _, omega, half = marginal_statistics(
+            S, log_det, n, sum_log_weights, sigma2, root, target, log_det_P0
+        )
+        if not want_gradient:
+            return value, np.empty(0), 0.0
+        T, Q = level_derivatives(val.levels, q, F, inverse_roots, R, omega)
+        D, d_sigma2 = marginal_gradient(lay, T, Q, L, sigma2, half)
+        return value, D, d_sigma2
     log_det, roots, K, diag, panel, _, rhs, S = eliminate_head(lay, val, F, False)
     value, _, _, omega, half = marginal_statistics(
         S, log_det, n, sum_log_weights, sigma2, root, target, log_det_P0
@@ -228,24 +256,28 @@ def draw_fixed(P, beta, z):
 
 
 @njit(**_OPTIONS)
-def draws_head(lay, val, L, sigma, root, target, z):
-    """One draw of (fixed effects, effects) for each row of L (flat, absolute), sigma and z."""
+def draws_head(lay, val, L, sigma, root, target, z, fixed, effects_):
+    """One draw of (fixed effects, effects) for each row of L (flat, absolute), sigma and z.
+
+    Written to ``fixed`` (m, p) and ``effects_`` (m, N), in elimination order.
+    """
     m, p = L.shape[0], val.gram.shape[0] - 1
     n_effects = val.rhs.shape[0]
-    fixed = np.empty((m, p))
-    effects_ = np.empty((m, n_effects))
     b = np.empty((n_effects, 1))
     noise = np.empty((p, 1))
     effect_noise = np.empty((n_effects, 1))
     right = np.empty((n_effects, 1))
     for d in range(m):
-        sigma2 = sigma[d] * sigma[d]
         F = L[d] / sigma[d]
-        _, roots, _, _, panel, _, rhs, S = eliminate_head(lay, val, F, False)
-        P, h = posterior_precision(S, sigma2, root, target)
-        _, beta, _ = _solve_fixed(P, h)
         noise[:, 0] = z[d, :p]
-        fixed[d] = draw_fixed(P, beta, noise)[:, 0]
+        if val.levels.shape[1] > 0:
+            q = lay.factor_q[0]
+            _, inverse_roots, _, S = eliminate_levels(val.levels, val.gram, q, F)
+            fixed[d] = _draw_beta(S, sigma[d], root, target, noise)
+            draw_levels(val.levels, q, F, inverse_roots, fixed[d], sigma[d], z[d, p:], effects_[d])
+            continue
+        _, roots, _, _, panel, _, rhs, S = eliminate_head(lay, val, F, False)
+        fixed[d] = _draw_beta(S, sigma[d], root, target, noise)
         effect_noise[:, 0] = z[d, p:]
         for i in range(n_effects):
             total = rhs[i, p]
@@ -254,4 +286,10 @@ def draws_head(lay, val, L, sigma, root, target, z):
             right[i, 0] = total
         draw_effects(lay, panel, right, roots, F, sigma[d], effect_noise, b)
         effects_[d] = b[:, 0]
-    return fixed, effects_
+
+
+@njit(**_OPTIONS)
+def _draw_beta(S, sigma, root, target, noise):
+    P, h = posterior_precision(S, sigma * sigma, root, target)
+    _, beta, _ = _solve_fixed(P, h)
+    return draw_fixed(P, beta, noise)[:, 0]

@@ -235,16 +235,20 @@ def node_shrinkage(diag, at, F, f_at, q, G, E):
 
 @njit(**_OPTIONS)
 def cholesky_lower(A):
-    """Factor the lower triangle of A in place; return log|A| (nan if not positive definite)."""
+    """Factor the lower triangle of A in place; return log|A| (nan if not positive definite).
+
+    A pivot within rounding of zero counts as zero: a repeated column must not pass by luck.
+    """
     n = A.shape[0]
     log_det = 0.0
     for i in range(n):
+        least = 2.3e-16 * n * A[i, i]
         for j in range(i + 1):
             total = A[i, j]
             for k in range(j):
                 total -= A[i, k] * A[j, k]
             if i == j:
-                if not total > 0.0:
+                if not total > max(least, 0.0):
                     return np.nan
                 A[i, i] = np.sqrt(total)
                 log_det += np.log(total)

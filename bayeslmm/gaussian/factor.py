@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from . import _backward, _elimination, _tail
+from . import _backward, _elimination, _lapack, _tail
 from ._small import invertible_factors
 from .problem import Problem
 
@@ -67,11 +67,9 @@ class Elimination:
     @cached_property
     def tail_inverse(self) -> np.ndarray:
         """Lower triangle of the inverse of the scaled Schur complement."""
-        from scipy.linalg.lapack import dpotri
-
         inverse = self.tail_factor.copy()
         if len(inverse):
-            dpotri(inverse.T, lower=0, overwrite_c=1)
+            _lapack.cholesky_inverse(inverse)
         return inverse
 
     @cached_property
@@ -86,12 +84,8 @@ class Elimination:
         """A_0t Q_tt of a dense head, one row per leading column; empty otherwise."""
         if not self.problem.symbolic.dense_head:
             return np.empty((0, 0))
-        from scipy.linalg.blas import dsymm
-
-        n_tail = len(self.tail_factor)
-        panels = self.panel.reshape(-1, n_tail)
-        # Row-major panels are column-major transposes: Q A' in BLAS is A Q here.
-        return dsymm(1.0, self.tail_covariance.T, panels.T, side=0, lower=0).T
+        panels = self.panel.reshape(-1, len(self.tail_factor))
+        return _lapack.times_symmetric(panels, self.tail_covariance)
 
     @cached_property
     def _effects(self) -> tuple[np.ndarray, np.ndarray]:
@@ -209,15 +203,13 @@ class Elimination:
         -------
         (N, m) array, rows in elimination order.
         """
-        from scipy.linalg.lapack import dtrtrs
-
         lay = self.problem.layout
         head = int(lay.sizes[2])
         combine = np.vstack((-fixed, np.ones((1, fixed.shape[1]))))
         rhs = np.ascontiguousarray(self.rhs @ combine)
         b = np.empty(rhs.shape)
         if len(self.tail_factor):
-            noise = dtrtrs(self.tail_factor.T, z[head:], lower=0)[0]
+            noise = _lapack.solve_transposed(self.tail_factor, z[head:])
             u = self.tail_solution @ combine + sigma * noise
             b[head:] = _elimination.scale_rows(lay, np.ascontiguousarray(u), self.F, False)
         _backward.draw_effects(lay, self.panel, rhs, self.roots, self.F, sigma, z, b)
@@ -226,21 +218,18 @@ class Elimination:
 
 def eliminate(problem: Problem, F: np.ndarray) -> Elimination:
     """Eliminate all random effects at the relative factors ``F`` (flat, see ``Problem.flat``)."""
-    from scipy.linalg.lapack import dpotrf, dpotrs
-
     lay = problem.layout
     log_det, roots, K, diag, panel, tail, rhs, S = _eliminated_tail(problem, F)
     head = int(lay.sizes[2])
     solution = np.zeros((len(tail), rhs.shape[1]))
     if len(tail):
         _elimination.scale_tail(lay, tail, F, True)
-        # The lower triangle of a row-major matrix is the upper one of LAPACK's view of it.
-        _, info = dpotrf(tail.T, lower=0, clean=0, overwrite_a=1)
+        definite = _lapack.cholesky(tail)
         scaled = _elimination.scale_rows(lay, rhs[head:], F, True)
-        if info != 0 or not np.all(np.isfinite(scaled)):
+        if not definite or not np.all(np.isfinite(scaled)):
             log_det = np.nan
         else:
-            solution = np.ascontiguousarray(dpotrs(tail.T, scaled, lower=0)[0])
+            solution = _lapack.cholesky_solve(tail, scaled)
             log_det += 2.0 * np.log(np.diag(tail)).sum()
             S = S - scaled.T @ solution
             S = 0.5 * (S + S.T)
@@ -252,9 +241,7 @@ def _eliminated_tail(problem: Problem, F: np.ndarray):
     dense = problem.symbolic.dense_head
     parts = _elimination.eliminate_head(problem.layout, problem.values, F, not dense)
     if dense:
-        from scipy.linalg.blas import dsyrk
-
         roots, panel, tail = parts[1], parts[4], parts[5]
         stacked = _elimination.stacked_roots(problem.layout, panel, roots, F)
-        dsyrk(-1.0, stacked.T, beta=1.0, c=tail.T, trans=0, lower=0, overwrite_c=1)
+        _lapack.subtract_gram(stacked, tail)
     return parts

@@ -295,7 +295,7 @@ def draw_conditional(
     normals = _checked_normals(model, normals)
     state = eliminate(problem, problem.flat(Ls) / sigma)
     fixed, effects = _draw_from(model, state, float(sigma), normals)
-    return _draws_to_user(problem, fixed, effects)
+    return draws_to_user(problem, fixed, effects)
 
 
 def draw_conditional_many(
@@ -329,19 +329,46 @@ def draw_conditional_many(
     if len(normals) != m or any(len(L) != m for L in Ls):
         raise ValueError("Ls, sigma and normals must have one entry per draw")
     flat = np.concatenate([np.zeros((m, 0))] + [np.reshape(L, (m, -1)) for L in Ls], axis=1)
-    if problem.head_only:
-        prior = model.working_prior
-        fixed, effects = _criteria.draws_head(
-            problem.layout, problem.values, np.ascontiguousarray(flat, dtype=float), sigma,
-            prior.root, prior.target, normals,
-        )  # fmt: skip
-        return _draws_to_user(problem, fixed, effects)
     fixed = np.empty((m, problem.p))
     effects = np.empty((m, problem.symbolic.n_columns))
+    if problem.head_only:
+        prior = model.working_prior
+        _criteria.draws_head(
+            problem.layout, problem.values, np.ascontiguousarray(flat, dtype=float), sigma,
+            prior.root, prior.target, normals, fixed, effects,
+        )  # fmt: skip
+        return draws_to_user(problem, fixed, effects)
     for d in range(m):
         state = eliminate(problem, flat[d] / sigma[d])
         fixed[d], effects[d] = _draw_from(model, state, sigma[d], normals[d : d + 1])
-    return _draws_to_user(problem, fixed, effects)
+    return draws_to_user(problem, fixed, effects)
+
+
+def log_marginal_and_draw(
+    model: MarginalModel, L: np.ndarray, sigma: float, normals: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """:func:`log_marginal` and one exact draw of (beta, b), from the same factorization.
+
+    Parameters
+    ----------
+    L : flat absolute factors
+    normals : (n_normals,) array
+
+    Returns
+    -------
+    value : float
+    fixed, effects : (p,) and (N,) arrays
+        As computed with; :func:`draws_to_user` gives them in the caller's order. nan where the
+        factorization fails.
+    """
+    problem = model.problem
+    state = eliminate(problem, L / sigma)
+    value = float(_statistics(model, state, sigma)[0])
+    if not np.isfinite(value):
+        nothing = np.full(problem.symbolic.n_columns, np.nan)
+        return np.nan, np.full(problem.p, np.nan), nothing
+    fixed, effects = _draw_from(model, state, float(sigma), normals[None])
+    return value, fixed[0], effects[0]
 
 
 def _checked_normals(model: MarginalModel, normals: np.ndarray) -> np.ndarray:
@@ -362,6 +389,16 @@ def _draw_from(model, state, sigma, normals):
     return fixed.T, effects.T
 
 
-def _draws_to_user(problem: Problem, fixed: np.ndarray, effects: np.ndarray):
-    b = [effects[:, problem.symbolic.factor_columns(k)] for k in range(len(problem.patterns))]
+def draws_to_user(
+    problem: Problem, fixed: np.ndarray, effects: np.ndarray
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """beta (m, p) and b, (m, J_k, q_k) each, from draws as computed with."""
+    b = []
+    for k in range(len(problem.patterns)):
+        columns = problem.symbolic.factor_columns(k)
+        first, size = (int(columns.flat[0]), columns.size) if columns.size else (0, 0)
+        if np.array_equal(columns.ravel(), np.arange(first, first + size)):
+            b.append(effects[:, first : first + size].reshape(len(effects), *columns.shape))
+        else:
+            b.append(effects[:, columns])
     return problem.coordinates.to_user(fixed), b

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import _ordering
+from ._levels import level_columns
 from .coordinates import Coordinates, working_products
 from .crossproducts import CrossProducts
 from .patterns import CovariancePattern
@@ -26,6 +27,8 @@ class Values(NamedTuple):
     tail : (n_tail, n_tail) dense block
     rhs : (N, p + 1), Z'W[X y]
     gram : (p + 1, p + 1), [X y]'W[X y]
+    levels : one column per level, see ``_levels.level_columns``; no columns where that does not
+        apply
     """
 
     diag: np.ndarray
@@ -33,6 +36,7 @@ class Values(NamedTuple):
     tail: np.ndarray
     rhs: np.ndarray
     gram: np.ndarray
+    levels: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -179,4 +183,7 @@ def _values(cp: CrossProducts, symbolic: Symbolic) -> Values:
             pair.rows, pair.columns, pair.values, symbolic.base[k], symbolic.base[m],
             symbolic.position, lay, panel, tail,
         )  # fmt: skip
-    return Values(diag, panel, tail, rhs, np.ascontiguousarray(cp.gram[:-1, :-1]))
+    levels = np.empty((0, 0))
+    if n_tail == 0 and len(cp.factors) == 1 and cp.factors[0].q <= 2:
+        levels = level_columns(diag, rhs, cp.factors[0].q)
+    return Values(diag, panel, tail, rhs, np.ascontiguousarray(cp.gram[:-1, :-1]), levels)

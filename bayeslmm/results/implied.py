@@ -11,7 +11,7 @@ import pandas as pd
 
 from bayeslmm.errors import DataError
 from bayeslmm.formula import Design
-from bayeslmm.formula.columns import as_frame, find_column, plain_column
+from bayeslmm.formula.columns import as_frame
 
 __all__ = ["as_correlation", "implied_covariance", "implied_of_draws"]
 
@@ -85,15 +85,9 @@ def as_correlation(covariance: np.ndarray) -> np.ndarray:
 
 def _covariates(design: Design, frame: pd.DataFrame):
     """Z of each factor for new rows and which rows share a level."""
-    plain = {}
+    Z = design.evaluate_effects(frame)
+    same = []
     for block in design.blocks:
-        for name in design.effect_columns(block):
-            column = find_column(frame, name)
-            plain[name] = plain_column(column, name, design._categories(name))
-    rows = pd.DataFrame(plain, index=pd.RangeIndex(len(frame)))
-    Z, same = [], []
-    for block in design.blocks:
-        Z.append(block.evaluate(rows))
         columns = [c for c in block.factor.columns if c in frame.columns]
         if columns:
             key = pd.factorize(pd.MultiIndex.from_frame(frame[columns].astype(str)))[0]

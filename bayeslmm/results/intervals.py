@@ -23,6 +23,7 @@ from bayeslmm.results.progress import progress
 from bayeslmm.results.variances import component_values
 
 if TYPE_CHECKING:
+    from bayeslmm.gaussian import Solution
     from bayeslmm.results.likelihood import LikelihoodFit
 
 __all__ = ["bootstrap_estimates", "confidence_intervals", "simulate_responses"]
@@ -189,7 +190,7 @@ def bootstrap_estimates(
     rows = np.empty((n_sims, len(names)))
     for s in progress(range(n_sims), "Bootstrap", show=progressbar):
         refit = fit.reestimate(simulate_responses(fit, 1, rng)[0], start)
-        rows[s] = np.concatenate([refit.beta, refit.components])
+        rows[s] = np.concatenate([refit.solution.beta, refit.components])
     return pd.DataFrame(rows, columns=names)
 
 
@@ -211,13 +212,13 @@ class Estimates:
 
     Attributes
     ----------
-    beta : (p,) array
+    solution : Solution
     components : array
         In the order of ``LikelihoodFit.components``.
     deviance : float
     """
 
-    beta: np.ndarray
+    solution: Solution
     components: np.ndarray
     deviance: float
 
@@ -228,7 +229,7 @@ def reestimate(fit: LikelihoodFit, y: np.ndarray, start: np.ndarray | None) -> E
     found = optimize(problem, reml=fit.reml, start=start)
     solution = solve(problem, found.theta, fit.reml)
     components = component_values(fit.design, solution.Sigmas, solution.sigma)
-    return Estimates(solution.beta, components, -2 * solution.loglik)
+    return Estimates(solution, components, -2 * solution.loglik)
 
 
 def with_response(fit: LikelihoodFit, y: np.ndarray):

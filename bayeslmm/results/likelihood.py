@@ -25,6 +25,7 @@ from bayeslmm.likelihood.kenward_roger import kenward_roger
 from bayeslmm.likelihood.optimize import Optimum
 from bayeslmm.likelihood.satterthwaite import VarianceCurvature, variance_curvature
 from bayeslmm.results.contrasts import contrast_matrix
+from bayeslmm.results.plotting import FitPlots
 from bayeslmm.results.tables import check_level, format_table
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ __all__ = ["LikelihoodFit"]
 _DDF = ("satterthwaite", "kenward-roger", "normal")
 
 
-class LikelihoodFit:
+class LikelihoodFit(FitPlots):
     """A model fitted by REML or maximum likelihood.
 
     Made by :meth:`bayeslmm.LMM.reml` and :meth:`bayeslmm.LMM.ml`.
@@ -270,13 +271,20 @@ class LikelihoodFit:
         values = component_values(self.design, self._solution.Sigmas, self.sigma)
         return pd.Series(values, index=[*names, "sigma"])
 
-    def ranef(self, factor: str | None = None, *, level: float = 0.95) -> pd.DataFrame:
+    def _given(self, rows) -> LikelihoodFit:
+        from bayeslmm.results.conditioning import condition_likelihood
+
+        return self if rows is None else condition_likelihood(self, rows)
+
+    def ranef(self, factor: str | None = None, *, given=None, level: float = 0.95) -> pd.DataFrame:
         """Predicted random effects (conditional modes), long.
 
         Parameters
         ----------
         factor : str, optional
             One grouping factor; by default all.
+        given : data frame, optional
+            Further rows with responses, as in :meth:`predict`.
         level : float
 
         Returns
@@ -293,7 +301,7 @@ class LikelihoodFit:
         from bayeslmm.results.variances import effects_table
 
         check_level(level)
-        return effects_table(self, factor, level)
+        return effects_table(self._given(given), factor, level)
 
     def coef(self, factor: str | None = None) -> pd.DataFrame:
         """Coefficients of every level: fixed plus random effect.
@@ -376,6 +384,7 @@ class LikelihoodFit:
         self,
         newdata=None,
         *,
+        given=None,
         random: str = "conditional",
         kind: str = "mean",
         level: float = 0.95,
@@ -386,6 +395,9 @@ class LikelihoodFit:
         ----------
         newdata : data frame, optional
             The fitted rows by default.
+        given : data frame, optional
+            Rows with responses, of new or of known groups, that coefficients and effects are
+            predicted from as well; the variance parameters stay.
         random : {"conditional", "population", "new"}
             With each group's own effects; for the average group, which in a linear model is
             the marginal mean too; or for a group not seen yet.
@@ -406,28 +418,91 @@ class LikelihoodFit:
         from bayeslmm.results.prediction import likelihood_prediction
 
         check_level(level)
-        return likelihood_prediction(self, newdata, random, kind, level)
+        return likelihood_prediction(self._given(given), newdata, random, kind, level)
 
-    def r2(self) -> pd.Series:
-        """Marginal and conditional R2 (Nakagawa and Schielzeth 2013; Johnson 2014)."""
-        from bayeslmm.results.shares import r2_values
+    def r2(
+        self,
+        method: str = "nakagawa",
+        *,
+        n_sims: int = 0,
+        level: float = 0.95,
+        random_seed: int | None = None,
+        progressbar: bool = True,
+    ) -> pd.Series | pd.DataFrame:
+        """Marginal and conditional R2 (Nakagawa and Schielzeth 2013; Johnson 2014).
 
-        return pd.Series({k: float(v) for k, v in r2_values(self._parts()).items()}, name="r2")
+        Parameters
+        ----------
+        method : {"nakagawa"}
+        n_sims : int
+            Simulations of a parametric bootstrap; 0 for estimates without intervals.
+        level, random_seed, progressbar
+            Of the bootstrap: percentile intervals.
 
-    def icc(self) -> pd.Series:
-        """Intraclass correlation: adjusted, unadjusted, and adjusted by grouping factor."""
-        from bayeslmm.results.shares import icc_values
+        Returns
+        -------
+        pandas.Series, or DataFrame with columns ``estimate lower upper``
+        """
+        from bayeslmm.results.explained import likelihood_shares
 
-        factors = [block.name for block in self.design.blocks]
-        values = icc_values(self._parts(), factors)
-        return pd.Series({k: float(v) for k, v in values.items()}, name="icc")
+        return likelihood_shares(
+            self, "r2", method=method, level=level, n_sims=n_sims, random_seed=random_seed,
+            progressbar=progressbar,
+        )  # fmt: skip
 
-    def _parts(self):
-        from bayeslmm.results.shares import variance_parts
+    def icc(
+        self,
+        at=None,
+        *,
+        n_sims: int = 0,
+        level: float = 0.95,
+        random_seed: int | None = None,
+        progressbar: bool = True,
+    ) -> pd.Series | pd.DataFrame:
+        """Intraclass correlation: adjusted, unadjusted, and adjusted by grouping factor.
 
-        beta = np.zeros(len(self.design.coef_names))
-        beta[self.kept] = self._solution.beta
-        return variance_parts(self.model, beta, self._solution.Sigmas, np.asarray(self.sigma))
+        Parameters
+        ----------
+        at : dict or data frame, optional
+            Values of the random effects' covariates, such as ``{"Days": [0, 5, 9]}``: with
+            varying slopes it depends on them. A dict stands for all combinations. By default
+            the average over the rows.
+        n_sims, level, random_seed, progressbar
+            As in :meth:`r2`.
+        """
+        from bayeslmm.results.explained import likelihood_shares
+
+        return likelihood_shares(
+            self, "icc", at=at, level=level, n_sims=n_sims, random_seed=random_seed,
+            progressbar=progressbar,
+        )  # fmt: skip
+
+    def variance_shares(
+        self,
+        *,
+        n_sims: int = 0,
+        level: float = 0.95,
+        random_seed: int | None = None,
+        progressbar: bool = True,
+    ) -> pd.DataFrame:
+        """Share of each term in the variance, as :meth:`PosteriorFit.variance_shares`.
+
+        Parameters
+        ----------
+        n_sims, level, random_seed, progressbar
+            As in :meth:`r2`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``term kind estimate``, and ``lower upper`` from a bootstrap.
+        """
+        from bayeslmm.results.explained import likelihood_shares
+
+        return likelihood_shares(
+            self, "term", level=level, n_sims=n_sims, random_seed=random_seed,
+            progressbar=progressbar,
+        )  # fmt: skip
 
     def implied_covariance(self, data=None) -> pd.DataFrame:
         """Marginal covariance of a group's responses, in squared units of the response.
@@ -616,6 +691,10 @@ class LikelihoodFit:
     def summary(self, ddf: str = "satterthwaite", *, level: float = 0.95) -> pd.DataFrame:
         """Coefficients and variance components in one table."""
         return pd.concat([self.fixef(ddf, level=level), self.varcomp(level=level)])
+
+    def equation(self, form: str = "conditional", format: str = "latex") -> str:
+        """The model as an equation; see :meth:`bayeslmm.LMM.equation`."""
+        return self.model.equation(form, format)
 
     def describe(self, ddf: str = "satterthwaite", *, level: float = 0.95) -> str:
         """Fit statistics and tables as text."""

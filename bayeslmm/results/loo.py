@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayeslmm.bayes.draws import covariance_draws
+from bayeslmm.bayes.draws import covariance_factors
 from bayeslmm.bayes.marginal import fixed_obstacle, fixed_prior, marginal_density, marginal_obstacle
 from bayeslmm.bayes.residuals import correlated
 from bayeslmm.bayes.tree import log_likelihood
@@ -22,7 +22,6 @@ from bayeslmm.errors import SamplingError
 from bayeslmm.gaussian import (
     CrossProducts,
     log_marginal_flat,
-    lower_factor,
     prepare,
     row_moments,
     single_threaded_blas,
@@ -32,9 +31,11 @@ from bayeslmm.model import covariance_patterns, factor_rows
 from bayeslmm.results.progress import progress
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from bayeslmm.results.posterior import PosteriorFit
 
-__all__ = ["leave_one_out"]
+__all__ = ["LeftOut", "leave_one_out"]
 
 _MAX_VALUES = 4e7
 _K_HAT = 0.7
@@ -46,6 +47,31 @@ class _Theta:
 
     factors: np.ndarray
     sigma: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class LeftOut:
+    """What a leave-one-out result is about, for :func:`bayeslmm.compare_models` to check.
+
+    Attributes
+    ----------
+    unit : str
+    conditional : bool
+        Given the random effects, or with them integrated out.
+    response : str
+    index : pandas.Index
+        Labels of the rows.
+    y : (n,) array
+    levels : tuple
+        Groups left out, in order; empty for rows.
+    """
+
+    unit: str
+    conditional: bool
+    response: str
+    index: pd.Index
+    y: np.ndarray
+    levels: tuple
 
 
 def leave_one_out(
@@ -68,14 +94,11 @@ def leave_one_out(
             "With correlated residuals the rows of a group are not independent given the random "
             "effects, so there is no conditional leave-one-out; leave conditional=True out."
         )
+    refuse_old_theta(fit)
     if conditional and unit != "observation":
         raise ValueError('conditional=True goes with unit="observation" only.')
-    obstacle = None if conditional else fixed_obstacle(design, fit.priors)
-    if obstacle:
-        raise SamplingError(
-            f"Coefficients cannot be integrated out ({obstacle}). conditional=True gives the "
-            "leave-one-out of the conditional likelihood."
-        )
+    if not conditional:
+        _refuse_priors(fit)
     posterior = _thinned(fit, len(units), draws)
     if conditional:
         values = log_likelihood(design, fit.names, posterior)[fit.names.response].to_numpy()
@@ -95,6 +118,9 @@ def leave_one_out(
         if exact:
             _refit_exactly(fit, unit, units, result, progressbar)
         result.p = _effective_parameters(fit, posterior, result)
+    result.left_out = LeftOut(
+        unit, conditional, design.response, design.index, design.y, _unit_labels(fit, unit)
+    )
     return result
 
 
@@ -115,6 +141,38 @@ def _densities(fit: PosteriorFit, posterior, unit: str, units, progressbar: bool
     if unit == "observation":
         return block_row_densities(fit, thetas, progressbar)
     return block_group_densities(fit, thetas, units, progressbar)
+
+
+def _unit_labels(fit: PosteriorFit, unit: str) -> tuple:
+    design = fit.model.design
+    if unit == "observation":
+        return ()
+    if unit in [block.name for block in design.blocks]:
+        return design.block(unit).levels
+    return design.residual.factor.levels
+
+
+def _refuse_priors(fit: PosteriorFit) -> None:
+    if obstacle := fixed_obstacle(fit.model.design, fit.priors):
+        raise SamplingError(
+            f"Coefficients cannot be integrated out ({obstacle}). conditional=True gives the "
+            "leave-one-out of the conditional likelihood."
+        )
+
+
+def refuse_old_theta(fit: PosteriorFit) -> None:
+    """Refuse a fit whose variance parameters have not seen all of its rows.
+
+    Raises
+    ------
+    SamplingError
+    """
+    if fit.conditioning is not None and not fit.conditioning.reweighted:
+        raise SamplingError(
+            f"{fit.conditioning.n_rows} rows were added to this fit with the variance parameters "
+            "kept, so it is not the posterior given its rows. Use condition_on(..., "
+            "reweight=True), or fit the model."
+        )
 
 
 def _units(fit: PosteriorFit, unit: str) -> list[np.ndarray]:
@@ -150,37 +208,64 @@ def _thinned(fit: PosteriorFit, n_units: int, draws: int | None):
 
 
 def _theta(fit: PosteriorFit, posterior) -> _Theta:
-    matrices = covariance_draws(fit.model.design, fit.names, posterior)
     sigma = posterior["sigma"].to_numpy().ravel()
-    parts = [np.zeros((len(sigma), 0))]
-    for Sigma in matrices:
-        flat = Sigma.reshape(-1, *Sigma.shape[2:])
-        parts.append(np.array([lower_factor(S).ravel() for S in flat]))
+    factors = covariance_factors(fit.model.design, fit.names, posterior)
+    parts = [np.zeros((len(sigma), 0)), *(F.reshape(len(sigma), -1) for F in factors)]
     return _Theta(np.ascontiguousarray(np.concatenate(parts, axis=1)), sigma)
 
 
 def _row_densities(fit: PosteriorFit, theta: _Theta, progressbar: bool) -> np.ndarray:
-    """log p(y_i | y_-i, theta), shape (m, n), from leverages."""
+    """log p(y_i | y_-i, theta), shape (m, n)."""
+    mean, variance = row_predictives(fit, theta, progressbar=progressbar)
+    return normal_log_density(fit.model.design.y, mean, variance)
+
+
+def normal_log_density(y: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """log N(y; mean, variance)."""
+    return -0.5 * (np.log(2 * np.pi * variance) + (y - mean) ** 2 / variance)
+
+
+def row_predictives(
+    fit: PosteriorFit, theta: _Theta, rows=slice(None), *, progressbar: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of y_i given all other rows and theta, from leverages.
+
+    Parameters
+    ----------
+    theta : _Theta
+        m draws.
+    rows : index
+        Rows wanted.
+
+    Returns
+    -------
+    mean, variance : (m, rows) arrays
+
+    Raises
+    ------
+    SamplingError
+        If a row has leverage one under flat priors.
+    """
     model, design = fit.model, fit.model.design
     marginal = with_prior(model.problem, fixed_prior(design, fit.priors))
-    factors = factor_rows(design)
-    y = design.y - design.offset
-    weights = np.ones(len(y)) if design.weights is None else design.weights
-    out = np.empty((len(theta.sigma), len(y)))
+    at = np.arange(design.n_rows)[rows]
+    factors = [factor.take(at) for factor in factor_rows(design)]
+    X, y = design.X[at], (design.y - design.offset)[at]
+    weights = np.ones(len(at)) if design.weights is None else design.weights[at]
+    mean, variance = np.empty((2, len(theta.sigma), len(at)))
     for d in progress(range(len(theta.sigma)), "Leave-one-out", show=progressbar):
         sigma = float(theta.sigma[d])
         Ls = model.problem.split(theta.factors[d], masked=False)
-        moments = row_moments(marginal, Ls, sigma, design.X, factors, design.weights)
+        moments = row_moments(marginal, Ls, sigma, X, factors, weights)
         left = 1.0 - moments.leverage
-        variance = sigma**2 / (weights * left)
-        gap = (y - moments.fitted) / left
-        out[d] = -0.5 * (np.log(2 * np.pi * variance) + gap**2 / variance)
-    if not np.all(np.isfinite(out)):
-        raise SamplingError(
-            "A row has leverage one under flat priors: without it a coefficient is not "
-            "identified, so its leave-one-out density does not exist."
-        )
-    return out
+        if not np.all(left > 0):
+            raise SamplingError(
+                "A row has leverage one under flat priors: without it a coefficient is not "
+                "identified, so its leave-one-out density does not exist."
+            )
+        variance[d] = sigma**2 / (weights * left)
+        mean[d] = design.y[at] - (y - moments.fitted) / left
+    return mean, variance
 
 
 def _without(fit: PosteriorFit, rows: np.ndarray):
@@ -230,9 +315,6 @@ def _refit_exactly(fit: PosteriorFit, unit: str, units, result, progressbar: boo
     p(y_u | y_-u) is the mean of p(y_u | y_-u, theta) over the posterior without the unit, drawn
     by importance sampling; the priors stay those of the fit.
     """
-    from bayeslmm.bayes.importance import importance_sample
-    from bayeslmm.bayes.mode import find_mode
-
     bad = np.flatnonzero(result.pareto_k.to_numpy() > _K_HAT)
     if not len(bad) or marginal_obstacle(fit.model.design, fit.priors):
         return
@@ -242,9 +324,7 @@ def _refit_exactly(fit: PosteriorFit, unit: str, units, result, progressbar: boo
     k_hat = result.pareto_k.to_numpy().copy()
     with single_threaded_blas():
         for u in progress(bad, "Exact refits", show=progressbar):
-            reduced = marginal_density(design, priors, _without(fit, units[u]))
-            rng = np.random.default_rng([int(u), 7])
-            sample = importance_sample(reduced, find_mode(reduced), 4000, rng)
+            reduced, sample = draws_without(fit, units[u], int(u))
             gain = whole.values(sample.x) - reduced.values(sample.x) + sample.log_weights
             gain = gain[np.isfinite(gain)]
             if sample.k_hat > _K_HAT or not len(gain):
@@ -257,6 +337,24 @@ def _refit_exactly(fit: PosteriorFit, unit: str, units, result, progressbar: boo
     result.elpd = float(pointwise.sum())
     result.se = float(np.sqrt(len(pointwise) * pointwise.var()))
     result.warning = bool(np.any(k_hat > result.good_k))
+
+
+def draws_without(fit: PosteriorFit, rows: np.ndarray, number: int):
+    """The density of theta without some rows, and importance draws from it.
+
+    Parameters
+    ----------
+    rows : ndarray of int
+        Rows left out.
+    number : int
+        Seeds the draws.
+    """
+    from bayeslmm.bayes.importance import importance_sample
+    from bayeslmm.bayes.mode import find_mode
+
+    reduced = marginal_density(fit.model.design, fit.priors, _without(fit, rows))
+    rng = np.random.default_rng([number, 7])
+    return reduced, importance_sample(reduced, find_mode(reduced), 4000, rng)
 
 
 def _effective_parameters(fit: PosteriorFit, posterior, result) -> float:
@@ -285,4 +383,12 @@ def _quiet(run):
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        return run()
+        try:
+            return run()
+        except ValueError as err:
+            if "tail values" not in str(err):
+                raise
+            raise SamplingError(
+                "Too few different draws for leave-one-out: the largest importance weights are "
+                "all equal. Ask for more draws."
+            ) from None

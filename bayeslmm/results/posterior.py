@@ -20,17 +20,19 @@ from bayeslmm.bayes.names import ModelNames, model_names
 from bayeslmm.bayes.priors import Priors
 from bayeslmm.results.contrasts import contrast_matrix
 from bayeslmm.results.marginal_means import pair_rows, reference_rows
+from bayeslmm.results.plotting import PosteriorPlots
 from bayeslmm.results.tables import check_level, format_table, summarize_draws
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from bayeslmm.model import LMM
+    from bayeslmm.results.conditioning import Conditioning
 
 __all__ = ["PosteriorFit"]
 
 
-class PosteriorFit:
+class PosteriorFit(PosteriorPlots):
     """Posterior of a linear mixed model.
 
     Made by :meth:`bayeslmm.LMM.fit` and :func:`bayeslmm.load`.
@@ -45,7 +47,11 @@ class PosteriorFit:
         Groups posterior, sample_stats, observed_data, constant_data and others; what ArviZ
         takes.
     info : FitInfo
+    conditioning : Conditioning or None
+        What :meth:`condition_on` added.
     """
+
+    conditioning: Conditioning | None = None
 
     def __init__(self, model: LMM, priors: Priors, idata: xr.DataTree, info: FitInfo):
         self.model, self.priors, self.idata, self.info = model, priors, idata, info
@@ -213,6 +219,7 @@ class PosteriorFit:
         self,
         newdata=None,
         *,
+        given=None,
         random: str = "conditional",
         kind: str = "mean",
         level: float = 0.95,
@@ -226,6 +233,9 @@ class PosteriorFit:
         ----------
         newdata : data frame, optional
             The fitted rows by default.
+        given : data frame, optional
+            Rows with responses, of new or of known groups, that the predictions take into
+            account as :meth:`condition_on` does.
         random : {"conditional", "population", "new"}
             With each group's own effects; for the average group, which in a linear model is
             the marginal mean too; or for groups not seen yet, whose effects are drawn from
@@ -252,12 +262,52 @@ class PosteriorFit:
         from bayeslmm.results.posterior_prediction import posterior_prediction
 
         check_level(level, interval)
-        values, index = posterior_prediction(self, newdata, random, kind, random_seed)
+        fit = self if given is None else self.condition_on(given, random_seed=random_seed)
+        values, index = posterior_prediction(fit, newdata, random, kind, random_seed)
         if draws:
             import xarray as xr
 
             return xr.DataArray(values, dims=("chain", "draw", "row"), name="prediction")
         return summarize_draws(values, index, level=level, interval=interval, diagnostics=False)
+
+    def condition_on(
+        self, rows, *, reweight: bool = False, random_seed: int | None = None
+    ) -> PosteriorFit:
+        """The posterior given more rows, such as a new group's first responses; no refit.
+
+        Coefficients and random effects are drawn again, exactly, given all rows and each draw
+        of the variance parameters.
+
+        Parameters
+        ----------
+        rows : data frame
+            Response, predictors, groups (and weights) of the rows to add. Groups may be new.
+        reweight : bool
+            Update the variance parameters too: their draws are reweighted by the density of
+            the new responses and resampled. Otherwise they keep the draws of this fit.
+        random_seed : int, optional
+
+        Returns
+        -------
+        PosteriorFit
+            With the groups and rows added; its ``conditioning`` says how many, and k-hat of
+            the weights. ``.model.fit()`` is the full fit to all rows, same priors.
+
+        Raises
+        ------
+        FormulaError, DataError
+            If a column or value is missing, or a predictor has a level not in the fit.
+        SamplingError
+            If the coefficients' priors are not normal or flat.
+
+        Warns
+        -----
+        SamplingWarning
+            If k-hat of the weights is above 0.7.
+        """
+        from bayeslmm.results.conditioning import condition_posterior
+
+        return condition_posterior(self, rows, reweight=reweight, random_seed=random_seed)
 
     def fitted(self, random: str = "conditional", **options) -> pd.DataFrame:
         """Predictions for the fitted rows; options as in :meth:`predict`."""
@@ -287,33 +337,75 @@ class PosteriorFit:
             values = whitened(design, self.posterior, values)
         return pd.Series(values, index=design.index, name="residual")
 
-    def r2(self, *, level: float = 0.95, interval: str = "eti") -> pd.DataFrame:
-        """Marginal and conditional R2 (Nakagawa and Schielzeth 2013; Johnson 2014)."""
-        from bayeslmm.results.shares import r2_values
+    def r2(
+        self,
+        method: str = "nakagawa",
+        *,
+        level: float = 0.95,
+        interval: str = "eti",
+        draws: bool = False,
+    ) -> pd.DataFrame | xr.Dataset:
+        """Marginal and conditional R2: without and with the random effects.
 
-        return self._shares(r2_values(self._parts()), level, interval)
+        Parameters
+        ----------
+        method : {"nakagawa", "gelman"}
+            From the variance parameters, for groups like these (Nakagawa and Schielzeth 2013;
+            Johnson 2014), or from the predictions for these rows and groups (Gelman, Goodrich,
+            Gabry and Vehtari 2019).
+        level, interval
+            As in :meth:`summary`.
+        draws : bool
+            Return all draws instead, a Dataset that ArviZ takes.
 
-    def icc(self, *, level: float = 0.95, interval: str = "eti") -> pd.DataFrame:
-        """Intraclass correlation: adjusted, unadjusted, and adjusted by grouping factor."""
-        from bayeslmm.results.shares import icc_values
+        Returns
+        -------
+        pandas.DataFrame or xarray.Dataset
+        """
+        from bayeslmm.results.explained import posterior_r2
 
-        factors = [block.name for block in self.model.design.blocks]
-        return self._shares(icc_values(self._parts(), factors), level, interval)
+        return posterior_r2(self, method, level=level, interval=interval, draws=draws)
 
-    def _parts(self):
-        from bayeslmm.bayes.draws import covariance_draws
-        from bayeslmm.bayes.residuals import mean_sigma
-        from bayeslmm.results.shares import variance_parts
+    def icc(
+        self, at=None, *, level: float = 0.95, interval: str = "eti", draws: bool = False
+    ) -> pd.DataFrame | xr.Dataset:
+        """Intraclass correlation: adjusted, unadjusted, and adjusted by grouping factor.
 
-        posterior, design = self.posterior, self.model.design
-        Sigmas = covariance_draws(design, self.names, posterior)
-        beta = coefficient_draws(design, posterior)[1]
-        return variance_parts(self.model, beta, Sigmas, mean_sigma(design, posterior))
+        Parameters
+        ----------
+        at : dict or data frame, optional
+            Values of the random effects' covariates, such as ``{"Days": [0, 5, 9]}``: with
+            varying slopes it depends on them. A dict stands for all combinations. By default
+            the average over the rows.
+        level, interval, draws
+            As in :meth:`r2`.
+        """
+        from bayeslmm.results.explained import posterior_shares
 
-    def _shares(self, values, level: float, interval: str) -> pd.DataFrame:
-        check_level(level, interval)
-        stacked = np.stack(list(values.values()), axis=-1)
-        return summarize_draws(stacked, list(values), level=level, interval=interval)
+        return posterior_shares(self, "icc", at=at, level=level, interval=interval, draws=draws)
+
+    def variance_shares(
+        self, *, level: float = 0.95, interval: str = "eti", draws: bool = False
+    ) -> pd.DataFrame | xr.Dataset:
+        """Share of each term in the variance; the shares add up to one.
+
+        A fixed term's share is the covariance of its contribution with the whole fixed part
+        (negative for a term that works against the others), a random term's its mean variance
+        over the rows.
+
+        Parameters
+        ----------
+        level, interval, draws
+            As in :meth:`r2`.
+
+        Returns
+        -------
+        pandas.DataFrame or xarray.Dataset
+            Columns ``term kind`` and those of :meth:`summary`.
+        """
+        from bayeslmm.results.explained import posterior_shares
+
+        return posterior_shares(self, "term", level=level, interval=interval, draws=draws)
 
     def implied_covariance(self, data=None) -> pd.DataFrame:
         """Posterior mean of the marginal covariance of a group's responses.
@@ -348,14 +440,18 @@ class PosteriorFit:
         return pd.DataFrame(total / count, index=index, columns=index)
 
     def posterior_predictive(
-        self, *, draws: int | None = None, random_seed: int | None = None
+        self,
+        groups: str = "same",
+        *,
+        draws: int | None = None,
+        random_seed: int | None = None,
     ) -> xr.DataTree:
-        """Replicated responses for the same rows and the same groups.
-
-        Adds the group ``posterior_predictive`` to :attr:`idata` and returns the tree.
+        """Replicated responses for the same rows.
 
         Parameters
         ----------
+        groups : {"same", "new"}
+            The fitted groups with their effects, or as many new ones like them.
         draws : int, optional
             Draws per chain to use, evenly spaced; by default all, or as many as keep the
             result below 100 million values.
@@ -364,14 +460,79 @@ class PosteriorFit:
         Returns
         -------
         xarray.DataTree
+            With the group ``posterior_predictive``. For the same groups it is :attr:`idata`, to
+            which the group is added; for new ones a tree of its own.
         """
         from bayeslmm.bayes.predictive import posterior_predictive
+        from bayeslmm.results.support import refuse_unless_derived
 
+        if groups == "new":
+            refuse_unless_derived(self.model, "Replication for new groups")
         group = posterior_predictive(
-            self.model.design, self.names, self.posterior, draws=draws, random_seed=random_seed
+            self.model.design,
+            self.names,
+            self.posterior,
+            groups=groups,
+            draws=draws,
+            random_seed=random_seed,
         )
-        self.idata["posterior_predictive"] = _as_node(group)
-        return self.idata
+        tree = self.idata if groups == "same" else self.idata.copy()
+        tree["posterior_predictive"] = _as_node(group)
+        return tree
+
+    def predictive_check(
+        self,
+        statistics=None,
+        *,
+        factor: str | None = None,
+        groups: str = "same",
+        draws: int = 250,
+        random_seed: int | None = None,
+    ) -> pd.DataFrame:
+        """Test statistics of the data beside those of replicated data.
+
+        Parameters
+        ----------
+        statistics : dict of str to callable, optional
+            Functions of (y, codes): responses and the number of each row's group. By default
+            mean, sd, minimum, maximum, sd and range of the groups' means, sd within groups, and
+            sd of the groups' slopes for each numeric random slope.
+        factor : str, optional
+            Grouping factor of the codes; the first by default.
+        groups : {"same", "new"}
+            Replicate for the same groups or for new ones, which checks the distribution of
+            the random effects as well (Gelman, Meng and Stern 1996, Statistica Sinica 6).
+        draws : int
+            Replications per chain; at most as many as keep them below 20 million values.
+        random_seed : int, optional
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``observed mean sd lower upper p``: lower and upper are 95 % limits of the
+            replications, p their share above the observed value (ties count half).
+
+        Raises
+        ------
+        KeyError
+            If there is no such grouping factor.
+        ValueError
+            If a statistic is not a function, or does not give one finite number.
+
+        Notes
+        -----
+        ``az.plot_ppc_tstat(post.posterior_predictive())`` draws statistics of y alone.
+        """
+        from bayeslmm.results.predictive_check import predictive_check
+
+        return predictive_check(
+            self,
+            statistics,
+            factor=factor,
+            groups=groups,
+            draws=draws,
+            random_seed=random_seed,
+        )
 
     def loo(
         self,
@@ -421,6 +582,44 @@ class PosteriorFit:
             progressbar=progressbar,
         )
 
+    def loo_pit(
+        self,
+        *,
+        draws: int | None = None,
+        exact: bool = True,
+        random_seed: int | None = None,
+        progressbar: bool = True,
+    ) -> xr.DataTree:
+        """P(y <= y_i) without row i, coefficients and random effects integrated out.
+
+        Uniform where the model is calibrated.
+
+        Parameters
+        ----------
+        draws, exact, progressbar
+            As in :meth:`loo`.
+        random_seed : int, optional
+            Of the leave-one-out predictive draws.
+
+        Returns
+        -------
+        xarray.DataTree
+            Group loo_pit (exact given the draws, dimension obs), for
+            ``az.plot_ecdf_pit(tree, group="loo_pit", sample_dims=["obs"])``; and what
+            ``az.plot_loo_pit(tree)`` takes: log_likelihood and posterior_predictive are those
+            of left-out rows.
+
+        Raises
+        ------
+        SamplingError
+            If the coefficients' priors are not normal or flat.
+        """
+        from bayeslmm.results.loo_pit import loo_pit
+
+        return loo_pit(
+            self, draws=draws, exact=exact, random_seed=random_seed, progressbar=progressbar
+        )
+
     def save(self, path: str | os.PathLike) -> None:
         """Write fit and model to one NetCDF file; see :func:`bayeslmm.load`.
 
@@ -437,6 +636,10 @@ class PosteriorFit:
         from bayeslmm.storage import save_fit
 
         save_fit(self, path)
+
+    def equation(self, form: str = "conditional", format: str = "latex") -> str:
+        """The model as an equation; see :meth:`bayeslmm.LMM.equation`."""
+        return self.model.equation(form, format)
 
     def describe(self, *, level: float = 0.95) -> str:
         """How the posterior was made, and its tables, as text."""

@@ -25,6 +25,7 @@ from bayeslmm.residual.coordinates import Coordinates
 from bayeslmm.residual.problem import BlockProblem, Theta
 from bayeslmm.results.intervals import Estimates
 from bayeslmm.results.likelihood import LikelihoodFit, describe_singularity
+from bayeslmm.results.support import refuse_unless_derived
 from bayeslmm.results.tables import check_level
 from bayeslmm.results.variances import component_values
 
@@ -47,7 +48,8 @@ class ResidualLikelihoodFit(LikelihoodFit):
         Unbounded coordinates: entries of the random effects' factors in units of the residual
         spread, log residual standard deviations, and the numbers of the correlation structure.
     sigma : float
-        Root of the rows' mean residual variance.
+        Root of the rows' mean residual variance, of weight 1 where there are weights: its square
+        times the mean of 1/w is that mean.
     """
 
     def __init__(self, model: LMM, problem: BlockProblem, optimum: Optimum, *, reml: bool):
@@ -150,8 +152,13 @@ class ResidualLikelihoodFit(LikelihoodFit):
         problem = self._problem.with_response(y - design.offset, design.X[:, self.kept])
         found = optimize_blocks(problem, reml=self.reml, start=start)
         theta = Coordinates(problem).theta(found.theta)
-        beta = problem.solve(theta, ml=not self.reml).beta
-        return Estimates(beta, self._components_at(theta).to_numpy(), found.criterion)
+        solution = _solution(problem, theta, found.theta, self.reml)
+        return Estimates(solution, self._components_at(theta).to_numpy(), found.criterion)
+
+    def _given(self, rows) -> ResidualLikelihoodFit:
+        if rows is not None:
+            refuse_unless_derived(self.model, "Conditioning on more rows")
+        return self
 
     def predict(
         self,
@@ -159,6 +166,7 @@ class ResidualLikelihoodFit(LikelihoodFit):
         *,
         random: str = "conditional",
         kind: str = "mean",
+        given=None,
         level: float = 0.95,
     ) -> pd.DataFrame:
         """Predictions with intervals, the variance parameters taken as known.
@@ -170,19 +178,8 @@ class ResidualLikelihoodFit(LikelihoodFit):
         from bayeslmm.results.residual_prediction import block_prediction
 
         check_level(level)
+        self._given(given)
         return block_prediction(self, newdata, random, kind, level)
-
-    def _parts(self):
-        from bayeslmm.results.shares import variance_parts
-
-        beta = np.zeros(len(self.design.coef_names))
-        beta[self.kept] = self._solution.beta
-        variance = self._problem.row_variances(self._theta.eta)
-        weights = self.design.weights
-        if weights is not None:  # variance_parts multiplies by the mean of 1/w
-            variance = variance / np.mean(1.0 / weights)
-        sigma = np.sqrt(variance.mean())
-        return variance_parts(self.model, beta, self._solution.Sigmas, np.asarray(sigma))
 
     def implied_covariance(self, data=None) -> pd.DataFrame:
         """Marginal covariance of a group's responses, residual correlations included.
@@ -228,7 +225,8 @@ class ResidualLikelihoodFit(LikelihoodFit):
 
 def _solution(problem: BlockProblem, theta: Theta, x: np.ndarray, reml: bool) -> Solution:
     found = problem.solve(theta, ml=not reml)
-    sigma = float(np.sqrt(problem.row_variances(theta.eta).mean()))
+    unit = 1.0 if problem.weights is None else np.mean(1.0 / problem.weights)
+    sigma = float(np.sqrt(problem.row_variances(theta.eta).mean() / unit))
     return Solution(
         theta=x,
         beta=found.beta,

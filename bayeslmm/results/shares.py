@@ -1,4 +1,4 @@
-"""Shares of variance: R2 and intraclass correlation.
+"""Shares of variance: R2, intraclass correlation, shares by term.
 
 Nakagawa and Schielzeth (2013), Methods in Ecology and Evolution 4(2), eq. 26-30, with Johnson's
 (2014, same journal 5(9), eq. 10) mean variance of the random effects where slopes vary:
@@ -7,15 +7,26 @@ sum_k tr(Sigma_k sum_j Z_j'Z_j) / n. Rows are not needed, only cross-products.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 if TYPE_CHECKING:
     from bayeslmm.model import LMM
 
-__all__ = ["VarianceParts", "icc_values", "r2_values", "variance_parts"]
+__all__ = [
+    "Shares",
+    "VarianceParts",
+    "icc_shares",
+    "icc_values",
+    "r2_shares",
+    "r2_values",
+    "term_shares",
+    "variance_parts",
+]
 
 
 @dataclass(frozen=True)
@@ -54,18 +65,30 @@ def variance_parts(
     Sigmas : list of (..., q_k, q_k) arrays
     sigma : (...) array
     """
-    design, cp = model.design, model.cross_products
-    n, p = cp.n, cp.p
-    plain = cp.gram_unweighted
-    moment = plain[:p, :p] - np.outer(plain[:p, -1], plain[:p, -1]) / n
-    fixed = np.einsum("...a,ab,...b->...", beta, moment / max(n - 1, 1), beta)
+    cp = model.cross_products
+    fixed = np.einsum("...a,ab,...b->...", beta, _fixed_moments(model), beta)
     random = [
-        np.einsum("...ab,ab->...", Sigma, factor.zz_unweighted / n)
+        np.einsum("...ab,ab->...", Sigma, factor.zz_unweighted / cp.n)
         for Sigma, factor in zip(Sigmas, cp.factors, strict=True)
     ]
     stacked = np.stack(random, axis=-1) if random else np.zeros((*np.shape(sigma), 0))
-    scale = 1.0 if design.weights is None else float(np.mean(1.0 / design.weights))
-    return VarianceParts(np.maximum(fixed, 0.0), stacked, scale * np.asarray(sigma) ** 2)
+    residual = residual_scale(model) * np.asarray(sigma) ** 2
+    return VarianceParts(np.maximum(fixed, 0.0), np.maximum(stacked, 0.0), residual)
+
+
+def residual_scale(model: LMM) -> float:
+    """Mean of 1/w over the rows: mean residual variance in units of sigma^2."""
+    weights = model.design.weights
+    return 1.0 if weights is None else float(np.mean(1.0 / weights))
+
+
+def _fixed_moments(model: LMM) -> np.ndarray:
+    """Sample covariance (divisor n - 1) of the columns of X over the rows, shape (p, p)."""
+    cp = model.cross_products
+    n, p = cp.n, cp.p
+    plain = cp.gram_unweighted
+    moment = plain[:p, :p] - np.outer(plain[:p, -1], plain[:p, -1]) / n
+    return moment / max(n - 1, 1)
 
 
 def r2_values(parts: VarianceParts) -> dict[str, np.ndarray]:
@@ -80,5 +103,113 @@ def icc_values(parts: VarianceParts, factors: list[str]) -> dict[str, np.ndarray
     within = random + parts.residual
     values = {"adjusted": random / within, "unadjusted": random / parts.total}
     for k, name in enumerate(factors):
-        values[name] = parts.random[..., k] / within
+        values[_free(name, values)] = parts.random[..., k] / within
     return values
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Named shares of variance as a function of the parameters, for one fit or many draws.
+
+    Attributes
+    ----------
+    name : str
+        What they are together, the name of a column or of a series.
+    values : callable
+        (beta (..., p), Sigmas [(..., q_k, q_k)], sigma (...)) -> {name: (..., points)}; without
+        points the last axis is missing.
+    points : pandas.DataFrame or None
+        Labels of the last axis, one row each.
+    dim : str
+        Name of that axis in a Dataset.
+    """
+
+    name: str
+    values: Callable[..., dict[str, np.ndarray]]
+    points: pd.DataFrame | None = None
+    dim: str = ""
+
+
+def r2_shares(model: LMM) -> Shares:
+    """R2 of Nakagawa and Schielzeth, marginal and conditional."""
+    return Shares("r2", lambda *draws: r2_values(variance_parts(model, *draws)))
+
+
+def icc_shares(model: LMM, at=None) -> Shares:
+    """Intraclass correlations over the rows, or at values of the random effects' covariates.
+
+    At a point z the variance between groups is z'Sigma z (Goldstein, Browne and Rasbash 2002,
+    Understanding Statistics 1(4), eq. 4).
+    """
+    factors = [block.name for block in model.design.blocks]
+    if at is None:
+        return Shares("icc", lambda *draws: icc_values(variance_parts(model, *draws), factors))
+    from bayeslmm.results.covariates import effect_points
+
+    points, Z = effect_points(model.design, at)
+
+    def values(beta, Sigmas, sigma) -> dict[str, np.ndarray]:
+        between = np.stack(
+            [np.einsum("ia,...ab,ib->...i", z, S, z) for z, S in zip(Z, Sigmas, strict=True)],
+            axis=-1,
+        )
+        between = np.maximum(between, 0.0)
+        residual = residual_scale(model) * np.asarray(sigma)[..., None] ** 2
+        parts = VarianceParts(np.zeros(between.shape[:-1]), between, residual)
+        found = icc_values(parts, factors)
+        found.pop("unadjusted")  # the fixed part does not vary at a point
+        return found
+
+    return Shares("icc", values, points, "at")
+
+
+def term_shares(model: LMM) -> Shares:
+    """Share of each term in the total variance; they add up to one.
+
+    A fixed term's part is the sample covariance of its contribution x_t'beta_t with the whole
+    x'beta, a random term's the mean over rows of z'Sigma z.
+    """
+    design, cp = model.design, model.cross_products
+    fixed = [term for term in design.terms if term.name != "Intercept"]
+    random = [
+        (k, bar, columns)
+        for k, block in enumerate(design.blocks)
+        for bar, columns in _bar_columns(block)
+    ]
+    points = pd.DataFrame(
+        {
+            "term": [*(t.name for t in fixed), *(str(bar) for _, bar, _ in random), "residual"],
+            "kind": ["fixed"] * len(fixed) + ["random"] * len(random) + ["residual"],
+        }
+    )
+    moments = _fixed_moments(model)
+
+    def values(beta, Sigmas, sigma) -> dict[str, np.ndarray]:
+        covariance = beta * np.einsum("ab,...b->...a", moments, beta)
+        parts = [covariance[..., term.columns].sum(axis=-1) for term in fixed]
+        for k, _, columns in random:
+            block = np.ix_(columns, columns)
+            products = cp.factors[k].zz_unweighted[block] / cp.n
+            Sigma = Sigmas[k][..., columns, :][..., :, columns]
+            parts.append(np.maximum(np.einsum("...ab,ab->...", Sigma, products), 0.0))
+        parts.append(residual_scale(model) * np.asarray(sigma) ** 2)
+        stacked = np.stack(parts, axis=-1)
+        return {"share": stacked / stacked.sum(axis=-1, keepdims=True)}
+
+    return Shares("share", values, points, "term")
+
+
+def _bar_columns(block) -> list[tuple]:
+    """Each random term of a block and the columns of Z it occupies."""
+    found, start = [], 0
+    for bar, width in zip(block.terms, block.term_widths, strict=True):
+        found.append((bar, np.arange(start, start + width)))
+        start += width
+    return found
+
+
+def _free(name: str, taken) -> str:
+    """A grouping factor called like another share is told from it."""
+    while name in taken:
+        name += "_"
+    return name

@@ -121,3 +121,26 @@ def test_a_round_of_adaptation_helps_where_the_curvature_is_poor(monkeypatch):
 def test_options_are_refused():
     with pytest.raises(blm.SamplingError, match="no option 'target_accept'"):
         _fit(target_accept=0.9)
+
+
+def test_drawing_the_rest_with_each_proposal_is_the_same_posterior_on_any_number_of_cores():
+    from bayeslmm.gaussian import prepare
+
+    fits = []
+    for cores in (1, 2):
+        lmm = quietly("Reaction ~ Days + (Days | Subject)", dataset("sleepstudy"))
+        lmm.__dict__["problem"] = prepare(lmm.problem.cp, lmm.problem.patterns, route="dense")
+        fits.append(
+            lmm.fit(method="importance", random_seed=5, draws=500, cores=cores, progressbar=False)
+        )
+    one, two = (fit.posterior for fit in fits)
+    for name in one.data_vars:
+        np.testing.assert_array_equal(one[name], two[name])
+    assert_same_posterior(fits[0], marginal_fit())
+
+
+def test_few_effective_draws_are_said():
+    from bayeslmm.bayes.diagnostics import weighting_problems
+
+    assert weighting_problems(400.0, 4) == []
+    assert "Only 120 effective draws" in weighting_problems(120.0, 4)[0]

@@ -176,9 +176,9 @@ def test_an_interrupted_run_is_refused(monkeypatch):
     complete = nuts._run
 
     def interrupted(*arguments, **options):
-        tree = complete(*arguments, **options)
-        tree["posterior"]["z"][1, 20:] = np.nan
-        return tree
+        z, stats = complete(*arguments, **options)
+        z[1, 20:] = np.nan
+        return z, stats
 
     monkeypatch.setattr(nuts, "_run", interrupted)
     with pytest.raises(blm.SamplingError, match="stopped before"):
@@ -309,12 +309,13 @@ def test_marginal_importance_and_noncentered_agree_in_every_parameter(key):
     assert_same_posterior(marginal, joint)
 
 
-def test_a_marginal_fit_never_imports_pymc():
+def test_a_marginal_fit_never_imports_pymc_or_plots():
     script = (
         "import bayeslmm as blm, sys;"
         "m = blm.LMM('Yield ~ 1 + (1 | Batch)', blm.load_dataset('dyestuff'));"
         "m.fit(draws=10, tune=10, chains=1, random_seed=1, progressbar=False);"
-        "assert not {'pymc', 'pytensor'} & set(sys.modules)"
+        "assert not {'pymc', 'pytensor', 'arviz', 'matplotlib'} & set(sys.modules);"
+        "import nutpie; assert nutpie.sample"
     )
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=False

@@ -1,0 +1,249 @@
+"""Data from a linear mixed model whose truth is known: for the classroom and for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from bayeslmm.errors import DataError
+
+__all__ = ["Simulation", "simulate_lmm"]
+
+_TERMS = ("Intercept", "time", "treatment", "time:treatment")
+_MECHANISMS = ("mcar", "mar", "mnar")
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Simulated rows and everything they were made from.
+
+    Attributes
+    ----------
+    data : pandas.DataFrame
+        Columns ``y``, ``time`` (0, 1, ...), ``group``, and ``treatment`` (0 or 1, constant in a
+        group) where the model has it; one row per observation.
+    complete : pandas.DataFrame
+        The same before any row was left out; equal to ``data`` without drop-out and imbalance.
+    formula : str
+        The model the rows come from, as :class:`~bayeslmm.LMM` takes it.
+    beta : pandas.Series
+        The coefficients, by name.
+    varcomp : pandas.Series
+        The variance components on the scale of standard deviations and correlations, named as
+        in ``fit.varcomp()``.
+    effects : pandas.DataFrame
+        The groups' true random effects, one row per group.
+    """
+
+    data: pd.DataFrame
+    complete: pd.DataFrame
+    formula: str
+    beta: pd.Series
+    varcomp: pd.Series
+    effects: pd.DataFrame
+
+    @property
+    def truth(self) -> pd.Series:
+        """Coefficients and variance components in one series."""
+        return pd.concat([self.beta, self.varcomp]).rename("truth")
+
+    def __repr__(self) -> str:
+        rows, groups = len(self.data), self.data["group"].nunique()
+        left_out = len(self.complete) - rows
+        missing = f", {left_out} left out" if left_out else ""
+        return (
+            f"Simulation of {self.formula}: {rows} rows{missing}, {groups} groups\n"
+            f"{self.truth.to_string()}"
+        )
+
+
+def simulate_lmm(
+    n_groups: int = 20,
+    n_per_group: int = 10,
+    beta: Sequence[float] = (0.0, 1.0),
+    sd: float | Sequence[float] = (1.0, 0.5),
+    corr: float = 0.0,
+    sigma: float = 1.0,
+    seed: int | np.random.Generator | None = None,
+    *,
+    dropout: float = 0.0,
+    mechanism: str = "mar",
+    imbalance: float = 0.0,
+) -> Simulation:
+    """Simulate repeated measures of groups from a linear mixed model.
+
+    y = b0 + b1 time + b2 treatment + b3 time treatment + u0 + u1 time + e with (u0, u1) normal
+    for every group and e normal for every row.
+
+    Parameters
+    ----------
+    n_groups, n_per_group : int
+        Number of groups, and of visits of each at times 0, 1, ..., n_per_group - 1.
+    beta : sequence of 1 to 4 floats
+        Coefficients of the intercept, time, treatment (every second group is treated), and
+        time by treatment; as many as are given are in the model.
+    sd : float or sequence of 1 or 2 floats
+        Standard deviation of the groups' intercepts, and of their slopes in time.
+    corr : float
+        Correlation of intercepts and slopes, from -1 to 1.
+    sigma : float
+        Residual standard deviation.
+    seed : int or numpy.random.Generator, optional
+        The same seed gives the same data.
+    dropout : float
+        Expected share of groups, from 0 to below 1, that leave before their last visit; whoever
+        leaves does not come back, and everybody has a first visit.
+    mechanism : {"mar", "mcar", "mnar"}
+        What leaving depends on: the response at the visit before, which was observed (missing at
+        random: high values leave), nothing (completely at random), or the response that is then
+        not observed (not at random); Rubin (1976).
+    imbalance : float
+        From 0 to 1: group g keeps a number of visits drawn uniformly from (1 - imbalance)
+        n_per_group to n_per_group, at least one, and which ones is left to chance.
+
+    Returns
+    -------
+    Simulation
+        ``.data``, ``.formula``, ``.truth`` and more.
+
+    Raises
+    ------
+    DataError
+        If an argument is out of its range.
+
+    References
+    ----------
+    Rubin, D. B. (1976). Inference and missing data. Biometrika 63, 581-592.
+
+    Examples
+    --------
+    >>> import bayeslmm as blm
+    >>> sim = blm.simulate_lmm(8, 5, beta=(250, 10), sd=(25, 6), corr=0.1, sigma=25, seed=1)
+    >>> sim.formula
+    'y ~ time + (time | group)'
+    >>> sim.data.shape
+    (40, 3)
+    >>> blm.LMM(sim.formula, sim.data).reml().converged
+    True
+    """
+    beta, sd = np.atleast_1d(np.asarray(beta, float)), np.atleast_1d(np.asarray(sd, float))
+    _check(n_groups, n_per_group, beta, sd, corr, sigma, dropout, mechanism, imbalance)
+    rng = np.random.default_rng(seed)
+    design = _visits(n_groups, n_per_group)
+    names = list(_TERMS[: len(beta)])
+    effects = _effects(rng, n_groups, sd, corr)
+    X = np.column_stack(
+        [
+            np.ones(len(design)),
+            design["time"],
+            design["treatment"],
+            design["time"] * design["treatment"],
+        ]
+    )
+    Z = X[:, : len(sd)]
+    own = effects.to_numpy()[design["group"].cat.codes]
+    noise = sigma * rng.standard_normal(len(design))
+    y = X[:, : len(beta)] @ beta + np.sum(Z * own, axis=1) + noise
+    columns = ["time", *(["treatment"] if len(beta) > 2 else []), "group"]
+    complete = design[columns].copy()
+    complete.insert(0, "y", y)
+    kept = _stays(rng, y.reshape(n_groups, n_per_group), dropout, mechanism)
+    kept &= _attended(rng, kept, imbalance)
+    fixed = {1: "1", 2: "time", 3: "time + treatment", 4: "time * treatment"}[len(beta)]
+    return Simulation(
+        data=complete[kept.ravel()].reset_index(drop=True),
+        complete=complete,
+        formula=f"y ~ {fixed} + ({'time' if len(sd) == 2 else '1'} | group)",
+        beta=pd.Series(beta, index=names, name="truth"),
+        varcomp=_components(sd, corr, sigma),
+        effects=effects,
+    )
+
+
+def _check(n_groups, n_per_group, beta, sd, corr, sigma, dropout, mechanism, imbalance) -> None:
+    rules = {
+        "n_groups must be at least 2": n_groups >= 2,
+        "n_per_group must be at least 1": n_per_group >= 1,
+        "beta must have 1 to 4 finite numbers": 1 <= len(beta) <= 4 and np.isfinite(beta).all(),
+        "sd must have 1 or 2 numbers, none of them negative": 1 <= len(sd) <= 2 and (sd >= 0).all(),
+        "corr must be from -1 to 1": -1 <= corr <= 1,
+        "sigma must be positive": sigma > 0,
+        "dropout must be from 0 to below 1": 0 <= dropout < 1,
+        "dropout needs at least 2 visits": dropout == 0 or n_per_group >= 2,
+        f"mechanism must be one of {', '.join(_MECHANISMS)}": mechanism in _MECHANISMS,
+        "imbalance must be from 0 to 1": 0 <= imbalance <= 1,
+    }
+    for rule, holds in rules.items():
+        if not holds:
+            raise DataError(f"{rule}.")
+
+
+def _visits(n_groups: int, n_per_group: int) -> pd.DataFrame:
+    width = len(str(n_groups))
+    labels = [f"g{j:0{width}d}" for j in range(1, n_groups + 1)]
+    group = np.repeat(np.arange(n_groups), n_per_group)
+    return pd.DataFrame(
+        {
+            "time": np.tile(np.arange(n_per_group, dtype=float), n_groups),
+            "treatment": (group % 2).astype(float),
+            "group": pd.Categorical.from_codes(group, labels),
+        }
+    )
+
+
+def _effects(rng, n_groups: int, sd: np.ndarray, corr: float) -> pd.DataFrame:
+    correlation = np.array([[1.0, corr], [corr, 1.0]])[: len(sd), : len(sd)]
+    # the eigenvectors, not a Cholesky factor: corr may be exactly -1 or 1
+    values, vectors = np.linalg.eigh(correlation)
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    drawn = rng.standard_normal((n_groups, len(sd))) @ root.T * sd
+    labels = _visits(n_groups, 1)["group"]
+    return pd.DataFrame(drawn, index=pd.Index(labels, name="group"), columns=_TERMS[: len(sd)])
+
+
+def _components(sd: np.ndarray, corr: float, sigma: float) -> pd.Series:
+    values = {f"sd({term} | group)": s for term, s in zip(_TERMS, sd, strict=False)}
+    if len(sd) == 2:
+        values["corr(Intercept, time | group)"] = corr
+    return pd.Series({**values, "sigma": sigma}, name="truth", dtype=float)
+
+
+def _stays(rng, y: np.ndarray, dropout: float, mechanism: str) -> np.ndarray:
+    """Who is still there at each visit, shape (groups, visits)."""
+    there = np.ones(y.shape, dtype=bool)
+    if dropout == 0:
+        return there
+    from scipy.optimize import brentq
+
+    if mechanism == "mcar":
+        seen = np.zeros(y[:, 1:].shape)
+    else:
+        seen = y[:, :-1] if mechanism == "mar" else y[:, 1:]
+        seen = 1.5 * (seen - y.mean()) / (y.std() or 1.0)
+
+    def hazard(intercept: float) -> np.ndarray:
+        return 1.0 / (1.0 + np.exp(-(intercept + seen)))
+
+    def too_many(intercept: float) -> float:
+        return 1.0 - np.prod(1.0 - hazard(intercept), axis=1).mean() - dropout
+
+    leaves = rng.random(seen.shape) < hazard(brentq(too_many, -40.0, 40.0))
+    there[:, 1:] = ~np.maximum.accumulate(leaves, axis=1)
+    return there
+
+
+def _attended(rng, there: np.ndarray, imbalance: float) -> np.ndarray:
+    """A random subset of the visits, shape (groups, visits); one of those still there at least."""
+    n_groups, n_visits = there.shape
+    if imbalance == 0:
+        return np.ones_like(there)
+    fewest = max(1, round((1.0 - imbalance) * n_visits))
+    counts = rng.integers(fewest, n_visits + 1, size=n_groups)
+    order = rng.random(there.shape).argsort(axis=1).argsort(axis=1)
+    attended = order < counts[:, None]
+    nobody = ~(attended & there).any(axis=1)
+    attended[nobody, 0] = True
+    return attended

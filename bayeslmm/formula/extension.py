@@ -1,0 +1,129 @@
+"""A design with rows added: of known groups or of new ones, seen through the fit's eyes.
+
+Stateful transforms, contrasts, levels of predictors and the center of the intercept's prior stay
+those of the rows the design was made from.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from bayeslmm.errors import DataError, FormulaError
+from bayeslmm.formula.columns import as_frame, find_column, missing_in, plain_column
+from bayeslmm.formula.design import Design
+from bayeslmm.formula.functions import STATEFUL, allowed_calls
+from bayeslmm.formula.matrices import response_vector
+from bayeslmm.formula.random import RandomBlock
+from bayeslmm.formula.syntaxtree import parse_part, variables_in
+
+__all__ = ["add_rows"]
+
+
+def add_rows(design: Design, data) -> Design:
+    """The design of the rows used and those of `data`, which follow them.
+
+    Parameters
+    ----------
+    design : Design
+    data : data frame
+        Response, predictors, grouping columns and, where the model has them, weights. Levels of
+        grouping factors may be new.
+
+    Returns
+    -------
+    Design
+
+    Raises
+    ------
+    FormulaError
+        If a column is missing, or the response is a transform learned from the fitted rows.
+    DataError
+        If a value is missing, a predictor has a level that was not in the fit, or a weight is
+        not positive.
+    """
+    frame = as_frame(data)
+    y = _response(design, frame)
+    new = design.evaluate(frame)
+    center = design.predictor_means
+    n = design.n_rows
+    return replace(
+        design,
+        y=np.concatenate([design.y, y]),
+        fixed=replace(design.fixed, values=np.vstack([design.X, new.X])),
+        offset=np.concatenate([design.offset, new.offset]),
+        weights=_weights(design, frame),
+        blocks=tuple(
+            _more_rows(block, Z, frame) for block, Z in zip(design.blocks, new.Z, strict=True)
+        ),
+        rows=np.concatenate([design.rows, design.missing.n_rows + np.arange(len(y))]),
+        index=design.index.append(frame.index),
+        columns=_columns(design, frame, n + len(y)),
+        center=center,
+    )
+
+
+def _response(design: Design, frame: pd.DataFrame) -> np.ndarray:
+    text = design.formula.response
+    called = [name for name in STATEFUL if re.search(rf"(?<![\w.]){name}\s*\(", text)]
+    if called:
+        raise FormulaError(
+            f"The response {text!r} depends on all fitted rows through {called[0]}(), so new rows "
+            "have no response on its scale. Transform the column before fitting."
+        )
+    allowed = allowed_calls(design.namespace)
+    known = set(design.columns.columns)
+    tree = parse_part(text, allowed, known, "response")
+    names = [name for name in dict.fromkeys(variables_in(tree)) if name in known]
+    plain = {}
+    for name in names:
+        column = find_column(frame, name, "response column")
+        if missing_in(column).any():
+            raise DataError(
+                f"The response column {name!r} of the new rows has missing values: only rows with "
+                "a response say something about a group. Remove the others."
+            )
+        plain[name] = plain_column(column, name, numeric=True)
+    rows = pd.DataFrame(plain).set_axis(pd.RangeIndex(len(frame)))
+    y = response_vector(text, rows, namespace=design.namespace, allowed=allowed)[1]
+    if not np.all(np.isfinite(y)):
+        raise DataError(f"The response {text!r} of the new rows is not finite.")
+    return y
+
+
+def _weights(design: Design, frame: pd.DataFrame) -> np.ndarray | None:
+    if design.weights is None:
+        return None
+    name = design.weights_name
+    if name not in frame.columns:
+        raise DataError(f"The model has weights: the new rows need them in a column {name!r}.")
+    weights = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=float)
+    if not (np.all(np.isfinite(weights)) and np.all(weights > 0)):
+        raise DataError(f"The weights {name!r} of the new rows must be positive numbers.")
+    return np.concatenate([design.weights, weights])
+
+
+def _more_rows(block: RandomBlock, Z: np.ndarray, frame: pd.DataFrame) -> RandomBlock:
+    grouping = pd.DataFrame({c: find_column(frame, c).to_numpy() for c in block.factor.columns})
+    return replace(block, factor=block.factor.with_rows(grouping), Z=np.vstack([block.Z, Z]))
+
+
+def _columns(design: Design, frame: pd.DataFrame, n: int) -> pd.DataFrame:
+    """The used columns of both; levels that are new come after those there were."""
+    joined = {}
+    for name, old in design.columns.items():
+        new = plain_column(find_column(frame, name), name)
+        values = np.concatenate([np.asarray(c, dtype=object) for c in (old, new)])
+        if isinstance(old.dtype, pd.CategoricalDtype):
+            known = {str(level): level for level in old.cat.categories}
+            values = [known.get(str(value), value) for value in values]
+            levels = list(dict.fromkeys([*known.values(), *values]))
+            joined[name] = pd.Categorical(values, categories=levels, ordered=True)
+        elif isinstance(new.dtype, pd.CategoricalDtype):  # text labels after numbers
+            joined[name] = pd.Categorical(list(map(str, values)), ordered=True)
+        else:
+            joined[name] = np.concatenate([old.to_numpy(), new.to_numpy()])
+    return pd.DataFrame(joined, index=pd.RangeIndex(n))

@@ -1,0 +1,423 @@
+"""Checks drawn by ArviZ: replicated data, LOO-PIT, and the chains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bayeslmm.errors import PlotError
+from bayeslmm.plots.estimates import pick
+from bayeslmm.plots.prior_posterior import parameter_draws
+from bayeslmm.plots.style import ALONE, CYCLE, GROUP, caption
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from bayeslmm.formula import Design
+    from bayeslmm.model import LMM
+    from bayeslmm.results.posterior import PosteriorFit
+
+__all__ = [
+    "plot_loo_pit",
+    "plot_ppc",
+    "plot_prior_predictive",
+    "plot_rank",
+    "plot_trace",
+]
+
+_STATISTICS = ("mean", "median", "std", "var", "min", "max", "iqr", "mad")
+_MOST_PANELS, _MOST_PARAMETERS = 12, 16
+_DIST_SAMPLES, _STAT_SAMPLES = 50, 1000
+_MOST_ROWS = 5000
+
+
+def plot_ppc(
+    fit: PosteriorFit,
+    kind: str = "dist",
+    *,
+    stat: str | float | Callable = "mean",
+    by: str | None = None,
+    groups=None,
+    random_seed: int | None = None,
+    **options,
+) -> np.ndarray:
+    """Replicated data (same rows, same groups) against those observed.
+
+    Parameters
+    ----------
+    fit : PosteriorFit
+        Its ``posterior_predictive`` group is used where there is one, otherwise replicates are
+        drawn for the picture.
+    kind : {"dist", "stat"}
+        Densities of whole data sets (``az.plot_ppc_dist``), or a statistic of each
+        (``az.plot_ppc_tstat``).
+    stat : str, number or callable
+        "mean", "median", "std", "var", "min", "max", "iqr", "mad", a quantile between 0 and
+        1, or a function of the responses.
+    by : str, optional
+        A grouping factor or a factor of the formula: one panel per level, 12 at most.
+    groups : int or list, optional
+        How many of its levels, or which.
+    random_seed : int, optional
+    **options
+        For ArviZ.
+
+    Returns
+    -------
+    ndarray of Axes
+
+    Raises
+    ------
+    PlotError
+        If there is no such kind, statistic, factor or level.
+    """
+    _check_kind(kind, stat, by)
+    tree = _replicates(fit, _DIST_SAMPLES if kind == "dist" else _STAT_SAMPLES, random_seed)
+    response = fit.names.response
+    note = None
+    if by is not None:
+        tree, note = _by_level(fit.model.design, tree, response, by, groups)
+    label = fit.model.design.response
+    return _draw_check(tree, "posterior_predictive", kind, stat, label, options, note)
+
+
+def plot_prior_predictive(
+    model: LMM,
+    kind: str = "dist",
+    *,
+    stat: str | float | Callable = "mean",
+    draws: int = 100,
+    random_seed: int | None = None,
+    **options,
+) -> np.ndarray:
+    """Data drawn from the priors alone against those observed.
+
+    Priors on standard deviations have heavy tails, so the horizontal axis covers the central
+    98 % of what was drawn, and at least the data.
+
+    Parameters
+    ----------
+    model : LMM
+    kind, stat, random_seed, **options
+        As in :func:`plot_ppc`; by default distribution functions, which need no bandwidth.
+    draws : int
+        Data sets drawn.
+
+    Returns
+    -------
+    ndarray of Axes
+
+    Raises
+    ------
+    PlotError
+        As :func:`plot_ppc`.
+    PriorError
+        If a prior is flat.
+    """
+    _check_kind(kind, stat, None)
+    tree = model.prior_predictive(draws, random_seed)
+    name = model.names.response
+    if kind == "dist":
+        options.setdefault("kind", "ecdf")
+        options.setdefault("num_samples", min(draws, _DIST_SAMPLES))
+    axes = _draw_check(tree, "prior_predictive", kind, stat, model.design.response, options)
+    if kind == "dist":
+        drawn = np.quantile(tree["prior_predictive"][name].to_numpy(), [0.01, 0.99])
+        y = model.design.y
+        axes[0].set_xlim(min(drawn[0], y.min()), max(drawn[1], y.max()))
+    return axes
+
+
+def plot_loo_pit(fit: PosteriorFit, *, random_seed: int | None = None, **options) -> np.ndarray:
+    """Probability integral transforms of the rows left out, by ``az.plot_loo_pit``.
+
+    For a calibrated model they are uniform and the line stays near 0. They rest on
+    Pareto-smoothed importance sampling of the likelihood given the random effects, in a sample
+    of 5,000 rows where there are more.
+
+    Parameters
+    ----------
+    fit : PosteriorFit
+    random_seed : int, optional
+        For the replicates, where the fit has none yet.
+    **options
+        For ArviZ, such as ``coverage=True``.
+
+    Returns
+    -------
+    ndarray of Axes
+    """
+    import arviz as az
+    import xarray as xr
+
+    from bayeslmm.bayes.tree import log_likelihood
+
+    design = fit.model.design
+    tree = _replicates(fit, _draws_within(fit, 1e7), random_seed)
+    posterior = _like(fit.posterior, tree["posterior_predictive"].to_dataset())
+    density = log_likelihood(design, fit.names, posterior)
+    note = None
+    if design.n_rows > _MOST_ROWS:
+        rows = np.sort(np.random.default_rng(0).choice(design.n_rows, _MOST_ROWS, replace=False))
+        tree = tree.map_over_datasets(lambda node: node.isel(obs=rows) if "obs" in node else node)
+        density = density.isel(obs=rows)
+        note = f"a sample of {_MOST_ROWS:,} of {design.n_rows:,} rows"
+    tree["posterior"] = xr.DataTree(posterior)
+    tree["log_likelihood"] = xr.DataTree(density)
+    options["visuals"] = {"title": False} | options.get("visuals", {})
+    collection = _quietly(lambda: az.plot_loo_pit(tree, backend="matplotlib", **options))
+    axes = _axes(collection)
+    for ax in axes:  # room for the p value above the line
+        low, high = ax.get_ylim()
+        ax.set_ylim(low, high + 0.2 * (high - low))
+        caption(ax, note)
+        for text in ax.texts:
+            text.set(x=0.02, y=0.97, transform=ax.transAxes, va="top", ha="left")
+    return axes
+
+
+def plot_rank(
+    fit: PosteriorFit, parameters: str | list[str] | None = None, **options
+) -> np.ndarray:
+    """Ranks of the draws of each chain among all, by ``az.plot_rank``: uniform if they agree.
+
+    Parameters
+    ----------
+    fit : PosteriorFit
+    parameters : str or list of str, optional
+        Rows of ``fit.summary()``; by default all, up to 16.
+    **options
+        For ArviZ.
+
+    Returns
+    -------
+    ndarray of Axes
+
+    Raises
+    ------
+    PlotError
+        If there is no such parameter.
+    """
+    import arviz as az
+
+    tree = _chains(fit, parameters)
+    options = {"col_wrap": 3, "color": list(CYCLE)} | options
+    return _axes(az.plot_rank(tree, backend="matplotlib", **options))
+
+
+def plot_trace(
+    fit: PosteriorFit, parameters: str | list[str] | None = None, **options
+) -> np.ndarray:
+    """Draws in their order, chain by chain, by ``az.plot_trace``; arguments as `plot_rank`."""
+    import arviz as az
+
+    tree = _chains(fit, parameters)
+    options = {"col_wrap": 3, "color": list(CYCLE)} | options
+    return _axes(az.plot_trace(tree, backend="matplotlib", **options))
+
+
+def _check_kind(kind: str, stat, by: str | None) -> None:
+    if kind not in ("dist", "stat"):
+        raise PlotError(f'kind must be "dist" or "stat", not {kind!r}.')
+    if kind == "dist" or (callable(stat) and by is None):
+        return
+    if callable(stat):
+        raise PlotError("With by= the statistic must be a name or a quantile, not a function.")
+    if isinstance(stat, str) and stat in _STATISTICS:
+        return
+    try:
+        known = 0 < float(stat) < 1
+    except (TypeError, ValueError):
+        known = False
+    if not known:
+        raise PlotError(
+            f"There is no statistic {stat!r}. There are: {', '.join(_STATISTICS)}, a quantile "
+            "between 0 and 1, or a function."
+        )
+
+
+def _replicates(fit: PosteriorFit, total: int, random_seed: int | None) -> xr.DataTree:
+    """A tree with replicates, about `total` of them over all chains, and the data observed."""
+    import xarray as xr
+
+    from bayeslmm.bayes.predictive import posterior_predictive
+
+    posterior = fit.posterior
+    per_chain = max(1, min(posterior.sizes["draw"], -(-total // posterior.sizes["chain"])))
+    if "posterior_predictive" in fit.idata.children:
+        replicated = fit.idata["posterior_predictive"].to_dataset()
+    else:
+        replicated = posterior_predictive(
+            fit.model.design, fit.names, posterior, draws=per_chain, random_seed=random_seed
+        )
+    observed = fit.idata["observed_data"].to_dataset()
+    return xr.DataTree.from_dict({"posterior_predictive": replicated, "observed_data": observed})
+
+
+def _draws_within(fit: PosteriorFit, values: float) -> int:
+    return max(100, int(values // fit.model.design.n_rows))
+
+
+def _like(posterior: xr.Dataset, replicated: xr.Dataset) -> xr.Dataset:
+    """The posterior draws that replicates were made from."""
+    return posterior.sel(draw=replicated["draw"], chain=replicated["chain"])
+
+
+def _by_level(design: Design, tree: xr.DataTree, name: str, by: str, groups):
+    """One variable per level, each with rows of its own, which ArviZ draws as panels; and a note
+    where not all levels are drawn."""
+    import xarray as xr
+
+    labels = _labels_of(design, by)
+    levels = list(dict.fromkeys(sorted(labels, key=_natural)))
+    chosen = _some(by, levels, groups)
+    groups_of = {}
+    for group in ("posterior_predictive", "observed_data"):
+        whole = tree[group].to_dataset()[name]
+        variables = {}
+        for i, level in enumerate(chosen):
+            rows = np.flatnonzero(labels == level)
+            part = whole.isel(obs=rows).drop_vars("obs").rename(obs=f"obs_{i}")
+            variables[f"{by} {level}"] = part
+        groups_of[group] = xr.Dataset(variables)
+    note = f"{len(chosen)} of {len(levels):,} levels of {by}"
+    return xr.DataTree.from_dict(groups_of), note if len(chosen) < len(levels) else None
+
+
+def _labels_of(design: Design, by: str) -> np.ndarray:
+    import pandas as pd
+
+    blocks = {block.name: block for block in design.blocks}
+    if by in blocks:
+        block = blocks[by]
+        return np.array([str(level) for level in block.levels], dtype=object)[block.codes]
+    factors = [
+        name
+        for name in design.columns.columns
+        if isinstance(design.columns[name].dtype, pd.CategoricalDtype)
+        or design.columns[name].dtype == bool
+    ]
+    pick("factor for by=", [by], [*blocks, *factors])
+    return design.columns[by].astype(str).to_numpy(dtype=object)
+
+
+def _natural(label: str):
+    """Numbers in their order, before text."""
+    try:
+        return 0, float(label), label
+    except ValueError:
+        return 1, 0.0, label
+
+
+def _some(by: str, levels: list, groups) -> list:
+    if groups is not None and (
+        isinstance(groups, bool) or not isinstance(groups, int | np.integer)
+    ):
+        return pick(f"level of {by}", groups, levels)
+    count = _MOST_PANELS if groups is None else int(groups)
+    if count < 1:
+        raise PlotError(f"groups must be a positive number or a list of levels, not {groups!r}.")
+    if count >= len(levels):
+        return levels
+    at = np.linspace(0, len(levels) - 1, count).astype(int)
+    return [levels[i] for i in at]
+
+
+def _draw_check(
+    tree, group: str, kind: str, stat, response: str, options: dict, note: str | None = None
+) -> np.ndarray:
+    import arviz as az
+
+    several = len(tree["observed_data"].data_vars) > 1
+    options.setdefault("backend", "matplotlib")
+    if several:
+        options.setdefault("col_wrap", 4)
+    if kind == "dist":
+        sizes = tree[group].sizes
+        if _few_values(tree):
+            options.setdefault("kind", "ecdf")
+        options.setdefault("num_samples", min(_DIST_SAMPLES, sizes["chain"] * sizes["draw"]))
+        visuals = {
+            "predictive_dist": {"color": GROUP, "alpha": 0.25},
+            "observed_dist": {"color": ALONE, "width": 2},
+        }
+        if not several:
+            visuals["title"] = False
+        options["visuals"] = visuals | options.get("visuals", {})
+        axes = _axes(_quietly(lambda: az.plot_ppc_dist(tree, group=group, **options)))
+        label = response
+    else:
+        visuals = {"dist": {"color": GROUP}, "observed_tstat": {"color": ALONE, "size": 60}}
+        visuals["title"] = {} if several else False
+        options["visuals"] = visuals | options.get("visuals", {})
+        axes = _axes(_quietly(lambda: az.plot_ppc_tstat(tree, group=group, t_stat=stat, **options)))
+        label = f"{_statistic_name(stat)} of {response}"
+    figure = axes[0].get_figure()
+    if several:
+        figure.supxlabel(label, fontsize="medium")
+    else:
+        axes[0].set_xlabel(label)
+    source = "posterior" if group == "posterior_predictive" else "prior"
+    handles = [axes[0].plot([], [], color=GROUP)[0]]
+    style = {"linewidth": 2} if kind == "dist" else {"linestyle": "none", "marker": "o"}
+    handles += axes[0].plot([], [], color=ALONE, **style)
+    figure.legend(
+        handles,
+        [f"{source} predictive", "observed"],
+        loc="outside upper center",
+        title=note,
+        ncols=2,
+        frameon=False,
+        fontsize="small",
+        title_fontsize="small",
+    )
+    return axes
+
+
+def _few_values(tree) -> bool:
+    """Whether the response has so few values that a density of it would be spikes."""
+    observed = tree["observed_data"].to_dataset()
+    return any(len(np.unique(values)) <= 12 < values.size for values in observed.values())
+
+
+def _statistic_name(stat) -> str:
+    if callable(stat):
+        return getattr(stat, "__name__", "statistic")
+    return stat if stat in _STATISTICS else f"quantile {stat}"
+
+
+def _chains(fit: PosteriorFit, parameters) -> xr.DataTree:
+    """Draws of the named parameters, constants left out, with divergences."""
+    import xarray as xr
+
+    draws = parameter_draws(fit)
+    if parameters is None:
+        chosen = [name for name, values in draws.items() if np.ptp(values) > 0][:_MOST_PARAMETERS]
+    else:
+        chosen = pick("parameter", parameters, list(draws))
+    coords = {dim: fit.posterior[dim] for dim in ("chain", "draw")}
+    data = xr.Dataset({n: (("chain", "draw"), draws[n]) for n in chosen}, coords=coords)
+    groups = {"posterior": data}
+    if "sample_stats" in fit.idata.children:
+        stats = fit.idata["sample_stats"].to_dataset()
+        if "diverging" in stats:
+            groups["sample_stats"] = stats[["diverging"]]
+    return xr.DataTree.from_dict(groups)
+
+
+def _axes(collection) -> np.ndarray:
+    """The axes of a PlotCollection that are in use."""
+    figure = collection.get_viz("figure")
+    figure.set_layout_engine("constrained")  # ArviZ leaves titles on top of tick labels
+    return np.array([ax for ax in figure.axes if ax.get_visible() and ax.axison], dtype=object)
+
+
+def _quietly(run: Callable):
+    """Without ArviZ's remark that whole numbers are drawn as densities."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*discrete.*")
+        return run()

@@ -1,0 +1,145 @@
+"""The data before any fit: each group's observations joined by a line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from bayeslmm.errors import PlotError
+from bayeslmm.plots.estimates import block_of, sampled
+from bayeslmm.plots.reference import predictors
+from bayeslmm.plots.scene import (
+    Scene,
+    build_scene,
+    color_legend,
+    draw_points,
+    finish,
+    finish_panels,
+    panel_axes,
+    shown_rows,
+)
+from bayeslmm.plots.style import DATA, GROUP, THIN, caption, fading, one_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from bayeslmm.model import LMM
+
+__all__ = ["plot_data"]
+
+_MOST_STRIPS = 50
+
+
+def plot_data(
+    model: LMM,
+    x: str | None = None,
+    *,
+    factor: str | None = None,
+    by: str | None = None,
+    groups=None,
+    panels: bool = False,
+    ax: Axes | None = None,
+) -> Axes | np.ndarray:
+    """The data before any fit: every group's observations joined by a line.
+
+    Over a factor the line joins the group's means, and points are side by side. Where the
+    formula has no predictor each group has its own place on the horizontal axis, in the order of
+    the means, up to 50 groups.
+
+    Parameters
+    ----------
+    model : LMM
+    x, factor, by, groups, panels, ax
+        As in :func:`bayeslmm.plots.plot_trajectories`.
+
+    Returns
+    -------
+    Axes, or an array of them with `panels`
+
+    Raises
+    ------
+    PlotError
+        As :func:`bayeslmm.plots.plot_trajectories`.
+
+    Examples
+    --------
+    >>> import bayeslmm as blm
+    >>> model = blm.LMM("score ~ Machine + (1 | Worker)", blm.load_dataset("machines"))
+    >>> ax = model.plot_data()
+    >>> ax.get_xlabel(), ax.get_ylabel()
+    ('Machine', 'score')
+    """
+    if panels and ax is not None:
+        raise PlotError("panels=True makes a figure of its own: leave ax out.")
+    if x is None and not panels and model.design.blocks and not predictors(model.design):
+        return _strips(model, factor, groups, one_axes(ax))
+    scene = build_scene(model, x, factor, by, groups, panels)
+    if not panels:
+        axes = one_axes(ax)
+        rows, _ = shown_rows(scene, scene.codes)
+        if scene.block is None or scene.x.levels is not None:
+            draw_points(axes, scene, rows, fading(len(rows)))
+        for code in scene.codes:
+            _joined(axes, scene, code, fading(6 * len(scene.codes)))
+        finish(axes, scene, scene.note)
+        if scene.by is not None:
+            color_legend(axes, scene)
+        return axes
+    axes = panel_axes(scene)
+    for code, panel in zip(scene.codes, axes, strict=True):
+        if scene.x.levels is not None:
+            draw_points(panel, scene, shown_rows(scene, np.array([code]))[0], 0.8)
+        _joined(panel, scene, code, 0.9)
+    finish_panels(axes, scene, scene.note)
+    return axes
+
+
+def _strips(model: LMM, factor: str | None, groups, ax: Axes) -> Axes:
+    """The responses of each group above its label, and their mean."""
+    design = model.design
+    block = block_of(design, factor)
+    codes, note = sampled(block, groups, _MOST_STRIPS)
+    means = np.bincount(block.codes, design.y) / np.bincount(block.codes)
+    codes = codes[np.argsort(means[codes], kind="stable")]
+    place = np.full(block.n_levels, -1)
+    place[codes] = np.arange(len(codes))
+    rows = np.flatnonzero(place[block.codes] >= 0)
+    at = place[block.codes[rows]]
+    ax.plot(at, design.y[rows], ".", color=DATA, markersize=5, alpha=fading(len(rows)))
+    ax.plot(np.arange(len(codes)), means[codes], "_", color=GROUP, markersize=10, label="mean")
+    ax.set_xticks(np.arange(len(codes)), [str(block.levels[c]) for c in codes])
+    longest = max(len(str(block.levels[c])) for c in codes)
+    if longest * len(codes) > 45:
+        ax.tick_params(axis="x", labelrotation=90, labelsize="small")
+    ax.set(xlabel=block.name, ylabel=design.response)
+    caption(ax, note)
+    return ax
+
+
+def _joined(ax: Axes, scene: Scene, code: int, alpha: float) -> None:
+    """One group's observations joined; over a factor, its mean at each level."""
+    rows = np.flatnonzero(scene.block.codes == code)
+    for split in scene.split:
+        mine = rows
+        if split is not None:
+            mine = rows[(scene.design.columns[scene.by].iloc[rows] == split).to_numpy()]
+        at = scene.x.position(scene.design.columns[scene.x.name].iloc[mine])
+        y = scene.design.y[mine]
+        if scene.x.levels is None:
+            order = np.argsort(at, kind="stable")
+        else:
+            means = pd.Series(y).groupby(at).mean()
+            at, y = means.index.to_numpy(), means.to_numpy()
+            order = np.arange(len(at))
+        ax.plot(
+            at[order],
+            y[order],
+            ".-",
+            color=scene.color(split),
+            alpha=alpha,
+            linewidth=THIN,
+            markersize=4,
+            label=f"_{scene.block.levels[code]}",
+        )

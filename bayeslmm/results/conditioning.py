@@ -1,0 +1,209 @@
+"""A fit told of more rows, such as the first responses of a new group, without fitting again.
+
+Given the variance parameters theta, coefficients and random effects have an exact normal
+distribution from the cross-products of all rows (Bates et al. 2015, eq. 54-56, with the prior of
+beta in it), so they are drawn again with the new rows in it. theta keeps its draws, or has
+them reweighted by p(y_new | y, theta), the ratio of two marginal likelihoods, with Pareto-smoothed
+weights (Vehtari, Simpson, Gelman, Yao and Gabry 2024, J. Mach. Learn. Res. 25(72)).
+"""
+
+from __future__ import annotations
+
+import warnings
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bayeslmm.bayes.marginal import fixed_obstacle, fixed_prior
+from bayeslmm.errors import SamplingError, SamplingWarning
+from bayeslmm.formula.extension import add_rows
+from bayeslmm.gaussian import log_marginal_flat, single_threaded_blas, with_prior
+from bayeslmm.results.smoothing import smoothed_weights
+from bayeslmm.results.support import refuse_unless_derived
+
+if TYPE_CHECKING:
+    from bayeslmm.model import LMM
+    from bayeslmm.results.likelihood import LikelihoodFit
+    from bayeslmm.results.posterior import PosteriorFit
+
+__all__ = ["Conditioning", "condition_likelihood", "condition_posterior"]
+
+_K_HAT = 0.7
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What a fit was told after it was made.
+
+    Attributes
+    ----------
+    n_rows : int
+        Rows added.
+    reweighted : bool
+        Whether the variance parameters were updated too.
+    k_hat, effective_draws : float or None
+        Pareto shape of the weights of theta, and the effective number of its draws.
+    """
+
+    n_rows: int
+    reweighted: bool
+    k_hat: float | None = None
+    effective_draws: float | None = None
+
+
+def condition_posterior(
+    fit: PosteriorFit, rows, *, reweight: bool = False, random_seed: int | None = None
+) -> PosteriorFit:
+    """See :meth:`bayeslmm.PosteriorFit.condition_on`."""
+    from bayeslmm.bayes.tree import posterior_dataset
+
+    refuse_unless_derived(fit.model, "Conditioning on more rows")
+    if obstacle := fixed_obstacle(fit.model.design, fit.priors):
+        raise SamplingError(
+            f"Coefficients cannot be drawn again in closed form ({obstacle}). Fit the model to all "
+            "rows together."
+        )
+    before = fit.conditioning
+    if reweight and before is not None and not before.reweighted:
+        raise SamplingError(
+            f"{before.n_rows} rows were added to this fit with the variance parameters kept, so "
+            "that their draws have not seen them. Add all rows at once to the fit it came from."
+        )
+    model = _extended(fit.model, rows)
+    n_rows = model.design.n_rows - fit.model.design.n_rows + (before.n_rows if before else 0)
+    chosen, record = None, Conditioning(n_rows, reweight)
+    if reweight:
+        chosen, record = _resampled(fit, model, record, random_seed)
+    values = _redrawn(fit, model, chosen, random_seed)
+    posterior = posterior_dataset(model.design, fit.names, values)
+    return _assembled(fit, model, posterior, record)
+
+
+def condition_likelihood(fit: LikelihoodFit, rows) -> LikelihoodFit:
+    """A copy of the fit with coefficients and effects predicted from more rows.
+
+    Variance parameters stay at their estimates. For predictions: likelihood, tests and intervals
+    of the copy mean nothing.
+    """
+    from bayeslmm.gaussian import Solution, conditional_moments, prepare
+    from bayeslmm.model import covariance_patterns, reduce_rows
+
+    refuse_unless_derived(fit.model, "Conditioning on more rows")
+    model = _extended(fit.model, rows)
+    absolute = [fit.sigma * L for L in fit._solution.Ls]
+    with single_threaded_blas():
+        products = reduce_rows(model.design, columns=fit.kept)
+        problem = prepare(products, covariance_patterns(model.design))
+        moments = conditional_moments(with_prior(problem), absolute, fit.sigma)
+    twin = copy(fit)
+    for name in ("_curvature", "_kenward_roger", "_effect_covariances"):
+        twin.__dict__.pop(name, None)
+    twin.model, twin._problem = model, problem
+    twin.loglik = float("nan")
+    twin._solution = Solution(
+        theta=fit.theta,
+        beta=moments.beta,
+        sigma=fit.sigma,
+        vcov=moments.vcov,
+        b=moments.b,
+        loglik=float("nan"),
+        reml=fit.reml,
+        Ls=fit._solution.Ls,
+    )
+    return twin
+
+
+def _extended(model: LMM, rows) -> LMM:
+    """The same model, priors included, with rows added."""
+    return model.with_design(add_rows(model.design, rows))
+
+
+def _redrawn(fit: PosteriorFit, model: LMM, chosen, random_seed) -> dict[str, np.ndarray]:
+    """Draws of everything given each theta; ``chosen`` are positions of theta's draws."""
+    from bayeslmm.bayes.conditional import values_given_covariances
+    from bayeslmm.bayes.draws import covariance_factors
+    from bayeslmm.bayes.nuts import processors
+    from bayeslmm.model import seed_of
+
+    posterior, design = fit.posterior, model.design
+    factors = covariance_factors(fit.model.design, fit.names, posterior)
+    sigma = posterior["sigma"].to_numpy().ravel()
+    sds = [posterior[f.sd].to_numpy().reshape(len(sigma), -1) for f in fit.names.factors]
+    sds = np.concatenate([np.zeros((len(sigma), 0)), *sds], axis=1)
+    if chosen is not None:
+        factors, sigma, sds = [F[chosen] for F in factors], sigma[chosen], sds[chosen]
+    with single_threaded_blas():
+        return values_given_covariances(
+            with_prior(model.problem, fixed_prior(design, fit.priors)),
+            design,
+            fit.names,
+            sds,
+            factors,
+            sigma,
+            chains=posterior.sizes["chain"],
+            random_seed=seed_of(random_seed),
+            cores=processors(),
+        )
+
+
+def _resampled(fit: PosteriorFit, model: LMM, record: Conditioning, random_seed):
+    """Positions of draws of theta, drawn by p(y_new | y, theta), and the weights' record."""
+    from bayeslmm.bayes.draws import covariance_factors
+
+    factors = covariance_factors(fit.model.design, fit.names, fit.posterior)
+    sigma = fit.posterior["sigma"].to_numpy().ravel()
+    flat = [F.reshape(len(sigma), -1) for F in factors]
+    flat = np.ascontiguousarray(np.concatenate([np.zeros((len(sigma), 0)), *flat], axis=1))
+    prior = fixed_prior(model.design, fit.priors)
+    after, before = with_prior(model.problem, prior), with_prior(fit.model.problem, prior)
+    with single_threaded_blas():
+        log_ratios = np.array(
+            [
+                log_marginal_flat(after, F, s, gradient=False)[0]
+                - log_marginal_flat(before, F, s, gradient=False)[0]
+                for F, s in zip(flat, sigma, strict=True)
+            ]
+        )
+    if not np.all(np.isfinite(log_ratios)):
+        raise SamplingError("The likelihood of the new rows is not finite at some draws.")
+    (weights,), (k_hat,) = smoothed_weights(log_ratios[None])
+    record = replace(record, k_hat=float(k_hat), effective_draws=float(1 / (weights**2).sum()))
+    _warn_if_far(record, fit.posterior.sizes["chain"])
+    rng = np.random.default_rng(None if random_seed is None else [random_seed, 2])
+    n = len(weights)
+    at = (rng.random() + np.arange(n)) / n
+    chosen = np.minimum(np.searchsorted(np.cumsum(weights), at), n - 1)
+    return rng.permutation(chosen), record
+
+
+def _warn_if_far(record: Conditioning, chains: int) -> None:
+    """k-hat is not a number where one draw has all the weight."""
+    reason = ""
+    if not record.k_hat <= _K_HAT:
+        reason = f"k-hat {record.k_hat:.2f}, above {_K_HAT}"
+    elif record.effective_draws < 100 * chains:
+        reason = f"{record.effective_draws:.0f} effective draws remain, below {100 * chains}"
+    if reason:
+        warnings.warn(
+            f"The new rows move the variance parameters too far for reweighting ({reason}): fit "
+            "the model to all rows instead, for example result.model.fit().",
+            SamplingWarning,
+            stacklevel=5,
+        )
+
+
+def _assembled(fit: PosteriorFit, model: LMM, posterior, record: Conditioning) -> PosteriorFit:
+    from bayeslmm.bayes.tree import posterior_tree
+    from bayeslmm.results.posterior import PosteriorFit
+
+    note = f"then {record.n_rows} rows added, "
+    note += "theta kept" if not record.reweighted else f"theta reweighted, k-hat {record.k_hat:.2f}"
+    stats = fit.idata["sample_stats"].to_dataset()
+    posterior = posterior.assign_coords(chain=fit.posterior["chain"], draw=fit.posterior["draw"])
+    tree = posterior_tree(model.design, fit.names, posterior, stats, dict(fit.posterior.attrs))
+    info = replace(fit.info, reason=f"{fit.info.reason}; {note}")
+    result = PosteriorFit(model, fit.priors.copy(), tree, info)
+    result.conditioning = record
+    return result

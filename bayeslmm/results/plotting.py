@@ -1,0 +1,128 @@
+"""The ``plot_*`` methods of both fits; what they draw is in :mod:`bayeslmm.plots`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+
+__all__ = ["FitPlots", "PosteriorPlots"]
+
+
+class FitPlots:
+    """Plots that both fits have. Each returns matplotlib axes and shows nothing by itself."""
+
+    def plot_trajectories(self, x: str | None = None, **options) -> Axes | np.ndarray:
+        """Data, population line with its band, group lines: the fan.
+
+        Options: ``factor by groups panels level ax``; see
+        :func:`bayeslmm.plots.plot_trajectories`.
+        """
+        from bayeslmm.plots import plot_trajectories
+
+        return plot_trajectories(self, x, **options)
+
+    def plot_shrinkage(self, factor: str | None = None, **options) -> Axes:
+        """Arrows from each group's own estimate to the mixed model's.
+
+        Options: ``effects groups ax``; see :func:`bayeslmm.plots.plot_shrinkage`.
+        """
+        from bayeslmm.plots import plot_shrinkage
+
+        return plot_shrinkage(self, factor, **options)
+
+    def plot_ranef(self, factor: str | None = None, **options) -> np.ndarray:
+        """Random effects with intervals, sorted (caterpillar plot).
+
+        Options: ``effects level groups``; see :func:`bayeslmm.plots.plot_ranef`.
+        """
+        from bayeslmm.plots import plot_ranef
+
+        return plot_ranef(self, factor, **options)
+
+    def plot_variance(self, *, level: float = 0.95) -> np.ndarray:
+        """Variance components and shares of variance; see
+        :func:`bayeslmm.plots.plot_variance`."""
+        from bayeslmm.plots import plot_variance
+
+        return plot_variance(self, level=level)
+
+    def plot_forest(self, coefficients: str | list[str] | None = None, **options) -> Axes:
+        """Coefficients with intervals.
+
+        Options: ``level inner ax``; see :func:`bayeslmm.plots.plot_forest`.
+        """
+        from bayeslmm.plots import plot_forest
+
+        return plot_forest(self, coefficients, **options)
+
+    def plot_implied_covariance(self, data=None, **options) -> np.ndarray:
+        """Covariance of a group's responses as a heat map, correlation against distance.
+
+        Options: ``x correlation``; see :func:`bayeslmm.plots.plot_implied_covariance`.
+        """
+        from bayeslmm.plots import plot_implied_covariance
+
+        return plot_implied_covariance(self, data, **options)
+
+    def plot_residuals(self) -> np.ndarray:
+        """Residuals against fitted values, normal quantiles of residuals and random effects;
+        see :func:`bayeslmm.plots.plot_residuals`."""
+        from bayeslmm.plots import plot_residuals
+
+        return plot_residuals(self)
+
+    def plot_compare(self, *others, **options) -> np.ndarray:
+        """This fit's estimates beside those of others.
+
+        Options: ``names parameters level``; see :func:`bayeslmm.plots.plot_compare`.
+        """
+        from bayeslmm.plots import plot_compare
+
+        return plot_compare(self, *others, **options)
+
+
+class PosteriorPlots(FitPlots):
+    """Plots of a posterior."""
+
+    def plot_prior_posterior(
+        self, parameters: str | list[str] | None = None, **options
+    ) -> np.ndarray:
+        """Prior densities over posterior draws.
+
+        Options: ``whole_prior``; see :func:`bayeslmm.plots.plot_prior_posterior`.
+        """
+        from bayeslmm.plots import plot_prior_posterior
+
+        return plot_prior_posterior(self, parameters, **options)
+
+    def plot_ppc(self, kind: str = "dist", **options) -> np.ndarray:
+        """Replicated data against those observed, or a statistic of each (``kind="stat"``).
+
+        Options: ``stat by groups random_seed`` and ArviZ's; see
+        :func:`bayeslmm.plots.plot_ppc`.
+        """
+        from bayeslmm.plots import plot_ppc
+
+        return plot_ppc(self, kind, **options)
+
+    def plot_loo_pit(self, **options) -> np.ndarray:
+        """Probability integral transforms of rows left out; see
+        :func:`bayeslmm.plots.plot_loo_pit`."""
+        from bayeslmm.plots import plot_loo_pit
+
+        return plot_loo_pit(self, **options)
+
+    def plot_rank(self, parameters: str | list[str] | None = None, **options) -> np.ndarray:
+        """Ranks of each chain's draws; see :func:`bayeslmm.plots.plot_rank`."""
+        from bayeslmm.plots import plot_rank
+
+        return plot_rank(self, parameters, **options)
+
+    def plot_trace(self, parameters: str | list[str] | None = None, **options) -> np.ndarray:
+        """Draws in their order, chain by chain; see :func:`bayeslmm.plots.plot_trace`."""
+        from bayeslmm.plots import plot_trace
+
+        return plot_trace(self, parameters, **options)

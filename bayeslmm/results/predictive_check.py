@@ -1,0 +1,145 @@
+"""Posterior predictive checks with test statistics that know the groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from bayeslmm.formula import Design
+from bayeslmm.formula.random import RandomBlock
+from bayeslmm.results.support import refuse_unless_derived
+
+if TYPE_CHECKING:
+    from bayeslmm.results.posterior import PosteriorFit
+
+__all__ = ["default_statistics", "predictive_check"]
+
+_MAX_VALUES = 2e7
+
+type Statistic = Callable[[np.ndarray, np.ndarray], float]
+
+
+def predictive_check(
+    fit: PosteriorFit,
+    statistics: Mapping[str, Statistic] | None,
+    *,
+    factor: str | None,
+    groups: str,
+    draws: int,
+    random_seed: int | None,
+) -> pd.DataFrame:
+    """See :meth:`bayeslmm.PosteriorFit.predictive_check`."""
+    from bayeslmm.bayes.predictive import posterior_predictive
+
+    if groups == "new":
+        refuse_unless_derived(fit.model, "Replication for new groups")
+    design = fit.model.design
+    block = _block(design, factor)
+    codes = np.zeros(design.n_rows, dtype=np.int64) if block is None else block.codes
+    chosen = default_statistics(design, block) if statistics is None else _checked(statistics)
+    posterior = fit.posterior
+    room = int(_MAX_VALUES // (design.n_rows * posterior.sizes["chain"]))
+    most = min(posterior.sizes["draw"], max(room, 25))
+    replicated = posterior_predictive(
+        design,
+        fit.names,
+        posterior,
+        groups=groups,
+        draws=min(draws, most),
+        random_seed=random_seed,
+    )[fit.names.response].to_numpy()
+    replicated = replicated.reshape(-1, design.n_rows)
+    rows = {}
+    for name, statistic in chosen.items():
+        observed = _value(name, statistic, design.y, codes)
+        values = np.array([_value(name, statistic, y, codes) for y in replicated])
+        lower, upper = np.quantile(values, [0.025, 0.975])
+        rows[name] = {
+            "observed": observed,
+            "mean": values.mean(),
+            "sd": values.std(ddof=1),
+            "lower": lower,
+            "upper": upper,
+            "p": np.mean(values > observed) + 0.5 * np.mean(values == observed),
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    table.index.name = "statistic"
+    return table
+
+
+def default_statistics(design: Design, block: RandomBlock | None) -> dict[str, Statistic]:
+    """What a mixed model should reproduce: location, spread, extremes, groups, slopes."""
+    chosen: dict[str, Statistic] = {
+        "mean": lambda y, codes: y.mean(),
+        "sd": lambda y, codes: y.std(ddof=1),
+        "min": lambda y, codes: y.min(),
+        "max": lambda y, codes: y.max(),
+    }
+    if block is None:
+        return chosen
+    chosen[f"sd of means | {block.name}"] = _sd_of_means
+    chosen[f"range of means | {block.name}"] = _range_of_means
+    if np.bincount(block.codes).max() > 1:
+        chosen[f"sd within | {block.name}"] = _sd_within
+    for j, effect in enumerate(block.effects):
+        if effect != "Intercept" and (slopes := _sd_of_slopes(block.Z[:, j], block.codes)):
+            chosen[f"sd of slopes of {effect} | {block.name}"] = slopes
+    return chosen
+
+
+def _group_means(y: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    return np.bincount(codes, weights=y) / np.bincount(codes)
+
+
+def _sd_of_means(y: np.ndarray, codes: np.ndarray) -> float:
+    return _group_means(y, codes).std(ddof=1)
+
+
+def _range_of_means(y: np.ndarray, codes: np.ndarray) -> float:
+    return float(np.ptp(_group_means(y, codes)))
+
+
+def _sd_within(y: np.ndarray, codes: np.ndarray) -> float:
+    """Pooled standard deviation around the groups' means."""
+    gap = y - _group_means(y, codes)[codes]
+    return float(np.sqrt(np.sum(gap**2) / max(len(y) - codes.max() - 1, 1)))
+
+
+def _sd_of_slopes(z: np.ndarray, codes: np.ndarray) -> Statistic | None:
+    """Standard deviation of the groups' least-squares slopes on z, of groups where z varies."""
+    centered = z - _group_means(z, codes)[codes]
+    total = np.bincount(codes, weights=centered**2)
+    varies = total > 1e-12 * max(float(np.max(total)), 1e-300)
+    if varies.sum() < 2:
+        return None
+
+    def statistic(y: np.ndarray, codes: np.ndarray) -> float:
+        slopes = np.bincount(codes, weights=centered * y)[varies] / total[varies]
+        return slopes.std(ddof=1)
+
+    return statistic
+
+
+def _block(design: Design, factor: str | None) -> RandomBlock | None:
+    if factor is not None:
+        return design.block(factor)
+    return design.blocks[0] if design.blocks else None
+
+
+def _checked(statistics: Mapping[str, Statistic]) -> dict[str, Statistic]:
+    if not isinstance(statistics, Mapping) or not statistics:
+        raise ValueError('statistics must be a dict such as {"name": lambda y, codes: y.max()}.')
+    for name, statistic in statistics.items():
+        if not callable(statistic):
+            raise ValueError(f"The statistic {name!r} is not a function of (y, codes).")
+    return dict(statistics)
+
+
+def _value(name: str, statistic: Statistic, y: np.ndarray, codes: np.ndarray) -> float:
+    value = np.asarray(statistic(y, codes))
+    if value.shape not in ((), (1,)) or not np.isfinite(value).all():
+        raise ValueError(f"The statistic {name!r} must give one finite number, not {value!r}.")
+    return float(value.reshape(()))

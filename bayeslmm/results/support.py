@@ -1,0 +1,44 @@
+"""Which results are derived for which models: no number where its formula does not hold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bayeslmm.errors import DataError
+
+if TYPE_CHECKING:
+    from bayeslmm.model import LMM
+
+__all__ = ["refuse_unless_derived"]
+
+
+def refuse_unless_derived(
+    model: LMM, what: str, *, related: bool = False, residuals: bool = False
+) -> None:
+    """Refuse a model that is more than normal, independent residuals and effects.
+
+    Parameters
+    ----------
+    model : LMM
+    what : str
+        The result, as the subject of a sentence in the singular.
+    related : bool
+        Whether levels related by a known covariance are covered.
+    residuals : bool
+        Whether correlated or unequal residuals are covered.
+
+    Raises
+    ------
+    DataError
+    """
+    design, reasons = model.design, []
+    if "student" in (getattr(model, "family", None), getattr(model, "random", None)):
+        reasons.append("Student-t residuals or effects")
+    if not residuals and getattr(design, "residual", None) is not None:
+        reasons.append("correlated or unequal residuals")
+    if getattr(design, "modeled", ()):
+        reasons.append("modeled missing covariates")
+    if not related and any(getattr(b, "relationship", None) is not None for b in design.blocks):
+        reasons.append("levels with a known relationship")
+    if reasons:
+        raise DataError(f"{what} is not available for a model with {' and '.join(reasons)}.")
