@@ -9,7 +9,7 @@ import pandas as pd
 
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.priors import component_names
-from bayeslmm.bayes.residuals import residual_component_draws
+from bayeslmm.bayes.residual_draws import residual_component_draws
 from bayeslmm.formula import Design
 
 if TYPE_CHECKING:

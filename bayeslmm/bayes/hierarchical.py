@@ -16,8 +16,8 @@ import numpy as np
 
 from bayeslmm.bayes.names import FactorNames, ModelNames
 from bayeslmm.bayes.priors import Prior, Priors, coef_key
+from bayeslmm.bayes.residual_draws import residual_coords, residual_variables
 from bayeslmm.bayes.residual_model import structured_response
-from bayeslmm.bayes.residuals import residual_coords, residual_variables
 from bayeslmm.formula import Design
 from bayeslmm.formula.random import RandomBlock
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bayeslmm.bayes.residuals import RESIDUAL_NAMES
+from bayeslmm.bayes.residual_draws import RESIDUAL_NAMES
 from bayeslmm.formula import Design
 
 __all__ = ["FactorNames", "ModelNames", "model_names"]

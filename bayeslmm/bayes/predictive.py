@@ -9,8 +9,8 @@ import numpy as np
 from bayeslmm.bayes.draws import covariance_factors
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.priors import Priors
+from bayeslmm.bayes.residual_draws import residual_noise
 from bayeslmm.bayes.residual_model import join_observed, observed_names
-from bayeslmm.bayes.residuals import residual_noise
 from bayeslmm.bayes.sampling import quiet_pymc
 from bayeslmm.bayes.tree import linear_predictor
 from bayeslmm.errors import PriorError

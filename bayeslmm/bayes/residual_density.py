@@ -17,8 +17,8 @@ from numba import njit
 
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.priors import Priors
+from bayeslmm.bayes.residual_draws import residual_values
 from bayeslmm.bayes.residual_priors import CORR_KEY, log_scale_keys, scalar_key, scale_keys
-from bayeslmm.bayes.residuals import residual_values
 from bayeslmm.bayes.scales import Scales, scale_terms, scales, unconstrain
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import FixedPrior, single_threaded_blas

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayeslmm.bayes.names import ModelNames
-from bayeslmm.bayes.residuals import correlated, residual_coords, residual_dims, row_scales
+from bayeslmm.bayes.residual_draws import correlated, residual_coords, residual_dims, row_scales
 from bayeslmm.formula import Design
 
 if TYPE_CHECKING:

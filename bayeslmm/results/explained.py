@@ -137,7 +137,7 @@ def _estimates(fit: LikelihoodFit, solution=None) -> tuple:
 def _parameter_draws(fit: PosteriorFit) -> tuple:
     """beta (chains, draws, p), Sigmas [(chains, draws, q_k, q_k)], sigma (chains, draws)."""
     from bayeslmm.bayes.draws import coefficient_draws, covariance_draws
-    from bayeslmm.bayes.residuals import mean_sigma
+    from bayeslmm.bayes.residual_draws import mean_sigma
 
     posterior, design = fit.posterior, fit.model.design
     return (
@@ -215,7 +215,7 @@ def _gelman(fit: PosteriorFit) -> dict[str, np.ndarray]:
     errors are left. Marginal: the means are x'beta, and effects and errors are left. The offset
     explains nothing. In blocks of draws, since each needs all rows.
     """
-    from bayeslmm.bayes.residuals import mean_sigma
+    from bayeslmm.bayes.residual_draws import mean_sigma
 
     posterior, design = fit.posterior, fit.model.design
     chains, draws = posterior.sizes["chain"], posterior.sizes["draw"]

@@ -61,7 +61,7 @@ def implied_covariance(
 
 def implied_of_draws(design: Design, posterior):
     """A function from covariance matrices of a slice of draws to the implied covariances."""
-    from bayeslmm.bayes.residuals import residual_parameters
+    from bayeslmm.bayes.residual_draws import residual_parameters
 
     eta, c = residual_parameters(design, posterior)
     count = eta.shape[0] * eta.shape[1]

@@ -16,7 +16,7 @@ import numpy as np
 
 from bayeslmm.bayes.draws import covariance_factors
 from bayeslmm.bayes.marginal import fixed_obstacle, fixed_prior, marginal_density, marginal_obstacle
-from bayeslmm.bayes.residuals import correlated
+from bayeslmm.bayes.residual_draws import correlated
 from bayeslmm.bayes.tree import log_likelihood
 from bayeslmm.errors import SamplingError
 from bayeslmm.gaussian import (

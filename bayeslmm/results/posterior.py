@@ -324,7 +324,7 @@ class PosteriorFit(PosteriorPlots):
             Normalized residuals are whitened by the residual covariance at the posterior means
             of its parameters. They need ``random="conditional"``.
         """
-        from bayeslmm.bayes.residuals import whitened
+        from bayeslmm.bayes.residual_draws import whitened
 
         if kind not in ("raw", "normalized"):
             raise ValueError(f'kind must be "raw" or "normalized", not {kind!r}.')

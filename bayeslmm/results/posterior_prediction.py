@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.bayes.draws import coefficient_draws, covariance_draws
-from bayeslmm.bayes.residuals import row_scales
+from bayeslmm.bayes.residual_draws import row_scales
 from bayeslmm.results.prediction import (
     check_prediction,
     prediction_draws,

@@ -14,7 +14,7 @@ import numpy as np
 
 from bayeslmm.bayes.draws import covariance_draws
 from bayeslmm.bayes.marginal import fixed_prior
-from bayeslmm.bayes.residuals import residual_parameters
+from bayeslmm.bayes.residual_draws import residual_parameters
 from bayeslmm.errors import SamplingError
 from bayeslmm.gaussian import lower_factor
 from bayeslmm.residual.problem import BlockProblem, Theta, prepare_blocks

@@ -438,7 +438,7 @@ def test_importance_sampling_agrees_with_nuts():
 
 
 def test_posterior_predictive_noise_has_the_residual_covariance():
-    from bayeslmm.bayes.residuals import residual_noise, whitened
+    from bayeslmm.bayes.residual_draws import residual_noise, whitened
 
     post = posterior("ar1, slopes, cells")
     one = post.posterior.isel(chain=[0], draw=[7])
@@ -447,7 +447,7 @@ def test_posterior_predictive_noise_has_the_residual_covariance():
     repeated = one.isel(draw=np.zeros(draws, dtype=int))
     z = np.random.default_rng(1).standard_normal((1, draws, design.n_rows))
     noise = residual_noise(design, repeated, z)[0]
-    from bayeslmm.bayes.residuals import residual_parameters
+    from bayeslmm.bayes.residual_draws import residual_parameters
 
     eta, c = (part[0, 0] for part in residual_parameters(design, one))
     R = dense_residual_covariance(design, eta, c)
