@@ -21,6 +21,7 @@ PAGES = {
     "tutorials/01-why-groups-matter.md": "",
     "docs/kinship.md": "",
     "docs/scale.md": "",
+    "docs/residual-structures.md": "",
     "docs/variance-explained.md": "",
     "docs/prediction.md": "",
     "docs/checking.md": "import matplotlib\nmatplotlib.use('Agg')\n",
