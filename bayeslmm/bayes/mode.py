@@ -99,6 +99,8 @@ def _spread(density: MarginalDensity) -> np.ndarray:
     The first step of a search that starts from the identity is wrong by orders of magnitude where
     there are thousands of levels.
     """
+    if hasattr(density, "spread"):  # a density with fewer coordinates knows its own
+        return density.spread()
     lay, problem = density.correlations, density.model.problem
     levels = [f.n_levels for f in problem.cp.factors for _ in range(f.q)]
     sds = 1.0 / (1.0 + np.array(levels, dtype=float))

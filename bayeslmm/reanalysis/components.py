@@ -127,6 +127,12 @@ class WithoutComponent:
         """As that of the full density."""
         return np.delete(self.full.starting_point(share), self.position)
 
+    def spread(self) -> np.ndarray:
+        """As that of the full density; see :func:`bayeslmm.bayes.mode.find_mode`."""
+        from bayeslmm.bayes.mode import _spread
+
+        return np.delete(_spread(self.full), self.position)
+
 
 def log_evidences_ratio(
     density: MarginalDensity, position: int, draws: int, rng: np.random.Generator
