@@ -14,7 +14,7 @@ import numpy as np
 from bayeslmm.bayes.choice import METHODS, PARAMETERIZATIONS, fit_posterior
 from bayeslmm.bayes.names import ModelNames, model_names
 from bayeslmm.bayes.priors import Prior, Priors
-from bayeslmm.errors import DataWarning, ModelWarning, SamplingError, SamplingWarning
+from bayeslmm.errors import DataError, DataWarning, ModelWarning, SamplingError, SamplingWarning
 from bayeslmm.formula import Design, build_design
 from bayeslmm.formula.checks import check_design
 
@@ -39,14 +39,21 @@ class LMM:
     ----------
     formula : str
         In lme4's language: ``"Reaction ~ Days + (Days | Subject)"``.
-    data : data frame
-        One row per observation (pandas, polars, Arrow, or a dict of columns).
+    data : data frame or source
+        One row per observation (pandas, polars, Arrow, or a dict of columns); or paths of Parquet
+        or CSV files, a lazy polars, DuckDB or Dask frame or a pyarrow dataset, which are read in
+        batches where they are large (see :func:`bayeslmm.scan`).
     priors : dict of str to Prior, optional
         By coefficient (``"Days"``), component (``"sd(Days | Subject)"``, ``"corr(Subject)"``,
         ``"sigma"``) or class (``"beta"``, ``"sd"``, ``"corr"``); the rest are defaults, see
         :attr:`priors`.
     weights : str or array-like, optional
         Prior weights, Var(eps_i) = sigma^2 / w_i: a column's name or one value per row.
+    relationship : dict of str to matrix, optional
+        Known covariance A between the levels of a grouping factor, whose effects then are
+        N(0, A (x) Sigma): a labelled covariance (DataFrame, DataArray),
+        :func:`bayeslmm.pedigree_relationship` or :class:`bayeslmm.RelationshipMatrix`. Levels are
+        matched by label; individuals without rows become levels without rows.
     family, random : {"gaussian", "student"}
         Distribution of the residuals and of the random effects. Student-t ones, with their
         degrees of freedom estimated, let outliers count less; such a model has a posterior but
@@ -91,6 +98,7 @@ class LMM:
         *,
         priors: Mapping[str, Prior] | None = None,
         weights=None,
+        relationship: Mapping[str, Any] | None = None,
         family: str = "gaussian",
         random: str = "gaussian",
         missing: str = "drop",
@@ -98,12 +106,21 @@ class LMM:
     ):
         _one_of("family", family, FAMILIES)
         _one_of("random", random, FAMILIES)
-        self.design: Design = build_design(
-            formula, data, weights=weights, missing=missing, namespace=namespace
+        self.design: Design = _design_of(
+            data, formula, weights=weights, missing=missing, namespace=namespace
         )
         self.family, self.random = family, random
         if text := self.design.missing.describe():
             warnings.warn(f"{text}.", DataWarning, stacklevel=2)
+        if relationship is not None:
+            from bayeslmm.relationship.levels import related_design
+
+            if random == "student" or missing == "model":
+                raise DataError(
+                    "A relationship between levels goes with normal random effects and complete "
+                    'covariates: leave out random="student" and missing="model".'
+                )
+            self.design = related_design(self.design, relationship)
         check_design(self.design, sigma_known=_sigma_is_given(priors))
         self.aliased: tuple[str, ...] = _aliased(self.design)
         self.priors = Priors(self.design, priors, family=family, random=random)
@@ -121,9 +138,11 @@ class LMM:
     @cached_property
     def problem(self) -> Problem:
         """The cross-products laid out for evaluation at many covariance parameters."""
-        from bayeslmm.gaussian import prepare
+        if self._like is not None:  # the same rows and levels with another response
+            return self._like.renewed(self.cross_products)
+        return prepared_problem(self.design, self.cross_products)
 
-        return prepare(self.cross_products, covariance_patterns(self.design))
+    _like: Problem | None = None
 
     def pymc_model(self, parameterization: str = "noncentered") -> pm.Model:
         """The hierarchical PyMC model the formula stands for.
@@ -172,6 +191,7 @@ class LMM:
         parameterization: str = "auto",
         method: str = "nuts",
         progressbar: bool = True,
+        random_effects: str = "draws",
         **sampler_options: Any,
     ) -> PosteriorFit:
         """Draw from the posterior.
@@ -199,6 +219,9 @@ class LMM:
             marginal posterior, reweights and resamples: as fast as a point estimate, checked by
             its Pareto k-hat, and with an estimate of the marginal likelihood.
         progressbar : bool
+        random_effects : {"draws", "summary"}
+            With very many effects, ``"summary"`` keeps the mean, standard deviation and quantiles
+            of each instead of its draws (see ``ranef()``); the draws pass through a temporary file.
         **sampler_options
             ``target_accept`` and ``max_treedepth``; with the hierarchical parameterizations
             anything ``pm.sample`` takes, such as ``nuts_sampler="pymc"``.
@@ -227,6 +250,7 @@ class LMM:
 
         _one_of("method", method, METHODS)
         _one_of("parameterization", parameterization, PARAMETERIZATIONS)
+        _one_of("random_effects", random_effects, ("draws", "summary"))
         seed = seed_of(random_seed)
         refuse_perfect_model(self)
         idata, info = fit_posterior(
@@ -242,6 +266,7 @@ class LMM:
             cores=cores,
             random_seed=seed,
             progressbar=progressbar,
+            random_effects=random_effects,
             options=sampler_options,
         )
         for problem in info.problems:
@@ -296,6 +321,7 @@ class LMM:
     def with_design(self, design: Design) -> LMM:
         """The same model, priors included, for other rows of the same columns."""
         twin = copy(self)
+        twin._like = self.__dict__.get("problem", self._like)
         for name in ("cross_products", "problem"):
             twin.__dict__.pop(name, None)
         twin.design = design
@@ -386,6 +412,16 @@ class LMM:
         return "\n".join(parts)
 
 
+def _design_of(data, formula: str, **options) -> Design:
+    """The design of a data frame, or of data that are read in batches."""
+    from bayeslmm.sources import is_source, source_design
+
+    if isinstance(data, Design):  # read from a file
+        return data
+    build = source_design if is_source(data) else build_design
+    return build(formula, data, **options)
+
+
 def reduce_rows(design: Design, *, y=None, columns=slice(None)) -> CrossProducts:
     """Cross-products of a design's rows, the offset subtracted from the response.
 
@@ -399,6 +435,8 @@ def reduce_rows(design: Design, *, y=None, columns=slice(None)) -> CrossProducts
     """
     from bayeslmm.gaussian import CrossProducts
 
+    if not design.rows_in_memory and y is None:
+        return design.cross_products.with_columns(np.arange(len(design.coef_names))[columns])
     response = (design.y if y is None else y) - design.offset
     return CrossProducts.from_rows(
         response, design.X[:, columns], factor_rows(design), weights=design.weights
@@ -419,6 +457,18 @@ def covariance_patterns(design: Design) -> list[CovariancePattern]:
     return [CovariancePattern(block.n_effects, block.pattern) for block in design.blocks]
 
 
+def prepared_problem(design: Design, cp: CrossProducts) -> Problem:
+    """Cross-products of a design's rows laid out for evaluation."""
+    from bayeslmm.gaussian import prepare, single_threaded_blas
+
+    with single_threaded_blas():
+        return prepare(
+            cp,
+            covariance_patterns(design),
+            relationships=[block.relationship for block in design.blocks],
+        )
+
+
 def describe_design(design: Design) -> str:
     """The model in a few lines: formula, rows, coefficients, grouping factors."""
     dropped = design.missing.describe() or "none left out"
@@ -429,9 +479,9 @@ def describe_design(design: Design) -> str:
     ]
     if not design.blocks:
         lines.append("Random effects: none (complete pooling)")
-    for block in design.blocks:
-        counts = np.bincount(block.codes, minlength=block.n_levels)
-        low, high = counts.min(), counts.max()
+    statistics = design.statistics
+    for block, covariates in zip(design.blocks, statistics.blocks, strict=True):
+        low, high = covariates.counts.min(), covariates.counts.max()
         rows = f"{low}" if low == high else f"{low} to {high}"
         parts = [
             " ~ ".join(block.effects[i] for i in part) + (" (correlated)" if len(part) > 1 else "")
@@ -441,9 +491,16 @@ def describe_design(design: Design) -> str:
             f"Random effects by {block.name}: {block.n_levels} levels of {rows} rows; "
             f"{'; '.join(parts)}"
         )
-    if np.any(design.offset):
+        if block.relationship is not None:
+            kind = "covariance" if block.relationship.precision is None else "precision"
+            without = int(np.sum(covariates.counts == 0))
+            lines.append(
+                f"  levels related by a known {kind}"
+                + (f", {without} of them without rows" if without else "")
+            )
+    if statistics.has_offset:
         lines.append("Offset: yes")
-    if design.weights is not None:
+    if design.weights_name is not None:
         lines.append(f"Weights: {design.weights_name}")
     return "\n".join(lines)
 
@@ -458,10 +515,14 @@ def _describe_families(model: LMM) -> list[str]:
 
 def _aliased(design: Design) -> tuple[str, ...]:
     """Coefficients whose columns are combinations of earlier ones, with a warning."""
-    from bayeslmm.gaussian import aliased_columns, single_threaded_blas
+    from bayeslmm.gaussian import aliased_columns, detect_aliased, single_threaded_blas
 
     with single_threaded_blas():
-        names = tuple(design.coef_names[i] for i in aliased_columns(design.X))
+        if design.rows_in_memory:
+            found = aliased_columns(design.X)
+        else:
+            found = detect_aliased(design.cross_products)
+        names = tuple(design.coef_names[i] for i in found)
     if names:
         warnings.warn(
             f"The model matrix is rank deficient: {', '.join(names)} can be written as a "

@@ -22,6 +22,8 @@ SHAPES = {
     "insteval": (73421, 7),
     "chem97": (31022, 8),
     "beatblues": (280, 7),
+    "flock": (1065, 5),
+    "flock_pedigree": (580, 3),
 }
 
 

@@ -19,6 +19,8 @@ ROOT = Path(__file__).parent.parent
 PAGES = {
     "README.md": "",
     "tutorials/01-why-groups-matter.md": "",
+    "docs/kinship.md": "",
+    "docs/scale.md": "",
     "docs/variance-explained.md": "",
     "docs/prediction.md": "",
     "docs/checking.md": "import matplotlib\nmatplotlib.use('Agg')\n",

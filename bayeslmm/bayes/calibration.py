@@ -31,7 +31,12 @@ from bayeslmm.bayes.nuts import sample_density
 from bayeslmm.bayes.priors import component_names
 from bayeslmm.bayes.scales import draw_scales, unconstrain
 from bayeslmm.errors import PriorError, SamplingError
-from bayeslmm.gaussian import CrossProducts, draw_conditional_many, prepare, single_threaded_blas
+from bayeslmm.gaussian import (
+    CrossProducts,
+    draw_conditional_many,
+    draw_levels,
+    single_threaded_blas,
+)
 
 if TYPE_CHECKING:
     from bayeslmm.model import LMM
@@ -257,7 +262,7 @@ class _Simulator:
         design = self.model.design
         y = design.X @ beta
         for block, L in zip(design.blocks, factors, strict=True):
-            b = rng.standard_normal((block.n_levels, block.n_effects)) @ L.T
+            b = draw_levels(block.relationship, block.n_levels, L, rng)
             y = y + (block.Z * b[block.codes]).sum(axis=1)
         noise = rng.standard_normal(design.n_rows)
         if design.weights is not None:
@@ -270,7 +275,7 @@ class _Simulator:
 
         design, old = self.model.design, self.density.model
         cp = CrossProducts.from_rows(y, design.X, factor_rows(design), weights=design.weights)
-        problem = prepare(cp, old.problem.patterns, symbolic=old.problem.symbolic)
+        problem = old.problem.renewed(cp)
         fresh = replace(old, problem=problem, working_prior=old.prior.moved(problem.coordinates))
         return replace(self.density, model=fresh)
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.priors import component_names
+from bayeslmm.errors import SamplingError
 from bayeslmm.formula import Design
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ __all__ = [
     "component_draws",
     "covariance_draws",
     "covariance_factors",
+    "effect_array",
     "effect_draws",
     "level_coefficient_draws",
     "long_labels",
@@ -67,6 +69,23 @@ def covariance_draws(design: Design, names: ModelNames, posterior: xr.Dataset) -
     return matrices
 
 
+def effect_array(posterior: xr.Dataset, variable: str) -> np.ndarray:
+    """Draws (chains, draws, J, q) of one factor's effects.
+
+    Raises
+    ------
+    SamplingError
+        If only summaries of them were kept.
+    """
+    if variable not in posterior:
+        raise SamplingError(
+            f"This needs the draws of {variable!r}, and the fit kept only summaries of random "
+            'effects (random_effects="summary"): ranef() has them, predict() works with '
+            'random="population" or "new", and fit() without that option keeps the draws.'
+        )
+    return posterior[variable].to_numpy()
+
+
 def covariance_factors(
     design: Design, names: ModelNames, posterior: xr.Dataset
 ) -> list[np.ndarray]:
@@ -84,7 +103,7 @@ def effect_draws(
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Labels (group, level, effect) and draws (chains, draws, J q) of one factor's effects."""
     block = design.block(factor)
-    draws = posterior[names.factor(factor).b].to_numpy()
+    draws = effect_array(posterior, names.factor(factor).b)
     labels = long_labels(factor, block.levels, block.effects)
     return labels, draws.reshape(*draws.shape[:2], -1)
 
@@ -98,7 +117,7 @@ def level_coefficient_draws(
     without a random effect is the same at every level.
     """
     block = design.block(factor)
-    b = posterior[names.factor(factor).b].to_numpy()
+    b = effect_array(posterior, names.factor(factor).b)
     coefs, beta = coefficient_draws(design, posterior)
     wanted = [*coefs, *(effect for effect in block.effects if effect not in coefs)]
     total = np.zeros((*b.shape[:3], len(wanted)))

@@ -25,6 +25,9 @@ from bayeslmm.formula.random import RandomBlock
 if TYPE_CHECKING:
     import pymc as pm
 
+#: Related levels for which a dense root is made.
+_MAX_DENSE_LEVELS = 3000
+
 __all__ = [
     "coords",
     "correlation_factors",
@@ -153,10 +156,15 @@ def _random_effects(block: RandomBlock, names: FactorNames, priors: Priors, *, c
     chols = correlation_factors(block, names, priors)
     shape = (block.n_levels, block.n_effects)
     order = np.argsort([i for part in block.pattern for i in part])
-    if not centered:
+    root = _levels_root(block, centered=centered)
+    if not centered and (root is None or root.shape[0] == root.shape[1]):
         z = pm.Normal(names.z, 0.0, 1.0, dims=(names.dim, names.effect_dim))
         if f"nu({block.name})" in priors:
             z = z * _heavy_tails(block, names, priors)
+    elif not centered:  # fewer independent values than levels: clones, twins
+        z = pm.Normal(names.z, 0.0, 1.0, shape=(root.shape[1], shape[1]))
+    if not centered and root is not None:
+        z = pt.dot(root, z)
     columns = []
     for number, part in enumerate(block.pattern):
         at = list(part)
@@ -168,7 +176,13 @@ def _random_effects(block: RandomBlock, names: FactorNames, priors: Priors, *, c
         name = names.b if len(block.pattern) == 1 else f"{names.b}_{number}"
         dims = (names.dim, names.effect_dim) if len(block.pattern) == 1 else None
         size = (shape[0], len(at))
-        if chols[number] is None:
+        if root is not None:
+            factor = factor[None, None] if chols[number] is None else factor
+            zeros = np.zeros(size)
+            columns.append(
+                pm.MatrixNormal(name, zeros, rowchol=root, colchol=factor, dims=dims, shape=size)
+            )
+        elif chols[number] is None:
             columns.append(pm.Normal(name, 0.0, factor, dims=dims, shape=size))
         else:
             zero = np.zeros(len(at))
@@ -177,6 +191,33 @@ def _random_effects(block: RandomBlock, names: FactorNames, priors: Priors, *, c
         return columns[0]
     b = columns[0] if len(columns) == 1 else pt.concatenate(columns, axis=1)[:, order]
     return pm.Deterministic(names.b, b, dims=(names.dim, names.effect_dim))
+
+
+def _levels_root(block: RandomBlock, *, centered: bool) -> np.ndarray | None:
+    """A dense root of the covariance between levels, lower triangular where it is centered.
+
+    Raises
+    ------
+    SamplingError
+        If it is too large to be dense, or singular where it must not be.
+    """
+    if block.relationship is None:
+        return None
+    if block.n_levels > _MAX_DENSE_LEVELS:
+        raise SamplingError(
+            f"{block.name!r} has {block.n_levels} related levels: the hierarchical model would "
+            f"hold a dense matrix of them (at most {_MAX_DENSE_LEVELS}). Use "
+            'parameterization="marginal", which keeps the relationship sparse.'
+        )
+    if not centered:
+        return block.relationship.dense_root
+    try:
+        return np.linalg.cholesky(block.relationship.dense())
+    except np.linalg.LinAlgError:
+        raise SamplingError(
+            f"The relationship of {block.name!r} is singular (clones, twins), so that its effects "
+            'have no density: use parameterization="noncentered" or "marginal".'
+        ) from None
 
 
 def _heavy_tails(block: RandomBlock, names: FactorNames, priors: Priors):

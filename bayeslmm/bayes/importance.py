@@ -267,6 +267,7 @@ def fit_importance(
     random_seed: int,
     progressbar: bool,
     options: dict[str, Any],
+    random_effects: str = "draws",
 ) -> tuple[xr.DataTree, FitInfo]:
     """Importance sampling of the covariance parameters, then exact draws of beta and b.
 
@@ -306,7 +307,7 @@ def fit_importance(
             drawn = draws_to_user(problem, sample.fixed[rows], sample.effects[rows])
         values = posterior_values(
             density, design, names, sample.x[rows].reshape(chains, draws, -1),
-            random_seed=random_seed, cores=cores, drawn=drawn,
+            random_seed=random_seed, cores=cores, drawn=drawn, random_effects=random_effects,
         )  # fmt: skip
     proper = all(prior.is_proper for prior in priors.values())
     info = FitInfo(

@@ -36,6 +36,7 @@ def fit_marginal(
     random_seed: int,
     progressbar: bool,
     options: dict[str, Any],
+    random_effects: str = "draws",
 ) -> tuple[xr.DataTree, FitInfo]:
     """NUTS on the covariance parameters, then exact draws of beta and b.
 
@@ -49,6 +50,7 @@ def fit_marginal(
         As in :meth:`bayeslmm.LMM.fit`.
     options : dict
         ``target_accept``, ``max_treedepth``.
+    random_effects : {"draws", "summary"}
 
     Returns
     -------
@@ -79,7 +81,13 @@ def fit_marginal(
             options=options,
         )
         values = posterior_values(
-            density, design, names, x, random_seed=random_seed, cores=cores or processors()
+            density,
+            design,
+            names,
+            x,
+            random_seed=random_seed,
+            cores=cores or processors(),
+            random_effects=random_effects,
         )
     info = FitInfo(
         method="nuts",

@@ -88,6 +88,7 @@ def fit_marginal_model(
     random_seed: int,
     progressbar: bool,
     options: dict[str, Any],
+    random_effects: str = "draws",
 ) -> tuple[xr.DataTree, FitInfo]:
     """``pm.sample`` on the marginal model, then exact draws of beta and b.
 
@@ -134,6 +135,7 @@ def fit_marginal_model(
             chains=chains,
             random_seed=random_seed,
             cores=cores or processors(),
+            random_effects=random_effects,
         )
     info = FitInfo(
         method="nuts",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayeslmm.bayes.draws import covariance_factors
+from bayeslmm.bayes.draws import covariance_factors, effect_array
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.priors import Priors
 from bayeslmm.bayes.residuals import (
@@ -85,8 +85,13 @@ def _new_effects(
     """The posterior with every group's effects drawn anew."""
     factors = covariance_factors(design, names, posterior)
     for block, factor, F in zip(design.blocks, names.factors, factors, strict=True):
-        z = rng.standard_normal((len(F), block.n_levels, block.n_effects))
+        if block.relationship is None:
+            z = rng.standard_normal((len(F), block.n_levels, block.n_effects))
+        else:
+            shape = (block.relationship.n_normals, len(F), block.n_effects)
+            z = np.moveaxis(block.relationship.times_root(rng.standard_normal(shape)), 0, 1)
         b = np.einsum("mab,mjb->mja", F, z)
+        effect_array(posterior, factor.b)  # refuses a fit that kept summaries only
         b = b * effect_multipliers(rng, effect_nu(posterior, factor), block.n_levels)
         old = posterior[factor.b]
         posterior = posterior.assign({factor.b: old.copy(data=b.reshape(old.shape))})

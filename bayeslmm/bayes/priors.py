@@ -18,6 +18,7 @@ import numpy as np
 from bayeslmm.errors import PriorError
 from bayeslmm.formula import Design
 from bayeslmm.formula.random import RandomBlock
+from bayeslmm.formula.statistics import BlockStatistics, spread
 
 __all__ = ["Prior", "Priors", "coef_key", "component_names", "default_priors"]
 
@@ -233,7 +234,9 @@ class Priors(Mapping):
             f"  {key:<{width}}  {entry.prior!r}" + ("" if entry.source == "default" else "  (set)")
             for key, entry in self._entries.items()
         ]
-        note = "  Intercept: at the means of the predictors" if "Intercept" in self else None
+        note = (
+            "  Intercept: at the means of the predictors" if "Intercept" in self._entries else None
+        )
         return "\n".join(["Priors", *lines, *([note] if note else [])])
 
     def is_default(self, key: str) -> bool:
@@ -309,36 +312,35 @@ def default_priors(
     dict of str to Prior
         In the order in which parameters are printed.
     """
-    y = design.y - design.offset
-    mean_y, sd_y = float(np.mean(y)), float(np.std(y, ddof=1))
+    rows = design.statistics
+    mean_y, sd_y = rows.mean_y, rows.sd_y
     sd_y = sd_y if sd_y > 0 else 1.0
     priors: dict[str, Prior] = {}
     centers = np.zeros(len(design.coef_names))
-    if not design.has_intercept and len(design.coef_names):
-        ones = np.ones(design.n_rows)
-        solution = np.linalg.lstsq(design.X, ones, rcond=None)[0]
-        if np.allclose(design.X @ solution, ones, atol=1e-8):
-            centers = mean_y * solution
+    if not design.has_intercept and rows.ones is not None:
+        centers = mean_y * rows.ones
     for j, name in enumerate(design.coef_names):
         if name == "Intercept":
             priors[name] = Prior("Normal", mu=mean_y, sigma=2.5 * sd_y)
         else:
-            scale = 2.5 * sd_y / _spread(design.X[:, j])
+            scale = 2.5 * sd_y / float(rows.spread[j])
             priors[coef_key(name)] = Prior("Normal", mu=float(centers[j]), sigma=scale)
-    for block in design.blocks:
+    for block, covariates in zip(design.blocks, rows.blocks, strict=True):
+        spreads = _effect_spreads(block, covariates)
         for j, effect in enumerate(block.effects):
-            scale = sd_y / _spread_of_effect(effect, block.Z[:, j])
+            scale = sd_y / float(spreads[j])
             priors[f"sd({effect} | {block.name})"] = Prior("HalfStudentT", nu=3, sigma=scale)
         if block.correlated_pairs():
             priors[f"corr({block.name})"] = Prior("LKJ", eta=2)
         if random == "student":
             priors[f"nu({block.name})"] = Prior("Gamma", **_NU)
-    weight = 1.0 if design.weights is None else float(np.mean(design.weights))
-    priors["sigma"] = Prior("HalfStudentT", nu=3, sigma=sd_y * math.sqrt(weight))
+    priors["sigma"] = Prior("HalfStudentT", nu=3, sigma=sd_y * math.sqrt(rows.mean_weight))
     for covariate in design.modeled:
-        center, spread = float(np.mean(covariate.observed)), _spread(covariate.observed)
-        priors[f"mean({covariate.name})"] = Prior("Normal", mu=center, sigma=2.5 * spread)
-        priors[f"sd({covariate.name})"] = Prior("HalfStudentT", nu=3, sigma=spread)
+        observed = covariate.observed
+        center, size = float(np.mean(observed)), np.max(np.abs(observed))
+        scale = float(spread(np.std(observed, ddof=1), size))
+        priors[f"mean({covariate.name})"] = Prior("Normal", mu=center, sigma=2.5 * scale)
+        priors[f"sd({covariate.name})"] = Prior("HalfStudentT", nu=3, sigma=scale)
     if family == "student":
         priors["nu"] = Prior("Gamma", **_NU)
     return priors
@@ -359,16 +361,11 @@ def component_names(block: RandomBlock) -> list[str]:
     return sds + corrs
 
 
-def _spread(column: np.ndarray) -> float:
-    spread = float(np.std(column, ddof=1))
-    size = float(np.max(np.abs(column)))
-    return spread if spread > 1e-12 * size else (size or 1.0)
-
-
-def _spread_of_effect(effect: str, column: np.ndarray) -> float:
-    if effect == "Intercept" or np.isin(column, (0.0, 1.0)).all():
-        return 1.0
-    return _spread(column)
+def _effect_spreads(block: RandomBlock, covariates: BlockStatistics) -> np.ndarray:
+    """1 for intercepts and 0/1 columns, whose spread says only how rare they are."""
+    intercept = np.array([effect == "Intercept" for effect in block.effects])
+    spreads = spread(covariates.sd, covariates.size)
+    return np.where(intercept | covariates.indicator, 1.0, spreads)
 
 
 def _members(design: Design, family: str) -> dict[str, list[str]]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayeslmm.bayes.covariates import covariate_names, missing_part
+from bayeslmm.bayes.draws import effect_array
+from bayeslmm.bayes.effect_summaries import PROBABILITIES, EffectSummary
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.residuals import log_density, residual_nu, residual_scale
 from bayeslmm.formula import Design
@@ -14,7 +16,17 @@ from bayeslmm.formula import Design
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["linear_predictor", "log_likelihood", "posterior_dataset", "posterior_tree"]
+__all__ = [
+    "SUMMARY_GROUP",
+    "linear_predictor",
+    "log_likelihood",
+    "posterior_dataset",
+    "posterior_tree",
+    "summary_node",
+]
+
+#: Group of the tree with summaries of random effects, where their draws were not kept.
+SUMMARY_GROUP = "random_effects"
 
 
 def posterior_dataset(
@@ -85,28 +97,47 @@ def posterior_tree(
     Returns
     -------
     xarray.DataTree
-        Groups posterior, sample_stats, observed_data, constant_data and, where it is small
-        enough, log_likelihood.
+        Groups posterior, sample_stats and, where the rows are in memory, observed_data,
+        constant_data and, if it is small enough, log_likelihood.
     """
     import xarray as xr
 
+    groups = {"posterior": posterior.assign_attrs(attrs), "sample_stats": sample_stats}
+    if not design.rows_in_memory:
+        return xr.DataTree.from_dict(groups)
     obs = {"obs": np.arange(design.n_rows)}
-    observed = xr.Dataset({names.response: (("obs",), design.y)}, coords=obs)
+    groups["observed_data"] = xr.Dataset({names.response: (("obs",), design.y)}, coords=obs)
     constant = xr.Dataset(
         {"X": (("obs", "coef"), design.X), "offset": (("obs",), design.offset)},
         coords={**obs, "coef": _labels(design.coef_names)},
     )
     if design.weights is not None:
         constant["weights"] = (("obs",), design.weights)
-    groups = {
-        "posterior": posterior.assign_attrs(attrs),
-        "sample_stats": sample_stats,
-        "observed_data": observed,
-        "constant_data": constant,
-    }
-    if design.n_rows * posterior.sizes["chain"] * posterior.sizes["draw"] <= max_log_likelihood:
+    groups["constant_data"] = constant
+    size = design.n_rows * posterior.sizes["chain"] * posterior.sizes["draw"]
+    if size <= max_log_likelihood and all(factor.b in posterior for factor in names.factors):
         groups["log_likelihood"] = log_likelihood(design, names, posterior)
     return xr.DataTree.from_dict(groups)
+
+
+def summary_node(
+    design: Design, names: ModelNames, summaries: dict[str, EffectSummary]
+) -> xr.DataTree:
+    """Summaries of random effects as a group of the tree.
+
+    Variables ``b_g_mean``, ``b_g_sd`` (g, g_effect) and ``b_g_quantile`` (quantile, g, g_effect).
+    """
+    import xarray as xr
+
+    variables, coords = {}, {"quantile": np.array(PROBABILITIES)}
+    for block, factor in zip(design.blocks, names.factors, strict=True):
+        summary, dims = summaries[factor.b], (factor.dim, factor.effect_dim)
+        coords[factor.dim] = _labels(block.levels)
+        coords[factor.effect_dim] = _labels(block.effects)
+        variables[f"{factor.b}_mean"] = (dims, summary.mean)
+        variables[f"{factor.b}_sd"] = (dims, summary.sd)
+        variables[f"{factor.b}_quantile"] = (("quantile", *dims), summary.quantiles)
+    return xr.DataTree(xr.Dataset(variables, coords=coords))
 
 
 def linear_predictor(design: Design, names: ModelNames, posterior: xr.Dataset) -> np.ndarray:
@@ -116,7 +147,7 @@ def linear_predictor(design: Design, names: ModelNames, posterior: xr.Dataset) -
     if design.coef_names:
         mean += posterior["beta"].to_numpy() @ design.X.T
     for block, factor in zip(design.blocks, names.factors, strict=True):
-        b = posterior[factor.b].to_numpy()
+        b = effect_array(posterior, factor.b)
         for j in range(block.n_effects):
             mean += b[:, :, block.codes, j] * block.Z[:, j]
     return mean + missing_part(design, names, posterior)

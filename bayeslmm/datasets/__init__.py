@@ -373,6 +373,42 @@ def beatblues() -> pd.DataFrame:
     return frame
 
 
+def flock() -> pd.DataFrame:
+    """Weights of the sheep of a flock over six lamb crops, up to three each. Simulated.
+
+    Variables
+    ---------
+    id : sheep, as in the pedigree (data set flock_pedigree).
+    sex : ewe or ram.
+    age : age at weighing (years).
+    year : year of weighing, 2012 to 2019.
+    weight : body weight (kg).
+
+    Source
+    ------
+    Simulated for this package (benchmarks/simulate_flock.py): no sheep were weighed. The true
+    variances are 9 (additive genetic), 5 (permanent environment), 4 (years) and 11 (residual), so
+    that the heritability is 0.36 of the variance within years.
+    """
+    return _read("flock", ("id", "sex", "year"))
+
+
+def flock_pedigree() -> pd.DataFrame:
+    """Pedigree of the sheep of the data set flock. Simulated.
+
+    Variables
+    ---------
+    id : 580 sheep, 40 of them founders without weights.
+    sire : father, "0" where unknown.
+    dam : mother, "0" where unknown.
+
+    Source
+    ------
+    Simulated for this package (benchmarks/simulate_flock.py), some matings between relatives.
+    """
+    return _read("flock_pedigree", ("id", "sire", "dam"))
+
+
 _LOADERS: dict[str, Callable[[], pd.DataFrame]] = {
     loader.__name__: loader
     for loader in (
@@ -390,5 +426,7 @@ _LOADERS: dict[str, Callable[[], pd.DataFrame]] = {
         insteval,
         chem97,
         beatblues,
+        flock,
+        flock_pedigree,
     )
 }

@@ -9,6 +9,7 @@ import numpy as np
 from bayeslmm.errors import DataError, ModelWarning
 from bayeslmm.formula.design import Design
 from bayeslmm.formula.random import RandomBlock
+from bayeslmm.formula.statistics import BlockStatistics
 
 __all__ = ["check_design"]
 
@@ -40,18 +41,19 @@ def check_design(design: Design, *, sigma_known: bool = False) -> None:
         If there are as many random effects as rows, or a random slope's covariate is far from
         zero.
     """
-    n, p = design.X.shape
-    _refuse_extremes(design)
+    n, p = design.n_rows, len(design.coef_names)
+    if design.rows_in_memory:
+        _refuse_extremes(design)
     if n <= p:
         raise DataError(
             f"{p} coefficients and {n} rows: there must be more rows than coefficients. "
             "Leave terms out."
         )
-    for block in design.blocks:
-        _check_rank(block)
+    for block, covariates in zip(design.blocks, design.statistics.blocks, strict=True):
+        _check_rank(block, covariates)
         if not sigma_known:
             _check_size(block, n)
-        _check_covariates(block)
+        _check_covariates(block, covariates)
 
 
 def _refuse_extremes(design: Design) -> None:
@@ -74,9 +76,9 @@ def _refuse_extremes(design: Design) -> None:
             )
 
 
-def _check_rank(block: RandomBlock) -> None:
+def _check_rank(block: RandomBlock, covariates: BlockStatistics) -> None:
     """Columns of Z that are zero, or combinations of others they are correlated with."""
-    size = np.sqrt(np.mean(block.Z**2, axis=0))
+    size = np.sqrt(np.diag(covariates.gram))
     zero = [e for e, s in zip(block.effects, size, strict=True) if s == 0]
     if zero:
         raise DataError(
@@ -85,8 +87,8 @@ def _check_rank(block: RandomBlock) -> None:
         )
     for part in block.pattern:
         columns = list(part)
-        gram = block.Z[:, columns].T @ block.Z[:, columns] / np.outer(size[columns], size[columns])
-        if np.linalg.matrix_rank(gram, tol=1e-10 * len(block.Z), hermitian=True) < len(part):
+        gram = covariates.gram[np.ix_(columns, columns)] / np.outer(size[columns], size[columns])
+        if np.linalg.matrix_rank(gram, tol=1e-10, hermitian=True) < len(part):
             names = ", ".join(block.effects[i] for i in part)
             _warn(
                 f"The covariates of the random effects {names} of {block.name!r} are linearly "
@@ -95,6 +97,8 @@ def _check_rank(block: RandomBlock) -> None:
 
 
 def _check_size(block: RandomBlock, n: int) -> None:
+    if block.relationship is not None:  # relatives tell the variances apart
+        return
     total = block.n_levels * block.n_effects
     if block.n_levels >= n:
         _warn(
@@ -108,17 +112,16 @@ def _check_size(block: RandomBlock, n: int) -> None:
         )
 
 
-def _check_covariates(block: RandomBlock) -> None:
+def _check_covariates(block: RandomBlock, covariates: BlockStatistics) -> None:
     for part in block.pattern:
         if len(part) < 2 or "Intercept" not in [block.effects[i] for i in part]:
             continue
         for i in part:
-            z = block.Z[:, i]
-            spread = float(np.std(z))
-            if block.effects[i] != "Intercept" and abs(np.mean(z)) > _FAR_FROM_ZERO * spread > 0:
+            mean, spread = float(covariates.mean[i]), float(covariates.sd[i])
+            if block.effects[i] != "Intercept" and abs(mean) > _FAR_FROM_ZERO * spread > 0:
                 _warn(
                     f"The covariate of the random slope {block.effects[i]!r} is far from zero "
-                    f"(mean {np.mean(z):.4g}, sd {spread:.4g}): the intercept's variance and its "
+                    f"(mean {mean:.4g}, sd {spread:.4g}): the intercept's variance and its "
                     "correlation with the slope refer to a point far outside the data. Write "
                     f"center({block.effects[i]}) instead."
                 )

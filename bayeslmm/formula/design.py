@@ -25,6 +25,7 @@ from bayeslmm.formula.groupmeans import GroupMean, fit_group_mean
 from bayeslmm.formula.matrices import ModelMatrix, Term, model_matrix, response_vector
 from bayeslmm.formula.missing import MissingRows
 from bayeslmm.formula.random import RandomBlock, grouping_factor, random_block
+from bayeslmm.formula.statistics import RowStatistics, statistics_of_rows
 from bayeslmm.formula.syntax import Bar, ParsedFormula, parse_formula
 from bayeslmm.formula.syntaxtree import parse_part, variables_in
 
@@ -113,7 +114,7 @@ class Design:
     @property
     def predictor_means(self) -> np.ndarray:
         """Where the intercept's prior is meant, shape (p,)."""
-        return self.X.mean(axis=0) if self.center is None else self.center
+        return self.statistics.mean if self.center is None else self.center
 
     @property
     def X(self) -> np.ndarray:
@@ -134,6 +135,21 @@ class Design:
     def n_rows(self) -> int:
         """Rows used."""
         return len(self.y)
+
+    @cached_property
+    def statistics(self) -> RowStatistics:
+        """What priors, checks and descriptions need of the rows."""
+        return statistics_of_rows(self)
+
+    @property
+    def rows_in_memory(self) -> bool:
+        """Whether there are rows to look at; without, anything of a row's size is an error."""
+        return True
+
+    @property
+    def X_reduced(self) -> np.ndarray:
+        """X, or a matrix of few rows with the same X'X where the rows are not in memory."""
+        return self.X
 
     @property
     def has_intercept(self) -> bool:
@@ -192,6 +208,11 @@ class Design:
             codes.append(found)
             labels.append(label)
         return NewRows(X, offset, tuple(Z), tuple(codes), tuple(labels))
+
+    def column_values(self, name: str) -> tuple[float, np.ndarray | None]:
+        """Mean of a numeric column and its distinct values (None where there are too many)."""
+        column = self.predictors[name]
+        return float(column.mean()), np.unique(column.to_numpy())
 
     def evaluate_effects(self, data) -> tuple[np.ndarray, ...]:
         """Covariates Z of each grouping factor for new rows; grouping columns are not needed.
@@ -510,7 +531,11 @@ def _random_blocks(bars: tuple[Bar, ...], plain: pd.DataFrame, options) -> tuple
     blocks = []
     for group in by_factor.values():
         if len(set(group)) < len(group):
-            raise FormulaError(f"The random term {group[0]} is written twice.")
+            raise FormulaError(
+                f"The random term {group[0]} is written twice. (For a related and an unrelated "
+                "effect of the same individuals, such as a permanent environment, copy the column: "
+                'data["individual"] = data["id"].)'
+            )
         factor = grouping_factor(group[0].columns, plain)
         matrices = [
             model_matrix(bar.effects, plain, what=f"random term {bar}", **options) for bar in group

@@ -8,6 +8,7 @@ matrix of textbooks is never formed.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -125,6 +126,9 @@ class RandomBlock:
         Partition of the effects into correlated sub-blocks.
     terms : tuple of Bar
         The random terms it came from.
+    relationship : object or None
+        Known covariance between the levels (``gaussian.relationship.Relationship``), in their
+        order.
     """
 
     factor: GroupingFactor
@@ -133,6 +137,7 @@ class RandomBlock:
     pattern: tuple[tuple[int, ...], ...]
     terms: tuple[Bar, ...]
     _matrices: tuple[ModelMatrix, ...] = field(repr=False, default=())
+    relationship: Any = field(repr=False, default=None)
 
     @property
     def name(self) -> str:

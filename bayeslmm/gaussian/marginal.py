@@ -234,7 +234,7 @@ def conditional_moments(
     return ConditionalMoments(
         coordinates.to_user(gamma),
         coordinates.covariance_to_user(inverse),
-        problem.per_level(state.b @ np.append(-gamma, 1.0)),
+        problem.effects(state.b @ np.append(-gamma, 1.0)),
     )
 
 
@@ -301,7 +301,7 @@ def effect_covariances(
     if prior is None:
         return blocks
     _, _, inverse, _, _ = _statistics(with_prior(problem, prior), state, sigma)
-    slopes = problem.per_level(state.b[:, :-1])
+    slopes = problem.effects(state.b[:, :-1])
     return [
         block + np.einsum("jap,pr,jbr->jab", B, inverse, B)
         for block, B in zip(blocks, slopes, strict=True)
@@ -432,11 +432,13 @@ def draws_to_user(
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """beta (m, p) and b, (m, J_k, q_k) each, from draws as computed with."""
     b = []
-    for k in range(len(problem.patterns)):
+    for k, T in enumerate(problem.roots):
         columns = problem.symbolic.factor_columns(k)
         first, size = (int(columns.flat[0]), columns.size) if columns.size else (0, 0)
         if np.array_equal(columns.ravel(), np.arange(first, first + size)):
             b.append(effects[:, first : first + size].reshape(len(effects), *columns.shape))
         else:
             b.append(effects[:, columns])
+        if T is not None:
+            b[-1] = np.einsum("jl,mlq->mjq", T, b[-1], optimize=True)
     return problem.coordinates.to_user(fixed), b

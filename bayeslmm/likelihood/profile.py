@@ -21,7 +21,6 @@ from bayeslmm.gaussian import (
     Shift,
     factorize,
     lower_factor,
-    prepare,
     single_threaded_blas,
     solve,
 )
@@ -263,12 +262,7 @@ def coefficient_profile(problem: Problem, theta: np.ndarray, j: int) -> Callable
     state = {"theta": theta}
 
     def deviance(value: float) -> float:
-        reduced = prepare(
-            _with_coefficient_fixed(problem.cp, j, value),
-            problem.patterns,
-            symbolic=problem.symbolic,
-        )
-        reduced = replace(reduced, known_sigma=problem.known_sigma)
+        reduced = problem.with_products(_with_coefficient_fixed(problem.cp, j, value))
         start = state["theta"] if np.all(np.isfinite(state["theta"])) else None
         found = optimize(reduced, reml=False, start=start)
         state["theta"] = found.theta

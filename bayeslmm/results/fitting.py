@@ -11,7 +11,7 @@ import numpy as np
 from bayeslmm.bayes.priors import Priors
 from bayeslmm.errors import DataError, ModelWarning, PriorError
 from bayeslmm.formula import Design
-from bayeslmm.gaussian import CrossProducts, Problem, prepare, single_threaded_blas
+from bayeslmm.gaussian import CrossProducts, Problem, single_threaded_blas
 from bayeslmm.likelihood.optimize import optimize
 from bayeslmm.results.likelihood import LikelihoodFit
 
@@ -77,11 +77,11 @@ def known_sigma(priors: Priors) -> float | None:
 def _estimable_problem(model: LMM) -> Problem:
     if not model.aliased:
         return model.problem
-    from bayeslmm.model import covariance_patterns, reduce_rows
+    from bayeslmm.model import prepared_problem, reduce_rows
 
     design = model.design
     kept = [j for j, name in enumerate(design.coef_names) if name not in model.aliased]
-    return prepare(reduce_rows(design, columns=kept), covariance_patterns(design))
+    return prepared_problem(design, reduce_rows(design, columns=kept))
 
 
 def _refuse_other_families(model: LMM) -> None:
@@ -99,8 +99,10 @@ def _refuse_other_families(model: LMM) -> None:
 
 
 def _refuse_unidentified(design: Design) -> None:
-    varying = design.weights is not None and np.ptp(design.weights) > 0
+    varying = design.statistics.weights_vary
     for block in design.blocks:
+        if block.relationship is not None and not block.relationship.trivial:
+            continue
         total = block.n_levels * block.n_effects
         if total >= design.n_rows and not varying:
             raise DataError(
@@ -147,7 +149,7 @@ def refuse_perfect_posterior(model: LMM, idata: xr.DataTree) -> None:
 
 
 def _refuse_perfect(design: Design, sigma: float) -> None:
-    spread = float(np.std(design.y - design.offset))
+    spread = design.statistics.sd_y
     if sigma <= _PERFECT * spread:
         raise DataError(
             f"The model fits {design.response!r} perfectly, up to rounding: the residual standard "

@@ -12,6 +12,7 @@ import pandas as pd
 from bayeslmm.errors import DataError
 from bayeslmm.formula import Design
 from bayeslmm.formula.columns import as_frame
+from bayeslmm.formula.random import RandomBlock
 
 __all__ = ["as_correlation", "implied_covariance"]
 
@@ -45,7 +46,7 @@ def implied_covariance(
             raise DataError("Without random effects responses are independent; give data=.")
         rows = np.flatnonzero(design.blocks[0].codes == 0)
         Z = [block.Z[rows] for block in design.blocks]
-        same = [block.codes[rows][:, None] == block.codes[rows] for block in design.blocks]
+        same = [_shared(block, block.codes[rows]) for block in design.blocks]
         index = design.index[rows]
         weights = np.ones(len(rows)) if design.weights is None else design.weights[rows]
     else:
@@ -65,13 +66,27 @@ def as_correlation(covariance: np.ndarray) -> np.ndarray:
     return covariance / (sd[..., :, None] * sd[..., None, :])
 
 
+def _shared(block: RandomBlock, codes: np.ndarray) -> np.ndarray:
+    """Covariance of the levels of rows, over Sigma: 0 or 1, or the relationship."""
+    if block.relationship is not None:
+        return block.relationship.between(codes)
+    return codes[:, None] == codes
+
+
 def _covariates(design: Design, frame: pd.DataFrame):
     """Z of each factor for new rows and which rows share a level."""
     Z = design.evaluate_effects(frame)
     same = []
     for block in design.blocks:
         columns = [c for c in block.factor.columns if c in frame.columns]
-        if columns:
+        if columns and block.relationship is not None:
+            codes, labels = block.factor.find(frame[columns])
+            key = pd.factorize(np.array([str(v) for v in labels], dtype=object))[0]
+            known = codes >= 0  # others are taken as unrelated to everybody
+            shared = (key[:, None] == key).astype(float)
+            shared[np.ix_(known, known)] = block.relationship.between(codes[known])
+            same.append(shared)
+        elif columns:
             key = pd.factorize(pd.MultiIndex.from_frame(frame[columns].astype(str)))[0]
             same.append(key[:, None] == key)
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +10,7 @@ import pandas as pd
 
 from bayeslmm.bayes.priors import coef_key
 from bayeslmm.errors import ModelWarning
-from bayeslmm.gaussian import lower_factor, prepare, solve
+from bayeslmm.gaussian import draw_levels, lower_factor, solve
 from bayeslmm.likelihood.optimize import optimize
 from bayeslmm.likelihood.profile import (
     coefficient_profile,
@@ -175,7 +174,7 @@ def simulate_responses(fit: LikelihoodFit, n_sims: int, rng: np.random.Generator
     for s in range(n_sims):
         value = mean + scale * rng.standard_normal(design.n_rows)
         for block, root in zip(design.blocks, roots, strict=True):
-            b = rng.standard_normal((block.n_levels, block.n_effects)) @ root.T
+            b = draw_levels(block.relationship, block.n_levels, root, rng)
             value = value + np.einsum("nq,nq->n", block.Z, b[block.codes])
         out[s] = value
     return out
@@ -217,8 +216,7 @@ def with_response(fit: LikelihoodFit, y: np.ndarray):
     from bayeslmm.model import reduce_rows
 
     cp = reduce_rows(fit.design, y=y, columns=fit.kept)
-    problem = prepare(cp, fit._problem.patterns, symbolic=fit._problem.symbolic)
-    return replace(problem, known_sigma=fit._problem.known_sigma)
+    return fit._problem.renewed(cp)
 
 
 def _warn(text: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ import pandas as pd
 from bayeslmm.bayes.priors import component_names
 from bayeslmm.errors import DataError, ModelWarning
 from bayeslmm.formula import Design
-from bayeslmm.gaussian import Problem, effect_covariances, solve
+from bayeslmm.gaussian import Problem, TooManyEffectsError, effect_covariances, solve
 from bayeslmm.likelihood.inference import (
     Inference,
     KenwardRogerInference,
@@ -219,7 +219,7 @@ class LikelihoodFit(FitPlots):
         aliased = [j for j in range(rows.shape[1]) if j not in self.kept]
         if not aliased:
             return np.ones(len(rows), dtype=bool)
-        X = self.design.X
+        X = self.design.X_reduced
         weights = np.linalg.lstsq(X[:, self.kept], X[:, aliased], rcond=None)[0]
         gap = rows[:, aliased] - rows[:, self.kept] @ weights
         size = np.maximum(np.abs(rows).max(axis=1), 1e-300)[:, None] * np.maximum(
@@ -271,7 +271,14 @@ class LikelihoodFit(FitPlots):
                 "Kenward-Roger approximation is not justified."
             )
         factors = [fit.sigma * L for L in fit._solution.Ls]
-        return KenwardRogerInference(kenward_roger(fit._problem, factors, fit.sigma))
+        try:
+            adjustment = kenward_roger(fit._problem, factors, fit.sigma)
+        except TooManyEffectsError as err:
+            raise DataError(
+                f"Kenward-Roger needs a dense matrix over the related effects ({err}): use "
+                'ddf="satterthwaite".'
+            ) from None
+        return KenwardRogerInference(adjustment)
 
     def varcomp(self, *, level: float = 0.95) -> pd.DataFrame:
         """Standard deviations and correlations of the random effects, and sigma.
@@ -503,6 +510,93 @@ class LikelihoodFit(FitPlots):
             progressbar=progressbar,
         )  # fmt: skip
 
+    def heritability(
+        self,
+        factor: str | None = None,
+        *,
+        exclude: str | Iterable[str] = (),
+        fixed: bool = False,
+        level: float = 0.95,
+        method: str = "delta",
+        n_sims: int = 1000,
+        random_seed: int | None = None,
+        progressbar: bool = True,
+    ) -> pd.Series:
+        """Additive genetic variance over phenotypic variance, with an interval.
+
+        Parameters
+        ----------
+        factor : str, optional
+            The grouping factor with a relationship, where there are several.
+        exclude : str or list of str
+            Grouping factors whose variance is left out of the phenotypic variance, such as
+            herds.
+        fixed : bool
+            Whether the variance of the fixed part is in the phenotypic variance.
+        level : float
+        method : {"delta", "bootstrap"}
+            The delta method on the logit scale, or percentiles of a parametric bootstrap.
+        n_sims, random_seed, progressbar
+            For the bootstrap.
+
+        Returns
+        -------
+        pandas.Series
+            ``estimate se lower upper``.
+
+        Raises
+        ------
+        DataError
+            If no grouping factor has a relationship, or it is not clear which is meant.
+        """
+        from bayeslmm.results.heritability import heritability_share, likelihood_share
+
+        check_level(level)
+        return likelihood_share(
+            self,
+            heritability_share(self.design, factor, exclude, fixed),
+            level=level,
+            method=method,
+            n_sims=n_sims,
+            random_seed=random_seed,
+            progressbar=progressbar,
+        )
+
+    def repeatability(
+        self,
+        factors: str | Iterable[str] | None = None,
+        *,
+        exclude: str | Iterable[str] = (),
+        fixed: bool = False,
+        level: float = 0.95,
+        method: str = "delta",
+        n_sims: int = 1000,
+        random_seed: int | None = None,
+        progressbar: bool = True,
+    ) -> pd.Series:
+        """Variance between individuals over phenotypic variance, with an interval.
+
+        Parameters
+        ----------
+        factors : str or list of str, optional
+            Grouping factors that are the individuals'; by default the related one and those
+            with the same individuals as levels (a permanent environment).
+        exclude, fixed, level, method, n_sims, random_seed, progressbar
+            As in :meth:`heritability`.
+        """
+        from bayeslmm.results.heritability import likelihood_share, repeatability_share
+
+        check_level(level)
+        return likelihood_share(
+            self,
+            repeatability_share(self.design, factors, exclude, fixed),
+            level=level,
+            method=method,
+            n_sims=n_sims,
+            random_seed=random_seed,
+            progressbar=progressbar,
+        )
+
     def implied_covariance(self, data=None) -> pd.DataFrame:
         """Marginal covariance of a group's responses, in squared units of the response.
 
@@ -730,8 +824,8 @@ def describe_singularity(design: Design, Ls: list[np.ndarray], ranks) -> list[st
         Relative factors, judged on the scale of each effect's covariate.
     """
     sentences = []
-    for block, L, block_ranks in zip(design.blocks, Ls, ranks, strict=True):
-        scale = np.sqrt(np.mean(block.Z**2, axis=0))
+    for at, (block, L, block_ranks) in enumerate(zip(design.blocks, Ls, ranks, strict=True)):
+        scale = np.sqrt(np.diag(design.statistics.blocks[at].gram))
         Sigma = (L @ L.T) * np.outer(scale, scale)
         for part, rank in zip(block.pattern, block_ranks, strict=True):
             if rank == len(part):

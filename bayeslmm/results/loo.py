@@ -21,12 +21,11 @@ from bayeslmm.errors import SamplingError
 from bayeslmm.gaussian import (
     CrossProducts,
     log_marginal_flat,
-    prepare,
     row_moments,
     single_threaded_blas,
     with_prior,
 )
-from bayeslmm.model import covariance_patterns, factor_rows
+from bayeslmm.model import factor_rows
 from bayeslmm.results.progress import progress
 from bayeslmm.results.robust import is_robust
 
@@ -263,11 +262,7 @@ def _without(fit: PosteriorFit, rows: np.ndarray):
         weights=weights,
         shift=model.cross_products.shift,
     )
-    return prepare(
-        model.cross_products - part,
-        covariance_patterns(design),
-        symbolic=model.problem.symbolic,
-    )
+    return model.problem.renewed(model.cross_products - part)
 
 
 def _group_densities(fit: PosteriorFit, theta: _Theta, units, progressbar: bool) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -146,6 +146,12 @@ class PosteriorFit(PosteriorPlots):
         KeyError
             If there is no such grouping factor.
         """
+        from bayeslmm.bayes.tree import SUMMARY_GROUP
+
+        if SUMMARY_GROUP in self.idata.children:
+            from bayeslmm.results.effect_tables import summarized_effects
+
+            return summarized_effects(self, factor, level, interval)
         return self._long(effect_draws, factor, level, interval, diagnostics)
 
     def coef(
@@ -472,6 +478,84 @@ class PosteriorFit(PosteriorPlots):
 
         return posterior_shares(self, "term", level=level, interval=interval, draws=draws)
 
+    def heritability(
+        self,
+        factor: str | None = None,
+        *,
+        exclude: str | Iterable[str] = (),
+        fixed: bool = False,
+        level: float = 0.95,
+        interval: str = "eti",
+        draws: bool = False,
+    ) -> pd.DataFrame | xr.DataArray:
+        """Additive genetic variance over phenotypic variance.
+
+        Parameters
+        ----------
+        factor : str, optional
+            The grouping factor with a relationship, where there are several.
+        exclude : str or list of str
+            Grouping factors whose variance is left out of the phenotypic variance, such as
+            herds.
+        fixed : bool
+            Whether the variance of the fixed part is in the phenotypic variance.
+        level, interval
+            As in :meth:`summary`.
+        draws : bool
+            Return all draws instead, dimensions (chain, draw).
+
+        Raises
+        ------
+        DataError
+            If no grouping factor has a relationship, or it is not clear which is meant.
+        """
+        from bayeslmm.results.heritability import heritability_share
+
+        share = heritability_share(self.model.design, factor, exclude, fixed)
+        return self._share(share, level, interval, draws)
+
+    def repeatability(
+        self,
+        factors: str | Iterable[str] | None = None,
+        *,
+        exclude: str | Iterable[str] = (),
+        fixed: bool = False,
+        level: float = 0.95,
+        interval: str = "eti",
+        draws: bool = False,
+    ) -> pd.DataFrame | xr.DataArray:
+        """Variance between individuals over phenotypic variance.
+
+        Parameters
+        ----------
+        factors : str or list of str, optional
+            Grouping factors that are the individuals'; by default the related one and those
+            with the same individuals as levels (a permanent environment).
+        exclude, fixed, level, interval, draws
+            As in :meth:`heritability`.
+        """
+        from bayeslmm.results.heritability import repeatability_share
+
+        share = repeatability_share(self.model.design, factors, exclude, fixed)
+        return self._share(share, level, interval, draws)
+
+    def _share(self, share, level: float, interval: str, draws: bool):
+        from bayeslmm.bayes.draws import covariance_draws
+        from bayeslmm.results.heritability import share_values
+
+        posterior, design = self.posterior, self.model.design
+        Sigmas = covariance_draws(design, self.names, posterior)
+        beta = coefficient_draws(design, posterior)[1]
+        sigma = posterior["sigma"].to_numpy()
+        values = share_values(self.model, share, Sigmas, sigma, beta)
+        if not draws:
+            check_level(level, interval)
+            return summarize_draws(values[..., None], [share.name], level=level, interval=interval)
+        import xarray as xr
+
+        coords = {"chain": posterior["chain"], "draw": posterior["draw"]}
+        return xr.DataArray(values, dims=("chain", "draw"), coords=coords, name=share.name)
+
     def implied_covariance(self, data=None) -> pd.DataFrame:
         """Posterior mean of the marginal covariance of a group's responses.
 
@@ -539,7 +623,7 @@ class PosteriorFit(PosteriorPlots):
         from bayeslmm.results.support import refuse_unless_derived
 
         if groups == "new":
-            refuse_unless_derived(self.model, "Replication for new groups")
+            refuse_unless_derived(self.model, "Replication for new groups", related=True)
         group = posterior_predictive(
             self.model.design,
             self.names,

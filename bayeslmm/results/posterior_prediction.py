@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.bayes.covariates import missing_part
-from bayeslmm.bayes.draws import coefficient_draws, covariance_draws
+from bayeslmm.bayes.draws import coefficient_draws, covariance_draws, effect_array
 from bayeslmm.bayes.residuals import draw_noise, effect_nu, residual_nu
 from bayeslmm.results.prediction import (
     check_prediction,
@@ -36,7 +36,7 @@ def posterior_prediction(
     effects, roots = [], []
     if random == "conditional":
         effects = [
-            posterior[factor.b].to_numpy().reshape(len(beta), block.n_levels, block.n_effects)
+            effect_array(posterior, factor.b).reshape(len(beta), block.n_levels, block.n_effects)
             for block, factor in zip(design.blocks, names.factors, strict=True)
         ]
     elif random == "new":
