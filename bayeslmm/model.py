@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from bayeslmm.gaussian import CovariancePattern, CrossProducts, FactorRows, Problem
+    from bayeslmm.residual.blocks import Blocks
+    from bayeslmm.residual.problem import BlockProblem
     from bayeslmm.results.likelihood import LikelihoodFit
     from bayeslmm.results.posterior import PosteriorFit
 
@@ -54,6 +56,13 @@ class LMM:
         N(0, A (x) Sigma): a labelled covariance (DataFrame, DataArray),
         :func:`bayeslmm.pedigree_relationship` or :class:`bayeslmm.RelationshipMatrix`. Levels are
         matched by label; individuals without rows become levels without rows.
+    residual : str, optional
+        Correlation of the residuals within groups: ``"ar1(time | g)"``, ``"car1(time | g)"``
+        (continuous time), ``"cs(g)"`` or ``"unstructured(time | g)"`` (which has a variance per
+        time unless `sigma` says otherwise).
+    sigma : str, optional
+        What the residual standard deviation depends on: ``"~ treatment"`` has one per level of
+        a factor, ``"~ x"`` is log-linear in a number.
     family, random : {"gaussian", "student"}
         Distribution of the residuals and of the random effects. Student-t ones, with their
         degrees of freedom estimated, let outliers count less; such a model has a posterior but
@@ -99,6 +108,8 @@ class LMM:
         priors: Mapping[str, Prior] | None = None,
         weights=None,
         relationship: Mapping[str, Any] | None = None,
+        residual: str | None = None,
+        sigma: str | None = None,
         family: str = "gaussian",
         random: str = "gaussian",
         missing: str = "drop",
@@ -106,8 +117,16 @@ class LMM:
     ):
         _one_of("family", family, FAMILIES)
         _one_of("random", random, FAMILIES)
+        if residual is not None or sigma is not None:
+            _refuse_beside_residuals(relationship, family, random, missing)
         self.design: Design = _design_of(
-            data, formula, weights=weights, missing=missing, namespace=namespace
+            data,
+            formula,
+            weights=weights,
+            missing=missing,
+            namespace=namespace,
+            residual=residual,
+            sigma=sigma,
         )
         self.family, self.random = family, random
         if text := self.design.missing.describe():
@@ -136,8 +155,13 @@ class LMM:
         return reduce_rows(self.design)
 
     @cached_property
-    def problem(self) -> Problem:
-        """The cross-products laid out for evaluation at many covariance parameters."""
+    def problem(self) -> Problem | BlockProblem:
+        """The data laid out for evaluation at many covariance parameters.
+
+        Cross-products where residuals are independent with one variance, else blocks of rows.
+        """
+        if self.design.residual is not None:
+            return block_problem(self.design)
         if self._like is not None:  # the same rows and levels with another response
             return self._like.renewed(self.cross_products)
         return prepared_problem(self.design, self.cross_products)
@@ -350,6 +374,7 @@ class LMM:
         from bayeslmm.bayes.predictive import prior_predictive
 
         return prior_predictive(
+            self.design,
             self.pymc_model(),
             self.priors,
             self.names,
@@ -412,12 +437,14 @@ class LMM:
         return "\n".join(parts)
 
 
-def _design_of(data, formula: str, **options) -> Design:
+def _design_of(data, formula: str, *, residual, sigma, **options) -> Design:
     """The design of a data frame, or of data that are read in batches."""
     from bayeslmm.sources import is_source, source_design
 
     if isinstance(data, Design):  # read from a file
         return data
+    if residual is not None or sigma is not None:  # blocks of rows, which must be in memory
+        return build_design(formula, data, residual=residual, sigma=sigma, **options)
     build = source_design if is_source(data) else build_design
     return build(formula, data, **options)
 
@@ -440,6 +467,69 @@ def reduce_rows(design: Design, *, y=None, columns=slice(None)) -> CrossProducts
     response = (design.y if y is None else y) - design.offset
     return CrossProducts.from_rows(
         response, design.X[:, columns], factor_rows(design), weights=design.weights
+    )
+
+
+def block_problem(design: Design, *, columns=slice(None)) -> BlockProblem:
+    """A design with structured residuals in independent blocks of rows.
+
+    Parameters
+    ----------
+    design : Design
+    columns : index
+        Coefficients to keep.
+
+    Raises
+    ------
+    DataError
+        If random effects join too many rows into one block.
+    """
+    from bayeslmm.residual.blocks import LARGEST_BLOCK, largest_block
+    from bayeslmm.residual.problem import prepare_blocks
+    from bayeslmm.residual.structures import make_structure
+
+    residual, factors = design.residual, factor_rows(design)
+    rows = residual.rows
+    size = largest_block(rows.group, factors)
+    if size > LARGEST_BLOCK:
+        joined = ", ".join(block.name for block in design.blocks) or residual.factor.name
+        raise DataError(
+            f"{joined} join {size} rows into one block whose covariance would be a dense "
+            f"{size} x {size} matrix (at most {LARGEST_BLOCK}). With a residual structure, group "
+            "random effects by the residual's own groups or by few rows above them: leave out "
+            "crossed factors, or make them fixed effects."
+        )
+    structure = make_structure(
+        residual.kind, rows.group, rows.time, len(residual.times), residual.largest_group
+    )
+    return prepare_blocks(
+        design.y - design.offset,
+        design.X[:, columns],
+        factors,
+        covariance_patterns(design),
+        structure,
+        rows.group,
+        rows.time,
+        rows.scale,
+        design.weights,
+    )
+
+
+def residual_blocks(design: Design) -> Blocks:
+    """Blocks of rows whose residuals are correlated, whatever random effects join them."""
+    from bayeslmm.residual.blocks import make_blocks
+    from bayeslmm.residual.structures import STRUCTURES
+
+    residual, rows = design.residual, design.residual.rows
+    made = STRUCTURES[residual.kind]
+    return make_blocks(
+        rows.group,
+        rows.time if made.uses_time else np.zeros(design.n_rows),
+        rows.scale,
+        design.weights,
+        [],
+        (made.code, len(residual.times)),
+        shift_times=made.uses_time and not residual.times,
     )
 
 
@@ -498,11 +588,27 @@ def describe_design(design: Design) -> str:
                 f"  levels related by a known {kind}"
                 + (f", {without} of them without rows" if without else "")
             )
+    if design.residual is not None:
+        lines.append(f"Residuals: {design.residual.describe()}")
     if statistics.has_offset:
         lines.append("Offset: yes")
     if design.weights_name is not None:
         lines.append(f"Weights: {design.weights_name}")
     return "\n".join(lines)
+
+
+def _refuse_beside_residuals(relationship, family: str, random: str, missing: str) -> None:
+    """Refuse what a residual structure cannot be combined with."""
+    beside = {
+        "relationship=": relationship is not None,
+        'family="student"': family == "student",
+        'random="student"': random == "student",
+        'missing="model"': missing == "model",
+    }
+    if found := [name for name, given in beside.items() if given]:
+        raise DataError(
+            f"residual= and sigma= do not go together with {found[0]}: leave one of them out."
+        )
 
 
 def _describe_families(model: LMM) -> list[str]:

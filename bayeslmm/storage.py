@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["load", "save_fit"]
 
 _GROUP = "bayeslmm"
-_FORMAT = 1
+_FORMAT = 2
 
 
 def save_fit(fit: PosteriorFit, path: str | os.PathLike) -> None:
@@ -154,8 +154,10 @@ def _model_dataset(fit: PosteriorFit) -> xr.Dataset:
     arrays["rows"] = (("row",), design.rows)
     arrays["dropped"] = (("dropped_row",), design.missing.dropped)
     record = {
-        "format": _FORMAT,
+        # what older versions would read without its residual structure is of a newer format
+        "format": 1 if design.residual is None else _FORMAT,
         "formula": design.formula.text,
+        "residual": _residual_record(design),
         "weights_name": design.weights_name,
         "columns": columns,
         "index": _index_record(design.index),
@@ -269,6 +271,14 @@ def _restored_model(record, stored: xr.Dataset, namespace) -> LMM:
         return LMM(record["formula"], design, namespace=namespace)
 
 
+def _residual_record(design) -> dict[str, str | None] | None:
+    """The arguments ``residual`` and ``sigma`` of the model, None where it has neither."""
+    if design.residual is None:
+        return None
+    syntax = design.residual.syntax
+    return {"residual": syntax.text, "sigma": syntax.sigma and f"~ {syntax.sigma}"}
+
+
 def _index_record(index: pd.Index) -> dict[str, Any]:
     """The data's own row labels, where they are plain; otherwise rows are numbered."""
     values = index.tolist()
@@ -292,6 +302,7 @@ def _rebuild_model(record, stored: xr.Dataset, namespace) -> tuple[LMM, Priors]:
         options = {name: record.get(name, "gaussian") for name in ("family", "random")}
         options["missing"] = record.get("missing_option", "drop")
         options["relationship"] = _restore_relationships(record, stored)
+        options |= record.get("residual") or {}
         model = LMM(record["formula"], frame, weights=weights, namespace=namespace, **options)
     rows = stored["rows"].to_numpy()
     index = record["index"]

@@ -20,6 +20,7 @@ PAGES = {
     "README.md": "",
     "docs/kinship.md": "",
     "docs/scale.md": "",
+    "docs/residual-structures.md": "",
     "docs/variance-explained.md": "",
     "docs/prediction.md": "",
     "docs/checking.md": "import matplotlib\nmatplotlib.use('Agg')\n",

@@ -183,7 +183,7 @@ def sbc(
     ['Intercept', 'sd(Intercept | Batch)', 'sigma']
     """
     _check(model, n_sims, method, n_draws)
-    simulator = _Simulator.of(model, method, n_draws)
+    simulator = _simulator(model).of(model, method, n_draws)
     seeds = np.random.SeedSequence(random_seed).spawn(n_sims)
     workers = cores or os.cpu_count() or 1
     with single_threaded_blas(), ThreadPoolExecutor(workers) as pool:
@@ -198,6 +198,14 @@ def sbc(
         method,
         sum(r[2] for r in results),
     )
+
+
+def _simulator(model: LMM) -> type[_Simulator]:
+    if model.design.residual is None:
+        return _Simulator
+    from bayeslmm.bayes.residual_calibration import ResidualSimulator
+
+    return ResidualSimulator
 
 
 @dataclass(frozen=True)
@@ -235,19 +243,27 @@ class _Simulator:
         """Ranks, true values, and whether importance sampling fell back to NUTS."""
         rng = np.random.default_rng(seed)
         beta, x = self._parameters(rng)
+        truth, y = self._simulated(beta, x, rng)
+        density = self._density_of(y)
+        draws, fell_back = self._draws(density, x, rng)
+        posterior = self._posterior(density, draws, rng)
+        return (posterior < truth).sum(axis=0), truth, fell_back
+
+    def _simulated(self, beta, x, rng) -> tuple[np.ndarray, np.ndarray]:
+        """True values in the order of the names, and y - offset of a simulated data set."""
         sd, F, sigma = self.density.constrained(x)
         factors = self.density.factors(F)
         truth = self._named(beta[None], sd, factors, sigma)[0]
-        y = self._response(beta, [L[0] for L in factors], float(sigma[0]), rng)
-        density = self._density_of(y)
-        draws, fell_back = self._draws(density, x, rng)
+        return truth, self._response(beta, [L[0] for L in factors], float(sigma[0]), rng)
+
+    def _posterior(self, density: MarginalDensity, draws, rng) -> np.ndarray:
+        """Draws of all parameters in the order of the names."""
         sd, F, sigma = density.constrained(draws)
         factors = density.factors(F)
         normals = rng.standard_normal((self.n_draws, density.model.n_normals))
         parts = [np.ascontiguousarray(L) for L in factors]
         beta = draw_conditional_many(density.model, parts, sigma, normals)[0]
-        posterior = self._named(beta, sd, factors, sigma)
-        return (posterior < truth).sum(axis=0), truth, fell_back
+        return self._named(beta, sd, factors, sigma)
 
     def _parameters(self, rng) -> tuple[np.ndarray, np.ndarray]:
         """beta and the unconstrained covariance parameters, from the priors."""

@@ -67,7 +67,8 @@ def choose_parameterization(
         if obstacle := marginal_obstacle(design, priors):
             return "noncentered", f"auto: {obstacle}"
         return "marginal", "auto: coefficients and random effects integrated out exactly"
-    through_pymc = method == "nuts"  # which knows any prior on a standard deviation
+    # which knows any prior on a standard deviation
+    through_pymc = method == "nuts" and design.residual is None
     obstacle = (fixed_obstacle if through_pymc else marginal_obstacle)(design, priors)
     if obstacle:
         raise SamplingError(

@@ -9,6 +9,7 @@ import pandas as pd
 
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.priors import component_names
+from bayeslmm.bayes.residual_draws import residual_component_draws
 from bayeslmm.errors import SamplingError
 from bayeslmm.formula import Design
 
@@ -49,10 +50,12 @@ def component_draws(
         if factor.nu in posterior:
             labels.append(f"nu({block.name})")
             columns.append(posterior[factor.nu].to_numpy()[:, :, None])
-    for name in ("sigma", "nu"):
-        if name in posterior:
-            labels.append(name)
-            columns.append(posterior[name].to_numpy()[:, :, None])
+    names_of_residuals, residuals = residual_component_draws(design, posterior)
+    labels += names_of_residuals
+    columns.append(residuals)
+    if "nu" in posterior:
+        labels.append("nu")
+        columns.append(posterior["nu"].to_numpy()[:, :, None])
     return labels, np.concatenate(columns, axis=-1)
 
 

@@ -18,6 +18,8 @@ import numpy as np
 from bayeslmm.bayes.covariates import add_covariates, covariate_names
 from bayeslmm.bayes.names import FactorNames, ModelNames
 from bayeslmm.bayes.priors import Prior, Priors, coef_key
+from bayeslmm.bayes.residual_draws import residual_coords, residual_variables
+from bayeslmm.bayes.residual_model import structured_response
 from bayeslmm.errors import SamplingError
 from bayeslmm.formula import Design
 from bayeslmm.formula.random import RandomBlock
@@ -57,7 +59,8 @@ def hierarchical_model(
         (g_effect), ``corr_g`` (g_effect, g_effect_bis) where it has correlations, and ``b_g``
         (g, g_effect). The free variable behind ``beta`` is ``beta_centered``: the same
         coefficients with the intercept moved to the predictors' means. Student-t residuals add
-        ``nu``, Student-t random effects ``nu_g``.
+        ``nu``, Student-t random effects ``nu_g``. Correlated residuals make one multivariate
+        normal per size of their groups.
 
     Raises
     ------
@@ -81,6 +84,9 @@ def hierarchical_model(
             effects.append(b)
         if design.modeled:
             mu = mu + add_covariates(design, priors, beta, effects)
+        if design.residual is not None:
+            structured_response(design, priors, names, mu)
+            return model
         sigma = positive("sigma", [priors["sigma"]], dims=None)
         scale = sigma if design.weights is None else sigma / np.sqrt(design.weights)
         # as data, so that the compiled model serves other responses of the same design
@@ -96,7 +102,7 @@ def hierarchical_model(
 def posterior_variables(design: Design, names: ModelNames, priors: Priors) -> list[str]:
     """The variables every posterior has, whatever made it."""
     variables = ["beta"] if design.coef_names else []
-    variables.append("sigma")
+    variables += residual_variables(design)
     if "nu" in priors:
         variables.append("nu")
     for block, factor in zip(design.blocks, names.factors, strict=True):
@@ -115,6 +121,7 @@ def posterior_variables(design: Design, names: ModelNames, priors: Priors) -> li
 def coords(design: Design, names: ModelNames) -> dict:
     """Labels of coefficients, rows, levels and effects."""
     labels = {"coef": list(design.coef_names), "obs": np.arange(design.n_rows)}
+    labels |= {dim: list(values) for dim, values in residual_coords(design).items()}
     for block, factor in zip(design.blocks, names.factors, strict=True):
         labels[factor.dim] = list(block.levels)
         labels[factor.effect_dim] = list(block.effects)

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayeslmm.bayes.conditional import posterior_values
 from bayeslmm.bayes.fitting import FitInfo, assemble
 from bayeslmm.bayes.marginal import MarginalDensity, marginal_density
 from bayeslmm.bayes.mode import Mode, find_mode
@@ -47,9 +46,6 @@ _DF = 5.0
 #: the center so that the proposal is as wide as the density, farther out so that it stays above.
 _NEAR, _FAR = np.array([1.0, 2.0]), np.array([3.0, 4.0, 6.0, 8.0])
 _NARROWEST, _WIDEST = 0.5, 5.0
-
-#: Up to this many random effects a density evaluation is cheap.
-_FEW_EFFECTS = 1000
 
 #: Draws of (beta, b) per random stream: the result does not depend on the number of threads.
 _DRAWS_PER_STREAM = 20
@@ -293,20 +289,19 @@ def fit_importance(
     density = marginal_density(design, priors, problem)
     rng = np.random.default_rng(np.random.SeedSequence([random_seed, 2]))
     # twice as many proposals as draws, so that few are repeated, unless each is expensive
-    cheap = problem.head_only and problem.symbolic.n_columns <= _FEW_EFFECTS
-    n = chains * draws * (2 if cheap else 1)
+    n = chains * draws * (2 if density.is_cheap else 1)
     with single_threaded_blas():
         # where a dense factorization is most of the cost, one serves the weight and the draw
         sample = importance_sample(
-            density, find_mode(density), n, rng, cores, draw_rest=not problem.head_only
+            density, find_mode(density), n, rng, cores, draw_rest=density.draws_with_value
         )
         check_k_hat(sample.k_hat)
         rows = sample.resample(chains * draws, rng)
         drawn = None
         if sample.effects is not None:
             drawn = draws_to_user(problem, sample.fixed[rows], sample.effects[rows])
-        values = posterior_values(
-            density, design, names, sample.x[rows].reshape(chains, draws, -1),
+        values = density.posterior_values(
+            design, names, sample.x[rows].reshape(chains, draws, -1),
             random_seed=random_seed, cores=cores, drawn=drawn, random_effects=random_effects,
         )  # fmt: skip
     proper = all(prior.is_proper for prior in priors.values())

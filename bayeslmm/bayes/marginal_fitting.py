@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from bayeslmm.bayes.conditional import posterior_values
 from bayeslmm.bayes.fitting import FitInfo, assemble
 from bayeslmm.bayes.marginal import marginal_density
 from bayeslmm.bayes.mode import find_mode
@@ -80,8 +79,7 @@ def fit_marginal(
             progressbar=progressbar,
             options=options,
         )
-        values = posterior_values(
-            density,
+        values = density.posterior_values(
             design,
             names,
             x,

@@ -47,6 +47,10 @@ def marginal_model(design: Design, priors: Priors, names: ModelNames, problem: P
     PriorError
         If a coefficient's prior is neither normal nor flat.
     """
+    if design.residual is not None:
+        from bayeslmm.bayes.residual_marginal_model import residual_marginal_model
+
+        return residual_marginal_model(design, priors, names, problem)
     import pymc as pm
     import pytensor.tensor as pt
 

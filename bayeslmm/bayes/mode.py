@@ -67,9 +67,7 @@ def find_mode(
     """
     from scipy.optimize import minimize
 
-    points = [density.starting_point(share) for share in starts]
-    if not density.correlations.n_effects:
-        points = points[:1]
+    points = density.starting_points(starts)
     if first is not None:
         points.insert(0, np.asarray(first, dtype=float))
     best, best_value = None, -np.inf
@@ -78,7 +76,7 @@ def find_mode(
             # not L-BFGS-B: its first step is the raw gradient, far outside, and it stops there
             result = minimize(
                 _negative(density), point, jac=True, method="BFGS",
-                options={"gtol": 1e-2, "maxiter": 300, "hess_inv0": np.diag(_spread(density))},
+                options={"gtol": 1e-2, "maxiter": 300, "hess_inv0": np.diag(density.spread())},
             )  # fmt: skip
         value = density.value(result.x)
         if value > best_value:
@@ -91,21 +89,6 @@ def find_mode(
         )
     x, value, scale = _polish(density, best, best_value)
     return Mode(x, value, scale)
-
-
-def _spread(density: MarginalDensity) -> np.ndarray:
-    """Rough posterior variances of the coordinates: J levels say about 2 J on the log of an sd.
-
-    The first step of a search that starts from the identity is wrong by orders of magnitude where
-    there are thousands of levels.
-    """
-    lay, problem = density.correlations, density.model.problem
-    levels = [f.n_levels for f in problem.cp.factors for _ in range(f.q)]
-    sds = 1.0 / (1.0 + np.array(levels, dtype=float))
-    corr = np.empty(lay.n_correlations)
-    for i in range(lay.n_effects):
-        corr[lay.number[lay.row_ptr[i] : lay.row_ptr[i + 1]]] = sds[i]
-    return np.concatenate((sds, corr, [1.0 / (1.0 + problem.n)]))
 
 
 def _negative(density: MarginalDensity):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bayeslmm.bayes.residual_draws import RESIDUAL_NAMES
 from bayeslmm.formula import Design
 
 __all__ = ["FactorNames", "ModelNames", "model_names", "storable"]
@@ -64,7 +65,7 @@ class ModelNames:
 
 def model_names(design: Design) -> ModelNames:
     """Names that do not collide with each other, for any formula."""
-    taken = set(_RESERVED)
+    taken = set(_RESERVED if design.residual is None else (*_RESERVED, *RESIDUAL_NAMES))
     factors = []
     for block in design.blocks:
         base = storable(block.name)

@@ -9,13 +9,9 @@ import numpy as np
 from bayeslmm.bayes.draws import covariance_factors, effect_array
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.priors import Priors
-from bayeslmm.bayes.residuals import (
-    draw_noise,
-    effect_multipliers,
-    effect_nu,
-    residual_nu,
-    residual_scale,
-)
+from bayeslmm.bayes.residual_draws import residual_noise
+from bayeslmm.bayes.residual_model import join_observed, observed_names
+from bayeslmm.bayes.residuals import draw_noise, effect_multipliers, effect_nu, residual_nu
 from bayeslmm.bayes.sampling import quiet_pymc
 from bayeslmm.bayes.tree import linear_predictor
 from bayeslmm.errors import PriorError
@@ -70,8 +66,9 @@ def posterior_predictive(
     if groups == "new":
         posterior = _new_effects(design, names, posterior, rng)
     mean = linear_predictor(design, names, posterior)
-    scale = residual_scale(design, posterior)
-    values = mean + scale * draw_noise(rng, mean.shape, residual_nu(posterior))
+    values = mean + residual_noise(
+        design, posterior, draw_noise(rng, mean.shape, residual_nu(posterior))
+    )
     coords = {"chain": posterior["chain"], "draw": posterior["draw"]}
     return xr.Dataset(
         {names.response: (("chain", "draw", "obs"), values)},
@@ -99,6 +96,7 @@ def _new_effects(
 
 
 def prior_predictive(
+    design: Design,
     model: pm.Model,
     priors: Priors,
     names: ModelNames,
@@ -128,12 +126,13 @@ def prior_predictive(
             'one. Give it a proper prior, such as blm.Prior("Normal", mu=0, sigma=...).'
         )
     pm = quiet_pymc()
+    observed = observed_names(design, names)
     tree = pm.sample_prior_predictive(
-        draws=draws, model=model, var_names=[*variables, names.response], random_seed=random_seed
+        draws=draws, model=model, var_names=[*variables, *observed], random_seed=random_seed
     )
     groups = {
         "prior": tree["prior"].to_dataset()[variables],
-        "prior_predictive": tree["prior_predictive"].to_dataset(),
-        "observed_data": tree["observed_data"].to_dataset(),
+        "prior_predictive": join_observed(design, names, tree["prior_predictive"].to_dataset()),
+        "observed_data": join_observed(design, names, tree["observed_data"].to_dataset()),
     }
     return xr.DataTree.from_dict(groups)

@@ -15,6 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from bayeslmm.bayes.residual_priors import (
+    check_residual_support,
+    residual_interval,
+    residual_members,
+    residual_priors,
+)
 from bayeslmm.errors import PriorError
 from bayeslmm.formula import Design
 from bayeslmm.formula.random import RandomBlock
@@ -190,6 +196,7 @@ class Priors(Mapping):
         random: str = "gaussian",
     ):
         self._classes = _members(design, family)
+        self._interval = (-1.0, 1.0) if design.residual is None else residual_interval(design)
         self._aliases = _pair_aliases(design)
         defaults = default_priors(design, family=family, random=random)
         self._entries = {key: _Entry(prior, "default") for key, prior in defaults.items()}
@@ -216,7 +223,8 @@ class Priors(Mapping):
             also = f" The coefficient is {coef_key(key)!r}." if coef_key(key) in self else ""
             raise PriorError(f"This model has no parameter of class {key!r}.{also}")
         for target in keys:
-            _check_support(target, prior)
+            if not check_residual_support(target, prior, self._interval):
+                _check_support(target, prior)
         self._entries.update({target: _Entry(prior, "user") for target in keys})
 
     def __iter__(self) -> Iterator[str]:
@@ -247,6 +255,7 @@ class Priors(Mapping):
         """An independent copy."""
         twin = object.__new__(Priors)
         twin._classes, twin._aliases = self._classes, self._aliases
+        twin._interval = self._interval
         twin._entries = dict(self._entries)
         return twin
 
@@ -298,6 +307,7 @@ def default_priors(
       standard deviation HalfStudentT(3, s_x), over the observed values;
     - degrees of freedom of Student-t residuals or random effects: Gamma(2, 0.1), Juarez and
       Steel (2010).
+    - residual structures: see :func:`bayeslmm.bayes.residual_priors.residual_priors`.
 
     All standard deviations have the divisor n - 1.
 
@@ -334,7 +344,7 @@ def default_priors(
             priors[f"corr({block.name})"] = Prior("LKJ", eta=2)
         if random == "student":
             priors[f"nu({block.name})"] = Prior("Gamma", **_NU)
-    priors["sigma"] = Prior("HalfStudentT", nu=3, sigma=sd_y * math.sqrt(rows.mean_weight))
+    priors |= residual_priors(design, sd_y)
     for covariate in design.modeled:
         observed = covariate.observed
         center, size = float(np.mean(observed)), np.max(np.abs(observed))
@@ -372,11 +382,12 @@ def _members(design: Design, family: str) -> dict[str, list[str]]:
     """Parameters of each class."""
     members: dict[str, list[str]] = {name: [] for name in _CLASSES}
     members["beta"] = [coef_key(name) for name in design.coef_names if name != "Intercept"]
-    members["sigma"] = ["sigma"]
     members["nu"] = ["nu"] if family == "student" else []
     for block in design.blocks:
         members["sd"] += [f"sd({effect} | {block.name})" for effect in block.effects]
         members["corr"] += [f"corr({block.name})"] if block.correlated_pairs() else []
+    for name, keys in residual_members(design).items():
+        members[name] += keys
     return members
 
 
@@ -440,7 +451,7 @@ def _check_support(key: str, prior: Prior) -> None:
     if is_corr != (prior.name == "LKJ"):
         wanted = 'Prior("LKJ", eta=2)' if is_corr else "another distribution than LKJ"
         raise PriorError(f"{key}: use {wanted}, not {prior!r}.")
-    is_positive = key in ("sigma", "nu") or key.startswith(("sd(", "nu("))
+    is_positive = key in ("sigma", "nu", "range") or key.startswith(("sd(", "nu(", "sigma["))
     if not is_positive or prior.name in _POSITIVE:
         return
     if prior.name == "Fixed":

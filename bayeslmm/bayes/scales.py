@@ -3,19 +3,21 @@
 Every family is a code, three numbers and a constant. The constrained standard deviation is
 ``s = lower + exp(x)``, or ``lower + (upper - lower) / (1 + exp(-x))`` where the prior ends at an
 upper bound, so that the sampler never meets a wall; the Jacobian of that map is part of the
-density. Parametrizations are PyMC's.
+density. A number on the whole line (``lower`` minus infinity) is its own coordinate.
+Parametrizations are PyMC's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import lgamma, log, pi, sqrt
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numba import njit
 
-from bayeslmm.bayes.priors import Prior
+if TYPE_CHECKING:
+    from bayeslmm.bayes.priors import Prior
 
 __all__ = ["SCALE_FAMILIES", "Scales", "draw_scales", "scales", "supported_scale"]
 
@@ -139,9 +141,18 @@ def supported_scale(prior: Prior) -> bool:
     return prior.name in SCALE_FAMILIES and prior.parameters.get("lower", 0.0) >= 0
 
 
+def _on_the_line(p):
+    sigma = _sigma(p)
+    constant = -0.5 * log(2 * pi) - log(sigma)
+    return _NORMAL, (p.get("mu", 0.0), sigma, 0.0), constant, -np.inf, np.inf
+
+
 def scales(priors: Sequence[Prior]) -> Scales:
-    """Numbers of a sequence of priors, each of a family in :data:`SCALE_FAMILIES`."""
-    rows = [SCALE_FAMILIES[prior.name](prior.parameters) for prior in priors]
+    """Numbers of a sequence of priors, each of a family in :data:`SCALE_FAMILIES` or normal."""
+    rows = [
+        (_on_the_line if prior.name == "Normal" else SCALE_FAMILIES[prior.name])(prior.parameters)
+        for prior in priors
+    ]
     codes, parameters, constants, lower, upper = zip(*rows, strict=True)
     return Scales(
         np.array(codes, dtype=np.int64),
@@ -155,6 +166,8 @@ def scales(priors: Sequence[Prior]) -> Scales:
 @njit(**_OPTIONS)
 def constrain(lower, upper, x):
     """s, ds/dx and log ds/dx."""
+    if np.isinf(lower):
+        return x, 1.0, 0.0
     if np.isinf(upper):
         s = np.exp(x)
         return lower + s, s, x
@@ -201,7 +214,7 @@ def scale_terms(sc, x):
         s, ds, log_ds = constrain(sc.lower[i], sc.upper[i], x[i])
         log_p, d_log_p = _log_prior(sc.code[i], sc.parameters[i, 0], sc.parameters[i, 1], s)
         value += log_p + sc.constant[i] + log_ds
-        gradient[i] = d_log_p * ds + 1.0
+        gradient[i] = d_log_p * ds + (0.0 if np.isinf(sc.lower[i]) else 1.0)
         if not np.isinf(sc.upper[i]):
             gradient[i] += -1.0 - np.tanh(0.5 * x[i])  # d log(ds/dx)/dx = 1 - 2 share
         sd[i], slope[i] = s, ds
@@ -216,6 +229,8 @@ def unconstrain(sc: Scales, sd: np.ndarray) -> np.ndarray:
         low, high = sc.lower[i], sc.upper[i]
         if sc.code[i] == _FIXED:
             x[i] = 0.0
+        elif np.isinf(low):
+            x[i] = s
         elif np.isinf(high):
             x[i] = np.log(max(s - low, 1e-6 * max(s, 1e-300)))
         else:

@@ -10,7 +10,8 @@ from bayeslmm.bayes.covariates import covariate_names, missing_part
 from bayeslmm.bayes.draws import effect_array
 from bayeslmm.bayes.effect_summaries import PROBABILITIES, EffectSummary
 from bayeslmm.bayes.names import ModelNames
-from bayeslmm.bayes.residuals import log_density, residual_nu, residual_scale
+from bayeslmm.bayes.residual_draws import correlated, residual_coords, residual_dims, row_scales
+from bayeslmm.bayes.residuals import log_density, residual_nu
 from bayeslmm.formula import Design
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ def posterior_dataset(
     """
     import xarray as xr
 
-    dims: dict[str, tuple[str, ...]] = {"beta": ("coef",), "sigma": (), "nu": ()}
-    coords: dict[str, np.ndarray] = {"coef": _labels(design.coef_names)}
+    dims: dict[str, tuple[str, ...]] = {"beta": ("coef",), "nu": (), **residual_dims(design)}
+    coords: dict[str, np.ndarray] = {"coef": _labels(design.coef_names), **residual_coords(design)}
     for block, factor in zip(design.blocks, names.factors, strict=True):
         dims[factor.sd] = (factor.effect_dim,)
         dims[factor.nu] = ()
@@ -115,7 +116,8 @@ def posterior_tree(
         constant["weights"] = (("obs",), design.weights)
     groups["constant_data"] = constant
     size = design.n_rows * posterior.sizes["chain"] * posterior.sizes["draw"]
-    if size <= max_log_likelihood and all(factor.b in posterior for factor in names.factors):
+    drawn = all(factor.b in posterior for factor in names.factors)
+    if size <= max_log_likelihood and drawn and not correlated(design):
         groups["log_likelihood"] = log_likelihood(design, names, posterior)
     return xr.DataTree.from_dict(groups)
 
@@ -154,11 +156,15 @@ def linear_predictor(design: Design, names: ModelNames, posterior: xr.Dataset) -
 
 
 def log_likelihood(design: Design, names: ModelNames, posterior: xr.Dataset) -> xr.Dataset:
-    """log p(y_i | beta, b, sigma), the conditional one that Bambi and brms give."""
+    """log p(y_i | beta, b, sigma), the conditional one that Bambi and brms give.
+
+    Of rows that are independent given b; rows with correlated residuals are not.
+    """
     import xarray as xr
 
     gap = design.y - linear_predictor(design, names, posterior)
-    values = log_density(gap, residual_scale(design, posterior), residual_nu(posterior))
+    scale = row_scales(design, posterior, weights=design.weights)
+    values = log_density(gap, scale, residual_nu(posterior))
     coords = {
         "chain": posterior["chain"],
         "draw": posterior["draw"],

@@ -25,6 +25,12 @@ from bayeslmm.formula.groupmeans import GroupMean, fit_group_mean
 from bayeslmm.formula.matrices import ModelMatrix, Term, model_matrix, response_vector
 from bayeslmm.formula.missing import MissingRows
 from bayeslmm.formula.random import RandomBlock, grouping_factor, random_block
+from bayeslmm.formula.residual import (
+    ResidualDesign,
+    ResidualRows,
+    ResidualSyntax,
+    residual_design,
+)
 from bayeslmm.formula.statistics import RowStatistics, statistics_of_rows
 from bayeslmm.formula.syntax import Bar, ParsedFormula, parse_formula
 from bayeslmm.formula.syntaxtree import parse_part, variables_in
@@ -89,6 +95,9 @@ class Design:
     modeled : tuple of ModeledCovariate
         Covariates whose missing values are unknowns of the model; the matrices have their means
         in place of them.
+    residual : ResidualDesign or None
+        Correlations and unequal variances of the residuals; None where they are independent
+        with one variance.
     center : ndarray, shape (p,), or None
         Means of the predictors where they are not those of these rows: the intercept's prior
         is meant there.
@@ -109,6 +118,7 @@ class Design:
     namespace: Mapping[str, Any] = field(repr=False, default_factory=dict)
     group_means: tuple[GroupMean, ...] = field(repr=False, default=())
     modeled: tuple[ModeledCovariate, ...] = field(repr=False, default=())
+    residual: ResidualDesign | None = None
     center: np.ndarray | None = field(repr=False, default=None)
 
     @property
@@ -214,6 +224,40 @@ class Design:
         column = self.predictors[name]
         return float(column.mean()), np.unique(column.to_numpy())
 
+    def evaluate_residuals(self, data, *, scale_only: bool = False) -> ResidualRows:
+        """Times, groups and scales of new rows, in the terms of the residual structure.
+
+        Where `data` lacks the columns of the groups, its rows are taken to share one.
+
+        Parameters
+        ----------
+        data : data frame
+        scale_only : bool
+            Whether only the standard deviations matter: times and groups are not looked at.
+
+        Raises
+        ------
+        FormulaError
+            If a column is missing.
+        DataError
+            If a value is missing, or a time or cell was not in the fit.
+        """
+        frame, residual = as_frame(data), self.residual
+        syntax = residual.syntax
+        grouping = () if scale_only else tuple(c for c in syntax.groups if c in frame.columns)
+        names = residual.variance_columns(allowed_calls(self.namespace), set(self.columns.columns))
+        if syntax.time is not None and not scale_only:
+            names = [*names, syntax.time]
+        plain = {}
+        for name in dict.fromkeys(n for n in names if n in self.columns.columns):
+            column = _complete(find_column(frame, name), name)
+            plain[name] = plain_column(column, name, self._categories(name))
+        rows = pd.DataFrame(plain, index=pd.RangeIndex(len(frame)))
+        groups = None
+        if grouping:
+            groups = pd.DataFrame({c: _complete(frame[c], c).to_numpy() for c in grouping})
+        return residual.evaluate(rows, groups, scale_only=scale_only)
+
     def evaluate_effects(self, data) -> tuple[np.ndarray, ...]:
         """Covariates Z of each grouping factor for new rows; grouping columns are not needed.
 
@@ -303,6 +347,8 @@ def build_design(
     weights=None,
     missing: str = "drop",
     namespace: Mapping[str, Any] | None = None,
+    residual: str | None = None,
+    sigma: str | None = None,
 ) -> Design:
     """Apply a formula to data.
 
@@ -319,6 +365,8 @@ def build_design(
         numeric covariates are.
     namespace : mapping, optional
         Functions and constants of the user's own that the formula may name.
+    residual, sigma : str, optional
+        Residual correlation structure and formula of the residual standard deviation.
 
     Returns
     -------
@@ -334,10 +382,11 @@ def build_design(
     if missing not in ("drop", "raise", "model"):
         raise DataError(f'missing must be "drop", "raise" or "model", not {missing!r}.')
     parsed = parse_formula(formula)
+    structure = ResidualSyntax.parse(residual, sigma)
     namespace = check_namespace(namespace)
     frame = as_frame(data)
     allowed = allowed_calls(namespace)
-    names, calls = _used_columns(parsed, frame, namespace, allowed)
+    names, calls = _used_columns(parsed, frame, namespace, allowed, structure)
     raw = {name: find_column(frame, name) for name in names}
     raw_weights, weights_name = _weights_column(weights, frame)
     kept_missing: list[str] = []
@@ -395,10 +444,13 @@ def build_design(
         namespace=namespace,
         group_means=group_means,
         modeled=modeled_covariates(unknown, plain, fixed, blocks),
+        residual=None if structure is None else residual_design(structure, plain, options),
     )
 
 
-def _used_columns(parsed: ParsedFormula, frame, namespace, allowed) -> tuple[list[str], list[str]]:
+def _used_columns(
+    parsed: ParsedFormula, frame, namespace, allowed, structure: ResidualSyntax | None
+) -> tuple[list[str], list[str]]:
     """Columns the formula names and its calls of within() and between(), in order.
 
     Names of the namespace are not columns.
@@ -430,6 +482,10 @@ def _used_columns(parsed: ParsedFormula, frame, namespace, allowed) -> tuple[lis
         names.update(dict.fromkeys(bar.columns))
         for column in bar.columns:
             find_column(frame, column, "grouping factor")
+    if structure is not None:
+        names.update(dict.fromkeys(structure.columns(allowed, present)))
+        for column in (*structure.groups, *([structure.time] if structure.time else [])):
+            find_column(frame, column, "column of the residual structure")
     constants = {**base_namespace(), **namespace}
     return [name for name in names if name in present or name not in constants], calls
 

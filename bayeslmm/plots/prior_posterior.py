@@ -8,6 +8,7 @@ import numpy as np
 
 from bayeslmm.bayes.draws import coefficient_draws, component_draws
 from bayeslmm.bayes.priors import Prior, coef_key
+from bayeslmm.bayes.residual_priors import residual_component_priors
 from bayeslmm.plots.estimates import pick
 from bayeslmm.plots.style import GROUP, PRIOR, grid_of_axes
 
@@ -118,9 +119,9 @@ def parameter_priors(fit: PosteriorFit) -> dict[str, tuple[Prior, int]]:
             found[name] = priors[f"corr({block.name})"], size
         if f"nu({block.name})" in priors:
             found[f"nu({block.name})"] = priors[f"nu({block.name})"], 0
-    for name in ("sigma", "nu"):
-        if name in priors:
-            found[name] = priors[name], 0
+    found |= residual_component_priors(design, priors)
+    if "nu" in priors:
+        found["nu"] = priors["nu"], 0
     # a known value has no density, before or after the data
     return {name: prior for name, prior in found.items() if prior[0].name != "Fixed"}
 
@@ -178,7 +179,7 @@ def _range(name: str, values: np.ndarray, prior: Prior, dimension: int, whole: b
         sample = pm.draw(distribution, 2000, random_seed=0)
         ends = np.quantile(sample, [0.05, 0.95])
         low, high = min(low, ends[0]), max(high, ends[1])
-    if name in ("sigma", "nu") or name.startswith(("sd(", "nu(")):
+    if name == "nu" or name.startswith(("sigma", "sd(", "nu(", "range")):
         low = max(low, 0.0)
     if name.startswith("corr("):
         low, high = -1.0, 1.0

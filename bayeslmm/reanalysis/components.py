@@ -123,9 +123,13 @@ class WithoutComponent:
         """Log density at each row."""
         return self.full.values(np.insert(X, self.position, self.zero, axis=1)) - self.log_prior
 
-    def starting_point(self, share: float) -> np.ndarray:
+    def starting_points(self, shares: tuple[float, ...]) -> list[np.ndarray]:
+        """As those of the full density."""
+        return [np.delete(point, self.position) for point in self.full.starting_points(shares)]
+
+    def spread(self) -> np.ndarray:
         """As that of the full density."""
-        return np.delete(self.full.starting_point(share), self.position)
+        return np.delete(self.full.spread(), self.position)
 
 
 def log_evidences_ratio(

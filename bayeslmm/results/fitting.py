@@ -30,6 +30,10 @@ def likelihood_fit(model: LMM, *, reml: bool) -> LikelihoodFit:
     """Fit `model`; see :meth:`bayeslmm.LMM.reml`."""
     design = model.design
     _refuse_other_families(model)
+    if design.residual is not None:
+        from bayeslmm.results.residual_likelihood import residual_likelihood_fit
+
+        return residual_likelihood_fit(model, reml=reml)
     if known_sigma(model.priors) is None:
         _refuse_unidentified(design)
     with single_threaded_blas():

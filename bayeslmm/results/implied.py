@@ -14,7 +14,7 @@ from bayeslmm.formula import Design
 from bayeslmm.formula.columns import as_frame
 from bayeslmm.formula.random import RandomBlock
 
-__all__ = ["as_correlation", "implied_covariance"]
+__all__ = ["as_correlation", "implied_covariance", "implied_of_draws"]
 
 
 def implied_covariance(
@@ -58,6 +58,24 @@ def implied_covariance(
     for z, Sigma, mask in zip(Z, Sigmas, same, strict=True):
         total = total + mask * (z @ Sigma @ z.T)
     return total, index
+
+
+def implied_of_draws(design: Design, posterior):
+    """A function from covariance matrices of a slice of draws to the implied covariances."""
+    from bayeslmm.bayes.residual_draws import residual_parameters
+
+    eta, c = residual_parameters(design, posterior)
+    count = eta.shape[0] * eta.shape[1]
+    eta, c = (part.reshape(count, part.shape[-1]) for part in (eta, c))
+    if design.residual is None:
+        return lambda Sigmas, part, data: implied_covariance(
+            design, Sigmas, np.exp(eta[part, 0]), data
+        )
+    from bayeslmm.results.residual_implied import residual_implied_covariance
+
+    return lambda Sigmas, part, data: residual_implied_covariance(
+        design, Sigmas, eta[part], c[part], data
+    )
 
 
 def as_correlation(covariance: np.ndarray) -> np.ndarray:

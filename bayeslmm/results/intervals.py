@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,7 @@ from bayeslmm.results.progress import progress
 from bayeslmm.results.variances import component_values
 
 if TYPE_CHECKING:
+    from bayeslmm.gaussian import Solution
     from bayeslmm.results.likelihood import LikelihoodFit
 
 __all__ = ["bootstrap_estimates", "confidence_intervals", "simulate_responses"]
@@ -168,11 +170,11 @@ def simulate_responses(fit: LikelihoodFit, n_sims: int, rng: np.random.Generator
     """Responses (n_sims, n) from the fitted model, new random effects each time."""
     design = fit.design
     mean = fit.fitted("population").to_numpy()
-    scale = fit.sigma if design.weights is None else fit.sigma / np.sqrt(design.weights)
+    noise = fit.residual_noise
     out = np.empty((n_sims, design.n_rows))
     roots = [lower_factor(S) for S in fit._solution.Sigmas]
     for s in range(n_sims):
-        value = mean + scale * rng.standard_normal(design.n_rows)
+        value = mean + noise(rng.standard_normal(design.n_rows))
         for block, root in zip(design.blocks, roots, strict=True):
             b = draw_levels(block.relationship, block.n_levels, root, rng)
             value = value + np.einsum("nq,nq->n", block.Z, b[block.codes])
@@ -190,12 +192,8 @@ def bootstrap_estimates(
     start = None if fit.singular else fit.theta
     rows = np.empty((n_sims, len(names)))
     for s in progress(range(n_sims), "Bootstrap", show=progressbar):
-        y = simulate_responses(fit, 1, rng)[0]
-        problem = with_response(fit, y)
-        found = optimize(problem, reml=fit.reml, start=start)
-        solution = solve(problem, found.theta, fit.reml)
-        components = component_values(fit.design, solution.Sigmas, solution.sigma)
-        rows[s] = np.concatenate([solution.beta, components])
+        refit = fit.reestimate(simulate_responses(fit, 1, rng)[0], start)
+        rows[s] = np.concatenate([refit.solution.beta, refit.components])
     return pd.DataFrame(rows, columns=names)
 
 
@@ -209,6 +207,32 @@ def check_n_sims(n_sims: int, least: int = 1) -> None:
     whole = isinstance(n_sims, int | np.integer) and not isinstance(n_sims, bool)
     if not whole or n_sims < least:
         raise ValueError(f"n_sims must be a whole number of at least {least}, not {n_sims!r}.")
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Estimates for another response of the same rows.
+
+    Attributes
+    ----------
+    solution : Solution
+    components : array
+        In the order of ``LikelihoodFit.components``.
+    deviance : float
+    """
+
+    solution: Solution
+    components: np.ndarray
+    deviance: float
+
+
+def reestimate(fit: LikelihoodFit, y: np.ndarray, start: np.ndarray | None) -> Estimates:
+    """Fit another response, from cross-products alone."""
+    problem = with_response(fit, y)
+    found = optimize(problem, reml=fit.reml, start=start)
+    solution = solve(problem, found.theta, fit.reml)
+    components = component_values(fit.design, solution.Sigmas, solution.sigma)
+    return Estimates(solution, components, -2 * solution.loglik)
 
 
 def with_response(fit: LikelihoodFit, y: np.ndarray):

@@ -381,10 +381,41 @@ class LikelihoodFit(FitPlots):
                 values = values + np.einsum("nq,nq->n", block.Z, b[block.codes])
         return pd.Series(values, index=design.index, name="fitted")
 
-    def residuals(self, random: str = "conditional") -> pd.Series:
-        """Response minus :meth:`fitted`."""
+    def residuals(self, random: str = "conditional", kind: str = "raw") -> pd.Series:
+        """Response minus :meth:`fitted`.
+
+        Parameters
+        ----------
+        random : {"conditional", "population"}
+        kind : {"raw", "normalized"}
+            Normalized residuals are whitened by the estimated residual covariance: independent
+            with variance 1 if the model is right. They need ``random="conditional"``.
+        """
         values = self.design.y - self.fitted(random).to_numpy()
+        if kind not in ("raw", "normalized"):
+            raise ValueError(f'kind must be "raw" or "normalized", not {kind!r}.')
+        if kind == "normalized":
+            if random != "conditional":
+                raise ValueError('Normalized residuals are those of random="conditional".')
+            values = self.whiten(values)
         return pd.Series(values, index=self.design.index, name="residual")
+
+    def residual_noise(self, z: np.ndarray) -> np.ndarray:
+        """Residuals (n,) of the fitted covariance from standard normals."""
+        scale, weights = self.sigma, self.design.weights
+        return scale * z if weights is None else scale * z / np.sqrt(weights)
+
+    def whiten(self, residuals: np.ndarray) -> np.ndarray:
+        """Inverse of :meth:`residual_noise`."""
+        weights = self.design.weights
+        scaled = residuals if weights is None else residuals * np.sqrt(weights)
+        return scaled / self.sigma
+
+    def reestimate(self, y: np.ndarray, start: np.ndarray | None = None):
+        """Estimates for another response of the same rows, without a new fit object."""
+        from bayeslmm.results.intervals import reestimate
+
+        return reestimate(self, y, start)
 
     def predict(
         self,

@@ -343,7 +343,7 @@ class PosteriorFit(PosteriorPlots):
         return self.predict(random=random, **options)
 
     def residuals(
-        self, random: str = "conditional", *, weights: bool = False
+        self, random: str = "conditional", kind: str = "raw", *, weights: bool = False
     ) -> pd.Series | pd.DataFrame:
         """Response minus posterior mean of the linear predictor.
 
@@ -351,12 +351,24 @@ class PosteriorFit(PosteriorPlots):
         ----------
         random : {"conditional", "population", "new"}
             As in :meth:`predict`.
+        kind : {"raw", "normalized"}
+            Normalized residuals are whitened by the residual covariance at the posterior means
+            of its parameters. They need ``random="conditional"``.
         weights : bool
             Also the column ``weight`` of :meth:`outlier_weights`.
         """
+        from bayeslmm.bayes.residual_draws import whitened
+
+        if kind not in ("raw", "normalized"):
+            raise ValueError(f'kind must be "raw" or "normalized", not {kind!r}.')
+        if kind == "normalized" and random != "conditional":
+            raise ValueError('Normalized residuals are those of random="conditional".')
         mean = self.predict(random=random, draws=True).mean(("chain", "draw")).to_numpy()
         design = self.model.design
-        residuals = pd.Series(design.y - mean, index=design.index, name="residual")
+        values = design.y - mean
+        if kind == "normalized":
+            values = whitened(design, self.posterior, values)
+        residuals = pd.Series(values, index=design.index, name="residual")
         if not weights:
             return residuals
         return pd.DataFrame({"residual": residuals, "weight": self.outlier_weights().to_numpy()})
@@ -575,7 +587,7 @@ class PosteriorFit(PosteriorPlots):
 
     def _implied(self, data, *, correlation: bool) -> pd.DataFrame:
         from bayeslmm.bayes.draws import covariance_draws
-        from bayeslmm.results.implied import as_correlation, implied_covariance
+        from bayeslmm.results.implied import as_correlation, implied_covariance, implied_of_draws
         from bayeslmm.results.robust import is_robust, median_variances
 
         posterior, design = self.posterior, self.model.design
@@ -586,11 +598,12 @@ class PosteriorFit(PosteriorPlots):
             values = as_correlation(values) if correlation else values
             return pd.DataFrame(values, index=index, columns=index)
         Sigmas = [S.reshape(-1, *S.shape[2:]) for S in matrices]
-        sigma = posterior["sigma"].to_numpy().ravel()
-        total, count, index = 0.0, len(sigma), None
+        implied = implied_of_draws(design, posterior)
+        count = posterior.sizes["chain"] * posterior.sizes["draw"]
+        total, index = 0.0, None
         for start in range(0, count, 500):  # draws in blocks: a group may have many rows
             part = slice(start, start + 500)
-            values, index = implied_covariance(design, [S[part] for S in Sigmas], sigma[part], data)
+            values, index = implied([S[part] for S in Sigmas], part, data)
             values = as_correlation(values) if correlation else values
             total = total + values.sum(axis=0)
         return pd.DataFrame(total / count, index=index, columns=index)

@@ -9,12 +9,14 @@ import pandas as pd
 
 from bayeslmm.bayes.covariates import missing_part
 from bayeslmm.bayes.draws import coefficient_draws, covariance_draws, effect_array
+from bayeslmm.bayes.residual_draws import row_scales
 from bayeslmm.bayes.residuals import draw_noise, effect_nu, residual_nu
 from bayeslmm.results.prediction import (
     check_prediction,
     prediction_draws,
     prediction_rows,
     row_weights,
+    scale_rows,
 )
 
 if TYPE_CHECKING:
@@ -53,11 +55,12 @@ def posterior_prediction(
         part = missing_part(design, names, posterior, random=random == "conditional")
         values = values + part.reshape(values.shape)
     if kind == "response":
-        scale = posterior["sigma"].to_numpy().reshape(-1, 1)
         weights = row_weights(design, newdata, values.shape[1])
         nu = residual_nu(posterior)
         nu = None if nu is None else nu.ravel()
-        values = values + scale / np.sqrt(weights) * draw_noise(rng, values.shape, nu)
+        rows = None if design.residual is None else scale_rows(design, newdata)
+        scale = row_scales(design, posterior, rows, weights)
+        values = values + scale.reshape(len(values), -1) * draw_noise(rng, values.shape, nu)
     return values.reshape(*shape, -1), index
 
 

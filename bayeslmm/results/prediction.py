@@ -16,7 +16,13 @@ from bayeslmm.formula.design import NewRows
 if TYPE_CHECKING:
     from bayeslmm.results.likelihood import LikelihoodFit
 
-__all__ = ["likelihood_prediction", "prediction_draws", "prediction_rows", "row_weights"]
+__all__ = [
+    "likelihood_prediction",
+    "prediction_draws",
+    "prediction_rows",
+    "row_weights",
+    "scale_rows",
+]
 
 _RANDOM = ("conditional", "population", "new")
 _KIND = ("mean", "response")
@@ -79,6 +85,13 @@ def row_weights(design: Design, newdata, n: int) -> np.ndarray:
         f"The model has weights: new responses need positive weights in a column "
         f"{design.weights_name!r}."
     )
+
+
+def scale_rows(design: Design, newdata) -> np.ndarray:
+    """Rows of the residual scale matrix, log sd = scale eta, of new rows or of those fitted."""
+    if newdata is None:
+        return design.residual.rows.scale
+    return design.evaluate_residuals(newdata, scale_only=True).scale
 
 
 def prediction_draws(

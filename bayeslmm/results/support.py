@@ -13,7 +13,12 @@ __all__ = ["refuse_unless_derived"]
 
 
 def refuse_unless_derived(
-    model: LMM, what: str, *, related: bool = False, heavy_tails: bool = False
+    model: LMM,
+    what: str,
+    *,
+    related: bool = False,
+    heavy_tails: bool = False,
+    residuals: bool = False,
 ) -> None:
     """Refuse a model that is more than normal, independent residuals and effects.
 
@@ -26,6 +31,8 @@ def refuse_unless_derived(
         Whether levels related by a known covariance are covered.
     heavy_tails : bool
         Whether Student-t residuals and effects are covered.
+    residuals : bool
+        Whether correlated or unequal residuals are covered.
 
     Raises
     ------
@@ -35,7 +42,7 @@ def refuse_unless_derived(
     student = "student" in (getattr(model, "family", None), getattr(model, "random", None))
     if student and not heavy_tails:
         reasons.append("Student-t residuals or effects")
-    if getattr(design, "residual", None) is not None:
+    if not residuals and getattr(design, "residual", None) is not None:
         reasons.append("correlated or unequal residuals")
     if getattr(design, "modeled", ()):
         reasons.append("modeled missing covariates")

@@ -85,8 +85,8 @@ def test_groups_whose_number_cannot_change_or_estimate_are_named():
 def test_power_is_that_of_the_t_test_where_theory_has_it():
     """Balanced arms, random intercepts: the REML test is the t test of the groups' means.
 
-    1,500 studies: a standard error of at most 0.013; 5 of them fail once in a million. A test at
-    the wrong level or with infinite degrees of freedom is off by more at 8 groups.
+    600 studies: a standard error of at most 0.0204; 5 of them fail once in a million. With
+    infinite degrees of freedom the power at 8 groups is off by more than that.
     """
     parameters = {
         "sd(Intercept | person)": 1.0, "sigma": 0.8, "Intercept": 0.0, "arm": 0.0, "visit": 0.0,
@@ -95,8 +95,8 @@ def test_power_is_that_of_the_t_test_where_theory_has_it():
     parameters.pop("visit")
     flat = blm.Prior("Flat")
     result = blm.assurance(
-        model, "arm", blm.Prior("Normal", mu=1.5, sigma=0.5), [8, 16], n_sims=1500,
-        parameters=parameters, analysis_prior=flat, draws=300, random_seed=2, progressbar=False,
+        model, "arm", blm.Prior("Normal", mu=1.5, sigma=0.5), [8, 16], n_sims=600,
+        parameters=parameters, analysis_prior=flat, draws=200, random_seed=2, progressbar=False,
     )  # fmt: skip
     for n in (8, 16):
         se = np.sqrt((1.0 + 0.64 / 4) * 4 / n)
@@ -105,10 +105,10 @@ def test_power_is_that_of_the_t_test_where_theory_has_it():
         def power(effect, se=se, critical=critical, n=n):
             return stats.nct(n - 2, effect / se).sf(critical)
 
-        assert result.table.loc[n, "power"] == pytest.approx(power(1.5), abs=0.065)
+        assert result.table.loc[n, "power"] == pytest.approx(power(1.5), abs=0.102)
         drawn = stats.norm(1.5, 0.5).ppf((np.arange(200) + 0.5) / 200)
         expected = np.mean([power(effect) for effect in drawn])
-        assert result.table.loc[n, "assurance"] == pytest.approx(expected, abs=0.065)
+        assert result.table.loc[n, "assurance"] == pytest.approx(expected, abs=0.102)
         width = 2 * critical * se
         assert result.table.loc[n, "width"] == pytest.approx(width, rel=0.1)
 
