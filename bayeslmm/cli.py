@@ -1,4 +1,4 @@
-"""The command line: ``bayeslmm fit DATA FORMULA``."""
+"""The command line: ``bayeslmm fit``, ``bayeslmm report``, ``bayeslmm datasets``."""
 
 from __future__ import annotations
 
