@@ -340,12 +340,14 @@ class LMM:
         ----------
         y : ndarray, shape (n,)
         """
-        return self.with_design(replace(self.design, y=np.asarray(y, dtype=float)))
+        twin = self.with_design(replace(self.design, y=np.asarray(y, dtype=float)))
+        twin._like = self.__dict__.get("problem", self._like)
+        return twin
 
     def with_design(self, design: Design) -> LMM:
         """The same model, priors included, for other rows of the same columns."""
         twin = copy(self)
-        twin._like = self.__dict__.get("problem", self._like)
+        twin._like = None
         for name in ("cross_products", "problem"):
             twin.__dict__.pop(name, None)
         twin.design = design
