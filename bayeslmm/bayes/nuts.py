@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = ["MARGINAL_TUNE", "nuts_options", "processors", "sample_density"]
 
-#: Warm-up draws per chain where none are asked for.
-MARGINAL_TUNE = 300
+#: Warm-up draws per chain where none are asked for, and the acceptance rate aimed at: a metric from
+#: the curvature leaves little to learn, and long steps pay (sleepstudy, smallest effective sample
+#: size per gradient: 0.25 at 0.7, 0.21 at 0.8, 0.14 at 0.9).
+MARGINAL_TUNE = 150
+_TARGET_ACCEPT = 0.7
 
 _OPTIONS = {"target_accept": "target_accept", "max_treedepth": "maxdepth"}
 
@@ -40,7 +43,7 @@ _STATS = {
 
 
 def nuts_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Sampler options under nutpie's names.
+    """Sampler options under nutpie's names, defaults filled in.
 
     Raises
     ------
@@ -53,13 +56,14 @@ def nuts_options(options: Mapping[str, Any]) -> dict[str, Any]:
             f"The marginal sampler has no option {unknown[0]!r}. Its options: "
             f'{", ".join(_OPTIONS)}. Options of pm.sample go with parameterization="noncentered".'
         )
-    accept = options.get("target_accept", 0.8)
+    accept = options.get("target_accept", _TARGET_ACCEPT)
     if not (isinstance(accept, float) and 0 < accept < 1):
         raise SamplingError(f"target_accept must be a number between 0 and 1, not {accept!r}.")
     depth = options.get("max_treedepth", 10)
     if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
         raise SamplingError(f"max_treedepth must be a positive whole number, not {depth!r}.")
-    return {_OPTIONS[name]: value for name, value in options.items()}
+    chosen = {"target_accept": accept, "max_treedepth": depth}
+    return {_OPTIONS[name]: value for name, value in chosen.items()}
 
 
 def sample_density(
