@@ -1,7 +1,9 @@
 """NUTS on the marginal density, through nutpie.
 
 The chain moves in z with x = mode + scale z, where the posterior is near a standard normal: the
-curvature at the mode is the metric, so warm-up has little left to learn.
+curvature at the mode is the metric, so warm-up has little left to learn. A standard deviation whose
+posterior reaches zero gets a coordinate of its own for that (:mod:`bayeslmm.bayes.signed`); draws
+come back in the density's own coordinates.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import numpy as np
 
 from bayeslmm.bayes.marginal import MarginalDensity
 from bayeslmm.bayes.mode import Mode
+from bayeslmm.bayes.signed import fold, signed_mode
 from bayeslmm.errors import SamplingError
 
 if TYPE_CHECKING:
@@ -83,7 +86,9 @@ def sample_density(
     Parameters
     ----------
     density : MarginalDensity
+        In log coordinates, as :func:`bayeslmm.bayes.marginal.marginal_density` makes it.
     mode : Mode
+        Of that density.
     draws, tune, chains : int
     cores : int or None
         Chains run side by side; the draws do not depend on it.
@@ -95,8 +100,10 @@ def sample_density(
     Returns
     -------
     x : ndarray, shape (chains, draws, d)
+        In log coordinates.
     sample_stats : xarray.Dataset
-        ``lp`` is the log density of x up to log p(y).
+        ``lp`` is the log density of x up to log p(y); ``energy`` is that of the coordinates sampled
+        in.
 
     Raises
     ------
@@ -104,9 +111,10 @@ def sample_density(
         If the sampler fails, or is stopped before every chain has its draws.
     """
     errors: list[Exception] = []
+    sampled, center = signed_mode(density, mode)
     z, stats = _run(
-        density,
-        mode,
+        sampled,
+        center,
         errors,
         draws=draws,
         tune=tune,
@@ -123,7 +131,11 @@ def sample_density(
             "Sampling was stopped before every chain had its draws; nothing is returned. Ask for "
             "fewer draws, or let it finish."
         )
-    return mode.x + z @ mode.scale.T, _kept_stats(stats)
+    x, log_jacobian = fold(sampled, center.x + z @ center.scale.T)
+    kept = _kept_stats(stats)
+    if "lp" in kept:
+        kept["lp"] = kept["lp"] + log_jacobian
+    return x, kept
 
 
 def _run(density, mode, errors, **arguments) -> tuple[np.ndarray, dict[str, np.ndarray]]:
