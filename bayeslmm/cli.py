@@ -95,6 +95,76 @@ def fit(
 
 
 @app.command()
+def report(
+    data: Annotated[str, typer.Argument(help="A data set's name, or a CSV or Parquet file.")],
+    formula: Annotated[str, typer.Argument(help='Such as "y ~ x + (x | group)".')],
+    output: Annotated[str, typer.Option(help="The HTML file to write.")] = "report.html",
+    effect: Annotated[
+        str | None, typer.Option(help='A coefficient to reanalyze, such as "treatment[B]".')
+    ] = None,
+    mcid: Annotated[
+        float | None, typer.Option(help="Minimal clinically important difference.")
+    ] = None,
+    rope: Annotated[
+        float | None, typer.Option(help="Half-width of the region of practical equivalence.")
+    ] = None,
+    lower_is_better: Annotated[
+        bool, typer.Option("--lower-is-better", help="A negative effect is the benefit.")
+    ] = False,
+    title: Annotated[str | None, typer.Option(help="Title of the report.")] = None,
+    question: Annotated[str, typer.Option(help="The question, in a sentence.")] = "",
+    draws: Annotated[int, typer.Option(min=4, help="Draws kept per chain.")] = 1000,
+    chains: Annotated[int, typer.Option(min=1, help="Independent chains.")] = 4,
+    seed: Annotated[int | None, typer.Option(min=0, help="Makes the run repeatable.")] = None,
+    prior: Annotated[
+        list[str] | None,
+        typer.Option(help='Such as "Days=Normal(mu=0, sigma=10)"; may be given several times.'),
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="Column of prior weights.")] = None,
+    level: Annotated[float, typer.Option(help="Probability inside the intervals.")] = 0.95,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+) -> None:
+    """Fit a model and write a report of it: one HTML file, pictures and all."""
+    from bayeslmm import LMM
+    from bayeslmm.reanalysis.effects import effect_row
+    from bayeslmm.results.tables import check_level
+
+    check_level(level)
+    _check_output(output)
+    model = LMM(formula, read_data(data), priors=parse_priors(prior or []), weights=weights)
+    if effect is not None:
+        effect_row(model.design, effect)
+    typer.echo("Sampling (the first fit on a machine compiles, about a minute) ...", err=True)
+    post = model.fit(
+        draws=draws, chains=chains, random_seed=seed, progressbar=progress and sys.stderr.isatty()
+    )
+    written = post.report(
+        output,
+        effect=effect,
+        title=title,
+        question=question,
+        mcid=mcid,
+        rope=rope,
+        direction="lower is better" if lower_is_better else "higher is better",
+        level=level,
+        source=source_code(data),
+    )
+    typer.echo(f"Wrote {written}.")
+
+
+def source_code(source: str) -> str:
+    """Python that reads what :func:`read_data` reads."""
+    from bayeslmm import list_datasets
+
+    if source.lower() in list_datasets() and not os.path.exists(source):
+        return f"blm.load_dataset({source.lower()!r})"
+    if source.lower().endswith((".parquet", ".pq")):
+        return f"pd.read_parquet({source!r})"
+    tab = source.lower().endswith((".tsv", ".tsv.gz"))
+    return f"pd.read_csv({source!r}, sep='\\t')" if tab else f"pd.read_csv({source!r})"
+
+
+@app.command()
 def datasets(
     name: Annotated[str | None, typer.Argument(help="Describe this one.")] = None,
 ) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from bayeslmm.bayes.choice import METHODS, PARAMETERIZATIONS, fit_posterior
 from bayeslmm.bayes.names import ModelNames, model_names
 from bayeslmm.bayes.priors import Prior, Priors
-from bayeslmm.errors import DataWarning, ModelWarning, SamplingError, SamplingWarning
+from bayeslmm.errors import DataError, DataWarning, ModelWarning, SamplingError, SamplingWarning
 from bayeslmm.formula import Design, build_design
 from bayeslmm.formula.checks import check_design
 
@@ -23,10 +23,15 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from bayeslmm.gaussian import CovariancePattern, CrossProducts, FactorRows, Problem
+    from bayeslmm.residual.blocks import Blocks
+    from bayeslmm.residual.problem import BlockProblem
     from bayeslmm.results.likelihood import LikelihoodFit
     from bayeslmm.results.posterior import PosteriorFit
 
 __all__ = ["LMM"]
+
+#: Distributions of residuals and of random effects.
+FAMILIES = ("gaussian", "student")
 
 
 class LMM:
@@ -36,19 +41,36 @@ class LMM:
     ----------
     formula : str
         In lme4's language: ``"Reaction ~ Days + (Days | Subject)"``.
-    data : data frame
-        One row per observation (pandas, polars, Arrow, or a dict of columns).
+    data : data frame or source
+        One row per observation (pandas, polars, Arrow, or a dict of columns); or paths of Parquet
+        or CSV files, a lazy polars, DuckDB or Dask frame or a pyarrow dataset, which are read in
+        batches where they are large (see :func:`bayeslmm.scan`).
     priors : dict of str to Prior, optional
         By coefficient (``"Days"``), component (``"sd(Days | Subject)"``, ``"corr(Subject)"``,
         ``"sigma"``) or class (``"beta"``, ``"sd"``, ``"corr"``); the rest are defaults, see
         :attr:`priors`.
     weights : str or array-like, optional
         Prior weights, Var(eps_i) = sigma^2 / w_i: a column's name or one value per row.
-    family : {"gaussian"}
-        Distribution of the residuals.
-    missing : {"drop", "raise"}
+    relationship : dict of str to matrix, optional
+        Known covariance A between the levels of a grouping factor, whose effects then are
+        N(0, A (x) Sigma): a labelled covariance (DataFrame, DataArray),
+        :func:`bayeslmm.pedigree_relationship` or :class:`bayeslmm.RelationshipMatrix`. Levels are
+        matched by label; individuals without rows become levels without rows.
+    residual : str, optional
+        Correlation of the residuals within groups: ``"ar1(time | g)"``, ``"car1(time | g)"``
+        (continuous time), ``"cs(g)"`` or ``"unstructured(time | g)"`` (which has a variance per
+        time unless `sigma` says otherwise).
+    sigma : str, optional
+        What the residual standard deviation depends on: ``"~ treatment"`` has one per level of
+        a factor, ``"~ x"`` is log-linear in a number.
+    family, random : {"gaussian", "student"}
+        Distribution of the residuals and of the random effects. Student-t ones, with their
+        degrees of freedom estimated, let outliers count less; such a model has a posterior but
+        no REML fit.
+    missing : {"drop", "raise", "model"}
         Rows with a missing value in a used column are left out, with a warning that counts
-        them, or refused.
+        them, or refused; "model" keeps rows in which only numeric covariates are missing, gives
+        these a normal prior and samples them (posterior only).
     namespace : dict, optional
         Functions and constants of your own that the formula names.
 
@@ -85,21 +107,42 @@ class LMM:
         *,
         priors: Mapping[str, Prior] | None = None,
         weights=None,
+        relationship: Mapping[str, Any] | None = None,
+        residual: str | None = None,
+        sigma: str | None = None,
         family: str = "gaussian",
+        random: str = "gaussian",
         missing: str = "drop",
         namespace: Mapping[str, Any] | None = None,
     ):
-        if family != "gaussian":
-            raise ValueError(f'family must be "gaussian", not {family!r}: it is the only one.')
-        self.design: Design = build_design(
-            formula, data, weights=weights, missing=missing, namespace=namespace
+        _one_of("family", family, FAMILIES)
+        _one_of("random", random, FAMILIES)
+        if residual is not None or sigma is not None:
+            _refuse_beside_residuals(relationship, family, random, missing)
+        self.design: Design = _design_of(
+            data,
+            formula,
+            weights=weights,
+            missing=missing,
+            namespace=namespace,
+            residual=residual,
+            sigma=sigma,
         )
-        self.family = family
+        self.family, self.random = family, random
         if text := self.design.missing.describe():
             warnings.warn(f"{text}.", DataWarning, stacklevel=2)
-        check_design(self.design)
+        if relationship is not None:
+            from bayeslmm.relationship.levels import related_design
+
+            if random == "student" or missing == "model":
+                raise DataError(
+                    "A relationship between levels goes with normal random effects and complete "
+                    'covariates: leave out random="student" and missing="model".'
+                )
+            self.design = related_design(self.design, relationship)
+        check_design(self.design, sigma_known=_sigma_is_given(priors))
         self.aliased: tuple[str, ...] = _aliased(self.design)
-        self.priors = Priors(self.design, priors)
+        self.priors = Priors(self.design, priors, family=family, random=random)
 
     @property
     def names(self) -> ModelNames:
@@ -112,11 +155,18 @@ class LMM:
         return reduce_rows(self.design)
 
     @cached_property
-    def problem(self) -> Problem:
-        """The cross-products laid out for evaluation at many covariance parameters."""
-        from bayeslmm.gaussian import prepare
+    def problem(self) -> Problem | BlockProblem:
+        """The data laid out for evaluation at many covariance parameters.
 
-        return prepare(self.cross_products, covariance_patterns(self.design))
+        Cross-products where residuals are independent with one variance, else blocks of rows.
+        """
+        if self.design.residual is not None:
+            return block_problem(self.design)
+        if self._like is not None:  # the same rows and levels with another response
+            return self._like.renewed(self.cross_products)
+        return prepared_problem(self.design, self.cross_products)
+
+    _like: Problem | None = None
 
     def pymc_model(self, parameterization: str = "noncentered") -> pm.Model:
         """The hierarchical PyMC model the formula stands for.
@@ -165,6 +215,7 @@ class LMM:
         parameterization: str = "auto",
         method: str = "nuts",
         progressbar: bool = True,
+        random_effects: str = "draws",
         **sampler_options: Any,
     ) -> PosteriorFit:
         """Draw from the posterior.
@@ -192,6 +243,9 @@ class LMM:
             marginal posterior, reweights and resamples: as fast as a point estimate, checked by
             its Pareto k-hat, and with an estimate of the marginal likelihood.
         progressbar : bool
+        random_effects : {"draws", "summary"}
+            With very many effects, ``"summary"`` keeps the mean, standard deviation and quantiles
+            of each instead of its draws (see ``ranef()``); the draws pass through a temporary file.
         **sampler_options
             ``target_accept`` (0.7 by default) and ``max_treedepth`` (10); with the hierarchical
             parameterizations anything ``pm.sample`` takes, such as ``nuts_sampler="pymc"``.
@@ -202,6 +256,8 @@ class LMM:
 
         Raises
         ------
+        DataError
+            If the model fits perfectly, so that sigma has no proper posterior.
         SamplingError
             If the sampler cannot run or is stopped early, or k-hat is above 0.7 in importance
             sampling.
@@ -213,11 +269,14 @@ class LMM:
         SamplingWarning
             On divergences, r-hat above 1.01, or effective sample sizes below 100 per chain.
         """
+        from bayeslmm.results.fitting import refuse_perfect_model, refuse_perfect_posterior
         from bayeslmm.results.posterior import PosteriorFit
 
         _one_of("method", method, METHODS)
         _one_of("parameterization", parameterization, PARAMETERIZATIONS)
+        _one_of("random_effects", random_effects, ("draws", "summary"))
         seed = seed_of(random_seed)
+        refuse_perfect_model(self)
         idata, info = fit_posterior(
             self.design,
             self.priors,
@@ -231,10 +290,12 @@ class LMM:
             cores=cores,
             random_seed=seed,
             progressbar=progressbar,
+            random_effects=random_effects,
             options=sampler_options,
         )
         for problem in info.problems:
             warnings.warn(problem, SamplingWarning, stacklevel=2)
+        refuse_perfect_posterior(self, idata)
         return PosteriorFit(self, self.priors.copy(), idata, info)
 
     def reml(self) -> LikelihoodFit:
@@ -284,6 +345,7 @@ class LMM:
     def with_design(self, design: Design) -> LMM:
         """The same model, priors included, for other rows of the same columns."""
         twin = copy(self)
+        twin._like = self.__dict__.get("problem", self._like)
         for name in ("cross_products", "problem"):
             twin.__dict__.pop(name, None)
         twin.design = design
@@ -312,10 +374,11 @@ class LMM:
         from bayeslmm.bayes.predictive import prior_predictive
 
         return prior_predictive(
+            self.design,
             self.pymc_model(),
             self.priors,
             self.names,
-            posterior_variables(self.design, self.names),
+            posterior_variables(self.design, self.names, self.priors),
             draws=draws,
             random_seed=random_seed,
         )
@@ -370,7 +433,20 @@ class LMM:
         return plot_prior_predictive(self, kind, **options)
 
     def __repr__(self) -> str:
-        return f"{describe_design(self.design)}\n{self.priors!r}"
+        parts = [describe_design(self.design), *_describe_families(self), repr(self.priors)]
+        return "\n".join(parts)
+
+
+def _design_of(data, formula: str, *, residual, sigma, **options) -> Design:
+    """The design of a data frame, or of data that are read in batches."""
+    from bayeslmm.sources import is_source, source_design
+
+    if isinstance(data, Design):  # read from a file
+        return data
+    if residual is not None or sigma is not None:  # blocks of rows, which must be in memory
+        return build_design(formula, data, residual=residual, sigma=sigma, **options)
+    build = source_design if is_source(data) else build_design
+    return build(formula, data, **options)
 
 
 def reduce_rows(design: Design, *, y=None, columns=slice(None)) -> CrossProducts:
@@ -386,9 +462,74 @@ def reduce_rows(design: Design, *, y=None, columns=slice(None)) -> CrossProducts
     """
     from bayeslmm.gaussian import CrossProducts
 
+    if not design.rows_in_memory and y is None:
+        return design.cross_products.with_columns(np.arange(len(design.coef_names))[columns])
     response = (design.y if y is None else y) - design.offset
     return CrossProducts.from_rows(
         response, design.X[:, columns], factor_rows(design), weights=design.weights
+    )
+
+
+def block_problem(design: Design, *, columns=slice(None)) -> BlockProblem:
+    """A design with structured residuals in independent blocks of rows.
+
+    Parameters
+    ----------
+    design : Design
+    columns : index
+        Coefficients to keep.
+
+    Raises
+    ------
+    DataError
+        If random effects join too many rows into one block.
+    """
+    from bayeslmm.residual.blocks import LARGEST_BLOCK, largest_block
+    from bayeslmm.residual.problem import prepare_blocks
+    from bayeslmm.residual.structures import make_structure
+
+    residual, factors = design.residual, factor_rows(design)
+    rows = residual.rows
+    size = largest_block(rows.group, factors)
+    if size > LARGEST_BLOCK:
+        joined = ", ".join(block.name for block in design.blocks) or residual.factor.name
+        raise DataError(
+            f"{joined} join {size} rows into one block whose covariance would be a dense "
+            f"{size} x {size} matrix (at most {LARGEST_BLOCK}). With a residual structure, group "
+            "random effects by the residual's own groups or by few rows above them: leave out "
+            "crossed factors, or make them fixed effects."
+        )
+    structure = make_structure(
+        residual.kind, rows.group, rows.time, len(residual.times), residual.largest_group
+    )
+    return prepare_blocks(
+        design.y - design.offset,
+        design.X[:, columns],
+        factors,
+        covariance_patterns(design),
+        structure,
+        rows.group,
+        rows.time,
+        rows.scale,
+        design.weights,
+    )
+
+
+def residual_blocks(design: Design) -> Blocks:
+    """Blocks of rows whose residuals are correlated, whatever random effects join them."""
+    from bayeslmm.residual.blocks import make_blocks
+    from bayeslmm.residual.structures import STRUCTURES
+
+    residual, rows = design.residual, design.residual.rows
+    made = STRUCTURES[residual.kind]
+    return make_blocks(
+        rows.group,
+        rows.time if made.uses_time else np.zeros(design.n_rows),
+        rows.scale,
+        design.weights,
+        [],
+        (made.code, len(residual.times)),
+        shift_times=made.uses_time and not residual.times,
     )
 
 
@@ -406,6 +547,18 @@ def covariance_patterns(design: Design) -> list[CovariancePattern]:
     return [CovariancePattern(block.n_effects, block.pattern) for block in design.blocks]
 
 
+def prepared_problem(design: Design, cp: CrossProducts) -> Problem:
+    """Cross-products of a design's rows laid out for evaluation."""
+    from bayeslmm.gaussian import prepare, single_threaded_blas
+
+    with single_threaded_blas():
+        return prepare(
+            cp,
+            covariance_patterns(design),
+            relationships=[block.relationship for block in design.blocks],
+        )
+
+
 def describe_design(design: Design) -> str:
     """The model in a few lines: formula, rows, coefficients, grouping factors."""
     dropped = design.missing.describe() or "none left out"
@@ -416,9 +569,9 @@ def describe_design(design: Design) -> str:
     ]
     if not design.blocks:
         lines.append("Random effects: none (complete pooling)")
-    for block in design.blocks:
-        counts = np.bincount(block.codes, minlength=block.n_levels)
-        low, high = counts.min(), counts.max()
+    statistics = design.statistics
+    for block, covariates in zip(design.blocks, statistics.blocks, strict=True):
+        low, high = covariates.counts.min(), covariates.counts.max()
         rows = f"{low}" if low == high else f"{low} to {high}"
         parts = [
             " ~ ".join(block.effects[i] for i in part) + (" (correlated)" if len(part) > 1 else "")
@@ -428,19 +581,54 @@ def describe_design(design: Design) -> str:
             f"Random effects by {block.name}: {block.n_levels} levels of {rows} rows; "
             f"{'; '.join(parts)}"
         )
-    if np.any(design.offset):
+        if block.relationship is not None:
+            kind = "covariance" if block.relationship.precision is None else "precision"
+            without = int(np.sum(covariates.counts == 0))
+            lines.append(
+                f"  levels related by a known {kind}"
+                + (f", {without} of them without rows" if without else "")
+            )
+    if design.residual is not None:
+        lines.append(f"Residuals: {design.residual.describe()}")
+    if statistics.has_offset:
         lines.append("Offset: yes")
-    if design.weights is not None:
+    if design.weights_name is not None:
         lines.append(f"Weights: {design.weights_name}")
     return "\n".join(lines)
 
 
+def _refuse_beside_residuals(relationship, family: str, random: str, missing: str) -> None:
+    """Refuse what a residual structure cannot be combined with."""
+    beside = {
+        "relationship=": relationship is not None,
+        'family="student"': family == "student",
+        'random="student"': random == "student",
+        'missing="model"': missing == "model",
+    }
+    if found := [name for name, given in beside.items() if given]:
+        raise DataError(
+            f"residual= and sigma= do not go together with {found[0]}: leave one of them out."
+        )
+
+
+def _describe_families(model: LMM) -> list[str]:
+    """Lines on what is not Gaussian."""
+    lines = ["Residuals: Student-t (sigma is their scale)"] if model.family == "student" else []
+    if model.random == "student":
+        lines.append("Random effects: Student-t (standard deviations are their scales)")
+    return lines
+
+
 def _aliased(design: Design) -> tuple[str, ...]:
     """Coefficients whose columns are combinations of earlier ones, with a warning."""
-    from bayeslmm.gaussian import aliased_columns, single_threaded_blas
+    from bayeslmm.gaussian import aliased_columns, detect_aliased, single_threaded_blas
 
     with single_threaded_blas():
-        names = tuple(design.coef_names[i] for i in aliased_columns(design.X))
+        if design.rows_in_memory:
+            found = aliased_columns(design.X)
+        else:
+            found = detect_aliased(design.cross_products)
+        names = tuple(design.coef_names[i] for i in found)
     if names:
         warnings.warn(
             f"The model matrix is rank deficient: {', '.join(names)} can be written as a "
@@ -450,6 +638,11 @@ def _aliased(design: Design) -> tuple[str, ...]:
             stacklevel=3,
         )
     return names
+
+
+def _sigma_is_given(priors) -> bool:
+    sigma = priors.get("sigma") if isinstance(priors, Mapping) else None
+    return isinstance(sigma, Prior) and sigma.name == "Fixed"
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["load", "save_fit"]
 
 _GROUP = "bayeslmm"
-_FORMAT = 1
+_FORMAT = 2
 
 
 def save_fit(fit: PosteriorFit, path: str | os.PathLike) -> None:
@@ -126,11 +126,17 @@ def _model_dataset(fit: PosteriorFit) -> xr.Dataset:
     import xarray as xr
 
     design = fit.model.design
+    if not design.rows_in_memory:
+        return _streamed_dataset(fit)
     arrays: dict[str, Any] = {}
     columns = []
+    unknown = {covariate.name: covariate.rows for covariate in design.modeled}
     for number, (name, column) in enumerate(design.columns.items()):
         entry: dict[str, Any] = {"name": name, "kind": column.dtype.kind}
         values = column.to_numpy() if entry["kind"] != "O" else column.cat.codes.to_numpy(np.int32)
+        if name in unknown:
+            values = values.copy()
+            values[unknown[name]] = np.nan
         if isinstance(column.dtype, pd.CategoricalDtype):
             entry["kind"] = "category"
             entry["levels"] = [
@@ -142,13 +148,16 @@ def _model_dataset(fit: PosteriorFit) -> xr.Dataset:
             values.astype(np.int8) if entry["kind"] == "b" else values,
         )
         columns.append(entry)
+    related = _store_relationships(design, arrays)
     if design.weights is not None:
         arrays["weights"] = (("row",), design.weights)
     arrays["rows"] = (("row",), design.rows)
     arrays["dropped"] = (("dropped_row",), design.missing.dropped)
     record = {
-        "format": _FORMAT,
+        # what older versions would read without its residual structure is of a newer format
+        "format": 1 if design.residual is None else _FORMAT,
         "formula": design.formula.text,
+        "residual": _residual_record(design),
         "weights_name": design.weights_name,
         "columns": columns,
         "index": _index_record(design.index),
@@ -159,14 +168,115 @@ def _model_dataset(fit: PosteriorFit) -> xr.Dataset:
                 k: [str(v) for v in vs] for k, vs in design.missing.levels_lost.items()
             },
             "n_zero_weight": design.missing.n_zero_weight,
+            "modeled": dict(design.missing.modeled),
+            "levels_touched": {
+                k: [str(v) for v in vs] for k, vs in design.missing.levels_touched.items()
+            },
         },
         "namespace": sorted(design.namespace),
+        "relationships": related,
+        "family": fit.model.family,
+        "random": fit.model.random,
+        "missing_option": "model" if design.modeled else "drop",
         "priors": fit.priors.to_dict(),
         "model_priors": fit.model.priors.to_dict(),
         "info": asdict(fit.info),
         "versions": versions(),
     }
     return xr.Dataset(arrays).assign(record=json.dumps(record))
+
+
+def _store_relationships(design, arrays: dict[str, Any]) -> list[dict[str, Any]]:
+    """Labels and kind of every relationship; its numbers go to ``arrays``."""
+    from bayeslmm.relationship.levels import relationships_of
+
+    record = []
+    for number, (factor, matrix) in enumerate(relationships_of(design).items()):
+        name = f"relationship_{number}"
+        entry = {"factor": factor, "labels": list(matrix.labels)}
+        if matrix.precision is None:
+            rows, columns = np.tril_indices(len(matrix))
+            arrays[name] = ((f"{name}_entry",), matrix.covariance[rows, columns])
+            entry["kind"] = "covariance"
+        else:
+            coo = matrix.precision.tocoo()
+            keep = coo.row >= coo.col
+            for part, values in (("row", coo.row), ("column", coo.col), ("value", coo.data)):
+                arrays[f"{name}_{part}"] = ((f"{name}_entry",), values[keep])
+            entry["kind"] = "precision"
+        record.append(entry)
+    return record
+
+
+def _restore_relationships(record, stored: xr.Dataset) -> dict[str, Any] | None:
+    from scipy import sparse
+
+    from bayeslmm.relationship.matrix import RelationshipMatrix
+
+    found = {}
+    for number, entry in enumerate(record.get("relationships", [])):
+        name, size = f"relationship_{number}", len(entry["labels"])
+        if entry["kind"] == "covariance":
+            matrix = np.zeros((size, size))
+            matrix[np.tril_indices(size)] = stored[name].to_numpy()
+            matrix = matrix + np.tril(matrix, -1).T
+            found[entry["factor"]] = RelationshipMatrix(entry["labels"], matrix)
+            continue
+        row, column, value = (
+            stored[f"{name}_{part}"].to_numpy() for part in ("row", "column", "value")
+        )
+        off = row != column
+        index = (np.concatenate((row, column[off])), np.concatenate((column, row[off])))
+        matrix = sparse.coo_array((np.concatenate((value, value[off])), index), shape=(size, size))
+        found[entry["factor"]] = RelationshipMatrix(entry["labels"], precision=matrix.tocsr())
+    return found or None
+
+
+def _streamed_dataset(fit: PosteriorFit) -> xr.Dataset:
+    """Of a model whose rows were read in batches: sums, levels and states in place of rows."""
+    import xarray as xr
+
+    from bayeslmm.sources.stored import stored_design
+
+    tree, arrays = stored_design(fit.model.design)
+    record = {
+        "format": _FORMAT,
+        "formula": fit.model.design.formula.text,
+        "design": tree,
+        "namespace": sorted(fit.model.design.namespace),
+        "priors": fit.priors.to_dict(),
+        "model_priors": fit.model.priors.to_dict(),
+        "info": asdict(fit.info),
+        "versions": versions(),
+    }
+    variables = {
+        name: (tuple(f"{name}_{axis}" for axis in range(array.ndim)), _storable(array))
+        for name, array in arrays.items()
+    }
+    return xr.Dataset(variables).assign(record=json.dumps(record))
+
+
+def _storable(array: np.ndarray) -> np.ndarray:
+    """NetCDF has no booleans of its own here; they come back by the record."""
+    return array.astype(np.int8) if array.dtype.kind == "b" else array
+
+
+def _restored_model(record, stored: xr.Dataset, namespace) -> LMM:
+    from bayeslmm.sources.stored import restored_design
+
+    arrays = {name: stored[name].to_numpy() for name in stored.data_vars if name != "record"}
+    design = restored_design(record["design"], arrays, namespace)
+    with warnings.catch_warnings():  # they were shown when the model was made
+        warnings.simplefilter("ignore")
+        return LMM(record["formula"], design, namespace=namespace)
+
+
+def _residual_record(design) -> dict[str, str | None] | None:
+    """The arguments ``residual`` and ``sigma`` of the model, None where it has neither."""
+    if design.residual is None:
+        return None
+    syntax = design.residual.syntax
+    return {"residual": syntax.text, "sigma": syntax.sigma and f"~ {syntax.sigma}"}
 
 
 def _index_record(index: pd.Index) -> dict[str, Any]:
@@ -178,6 +288,8 @@ def _index_record(index: pd.Index) -> dict[str, Any]:
 
 
 def _rebuild_model(record, stored: xr.Dataset, namespace) -> tuple[LMM, Priors]:
+    if "design" in record:
+        return _with_priors(_restored_model(record, stored, namespace), record)
     frame = pd.DataFrame(
         {
             entry["name"]: _column(entry, stored[f"column_{number}"].to_numpy())
@@ -187,7 +299,11 @@ def _rebuild_model(record, stored: xr.Dataset, namespace) -> tuple[LMM, Priors]:
     weights = stored["weights"].to_numpy() if "weights" in stored else None
     with warnings.catch_warnings():  # they were shown when the model was made
         warnings.simplefilter("ignore")
-        model = LMM(record["formula"], frame, weights=weights, namespace=namespace)
+        options = {name: record.get(name, "gaussian") for name in ("family", "random")}
+        options["missing"] = record.get("missing_option", "drop")
+        options["relationship"] = _restore_relationships(record, stored)
+        options |= record.get("residual") or {}
+        model = LMM(record["formula"], frame, weights=weights, namespace=namespace, **options)
     rows = stored["rows"].to_numpy()
     index = record["index"]
     missing = record["missing"]
@@ -198,6 +314,11 @@ def _rebuild_model(record, stored: xr.Dataset, namespace) -> tuple[LMM, Priors]:
         weights_name=record["weights_name"],
         missing=MissingRows(dropped=stored["dropped"].to_numpy(), **missing),
     )
+    return _with_priors(model, record)
+
+
+def _with_priors(model: LMM, record) -> tuple[LMM, Priors]:
+    """The model with its priors of then, and those of the fit."""
     model.priors.restore(record["model_priors"])
     priors = model.priors.copy()
     priors.restore(record["priors"])

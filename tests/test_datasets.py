@@ -21,6 +21,9 @@ SHAPES = {
     "mathachieve": (7185, 6),
     "insteval": (73421, 7),
     "chem97": (31022, 8),
+    "beatblues": (280, 7),
+    "flock": (1065, 5),
+    "flock_pedigree": (580, 3),
 }
 
 

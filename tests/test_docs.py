@@ -19,6 +19,9 @@ ROOT = Path(__file__).parent.parent
 PAGES = {
     "README.md": "",
     "tutorials/01-why-groups-matter.md": "",
+    "docs/kinship.md": "",
+    "docs/scale.md": "",
+    "docs/residual-structures.md": "",
     "docs/variance-explained.md": "",
     "docs/prediction.md": "",
     "docs/checking.md": "import matplotlib\nmatplotlib.use('Agg')\n",
@@ -29,7 +32,11 @@ PAGES = {
         "data.loc[::2, 'Machine'] = 'B'\n"
         "y = data['Reaction']\n"
     ),
+    "docs/real-data.md": "",
     "docs/plots.md": "import matplotlib\nmatplotlib.use('Agg')\n",
+    "docs/reanalysis.md": "import matplotlib\nmatplotlib.use('Agg')\n",
+    "docs/bayes-factors.md": "",
+    "tutorials/07-a-trial-reanalyzed.md": "import matplotlib\nmatplotlib.use('Agg')\n",
     "docs/priors.md": (
         "import bayeslmm as blm\n"
         "data = blm.load_dataset('sleepstudy')\n"

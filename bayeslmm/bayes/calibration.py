@@ -31,7 +31,12 @@ from bayeslmm.bayes.nuts import sample_density
 from bayeslmm.bayes.priors import component_names
 from bayeslmm.bayes.scales import draw_scales, unconstrain
 from bayeslmm.errors import PriorError, SamplingError
-from bayeslmm.gaussian import CrossProducts, draw_conditional_many, prepare, single_threaded_blas
+from bayeslmm.gaussian import (
+    CrossProducts,
+    draw_conditional_many,
+    draw_levels,
+    single_threaded_blas,
+)
 
 if TYPE_CHECKING:
     from bayeslmm.model import LMM
@@ -178,19 +183,29 @@ def sbc(
     ['Intercept', 'sd(Intercept | Batch)', 'sigma']
     """
     _check(model, n_sims, method, n_draws)
-    simulator = _Simulator.of(model, method, n_draws)
+    simulator = _simulator(model).of(model, method, n_draws)
     seeds = np.random.SeedSequence(random_seed).spawn(n_sims)
     workers = cores or os.cpu_count() or 1
     with single_threaded_blas(), ThreadPoolExecutor(workers) as pool:
         results = list(_tracked(pool.map(simulator.run, seeds), n_sims, progressbar))
-    names = simulator.names
+    ranks = pd.DataFrame([r[0] for r in results], columns=simulator.names)
+    truth = pd.DataFrame([r[1] for r in results], columns=simulator.names)
+    known = [key for key, prior in model.priors.items() if prior.name == "Fixed"]
     return Calibration(
-        pd.DataFrame([r[0] for r in results], columns=names),
-        pd.DataFrame([r[1] for r in results], columns=names),
+        ranks.drop(columns=known),  # a known value has no rank
+        truth.drop(columns=known),
         n_draws,
         method,
         sum(r[2] for r in results),
     )
+
+
+def _simulator(model: LMM) -> type[_Simulator]:
+    if model.design.residual is None:
+        return _Simulator
+    from bayeslmm.bayes.residual_calibration import ResidualSimulator
+
+    return ResidualSimulator
 
 
 @dataclass(frozen=True)
@@ -228,19 +243,27 @@ class _Simulator:
         """Ranks, true values, and whether importance sampling fell back to NUTS."""
         rng = np.random.default_rng(seed)
         beta, x = self._parameters(rng)
+        truth, y = self._simulated(beta, x, rng)
+        density = self._density_of(y)
+        draws, fell_back = self._draws(density, x, rng)
+        posterior = self._posterior(density, draws, rng)
+        return (posterior < truth).sum(axis=0), truth, fell_back
+
+    def _simulated(self, beta, x, rng) -> tuple[np.ndarray, np.ndarray]:
+        """True values in the order of the names, and y - offset of a simulated data set."""
         sd, F, sigma = self.density.constrained(x)
         factors = self.density.factors(F)
         truth = self._named(beta[None], sd, factors, sigma)[0]
-        y = self._response(beta, [L[0] for L in factors], float(sigma[0]), rng)
-        density = self._density_of(y)
-        draws, fell_back = self._draws(density, x, rng)
+        return truth, self._response(beta, [L[0] for L in factors], float(sigma[0]), rng)
+
+    def _posterior(self, density: MarginalDensity, draws, rng) -> np.ndarray:
+        """Draws of all parameters in the order of the names."""
         sd, F, sigma = density.constrained(draws)
         factors = density.factors(F)
         normals = rng.standard_normal((self.n_draws, density.model.n_normals))
         parts = [np.ascontiguousarray(L) for L in factors]
         beta = draw_conditional_many(density.model, parts, sigma, normals)[0]
-        posterior = self._named(beta, sd, factors, sigma)
-        return (posterior < truth).sum(axis=0), truth, fell_back
+        return self._named(beta, sd, factors, sigma)
 
     def _parameters(self, rng) -> tuple[np.ndarray, np.ndarray]:
         """beta and the unconstrained covariance parameters, from the priors."""
@@ -255,7 +278,7 @@ class _Simulator:
         design = self.model.design
         y = design.X @ beta
         for block, L in zip(design.blocks, factors, strict=True):
-            b = rng.standard_normal((block.n_levels, block.n_effects)) @ L.T
+            b = draw_levels(block.relationship, block.n_levels, L, rng)
             y = y + (block.Z * b[block.codes]).sum(axis=1)
         noise = rng.standard_normal(design.n_rows)
         if design.weights is not None:
@@ -268,7 +291,7 @@ class _Simulator:
 
         design, old = self.model.design, self.density.model
         cp = CrossProducts.from_rows(y, design.X, factor_rows(design), weights=design.weights)
-        problem = prepare(cp, old.problem.patterns, symbolic=old.problem.symbolic)
+        problem = old.problem.renewed(cp)
         fresh = replace(old, problem=problem, working_prior=old.prior.moved(problem.coordinates))
         return replace(self.density, model=fresh)
 

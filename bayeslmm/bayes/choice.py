@@ -67,7 +67,8 @@ def choose_parameterization(
         if obstacle := marginal_obstacle(design, priors):
             return "noncentered", f"auto: {obstacle}"
         return "marginal", "auto: coefficients and random effects integrated out exactly"
-    through_pymc = method == "nuts"  # which knows any prior on a standard deviation
+    # which knows any prior on a standard deviation
+    through_pymc = method == "nuts" and design.residual is None
     obstacle = (fixed_obstacle if through_pymc else marginal_obstacle)(design, priors)
     if obstacle:
         raise SamplingError(
@@ -86,6 +87,7 @@ def fit_posterior(
     method: str,
     parameterization: str,
     options: dict[str, Any],
+    random_effects: str = "draws",
     **settings: Any,
 ) -> tuple[xr.DataTree, FitInfo]:
     """Draw from the posterior by the strategy that method, parameterization and priors name.
@@ -94,6 +96,8 @@ def fit_posterior(
     ----------
     problem : callable
         Gives the prepared cross-products; called only where they are needed.
+    random_effects : {"draws", "summary"}
+        What to keep of the draws of b.
     settings
         ``draws``, ``tune``, ``chains``, ``cores``, ``random_seed``, ``progressbar``.
 
@@ -107,9 +111,15 @@ def fit_posterior(
     chosen, reason = choose_parameterization(design, priors, parameterization, method, options)
     settings |= {"reason": reason, "options": options}
     if chosen != "marginal":
+        if random_effects != "draws":
+            raise ValueError(
+                'random_effects="summary" goes with the marginal posterior only, and this fit is '
+                f"{chosen} ({reason})."
+            )
         from bayeslmm.bayes.fitting import fit_hierarchical
 
         return fit_hierarchical(design, priors, names, parameterization=chosen, **settings)
+    settings["random_effects"] = random_effects
     if method == "importance":
         from bayeslmm.bayes.importance import fit_importance
 

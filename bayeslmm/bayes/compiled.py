@@ -153,6 +153,8 @@ def supported(density: MarginalDensity) -> bool:
     """Whether this density and this nutpie can be joined this way."""
     from importlib.metadata import version
 
+    if not isinstance(density, MarginalDensity):  # residual structures have kernels of their own
+        return False
     return density.model.problem.head_only and version("nutpie").startswith(_SERIES)
 
 

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from bayeslmm.bayes.effect_summaries import EffectSink, summarized
 from bayeslmm.bayes.marginal import MarginalDensity
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.formula import Design
@@ -28,6 +29,7 @@ def posterior_values(
     random_seed: int,
     cores: int,
     drawn: Drawn | None = None,
+    random_effects: str = "draws",
 ) -> dict[str, np.ndarray]:
     """Every variable of a posterior from unconstrained draws.
 
@@ -42,12 +44,14 @@ def posterior_values(
         Threads.
     drawn : (beta, b), optional
         (n, p) and [(n, J_k, q_k)] where they were drawn already.
+    random_effects : {"draws", "summary"}
+        Whether to give the draws of b, or their means, standard deviations and quantiles.
 
     Returns
     -------
     dict of ndarray
         ``beta``, ``sigma`` and, for every factor g, ``sd_g``, ``corr_g``, ``b_g``; each of shape
-        (chains, draws, ...).
+        (chains, draws, ...), or ``b_g`` an :class:`EffectSummary`.
     """
     sds, F, sigma = density.constrained(x.reshape(-1, x.shape[-1]))
     return values_given_covariances(
@@ -61,6 +65,7 @@ def posterior_values(
         random_seed=random_seed,
         cores=cores,
         drawn=drawn,
+        random_effects=random_effects,
     )
 
 
@@ -76,6 +81,7 @@ def values_given_covariances(
     random_seed: int,
     cores: int,
     drawn: Drawn | None = None,
+    random_effects: str = "draws",
 ) -> dict[str, np.ndarray]:
     """As :func:`posterior_values`, from the covariance parameters themselves.
 
@@ -90,7 +96,12 @@ def values_given_covariances(
         Divides n.
     """
     shape = (chains, len(sigma) // chains)
-    beta, effects = drawn or _conditional_draws(model, factors, sigma, random_seed, cores)
+    summarize = random_effects == "summary"
+    if drawn is None:
+        beta, effects = _conditional_draws(model, factors, sigma, random_seed, cores, summarize)
+    else:
+        beta, effects = drawn
+        effects = summarized(effects) if summarize else effects
     values = {"beta": beta.reshape(*shape, -1)} if design.coef_names else {}
     values["sigma"] = sigma.reshape(shape)
     start = 0
@@ -100,7 +111,8 @@ def values_given_covariances(
         values[factor.sd] = sd.reshape(*shape, q)
         if block.correlated_pairs():
             values[factor.corr] = _correlations(factors[k], sd).reshape(*shape, q, q)
-        values[factor.b] = effects[k].reshape(*shape, block.n_levels, q)
+        b = effects[k]
+        values[factor.b] = b if summarize else b.reshape(*shape, block.n_levels, q)
         start += q
     return values
 
@@ -114,15 +126,22 @@ def _correlations(F: np.ndarray, sd: np.ndarray) -> np.ndarray:
     return R
 
 
-def _conditional_draws(model: MarginalModel, factors, sigma, random_seed: int, cores: int):
-    """beta (n, p) and b [(n, J_k, q_k)], in chunks with a random stream each."""
+def _conditional_draws(
+    model: MarginalModel, factors, sigma, random_seed: int, cores: int, summarize: bool = False
+):
+    """beta (n, p) and b [(n, J_k, q_k)] or summaries, in chunks with a random stream each."""
     n = len(sigma)
     size = int(np.clip(_NORMALS // max(model.n_normals, 1), 1, 500))
     starts = range(0, n, size)
     streams = np.random.SeedSequence([random_seed, 1]).spawn(len(starts))
     problem = model.problem
     beta = np.empty((n, problem.p))
-    effects = [np.empty((n, f.n_levels, f.q)) for f in problem.cp.factors]
+    shapes = [
+        (levels, pattern.q)
+        for levels, pattern in zip(problem.n_levels, problem.patterns, strict=True)
+    ]
+    sink = EffectSink(n, shapes) if summarize else None
+    effects = [] if summarize else [np.empty((n, *shape)) for shape in shapes]
 
     def draw(start, stream):
         rows = slice(start, min(start + size, n))
@@ -130,9 +149,12 @@ def _conditional_draws(model: MarginalModel, factors, sigma, random_seed: int, c
         normals = rng.standard_normal((rows.stop - rows.start, model.n_normals))
         parts = [np.ascontiguousarray(L[rows]) for L in factors]
         beta[rows], found = draw_conditional_many(model, parts, sigma[rows], normals)
+        if sink is not None:
+            sink.put(start, found)
+            return
         for whole, part in zip(effects, found, strict=True):
             whole[rows] = part
 
     with single_threaded_blas(), ThreadPoolExecutor(max(1, cores)) as pool:
         list(pool.map(draw, starts, streams))
-    return beta, effects
+    return beta, effects if sink is None else sink.summaries()

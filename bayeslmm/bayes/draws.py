@@ -9,6 +9,8 @@ import pandas as pd
 
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.priors import component_names
+from bayeslmm.bayes.residual_draws import residual_component_draws
+from bayeslmm.errors import SamplingError
 from bayeslmm.formula import Design
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ __all__ = [
     "component_draws",
     "covariance_draws",
     "covariance_factors",
+    "effect_array",
     "effect_draws",
     "level_coefficient_draws",
     "long_labels",
@@ -35,7 +38,7 @@ def coefficient_draws(design: Design, posterior: xr.Dataset) -> tuple[list[str],
 def component_draws(
     design: Design, names: ModelNames, posterior: xr.Dataset
 ) -> tuple[list[str], np.ndarray]:
-    """Names and draws (chains, draws, k) of standard deviations, correlations and sigma."""
+    """Names and draws (chains, draws, k) of standard deviations, correlations, sigma, nu."""
     labels, columns = [], []
     for block, factor in zip(design.blocks, names.factors, strict=True):
         labels += component_names(block)
@@ -44,8 +47,15 @@ def component_draws(
         if pairs:
             corr = posterior[factor.corr].to_numpy()
             columns.append(np.stack([corr[:, :, i, j] for i, j in pairs], axis=-1))
-    labels.append("sigma")
-    columns.append(posterior["sigma"].to_numpy()[:, :, None])
+        if factor.nu in posterior:
+            labels.append(f"nu({block.name})")
+            columns.append(posterior[factor.nu].to_numpy()[:, :, None])
+    names_of_residuals, residuals = residual_component_draws(design, posterior)
+    labels += names_of_residuals
+    columns.append(residuals)
+    if "nu" in posterior:
+        labels.append("nu")
+        columns.append(posterior["nu"].to_numpy()[:, :, None])
     return labels, np.concatenate(columns, axis=-1)
 
 
@@ -60,6 +70,23 @@ def covariance_draws(design: Design, names: ModelNames, posterior: xr.Dataset) -
         else:
             matrices.append(product * np.eye(block.n_effects))
     return matrices
+
+
+def effect_array(posterior: xr.Dataset, variable: str) -> np.ndarray:
+    """Draws (chains, draws, J, q) of one factor's effects.
+
+    Raises
+    ------
+    SamplingError
+        If only summaries of them were kept.
+    """
+    if variable not in posterior:
+        raise SamplingError(
+            f"This needs the draws of {variable!r}, and the fit kept only summaries of random "
+            'effects (random_effects="summary"): ranef() has them, predict() works with '
+            'random="population" or "new", and fit() without that option keeps the draws.'
+        )
+    return posterior[variable].to_numpy()
 
 
 def covariance_factors(
@@ -79,7 +106,7 @@ def effect_draws(
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Labels (group, level, effect) and draws (chains, draws, J q) of one factor's effects."""
     block = design.block(factor)
-    draws = posterior[names.factor(factor).b].to_numpy()
+    draws = effect_array(posterior, names.factor(factor).b)
     labels = long_labels(factor, block.levels, block.effects)
     return labels, draws.reshape(*draws.shape[:2], -1)
 
@@ -93,7 +120,7 @@ def level_coefficient_draws(
     without a random effect is the same at every level.
     """
     block = design.block(factor)
-    b = posterior[names.factor(factor).b].to_numpy()
+    b = effect_array(posterior, names.factor(factor).b)
     coefs, beta = coefficient_draws(design, posterior)
     wanted = [*coefs, *(effect for effect in block.effects if effect not in coefs)]
     total = np.zeros((*b.shape[:3], len(wanted)))

@@ -11,11 +11,12 @@ import numpy as np
 
 from bayeslmm.bayes.diagnostics import sampling_problems, weighting_problems
 from bayeslmm.bayes.draws import coefficient_draws, component_draws
+from bayeslmm.bayes.effect_summaries import EffectSummary
 from bayeslmm.bayes.hierarchical import hierarchical_model, posterior_variables
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.priors import Priors
 from bayeslmm.bayes.sampling import check_sampler_arguments, quiet_pymc, sample_model
-from bayeslmm.bayes.tree import posterior_dataset, posterior_tree
+from bayeslmm.bayes.tree import SUMMARY_GROUP, posterior_dataset, posterior_tree, summary_node
 from bayeslmm.formula import Design
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def fit_hierarchical(
     quiet_pymc()
     centered = parameterization == "centered"
     model = hierarchical_model(design, priors, names, centered=centered)
-    variables = posterior_variables(design, names)
+    variables = posterior_variables(design, names, priors)
     sampled, stats = sample_model(
         model,
         variables,
@@ -158,6 +159,8 @@ def assemble(
         What the sampler reports per draw.
     info : FitInfo
     """
+    summaries = {k: v for k, v in values.items() if isinstance(v, EffectSummary)}
+    values = {k: v for k, v in values.items() if k not in summaries}
     posterior = posterior_dataset(design, names, values)
     if info.effective_draws is not None:
         problems = weighting_problems(info.effective_draws, info.chains)
@@ -174,7 +177,10 @@ def assemble(
             parameterization=info.parameterization,
         )
     info = replace(info, problems=(*info.problems, *problems))
-    return posterior_tree(design, names, posterior, stats, _attrs(design, names, info)), info
+    tree = posterior_tree(design, names, posterior, stats, _attrs(design, names, info))
+    if summaries:
+        tree[SUMMARY_GROUP] = summary_node(design, names, summaries)
+    return tree, info
 
 
 def versions() -> dict[str, str]:

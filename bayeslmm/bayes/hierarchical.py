@@ -4,7 +4,8 @@ y_i ~ Normal(x_i' beta + sum_k z_ik' b_k[level of i] + offset_i, sigma / sqrt(w_
 b_kj ~ Normal(0, Sigma_k). In the non-centered form b_kj = F_k u_kj, u_kj ~ Normal(0, I) and
 Sigma_k = F_k F_k' (Papaspiliopoulos, Roberts and Skold 2007, Statistical Science 22(1));
 F_k = diag(sd_k) L_k, with L_k the Cholesky factor of the correlations, which has an LKJ prior
-(Lewandowski, Kurowicka and Joe 2009, Journal of Multivariate Analysis 100(9)).
+(Lewandowski, Kurowicka and Joe 2009, Journal of Multivariate Analysis 100(9)). Residuals or random
+effects may be Student-t instead; sigma and Sigma_k are then their scales.
 """
 
 from __future__ import annotations
@@ -14,13 +15,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bayeslmm.bayes.covariates import add_covariates, covariate_names
 from bayeslmm.bayes.names import FactorNames, ModelNames
 from bayeslmm.bayes.priors import Prior, Priors, coef_key
+from bayeslmm.bayes.residual_draws import residual_coords, residual_variables
+from bayeslmm.bayes.residual_model import structured_response
+from bayeslmm.errors import SamplingError
 from bayeslmm.formula import Design
 from bayeslmm.formula.random import RandomBlock
 
 if TYPE_CHECKING:
     import pymc as pm
+
+#: Related levels for which a dense root is made.
+_MAX_DENSE_LEVELS = 3000
 
 __all__ = [
     "coords",
@@ -50,65 +58,99 @@ def hierarchical_model(
         Variables ``beta`` (coef), ``sigma`` and, for every grouping factor g, ``sd_g``
         (g_effect), ``corr_g`` (g_effect, g_effect_bis) where it has correlations, and ``b_g``
         (g, g_effect). The free variable behind ``beta`` is ``beta_centered``: the same
-        coefficients with the intercept moved to the predictors' means.
+        coefficients with the intercept moved to the predictors' means. Student-t residuals add
+        ``nu``, Student-t random effects ``nu_g``. Correlated residuals make one multivariate
+        normal per size of their groups.
+
+    Raises
+    ------
+    SamplingError
+        If random effects are Student-t and the model centered.
     """
     import pymc as pm
 
+    heavy = [block.name for block in design.blocks if f"nu({block.name})" in priors]
+    if centered and heavy:
+        raise SamplingError(
+            f"Student-t random effects ({heavy[0]}) are sampled non-centered only: use "
+            'parameterization="noncentered".'
+        )
     with pm.Model(coords=coords(design, names)) as model:
-        mu = _fixed_part(design, priors)
+        mu, beta = _fixed_part(design, priors)
+        effects = []
         for block, block_names in zip(design.blocks, names.factors, strict=True):
             b = _random_effects(block, block_names, priors, centered=centered)
             mu = mu + (block.Z * b[block.codes]).sum(axis=-1)
+            effects.append(b)
+        if design.modeled:
+            mu = mu + add_covariates(design, priors, beta, effects)
+        if design.residual is not None:
+            structured_response(design, priors, names, mu)
+            return model
         sigma = positive("sigma", [priors["sigma"]], dims=None)
         scale = sigma if design.weights is None else sigma / np.sqrt(design.weights)
         # as data, so that the compiled model serves other responses of the same design
         y = pm.Data(names.data, design.y, dims="obs")
-        pm.Normal(names.response, mu=mu, sigma=scale, observed=y, dims="obs")
+        if "nu" in priors:
+            nu = positive("nu", [priors["nu"]], dims=None)
+            pm.StudentT(names.response, nu=nu, mu=mu, sigma=scale, observed=y, dims="obs")
+        else:
+            pm.Normal(names.response, mu=mu, sigma=scale, observed=y, dims="obs")
     return model
 
 
-def posterior_variables(design: Design, names: ModelNames) -> list[str]:
+def posterior_variables(design: Design, names: ModelNames, priors: Priors) -> list[str]:
     """The variables every posterior has, whatever made it."""
     variables = ["beta"] if design.coef_names else []
-    variables.append("sigma")
+    variables += residual_variables(design)
+    if "nu" in priors:
+        variables.append("nu")
     for block, factor in zip(design.blocks, names.factors, strict=True):
         variables.append(factor.sd)
+        if f"nu({block.name})" in priors:
+            variables.append(factor.nu)
         if block.correlated_pairs():
             variables.append(factor.corr)
         variables.append(factor.b)
+    for covariate in design.modeled:
+        own = covariate_names(covariate)
+        variables += [own.missing, own.mean, own.sd]
     return variables
 
 
 def coords(design: Design, names: ModelNames) -> dict:
     """Labels of coefficients, rows, levels and effects."""
     labels = {"coef": list(design.coef_names), "obs": np.arange(design.n_rows)}
+    labels |= {dim: list(values) for dim, values in residual_coords(design).items()}
     for block, factor in zip(design.blocks, names.factors, strict=True):
         labels[factor.dim] = list(block.levels)
         labels[factor.effect_dim] = list(block.effects)
         if block.correlated_pairs():
             labels[factor.effect_bis_dim] = list(block.effects)
+    for covariate in design.modeled:
+        labels[covariate_names(covariate).dim] = np.arange(covariate.n_unknown)
     return labels
 
 
 def _fixed_part(design: Design, priors: Priors):
-    """X beta + offset, sampled with the predictors centered where there is an intercept."""
+    """X beta + offset, sampled with the predictors centered where there is an intercept; beta."""
     import pymc as pm
     import pytensor.tensor as pt
 
     if not design.coef_names:
-        return pt.as_tensor_variable(design.offset)
+        return pt.as_tensor_variable(design.offset), pt.zeros(0)
     X, at = design.X, design.intercept_column
     chosen = [priors[coef_key(name)] for name in design.coef_names]
     if at is None:
         beta = _stacked("beta", chosen, dims="coef")
-        return pt.dot(X, beta) + design.offset
+        return pt.dot(X, beta) + design.offset, beta
     means = design.predictor_means.copy()
     means[at] = 0.0
     centered = _stacked("beta_centered", chosen, dims="coef")
     shift = np.eye(len(means))
     shift[at] -= means
-    pm.Deterministic("beta", pt.dot(shift, centered), dims="coef")
-    return pt.dot(X - means, centered) + design.offset
+    beta = pm.Deterministic("beta", pt.dot(shift, centered), dims="coef")
+    return pt.dot(X - means, centered) + design.offset, beta
 
 
 def _random_effects(block: RandomBlock, names: FactorNames, priors: Priors, *, centered: bool):
@@ -121,8 +163,15 @@ def _random_effects(block: RandomBlock, names: FactorNames, priors: Priors, *, c
     chols = correlation_factors(block, names, priors)
     shape = (block.n_levels, block.n_effects)
     order = np.argsort([i for part in block.pattern for i in part])
-    if not centered:
+    root = _levels_root(block, centered=centered)
+    if not centered and (root is None or root.shape[0] == root.shape[1]):
         z = pm.Normal(names.z, 0.0, 1.0, dims=(names.dim, names.effect_dim))
+        if f"nu({block.name})" in priors:
+            z = z * _heavy_tails(block, names, priors)
+    elif not centered:  # fewer independent values than levels: clones, twins
+        z = pm.Normal(names.z, 0.0, 1.0, shape=(root.shape[1], shape[1]))
+    if not centered and root is not None:
+        z = pt.dot(root, z)
     columns = []
     for number, part in enumerate(block.pattern):
         at = list(part)
@@ -134,7 +183,13 @@ def _random_effects(block: RandomBlock, names: FactorNames, priors: Priors, *, c
         name = names.b if len(block.pattern) == 1 else f"{names.b}_{number}"
         dims = (names.dim, names.effect_dim) if len(block.pattern) == 1 else None
         size = (shape[0], len(at))
-        if chols[number] is None:
+        if root is not None:
+            factor = factor[None, None] if chols[number] is None else factor
+            zeros = np.zeros(size)
+            columns.append(
+                pm.MatrixNormal(name, zeros, rowchol=root, colchol=factor, dims=dims, shape=size)
+            )
+        elif chols[number] is None:
             columns.append(pm.Normal(name, 0.0, factor, dims=dims, shape=size))
         else:
             zero = np.zeros(len(at))
@@ -143,6 +198,46 @@ def _random_effects(block: RandomBlock, names: FactorNames, priors: Priors, *, c
         return columns[0]
     b = columns[0] if len(columns) == 1 else pt.concatenate(columns, axis=1)[:, order]
     return pm.Deterministic(names.b, b, dims=(names.dim, names.effect_dim))
+
+
+def _levels_root(block: RandomBlock, *, centered: bool) -> np.ndarray | None:
+    """A dense root of the covariance between levels, lower triangular where it is centered.
+
+    Raises
+    ------
+    SamplingError
+        If it is too large to be dense, or singular where it must not be.
+    """
+    if block.relationship is None:
+        return None
+    if block.n_levels > _MAX_DENSE_LEVELS:
+        raise SamplingError(
+            f"{block.name!r} has {block.n_levels} related levels: the hierarchical model would "
+            f"hold a dense matrix of them (at most {_MAX_DENSE_LEVELS}). Use "
+            'parameterization="marginal", which keeps the relationship sparse.'
+        )
+    if not centered:
+        return block.relationship.dense_root
+    try:
+        return np.linalg.cholesky(block.relationship.dense())
+    except np.linalg.LinAlgError:
+        raise SamplingError(
+            f"The relationship of {block.name!r} is singular (clones, twins), so that its effects "
+            'have no density: use parameterization="noncentered" or "marginal".'
+        ) from None
+
+
+def _heavy_tails(block: RandomBlock, names: FactorNames, priors: Priors):
+    """What turns normal effects into Student-t ones: tau_j^-1/2, shape (levels, 1).
+
+    With tau_j ~ Gamma(nu/2, nu/2), F z_j / sqrt(tau_j) is multivariate t with scale matrix FF'
+    and nu degrees of freedom (Lange, Little and Taylor 1989, JASA 84(408), eq. 2).
+    """
+    import pymc as pm
+
+    nu = positive(names.nu, [priors[f"nu({block.name})"]], dims=None)
+    tau = pm.Gamma(names.tau, alpha=nu / 2, beta=nu / 2, dims=names.dim)
+    return tau[:, None] ** -0.5
 
 
 def correlation_factors(block: RandomBlock, names: FactorNames, priors: Priors) -> list:
@@ -173,6 +268,9 @@ def positive(name: str, chosen: list[Prior], dims: str | None):
     if dims is None:
         import pymc as pm
 
+        if chosen[0].name == "Fixed":
+            value = float(chosen[0].parameters["value"])
+            return pm.Deterministic(name, pm.math.constant(value))
         return getattr(pm, chosen[0].name)(name, **chosen[0].parameters)
     return _stacked(name, chosen, dims=dims)
 
@@ -183,7 +281,7 @@ def _stacked(name: str, chosen: list[Prior], dims: str):
     import pytensor.tensor as pt
 
     kinds = {(prior.name, tuple(sorted(prior.parameters))) for prior in chosen}
-    if len(kinds) == 1:
+    if len(kinds) == 1 and chosen[0].name != "Fixed":
         parameters = {
             key: np.array([prior.parameters[key] for prior in chosen], dtype=float)
             for key in chosen[0].parameters
@@ -197,6 +295,10 @@ def _stacked(name: str, chosen: list[Prior], dims: str):
             key: np.array([prior.parameters[key] for prior in run], dtype=float)
             for key in run[0].parameters
         }
+        if run[0].name == "Fixed":
+            parts.append(pt.constant(parameters["value"]))
+            start += len(run)
+            continue
         distribution = getattr(pm, run[0].name)
         parts.append(distribution(f"{name}_{start}", **parameters, shape=len(run)))
         start += len(run)

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayeslmm.bayes.conditional import posterior_values
 from bayeslmm.bayes.fitting import FitInfo, assemble
 from bayeslmm.bayes.marginal import MarginalDensity, marginal_density
 from bayeslmm.bayes.mode import Mode, find_mode
@@ -47,9 +46,6 @@ _DF = 5.0
 #: the center so that the proposal is as wide as the density, farther out so that it stays above.
 _NEAR, _FAR = np.array([1.0, 2.0]), np.array([3.0, 4.0, 6.0, 8.0])
 _NARROWEST, _WIDEST = 0.5, 5.0
-
-#: Up to this many random effects a density evaluation is cheap.
-_FEW_EFFECTS = 1000
 
 #: Draws of (beta, b) per random stream: the result does not depend on the number of threads.
 _DRAWS_PER_STREAM = 20
@@ -204,7 +200,10 @@ def _weighted(density, proposal: SplitT, n, rng, cores, evaluate) -> ImportanceS
         )
     top = raw.max()
     floor = np.maximum(raw, top - 700.0)  # the smoother wants finite numbers
-    smoothed, k_hat = array_stats.psislw(-(floor - top))  # it takes negative log weights
+    try:
+        smoothed, k_hat = array_stats.psislw(-(floor - top))  # it takes negative log weights
+    except ValueError:  # one draw has all the weight: there is no tail to fit
+        smoothed, k_hat = floor - top, np.inf
     smoothed = np.asarray(smoothed) - _log_sum(np.asarray(smoothed))
     # psislw normalizes: the scale comes back from the weights it left alone, the lower ones
     below = np.argsort(floor)[: n // 2]
@@ -264,6 +263,7 @@ def fit_importance(
     random_seed: int,
     progressbar: bool,
     options: dict[str, Any],
+    random_effects: str = "draws",
 ) -> tuple[xr.DataTree, FitInfo]:
     """Importance sampling of the covariance parameters, then exact draws of beta and b.
 
@@ -289,21 +289,20 @@ def fit_importance(
     density = marginal_density(design, priors, problem)
     rng = np.random.default_rng(np.random.SeedSequence([random_seed, 2]))
     # twice as many proposals as draws, so that few are repeated, unless each is expensive
-    cheap = problem.head_only and problem.symbolic.n_columns <= _FEW_EFFECTS
-    n = chains * draws * (2 if cheap else 1)
+    n = chains * draws * (2 if density.is_cheap else 1)
     with single_threaded_blas():
         # where a dense factorization is most of the cost, one serves the weight and the draw
         sample = importance_sample(
-            density, find_mode(density), n, rng, cores, draw_rest=not problem.head_only
+            density, find_mode(density), n, rng, cores, draw_rest=density.draws_with_value
         )
         check_k_hat(sample.k_hat)
         rows = sample.resample(chains * draws, rng)
         drawn = None
         if sample.effects is not None:
             drawn = draws_to_user(problem, sample.fixed[rows], sample.effects[rows])
-        values = posterior_values(
-            density, design, names, sample.x[rows].reshape(chains, draws, -1),
-            random_seed=random_seed, cores=cores, drawn=drawn,
+        values = density.posterior_values(
+            design, names, sample.x[rows].reshape(chains, draws, -1),
+            random_seed=random_seed, cores=cores, drawn=drawn, random_effects=random_effects,
         )  # fmt: skip
     proper = all(prior.is_proper for prior in priors.values())
     info = FitInfo(

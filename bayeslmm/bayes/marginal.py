@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numba import njit
 
 from bayeslmm.bayes.priors import Prior, Priors, coef_key
+from bayeslmm.bayes.residual_priors import residual_obstacle
 from bayeslmm.bayes.scales import Scales, scale_terms, scales, supported_scale, unconstrain
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import (
@@ -38,9 +40,17 @@ from bayeslmm.gaussian.correlations import (
     pullback_to_correlations,
 )
 
+if TYPE_CHECKING:
+    from bayeslmm.bayes.names import ModelNames
+    from bayeslmm.bayes.residual_density import ResidualDensity
+    from bayeslmm.residual.problem import BlockProblem
+
 __all__ = ["MarginalDensity", "fixed_prior", "marginal_density", "marginal_obstacle"]
 
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
+
+#: Up to this many random effects a density evaluation is cheap.
+_FEW_EFFECTS = 1000
 
 
 @njit(**_OPTIONS)
@@ -226,6 +236,39 @@ class MarginalDensity:
             for k, pattern in enumerate(self.model.problem.patterns)
         ]
 
+    def spread(self) -> np.ndarray:
+        """Rough posterior variances of the coordinates: J levels say about 2 J on the log of an sd.
+
+        The first step of a search that starts from the identity is wrong by orders of magnitude
+        where there are thousands of levels.
+        """
+        lay, problem = self.correlations, self.model.problem
+        levels = [f.n_levels for f in problem.cp.factors for _ in range(f.q)]
+        sds, corr = level_spread(lay, levels)
+        return np.concatenate((sds, corr, [1.0 / (1.0 + problem.n)]))
+
+    @property
+    def draws_with_value(self) -> bool:
+        """Whether a value and a draw are best made from one factorization (a dense tail)."""
+        return not self.model.problem.head_only
+
+    @property
+    def is_cheap(self) -> bool:
+        """Whether an evaluation takes well below a millisecond."""
+        problem = self.model.problem
+        return problem.head_only and problem.symbolic.n_columns <= _FEW_EFFECTS
+
+    def starting_points(self, shares: tuple[float, ...]) -> list[np.ndarray]:
+        """Starting points of a search, one per share that makes a difference."""
+        used = shares if self.correlations.n_effects else shares[:1]
+        return [self.starting_point(share) for share in used]
+
+    def posterior_values(self, design: Design, names: ModelNames, x: np.ndarray, **options):
+        """Every variable of a posterior from unconstrained draws (chains, draws, d)."""
+        from bayeslmm.bayes.conditional import posterior_values
+
+        return posterior_values(self, design, names, x, **options)
+
     def starting_point(self, share: float) -> np.ndarray:
         """x where the random effects make up ``share`` of the response's variance, equally."""
         cp = self.model.problem.cp
@@ -241,16 +284,32 @@ class MarginalDensity:
         return np.concatenate((at[:-1], np.zeros(self.correlations.n_correlations), at[-1:]))
 
 
-def marginal_density(design: Design, priors: Priors, problem: Problem) -> MarginalDensity:
+def level_spread(lay: CorrelationLayout, levels: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Rough posterior variances of log sds and of partial correlations, from numbers of levels."""
+    sds = 1.0 / (1.0 + np.array(levels, dtype=float))
+    corr = np.empty(lay.n_correlations)
+    for i in range(lay.n_effects):
+        corr[lay.number[lay.row_ptr[i] : lay.row_ptr[i + 1]]] = sds[i]
+    return sds, corr
+
+
+def marginal_density(
+    design: Design, priors: Priors, problem: Problem | BlockProblem
+) -> MarginalDensity | ResidualDensity:
     """The density of a model; its priors must pass :func:`marginal_obstacle`.
 
     Parameters
     ----------
     design : Design
     priors : Priors
-    problem : Problem
-        Of the cross-products of the design, the offset subtracted from the response.
+    problem : Problem or BlockProblem
+        Of the cross-products of the design, the offset subtracted from the response; its blocks
+        where residuals have a structure.
     """
+    if design.residual is not None:
+        from bayeslmm.bayes.residual_density import residual_density
+
+        return residual_density(design, priors, problem)
     chosen = [
         priors[f"sd({effect} | {block.name})"]
         for block in design.blocks
@@ -272,7 +331,9 @@ def marginal_obstacle(design: Design, priors: Priors) -> str | None:
     if text := fixed_obstacle(design, priors):
         return text
     chosen = {f"sd({e} | {block.name})" for block in design.blocks for e in block.effects}
-    for key in ("sigma", *sorted(chosen)):
+    if design.residual is not None and (text := residual_obstacle(design, priors)):
+        return text
+    for key in (*(("sigma",) if design.residual is None else ()), *sorted(chosen)):
         if not supported_scale(priors[key]):
             return (
                 f"the prior of {key} is {priors[key]!r}, which the marginal density does not know"
@@ -282,6 +343,19 @@ def marginal_obstacle(design: Design, priors: Priors) -> str | None:
 
 def fixed_obstacle(design: Design, priors: Priors) -> str | None:
     """Why beta cannot be integrated out; None where it can."""
+    if design.modeled:
+        names = ", ".join(covariate.name for covariate in design.modeled)
+        return f"missing values of {names} are part of the model and have to be sampled"
+    if "nu" in priors:
+        return (
+            'residuals are Student-t (family="student"), so nothing can be integrated out exactly'
+        )
+    for block in design.blocks:
+        if f"nu({block.name})" in priors:
+            return (
+                'random effects are Student-t (random="student"), so they cannot be integrated '
+                "out exactly"
+            )
     for key in _coef_keys(design):
         if priors[key].name not in ("Normal", "Flat"):
             return (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from bayeslmm.bayes.conditional import posterior_values
 from bayeslmm.bayes.fitting import FitInfo, assemble
 from bayeslmm.bayes.marginal import marginal_density
 from bayeslmm.bayes.mode import find_mode
@@ -36,6 +35,7 @@ def fit_marginal(
     random_seed: int,
     progressbar: bool,
     options: dict[str, Any],
+    random_effects: str = "draws",
 ) -> tuple[xr.DataTree, FitInfo]:
     """NUTS on the covariance parameters, then exact draws of beta and b.
 
@@ -49,6 +49,7 @@ def fit_marginal(
         As in :meth:`bayeslmm.LMM.fit`.
     options : dict
         ``target_accept``, ``max_treedepth``.
+    random_effects : {"draws", "summary"}
 
     Returns
     -------
@@ -78,8 +79,13 @@ def fit_marginal(
             progressbar=progressbar,
             options=options,
         )
-        values = posterior_values(
-            density, design, names, x, random_seed=random_seed, cores=cores or processors()
+        values = density.posterior_values(
+            design,
+            names,
+            x,
+            random_seed=random_seed,
+            cores=cores or processors(),
+            random_effects=random_effects,
         )
     info = FitInfo(
         method="nuts",

@@ -47,6 +47,10 @@ def marginal_model(design: Design, priors: Priors, names: ModelNames, problem: P
     PriorError
         If a coefficient's prior is neither normal nor flat.
     """
+    if design.residual is not None:
+        from bayeslmm.bayes.residual_marginal_model import residual_marginal_model
+
+        return residual_marginal_model(design, priors, names, problem)
     import pymc as pm
     import pytensor.tensor as pt
 
@@ -88,6 +92,7 @@ def fit_marginal_model(
     random_seed: int,
     progressbar: bool,
     options: dict[str, Any],
+    random_effects: str = "draws",
 ) -> tuple[xr.DataTree, FitInfo]:
     """``pm.sample`` on the marginal model, then exact draws of beta and b.
 
@@ -134,6 +139,7 @@ def fit_marginal_model(
             chains=chains,
             random_seed=random_seed,
             cores=cores or processors(),
+            random_effects=random_effects,
         )
     info = FitInfo(
         method="nuts",

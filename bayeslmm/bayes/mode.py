@@ -65,14 +65,12 @@ def find_mode(
     SamplingError
         If the density is not finite anywhere it was tried.
     """
-    points = [density.starting_point(share) for share in starts]
-    if not density.correlations.n_effects:
-        points = points[:1]
+    points = density.starting_points(starts)
     if first is not None:
         points.insert(0, np.asarray(first, dtype=float))
     best, best_value = None, -np.inf
     for point in points:
-        x, value = _ascend(density, point, np.diag(_spread(density)))
+        x, value = _ascend(density, point, np.diag(density.spread()))
         if value > best_value:
             best, best_value = x, value
     if best is None or not np.isfinite(best_value):
@@ -107,21 +105,6 @@ def _ascend(density: MarginalDensity, start: np.ndarray, covariance: np.ndarray)
             options={"gtol": 1e-2, "maxiter": 300, "hess_inv0": covariance},
         )  # fmt: skip
     return result.x, density.value(result.x)
-
-
-def _spread(density: MarginalDensity) -> np.ndarray:
-    """Rough posterior variances of the coordinates: J levels say about 2 J on the log of an sd.
-
-    The first step of a search that starts from the identity is wrong by orders of magnitude where
-    there are thousands of levels.
-    """
-    lay, problem = density.correlations, density.model.problem
-    levels = [f.n_levels for f in problem.cp.factors for _ in range(f.q)]
-    sds = 1.0 / (1.0 + np.array(levels, dtype=float))
-    corr = np.empty(lay.n_correlations)
-    for i in range(lay.n_effects):
-        corr[lay.number[lay.row_ptr[i] : lay.row_ptr[i + 1]]] = sds[i]
-    return np.concatenate((sds, corr, [1.0 / (1.0 + problem.n)]))
 
 
 def _negative(density: MarginalDensity):

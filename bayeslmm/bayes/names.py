@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bayeslmm.bayes.residual_draws import RESIDUAL_NAMES
 from bayeslmm.formula import Design
 
-__all__ = ["FactorNames", "ModelNames", "model_names"]
+__all__ = ["FactorNames", "ModelNames", "model_names", "storable"]
 
-_RESERVED = ("chain", "draw", "sample", "coef", "obs", "beta", "sigma", "beta_centered")
+_RESERVED = ("chain", "draw", "sample", "coef", "obs", "beta", "sigma", "nu", "beta_centered")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class FactorNames:
         Dimensions: levels, effects, effects again.
     sd, corr, b, z : str
         Variables: standard deviations, correlations, effects, standardized effects.
+    nu, tau : str
+        Variables where effects are Student-t: degrees of freedom, mixing precisions.
     """
 
     factor: str
@@ -39,6 +42,8 @@ class FactorNames:
     corr: str
     b: str
     z: str
+    nu: str
+    tau: str
 
 
 @dataclass(frozen=True)
@@ -60,16 +65,16 @@ class ModelNames:
 
 def model_names(design: Design) -> ModelNames:
     """Names that do not collide with each other, for any formula."""
-    taken = set(_RESERVED)
+    taken = set(_RESERVED if design.residual is None else (*_RESERVED, *RESIDUAL_NAMES))
     factors = []
     for block in design.blocks:
-        base = _storable(block.name)
+        base = storable(block.name)
         while taken & set(_all_names(base)):
             base += "_"
         names = FactorNames(block.name, *_all_names(base))
         taken |= set(_all_names(base))
         factors.append(names)
-    response = _storable(design.response)
+    response = storable(design.response)
     while {response, f"{response}_data"} & taken:
         response += "_"
     return ModelNames(response, f"{response}_data", tuple(factors))
@@ -84,9 +89,11 @@ def _all_names(base: str) -> tuple[str, ...]:
         f"corr_{base}",
         f"b_{base}",
         f"z_{base}",
+        f"nu_{base}",
+        f"tau_{base}",
     )
 
 
-def _storable(name: str) -> str:
+def storable(name: str) -> str:
     """A division slash instead of the slash that separates groups in a NetCDF file."""
     return name.replace("/", "\u2215")

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayeslmm.bayes.draws import covariance_factors
+from bayeslmm.bayes.draws import covariance_factors, effect_array
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.priors import Priors
+from bayeslmm.bayes.residual_draws import residual_noise
+from bayeslmm.bayes.residual_model import join_observed, observed_names
+from bayeslmm.bayes.residuals import draw_noise, effect_multipliers, effect_nu, residual_nu
 from bayeslmm.bayes.sampling import quiet_pymc
 from bayeslmm.bayes.tree import linear_predictor
 from bayeslmm.errors import PriorError
@@ -63,10 +66,9 @@ def posterior_predictive(
     if groups == "new":
         posterior = _new_effects(design, names, posterior, rng)
     mean = linear_predictor(design, names, posterior)
-    scale = posterior["sigma"].to_numpy()[:, :, None]
-    if design.weights is not None:
-        scale = scale / np.sqrt(design.weights)
-    values = mean + scale * rng.standard_normal(mean.shape)
+    values = mean + residual_noise(
+        design, posterior, draw_noise(rng, mean.shape, residual_nu(posterior))
+    )
     coords = {"chain": posterior["chain"], "draw": posterior["draw"]}
     return xr.Dataset(
         {names.response: (("chain", "draw", "obs"), values)},
@@ -80,14 +82,21 @@ def _new_effects(
     """The posterior with every group's effects drawn anew."""
     factors = covariance_factors(design, names, posterior)
     for block, factor, F in zip(design.blocks, names.factors, factors, strict=True):
-        z = rng.standard_normal((len(F), block.n_levels, block.n_effects))
+        if block.relationship is None:
+            z = rng.standard_normal((len(F), block.n_levels, block.n_effects))
+        else:
+            shape = (block.relationship.n_normals, len(F), block.n_effects)
+            z = np.moveaxis(block.relationship.times_root(rng.standard_normal(shape)), 0, 1)
         b = np.einsum("mab,mjb->mja", F, z)
+        effect_array(posterior, factor.b)  # refuses a fit that kept summaries only
+        b = b * effect_multipliers(rng, effect_nu(posterior, factor), block.n_levels)
         old = posterior[factor.b]
         posterior = posterior.assign({factor.b: old.copy(data=b.reshape(old.shape))})
     return posterior
 
 
 def prior_predictive(
+    design: Design,
     model: pm.Model,
     priors: Priors,
     names: ModelNames,
@@ -117,12 +126,13 @@ def prior_predictive(
             'one. Give it a proper prior, such as blm.Prior("Normal", mu=0, sigma=...).'
         )
     pm = quiet_pymc()
+    observed = observed_names(design, names)
     tree = pm.sample_prior_predictive(
-        draws=draws, model=model, var_names=[*variables, names.response], random_seed=random_seed
+        draws=draws, model=model, var_names=[*variables, *observed], random_seed=random_seed
     )
     groups = {
         "prior": tree["prior"].to_dataset()[variables],
-        "prior_predictive": tree["prior_predictive"].to_dataset(),
-        "observed_data": tree["observed_data"].to_dataset(),
+        "prior_predictive": join_observed(design, names, tree["prior_predictive"].to_dataset()),
+        "observed_data": join_observed(design, names, tree["observed_data"].to_dataset()),
     }
     return xr.DataTree.from_dict(groups)

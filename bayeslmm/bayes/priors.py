@@ -15,9 +15,16 @@ from typing import Any
 
 import numpy as np
 
+from bayeslmm.bayes.residual_priors import (
+    check_residual_support,
+    residual_interval,
+    residual_members,
+    residual_priors,
+)
 from bayeslmm.errors import PriorError
 from bayeslmm.formula import Design
 from bayeslmm.formula.random import RandomBlock
+from bayeslmm.formula.statistics import BlockStatistics, spread
 
 __all__ = ["Prior", "Priors", "coef_key", "component_names", "default_priors"]
 
@@ -43,6 +50,7 @@ _KNOWN = {
     "Uniform": ("lower", "upper"),
     "TruncatedNormal": ("mu", "sigma", "lower", "upper", "tau"),
     "LKJ": ("eta",),
+    "Fixed": ("value",),
 }
 _POSITIVE = {
     "HalfFlat",
@@ -68,9 +76,13 @@ _REQUIRED = {
     "InverseGamma": (("alpha", "mu"), ("beta", "sigma")),
     "Weibull": (("alpha",), ("beta",)),
     "LKJ": (("eta",),),
+    "Fixed": (("value",),),
 }
 _ALIASES = {"Lognormal": "LogNormal"}
-_CLASSES = ("beta", "sd", "corr", "sigma")
+_CLASSES = ("beta", "sd", "corr", "sigma", "nu")
+#: Degrees of freedom of a Student-t distribution: Juarez and Steel (2010), Journal of Business
+#: and Economic Statistics 28(1), section 2.
+_NU = {"alpha": 2, "beta": 0.1}
 
 
 class Prior:
@@ -79,7 +91,8 @@ class Prior:
     Parameters
     ----------
     name : str
-        A PyMC distribution, or ``"LKJ"`` for correlations.
+        A PyMC distribution, ``"LKJ"`` for correlations, or ``"Fixed"`` for a parameter whose
+        value is known (``blm.Prior("Fixed", value=1)`` on sigma: known sampling variances).
     **parameters : float
         Its parameters, under PyMC's names.
 
@@ -160,9 +173,10 @@ class Priors(Mapping):
     """The priors in force, one per parameter; prints as a table, and can be edited.
 
     Keys are coefficients (``"Days"``; ``"Intercept"`` is the intercept at the predictors'
-    means), variance components (``"sd(Days | Subject)"``, ``"sigma"``) and the correlations of
-    a grouping factor (``"corr(Subject)"``). Assigning to a class (``"beta"``: all coefficients
-    but the intercept, ``"sd"``, ``"corr"``) sets each of its members.
+    means), variance components (``"sd(Days | Subject)"``, ``"sigma"``), the correlations of
+    a grouping factor (``"corr(Subject)"``) and the degrees of freedom of Student-t residuals
+    (``"nu"``) or random effects (``"nu(Subject)"``). Assigning to a class (``"beta"``: all
+    coefficients but the intercept, ``"sd"``, ``"corr"``) sets each of its members.
 
     Examples
     --------
@@ -173,12 +187,19 @@ class Priors(Mapping):
     Normal(mu=0, sigma=10)
     """
 
-    def __init__(self, design: Design, user: Mapping[str, Prior] | None = None):
-        self._classes = _members(design)
+    def __init__(
+        self,
+        design: Design,
+        user: Mapping[str, Prior] | None = None,
+        *,
+        family: str = "gaussian",
+        random: str = "gaussian",
+    ):
+        self._classes = _members(design, family)
+        self._interval = (-1.0, 1.0) if design.residual is None else residual_interval(design)
         self._aliases = _pair_aliases(design)
-        self._entries = {
-            key: _Entry(prior, "default") for key, prior in default_priors(design).items()
-        }
+        defaults = default_priors(design, family=family, random=random)
+        self._entries = {key: _Entry(prior, "default") for key, prior in defaults.items()}
         user = {} if user is None else user
         if not isinstance(user, Mapping):
             raise PriorError('priors must be a dict such as {"Days": blm.Prior("Normal", ...)}.')
@@ -199,13 +220,18 @@ class Priors(Mapping):
         if keys is None:
             keys = [self._key(key)]
         elif not keys:
-            raise PriorError(f"This model has no parameter of class {key!r}.")
+            also = f" The coefficient is {coef_key(key)!r}." if coef_key(key) in self else ""
+            raise PriorError(f"This model has no parameter of class {key!r}.{also}")
         for target in keys:
-            _check_support(target, prior)
+            if not check_residual_support(target, prior, self._interval):
+                _check_support(target, prior)
         self._entries.update({target: _Entry(prior, "user") for target in keys})
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._entries
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -216,7 +242,9 @@ class Priors(Mapping):
             f"  {key:<{width}}  {entry.prior!r}" + ("" if entry.source == "default" else "  (set)")
             for key, entry in self._entries.items()
         ]
-        note = "  Intercept: at the means of the predictors" if "Intercept" in self else None
+        note = (
+            "  Intercept: at the means of the predictors" if "Intercept" in self._entries else None
+        )
         return "\n".join(["Priors", *lines, *([note] if note else [])])
 
     def is_default(self, key: str) -> bool:
@@ -227,6 +255,7 @@ class Priors(Mapping):
         """An independent copy."""
         twin = object.__new__(Priors)
         twin._classes, twin._aliases = self._classes, self._aliases
+        twin._interval = self._interval
         twin._entries = dict(self._entries)
         return twin
 
@@ -260,7 +289,9 @@ class Priors(Mapping):
         )
 
 
-def default_priors(design: Design) -> dict[str, Prior]:
+def default_priors(
+    design: Design, *, family: str = "gaussian", random: str = "gaussian"
+) -> dict[str, Prior]:
     """Weakly informative defaults on the scale of the data.
 
     With s_y the standard deviation of the response (less its offset) and s_x that of a column:
@@ -271,43 +302,57 @@ def default_priors(design: Design) -> dict[str, Prior]:
     - sigma: HalfStudentT(3, s_y), times the root of the mean weight where there are weights;
     - sd of an effect with covariate z: HalfStudentT(3, s_y / s_z), and HalfStudentT(3, s_y)
       for an intercept or a 0/1 column, whose s_z says only how rare it is;
-    - correlations: LKJ(2), Lewandowski, Kurowicka and Joe (2009).
+    - correlations: LKJ(2), Lewandowski, Kurowicka and Joe (2009);
+    - a covariate x whose missing values are modeled: its mean Normal(mean x, 2.5 s_x), its
+      standard deviation HalfStudentT(3, s_x), over the observed values;
+    - degrees of freedom of Student-t residuals or random effects: Gamma(2, 0.1), Juarez and
+      Steel (2010).
+    - residual structures: see :func:`bayeslmm.bayes.residual_priors.residual_priors`.
 
     All standard deviations have the divisor n - 1.
 
     Parameters
     ----------
     design : Design
+    family, random : {"gaussian", "student"}
+        Distribution of the residuals and of the random effects.
 
     Returns
     -------
     dict of str to Prior
         In the order in which parameters are printed.
     """
-    y = design.y - design.offset
-    mean_y, sd_y = float(np.mean(y)), float(np.std(y, ddof=1))
+    rows = design.statistics
+    mean_y, sd_y = rows.mean_y, rows.sd_y
     sd_y = sd_y if sd_y > 0 else 1.0
     priors: dict[str, Prior] = {}
     centers = np.zeros(len(design.coef_names))
-    if not design.has_intercept and len(design.coef_names):
-        ones = np.ones(design.n_rows)
-        solution = np.linalg.lstsq(design.X, ones, rcond=None)[0]
-        if np.allclose(design.X @ solution, ones, atol=1e-8):
-            centers = mean_y * solution
+    if not design.has_intercept and rows.ones is not None:
+        centers = mean_y * rows.ones
     for j, name in enumerate(design.coef_names):
         if name == "Intercept":
             priors[name] = Prior("Normal", mu=mean_y, sigma=2.5 * sd_y)
         else:
-            scale = 2.5 * sd_y / _spread(design.X[:, j])
+            scale = 2.5 * sd_y / float(rows.spread[j])
             priors[coef_key(name)] = Prior("Normal", mu=float(centers[j]), sigma=scale)
-    for block in design.blocks:
+    for block, covariates in zip(design.blocks, rows.blocks, strict=True):
+        spreads = _effect_spreads(block, covariates)
         for j, effect in enumerate(block.effects):
-            scale = sd_y / _spread_of_effect(effect, block.Z[:, j])
+            scale = sd_y / float(spreads[j])
             priors[f"sd({effect} | {block.name})"] = Prior("HalfStudentT", nu=3, sigma=scale)
         if block.correlated_pairs():
             priors[f"corr({block.name})"] = Prior("LKJ", eta=2)
-    weight = 1.0 if design.weights is None else float(np.mean(design.weights))
-    priors["sigma"] = Prior("HalfStudentT", nu=3, sigma=sd_y * math.sqrt(weight))
+        if random == "student":
+            priors[f"nu({block.name})"] = Prior("Gamma", **_NU)
+    priors |= residual_priors(design, sd_y)
+    for covariate in design.modeled:
+        observed = covariate.observed
+        center, size = float(np.mean(observed)), np.max(np.abs(observed))
+        scale = float(spread(np.std(observed, ddof=1), size))
+        priors[f"mean({covariate.name})"] = Prior("Normal", mu=center, sigma=2.5 * scale)
+        priors[f"sd({covariate.name})"] = Prior("HalfStudentT", nu=3, sigma=scale)
+    if family == "student":
+        priors["nu"] = Prior("Gamma", **_NU)
     return priors
 
 
@@ -326,26 +371,23 @@ def component_names(block: RandomBlock) -> list[str]:
     return sds + corrs
 
 
-def _spread(column: np.ndarray) -> float:
-    spread = float(np.std(column, ddof=1))
-    size = float(np.max(np.abs(column)))
-    return spread if spread > 1e-12 * size else (size or 1.0)
+def _effect_spreads(block: RandomBlock, covariates: BlockStatistics) -> np.ndarray:
+    """1 for intercepts and 0/1 columns, whose spread says only how rare they are."""
+    intercept = np.array([effect == "Intercept" for effect in block.effects])
+    spreads = spread(covariates.sd, covariates.size)
+    return np.where(intercept | covariates.indicator, 1.0, spreads)
 
 
-def _spread_of_effect(effect: str, column: np.ndarray) -> float:
-    if effect == "Intercept" or np.isin(column, (0.0, 1.0)).all():
-        return 1.0
-    return _spread(column)
-
-
-def _members(design: Design) -> dict[str, list[str]]:
+def _members(design: Design, family: str) -> dict[str, list[str]]:
     """Parameters of each class."""
     members: dict[str, list[str]] = {name: [] for name in _CLASSES}
     members["beta"] = [coef_key(name) for name in design.coef_names if name != "Intercept"]
-    members["sigma"] = ["sigma"]
+    members["nu"] = ["nu"] if family == "student" else []
     for block in design.blocks:
         members["sd"] += [f"sd({effect} | {block.name})" for effect in block.effects]
         members["corr"] += [f"corr({block.name})"] if block.correlated_pairs() else []
+    for name, keys in residual_members(design).items():
+        members[name] += keys
     return members
 
 
@@ -404,18 +446,24 @@ def _check_values(prior: Prior) -> None:
 
 
 def _check_support(key: str, prior: Prior) -> None:
-    """Standard deviations are positive; correlations have LKJ priors and nothing else has."""
+    """Scales and degrees of freedom are positive; correlations have LKJ priors, nothing else."""
     is_corr = key.startswith("corr(")
     if is_corr != (prior.name == "LKJ"):
         wanted = 'Prior("LKJ", eta=2)' if is_corr else "another distribution than LKJ"
         raise PriorError(f"{key}: use {wanted}, not {prior!r}.")
-    if not (key == "sigma" or key.startswith("sd(")) or prior.name in _POSITIVE:
+    is_positive = key in ("sigma", "nu", "range") or key.startswith(("sd(", "nu(", "sigma["))
+    if not is_positive or prior.name in _POSITIVE:
+        return
+    if prior.name == "Fixed":
+        if not prior.parameters["value"] > 0:
+            raise PriorError(f"{key} must be positive, so it cannot be fixed by {prior!r}.")
         return
     if prior.parameters.get("lower", -1.0) >= 0:
         return
     if prior.name in _KNOWN or _density_below_zero(prior):
+        what = "the degrees of freedom" if key.startswith("nu") else "a standard deviation"
         raise PriorError(
-            f"{key} is a standard deviation, and {prior!r} allows negative values. Use "
+            f"{key} is {what}, and {prior!r} allows negative values. Use "
             "HalfNormal, HalfStudentT, Exponential, Gamma, LogNormal or Uniform(lower=0, ...)."
         )
 

@@ -3,7 +3,8 @@
 Every family is a code, three numbers and a constant. The constrained standard deviation is
 ``s = lower + exp(x)``, or ``lower + (upper - lower) / (1 + exp(-x))`` where the prior ends at an
 upper bound, so that the sampler never meets a wall; the Jacobian of that map is part of the
-density. Where NUTS meets a standard deviation that may be zero it is ``|unit sinh(x)|``, see
+density. A number on the whole line (``lower`` minus infinity) is its own coordinate. Where NUTS
+meets a standard deviation that may be zero it is ``|unit sinh(x)|``, see
 :mod:`bayeslmm.bayes.signed`. Parametrizations are PyMC's.
 """
 
@@ -11,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import lgamma, log, pi, sqrt
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numba import njit
 
-from bayeslmm.bayes.priors import Prior
+if TYPE_CHECKING:
+    from bayeslmm.bayes.priors import Prior
 
 __all__ = [
     "SCALE_FAMILIES",
@@ -30,7 +32,7 @@ __all__ = [
 
 _LOG_2 = log(2.0)
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
-_CONSTANT, _NORMAL, _STUDENT, _GAMMA, _INVERSE_GAMMA, _LOG_NORMAL, _WEIBULL = range(7)
+_CONSTANT, _NORMAL, _STUDENT, _GAMMA, _INVERSE_GAMMA, _LOG_NORMAL, _WEIBULL, _FIXED = range(8)
 
 
 class Scales(NamedTuple):
@@ -111,6 +113,11 @@ def _uniform(p):
     return _CONSTANT, (0.0, 0.0, 0.0), -log(upper - lower), lower, upper
 
 
+def _fixed(p):
+    # its coordinate is a standard normal that nothing depends on: the posterior stays exact
+    return _FIXED, (p["value"], 0.0, 0.0), -0.5 * log(2 * pi), 0.0, np.inf
+
+
 def _truncated_normal(p):
     from scipy.special import log_ndtr
 
@@ -139,6 +146,7 @@ SCALE_FAMILIES: dict[str, Callable] = {
     "Weibull": _weibull,
     "Uniform": _uniform,
     "TruncatedNormal": _truncated_normal,
+    "Fixed": _fixed,
 }
 
 
@@ -147,9 +155,18 @@ def supported_scale(prior: Prior) -> bool:
     return prior.name in SCALE_FAMILIES and prior.parameters.get("lower", 0.0) >= 0
 
 
+def _on_the_line(p):
+    sigma = _sigma(p)
+    constant = -0.5 * log(2 * pi) - log(sigma)
+    return _NORMAL, (p.get("mu", 0.0), sigma, 0.0), constant, -np.inf, np.inf
+
+
 def scales(priors: Sequence[Prior]) -> Scales:
-    """Numbers of a sequence of priors, each of a family in :data:`SCALE_FAMILIES`."""
-    rows = [SCALE_FAMILIES[prior.name](prior.parameters) for prior in priors]
+    """Numbers of a sequence of priors, each of a family in :data:`SCALE_FAMILIES` or normal."""
+    rows = [
+        (_on_the_line if prior.name == "Normal" else SCALE_FAMILIES[prior.name])(prior.parameters)
+        for prior in priors
+    ]
     codes, parameters, constants, lower, upper = zip(*rows, strict=True)
     return Scales(
         np.array(codes, dtype=np.int64),
@@ -182,6 +199,8 @@ def constrain(lower, upper, unit, x):
         size = abs(x)
         log_cosh = size + np.log1p(np.exp(-2.0 * size)) - _LOG_2
         return unit * np.sinh(x), unit * np.cosh(x), np.log(unit) + log_cosh, np.tanh(x)
+    if np.isinf(lower):
+        return x, 1.0, 0.0, 0.0
     if np.isinf(upper):
         s = np.exp(x)
         return lower + s, s, x, 1.0
@@ -221,6 +240,10 @@ def scale_terms(sc, x):
     sd, slope, gradient = np.empty(m), np.empty(m), np.empty(m)
     value = 0.0
     for i in range(m):
+        if sc.code[i] == 7:  # a known value: x[i] is a standard normal of its own
+            value += sc.constant[i] - 0.5 * x[i] * x[i]
+            gradient[i], sd[i], slope[i] = -x[i], sc.parameters[i, 0], 0.0
+            continue
         s, ds, log_ds, d_log_ds = constrain(sc.lower[i], sc.upper[i], sc.unit[i], x[i])
         log_p, d_log_p = _log_prior(sc.code[i], sc.parameters[i, 0], sc.parameters[i, 1], s)
         value += log_p + sc.constant[i] + log_ds
@@ -237,6 +260,10 @@ def unconstrain(sc: Scales, sd: np.ndarray) -> np.ndarray:
         low, high = sc.lower[i], sc.upper[i]
         if sc.unit[i] > 0:
             x[i] = np.arcsinh(s / sc.unit[i])
+        elif sc.code[i] == _FIXED:
+            x[i] = 0.0
+        elif np.isinf(low):
+            x[i] = s
         elif np.isinf(high):
             x[i] = np.log(max(s - low, 1e-6 * max(s, 1e-300)))
         else:
@@ -252,7 +279,9 @@ def draw_scales(sc: Scales, n: int, rng: np.random.Generator) -> np.ndarray:
     out = np.empty((n, len(sc.code)))
     for i, (code, (a, b, _)) in enumerate(zip(sc.code, sc.parameters, strict=True)):
         low, high = sc.lower[i], sc.upper[i]
-        if code == _CONSTANT:
+        if code == _FIXED:
+            out[:, i] = a
+        elif code == _CONSTANT:
             out[:, i] = rng.uniform(low, high, n)
         elif code == _NORMAL:
             bounds = ((low - a) / b, (high - a) / b)

@@ -84,9 +84,12 @@ def reaches_zero(density: MarginalDensity, mode: Mode) -> np.ndarray:
 def signed_mode(density: MarginalDensity, mode: Mode) -> tuple[MarginalDensity, Mode]:
     """Where and how to sample: ``density`` and ``mode`` themselves if no sd reaches zero.
 
-    Otherwise the density in signed coordinates and its mode there (of the mirror images the one
-    above zero; it may lie at zero, where the curvature is finite).
+    Densities with structured residuals stay as they are too. Otherwise the density in signed
+    coordinates and its mode there (of the mirror images the one above zero; it may lie at zero,
+    where the curvature is finite).
     """
+    if not isinstance(density, MarginalDensity):
+        return density, mode
     near = reaches_zero(density, mode)
     if not near.any():
         return density, mode
@@ -114,6 +117,8 @@ def fold(signed: MarginalDensity, w: np.ndarray) -> tuple[np.ndarray, np.ndarray
     """
     layout, unit = signed.correlations, signed.scales.unit
     near = np.flatnonzero(unit[: layout.n_effects] > 0)
+    if not near.size:
+        return w, np.zeros(w.shape[:-1])
     x = w.copy()
     # a draw of exactly zero stays finite
     size = np.maximum(np.abs(w[..., near]), 1e-300)

@@ -6,13 +6,28 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bayeslmm.bayes.covariates import covariate_names, missing_part
+from bayeslmm.bayes.draws import effect_array
+from bayeslmm.bayes.effect_summaries import PROBABILITIES, EffectSummary
 from bayeslmm.bayes.names import ModelNames
+from bayeslmm.bayes.residual_draws import correlated, residual_coords, residual_dims, row_scales
+from bayeslmm.bayes.residuals import log_density, residual_nu
 from bayeslmm.formula import Design
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["linear_predictor", "log_likelihood", "posterior_dataset", "posterior_tree"]
+__all__ = [
+    "SUMMARY_GROUP",
+    "linear_predictor",
+    "log_likelihood",
+    "posterior_dataset",
+    "posterior_tree",
+    "summary_node",
+]
+
+#: Group of the tree with summaries of random effects, where their draws were not kept.
+SUMMARY_GROUP = "random_effects"
 
 
 def posterior_dataset(
@@ -33,15 +48,20 @@ def posterior_dataset(
     """
     import xarray as xr
 
-    dims: dict[str, tuple[str, ...]] = {"beta": ("coef",), "sigma": ()}
-    coords: dict[str, np.ndarray] = {"coef": _labels(design.coef_names)}
+    dims: dict[str, tuple[str, ...]] = {"beta": ("coef",), "nu": (), **residual_dims(design)}
+    coords: dict[str, np.ndarray] = {"coef": _labels(design.coef_names), **residual_coords(design)}
     for block, factor in zip(design.blocks, names.factors, strict=True):
         dims[factor.sd] = (factor.effect_dim,)
+        dims[factor.nu] = ()
         dims[factor.corr] = (factor.effect_dim, factor.effect_bis_dim)
         dims[factor.b] = (factor.dim, factor.effect_dim)
         coords[factor.dim] = _labels(block.levels)
         coords[factor.effect_dim] = _labels(block.effects)
         coords[factor.effect_bis_dim] = _labels(block.effects)
+    for covariate in design.modeled:
+        own = covariate_names(covariate)
+        dims |= {own.missing: (own.dim,), own.mean: (), own.sd: ()}
+        coords[own.dim] = np.arange(covariate.n_unknown)
     variables = {name: (("chain", "draw", *dims[name]), array) for name, array in values.items()}
     first = next(iter(values.values()))
     used = {dim for name in values for dim in dims[name]}
@@ -78,28 +98,48 @@ def posterior_tree(
     Returns
     -------
     xarray.DataTree
-        Groups posterior, sample_stats, observed_data, constant_data and, where it is small
-        enough, log_likelihood.
+        Groups posterior, sample_stats and, where the rows are in memory, observed_data,
+        constant_data and, if it is small enough, log_likelihood.
     """
     import xarray as xr
 
+    groups = {"posterior": posterior.assign_attrs(attrs), "sample_stats": sample_stats}
+    if not design.rows_in_memory:
+        return xr.DataTree.from_dict(groups)
     obs = {"obs": np.arange(design.n_rows)}
-    observed = xr.Dataset({names.response: (("obs",), design.y)}, coords=obs)
+    groups["observed_data"] = xr.Dataset({names.response: (("obs",), design.y)}, coords=obs)
     constant = xr.Dataset(
         {"X": (("obs", "coef"), design.X), "offset": (("obs",), design.offset)},
         coords={**obs, "coef": _labels(design.coef_names)},
     )
     if design.weights is not None:
         constant["weights"] = (("obs",), design.weights)
-    groups = {
-        "posterior": posterior.assign_attrs(attrs),
-        "sample_stats": sample_stats,
-        "observed_data": observed,
-        "constant_data": constant,
-    }
-    if design.n_rows * posterior.sizes["chain"] * posterior.sizes["draw"] <= max_log_likelihood:
+    groups["constant_data"] = constant
+    size = design.n_rows * posterior.sizes["chain"] * posterior.sizes["draw"]
+    drawn = all(factor.b in posterior for factor in names.factors)
+    if size <= max_log_likelihood and drawn and not correlated(design):
         groups["log_likelihood"] = log_likelihood(design, names, posterior)
     return xr.DataTree.from_dict(groups)
+
+
+def summary_node(
+    design: Design, names: ModelNames, summaries: dict[str, EffectSummary]
+) -> xr.DataTree:
+    """Summaries of random effects as a group of the tree.
+
+    Variables ``b_g_mean``, ``b_g_sd`` (g, g_effect) and ``b_g_quantile`` (quantile, g, g_effect).
+    """
+    import xarray as xr
+
+    variables, coords = {}, {"quantile": np.array(PROBABILITIES)}
+    for block, factor in zip(design.blocks, names.factors, strict=True):
+        summary, dims = summaries[factor.b], (factor.dim, factor.effect_dim)
+        coords[factor.dim] = _labels(block.levels)
+        coords[factor.effect_dim] = _labels(block.effects)
+        variables[f"{factor.b}_mean"] = (dims, summary.mean)
+        variables[f"{factor.b}_sd"] = (dims, summary.sd)
+        variables[f"{factor.b}_quantile"] = (("quantile", *dims), summary.quantiles)
+    return xr.DataTree(xr.Dataset(variables, coords=coords))
 
 
 def linear_predictor(design: Design, names: ModelNames, posterior: xr.Dataset) -> np.ndarray:
@@ -109,20 +149,22 @@ def linear_predictor(design: Design, names: ModelNames, posterior: xr.Dataset) -
     if design.coef_names:
         mean += posterior["beta"].to_numpy() @ design.X.T
     for block, factor in zip(design.blocks, names.factors, strict=True):
-        b = posterior[factor.b].to_numpy()
+        b = effect_array(posterior, factor.b)
         for j in range(block.n_effects):
             mean += b[:, :, block.codes, j] * block.Z[:, j]
-    return mean
+    return mean + missing_part(design, names, posterior)
 
 
 def log_likelihood(design: Design, names: ModelNames, posterior: xr.Dataset) -> xr.Dataset:
-    """log p(y_i | beta, b, sigma), the conditional one that Bambi and brms give."""
+    """log p(y_i | beta, b, sigma), the conditional one that Bambi and brms give.
+
+    Of rows that are independent given b; rows with correlated residuals are not.
+    """
     import xarray as xr
 
-    mean = linear_predictor(design, names, posterior)
-    sigma = posterior["sigma"].to_numpy()[:, :, None]
-    scale = sigma if design.weights is None else sigma / np.sqrt(design.weights)
-    values = -0.5 * ((design.y - mean) / scale) ** 2 - np.log(scale) - 0.5 * np.log(2 * np.pi)
+    gap = design.y - linear_predictor(design, names, posterior)
+    scale = row_scales(design, posterior, weights=design.weights)
+    values = log_density(gap, scale, residual_nu(posterior))
     coords = {
         "chain": posterior["chain"],
         "draw": posterior["draw"],

@@ -348,6 +348,67 @@ def chem97() -> pd.DataFrame:
     return _read("chem97", ("lea", "school", "student", "gender"))
 
 
+def beatblues() -> pd.DataFrame:
+    """A randomized trial of computerized therapy for depression: 97 patients, up to four visits.
+
+    Variables
+    ---------
+    subject : 97 patients with at least one visit (100 were randomized).
+    treatment : TAU (treatment as usual) or BtheB (the program "Beat the Blues").
+    drug : whether the patient took anti-depressant drugs, No or Yes.
+    length : length of the current episode, <6m or >6m (months).
+    bdi_pre : Beck Depression Inventory II before treatment.
+    month : 2, 3, 5 or 8 months after randomization.
+    bdi : Beck Depression Inventory II at that visit; lower is better.
+
+    Source
+    ------
+    Proudfoot, J. et al. (2003). Computerized, interactive, multimedia cognitive-behavioural
+    program for anxiety and depression in general practice. Psychological Medicine 33, 217-227;
+    the part of the trial in Everitt, B. S. and Hothorn, T. (2010). A Handbook of Statistical
+    Analyses Using R, 2nd ed., chapter 13. Chapman and Hall.
+    """
+    frame = _read("beatblues", ("subject", "treatment", "drug", "length"))
+    frame["treatment"] = frame["treatment"].cat.reorder_categories(["TAU", "BtheB"])
+    return frame
+
+
+def flock() -> pd.DataFrame:
+    """Weights of the sheep of a flock over six lamb crops, up to three each. Simulated.
+
+    Variables
+    ---------
+    id : sheep, as in the pedigree (data set flock_pedigree).
+    sex : ewe or ram.
+    age : age at weighing (years).
+    year : year of weighing, 2012 to 2019.
+    weight : body weight (kg).
+
+    Source
+    ------
+    Simulated for this package (benchmarks/simulate_flock.py): no sheep were weighed. The true
+    variances are 9 (additive genetic), 5 (permanent environment), 4 (years) and 11 (residual), so
+    that the heritability is 0.36 of the variance within years.
+    """
+    return _read("flock", ("id", "sex", "year"))
+
+
+def flock_pedigree() -> pd.DataFrame:
+    """Pedigree of the sheep of the data set flock. Simulated.
+
+    Variables
+    ---------
+    id : 580 sheep, 40 of them founders without weights.
+    sire : father, "0" where unknown.
+    dam : mother, "0" where unknown.
+
+    Source
+    ------
+    Simulated for this package (benchmarks/simulate_flock.py), some matings between relatives.
+    """
+    return _read("flock_pedigree", ("id", "sire", "dam"))
+
+
 _LOADERS: dict[str, Callable[[], pd.DataFrame]] = {
     loader.__name__: loader
     for loader in (
@@ -364,5 +425,8 @@ _LOADERS: dict[str, Callable[[], pd.DataFrame]] = {
         mathachieve,
         insteval,
         chem97,
+        beatblues,
+        flock,
+        flock_pedigree,
     )
 }

@@ -9,16 +9,26 @@ import numpy as np
 from bayeslmm.errors import DataError, ModelWarning
 from bayeslmm.formula.design import Design
 from bayeslmm.formula.random import RandomBlock
+from bayeslmm.formula.statistics import BlockStatistics
 
 __all__ = ["check_design"]
 
+#: Squares and products of columns have to stay between 1e-300 and 1e300.
+_SMALLEST = 1e-100
 #: A slope's covariate this many standard deviations from zero makes the intercept's variance
 #: and its correlation with the slope statements about a far-off point.
 _FAR_FROM_ZERO = 10.0
 
 
-def check_design(design: Design) -> None:
+def check_design(design: Design, *, sigma_known: bool = False) -> None:
     """Warn about effects the data cannot separate, refuse what has no degrees of freedom.
+
+    Parameters
+    ----------
+    design : Design
+    sigma_known : bool
+        Whether sigma is given, as with known sampling variances: then effects of single rows can
+        be told from it.
 
     Raises
     ------
@@ -31,21 +41,44 @@ def check_design(design: Design) -> None:
         If there are as many random effects as rows, or a random slope's covariate is far from
         zero.
     """
-    n, p = design.X.shape
+    n, p = design.n_rows, len(design.coef_names)
+    if design.rows_in_memory:
+        _refuse_extremes(design)
     if n <= p:
         raise DataError(
             f"{p} coefficients and {n} rows: there must be more rows than coefficients. "
             "Leave terms out."
         )
+    for block, covariates in zip(design.blocks, design.statistics.blocks, strict=True):
+        _check_rank(block, covariates)
+        if not sigma_known:
+            _check_size(block, n)
+        _check_covariates(block, covariates)
+
+
+def _refuse_extremes(design: Design) -> None:
+    """Columns whose squares are no longer numbers."""
+    columns = {f"The response {design.response!r}": design.y - design.offset}
+    columns |= {f"The column {name!r}": design.X[:, j] for j, name in enumerate(design.coef_names)}
     for block in design.blocks:
-        _check_rank(block)
-        _check_size(block, n)
-        _check_covariates(block)
+        columns |= {
+            f"The effect {e!r} of {block.name!r}": block.Z[:, j]
+            for j, e in enumerate(block.effects)
+        }
+    if design.weights is not None:
+        columns["The weights"] = design.weights
+    for name, column in columns.items():
+        size = float(np.max(np.abs(column), initial=0.0))
+        if not (size == 0 or _SMALLEST < size < 1 / _SMALLEST):
+            raise DataError(
+                f"{name} is of the size of {size:.0e}: its square is not a number a computer has. "
+                "Use other units."
+            )
 
 
-def _check_rank(block: RandomBlock) -> None:
+def _check_rank(block: RandomBlock, covariates: BlockStatistics) -> None:
     """Columns of Z that are zero, or combinations of others they are correlated with."""
-    size = np.sqrt(np.mean(block.Z**2, axis=0))
+    size = np.sqrt(np.diag(covariates.gram))
     zero = [e for e, s in zip(block.effects, size, strict=True) if s == 0]
     if zero:
         raise DataError(
@@ -54,8 +87,8 @@ def _check_rank(block: RandomBlock) -> None:
         )
     for part in block.pattern:
         columns = list(part)
-        gram = block.Z[:, columns].T @ block.Z[:, columns] / np.outer(size[columns], size[columns])
-        if np.linalg.matrix_rank(gram, tol=1e-10 * len(block.Z), hermitian=True) < len(part):
+        gram = covariates.gram[np.ix_(columns, columns)] / np.outer(size[columns], size[columns])
+        if np.linalg.matrix_rank(gram, tol=1e-10, hermitian=True) < len(part):
             names = ", ".join(block.effects[i] for i in part)
             _warn(
                 f"The covariates of the random effects {names} of {block.name!r} are linearly "
@@ -64,6 +97,8 @@ def _check_rank(block: RandomBlock) -> None:
 
 
 def _check_size(block: RandomBlock, n: int) -> None:
+    if block.relationship is not None:  # relatives tell the variances apart
+        return
     total = block.n_levels * block.n_effects
     if block.n_levels >= n:
         _warn(
@@ -77,17 +112,16 @@ def _check_size(block: RandomBlock, n: int) -> None:
         )
 
 
-def _check_covariates(block: RandomBlock) -> None:
+def _check_covariates(block: RandomBlock, covariates: BlockStatistics) -> None:
     for part in block.pattern:
         if len(part) < 2 or "Intercept" not in [block.effects[i] for i in part]:
             continue
         for i in part:
-            z = block.Z[:, i]
-            spread = float(np.std(z))
-            if block.effects[i] != "Intercept" and abs(np.mean(z)) > _FAR_FROM_ZERO * spread > 0:
+            mean, spread = float(covariates.mean[i]), float(covariates.sd[i])
+            if block.effects[i] != "Intercept" and abs(mean) > _FAR_FROM_ZERO * spread > 0:
                 _warn(
                     f"The covariate of the random slope {block.effects[i]!r} is far from zero "
-                    f"(mean {np.mean(z):.4g}, sd {spread:.4g}): the intercept's variance and its "
+                    f"(mean {mean:.4g}, sd {spread:.4g}): the intercept's variance and its "
                     "correlation with the slope refer to a point far outside the data. Write "
                     f"center({block.effects[i]}) instead."
                 )

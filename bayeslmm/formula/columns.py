@@ -34,9 +34,9 @@ def as_frame(data) -> pd.DataFrame:
     if isinstance(data, pd.DataFrame):
         frame = data
     elif hasattr(data, "to_pandas"):
-        frame = data.to_pandas()
+        frame = _to_pandas(data)
     elif hasattr(data, "collect"):  # a lazy polars frame
-        frame = data.collect().to_pandas()
+        frame = _to_pandas(data.collect())
     elif isinstance(data, dict):
         try:
             frame = pd.DataFrame(data)
@@ -52,6 +52,13 @@ def as_frame(data) -> pd.DataFrame:
     if len(frame) == 0:
         raise DataError("The data frame has no rows.")
     return frame
+
+
+def _to_pandas(data) -> pd.DataFrame:
+    try:
+        return data.to_pandas()
+    except ImportError:  # polars needs pyarrow for it
+        return pd.DataFrame(data.to_dict(as_series=False))
 
 
 def find_column(frame: pd.DataFrame, name: str, role: str = "column") -> pd.Series:
@@ -193,8 +200,8 @@ def _plain_objects(column: pd.Series, name: str) -> pd.Series:
             pass
     if any(hasattr(value, "year") for value in values[:1]):
         raise DataError(
-            f"Column {name!r} has dates. Turn it into a number first, such as days since the "
-            "first visit."
+            f"Column {name!r} has dates or times. For a predictor turn it into a number, such as "
+            "days since the first visit; for a grouping factor into text: .astype(str)."
         )
     shown = ", ".join(sorted(kind.__name__ for kind in kinds))
     raise DataError(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,25 @@ import pandas as pd
 
 from bayeslmm.errors import DataError, FormulaError
 from bayeslmm.formula.columns import as_frame, find_column, missing_in, plain_column
+from bayeslmm.formula.covariates import (
+    ModeledCovariate,
+    fill_with_means,
+    modeled_covariates,
+    refuse_unmodeled,
+)
 from bayeslmm.formula.functions import allowed_calls, base_namespace, check_namespace
+from bayeslmm.formula.groupcalls import group_call
+from bayeslmm.formula.groupmeans import GroupMean, fit_group_mean
 from bayeslmm.formula.matrices import ModelMatrix, Term, model_matrix, response_vector
 from bayeslmm.formula.missing import MissingRows
 from bayeslmm.formula.random import RandomBlock, grouping_factor, random_block
+from bayeslmm.formula.residual import (
+    ResidualDesign,
+    ResidualRows,
+    ResidualSyntax,
+    residual_design,
+)
+from bayeslmm.formula.statistics import RowStatistics, statistics_of_rows
 from bayeslmm.formula.syntax import Bar, ParsedFormula, parse_formula
 from bayeslmm.formula.syntaxtree import parse_part, variables_in
 
@@ -73,6 +90,14 @@ class Design:
         Index labels of the used rows.
     columns : pandas.DataFrame
         The used columns, plain, in the rows used.
+    group_means : tuple of GroupMean
+        One per call of within() or between().
+    modeled : tuple of ModeledCovariate
+        Covariates whose missing values are unknowns of the model; the matrices have their means
+        in place of them.
+    residual : ResidualDesign or None
+        Correlations and unequal variances of the residuals; None where they are independent
+        with one variance.
     center : ndarray, shape (p,), or None
         Means of the predictors where they are not those of these rows: the intercept's prior
         is meant there.
@@ -91,12 +116,15 @@ class Design:
     columns: pd.DataFrame = field(repr=False)
     weights_name: str | None = None
     namespace: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    group_means: tuple[GroupMean, ...] = field(repr=False, default=())
+    modeled: tuple[ModeledCovariate, ...] = field(repr=False, default=())
+    residual: ResidualDesign | None = None
     center: np.ndarray | None = field(repr=False, default=None)
 
     @property
     def predictor_means(self) -> np.ndarray:
         """Where the intercept's prior is meant, shape (p,)."""
-        return self.X.mean(axis=0) if self.center is None else self.center
+        return self.statistics.mean if self.center is None else self.center
 
     @property
     def X(self) -> np.ndarray:
@@ -117,6 +145,21 @@ class Design:
     def n_rows(self) -> int:
         """Rows used."""
         return len(self.y)
+
+    @cached_property
+    def statistics(self) -> RowStatistics:
+        """What priors, checks and descriptions need of the rows."""
+        return statistics_of_rows(self)
+
+    @property
+    def rows_in_memory(self) -> bool:
+        """Whether there are rows to look at; without, anything of a row's size is an error."""
+        return True
+
+    @property
+    def X_reduced(self) -> np.ndarray:
+        """X, or a matrix of few rows with the same X'X where the rows are not in memory."""
+        return self.X
 
     @property
     def has_intercept(self) -> bool:
@@ -160,7 +203,7 @@ class Design:
             If a predictor has a missing value or a level that was not in the fit.
         """
         frame = as_frame(data)
-        plain = self._plain(frame, self._predictor_columns(random))
+        plain = self.plain_predictors(frame, self._predictor_columns(random))
         X, offset = self.fixed.evaluate(plain)
         offset = np.zeros(len(frame)) if offset is None else offset
         if not random:
@@ -176,6 +219,45 @@ class Design:
             labels.append(label)
         return NewRows(X, offset, tuple(Z), tuple(codes), tuple(labels))
 
+    def column_values(self, name: str) -> tuple[float, np.ndarray | None]:
+        """Mean of a numeric column and its distinct values (None where there are too many)."""
+        column = self.predictors[name]
+        return float(column.mean()), np.unique(column.to_numpy())
+
+    def evaluate_residuals(self, data, *, scale_only: bool = False) -> ResidualRows:
+        """Times, groups and scales of new rows, in the terms of the residual structure.
+
+        Where `data` lacks the columns of the groups, its rows are taken to share one.
+
+        Parameters
+        ----------
+        data : data frame
+        scale_only : bool
+            Whether only the standard deviations matter: times and groups are not looked at.
+
+        Raises
+        ------
+        FormulaError
+            If a column is missing.
+        DataError
+            If a value is missing, or a time or cell was not in the fit.
+        """
+        frame, residual = as_frame(data), self.residual
+        syntax = residual.syntax
+        grouping = () if scale_only else tuple(c for c in syntax.groups if c in frame.columns)
+        names = residual.variance_columns(allowed_calls(self.namespace), set(self.columns.columns))
+        if syntax.time is not None and not scale_only:
+            names = [*names, syntax.time]
+        plain = {}
+        for name in dict.fromkeys(n for n in names if n in self.columns.columns):
+            column = _complete(find_column(frame, name), name)
+            plain[name] = plain_column(column, name, self._categories(name))
+        rows = pd.DataFrame(plain, index=pd.RangeIndex(len(frame)))
+        groups = None
+        if grouping:
+            groups = pd.DataFrame({c: _complete(frame[c], c).to_numpy() for c in grouping})
+        return residual.evaluate(rows, groups, scale_only=scale_only)
+
     def evaluate_effects(self, data) -> tuple[np.ndarray, ...]:
         """Covariates Z of each grouping factor for new rows; grouping columns are not needed.
 
@@ -186,12 +268,31 @@ class Design:
         """
         frame = as_frame(data)
         names = dict.fromkeys(name for block in self.blocks for name in self.effect_columns(block))
-        plain = self._plain(frame, list(names))
+        plain = self.plain_predictors(frame, list(names))
         return tuple(block.evaluate(plain) for block in self.blocks)
 
-    def _plain(self, frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-        """Columns of new data as plain columns with the levels of the fit."""
-        return pd.DataFrame(
+    def plain_predictors(self, frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+        """Columns of new data as the model matrices take them.
+
+        Parameters
+        ----------
+        frame : pandas.DataFrame
+        names : list of str
+            Columns, among them the names of group means (``"within(x, g)"``): a column of that
+            name in `frame` is taken as it is, otherwise it is computed.
+
+        Raises
+        ------
+        FormulaError
+            If a column is missing.
+        DataError
+            If a value is missing, or a level was not in the fit.
+        """
+        means = {mean.name: mean for mean in self.group_means}
+        given = {str(column) for column in frame.columns}
+        computed = [name for name in names if name in means and name not in given]
+        inputs = [c for name in computed for c in self._covariate_columns(name)]
+        plain = pd.DataFrame(
             {
                 name: plain_column(
                     _complete(find_column(frame, name), name),
@@ -199,10 +300,17 @@ class Design:
                     self._categories(name),
                     numeric=self._categories(name) is None,
                 )
-                for name in names
+                for name in dict.fromkeys([*names, *inputs])
+                if name not in computed
             },
             index=pd.RangeIndex(len(frame)),
         )
+        return plain.assign(**{name: means[name].evaluate(plain, frame) for name in computed})
+
+    @cached_property
+    def predictors(self) -> pd.DataFrame:
+        """:attr:`columns`, and the columns of within() and between()."""
+        return self.columns.assign(**{mean.name: mean.values for mean in self.group_means})
 
     def effect_columns(self, block: RandomBlock) -> list[str]:
         """Columns of the data that the random effects of a block use."""
@@ -215,13 +323,19 @@ class Design:
         return self._columns_of(texts)
 
     def _columns_of(self, texts: list[str]) -> list[str]:
-        known = set(self.columns.columns)
+        known = set(self.columns.columns) | {mean.name for mean in self.group_means}
         allowed = allowed_calls(self.namespace)
         trees = [parse_part(text, allowed, known, "formula") for text in texts]
         names = dict.fromkeys(name for tree in trees for name in variables_in(tree))
         return [name for name in names if name in known]
 
+    def _covariate_columns(self, name: str) -> list[str]:
+        """Columns of the covariate of a group mean."""
+        return self._columns_of([group_call(name).covariate])
+
     def _categories(self, name: str) -> list | None:
+        if name not in self.columns:
+            return None
         dtype = self.columns[name].dtype
         return dtype.categories.tolist() if isinstance(dtype, pd.CategoricalDtype) else None
 
@@ -233,6 +347,8 @@ def build_design(
     weights=None,
     missing: str = "drop",
     namespace: Mapping[str, Any] | None = None,
+    residual: str | None = None,
+    sigma: str | None = None,
 ) -> Design:
     """Apply a formula to data.
 
@@ -244,10 +360,13 @@ def build_design(
         One row per observation.
     weights : str or array-like of shape (n,), optional
         Prior weights, a column's name or one value per row of `data`.
-    missing : {"drop", "raise"}
-        What to do with rows in which a used column is missing.
+    missing : {"drop", "raise", "model"}
+        What to do with rows in which a used column is missing; "model" keeps those in which only
+        numeric covariates are.
     namespace : mapping, optional
         Functions and constants of the user's own that the formula may name.
+    residual, sigma : str, optional
+        Residual correlation structure and formula of the residual standard deviation.
 
     Returns
     -------
@@ -260,16 +379,21 @@ def build_design(
     DataError
         If the data cannot support it.
     """
-    if missing not in ("drop", "raise"):
-        raise DataError(f'missing must be "drop" or "raise", not {missing!r}.')
+    if missing not in ("drop", "raise", "model"):
+        raise DataError(f'missing must be "drop", "raise" or "model", not {missing!r}.')
     parsed = parse_formula(formula)
+    structure = ResidualSyntax.parse(residual, sigma)
     namespace = check_namespace(namespace)
     frame = as_frame(data)
     allowed = allowed_calls(namespace)
-    names = _used_columns(parsed, frame, namespace, allowed)
+    names, calls = _used_columns(parsed, frame, namespace, allowed, structure)
     raw = {name: find_column(frame, name) for name in names}
     raw_weights, weights_name = _weights_column(weights, frame)
-    keep, absent = _complete_rows(raw, raw_weights, weights_name, missing)
+    kept_missing: list[str] = []
+    if missing == "model":
+        kept_missing = _to_model(parsed, raw, raw_weights, frame, allowed, calls)
+    needed = {name: column for name, column in raw.items() if name not in kept_missing}
+    keep, absent = _complete_rows(needed, raw_weights, weights_name, missing, len(frame))
     weights_kept, keep = _positive_weights(raw_weights, keep)
     if not len(keep) and not any(absent.values()):
         raise DataError("Every row has weight 0: there is nothing to fit.")
@@ -278,16 +402,22 @@ def build_design(
             "No row has all of the columns the formula uses: "
             f"{', '.join(f'{k} ({v} missing)' for k, v in absent.items() if v)}."
         )
+    used_rows = {name: column.iloc[keep] for name, column in raw.items()}
+    unknown = {name: missing_in(used_rows[name]) for name in kept_missing}
+    unknown = {name: mask for name, mask in unknown.items() if mask.any()}
+    used_rows |= {name: fill_with_means(used_rows[name]) for name in unknown}
     plain = pd.DataFrame(
-        {name: plain_column(column.iloc[keep], name) for name, column in raw.items()},
+        {name: plain_column(column, name) for name, column in used_rows.items()},
         index=pd.RangeIndex(len(keep)),
     )
     options = {"namespace": namespace, "allowed": allowed}
+    group_means = tuple(fit_group_mean(call, plain, **options) for call in calls)
+    used, plain = plain, plain.assign(**{mean.name: mean.values for mean in group_means})
     response, y = response_vector(parsed.response, plain, **options)
     _refuse_constant(response, y)
     fixed = model_matrix(parsed.fixed, plain, what="formula", **options)
     blocks = _random_blocks(parsed.bars, plain, options)
-    dropped = np.flatnonzero(_dropped_mask(raw, raw_weights, len(frame)))
+    dropped = np.flatnonzero(_dropped_mask(needed, raw_weights, len(frame)))
     lost = {b.name: _lost_levels(b, raw) for b in blocks} if len(dropped) else {}
     offset = np.zeros(len(keep)) if fixed.offset is None else fixed.offset
     return Design(
@@ -304,29 +434,60 @@ def build_design(
             absent,
             {k: v for k, v in lost.items() if v},
             len(frame) - len(dropped) - len(keep),
+            {name: int(mask.sum()) for name, mask in unknown.items()},
+            {b.name: levels for b in blocks if (levels := _touched_levels(b, raw, dropped))},
         ),
         rows=keep,
         index=frame.index[keep],
-        columns=plain,
+        columns=used,
         weights_name=weights_name,
         namespace=namespace,
+        group_means=group_means,
+        modeled=modeled_covariates(unknown, plain, fixed, blocks),
+        residual=None if structure is None else residual_design(structure, plain, options),
     )
 
 
-def _used_columns(parsed: ParsedFormula, frame, namespace, allowed) -> list[str]:
-    """Columns the formula names, in order; names of the namespace are not columns."""
+def _used_columns(
+    parsed: ParsedFormula, frame, namespace, allowed, structure: ResidualSyntax | None
+) -> tuple[list[str], list[str]]:
+    """Columns the formula names and its calls of within() and between(), in order.
+
+    Names of the namespace are not columns.
+    """
     present = {str(column) for column in frame.columns}
     names: dict[str, None] = {}
     parts = [(parsed.response, "response"), (parsed.fixed, "formula")]
     parts += [(bar.effects, f"random term {bar}") for bar in parsed.bars]
     for text, what in parts:
         names.update(dict.fromkeys(variables_in(parse_part(text, allowed, present, what))))
+    calls = [name for name in names if group_call(name)]
+    for name in calls:
+        if name in variables_in(parse_part(parsed.response, allowed, present, "response")):
+            raise FormulaError(
+                f"The response cannot be {name}: its groups belong on the right of '~'."
+            )
+        if name in present:
+            raise FormulaError(
+                f"The data have a column called {name!r}, and the formula calls {name}. Rename "
+                "the column, or leave it out."
+            )
+        call = group_call(name)
+        covariate = parse_part(call.covariate, allowed, present, f"term {name}")
+        names.update(dict.fromkeys([*variables_in(covariate), *call.groups]))
+        for column in call.groups:
+            find_column(frame, column, "grouping column")
+        del names[name]
     for bar in parsed.bars:
         names.update(dict.fromkeys(bar.columns))
         for column in bar.columns:
             find_column(frame, column, "grouping factor")
+    if structure is not None:
+        names.update(dict.fromkeys(structure.columns(allowed, present)))
+        for column in (*structure.groups, *([structure.time] if structure.time else [])):
+            find_column(frame, column, "column of the residual structure")
     constants = {**base_namespace(), **namespace}
-    return [name for name in names if name in present or name not in constants]
+    return [name for name in names if name in present or name not in constants], calls
 
 
 def _weights_column(weights, frame: pd.DataFrame) -> tuple[pd.Series | None, str | None]:
@@ -335,6 +496,11 @@ def _weights_column(weights, frame: pd.DataFrame) -> tuple[pd.Series | None, str
     if isinstance(weights, str):
         return find_column(frame, weights, "weights column"), weights
     values = pd.Series(np.asarray(weights).ravel() if np.ndim(weights) else [weights])
+    if isinstance(weights, pd.Series) and not weights.index.equals(frame.index):
+        raise DataError(
+            "weights is a Series whose index is not that of the data, so which weight belongs to "
+            "which row is unclear. Make it a column of the data, or pass .to_numpy()."
+        )
     if len(values) != len(frame):
         raise DataError(
             f"weights has {len(values)} values, the data have {len(frame)} rows. Give one per row, "
@@ -352,11 +518,31 @@ def _dropped_mask(raw: Mapping, raw_weights, n: int) -> np.ndarray:
     return mask
 
 
-def _complete_rows(raw: Mapping, raw_weights, weights_name, missing: str):
+def _to_model(parsed: ParsedFormula, raw, raw_weights, frame, allowed, calls) -> list[str]:
+    """Covariates whose missing values are modeled."""
+    present = {str(column) for column in frame.columns}
+    response = _variables(parsed.response, allowed, present)
+    groups = {column for bar in parsed.bars for column in bar.columns}
+    required = {name: raw[name] for name in raw if name in response | groups}
+    keep = np.flatnonzero(~_dropped_mask(required, raw_weights, len(frame)))
+    fixed = set(response)
+    for name in calls:
+        call = group_call(name)
+        fixed |= _variables(call.covariate, allowed, present) | set(call.groups)
+    for text in re.findall(r"offset\s*\(.*?\)", parsed.fixed):
+        fixed |= {name for name in raw if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text)}
+    candidates = {name: column for name, column in raw.items() if name not in required}
+    return refuse_unmodeled(candidates, fixed, keep)
+
+
+def _variables(text: str, allowed, columns: set[str]) -> set[str]:
+    return set(variables_in(parse_part(text, allowed, columns, "formula")))
+
+
+def _complete_rows(raw: Mapping, raw_weights, weights_name, missing: str, n: int):
     absent = {name: int(missing_in(column).sum()) for name, column in raw.items()}
     if raw_weights is not None:
         absent[weights_name] = int(missing_in(raw_weights).sum())
-    n = len(next(iter(raw.values())))
     mask = _dropped_mask(raw, raw_weights, n)
     if missing == "raise" and mask.any():
         shown = ", ".join(f"{name} ({count})" for name, count in absent.items() if count)
@@ -401,7 +587,11 @@ def _random_blocks(bars: tuple[Bar, ...], plain: pd.DataFrame, options) -> tuple
     blocks = []
     for group in by_factor.values():
         if len(set(group)) < len(group):
-            raise FormulaError(f"The random term {group[0]} is written twice.")
+            raise FormulaError(
+                f"The random term {group[0]} is written twice. (For a related and an unrelated "
+                "effect of the same individuals, such as a permanent environment, copy the column: "
+                'data["individual"] = data["id"].)'
+            )
         factor = grouping_factor(group[0].columns, plain)
         matrices = [
             model_matrix(bar.effects, plain, what=f"random term {bar}", **options) for bar in group
@@ -418,6 +608,14 @@ def _lost_levels(block: RandomBlock, raw: Mapping) -> list:
     before = pd.unique(column[~missing_in(column)].astype(object))
     used = set(block.levels)
     return [level for level in before if level not in used]
+
+
+def _touched_levels(block: RandomBlock, raw: Mapping, dropped: np.ndarray) -> list:
+    """Levels of a one-column factor some of whose rows are left out."""
+    if len(block.factor.columns) != 1 or not len(dropped):
+        return []
+    column = raw[block.factor.columns[0]].iloc[dropped]
+    return pd.unique(column[~missing_in(column)].astype(object)).tolist()
 
 
 def _complete(column: pd.Series, name: str) -> pd.Series:

@@ -45,6 +45,11 @@ def add_rows(design: Design, data) -> Design:
         If a value is missing, a predictor has a level that was not in the fit, or a weight is
         not positive.
     """
+    if design.group_means or design.modeled:
+        raise FormulaError(
+            "Rows cannot be added to a design with within(), between() or modeled missing values: "
+            "they would change the group means. Fit the model to all rows."
+        )
     frame = as_frame(data)
     y = _response(design, frame)
     new = design.evaluate(frame)

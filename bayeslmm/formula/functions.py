@@ -139,7 +139,7 @@ def base_namespace() -> dict[str, Any]:
 
 def allowed_calls(namespace: Mapping[str, Any]) -> set[str]:
     """Exact names a formula may call."""
-    names = set(STATEFUL | _CODINGS | set(_BARE))
+    names = set(STATEFUL | _CODINGS | set(_BARE)) | {"within", "between"}
     names |= {f"{module}.{name}" for module in ("np", "numpy") for name in _ELEMENTWISE}
     return names | {name for name, value in namespace.items() if callable(value)}
 
@@ -153,7 +153,7 @@ def check_namespace(namespace: Mapping[str, Any] | None) -> dict[str, Any]:
         If a key is not a plain name or would hide a name that formulas already have.
     """
     namespace = dict(namespace or {})
-    taken = STATEFUL | _CODINGS | set(base_namespace())
+    taken = STATEFUL | _CODINGS | set(base_namespace()) | {"within", "between"}
     for name in namespace:
         if not isinstance(name, str) or not name.isidentifier():
             raise FormulaError(f"namespace: {name!r} is not a plain Python name.")

@@ -24,7 +24,7 @@ from bayeslmm.formula.coding import Coding, codings
 from bayeslmm.formula.functions import evaluation_environment
 from bayeslmm.formula.syntaxtree import parse_part
 
-__all__ = ["ModelMatrix", "Term", "model_matrix", "response_vector"]
+__all__ = ["ModelMatrix", "Term", "model_matrix", "response_matrix", "response_vector"]
 
 _MAX_DENSE_BYTES = 4e9
 
@@ -93,10 +93,18 @@ class ModelMatrix:
         DataError
             If a value is not finite.
         """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            return self.evaluate_batch(frame)
+
+    def evaluate_batch(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray | None]:
+        """As :meth:`evaluate`, and safe in several threads at once."""
         blocks = []
         for piece in self._pieces:
-            with _named_errors(piece.name):
-                blocks.append((piece, _two_dimensional(piece.eval_new_data(frame))))
+            with _retold_errors(piece.name):
+                block = _two_dimensional(piece.eval_new_data(frame))
+                _refuse_overflow(piece, block, frame)
+                blocks.append((piece, block))
         return _assemble(blocks, len(frame))
 
 
@@ -137,7 +145,15 @@ def model_matrix(
 def response_vector(
     text: str, frame: pd.DataFrame, *, namespace: Mapping[str, Any], allowed: Set[str]
 ) -> tuple[str, np.ndarray]:
-    """Name and values (shape (n,)) of the response.
+    """Name and values (shape (n,)) of the response; see :func:`response_matrix`."""
+    name, values, _ = response_matrix(text, frame, namespace=namespace, allowed=allowed)
+    return name, values
+
+
+def response_matrix(
+    text: str, frame: pd.DataFrame, *, namespace: Mapping[str, Any], allowed: Set[str]
+) -> tuple[str, np.ndarray, ModelMatrix | None]:
+    """Name and values (shape (n,)) of the response, and the matrix of a response that is a call.
 
     Raises
     ------
@@ -165,12 +181,12 @@ def response_vector(
                 f"The response {name!r} is not numeric ({kind}). A linear mixed model needs "
                 "numbers; convert it, or use a generalized model elsewhere."
             )
-        return name, column.to_numpy(dtype=float)
+        return name, column.to_numpy(dtype=float), None
     terms = [term for term in expand_terms(tree, text) if term]
     matrix = _evaluate(terms, text, frame, namespace)
     if matrix.values.shape[1] != 1 or matrix.terms[0].categorical:
         raise DataError(f"The response '{text}' is not one numeric column.")
-    return matrix.names[0], matrix.values[:, 0]
+    return matrix.names[0], matrix.values[:, 0], matrix
 
 
 def _evaluate(nodes: list, text: str, frame: pd.DataFrame, namespace: Mapping) -> ModelMatrix:
@@ -192,6 +208,7 @@ def _evaluate(nodes: list, text: str, frame: pd.DataFrame, namespace: Mapping) -
         width = 0
         for piece in coded:
             blocks.append((piece, _two_dimensional(piece.data)))
+            _refuse_overflow(*blocks[-1], frame)
             if piece.kind != "offset":
                 names.extend(str(label) for label in piece.labels)
                 width += blocks[-1][1].shape[1]
@@ -273,6 +290,25 @@ def _coded_piece(term, coding: Coding, frame: pd.DataFrame, env):
     return piece
 
 
+def _refuse_overflow(piece, block: np.ndarray, frame: pd.DataFrame) -> None:
+    """Whole numbers beyond 2^63 wrap around without a word: compare with floating point.
+
+    Raises
+    ------
+    DataError
+    """
+    calls = [c for c in _components(piece) if "(" in str(c.name) and c.kind == "numeric"]
+    if block.dtype.kind not in "iu" or not calls:
+        return
+    whole = [name for name in frame.columns if frame[name].dtype.kind in "iu"]
+    exact = _two_dimensional(piece.eval_new_data(frame.astype(dict.fromkeys(whole, float))))
+    if not np.allclose(block.astype(float), exact.astype(float), rtol=1e-9, atol=0.0):
+        raise DataError(
+            f"'{piece.name}' goes beyond 2^63, where whole numbers wrap around. Make its columns "
+            "floating-point numbers (.astype(float)), or rescale them."
+        )
+
+
 def _components(term) -> list:
     return getattr(term, "components", [])
 
@@ -349,10 +385,17 @@ def _refuse_duplicates(names: list[str], text: str) -> None:
 
 @contextlib.contextmanager
 def _named_errors(name: str):
+    """Errors of formulae and pandas retold with the term's name, and no warnings."""
+    with warnings.catch_warnings(), _retold_errors(name):
+        warnings.simplefilter("ignore", RuntimeWarning)
+        yield
+
+
+@contextlib.contextmanager
+def _retold_errors(name: str):
     """Errors of formulae and pandas retold with the term's name."""
     try:
-        with np.errstate(all="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)
+        with np.errstate(all="ignore"):
             yield
     except BayesLMMError:
         raise

@@ -26,6 +26,10 @@ class MissingRows:
         Per grouping factor, levels all of whose rows were left out.
     n_zero_weight : int
         Rows left out because their weight is 0.
+    modeled : mapping of str to int
+        Missing values per covariate whose rows are kept because the model has them as unknowns.
+    levels_touched : mapping of str to list
+        Per grouping factor, levels some of whose rows were left out.
     """
 
     n_rows: int
@@ -33,6 +37,8 @@ class MissingRows:
     by_column: Mapping[str, int]
     levels_lost: Mapping[str, list] = field(default_factory=dict)
     n_zero_weight: int = 0
+    modeled: Mapping[str, int] = field(default_factory=dict)
+    levels_touched: Mapping[str, list] = field(default_factory=dict)
 
     @property
     def n_dropped(self) -> int:
@@ -47,6 +53,12 @@ class MissingRows:
             parts.append(
                 f"{self.n_dropped} of {self.n_rows} rows left out: missing values in {columns}"
             )
+            for factor, levels in self.levels_touched.items():
+                shown = ", ".join(map(str, levels[:5])) + (", ..." if len(levels) > 5 else "")
+                parts[-1] += f"; they belong to {len(levels)} level(s) of {factor}: {shown}"
+        if self.modeled:
+            columns = ", ".join(f"{name} ({n})" for name, n in self.modeled.items())
+            parts.append(f"missing values are part of the model: {columns}")
         for factor, levels in self.levels_lost.items():
             shown = ", ".join(map(str, levels[:5])) + (", ..." if len(levels) > 5 else "")
             parts.append(f"no rows remain for {len(levels)} level(s) of {factor}: {shown}")

@@ -8,6 +8,7 @@ matrix of textbooks is never formed.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -125,6 +126,9 @@ class RandomBlock:
         Partition of the effects into correlated sub-blocks.
     terms : tuple of Bar
         The random terms it came from.
+    relationship : object or None
+        Known covariance between the levels (``gaussian.relationship.Relationship``), in their
+        order.
     """
 
     factor: GroupingFactor
@@ -133,6 +137,7 @@ class RandomBlock:
     pattern: tuple[tuple[int, ...], ...]
     terms: tuple[Bar, ...]
     _matrices: tuple[ModelMatrix, ...] = field(repr=False, default=())
+    relationship: Any = field(repr=False, default=None)
 
     @property
     def name(self) -> str:
@@ -175,8 +180,17 @@ class RandomBlock:
         return np.column_stack([matrix.evaluate(frame)[0] for matrix in self._matrices])
 
 
-def grouping_factor(columns: tuple[str, ...], frame: pd.DataFrame) -> GroupingFactor:
+def grouping_factor(
+    columns: tuple[str, ...], frame: pd.DataFrame, *, at_least: int = 2
+) -> GroupingFactor:
     """Levels and codes of a grouping factor on plain columns.
+
+    Parameters
+    ----------
+    columns : tuple of str
+    frame : pandas.DataFrame
+    at_least : int
+        Levels without which there is no variance to estimate.
 
     Raises
     ------
@@ -186,7 +200,7 @@ def grouping_factor(columns: tuple[str, ...], frame: pd.DataFrame) -> GroupingFa
     coded = [_levels_and_codes(frame[column]) for column in columns]
     component_levels = tuple(tuple(levels) for levels, _ in coded)
     factor = _coded_factor(columns, component_levels, [codes for _, codes in coded])
-    if len(factor.levels) < 2:
+    if len(factor.levels) < at_least:
         raise DataError(
             f"The grouping factor {factor.name!r} has a single level ({factor.levels[0]!r}): a "
             "variance between groups needs at least two, and many more to be estimated well."

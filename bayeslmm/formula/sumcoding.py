@@ -14,7 +14,7 @@ import pandas as pd
 
 from bayeslmm.formula.design import Design
 
-__all__ = ["sum_coded"]
+__all__ = ["sum_coded", "sum_coded_rows"]
 
 
 def sum_coded(design: Design) -> tuple[np.ndarray, np.ndarray]:
@@ -31,6 +31,14 @@ def sum_coded(design: Design) -> tuple[np.ndarray, np.ndarray]:
     owner : (p,) int array
         Position in ``design.terms`` of the term each column belongs to.
     """
+    return design.sum_coded() if not design.rows_in_memory else sum_coded_rows(design)
+
+
+def sum_coded_rows(
+    design: Design, frame: pd.DataFrame | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """As :func:`sum_coded`, for the rows of `frame`; the fitted ones by default."""
+    frame = design.predictors if frame is None else frame
     blocks, owner = [], []
     term = -1
     previous = None
@@ -39,11 +47,11 @@ def sum_coded(design: Design) -> tuple[np.ndarray, np.ndarray]:
             continue
         if name != previous:
             term, previous = term + 1, name
-        for block in _effect_blocks(piece, design.columns):
+        for block in _effect_blocks(piece, frame):
             blocks.append(block)
             owner.extend([term] * block.shape[1])
     if not blocks:
-        return np.empty((design.n_rows, 0)), np.empty(0, dtype=int)
+        return np.empty((len(frame), 0)), np.empty(0, dtype=int)
     return np.column_stack(blocks), np.array(owner)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Set
 
 from bayeslmm.errors import FormulaError
 from bayeslmm.formula.functions import unknown_call_message
+from bayeslmm.formula.groupcalls import GROUP_CALLS, without_group_calls
 from bayeslmm.formula.syntax import scan, text_of
 
 __all__ = ["parse_part", "variables_in"]
@@ -74,7 +75,7 @@ def parse_part(text: str, allowed: Set[str], columns: Set[str], what: str):
             "number such as 1e-3 goes into a column of the data or as 0.001."
         )
     _check_formula(tree, _Context(allowed, columns, text))
-    return tree
+    return without_group_calls(tree, text)
 
 
 class _Context:
@@ -168,7 +169,8 @@ def _check_call(node, context: _Context) -> None:
             )
         first = _shown(node.args[0]) if node.args else "x"
         raise FormulaError(unknown_call_message(name, first, set(context.allowed)))
-    for argument in node.args:
+    # the group of within(x, a:b) is no arithmetic; its own check comes later
+    for argument in node.args[:1] if name in GROUP_CALLS else node.args:
         _check_arithmetic(argument, context)
 
 
@@ -194,7 +196,10 @@ def _check_arithmetic(node, context: _Context) -> None:
 
 
 def variables_in(node) -> list[str]:
-    """Names in a checked tree that are columns or constants, in order, each once."""
+    """Names in a checked tree that are columns or constants, in order, each once.
+
+    A call of within() or between() is the name of its own column.
+    """
     from formulae import expr
 
     found: dict[str, None] = {}

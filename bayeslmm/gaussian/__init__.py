@@ -25,6 +25,7 @@ _HOME = {
     "Shift": "crossproducts",
     "fitted_variance": "crossproducts",
     "random_variance": "crossproducts",
+    "TooManyEffectsError": "derivatives",
     "VarianceDerivatives": "derivatives",
     "variance_derivative_terms": "derivatives",
     "RowMoments": "leverage",
@@ -33,6 +34,7 @@ _HOME = {
     "ConditionalMoments": "marginal",
     "FixedPrior": "marginal",
     "MarginalModel": "marginal",
+    "combination_moments": "marginal",
     "conditional_moments": "marginal",
     "draw_conditional": "marginal",
     "draw_conditional_many": "marginal",
@@ -51,9 +53,12 @@ _HOME = {
     "n_parameters": "patterns",
     "pack_theta": "patterns",
     "unpack_theta": "patterns",
+    "Relationship": "relationship",
+    "draw_levels": "relationship",
     "Problem": "problem",
     "prepare": "problem",
     "FactorRows": "rows",
+    "RunningProducts": "running",
     "analyze": "symbolic",
 }
 

@@ -93,3 +93,17 @@ def accumulate_pair(row_pair, Zk, Zl, weights, values, counts):
             wz = weights[i] * Zk[i, a]
             for b in range(Zl.shape[1]):
                 values[s, a, b] += wz * Zl[i, b]
+
+
+@njit(cache=True, nogil=True)
+def accumulate_moments(columns, pilot, low, high, total, squares):
+    """Range, sum and sum of squares about ``pilot`` of each column, added in place."""
+    k = columns.shape[1]
+    for i in range(columns.shape[0]):
+        for c in range(k):
+            v = columns[i, c]
+            low[c] = min(low[c], v)
+            high[c] = max(high[c], v)
+            gap = v - pilot[c]
+            total[c] += gap
+            squares[c] += gap * gap

@@ -289,6 +289,30 @@ def draws_head(lay, val, L, sigma, root, target, z, fixed, effects_):
 
 
 @njit(**_OPTIONS)
+def moments_head(lay, val, L, sigma, root, target, C):
+    """Mean (m, k) and covariance (m, k, k) of C gamma for each row of L (flat, absolute)."""
+    m, k, p = L.shape[0], C.shape[0], val.gram.shape[0] - 1
+    mean = np.empty((m, k))
+    covariance = np.empty((m, k, k))
+    for d in range(m):
+        _, _, _, _, _, _, _, S = eliminate_head(lay, val, L[d] / sigma[d], False)
+        P, h = posterior_precision(S, sigma[d] * sigma[d], root, target)
+        inverse, gamma, _ = _solve_fixed(P, h)
+        for a in range(k):
+            total = 0.0
+            for i in range(p):
+                total += C[a, i] * gamma[i]
+            mean[d, a] = total
+            for b in range(k):
+                value = 0.0
+                for i in range(p):
+                    for j in range(p):
+                        value += C[a, i] * inverse[i, j] * C[b, j]
+                covariance[d, a, b] = value
+    return mean, covariance
+
+
+@njit(**_OPTIONS)
 def _draw_beta(S, sigma, root, target, noise):
     P, h = posterior_precision(S, sigma * sigma, root, target)
     _, beta, _ = _solve_fixed(P, h)

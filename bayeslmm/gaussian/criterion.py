@@ -75,7 +75,7 @@ def _evaluate(problem: Problem, theta, reml, want_gradient):
     if theta.shape != problem.theta_index.shape:
         raise ValueError(f"theta has shape {theta.shape}, expected {problem.theta_index.shape}")
     cp = problem.cp
-    if problem.head_only:
+    if problem.head_only and problem.known_sigma is None:
         return _criteria.profiled_head(
             problem.layout, problem.values, theta, problem.theta_index, cp.n,
             cp.sum_log_weights, reml, want_gradient,
@@ -83,9 +83,7 @@ def _evaluate(problem: Problem, theta, reml, want_gradient):
     lay = problem.layout
     F = _criteria.theta_to_factors(theta, problem.theta_index, lay.f_ptr[-1])
     state = eliminate(problem, F)
-    value, _, _, _, omega = _criteria.profile_statistics(
-        state.S, state.log_det, cp.n, cp.sum_log_weights, reml
-    )
+    value, _, _, _, omega = _statistics(problem, state, reml)
     if not want_gradient:
         return value, None
     if not np.isfinite(state.log_det):
@@ -108,10 +106,28 @@ def profiled_covariance_gradient(
     list of symmetric (q_k, q_k) arrays, zero outside the pattern.
     """
     state = factorize(problem, unpack_theta(problem.patterns, theta))
-    cp = problem.cp
-    omega = _criteria.profile_statistics(state.S, state.log_det, cp.n, cp.sum_log_weights, reml)[4]
+    omega = _statistics(problem, state, reml)[4]
     T, Q = state.derivative_sums(omega)
     return problem.split(T - Q)
+
+
+def _statistics(problem: Problem, state: Elimination, reml: bool) -> tuple:
+    """-2 log-likelihood, gamma, pwrss, (X'V^-1X)^-1 and omega, at the known sigma if there is one.
+
+    With sigma known, df (1 + log(2 pi pwrss / df)) becomes df log(2 pi sigma^2) + pwrss / sigma^2,
+    and the weight df / pwrss of the residuals in the derivative 1 / sigma^2.
+    """
+    cp = problem.cp
+    value, gamma, pwrss, inverse, omega = _criteria.profile_statistics(
+        state.S, state.log_det, cp.n, cp.sum_log_weights, reml
+    )
+    if problem.known_sigma is None:
+        return value, gamma, pwrss, inverse, omega
+    s2, df = problem.known_sigma**2, cp.n - cp.p if reml else cp.n
+    value += df * np.log(s2 / (pwrss / df)) - df + pwrss / s2
+    combination = np.append(-gamma, 1.0)
+    omega = omega + (1 / s2 - df / pwrss) * np.outer(combination, combination)
+    return value, gamma, pwrss, inverse, omega
 
 
 def factorize(problem: Problem, Ls) -> Elimination:
@@ -131,12 +147,12 @@ def solve(problem: Problem, theta: np.ndarray, reml: bool = True) -> Solution:
     Ls = unpack_theta(problem.patterns, theta)
     state = factorize(problem, Ls)
     cp = problem.cp
-    value, gamma, pwrss, inverse, _ = _criteria.profile_statistics(
-        state.S, state.log_det, cp.n, cp.sum_log_weights, reml
-    )
+    value, gamma, pwrss, inverse, _ = _statistics(problem, state, reml)
     if np.isnan(value):
         raise ValueError("the fixed-effects columns are linearly dependent")
     sigma2 = pwrss / (cp.n - cp.p if reml else cp.n)
+    if problem.known_sigma is not None:
+        sigma2 = problem.known_sigma**2
     effects = state.b @ np.append(-gamma, 1.0)
     coordinates = problem.coordinates
     return Solution(
@@ -144,7 +160,7 @@ def solve(problem: Problem, theta: np.ndarray, reml: bool = True) -> Solution:
         beta=coordinates.to_user(gamma),
         sigma=float(np.sqrt(sigma2)),
         vcov=sigma2 * coordinates.covariance_to_user(inverse),
-        b=problem.per_level(effects),
+        b=problem.effects(effects),
         loglik=-0.5 * value,
         reml=reml,
         Ls=Ls,

@@ -207,6 +207,56 @@ class CrossProducts:
             sum_log_weights=0.0 if unweighted else float(np.log(w).sum()),
         )
 
+    def save(self, path) -> None:
+        """Write to one npz file, with a version and a checksum.
+
+        Parameters
+        ----------
+        path : path
+            Overwritten if it exists; it is there whole or not at all.
+
+        Raises
+        ------
+        FileFormatError
+            If it cannot be written.
+        """
+        from bayeslmm.archive import write_archive
+
+        write_archive(path, self, "cross-products")
+
+    @classmethod
+    def load(cls, path) -> CrossProducts:
+        """Read what :meth:`save` wrote; no code in the file is run.
+
+        Raises
+        ------
+        FileFormatError
+            If there is no such file, or it is damaged, of another kind or of a newer version.
+        """
+        from bayeslmm.archive import read_archive
+
+        parts = (CrossProducts, FactorProducts, PairProducts, Shift)
+        return read_archive(path, "cross-products", {kind.__name__: kind for kind in parts})
+
+    def with_columns(self, columns: np.ndarray) -> CrossProducts:
+        """The same rows with only these columns of X.
+
+        Parameters
+        ----------
+        columns : int array
+        """
+        kept = np.asarray(columns, dtype=np.int64)
+        all_kept = np.concatenate((kept, [self.p, self.p + 1])).astype(np.int64)
+        return replace(
+            self,
+            factors=tuple(
+                replace(f, zr=np.ascontiguousarray(f.zr[:, :, all_kept])) for f in self.factors
+            ),
+            gram=np.ascontiguousarray(self.gram[np.ix_(all_kept, all_kept)]),
+            gram_unweighted=np.ascontiguousarray(self.gram_unweighted[np.ix_(all_kept, all_kept)]),
+            shift=Shift(self.shift.X[kept], self.shift.y),
+        )
+
     def shifted_to(self, shift: Shift) -> CrossProducts:
         """The same data with other constants subtracted (exact algebra along the ones column)."""
         if shift.same_as(self.shift):

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import singledispatch
 from itertools import pairwise
 
 import numpy as np
@@ -24,6 +25,10 @@ from .factor import eliminate
 from .problem import Problem
 
 _ROWS = 8192
+
+
+class TooManyEffectsError(ValueError):
+    """A dense matrix over all related effects would be too large."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ class VarianceDerivatives:
         )
 
 
+@singledispatch
 def variance_derivative_terms(
     problem: Problem, Ls: Sequence[np.ndarray], sigma: float
 ) -> VarianceDerivatives:

@@ -7,7 +7,7 @@ another pass over the data, for effects, derivative sums, inverse blocks and dra
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, singledispatch
 
 import numpy as np
 
@@ -166,7 +166,10 @@ class Elimination:
         )  # fmt: skip
 
     def effect_covariances(self) -> list[np.ndarray]:
-        """Diagonal blocks of L M^-1 L', (J_k, q_k, q_k) each; Cov(b_j | y, beta) over sigma^2."""
+        """Cov(b_j | y, beta) over sigma^2, (J_k, q_k, q_k) each: diagonal blocks of L M^-1 L'.
+
+        Latent effects of one factor are independent given the data (see ``rotation``).
+        """
         lay = self.problem.layout
         flat = np.concatenate((self._head_inverse[0], self._tail_diagonal()))
         out = []
@@ -175,7 +178,9 @@ class Elimination:
             nodes = symbolic.position[symbolic.base[k] : symbolic.base[k + 1]]
             square = np.arange(pattern.q**2)
             blocks = flat[lay.diag_ptr[nodes][:, None] + square]
-            out.append(blocks.reshape(-1, pattern.q, pattern.q))
+            blocks = blocks.reshape(-1, pattern.q, pattern.q)
+            T = self.problem.roots[k]
+            out.append(blocks if T is None else np.tensordot(T**2, blocks, (1, 0)))
         return out
 
     def _tail_diagonal(self) -> np.ndarray:
@@ -188,6 +193,12 @@ class Elimination:
             lower = np.tril(self.tail_covariance[c, c])
             parts.append((lower + np.tril(lower, -1).T).ravel())
         return np.concatenate(parts)
+
+    def outer_products(self) -> list[np.ndarray]:
+        """Per factor (q, q, p + 1, p + 1): sum_j U_ja U_jb'."""
+        return [
+            np.einsum("jap,jbs->abps", U, U, optimize=True) for U in self.problem.per_level(self.U)
+        ]
 
     def draw_effects(self, fixed: np.ndarray, sigma: float, z: np.ndarray) -> np.ndarray:
         """Effects given beta, for standard normals ``z``.
@@ -216,8 +227,12 @@ class Elimination:
         return b
 
 
+@singledispatch
 def eliminate(problem: Problem, F: np.ndarray) -> Elimination:
-    """Eliminate all random effects at the relative factors ``F`` (flat, see ``Problem.flat``)."""
+    """Eliminate all random effects at the relative factors ``F`` (flat, see ``Problem.flat``).
+
+    Chosen by the type of the problem: levels coupled by a relationship have their own.
+    """
     lay = problem.layout
     log_det, roots, K, diag, panel, tail, rhs, S = _eliminated_tail(problem, F)
     head = int(lay.sizes[2])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import singledispatch
 
 import numpy as np
 from numba import njit
@@ -69,17 +70,17 @@ def row_moments(
     state = eliminate(problem, problem.flat(Ls) / sigma)
     _, gamma, inverse, _, _ = _statistics(model, state, sigma)
     X = np.ascontiguousarray(np.asarray(X, dtype=float) @ coordinates.G_inverse)
-    b = state.b @ np.append(-gamma, 1.0)
     fitted = X @ (gamma - coordinates.offset)
     spread = X.copy()  # x_i - z_i b_X, what beta's uncertainty is multiplied by
-    for k, f in enumerate(factors):
-        columns = problem.symbolic.factor_columns(k)[f.codes]
+    combination = np.append(-gamma, 1.0)
+    for f, effects in zip(factors, problem.effects(state.b), strict=True):
         for a in range(f.q):
-            fitted += f.Z[:, a] * b[columns[:, a]]
-            spread -= f.Z[:, a, None] * state.b[columns[:, a], :-1]
+            own = effects[f.codes, a]
+            fitted += f.Z[:, a] * (own @ combination)
+            spread -= f.Z[:, a, None] * own[:, :-1]
     variance = np.einsum("ij,jk,ik->i", spread, inverse, spread, optimize=True)
     if factors:
-        variance += sigma**2 * _effect_variance(state, factors)
+        variance += sigma**2 * effect_variance(problem, state, factors)
     scale = 1.0 if weights is None else np.asarray(weights, dtype=float)
     return RowMoments(fitted, variance, scale * variance / sigma**2)
 
@@ -96,12 +97,18 @@ def leverages(
     return row_moments(model, Ls, sigma, X, factors, weights).leverage
 
 
-def _effect_variance(state, factors: Sequence[FactorRows]) -> np.ndarray:
-    """z_i' (Lambda M^-1 Lambda') z_i of each row."""
+@singledispatch
+def effect_variance(problem, state, factors: Sequence[FactorRows]) -> np.ndarray:
+    """z_i' (Lambda M^-1 Lambda') z_i of each row, by the type of the problem."""
+    return _node_quadratic(state, factors)
+
+
+def _node_quadratic(state, factors: Sequence[FactorRows], used=None) -> np.ndarray:
+    """The same for the nodes of the layout; ``used`` are the factors that take part."""
     symbolic = state.problem.symbolic
-    nodes = np.column_stack(
-        [symbolic.position[symbolic.base[k] + f.codes] for k, f in enumerate(factors)]
-    )
+    used = range(len(factors)) if used is None else used
+    nodes = np.column_stack([symbolic.position[symbolic.base[k] + factors[k].codes] for k in used])
+    factors = [factors[k] for k in used]
     Z = np.ascontiguousarray(np.concatenate([f.Z for f in factors], axis=1))
     offsets = np.concatenate(([0], np.cumsum([f.q for f in factors]))).astype(np.int64)
     Qdiag, Qpanel = state._head_inverse

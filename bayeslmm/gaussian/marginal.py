@@ -234,8 +234,46 @@ def conditional_moments(
     return ConditionalMoments(
         coordinates.to_user(gamma),
         coordinates.covariance_to_user(inverse),
-        problem.per_level(state.b @ np.append(-gamma, 1.0)),
+        problem.effects(state.b @ np.append(-gamma, 1.0)),
     )
+
+
+def combination_moments(
+    model: MarginalModel, L: np.ndarray, sigma: np.ndarray, C: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of C beta given theta, for each of m values of theta.
+
+    Parameters
+    ----------
+    L : (m, sum q_k^2) array
+        Absolute factors, flat as in :func:`log_marginal_flat`.
+    sigma : (m,) array
+    C : (k, p) array
+
+    Returns
+    -------
+    mean : (m, k) array
+    covariance : (m, k, k) array
+        nan where the factorization fails.
+    """
+    problem, prior = model.problem, model.working_prior
+    coordinates = problem.coordinates
+    working = np.ascontiguousarray(np.atleast_2d(C) @ coordinates.G_inverse)
+    L = np.ascontiguousarray(L, dtype=float)
+    sigma = np.ascontiguousarray(sigma, dtype=float)
+    if problem.head_only:
+        mean, covariance = _criteria.moments_head(
+            problem.layout, problem.values, L, sigma, prior.root, prior.target, working
+        )
+    else:
+        mean = np.empty((len(L), len(working)))
+        covariance = np.empty((len(L), len(working), len(working)))
+        for d in range(len(L)):
+            state = eliminate(problem, L[d] / sigma[d])
+            _, gamma, inverse, _, _ = _statistics(model, state, sigma[d])
+            mean[d] = working @ gamma
+            covariance[d] = working @ inverse @ working.T
+    return mean - working @ coordinates.offset, covariance
 
 
 def effect_covariances(
@@ -263,7 +301,7 @@ def effect_covariances(
     if prior is None:
         return blocks
     _, _, inverse, _, _ = _statistics(with_prior(problem, prior), state, sigma)
-    slopes = problem.per_level(state.b[:, :-1])
+    slopes = problem.effects(state.b[:, :-1])
     return [
         block + np.einsum("jap,pr,jbr->jab", B, inverse, B)
         for block, B in zip(blocks, slopes, strict=True)
@@ -394,11 +432,13 @@ def draws_to_user(
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """beta (m, p) and b, (m, J_k, q_k) each, from draws as computed with."""
     b = []
-    for k in range(len(problem.patterns)):
+    for k, T in enumerate(problem.roots):
         columns = problem.symbolic.factor_columns(k)
         first, size = (int(columns.flat[0]), columns.size) if columns.size else (0, 0)
         if np.array_equal(columns.ravel(), np.arange(first, first + size)):
             b.append(effects[:, first : first + size].reshape(len(effects), *columns.shape))
         else:
             b.append(effects[:, columns])
+        if T is not None:
+            b[-1] = np.einsum("jl,mlq->mjq", T, b[-1], optimize=True)
     return problem.coordinates.to_user(fixed), b

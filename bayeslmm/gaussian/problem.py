@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from .coordinates import Coordinates, working_products
 from .crossproducts import CrossProducts
 from .patterns import CovariancePattern
 from .symbolic import Symbolic, analyze
+
+if TYPE_CHECKING:
+    from .relationship import Relationship
 
 
 class Values(NamedTuple):
@@ -54,6 +57,11 @@ class Problem:
         Between the user's fixed effects and the shifted columns computed with.
     theta_index : (r,) int array
         Position of each free entry in the flat buffer of factors.
+    roots : tuple of (J_k, r_k) array or None, one per factor
+        Where the effects computed with are latent, the levels' effects are root times them.
+    known_sigma : float or None
+        Residual standard deviation where it is known: the likelihood criteria then use it in
+        place of profiling it out.
     """
 
     cp: CrossProducts
@@ -62,6 +70,8 @@ class Problem:
     values: Values
     coordinates: Coordinates
     theta_index: np.ndarray
+    roots: tuple[np.ndarray | None, ...] = ()
+    known_sigma: float | None = None
 
     @property
     def n(self) -> int:
@@ -118,14 +128,41 @@ class Problem:
         ]
 
     def per_level(self, columns: np.ndarray) -> list[np.ndarray]:
-        """(J_k, q_k, ...) arrays, in the caller's levels, from rows in elimination order."""
+        """(r_k, q_k, ...) arrays of the effects computed with, from rows in elimination order."""
         return [columns[self.symbolic.factor_columns(k)] for k in range(len(self.patterns))]
+
+    def effects(self, columns: np.ndarray) -> list[np.ndarray]:
+        """(J_k, q_k, ...) arrays, in the caller's levels, from rows in elimination order."""
+        return [
+            latent if T is None else np.tensordot(T, latent, (1, 0))
+            for T, latent in zip(self.roots, self.per_level(columns), strict=True)
+        ]
+
+    @property
+    def n_levels(self) -> list[int]:
+        """J_k, the caller's levels of each factor."""
+        return [
+            f.n_levels if T is None else len(T)
+            for f, T in zip(self.cp.factors, self.roots, strict=True)
+        ]
+
+    def renewed(self, cp: CrossProducts) -> Problem:
+        """The same model for other cross-products of the same levels: another response, or rows
+        left out."""
+        fresh = prepare(cp, self.patterns, symbolic=self.symbolic)
+        return replace(fresh, known_sigma=self.known_sigma)
+
+    def with_products(self, cp: CrossProducts) -> Problem:
+        """The same model for other columns in the coordinates of this problem's own ``cp``."""
+        fresh = prepare(cp, self.patterns, symbolic=self.symbolic)
+        return replace(fresh, known_sigma=self.known_sigma)
 
 
 def prepare(
     cp: CrossProducts,
     patterns: Sequence[CovariancePattern],
     *,
+    relationships: Sequence[Relationship | None] | None = None,
     symbolic: Symbolic | None = None,
     route: str = "auto",
 ) -> Problem:
@@ -136,6 +173,8 @@ def prepare(
     cp : CrossProducts
     patterns : sequence of CovariancePattern
         One per factor of ``cp``.
+    relationships : sequence of Relationship or None, optional
+        Known covariance between the levels of each factor.
     symbolic : Symbolic, optional
         Analysis of cross-products whose co-occurrences include those of ``cp``, e.g. of the full
         data when ``cp`` leaves a group out.
@@ -150,6 +189,10 @@ def prepare(
     patterns = tuple(patterns)
     if [p.q for p in patterns] != [f.q for f in cp.factors]:
         raise ValueError("one covariance pattern per factor, of as many columns, is needed")
+    if relationships is not None and any(r is not None for r in relationships):
+        from .rotation import prepare_related
+
+        return prepare_related(cp, patterns, tuple(relationships))
     symbolic = analyze(cp, route) if symbolic is None else symbolic
     working, coordinates = working_products(cp)
     offsets = symbolic.layout.f_ptr
@@ -157,8 +200,9 @@ def prepare(
         np.zeros(0, np.int64)
     ]
     return Problem(
-        cp, patterns, symbolic, _values(working, symbolic), coordinates, np.concatenate(index)
-    )
+        cp, patterns, symbolic, _values(working, symbolic), coordinates, np.concatenate(index),
+        (None,) * len(patterns),
+    )  # fmt: skip
 
 
 def _values(cp: CrossProducts, symbolic: Symbolic) -> Values:

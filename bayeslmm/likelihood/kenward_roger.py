@@ -11,9 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bayeslmm.gaussian import Problem, single_threaded_blas, variance_derivative_terms
+from bayeslmm.gaussian import (
+    Problem,
+    VarianceDerivatives,
+    single_threaded_blas,
+    variance_derivative_terms,
+)
 
-__all__ = ["KenwardRoger", "kenward_roger"]
+__all__ = ["KenwardRoger", "adjustment", "kenward_roger"]
 
 
 @dataclass(frozen=True)
@@ -101,11 +106,26 @@ def kenward_roger(problem: Problem, Ls: list[np.ndarray], sigma: float) -> Kenwa
     """
     with single_threaded_blas():
         terms = variance_derivative_terms(problem, Ls, sigma)
+    return adjustment(terms)
+
+
+def adjustment(terms: VarianceDerivatives, second: np.ndarray | None = None) -> KenwardRoger:
+    """Adjusted covariance from the derivatives of V.
+
+    Parameters
+    ----------
+    terms : VarianceDerivatives
+    second : (r, r, p, p) array, optional
+        R_ij = X'V^-1 V_ij V^-1 X with V_ij the second derivatives, where V is not linear in its
+        parameters: Phi_A = Phi + 2 Phi [sum_ij W_ij (Q_ij - P_i Phi P_j - R_ij / 4)] Phi.
+    """
     Phi = np.linalg.inv(terms.information)
     information = 0.5 * terms.projected_trace()
     W = _inverse_information(information)
     inner = np.einsum("ij,ijab->ab", W, terms.Q, optimize=True)
     inner -= np.einsum("ij,iab,bc,jcd->ad", W, terms.P, Phi, terms.P, optimize=True)
+    if second is not None:
+        inner -= 0.25 * np.einsum("ij,ijab->ab", W, second, optimize=True)
     adjusted = Phi + 2 * Phi @ inner @ Phi
     return KenwardRoger(Phi, 0.5 * (adjusted + adjusted.T), terms.P, W)
 

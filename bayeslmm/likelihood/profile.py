@@ -21,7 +21,6 @@ from bayeslmm.gaussian import (
     Shift,
     factorize,
     lower_factor,
-    prepare,
     single_threaded_blas,
     solve,
 )
@@ -180,6 +179,8 @@ def component_profile(
     start = coordinates.pack(Sigmas, sigma)
     at, transform = _position(coordinates, target)
     free = np.arange(len(start)) != at
+    if problem.known_sigma is not None:
+        free[-1] = False
     state = {"x": start[free]}
     known: dict[float, float] = {}
     bounds = [b for b, keep in zip(_bounds(coordinates), free, strict=True) if keep]
@@ -197,7 +198,7 @@ def component_profile(
         fixed = 0.0 if zero is not None else transform(value)
 
         def objective(part: np.ndarray):
-            x = np.empty(len(start))
+            x = start.copy()
             x[free], x[at] = part, fixed
             result, gradient = coordinates.deviance(x, zero)
             if not np.isfinite(result):
@@ -261,11 +262,7 @@ def coefficient_profile(problem: Problem, theta: np.ndarray, j: int) -> Callable
     state = {"theta": theta}
 
     def deviance(value: float) -> float:
-        reduced = prepare(
-            _with_coefficient_fixed(problem.cp, j, value),
-            problem.patterns,
-            symbolic=problem.symbolic,
-        )
+        reduced = problem.with_products(_with_coefficient_fixed(problem.cp, j, value))
         start = state["theta"] if np.all(np.isfinite(state["theta"])) else None
         found = optimize(reduced, reml=False, start=start)
         state["theta"] = found.theta

@@ -57,7 +57,8 @@ def variance_curvature(problem: Problem, theta: np.ndarray, *, reml: bool) -> Va
     d(theta) the profiled deviance, the deviance in (theta, sigma) is
     d + m log(sigma^2 / s^2) + m s^2 / sigma^2 - m, so at sigma = s its Hessian is
     [[d'' + m h h', -2 m h / sigma], [., 4 m / sigma^2]] with h the gradient of log s^2. Only d''
-    is differentiated numerically, by central differences of the exact gradient.
+    is differentiated numerically, by central differences of the exact gradient. A known sigma
+    has no variance: its row and column are zero.
 
     Parameters
     ----------
@@ -85,6 +86,12 @@ def variance_curvature(problem: Problem, theta: np.ndarray, *, reml: bool) -> Va
             second[i] = (sides[0] - sides[1]) / (2 * steps[i])
         slope, unscaled = _first_derivatives(problem, center)
     sigma = center.sigma
+    if problem.known_sigma is not None:
+        covariance, flat = _pseudo_inverse(0.5 * (second + second.T)) if r else (second, 0)
+        padded, jacobian = np.zeros((r + 1, r + 1)), np.zeros((r + 1, p, p))
+        padded[:r, :r], jacobian[:r] = 2 * covariance, sigma**2 * unscaled
+        hessian = np.pad(0.5 * (second + second.T), ((0, 1), (0, 1)))
+        return VarianceCurvature(padded, jacobian, hessian, flat)
     hessian = np.empty((r + 1, r + 1))
     hessian[:r, :r] = 0.5 * (second + second.T) + divisor * np.outer(slope, slope)
     hessian[:r, r] = hessian[r, :r] = -2 * divisor * slope / sigma
@@ -98,7 +105,8 @@ def _first_derivatives(problem: Problem, solution) -> tuple[np.ndarray, np.ndarr
     """Derivatives in theta of log s^2 and of (X'V^-1X)^-1 (sigma = 1), exact.
 
     With U_j = Z_j'V^-1X, u_j = Z_j'V^-1(y - X beta) and D = d(LL')/dtheta_i: d pwrss = -sum_j
-    u_j'D u_j and d(X'V^-1X) = -sum_j U_j'D U_j.
+    u_j'D u_j and d(X'V^-1X) = -sum_j U_j'D U_j; pairs of related levels in place of single ones
+    where levels are related.
 
     Returns
     -------
@@ -108,18 +116,20 @@ def _first_derivatives(problem: Problem, solution) -> tuple[np.ndarray, np.ndarr
     scale = solution.sigma**2
     inverse = solution.vcov / scale
     divisor = problem.n - problem.p if solution.reml else problem.n
-    X_part = [u @ problem.coordinates.G for u in problem.per_level(state.U[:, :-1])]
+    G = problem.coordinates.G
+    combination = np.append(-problem.coordinates.from_user(solution.beta), 1.0)
     slopes, derivatives = [], []
-    gamma = problem.coordinates.from_user(solution.beta)
-    y_part = problem.per_level(state.U @ np.append(-gamma, 1.0))
-    for pattern, L, U, u in zip(problem.patterns, solution.Ls, X_part, y_part, strict=True):
-        outer = np.einsum("ja,jb->ab", u, u)
+    for pattern, L, related in zip(
+        problem.patterns, solution.Ls, state.outer_products(), strict=True
+    ):
+        outer = np.einsum("abps,p,s->ab", related, combination, combination, optimize=True)
+        X_part = np.einsum("pi,abps,sj->abij", G, related[:, :, :-1, :-1], G, optimize=True)
         for a, b in zip(*pattern.entries, strict=True):
             E = np.zeros_like(L)
             E[a, b] = 1.0
             D = E @ L.T + L @ E.T
             slopes.append(-np.sum(D * outer) / (divisor * scale))
-            inner = np.einsum("jap,ab,jbs->ps", U, D, U, optimize=True)
+            inner = np.einsum("ab,abij->ij", D, X_part)
             derivatives.append(inverse @ inner @ inverse)
     p = problem.p
     return np.array(slopes), np.array(derivatives).reshape(len(slopes), p, p)

@@ -110,7 +110,7 @@ def _rows(design: Design, data, name: str | None) -> tuple[pd.DataFrame, str, st
     note = None
     if data is None:
         block = design.blocks[0]
-        rows = design.columns[block.codes == 0]
+        rows = design.predictors[block.codes == 0]
         rows = rows.assign(_row=np.arange(len(rows)))
         note = f"{block.name} {block.levels[0]}"
     else:

@@ -296,11 +296,11 @@ def _labels_of(design: Design, by: str) -> np.ndarray:
     factors = [
         name
         for name in design.columns.columns
-        if isinstance(design.columns[name].dtype, pd.CategoricalDtype)
-        or design.columns[name].dtype == bool
+        if isinstance(design.predictors[name].dtype, pd.CategoricalDtype)
+        or design.predictors[name].dtype == bool
     ]
     pick("factor for by=", [by], [*blocks, *factors])
-    return design.columns[by].astype(str).to_numpy(dtype=object)
+    return design.predictors[by].astype(str).to_numpy(dtype=object)
 
 
 def _natural(label: str):

@@ -8,6 +8,7 @@ import numpy as np
 
 from bayeslmm.bayes.draws import coefficient_draws, component_draws
 from bayeslmm.bayes.priors import Prior, coef_key
+from bayeslmm.bayes.residual_priors import residual_component_priors
 from bayeslmm.plots.estimates import pick
 from bayeslmm.plots.style import GROUP, PRIOR, grid_of_axes
 
@@ -55,7 +56,7 @@ def plot_prior_posterior(
     ['sigma']
     """
     draws, priors = _centered_draws(fit), parameter_priors(fit)
-    names = list(draws)
+    names = [name for name in draws if name in priors]
     chosen = names[:_MOST] if parameters is None else pick("parameter", parameters, names)
     axes = grid_of_axes(len(chosen), columns=3, panel=(3.1, 2.4))
     for ax, name in zip(axes, chosen, strict=True):
@@ -116,8 +117,13 @@ def parameter_priors(fit: PosteriorFit) -> dict[str, tuple[Prior, int]]:
             size = next(len(part) for part in block.pattern if i in part)
             name = f"corr({block.effects[i]}, {block.effects[j]} | {block.name})"
             found[name] = priors[f"corr({block.name})"], size
-    found["sigma"] = priors["sigma"], 0
-    return found
+        if f"nu({block.name})" in priors:
+            found[f"nu({block.name})"] = priors[f"nu({block.name})"], 0
+    found |= residual_component_priors(design, priors)
+    if "nu" in priors:
+        found["nu"] = priors["nu"], 0
+    # a known value has no density, before or after the data
+    return {name: prior for name, prior in found.items() if prior[0].name != "Fixed"}
 
 
 def prior_density(prior: Prior, grid: np.ndarray, dimension: int = 0) -> np.ndarray | None:
@@ -173,7 +179,7 @@ def _range(name: str, values: np.ndarray, prior: Prior, dimension: int, whole: b
         sample = pm.draw(distribution, 2000, random_seed=0)
         ends = np.quantile(sample, [0.05, 0.95])
         low, high = min(low, ends[0]), max(high, ends[1])
-    if name == "sigma" or name.startswith("sd("):
+    if name == "nu" or name.startswith(("sigma", "sd(", "nu(", "range")):
         low = max(low, 0.0)
     if name.startswith("corr("):
         low, high = -1.0, 1.0

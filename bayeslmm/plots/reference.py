@@ -93,7 +93,7 @@ def horizontal(design: Design, block: RandomBlock | None, x: str | None) -> Hori
 
 def is_factor(design: Design, name: str) -> bool:
     """Whether a column is a factor, by itself or because the formula says ``C(name)``."""
-    column = design.columns[name]
+    column = design.predictors[name]
     if isinstance(column.dtype, pd.CategoricalDtype) or column.dtype == bool:
         return True
     matrices = [design.fixed, *(m for block in design.blocks for m in block._matrices)]
@@ -103,7 +103,7 @@ def is_factor(design: Design, name: str) -> bool:
 
 def level_values(design: Design, name: str) -> list:
     """Levels of a factor in their order."""
-    column = design.columns[name]
+    column = design.predictors[name]
     if isinstance(column.dtype, pd.CategoricalDtype):
         return column.cat.categories.tolist()
     return np.unique(column.to_numpy()).tolist()
@@ -114,7 +114,7 @@ def held_values(design: Design, names: list[str]) -> dict:
     level."""
     held = {}
     for name in names:
-        column = design.columns[name]
+        column = design.predictors[name]
         if is_factor(design, name):
             held[name] = column.value_counts().index[0]
         else:
@@ -124,7 +124,7 @@ def held_values(design: Design, names: list[str]) -> dict:
 
 def varies_within(design: Design, name: str, codes: np.ndarray) -> bool:
     """Whether a column takes several values within a group."""
-    values = pd.factorize(design.columns[name].to_numpy())[0]
+    values = pd.factorize(design.predictors[name].to_numpy())[0]
     first = np.zeros(codes.max() + 1, dtype=values.dtype)
     first[codes[::-1]] = values[::-1]
     return bool(np.any(values != first[codes]))

@@ -127,13 +127,13 @@ def group_lines(scene: Scene) -> list[Line]:
         rows = order[starts[code] : starts[code + 1]]
         for split in scene.split:
             if split is not None:
-                mine = rows[(design.columns[scene.by].iloc[rows] == split).to_numpy()]
+                mine = rows[(design.predictors[scene.by].iloc[rows] == split).to_numpy()]
             else:
                 mine = rows
             if not len(mine):
                 continue
-            grid = scene.x.grid(design.columns[scene.x.name].iloc[mine].to_numpy())
-            first = design.columns.iloc[mine[0]]
+            grid = scene.x.grid(design.predictors[scene.x.name].iloc[mine].to_numpy())
+            first = design.predictors.iloc[mine[0]]
             values = {
                 name: scene.held[name] if name in scene.held and name not in own else first[name]
                 for name in copied
@@ -166,7 +166,7 @@ def shown_rows(scene: Scene, codes: np.ndarray) -> tuple[np.ndarray, str | None]
 
 def draw_points(ax: Axes, scene: Scene, rows: np.ndarray, alpha: float):
     """The data of some rows as dots; returns what a legend shows."""
-    columns = scene.design.columns.iloc[rows]
+    columns = scene.design.predictors.iloc[rows]
     at = scene.x.position(columns[scene.x.name])
     if scene.x.levels is not None:  # a factor: side by side instead of on top of each other
         at = at + np.random.default_rng(1).uniform(-0.12, 0.12, len(at))

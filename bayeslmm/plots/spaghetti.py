@@ -124,8 +124,8 @@ def _joined(ax: Axes, scene: Scene, code: int, alpha: float) -> None:
     for split in scene.split:
         mine = rows
         if split is not None:
-            mine = rows[(scene.design.columns[scene.by].iloc[rows] == split).to_numpy()]
-        at = scene.x.position(scene.design.columns[scene.x.name].iloc[mine])
+            mine = rows[(scene.design.predictors[scene.by].iloc[rows] == split).to_numpy()]
+        at = scene.x.position(scene.design.predictors[scene.x.name].iloc[mine])
         y = scene.design.y[mine]
         if scene.x.levels is None:
             order = np.argsort(at, kind="stable")

@@ -66,7 +66,7 @@ def anova_table(fit: LikelihoodFit, type: int, ddf: str) -> pd.DataFrame:
 
 def term_hypotheses(design: Design, kept: np.ndarray, type: int) -> list[np.ndarray | None]:
     """Hypothesis matrix of each term, on the columns that are kept."""
-    X = design.X[:, kept]
+    X = design.X_reduced[:, kept]
     columns = [
         np.flatnonzero((kept >= term.columns.start) & (kept < term.columns.stop))
         for term in design.terms

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-__all__ = ["contrast_matrix"]
+__all__ = ["contextual_contrast", "contrast_matrix"]
 
 
 def contrast_matrix(L, names: Sequence[str]) -> tuple[np.ndarray, list]:
@@ -65,3 +65,34 @@ def _numbers(values) -> np.ndarray:
         return np.asarray(values, dtype=float)
     except (TypeError, ValueError):
         raise ValueError("A contrast has a coefficient's weight that is not a number.") from None
+
+
+def contextual_contrast(coef_names: tuple[str, ...], x: str, g: str) -> dict[str, dict]:
+    """Between minus within: the contrast of :meth:`bayeslmm.LikelihoodFit.contextual_effect`.
+
+    With a plain `x` in the model next to between(x, g), the coefficient of between(x, g) is that
+    difference already.
+
+    Raises
+    ------
+    ValueError
+        If the model has no between(x, g), or neither within(x, g) nor x.
+    """
+    squeezed = {"".join(name.split()): name for name in coef_names}
+
+    def find(name: str) -> str | None:
+        return squeezed.get("".join(name.split()))
+
+    between, within, plain = find(f"between({x}, {g})"), find(f"within({x}, {g})"), find(x)
+    if between is None or (within is None and plain is None):
+        raise ValueError(
+            f"A contextual effect needs the coefficients of within({x}, {g}) and "
+            f"between({x}, {g}); the model has: {', '.join(coef_names) or 'none'}."
+        )
+    weights = {between: 1.0} if within is None else {between: 1.0, within: -1.0}
+    if within is not None and plain is not None:
+        raise ValueError(
+            f"within({x}, {g}), between({x}, {g}) and {x} are in the model together: they are "
+            "linearly dependent, so their difference is not defined. Leave one out."
+        )
+    return {f"contextual({x}, {g})": weights}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from bayeslmm.results.robust import variances
 from bayeslmm.results.shares import (
     Shares,
     VarianceParts,
@@ -33,7 +34,9 @@ _BLOCK = 4_000_000
 
 def fitted_parts(fit: PosteriorFit | LikelihoodFit) -> VarianceParts:
     """Variances of the fixed part, the random effects and the residuals: draws or estimates."""
-    refuse_unless_derived(fit.model, "A share of variance", related=True)
+    refuse_unless_derived(
+        fit.model, "A share of variance", related=True, heavy_tails=True, residuals=True
+    )
     found = _estimates(fit) if hasattr(fit, "_solution") else _parameter_draws(fit)
     return variance_parts(fit.model, *found)
 
@@ -51,7 +54,9 @@ def posterior_shares(
     draws : bool
         A Dataset with dimensions (chain, draw, ...) instead of a table.
     """
-    refuse_unless_derived(fit.model, "A share of variance", related=True)
+    refuse_unless_derived(
+        fit.model, "A share of variance", related=True, heavy_tails=True, residuals=at is None
+    )
     shares = icc_shares(fit.model, at) if kind == "icc" else term_shares(fit.model)
     return _posterior(fit, shares, shares.values(*_parameter_draws(fit)), level, interval, draws)
 
@@ -61,7 +66,7 @@ def posterior_r2(
 ) -> pd.DataFrame | xr.Dataset:
     """Posterior of R2; see ``PosteriorFit.r2``."""
     _check_method(method)
-    refuse_unless_derived(fit.model, "R2", related=True)
+    refuse_unless_derived(fit.model, "R2", related=True, heavy_tails=True, residuals=True)
     shares = r2_shares(fit.model)
     values = _gelman(fit) if method == "gelman" else shares.values(*_parameter_draws(fit))
     return _posterior(fit, shares, values, level, interval, draws)
@@ -97,7 +102,9 @@ def likelihood_shares(
             'A REML or ML fit has method="nakagawa".'
         )
     model = fit.model
-    refuse_unless_derived(model, "A share of variance", related=True)
+    refuse_unless_derived(
+        model, "A share of variance", related=True, heavy_tails=True, residuals=at is None
+    )
     shares = {"r2": r2_shares, "term": term_shares}.get(kind, lambda m: icc_shares(m, at))(model)
 
     def evaluate(solution) -> np.ndarray:
@@ -135,15 +142,19 @@ def _estimates(fit: LikelihoodFit, solution=None) -> tuple:
 
 
 def _parameter_draws(fit: PosteriorFit) -> tuple:
-    """beta (chains, draws, p), Sigmas [(chains, draws, q_k, q_k)], sigma (chains, draws)."""
+    """beta (chains, draws, p), Sigmas [(chains, draws, q_k, q_k)], sigma (chains, draws).
+
+    Variances, also where residuals or effects are Student-t.
+    """
     from bayeslmm.bayes.draws import coefficient_draws, covariance_draws
+    from bayeslmm.bayes.residual_draws import mean_sigma
 
     posterior, design = fit.posterior, fit.model.design
-    return (
-        coefficient_draws(design, posterior)[1],
-        covariance_draws(design, fit.names, posterior),
-        posterior["sigma"].to_numpy(),
-    )
+    scales = covariance_draws(design, fit.names, posterior)
+    Sigmas, sigma = variances(fit.names, posterior, scales)
+    if design.residual is not None:
+        sigma = mean_sigma(design, posterior)
+    return coefficient_draws(design, posterior)[1], Sigmas, sigma
 
 
 def _posterior(fit, shares: Shares, values, level: float, interval: str, draws: bool):
@@ -214,10 +225,11 @@ def _gelman(fit: PosteriorFit) -> dict[str, np.ndarray]:
     errors are left. Marginal: the means are x'beta, and effects and errors are left. The offset
     explains nothing. In blocks of draws, since each needs all rows.
     """
+
     posterior, design = fit.posterior, fit.model.design
     chains, draws = posterior.sizes["chain"], posterior.sizes["draw"]
     block = max(1, _BLOCK // (chains * design.n_rows))
-    residual = residual_scale(fit.model) * posterior["sigma"].to_numpy() ** 2
+    residual = residual_scale(fit.model) * _parameter_draws(fit)[2] ** 2
     marginal, conditional = np.empty((chains, draws)), np.empty((chains, draws))
     for start in range(0, draws, block):
         at = slice(start, start + block)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayeslmm.errors import DataError, ModelWarning
+from bayeslmm.bayes.priors import Priors
+from bayeslmm.errors import DataError, ModelWarning, PriorError
 from bayeslmm.formula import Design
-from bayeslmm.gaussian import CrossProducts, Problem, prepare, single_threaded_blas
+from bayeslmm.gaussian import CrossProducts, Problem, single_threaded_blas
 from bayeslmm.likelihood.optimize import optimize
 from bayeslmm.results.likelihood import LikelihoodFit
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from bayeslmm.model import LMM
 
 __all__ = ["likelihood_fit"]
@@ -25,7 +29,13 @@ _PERFECT = 1e-7
 def likelihood_fit(model: LMM, *, reml: bool) -> LikelihoodFit:
     """Fit `model`; see :meth:`bayeslmm.LMM.reml`."""
     design = model.design
-    _refuse_unidentified(design)
+    _refuse_other_families(model)
+    if design.residual is not None:
+        from bayeslmm.results.residual_likelihood import residual_likelihood_fit
+
+        return residual_likelihood_fit(model, reml=reml)
+    if known_sigma(model.priors) is None:
+        _refuse_unidentified(design)
     with single_threaded_blas():
         problem = _problem(model)
         _refuse_perfect(design, _ols_sigma(problem.cp))
@@ -36,7 +46,8 @@ def likelihood_fit(model: LMM, *, reml: bool) -> LikelihoodFit:
             "the model fits perfectly."
         )
     fit = LikelihoodFit(model, problem, optimum, reml=reml)
-    _refuse_perfect(design, fit.sigma)
+    if problem.known_sigma is None:
+        _refuse_perfect(design, fit.sigma)
     if not fit.converged:
         _warn(f"The optimizer did not converge: {optimum.message}. Do not trust the estimates.")
     if fit.singular:
@@ -45,19 +56,57 @@ def likelihood_fit(model: LMM, *, reml: bool) -> LikelihoodFit:
 
 
 def _problem(model: LMM) -> Problem:
-    """The model's prepared problem, without aliased columns."""
+    """The model's prepared problem, without aliased columns, with sigma where it is known."""
+    return replace(_estimable_problem(model), known_sigma=known_sigma(model.priors))
+
+
+def known_sigma(priors: Priors) -> float | None:
+    """The value sigma is fixed at; None where it is estimated.
+
+    Raises
+    ------
+    PriorError
+        If another parameter is fixed, which no likelihood fit here can do.
+    """
+    others = [key for key, prior in priors.items() if prior.name == "Fixed" and key != "sigma"]
+    if others:
+        raise PriorError(
+            f"{others[0]} has a fixed value, but REML and maximum likelihood know a fixed sigma "
+            "only. Use model.fit()."
+        )
+    prior = priors["sigma"]
+    return float(prior.parameters["value"]) if prior.name == "Fixed" else None
+
+
+def _estimable_problem(model: LMM) -> Problem:
     if not model.aliased:
         return model.problem
-    from bayeslmm.model import covariance_patterns, reduce_rows
+    from bayeslmm.model import prepared_problem, reduce_rows
 
     design = model.design
     kept = [j for j, name in enumerate(design.coef_names) if name not in model.aliased]
-    return prepare(reduce_rows(design, columns=kept), covariance_patterns(design))
+    return prepared_problem(design, reduce_rows(design, columns=kept))
+
+
+def _refuse_other_families(model: LMM) -> None:
+    if model.design.modeled:
+        raise DataError(
+            'missing="model" needs model.fit(): REML and maximum likelihood know no missing '
+            'values. Use missing="drop" for them.'
+        )
+    for name in ("family", "random"):
+        if (family := getattr(model, name)) != "gaussian":
+            raise DataError(
+                f"REML and maximum likelihood are for Gaussian models, and this one has "
+                f'{name}="{family}". Use model.fit(), or make a Gaussian model.'
+            )
 
 
 def _refuse_unidentified(design: Design) -> None:
-    varying = design.weights is not None and np.ptp(design.weights) > 0
+    varying = design.statistics.weights_vary
     for block in design.blocks:
+        if block.relationship is not None and not block.relationship.trivial:
+            continue
         total = block.n_levels * block.n_effects
         if total >= design.n_rows and not varying:
             raise DataError(
@@ -77,8 +126,34 @@ def _ols_sigma(cp: CrossProducts) -> float:
     return float(np.sqrt(max(gram[p, p] - explained, 0.0) / max(cp.n, 1)))
 
 
+def refuse_perfect_model(model: LMM) -> None:
+    """Refuse a response that the coefficients alone reproduce: its likelihood has no maximum.
+
+    With sigma going to 0 the likelihood grows without bound, and the posterior is improper
+    unless the prior keeps sigma away from 0.
+
+    Raises
+    ------
+    DataError
+    """
+    if model.priors["sigma"].name != "Fixed":
+        with single_threaded_blas():
+            _refuse_perfect(model.design, _ols_sigma(model.cross_products))
+
+
+def refuse_perfect_posterior(model: LMM, idata: xr.DataTree) -> None:
+    """Refuse draws in which sigma has collapsed: random effects reproduce the response.
+
+    Raises
+    ------
+    DataError
+    """
+    if model.priors["sigma"].name != "Fixed":
+        _refuse_perfect(model.design, float(idata["posterior"]["sigma"].median()))
+
+
 def _refuse_perfect(design: Design, sigma: float) -> None:
-    spread = float(np.std(design.y - design.offset))
+    spread = design.statistics.sd_y
     if sigma <= _PERFECT * spread:
         raise DataError(
             f"The model fits {design.response!r} perfectly, up to rounding: the residual standard "

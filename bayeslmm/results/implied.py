@@ -12,8 +12,9 @@ import pandas as pd
 from bayeslmm.errors import DataError
 from bayeslmm.formula import Design
 from bayeslmm.formula.columns import as_frame
+from bayeslmm.formula.random import RandomBlock
 
-__all__ = ["as_correlation", "implied_covariance"]
+__all__ = ["as_correlation", "implied_covariance", "implied_of_draws"]
 
 
 def implied_covariance(
@@ -45,7 +46,7 @@ def implied_covariance(
             raise DataError("Without random effects responses are independent; give data=.")
         rows = np.flatnonzero(design.blocks[0].codes == 0)
         Z = [block.Z[rows] for block in design.blocks]
-        same = [block.codes[rows][:, None] == block.codes[rows] for block in design.blocks]
+        same = [_shared(block, block.codes[rows]) for block in design.blocks]
         index = design.index[rows]
         weights = np.ones(len(rows)) if design.weights is None else design.weights[rows]
     else:
@@ -59,10 +60,35 @@ def implied_covariance(
     return total, index
 
 
+def implied_of_draws(design: Design, posterior):
+    """A function from covariance matrices of a slice of draws to the implied covariances."""
+    from bayeslmm.bayes.residual_draws import residual_parameters
+
+    eta, c = residual_parameters(design, posterior)
+    count = eta.shape[0] * eta.shape[1]
+    eta, c = (part.reshape(count, part.shape[-1]) for part in (eta, c))
+    if design.residual is None:
+        return lambda Sigmas, part, data: implied_covariance(
+            design, Sigmas, np.exp(eta[part, 0]), data
+        )
+    from bayeslmm.results.residual_implied import residual_implied_covariance
+
+    return lambda Sigmas, part, data: residual_implied_covariance(
+        design, Sigmas, eta[part], c[part], data
+    )
+
+
 def as_correlation(covariance: np.ndarray) -> np.ndarray:
     """Correlations of (..., m, m) covariances."""
     sd = np.sqrt(np.einsum("...ii->...i", covariance))
     return covariance / (sd[..., :, None] * sd[..., None, :])
+
+
+def _shared(block: RandomBlock, codes: np.ndarray) -> np.ndarray:
+    """Covariance of the levels of rows, over Sigma: 0 or 1, or the relationship."""
+    if block.relationship is not None:
+        return block.relationship.between(codes)
+    return codes[:, None] == codes
 
 
 def _covariates(design: Design, frame: pd.DataFrame):
@@ -71,7 +97,14 @@ def _covariates(design: Design, frame: pd.DataFrame):
     same = []
     for block in design.blocks:
         columns = [c for c in block.factor.columns if c in frame.columns]
-        if columns:
+        if columns and block.relationship is not None:
+            codes, labels = block.factor.find(frame[columns])
+            key = pd.factorize(np.array([str(v) for v in labels], dtype=object))[0]
+            known = codes >= 0  # others are taken as unrelated to everybody
+            shared = (key[:, None] == key).astype(float)
+            shared[np.ix_(known, known)] = block.relationship.between(codes[known])
+            same.append(shared)
+        elif columns:
             key = pd.factorize(pd.MultiIndex.from_frame(frame[columns].astype(str)))[0]
             same.append(key[:, None] == key)
         else:

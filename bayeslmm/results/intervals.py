@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 
 from bayeslmm.bayes.priors import coef_key
 from bayeslmm.errors import ModelWarning
-from bayeslmm.gaussian import lower_factor, prepare, solve
+from bayeslmm.gaussian import draw_levels, lower_factor, solve
 from bayeslmm.likelihood.optimize import optimize
 from bayeslmm.likelihood.profile import (
     coefficient_profile,
@@ -22,6 +23,7 @@ from bayeslmm.results.progress import progress
 from bayeslmm.results.variances import component_values
 
 if TYPE_CHECKING:
+    from bayeslmm.gaussian import Solution
     from bayeslmm.results.likelihood import LikelihoodFit
 
 __all__ = ["bootstrap_estimates", "confidence_intervals", "simulate_responses"]
@@ -101,6 +103,9 @@ def _profile(fit: LikelihoodFit, level: float, wanted: list[str], progressbar: b
     rows = {}
     for name in progress(wanted, "Profiles", show=progressbar):
         target = targets[name]
+        if target[0] == "sigma" and problem.known_sigma is not None:
+            rows[name] = (np.nan, np.nan)
+            continue
         if target[0] == "corr" and not np.isfinite(values[name]):
             _warn(f"{name} is not identified (a standard deviation is 0): interval -1 to 1.")
             rows[name] = (-1.0, 1.0)
@@ -165,13 +170,13 @@ def simulate_responses(fit: LikelihoodFit, n_sims: int, rng: np.random.Generator
     """Responses (n_sims, n) from the fitted model, new random effects each time."""
     design = fit.design
     mean = fit.fitted("population").to_numpy()
-    scale = fit.sigma if design.weights is None else fit.sigma / np.sqrt(design.weights)
+    noise = fit.residual_noise
     out = np.empty((n_sims, design.n_rows))
     roots = [lower_factor(S) for S in fit._solution.Sigmas]
     for s in range(n_sims):
-        value = mean + scale * rng.standard_normal(design.n_rows)
+        value = mean + noise(rng.standard_normal(design.n_rows))
         for block, root in zip(design.blocks, roots, strict=True):
-            b = rng.standard_normal((block.n_levels, block.n_effects)) @ root.T
+            b = draw_levels(block.relationship, block.n_levels, root, rng)
             value = value + np.einsum("nq,nq->n", block.Z, b[block.codes])
         out[s] = value
     return out
@@ -187,12 +192,8 @@ def bootstrap_estimates(
     start = None if fit.singular else fit.theta
     rows = np.empty((n_sims, len(names)))
     for s in progress(range(n_sims), "Bootstrap", show=progressbar):
-        y = simulate_responses(fit, 1, rng)[0]
-        problem = with_response(fit, y)
-        found = optimize(problem, reml=fit.reml, start=start)
-        solution = solve(problem, found.theta, fit.reml)
-        components = component_values(fit.design, solution.Sigmas, solution.sigma)
-        rows[s] = np.concatenate([solution.beta, components])
+        refit = fit.reestimate(simulate_responses(fit, 1, rng)[0], start)
+        rows[s] = np.concatenate([refit.solution.beta, refit.components])
     return pd.DataFrame(rows, columns=names)
 
 
@@ -208,12 +209,38 @@ def check_n_sims(n_sims: int, least: int = 1) -> None:
         raise ValueError(f"n_sims must be a whole number of at least {least}, not {n_sims!r}.")
 
 
+@dataclass(frozen=True)
+class Estimates:
+    """Estimates for another response of the same rows.
+
+    Attributes
+    ----------
+    solution : Solution
+    components : array
+        In the order of ``LikelihoodFit.components``.
+    deviance : float
+    """
+
+    solution: Solution
+    components: np.ndarray
+    deviance: float
+
+
+def reestimate(fit: LikelihoodFit, y: np.ndarray, start: np.ndarray | None) -> Estimates:
+    """Fit another response, from cross-products alone."""
+    problem = with_response(fit, y)
+    found = optimize(problem, reml=fit.reml, start=start)
+    solution = solve(problem, found.theta, fit.reml)
+    components = component_values(fit.design, solution.Sigmas, solution.sigma)
+    return Estimates(solution, components, -2 * solution.loglik)
+
+
 def with_response(fit: LikelihoodFit, y: np.ndarray):
     """The fit's prepared problem with another response."""
     from bayeslmm.model import reduce_rows
 
     cp = reduce_rows(fit.design, y=y, columns=fit.kept)
-    return prepare(cp, fit._problem.patterns, symbolic=fit._problem.symbolic)
+    return fit._problem.renewed(cp)
 
 
 def _warn(text: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ import pandas as pd
 from bayeslmm.bayes.priors import component_names
 from bayeslmm.errors import DataError, ModelWarning
 from bayeslmm.formula import Design
-from bayeslmm.gaussian import Problem, effect_covariances, solve
+from bayeslmm.gaussian import Problem, TooManyEffectsError, effect_covariances, solve
 from bayeslmm.likelihood.inference import (
     Inference,
     KenwardRogerInference,
@@ -24,7 +24,7 @@ from bayeslmm.likelihood.inference import (
 from bayeslmm.likelihood.kenward_roger import kenward_roger
 from bayeslmm.likelihood.optimize import Optimum
 from bayeslmm.likelihood.satterthwaite import VarianceCurvature, variance_curvature
-from bayeslmm.results.contrasts import contrast_matrix
+from bayeslmm.results.contrasts import contextual_contrast, contrast_matrix
 from bayeslmm.results.plotting import FitPlots
 from bayeslmm.results.tables import check_level, format_table
 
@@ -80,8 +80,8 @@ class LikelihoodFit(FitPlots):
 
     @property
     def n_parameters(self) -> int:
-        """Coefficients, covariance parameters and sigma."""
-        return self._problem.p + len(self.theta) + 1
+        """Coefficients, covariance parameters and, unless it is known, sigma."""
+        return self._problem.p + len(self.theta) + (self._problem.known_sigma is None)
 
     @property
     def deviance(self) -> float:
@@ -185,6 +185,31 @@ class LikelihoodFit(FitPlots):
             frame.loc[~estimable] = np.nan
         return frame
 
+    def contextual_effect(
+        self, x: str, g: str, ddf: str = "satterthwaite", *, level: float = 0.95
+    ) -> pd.DataFrame:
+        """What a group's mean of `x` adds beyond the row's own `x`: between minus within.
+
+        Two rows with the same `x`, in groups whose means of `x` differ by one, differ by this
+        much (Raudenbush and Bryk 2002, Hierarchical Linear Models, chapter 5). Where either
+        coefficient has interactions, at 0 of the others.
+
+        Parameters
+        ----------
+        x, g : str
+            As in ``within(x, g)`` and ``between(x, g)``, both in the formula (or ``x`` itself in
+            place of within).
+        ddf, level
+            As in :meth:`fixef`.
+
+        Raises
+        ------
+        ValueError
+            If the model does not have the coefficients.
+        """
+        L = contextual_contrast(self.design.coef_names, x, g)
+        return self.contrast(L, ddf, level=level)
+
     def _t_frame(self, rows: np.ndarray, ddf: str, level: float, offset=0.0) -> pd.DataFrame:
         table = t_table(rows[:, self.kept], self._solution.beta, self.inference(ddf), level, offset)
         return pd.DataFrame(table)
@@ -194,7 +219,7 @@ class LikelihoodFit(FitPlots):
         aliased = [j for j in range(rows.shape[1]) if j not in self.kept]
         if not aliased:
             return np.ones(len(rows), dtype=bool)
-        X = self.design.X
+        X = self.design.X_reduced
         weights = np.linalg.lstsq(X[:, self.kept], X[:, aliased], rcond=None)[0]
         gap = rows[:, aliased] - rows[:, self.kept] @ weights
         size = np.maximum(np.abs(rows).max(axis=1), 1e-300)[:, None] * np.maximum(
@@ -230,6 +255,11 @@ class LikelihoodFit(FitPlots):
     @cached_property
     def _kenward_roger(self) -> KenwardRogerInference:
         fit = self
+        if self._problem.known_sigma is not None:
+            raise ValueError(
+                "Kenward and Roger's degrees of freedom are for an estimated sigma, and here it is "
+                'known. Use ddf="satterthwaite" or "normal".'
+            )
         if not self.reml:
             _warn("Kenward-Roger needs REML: the model was refitted by REML for it.")
             with warnings.catch_warnings():
@@ -241,7 +271,14 @@ class LikelihoodFit(FitPlots):
                 "Kenward-Roger approximation is not justified."
             )
         factors = [fit.sigma * L for L in fit._solution.Ls]
-        return KenwardRogerInference(kenward_roger(fit._problem, factors, fit.sigma))
+        try:
+            adjustment = kenward_roger(fit._problem, factors, fit.sigma)
+        except TooManyEffectsError as err:
+            raise DataError(
+                f"Kenward-Roger needs a dense matrix over the related effects ({err}): use "
+                'ddf="satterthwaite".'
+            ) from None
+        return KenwardRogerInference(adjustment)
 
     def varcomp(self, *, level: float = 0.95) -> pd.DataFrame:
         """Standard deviations and correlations of the random effects, and sigma.
@@ -344,10 +381,41 @@ class LikelihoodFit(FitPlots):
                 values = values + np.einsum("nq,nq->n", block.Z, b[block.codes])
         return pd.Series(values, index=design.index, name="fitted")
 
-    def residuals(self, random: str = "conditional") -> pd.Series:
-        """Response minus :meth:`fitted`."""
+    def residuals(self, random: str = "conditional", kind: str = "raw") -> pd.Series:
+        """Response minus :meth:`fitted`.
+
+        Parameters
+        ----------
+        random : {"conditional", "population"}
+        kind : {"raw", "normalized"}
+            Normalized residuals are whitened by the estimated residual covariance: independent
+            with variance 1 if the model is right. They need ``random="conditional"``.
+        """
         values = self.design.y - self.fitted(random).to_numpy()
+        if kind not in ("raw", "normalized"):
+            raise ValueError(f'kind must be "raw" or "normalized", not {kind!r}.')
+        if kind == "normalized":
+            if random != "conditional":
+                raise ValueError('Normalized residuals are those of random="conditional".')
+            values = self.whiten(values)
         return pd.Series(values, index=self.design.index, name="residual")
+
+    def residual_noise(self, z: np.ndarray) -> np.ndarray:
+        """Residuals (n,) of the fitted covariance from standard normals."""
+        scale, weights = self.sigma, self.design.weights
+        return scale * z if weights is None else scale * z / np.sqrt(weights)
+
+    def whiten(self, residuals: np.ndarray) -> np.ndarray:
+        """Inverse of :meth:`residual_noise`."""
+        weights = self.design.weights
+        scaled = residuals if weights is None else residuals * np.sqrt(weights)
+        return scaled / self.sigma
+
+    def reestimate(self, y: np.ndarray, start: np.ndarray | None = None):
+        """Estimates for another response of the same rows, without a new fit object."""
+        from bayeslmm.results.intervals import reestimate
+
+        return reestimate(self, y, start)
 
     def predict(
         self,
@@ -472,6 +540,93 @@ class LikelihoodFit(FitPlots):
             self, "term", level=level, n_sims=n_sims, random_seed=random_seed,
             progressbar=progressbar,
         )  # fmt: skip
+
+    def heritability(
+        self,
+        factor: str | None = None,
+        *,
+        exclude: str | Iterable[str] = (),
+        fixed: bool = False,
+        level: float = 0.95,
+        method: str = "delta",
+        n_sims: int = 1000,
+        random_seed: int | None = None,
+        progressbar: bool = True,
+    ) -> pd.Series:
+        """Additive genetic variance over phenotypic variance, with an interval.
+
+        Parameters
+        ----------
+        factor : str, optional
+            The grouping factor with a relationship, where there are several.
+        exclude : str or list of str
+            Grouping factors whose variance is left out of the phenotypic variance, such as
+            herds.
+        fixed : bool
+            Whether the variance of the fixed part is in the phenotypic variance.
+        level : float
+        method : {"delta", "bootstrap"}
+            The delta method on the logit scale, or percentiles of a parametric bootstrap.
+        n_sims, random_seed, progressbar
+            For the bootstrap.
+
+        Returns
+        -------
+        pandas.Series
+            ``estimate se lower upper``.
+
+        Raises
+        ------
+        DataError
+            If no grouping factor has a relationship, or it is not clear which is meant.
+        """
+        from bayeslmm.results.heritability import heritability_share, likelihood_share
+
+        check_level(level)
+        return likelihood_share(
+            self,
+            heritability_share(self.design, factor, exclude, fixed),
+            level=level,
+            method=method,
+            n_sims=n_sims,
+            random_seed=random_seed,
+            progressbar=progressbar,
+        )
+
+    def repeatability(
+        self,
+        factors: str | Iterable[str] | None = None,
+        *,
+        exclude: str | Iterable[str] = (),
+        fixed: bool = False,
+        level: float = 0.95,
+        method: str = "delta",
+        n_sims: int = 1000,
+        random_seed: int | None = None,
+        progressbar: bool = True,
+    ) -> pd.Series:
+        """Variance between individuals over phenotypic variance, with an interval.
+
+        Parameters
+        ----------
+        factors : str or list of str, optional
+            Grouping factors that are the individuals'; by default the related one and those
+            with the same individuals as levels (a permanent environment).
+        exclude, fixed, level, method, n_sims, random_seed, progressbar
+            As in :meth:`heritability`.
+        """
+        from bayeslmm.results.heritability import likelihood_share, repeatability_share
+
+        check_level(level)
+        return likelihood_share(
+            self,
+            repeatability_share(self.design, factors, exclude, fixed),
+            level=level,
+            method=method,
+            n_sims=n_sims,
+            random_seed=random_seed,
+            progressbar=progressbar,
+        )
 
     def implied_covariance(self, data=None) -> pd.DataFrame:
         """Marginal covariance of a group's responses, in squared units of the response.
@@ -658,8 +813,13 @@ class LikelihoodFit(FitPlots):
         return model.reml() if self.reml else model.ml()
 
     def summary(self, ddf: str = "satterthwaite", *, level: float = 0.95) -> pd.DataFrame:
-        """Coefficients and variance components in one table."""
-        return pd.concat([self.fixef(ddf, level=level), self.varcomp(level=level)])
+        """Coefficients and variance components in one table.
+
+        ``attrs["missing"]`` says which rows were left out.
+        """
+        table = pd.concat([self.fixef(ddf, level=level), self.varcomp(level=level)])
+        table.attrs["missing"] = self.design.missing.describe()
+        return table
 
     def equation(self, form: str = "conditional", format: str = "latex") -> str:
         """The model as an equation; see :meth:`bayeslmm.LMM.equation`."""
@@ -695,8 +855,8 @@ def describe_singularity(design: Design, Ls: list[np.ndarray], ranks) -> list[st
         Relative factors, judged on the scale of each effect's covariate.
     """
     sentences = []
-    for block, L, block_ranks in zip(design.blocks, Ls, ranks, strict=True):
-        scale = np.sqrt(np.mean(block.Z**2, axis=0))
+    for at, (block, L, block_ranks) in enumerate(zip(design.blocks, Ls, ranks, strict=True)):
+        scale = np.sqrt(np.diag(design.statistics.blocks[at].gram))
         Sigma = (L @ L.T) * np.outer(scale, scale)
         for part, rank in zip(block.pattern, block_ranks, strict=True):
             if rank == len(part):

@@ -10,9 +10,7 @@ import pandas as pd
 from scipy.special import chdtrc
 
 from bayeslmm.errors import ModelWarning
-from bayeslmm.gaussian import solve
-from bayeslmm.likelihood.optimize import optimize
-from bayeslmm.results.intervals import check_n_sims, simulate_responses, with_response
+from bayeslmm.results.intervals import check_n_sims, simulate_responses
 from bayeslmm.results.progress import progress
 
 if TYPE_CHECKING:
@@ -135,10 +133,29 @@ def _refuse_incomparable(null: LikelihoodFit, full: LikelihoodFit) -> None:
     if null.n_parameters == full.n_parameters:
         raise ValueError("Both fits have the same number of parameters: they are not nested.")
     X0, X1 = a.X[:, null.kept], b.X[:, full.kept]
-    if not _spans(X1, X0) or not _random_nested(a, b):
+    if not _spans(X1, X0) or not _random_nested(a, b) or not residual_nested(a, b):
         raise ValueError(
             f"{a.formula.text!r} is not nested in {b.formula.text!r}: compare them by AIC or LOO."
         )
+
+
+def residual_nested(a: Design, b: Design) -> bool:
+    """Whether the residual structure of `a` is that of `b` or a simpler one."""
+    kind_a, scale_a, groups_a = _residual_parts(a)
+    kind_b, scale_b, groups_b = _residual_parts(b)
+    if not _spans(scale_b, scale_a):
+        return False
+    if kind_a == "independent":
+        return True
+    same_groups = np.array_equal(groups_a, groups_b)
+    return same_groups and (kind_a == kind_b or kind_b == "unstructured")
+
+
+def _residual_parts(design: Design):
+    if design.residual is None:
+        return "independent", np.ones((design.n_rows, 1)), None
+    rows = design.residual.rows
+    return design.residual.kind, rows.scale, rows.group
 
 
 def _spans(X: np.ndarray, columns: np.ndarray) -> bool:
@@ -223,6 +240,8 @@ def _mixture_order(a: Design, b: Design) -> int | None:
     added = _added_effects(a, b)
     extra = sum(_n_covariances(block) for block in b.blocks)
     extra -= sum(_n_covariances(block) for block in a.blocks)
+    if (a.residual is None) != (b.residual is None) or not residual_nested(b, a):
+        return None
     if len(added) != 1 or extra != added[0][2] + 1:
         return None
     if a.X.shape[1] != b.X.shape[1]:
@@ -249,8 +268,6 @@ def _bootstrap_p(
         y = simulate_responses(null, 1, rng)[0]
         deviances = []
         for fit in (null, full):
-            problem = with_response(fit, y)
-            found = optimize(problem, reml=fit.reml)
-            deviances.append(-2 * solve(problem, found.theta, fit.reml).loglik)
+            deviances.append(fit.reestimate(y).deviance)
         larger += deviances[0] - deviances[1] + basis_change >= statistic
     return (larger + 1) / (n_sims + 1)

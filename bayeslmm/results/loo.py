@@ -16,18 +16,19 @@ import numpy as np
 
 from bayeslmm.bayes.draws import covariance_factors
 from bayeslmm.bayes.marginal import fixed_obstacle, fixed_prior, marginal_density, marginal_obstacle
+from bayeslmm.bayes.residual_draws import correlated
 from bayeslmm.bayes.tree import log_likelihood
 from bayeslmm.errors import SamplingError
 from bayeslmm.gaussian import (
     CrossProducts,
     log_marginal_flat,
-    prepare,
     row_moments,
     single_threaded_blas,
     with_prior,
 )
-from bayeslmm.model import covariance_patterns, factor_rows
+from bayeslmm.model import factor_rows
 from bayeslmm.results.progress import progress
+from bayeslmm.results.robust import is_robust
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +89,20 @@ def leave_one_out(
 
     design = fit.model.design
     units = _units(fit, unit)
+    if conditional and correlated(design):
+        raise SamplingError(
+            "With correlated residuals the rows of a group are not independent given the random "
+            "effects, so there is no conditional leave-one-out; leave conditional=True out."
+        )
     refuse_old_theta(fit)
+    sampled = is_robust(fit.names, fit.posterior) or bool(design.modeled)
+    if sampled and unit != "observation":
+        raise SamplingError(
+            "Leaving out a whole group needs coefficients and random effects integrated out, but "
+            f'{fixed_obstacle(design, fit.priors)}. Leave out rows: unit="observation".'
+        )
+    if sampled:
+        conditional = True  # nothing integrates out exactly
     if conditional and unit != "observation":
         raise ValueError('conditional=True goes with unit="observation" only.')
     if not conditional:
@@ -97,12 +111,8 @@ def leave_one_out(
     if conditional:
         values = log_likelihood(design, fit.names, posterior)[fit.names.response].to_numpy()
     else:
-        theta = _theta(fit, posterior)
         with single_threaded_blas():
-            if unit == "observation":
-                values = _row_densities(fit, theta, progressbar)
-            else:
-                values = _group_densities(fit, theta, units, progressbar)
+            values = _densities(fit, posterior, unit, units, progressbar)
         shape = (posterior.sizes["chain"], posterior.sizes["draw"], len(units))
         values = values.reshape(shape)
     dim = "obs" if unit == "observation" else unit
@@ -112,6 +122,9 @@ def leave_one_out(
     )
     tree = xr.DataTree.from_dict({"posterior": posterior, "log_likelihood": data})
     result = _quiet(lambda: az.loo(tree, pointwise=True))
+    result.likelihood = "conditional" if conditional else "integrated"
+    if "nu" in posterior:
+        result.outlier_weights = fit.outlier_weights()
     if not conditional:
         if exact:
             _refit_exactly(fit, unit, units, result, progressbar)
@@ -122,8 +135,32 @@ def leave_one_out(
     return result
 
 
+def _densities(fit: PosteriorFit, posterior, unit: str, units, progressbar: bool) -> np.ndarray:
+    """Log density of every unit left out given each draw, (m, units)."""
+    if fit.model.design.residual is None:
+        theta = _theta(fit, posterior)
+        if unit == "observation":
+            return _row_densities(fit, theta, progressbar)
+        return _group_densities(fit, theta, units, progressbar)
+    from bayeslmm.results.residual_loo import (
+        block_group_densities,
+        block_row_densities,
+        block_thetas,
+    )
+
+    thetas = block_thetas(fit, posterior)
+    if unit == "observation":
+        return block_row_densities(fit, thetas, progressbar)
+    return block_group_densities(fit, thetas, units, progressbar)
+
+
 def _unit_labels(fit: PosteriorFit, unit: str) -> tuple:
-    return () if unit == "observation" else fit.model.design.block(unit).levels
+    design = fit.model.design
+    if unit == "observation":
+        return ()
+    if unit in [block.name for block in design.blocks]:
+        return design.block(unit).levels
+    return design.residual.factor.levels
 
 
 def _refuse_priors(fit: PosteriorFit) -> None:
@@ -154,15 +191,17 @@ def _units(fit: PosteriorFit, unit: str) -> list[np.ndarray]:
     design = fit.model.design
     if unit == "observation":
         return [np.array([i]) for i in range(design.n_rows)]
-    names = [block.name for block in design.blocks]
-    if unit not in names:
+    codes = {block.name: block.codes for block in design.blocks}
+    if design.residual is not None and design.residual.factor is not None:
+        codes.setdefault(design.residual.factor.name, design.residual.rows.group)
+    names = list(codes)
+    if unit not in codes:
         raise ValueError(
             f"unit must be 'observation' or a grouping factor ({', '.join(names) or 'none'}), not "
             f"{unit!r}."
         )
-    codes = design.block(unit).codes
-    order = np.argsort(codes, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
+    order = np.argsort(codes[unit], kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(codes[unit][order])) + 1)
 
 
 def _thinned(fit: PosteriorFit, n_units: int, draws: int | None):
@@ -243,6 +282,10 @@ def row_predictives(
 def _without(fit: PosteriorFit, rows: np.ndarray):
     """Prepared cross-products with some rows left out."""
     model, design = fit.model, fit.model.design
+    if design.residual is not None:
+        from bayeslmm.results.residual_loo import without_rows
+
+        return without_rows(fit, rows)
     weights = None if design.weights is None else design.weights[rows]
     part = CrossProducts.from_rows(
         (design.y - design.offset)[rows],
@@ -251,11 +294,7 @@ def _without(fit: PosteriorFit, rows: np.ndarray):
         weights=weights,
         shift=model.cross_products.shift,
     )
-    return prepare(
-        model.cross_products - part,
-        covariance_patterns(design),
-        symbolic=model.problem.symbolic,
-    )
+    return model.problem.renewed(model.cross_products - part)
 
 
 def _group_densities(fit: PosteriorFit, theta: _Theta, units, progressbar: bool) -> np.ndarray:
@@ -330,6 +369,8 @@ def _effective_parameters(fit: PosteriorFit, posterior, result) -> float:
 
     In blocks of draws: the conditional densities of all rows are summed, not kept.
     """
+    if correlated(fit.model.design):
+        return float("nan")  # rows have no conditional likelihood one by one
     n_draws = posterior.sizes["draw"]
     block = max(1, int(5e6 // (fit.model.design.n_rows * posterior.sizes["chain"])))
     parts = []

@@ -120,16 +120,17 @@ def adjusted(table: pd.DataFrame, adjust: str | None, n_means: int, level: float
 
 
 def _grid_values(design: Design, name: str, wanted: bool) -> list:
-    column = design.columns[name]
+    column = design.predictors[name]
     if isinstance(column.dtype, pd.CategoricalDtype):
         return column.cat.categories.tolist()
-    distinct = np.unique(column.to_numpy())
+    mean, distinct = design.column_values(name)
     as_levels = wanted or column.dtype == bool or _only_as_factor(design, name)
     if not as_levels:
-        return [float(column.mean())]
-    if len(distinct) > _MAX_LEVELS:
+        return [mean]
+    if distinct is None or len(distinct) > _MAX_LEVELS:
+        count = "many" if distinct is None else len(distinct)
         raise ValueError(
-            f"{name!r} is numeric with {len(distinct)} different values. Give those wanted as a "
+            f"{name!r} is numeric with {count} different values. Give those wanted as a "
             "factor, or fix it: at={...}."
         )
     return distinct.tolist()

@@ -107,6 +107,7 @@ def _by_leave_one_out(models, unit, conditional, method, progressbar) -> pd.Data
         if name in fits:
             fit = fits[name]
             results[name] = fit.loo(unit, conditional=conditional, progressbar=progressbar)
+            _same_question(name, results[name].left_out, unit, conditional)
         else:
             results[name] = models[name]
     for name in names[1:]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +18,7 @@ from bayeslmm.bayes.draws import (
 from bayeslmm.bayes.fitting import FitInfo
 from bayeslmm.bayes.names import ModelNames, model_names
 from bayeslmm.bayes.priors import Priors
-from bayeslmm.results.contrasts import contrast_matrix
+from bayeslmm.results.contrasts import contextual_contrast, contrast_matrix
 from bayeslmm.results.marginal_means import pair_rows, reference_rows
 from bayeslmm.results.plotting import PosteriorPlots
 from bayeslmm.results.tables import check_level, format_table, summarize_draws
@@ -80,19 +80,22 @@ class PosteriorFit(PosteriorPlots):
         -------
         pandas.DataFrame
             Columns ``mean sd lower upper ess_bulk ess_tail r_hat``, in the response's units
-            (a coefficient: response units per unit of its column).
+            (a coefficient: response units per unit of its column). ``attrs["missing"]`` says
+            which rows were left out.
 
         Raises
         ------
         ValueError
             If `level` or `interval` is not valid.
         """
-        return pd.concat(
+        table = pd.concat(
             [
                 self.fixef(level=level, interval=interval),
                 self.varcomp(level=level, interval=interval),
             ]
         )
+        table.attrs["missing"] = self.model.design.missing.describe()
+        return table
 
     def fixef(self, *, level: float = 0.95, interval: str = "eti") -> pd.DataFrame:
         """Coefficients (fixed effects); columns as in :meth:`summary`."""
@@ -143,6 +146,12 @@ class PosteriorFit(PosteriorPlots):
         KeyError
             If there is no such grouping factor.
         """
+        from bayeslmm.bayes.tree import SUMMARY_GROUP
+
+        if SUMMARY_GROUP in self.idata.children:
+            from bayeslmm.results.effect_tables import summarized_effects
+
+            return summarized_effects(self, factor, level, interval)
         return self._long(effect_draws, factor, level, interval, diagnostics)
 
     def coef(
@@ -175,6 +184,26 @@ class PosteriorFit(PosteriorPlots):
         """
         rows, index = contrast_matrix(L, self.model.design.coef_names)
         return self._table((index, self._combined(rows)), "contrast", level, interval)
+
+    def contextual_effect(
+        self, x: str, g: str, *, level: float = 0.95, interval: str = "eti"
+    ) -> pd.DataFrame:
+        """What a group's mean of `x` adds beyond the row's own `x`: between minus within.
+
+        Parameters
+        ----------
+        x, g
+            As in :meth:`bayeslmm.LikelihoodFit.contextual_effect`.
+        level, interval
+            As in :meth:`summary`.
+
+        Raises
+        ------
+        ValueError
+            If the model does not have the coefficients.
+        """
+        L = contextual_contrast(self.model.design.coef_names, x, g)
+        return self.contrast(L, level=level, interval=interval)
 
     def marginal_means(
         self, terms: str | list[str], *, at=None, level: float = 0.95, interval: str = "eti"
@@ -313,11 +342,83 @@ class PosteriorFit(PosteriorPlots):
         """Predictions for the fitted rows; options as in :meth:`predict`."""
         return self.predict(random=random, **options)
 
-    def residuals(self, random: str = "conditional") -> pd.Series:
-        """Response minus posterior mean of the linear predictor."""
+    def residuals(
+        self, random: str = "conditional", kind: str = "raw", *, weights: bool = False
+    ) -> pd.Series | pd.DataFrame:
+        """Response minus posterior mean of the linear predictor.
+
+        Parameters
+        ----------
+        random : {"conditional", "population", "new"}
+            As in :meth:`predict`.
+        kind : {"raw", "normalized"}
+            Normalized residuals are whitened by the residual covariance at the posterior means
+            of its parameters. They need ``random="conditional"``.
+        weights : bool
+            Also the column ``weight`` of :meth:`outlier_weights`.
+        """
+        from bayeslmm.bayes.residual_draws import whitened
+
+        if kind not in ("raw", "normalized"):
+            raise ValueError(f'kind must be "raw" or "normalized", not {kind!r}.')
+        if kind == "normalized" and random != "conditional":
+            raise ValueError('Normalized residuals are those of random="conditional".')
         mean = self.predict(random=random, draws=True).mean(("chain", "draw")).to_numpy()
         design = self.model.design
-        return pd.Series(design.y - mean, index=design.index, name="residual")
+        values = design.y - mean
+        if kind == "normalized":
+            values = whitened(design, self.posterior, values)
+        residuals = pd.Series(values, index=design.index, name="residual")
+        if not weights:
+            return residuals
+        return pd.DataFrame({"residual": residuals, "weight": self.outlier_weights().to_numpy()})
+
+    def outlier_weights(self) -> pd.Series:
+        """Weight of each row's residual in a Student-t model, as its posterior mean.
+
+        A Student-t residual is a normal one with a precision multiplied by its own weight, 1 on
+        average; an outlier has a weight near 0 and hardly moves the fit (Lange, Little and
+        Taylor 1989, Journal of the American Statistical Association 84(408)). The weights of a
+        Gaussian model are all 1.
+
+        Returns
+        -------
+        pandas.Series
+            Indexed as the rows used.
+        """
+        from bayeslmm.results.robust import row_weights_of_outliers
+
+        return row_weights_of_outliers(self)
+
+    def imputed(self, *, level: float = 0.95, interval: str = "eti") -> pd.DataFrame:
+        """Posterior of the missing covariate values of a model with ``missing="model"``.
+
+        Parameters
+        ----------
+        level, interval
+            As in :meth:`summary`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``covariate row mean sd lower upper ...``, one row per missing value; ``row``
+            is its index label in the data. Rows of one group share the value where a covariate
+            is constant within groups.
+        """
+        from bayeslmm.bayes.covariates import covariate_names
+
+        check_level(level, interval)
+        tables = [pd.DataFrame(columns=["covariate", "row", "mean", "sd", "lower", "upper"])]
+        for covariate in self.model.design.modeled:
+            draws = self.posterior[covariate_names(covariate).missing].to_numpy()
+            table = summarize_draws(
+                draws[..., covariate.unit], range(len(covariate.rows)), level=level,
+                interval=interval,
+            )  # fmt: skip
+            table.insert(0, "covariate", covariate.name)
+            table.insert(1, "row", self.model.design.index[covariate.rows])
+            tables.append(table)
+        return pd.concat(tables[1:] or tables, ignore_index=True)
 
     def r2(
         self,
@@ -389,8 +490,89 @@ class PosteriorFit(PosteriorPlots):
 
         return posterior_shares(self, "term", level=level, interval=interval, draws=draws)
 
+    def heritability(
+        self,
+        factor: str | None = None,
+        *,
+        exclude: str | Iterable[str] = (),
+        fixed: bool = False,
+        level: float = 0.95,
+        interval: str = "eti",
+        draws: bool = False,
+    ) -> pd.DataFrame | xr.DataArray:
+        """Additive genetic variance over phenotypic variance.
+
+        Parameters
+        ----------
+        factor : str, optional
+            The grouping factor with a relationship, where there are several.
+        exclude : str or list of str
+            Grouping factors whose variance is left out of the phenotypic variance, such as
+            herds.
+        fixed : bool
+            Whether the variance of the fixed part is in the phenotypic variance.
+        level, interval
+            As in :meth:`summary`.
+        draws : bool
+            Return all draws instead, dimensions (chain, draw).
+
+        Raises
+        ------
+        DataError
+            If no grouping factor has a relationship, or it is not clear which is meant.
+        """
+        from bayeslmm.results.heritability import heritability_share
+
+        share = heritability_share(self.model.design, factor, exclude, fixed)
+        return self._share(share, level, interval, draws)
+
+    def repeatability(
+        self,
+        factors: str | Iterable[str] | None = None,
+        *,
+        exclude: str | Iterable[str] = (),
+        fixed: bool = False,
+        level: float = 0.95,
+        interval: str = "eti",
+        draws: bool = False,
+    ) -> pd.DataFrame | xr.DataArray:
+        """Variance between individuals over phenotypic variance.
+
+        Parameters
+        ----------
+        factors : str or list of str, optional
+            Grouping factors that are the individuals'; by default the related one and those
+            with the same individuals as levels (a permanent environment).
+        exclude, fixed, level, interval, draws
+            As in :meth:`heritability`.
+        """
+        from bayeslmm.results.heritability import repeatability_share
+
+        share = repeatability_share(self.model.design, factors, exclude, fixed)
+        return self._share(share, level, interval, draws)
+
+    def _share(self, share, level: float, interval: str, draws: bool):
+        from bayeslmm.bayes.draws import covariance_draws
+        from bayeslmm.results.heritability import share_values
+
+        posterior, design = self.posterior, self.model.design
+        Sigmas = covariance_draws(design, self.names, posterior)
+        beta = coefficient_draws(design, posterior)[1]
+        sigma = posterior["sigma"].to_numpy()
+        values = share_values(self.model, share, Sigmas, sigma, beta)
+        if not draws:
+            check_level(level, interval)
+            return summarize_draws(values[..., None], [share.name], level=level, interval=interval)
+        import xarray as xr
+
+        coords = {"chain": posterior["chain"], "draw": posterior["draw"]}
+        return xr.DataArray(values, dims=("chain", "draw"), coords=coords, name=share.name)
+
     def implied_covariance(self, data=None) -> pd.DataFrame:
         """Posterior mean of the marginal covariance of a group's responses.
+
+        With Student-t residuals or effects, whose variances have no posterior mean, the one at
+        the posterior medians of the variances, infinite where the median of nu is 2 or less.
 
         Parameters
         ----------
@@ -405,17 +587,23 @@ class PosteriorFit(PosteriorPlots):
 
     def _implied(self, data, *, correlation: bool) -> pd.DataFrame:
         from bayeslmm.bayes.draws import covariance_draws
-        from bayeslmm.results.implied import as_correlation, implied_covariance
+        from bayeslmm.results.implied import as_correlation, implied_covariance, implied_of_draws
+        from bayeslmm.results.robust import is_robust, median_variances
 
         posterior, design = self.posterior, self.model.design
-        Sigmas = [
-            S.reshape(-1, *S.shape[2:]) for S in covariance_draws(design, self.names, posterior)
-        ]
-        sigma = posterior["sigma"].to_numpy().ravel()
-        total, count, index = 0.0, len(sigma), None
+        matrices = covariance_draws(design, self.names, posterior)
+        if is_robust(self.names, posterior):
+            Sigmas, sigma = median_variances(self.names, posterior, matrices)
+            values, index = implied_covariance(design, Sigmas, sigma, data)
+            values = as_correlation(values) if correlation else values
+            return pd.DataFrame(values, index=index, columns=index)
+        Sigmas = [S.reshape(-1, *S.shape[2:]) for S in matrices]
+        implied = implied_of_draws(design, posterior)
+        count = posterior.sizes["chain"] * posterior.sizes["draw"]
+        total, index = 0.0, None
         for start in range(0, count, 500):  # draws in blocks: a group may have many rows
             part = slice(start, start + 500)
-            values, index = implied_covariance(design, [S[part] for S in Sigmas], sigma[part], data)
+            values, index = implied([S[part] for S in Sigmas], part, data)
             values = as_correlation(values) if correlation else values
             total = total + values.sum(axis=0)
         return pd.DataFrame(total / count, index=index, columns=index)
@@ -448,7 +636,7 @@ class PosteriorFit(PosteriorPlots):
         from bayeslmm.results.support import refuse_unless_derived
 
         if groups == "new":
-            refuse_unless_derived(self.model, "Replication for new groups")
+            refuse_unless_derived(self.model, "Replication for new groups", related=True)
         group = posterior_predictive(
             self.model.design,
             self.names,
@@ -543,7 +731,9 @@ class PosteriorFit(PosteriorPlots):
         -------
         arviz ELPD object
             What ``az.compare`` and ``az.plot_khat`` take. Its ``p`` is the log score of the
-            data seen minus that of the data left out.
+            data seen minus that of the data left out. ``likelihood`` says whether it is
+            ``"integrated"`` or ``"conditional"``; the latter is all there is for Student-t
+            residuals or effects, whose fits also have ``outlier_weights``.
 
         Raises
         ------
@@ -562,6 +752,39 @@ class PosteriorFit(PosteriorPlots):
             exact=exact,
             progressbar=progressbar,
         )
+
+    def report(self, path: str | os.PathLike, *, effect=None, **options) -> os.PathLike:
+        """Write one self-contained HTML file about this fit, to hand over.
+
+        Model in words and mathematics, data and missingness, priors, diagnostics, estimates
+        beside REML, pictures, predictive checks, versions, seed and the code that makes it again;
+        with an effect also its reanalysis, sensitivity and Bayes factors.
+
+        Parameters
+        ----------
+        path : path
+            Overwritten if it exists.
+        effect : str, dict or array, optional
+            A coefficient or a contrast to reanalyze.
+        **options
+            ``title``, ``question`` (a sentence of your own), ``level``; ``mcid``, ``rope``,
+            ``direction`` and ``priors`` as in :func:`bayeslmm.reanalyze`; ``source``, Python code
+            that gives the data.
+
+        Returns
+        -------
+        pathlib.Path
+
+        Raises
+        ------
+        FileFormatError
+            If the folder does not exist.
+        ValueError
+            If the effect or an option does not exist.
+        """
+        from bayeslmm.report.write import write_report
+
+        return write_report(self, path, effect=effect, **options)
 
     def loo_pit(
         self,

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bayeslmm.bayes.draws import coefficient_draws, covariance_draws
+from bayeslmm.bayes.covariates import missing_part
+from bayeslmm.bayes.draws import coefficient_draws, covariance_draws, effect_array
+from bayeslmm.bayes.residual_draws import row_scales
+from bayeslmm.bayes.residuals import draw_noise, effect_nu, residual_nu
 from bayeslmm.results.prediction import (
     check_prediction,
     prediction_draws,
     prediction_rows,
     row_weights,
+    scale_rows,
 )
 
 if TYPE_CHECKING:
@@ -34,17 +38,29 @@ def posterior_prediction(
     effects, roots = [], []
     if random == "conditional":
         effects = [
-            posterior[factor.b].to_numpy().reshape(len(beta), block.n_levels, block.n_effects)
+            effect_array(posterior, factor.b).reshape(len(beta), block.n_levels, block.n_effects)
             for block, factor in zip(design.blocks, names.factors, strict=True)
         ]
     elif random == "new":
         for Sigma in covariance_draws(design, names, posterior):
             roots.append(_roots(Sigma.reshape(len(beta), *Sigma.shape[2:])))
-    values = prediction_draws(design, rows, beta, effects, roots, random, rng)
+    tails = [effect_nu(posterior, factor) for factor in names.factors]
+    values = prediction_draws(design, rows, beta, effects, roots, random, rng, tails)
+    if newdata is None and design.modeled:
+        if random == "new" and any(np.any(Z) for c in design.modeled for Z in c.Z_slopes):
+            raise ValueError(
+                'random="new" for the fitted rows is not available where random slopes act on '
+                "modeled missing values: give newdata."
+            )
+        part = missing_part(design, names, posterior, random=random == "conditional")
+        values = values + part.reshape(values.shape)
     if kind == "response":
-        scale = posterior["sigma"].to_numpy().reshape(-1, 1)
         weights = row_weights(design, newdata, values.shape[1])
-        values = values + scale / np.sqrt(weights) * rng.standard_normal(values.shape)
+        nu = residual_nu(posterior)
+        nu = None if nu is None else nu.ravel()
+        rows = None if design.residual is None else scale_rows(design, newdata)
+        scale = row_scales(design, posterior, rows, weights)
+        values = values + scale.reshape(len(values), -1) * draw_noise(rng, values.shape, nu)
     return values.reshape(*shape, -1), index
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from bayeslmm.bayes.residuals import effect_multipliers
 from bayeslmm.errors import DataError
 from bayeslmm.formula import Design
 from bayeslmm.formula.columns import as_frame
@@ -15,7 +16,13 @@ from bayeslmm.formula.design import NewRows
 if TYPE_CHECKING:
     from bayeslmm.results.likelihood import LikelihoodFit
 
-__all__ = ["likelihood_prediction", "prediction_draws", "prediction_rows", "row_weights"]
+__all__ = [
+    "likelihood_prediction",
+    "prediction_draws",
+    "prediction_rows",
+    "row_weights",
+    "scale_rows",
+]
 
 _RANDOM = ("conditional", "population", "new")
 _KIND = ("mean", "response")
@@ -80,6 +87,13 @@ def row_weights(design: Design, newdata, n: int) -> np.ndarray:
     )
 
 
+def scale_rows(design: Design, newdata) -> np.ndarray:
+    """Rows of the residual scale matrix, log sd = scale eta, of new rows or of those fitted."""
+    if newdata is None:
+        return design.residual.rows.scale
+    return design.evaluate_residuals(newdata, scale_only=True).scale
+
+
 def prediction_draws(
     design: Design,
     rows: NewRows,
@@ -88,6 +102,7 @@ def prediction_draws(
     roots: list[np.ndarray],
     random: str,
     rng: np.random.Generator,
+    tails: list | None = None,
 ) -> np.ndarray:
     """Draws of the linear predictor.
 
@@ -99,6 +114,8 @@ def prediction_draws(
     roots : list of (m, q_k, q_k) arrays
         Factors of the covariance matrices, for new groups; rows with the same label share
         their effects.
+    tails : list of array or None
+        Degrees of freedom of each factor's Student-t effects, None where they are normal.
 
     Returns
     -------
@@ -114,6 +131,7 @@ def prediction_draws(
             codes, levels = pd.factorize(np.array([str(v) for v in rows.labels[k]], dtype=object))
             z = rng.standard_normal((len(beta), len(levels), Z.shape[1]))
             b = np.einsum("mab,mjb->mja", roots[k], z)
+            b = b * effect_multipliers(rng, tails[k] if tails else None, len(levels))
         for a in range(Z.shape[1]):
             total += b[:, codes, a] * Z[:, a]
     return total

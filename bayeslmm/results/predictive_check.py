@@ -35,7 +35,7 @@ def predictive_check(
     from bayeslmm.bayes.predictive import posterior_predictive
 
     if groups == "new":
-        refuse_unless_derived(fit.model, "Replication for new groups")
+        refuse_unless_derived(fit.model, "Replication for new groups", related=True)
     design = fit.model.design
     block = _block(design, factor)
     codes = np.zeros(design.n_rows, dtype=np.int64) if block is None else block.codes

@@ -65,11 +65,10 @@ def variance_parts(
     Sigmas : list of (..., q_k, q_k) arrays
     sigma : (...) array
     """
-    cp = model.cross_products
     fixed = np.einsum("...a,ab,...b->...", beta, _fixed_moments(model), beta)
     random = [
-        np.einsum("...ab,ab->...", Sigma, factor.zz_unweighted / cp.n)
-        for Sigma, factor in zip(Sigmas, cp.factors, strict=True)
+        np.einsum("...ab,ab->...", Sigma, moment)
+        for Sigma, moment in zip(Sigmas, mean_moments(model), strict=True)
     ]
     stacked = np.stack(random, axis=-1) if random else np.zeros((*np.shape(sigma), 0))
     residual = residual_scale(model) * np.asarray(sigma) ** 2
@@ -78,8 +77,7 @@ def variance_parts(
 
 def residual_scale(model: LMM) -> float:
     """Mean of 1/w over the rows: mean residual variance in units of sigma^2."""
-    weights = model.design.weights
-    return 1.0 if weights is None else float(np.mean(1.0 / weights))
+    return model.design.statistics.mean_inverse_weight
 
 
 def _fixed_moments(model: LMM) -> np.ndarray:
@@ -89,6 +87,21 @@ def _fixed_moments(model: LMM) -> np.ndarray:
     plain = cp.gram_unweighted
     moment = plain[:p, :p] - np.outer(plain[:p, -1], plain[:p, -1]) / n
     return moment / max(n - 1, 1)
+
+
+def mean_moments(model: LMM) -> list[np.ndarray]:
+    """(q_k, q_k) mean over rows of A_jj z_ik z_ik': sum(Sigma_k * it) is the mean variance.
+
+    A_jj, the diagonal of a relationship, is 1 where levels are not related.
+    """
+    moments = []
+    for block, factor in zip(model.design.blocks, model.cross_products.factors, strict=True):
+        if block.relationship is None:
+            moments.append(factor.zz_unweighted / model.cross_products.n)
+        else:
+            own = block.relationship.diagonal[block.codes]
+            moments.append((block.Z * own[:, None]).T @ block.Z / len(own))
+    return moments
 
 
 def r2_values(parts: VarianceParts) -> dict[str, np.ndarray]:
@@ -169,7 +182,7 @@ def term_shares(model: LMM) -> Shares:
     A fixed term's part is the sample covariance of its contribution x_t'beta_t with the whole
     x'beta, a random term's the mean over rows of z'Sigma z.
     """
-    design, cp = model.design, model.cross_products
+    design = model.design
     fixed = [term for term in design.terms if term.name != "Intercept"]
     random = [
         (k, bar, columns)
@@ -182,14 +195,14 @@ def term_shares(model: LMM) -> Shares:
             "kind": ["fixed"] * len(fixed) + ["random"] * len(random) + ["residual"],
         }
     )
-    moments = _fixed_moments(model)
+    moments, by_row = _fixed_moments(model), mean_moments(model)
 
     def values(beta, Sigmas, sigma) -> dict[str, np.ndarray]:
         covariance = beta * np.einsum("ab,...b->...a", moments, beta)
         parts = [covariance[..., term.columns].sum(axis=-1) for term in fixed]
         for k, _, columns in random:
             block = np.ix_(columns, columns)
-            products = cp.factors[k].zz_unweighted[block] / cp.n
+            products = by_row[k][block]
             Sigma = Sigmas[k][..., columns, :][..., :, columns]
             parts.append(np.maximum(np.einsum("...ab,ab->...", Sigma, products), 0.0))
         parts.append(residual_scale(model) * np.asarray(sigma) ** 2)

@@ -12,7 +12,14 @@ if TYPE_CHECKING:
 __all__ = ["refuse_unless_derived"]
 
 
-def refuse_unless_derived(model: LMM, what: str, *, related: bool = False) -> None:
+def refuse_unless_derived(
+    model: LMM,
+    what: str,
+    *,
+    related: bool = False,
+    heavy_tails: bool = False,
+    residuals: bool = False,
+) -> None:
     """Refuse a model that is more than normal, independent residuals and effects.
 
     Parameters
@@ -22,15 +29,20 @@ def refuse_unless_derived(model: LMM, what: str, *, related: bool = False) -> No
         The result, as the subject of a sentence in the singular.
     related : bool
         Whether levels related by a known covariance are covered.
+    heavy_tails : bool
+        Whether Student-t residuals and effects are covered.
+    residuals : bool
+        Whether correlated or unequal residuals are covered.
 
     Raises
     ------
     DataError
     """
     design, reasons = model.design, []
-    if "student" in (getattr(model, "family", None), getattr(model, "random", None)):
+    student = "student" in (getattr(model, "family", None), getattr(model, "random", None))
+    if student and not heavy_tails:
         reasons.append("Student-t residuals or effects")
-    if getattr(design, "residual", None) is not None:
+    if not residuals and getattr(design, "residual", None) is not None:
         reasons.append("correlated or unequal residuals")
     if getattr(design, "modeled", ()):
         reasons.append("modeled missing covariates")

@@ -11,6 +11,7 @@ import pytest
 import bayeslmm as blm
 from bayeslmm.bayes import compiled, nuts
 from bayeslmm.bayes.diagnostics import convergence
+from bayeslmm.bayes.marginal import marginal_density
 from bayeslmm.bayes.mode import find_mode
 from bayeslmm.bayes.scales import even_priors, scales, signed_scales, unconstrain
 from bayeslmm.bayes.signed import fold, reaches_zero, signed_density, signed_mode
@@ -60,6 +61,19 @@ def test_the_density_is_that_of_the_log_coordinates_and_their_jacobian(key, rout
         covariance = one @ one.transpose(0, 2, 1)
         flipped = two @ two.transpose(0, 2, 1)
         np.testing.assert_allclose(flipped, covariance, rtol=1e-9, atol=1e-12 * covariance.max())
+
+
+def test_the_density_of_relatives_is_that_of_the_log_coordinates_too():
+    from tests.bayes.test_relationship import _model as related
+
+    lmm = related("pedigree, slopes")
+    density = marginal_density(lmm.design, lmm.priors, lmm.problem)
+    m = density.correlations.n_effects
+    unit = np.exp(density.starting_point(0.5)[:m])
+    signed = signed_density(density, np.ones(m, dtype=bool), unit)
+    W = _points(signed)
+    X, log_jacobian = fold(signed, W)
+    np.testing.assert_allclose(signed.values(W), density.values(X) - log_jacobian, rtol=1e-10)
 
 
 def test_the_jacobian_is_that_of_the_map():

@@ -1,0 +1,97 @@
+"""Missing covariate values as unknowns of the model.
+
+x_i ~ Normal(mean, sd) for every row (or group), observed or not, with mean and sd estimated; a
+missing x_i then also learns from the response of its row. Rubin (1976), Biometrika 63(3): this is
+right where values are missing at random given what the model has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bayeslmm.bayes.names import ModelNames, storable
+from bayeslmm.formula import Design
+from bayeslmm.formula.covariates import ModeledCovariate
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["CovariateNames", "add_covariates", "covariate_names", "missing_part"]
+
+
+@dataclass(frozen=True)
+class CovariateNames:
+    """Variables of one modeled covariate: the missing values, their mean and sd, their dim."""
+
+    missing: str
+    mean: str
+    sd: str
+    dim: str
+
+
+def covariate_names(covariate: ModeledCovariate) -> CovariateNames:
+    """Names in a posterior."""
+    base = f"missing_{storable(covariate.name)}"
+    return CovariateNames(base, f"{base}_mean", f"{base}_sd", f"{base}_unit")
+
+
+def add_covariates(design: Design, priors, beta, effects: list):
+    """PyMC variables of the missing values, and what they add to the linear predictor.
+
+    Parameters
+    ----------
+    beta : tensor (p,)
+    effects : list of tensor (J_k, q_k)
+
+    Returns
+    -------
+    tensor (n,)
+    """
+    import pymc as pm
+    import pytensor.tensor as pt
+
+    from bayeslmm.bayes.hierarchical import positive
+
+    total = pt.zeros(design.n_rows)
+    for covariate in design.modeled:
+        names = covariate_names(covariate)
+        prior = priors[f"mean({covariate.name})"]
+        mean = getattr(pm, prior.name)(names.mean, **prior.parameters)
+        sd = positive(names.sd, [priors[f"sd({covariate.name})"]], dims=None)
+        pm.Normal(f"{names.missing}_observed", mean, sd, observed=covariate.observed)
+        x = pm.Normal(names.missing, mean, sd, dims=names.dim)
+        slope = pt.dot(covariate.X_slope, beta) if len(design.coef_names) else 0.0
+        for block, Z_slope, b in zip(design.blocks, covariate.Z_slopes, effects, strict=True):
+            if np.any(Z_slope):
+                slope = slope + (Z_slope * b[block.codes[covariate.rows]]).sum(axis=-1)
+        total = total[covariate.rows].inc((x[covariate.unit] - covariate.fill) * slope)
+    return total
+
+
+def missing_part(
+    design: Design, names: ModelNames, posterior: xr.Dataset, *, random: bool = True
+) -> np.ndarray | float:
+    """What the missing values add to the linear predictor, shape (chains, draws, n).
+
+    Parameters
+    ----------
+    random : bool
+        Whether random slopes on them count.
+    """
+    if not design.modeled:
+        return 0.0
+    total = np.zeros((posterior.sizes["chain"], posterior.sizes["draw"], design.n_rows))
+    for covariate in design.modeled:
+        x = posterior[covariate_names(covariate).missing].to_numpy()
+        slope = np.zeros((*total.shape[:2], len(covariate.rows)))
+        if design.coef_names:
+            slope += posterior["beta"].to_numpy() @ covariate.X_slope.T
+        for block, factor, Z in zip(design.blocks, names.factors, covariate.Z_slopes, strict=True):
+            if random and np.any(Z):
+                b = posterior[factor.b].to_numpy()[:, :, block.codes[covariate.rows]]
+                slope += (b * Z).sum(axis=-1)
+        total[:, :, covariate.rows] += (x[..., covariate.unit] - covariate.fill) * slope
+    return total

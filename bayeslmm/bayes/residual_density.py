@@ -1,0 +1,333 @@
+"""The marginal posterior density of models with structured residuals.
+
+As :mod:`bayeslmm.bayes.marginal`, with more coordinates: the log of every residual standard
+deviation, the coefficients of a log-linear one as they are, rho or the range mapped from their
+prior's support to the line, and atanh of the partial correlations of an unstructured matrix. beta
+and b are integrated out block by block.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numba import njit
+
+from bayeslmm.bayes.names import ModelNames
+from bayeslmm.bayes.priors import Priors
+from bayeslmm.bayes.residual_draws import residual_values
+from bayeslmm.bayes.residual_priors import CORR_KEY, log_scale_keys, scalar_key, scale_keys
+from bayeslmm.bayes.scales import Scales, scale_terms, scales, unconstrain
+from bayeslmm.errors import SamplingError
+from bayeslmm.formula import Design
+from bayeslmm.gaussian import FixedPrior, single_threaded_blas
+from bayeslmm.gaussian.correlations import (
+    CorrelationLayout,
+    correlation_layout,
+    factors_from_correlations,
+    lkj_exponents,
+    log_lkj,
+    pullback_to_correlations,
+)
+from bayeslmm.gaussian.patterns import CovariancePattern
+from bayeslmm.residual._kernel import evaluate
+from bayeslmm.residual.coordinates import Coordinates
+from bayeslmm.residual.problem import BlockProblem
+
+__all__ = ["ResidualDensity", "residual_density"]
+
+_NORMALS = 2_000_000
+_FEW_ROWS = 5_000
+
+
+_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
+
+
+@njit(**_OPTIONS)
+def _natural(x, cor, times, sc, n_log, n_scales):
+    """Log priors of the scalars with their gradient, scalars and slopes, flat factors of effects
+    and of residual correlations, eta and c."""
+    m, k = cor.diagonal.shape[0], sc.code.shape[0]
+    r = cor.number.shape[0]
+    value, gradient, scalar, slope = scale_terms(sc, x[:k])
+    F = factors_from_correlations(cor, scalar[:m], x[k : k + r])
+    eta = scalar[m : m + n_scales].copy()
+    for i in range(n_log):
+        eta[i] = np.log(eta[i])
+    T = times.diagonal.shape[0]
+    L = factors_from_correlations(times, np.ones(T), x[k + r :])
+    if T == 0:
+        return value, gradient, scalar, slope, F, L, eta, scalar[m + n_scales :].copy()
+    c = np.zeros(T * T)
+    for i in range(T):
+        for j in range(T):
+            for a in range(min(i, j) + 1):
+                c[i * T + j] += L[i * T + a] * L[j * T + a]
+    return value, gradient, scalar, slope, F, L, eta, c
+
+
+@njit(**_OPTIONS)
+def density_blocks(
+    x, cor, times, sc, n_log, exponent, constant, n_scales, lay, W, n, root, target, log_det,
+    want_gradient,
+):  # fmt: skip
+    """Log density and gradient in one compiled call; nan where V is not positive definite."""
+    m, k = cor.diagonal.shape[0], sc.code.shape[0]
+    r, T = cor.number.shape[0], times.diagonal.shape[0]
+    out = np.full(x.shape[0], np.nan)
+    value, gradient, scalar, slope, F, L, eta, c = _natural(x, cor, times, sc, n_log, n_scales)
+    finite = np.isfinite(value) and np.all(np.isfinite(F)) and np.all(np.isfinite(c))
+    if not (finite and np.all(np.isfinite(eta)) and np.all(np.isfinite(L))):
+        return np.nan, out
+    log_corr, d_corr = log_lkj(x[k:], exponent, constant)
+    log_y, d_Sigma, d_eta, d_c = evaluate(
+        lay, W, n, F, eta, c, root, target, log_det, False, want_gradient
+    )
+    total = value + log_corr + log_y
+    if not want_gradient or not np.isfinite(total):
+        return total, out
+    G = _factor_gradient(d_Sigma, F, lay.q, lay.f_ptr)
+    d_log_sd, d_u = pullback_to_correlations(cor, scalar[:m], x[k : k + r], G)
+    out[:k] = gradient
+    for i in range(m):
+        out[i] += d_log_sd[i] * slope[i] / scalar[i]
+    for i in range(n_scales):
+        chain = slope[m + i] / scalar[m + i] if i < n_log else slope[m + i]
+        out[m + i] += d_eta[i] * chain
+    out[k:] = d_corr
+    out[k : k + r] += d_u
+    if T == 0:
+        for i in range(c.shape[0]):
+            out[m + n_scales + i] += d_c[i] * slope[m + n_scales + i]
+        return total, out
+    H = np.zeros(T * T)
+    for i in range(T):
+        for a in range(i + 1):
+            for j in range(a, T):
+                H[i * T + a] += (d_c[i * T + j] + d_c[j * T + i]) * L[j * T + a]
+    out[k + r :] += pullback_to_correlations(times, np.ones(T), x[k + r :], H)[1]
+    return total, out
+
+
+@njit(**_OPTIONS)
+def _factor_gradient(D, F, q, start):
+    """dl/dF = 2 (dl/dSigma) F, factor by factor."""
+    G = np.zeros(F.shape[0])
+    for f in range(q.shape[0]):
+        for a in range(q[f]):
+            for b in range(a + 1):
+                for d in range(b, q[f]):
+                    at = start[f] + d * q[f] + b
+                    G[start[f] + a * q[f] + b] += 2.0 * D[start[f] + a * q[f] + d] * F[at]
+    return G
+
+
+@dataclass(frozen=True)
+class ResidualDensity:
+    """Log posterior density of the covariance parameters in unconstrained coordinates.
+
+    x holds: standard deviations of the random effects; residual standard deviations (or log-linear
+    coefficients); rho or the range; then atanh of the partial correlations of the random effects
+    and of the residuals.
+
+    Attributes
+    ----------
+    problem : BlockProblem
+    prior : FixedPrior
+        Of the coefficients.
+    correlations : CorrelationLayout
+        Of the random effects.
+    scales : Scales
+        Priors of all scalars.
+    n_log : int
+        How many residual scalars are standard deviations, the first of them.
+    exponent : array
+        Of each correlation's LKJ density.
+    constant : float
+    """
+
+    problem: BlockProblem
+    prior: FixedPrior
+    correlations: CorrelationLayout
+    scales: Scales
+    n_log: int
+    exponent: np.ndarray
+    constant: float
+
+    @cached_property
+    def _root(self) -> tuple:
+        return self.problem.prior(self.prior)
+
+    @property
+    def n_scalars(self) -> int:
+        """Entries of x with a prior of their own."""
+        return len(self.scales.code)
+
+    @property
+    def n_dim(self) -> int:
+        """Length of x."""
+        return self.n_scalars + len(self.exponent)
+
+    #: Values and draws are made one after the other.
+    draws_with_value = False
+
+    def spread(self) -> np.ndarray:
+        """Rough posterior variances of the coordinates, to start a search with."""
+        from bayeslmm.bayes.marginal import level_spread
+
+        problem = self.problem
+        levels = [f.n_levels for f in problem.factors for _ in range(f.q)]
+        sds, corr = level_spread(self.correlations, levels)
+        rows = (problem.scale != 0).sum(axis=0)
+        rest = np.full(self.n_scalars - len(sds) - len(rows), 1.0 / (1.0 + problem.n))
+        n_groups = len(np.unique(problem.group))
+        times = np.full(len(self.exponent) - len(corr), 1.0 / (1.0 + n_groups))
+        return np.concatenate([sds, 1.0 / (1.0 + rows), rest, corr, times])
+
+    @property
+    def is_cheap(self) -> bool:
+        """Whether an evaluation takes a millisecond or less."""
+        return self.problem.n <= _FEW_ROWS
+
+    def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        """Log density and its gradient; nan where V is not positive definite."""
+        return self._evaluate(np.ascontiguousarray(x, dtype=float), True)
+
+    def value(self, x: np.ndarray) -> float:
+        """Log density without the gradient."""
+        return self._evaluate(np.ascontiguousarray(x, dtype=float), False)[0]
+
+    def values(self, X: np.ndarray) -> np.ndarray:
+        """Log density at each row of X."""
+        return np.array([self.value(x) for x in X])
+
+    @cached_property
+    def _time_correlations(self) -> CorrelationLayout:
+        """Layout of the residual correlations; without any where they are not free."""
+        count = self.problem.structure.n_times
+        return correlation_layout([CovariancePattern.full(count)] if count else [])
+
+    @cached_property
+    def _kernel_arguments(self) -> tuple:
+        problem = self.problem
+        priors = (self.correlations, self._time_correlations, self.scales, self.n_log)
+        correlation = (self.exponent, self.constant, problem.scale.shape[1])
+        return (*priors, *correlation, problem.layout, problem.W, problem.n, *self._root)
+
+    def _evaluate(self, x: np.ndarray, want_gradient: bool):
+        return density_blocks(x, *self._kernel_arguments, want_gradient)
+
+    def constrained(self, X: np.ndarray):
+        """sds (n, m), flat factors (n, f), eta (n, s) and c (n, k) at rows of X."""
+        m, arguments = self.correlations.n_effects, self._kernel_arguments[:7]
+        rows = [
+            _natural(np.ascontiguousarray(x, dtype=float), *arguments[:4], arguments[6])
+            for x in np.atleast_2d(X)
+        ]
+        return (
+            np.array([row[2][:m] for row in rows]),
+            *(np.array([row[at] for row in rows]) for at in (4, 6, 7)),
+        )
+
+    def starting_points(self, shares: tuple[float, ...]) -> list[np.ndarray]:
+        """Where random effects make up these shares of the residual variance."""
+        coordinates = Coordinates(self.problem)
+        m, s = self.correlations.n_effects, self.problem.scale.shape[1]
+        r = self.correlations.n_correlations
+        found = []
+        for x in coordinates.starts():
+            theta = coordinates.theta(x)
+            sds = [np.sqrt(np.diag(S)) for S in self.problem.covariances(theta.F)]
+            eta = theta.eta.copy()
+            eta[: self.n_log] = np.exp(eta[: self.n_log])
+            w = x[coordinates.n_effect_parameters + s :]
+            scalar = np.concatenate([*sds, eta, theta.c if self.n_scalars > m + s else []])
+            u = w if len(self.exponent) > r else np.zeros(0)
+            found.append(np.concatenate([unconstrain(self.scales, scalar), np.zeros(r), u]))
+        return found
+
+    def posterior_values(
+        self,
+        design: Design,
+        names: ModelNames,
+        x: np.ndarray,
+        *,
+        random_seed: int,
+        cores: int,
+        drawn=None,
+        random_effects: str = "draws",
+    ) -> dict[str, np.ndarray]:
+        """Every variable of a posterior from unconstrained draws (chains, draws, d).
+
+        beta and b are drawn from their exact conditional distribution at each draw; the result
+        depends on ``random_seed`` and not on ``cores``.
+        """
+        if random_effects == "summary":
+            raise SamplingError(
+                'random_effects="summary" is not available beside residual= and sigma=: ask for '
+                "the draws."
+            )
+        shape = x.shape[:2]
+        sds, F, eta, c = self.constrained(x.reshape(-1, x.shape[-1]))
+        beta, effects = self._conditional_draws(F, eta, c, random_seed, cores)
+        values = {"beta": beta.reshape(*shape, -1)} if design.coef_names else {}
+        values |= residual_values(design, eta, c, shape)
+        start = 0
+        for k, (block, factor) in enumerate(zip(design.blocks, names.factors, strict=True)):
+            q = block.n_effects
+            sd = sds[:, start : start + q]
+            values[factor.sd] = sd.reshape(*shape, q)
+            if block.correlated_pairs():
+                L = self.problem.split(F)[k] / sd[:, :, None]
+                R = np.clip(L @ L.transpose(0, 2, 1), -1.0, 1.0)
+                R[:, np.arange(q), np.arange(q)] = 1.0
+                values[factor.corr] = R.reshape(*shape, q, q)
+            values[factor.b] = effects[k].reshape(*shape, block.n_levels, q)
+            start += q
+        return values
+
+    def _conditional_draws(self, F, eta, c, random_seed: int, cores: int):
+        n, problem = len(F), self.problem
+        size = int(np.clip(_NORMALS // max(problem.n_normals, 1), 1, 250))
+        starts = range(0, n, size)
+        seeds = np.random.SeedSequence([random_seed, 1]).spawn(len(starts))
+
+        def draw(start, seed):
+            rows = slice(start, min(start + size, n))
+            rng = np.random.default_rng(seed)
+            normals = rng.standard_normal((rows.stop - rows.start, problem.n_normals))
+            return problem.draw(F[rows], eta[rows], c[rows], self.prior, normals)
+
+        with single_threaded_blas(), ThreadPoolExecutor(max(1, cores)) as pool:
+            parts = list(pool.map(draw, starts, seeds))
+        beta = np.concatenate([part[0] for part in parts])
+        return beta, [
+            np.concatenate([part[1][k] for part in parts]) for k in range(len(problem.factors))
+        ]
+
+
+def residual_density(design: Design, priors: Priors, problem: BlockProblem) -> ResidualDensity:
+    """The density of a model with structured residuals."""
+    from bayeslmm.bayes.marginal import _etas, fixed_prior
+
+    random = [f"sd({e} | {block.name})" for block in design.blocks for e in block.effects]
+    scalar = scalar_key(design)
+    own = [*scale_keys(design), *log_scale_keys(design), *([scalar] if scalar else [])]
+    layout = correlation_layout(problem.patterns)
+    exponent, constant = lkj_exponents(layout, _etas(design, priors))
+    if design.residual.times:
+        eta = float(priors[CORR_KEY].parameters["eta"])
+        part = problem.structure.layout
+        more, extra = lkj_exponents(part, np.full(part.n_correlations, eta))
+        exponent, constant = np.concatenate([exponent, more]), constant + extra
+    return ResidualDensity(
+        problem,
+        fixed_prior(design, priors),
+        layout,
+        scales([priors[key] for key in [*random, *own]]),
+        len(scale_keys(design)),
+        exponent,
+        constant,
+    )

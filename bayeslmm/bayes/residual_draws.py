@@ -1,0 +1,213 @@
+"""What a posterior says of the residuals: variables, components, row standard deviations, noise.
+
+Every function also takes a design without a residual structure, whose only residual variable is
+``sigma``, so that callers need not ask.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bayeslmm.formula import Design
+from bayeslmm.residual.components import component_map, residual_component_names, scalar_name
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = [
+    "RESIDUAL_NAMES",
+    "correlated",
+    "mean_sigma",
+    "residual_component_draws",
+    "residual_coords",
+    "residual_dims",
+    "residual_noise",
+    "residual_parameters",
+    "residual_values",
+    "residual_variables",
+    "row_scales",
+    "whitened",
+]
+
+#: Names no grouping factor may take where there is a residual structure.
+RESIDUAL_NAMES = (
+    "rho", "range", "sigma_by", "sigma_cell", "log_sigma", "sigma_coef", "corr_residual",
+    "residual_time", "residual_time_bis",
+)  # fmt: skip
+
+
+def correlated(design: Design) -> bool:
+    """Whether residuals of different rows are correlated."""
+    return design.residual is not None and design.residual.kind != "independent"
+
+
+def residual_dims(design: Design) -> dict[str, tuple[str, ...]]:
+    """Residual variables of a posterior and their dimensions."""
+    dims: dict[str, tuple[str, ...]] = {"sigma": ()}
+    residual = design.residual
+    if residual is None:
+        return dims
+    if residual.variance.kind == "cells":
+        dims["sigma_by"] = ("sigma_cell",)
+    elif residual.variance.kind == "log-linear":
+        dims["log_sigma"] = ("sigma_coef",)
+    if name := scalar_name(residual):
+        dims[name] = ()
+    if residual.times:
+        dims["corr_residual"] = ("residual_time", "residual_time_bis")
+    return dims
+
+
+def residual_variables(design: Design) -> list[str]:
+    """Residual variables of a posterior."""
+    return list(residual_dims(design))
+
+
+def residual_coords(design: Design) -> dict[str, np.ndarray]:
+    """Labels of their dimensions."""
+    residual = design.residual
+    if residual is None:
+        return {}
+    inner = [name[name.index("[") + 1 : -1] for name in residual.variance.names if "[" in name]
+    found = {}
+    if residual.variance.kind == "cells":
+        found["sigma_cell"] = np.array(inner)
+    elif residual.variance.kind == "log-linear":
+        found["sigma_coef"] = np.array(inner)
+    if residual.times:
+        found["residual_time"] = found["residual_time_bis"] = np.array(residual.times)
+    return found
+
+
+def residual_values(design: Design, eta: np.ndarray, c: np.ndarray, shape) -> dict[str, np.ndarray]:
+    """Residual variables from natural parameters of n draws.
+
+    Parameters
+    ----------
+    eta : (n, s) array
+        Log standard deviations, or log sigma and log-linear coefficients.
+    c : (n, k) array
+    shape : tuple
+        Chains and draws.
+
+    Returns
+    -------
+    dict of ndarray
+        ``sigma`` is the root of the rows' mean residual variance where there are cells, and the
+        standard deviation at the means of the columns of a log-linear formula.
+    """
+    residual = design.residual
+    kind = residual.variance.kind
+    if kind == "cells":
+        counts = residual.rows.scale.sum(axis=0)
+        share = counts / counts.sum()
+        values = {
+            "sigma": np.sqrt(np.exp(2 * eta) @ share).reshape(shape),
+            "sigma_by": np.exp(eta).reshape(*shape, -1),
+        }
+    else:
+        values = {"sigma": np.exp(eta[:, 0]).reshape(shape)}
+    if kind == "log-linear":
+        values["log_sigma"] = eta[:, 1:].reshape(*shape, -1)
+    if name := scalar_name(residual):
+        values[name] = c[:, 0].reshape(shape)
+    if T := len(residual.times):
+        R = c.reshape(-1, T, T).copy()
+        R[:, np.arange(T), np.arange(T)] = 1.0
+        values["corr_residual"] = R.reshape(*shape, T, T)
+    return values
+
+
+def residual_parameters(design: Design, posterior: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """eta (chains, draws, s) and c (chains, draws, k): inverse of :func:`residual_values`."""
+    sigma = posterior["sigma"].to_numpy()
+    residual = design.residual
+    eta = np.log(sigma)[..., None]
+    if residual is None:
+        return eta, np.zeros((*sigma.shape, 0))
+    if residual.variance.kind == "cells":
+        eta = np.log(posterior["sigma_by"].to_numpy())
+    elif residual.variance.kind == "log-linear":
+        eta = np.concatenate([eta, posterior["log_sigma"].to_numpy()], axis=-1)
+    c = np.zeros((*sigma.shape, 0))
+    if name := scalar_name(residual):
+        c = posterior[name].to_numpy()[..., None]
+    if residual.times:
+        c = posterior["corr_residual"].to_numpy().reshape(*sigma.shape, -1)
+    return eta, c
+
+
+def residual_component_draws(design: Design, posterior: xr.Dataset) -> tuple[list[str], np.ndarray]:
+    """Names and draws (chains, draws, k) of the residual components."""
+    if design.residual is None:
+        return ["sigma"], posterior["sigma"].to_numpy()[..., None]
+    values = component_map(design.residual, *residual_parameters(design, posterior))
+    return residual_component_names(design.residual), values
+
+
+def row_scales(
+    design: Design, posterior: xr.Dataset, scale: np.ndarray | None = None, weights=None
+) -> np.ndarray:
+    """Residual standard deviation of every row, (chains, draws, n) or broadcastable to it.
+
+    Parameters
+    ----------
+    scale : (n, s) array, optional
+        Of other rows than those fitted.
+    weights : (n,) array, optional
+        Prior weights of the rows.
+    """
+    if design.residual is None:
+        sd = posterior["sigma"].to_numpy()[:, :, None]
+    else:
+        eta, _ = residual_parameters(design, posterior)
+        sd = np.exp(eta @ (design.residual.rows.scale if scale is None else scale).T)
+    return sd if weights is None else sd / np.sqrt(weights)
+
+
+def mean_sigma(design: Design, posterior: xr.Dataset) -> np.ndarray:
+    """sigma (chains, draws) with sigma^2 mean(1/w) the rows' mean residual variance."""
+    if design.residual is None:
+        return posterior["sigma"].to_numpy()
+    weights = np.ones(design.n_rows) if design.weights is None else design.weights
+    out = np.empty((posterior.sizes["chain"], posterior.sizes["draw"]))
+    for chain in range(out.shape[0]):  # rows times draws of one chain at a time
+        sd = row_scales(design, posterior.isel(chain=[chain]))
+        out[chain] = np.sqrt((sd[0] ** 2 / weights).mean(axis=-1) / np.mean(1.0 / weights))
+    return out
+
+
+def residual_noise(design: Design, posterior: xr.Dataset, z: np.ndarray) -> np.ndarray:
+    """Residuals with the covariance of each draw from standard normals (chains, draws, n)."""
+    if not correlated(design):
+        return row_scales(design, posterior, weights=design.weights) * z
+    from bayeslmm.model import residual_blocks
+    from bayeslmm.residual._kernel import noise
+
+    blocks = residual_blocks(design)
+    eta, c = residual_parameters(design, posterior)
+    flat = np.ascontiguousarray(z.reshape(-1, design.n_rows)[:, blocks.order])
+    values = np.empty_like(flat)
+    values[:, blocks.order] = noise(
+        blocks.layout,
+        np.ascontiguousarray(eta.reshape(len(flat), -1)),
+        np.ascontiguousarray(c.reshape(len(flat), -1)),
+        flat,
+    )
+    return values.reshape(z.shape)
+
+
+def whitened(design: Design, posterior: xr.Dataset, residuals: np.ndarray) -> np.ndarray:
+    """Residuals (n,) whitened by their covariance at the posterior means of its parameters."""
+    eta, c = (part.mean(axis=(0, 1)) for part in residual_parameters(design, posterior))
+    weights = np.ones(design.n_rows) if design.weights is None else design.weights
+    if not correlated(design):
+        scale = np.ones((design.n_rows, 1)) if design.residual is None else None
+        scale = design.residual.rows.scale if scale is None else scale
+        return residuals * np.sqrt(weights) / np.exp(scale @ eta)
+    from bayeslmm.model import residual_blocks
+    from bayeslmm.residual.blocks import residual_root
+
+    return residual_root(residual_blocks(design), eta, c)(residuals, inverse=True)

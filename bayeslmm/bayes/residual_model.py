@@ -1,0 +1,138 @@
+"""The residual part of the hierarchical PyMC model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bayeslmm.bayes.names import ModelNames
+from bayeslmm.bayes.priors import Priors
+from bayeslmm.bayes.residual_priors import CORR_KEY, log_scale_keys, scalar_key, scale_keys
+from bayeslmm.formula import Design
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["join_observed", "observed_names", "residual_parts", "structured_response"]
+
+
+def _groups_by_size(design: Design) -> dict[int, np.ndarray]:
+    """Rows (groups, m) of the residual groups of each size, in time order."""
+    rows = design.residual.rows
+    order = np.lexsort((rows.time, rows.group))
+    counts = np.bincount(rows.group)
+    starts = np.concatenate(([0], np.cumsum(counts)))[:-1]
+    return {
+        int(m): order[starts[counts == m][:, None] + np.arange(m)]
+        for m in np.unique(counts[counts > 0])
+    }
+
+
+def observed_names(design: Design, names: ModelNames) -> list[str]:
+    """Observed variables: one per size of the groups where residuals are correlated."""
+    if design.residual is None or design.residual.kind == "independent":
+        return [names.response]
+    sizes = list(_groups_by_size(design))
+    return [names.response] if len(sizes) == 1 else [f"{names.response}_{m}" for m in sizes]
+
+
+def join_observed(design: Design, names: ModelNames, data: xr.Dataset) -> xr.Dataset:
+    """One variable with dimension obs from those of :func:`observed_names`."""
+    import xarray as xr
+
+    found = observed_names(design, names)
+    if design.residual is None or design.residual.kind == "independent":
+        return data
+    leading = [dim for dim in ("chain", "draw") if dim in data.dims]
+    values = np.empty((*(data.sizes[d] for d in leading), design.n_rows))
+    for name, rows in zip(found, _groups_by_size(design).values(), strict=True):
+        part = data[name].transpose(*leading, ...).to_numpy()
+        values[..., rows.ravel()] = part.reshape(*part.shape[: len(leading)], -1)
+    coords = {dim: data[dim] for dim in leading}
+    coords["obs"] = np.arange(design.n_rows)
+    return xr.Dataset({names.response: ((*leading, "obs"), values)}, coords=coords)
+
+
+def residual_parts(design: Design, priors: Priors):
+    """Random variables of the residual structure: eta and the natural parameters c."""
+    import pymc as pm
+    import pytensor.tensor as pt
+
+    from bayeslmm.bayes.hierarchical import _stacked, positive
+
+    residual, kind = design.residual, design.residual.variance.kind
+    chosen = [priors[key] for key in scale_keys(design)]
+    if kind == "cells":
+        by = _stacked("sigma_by", chosen, dims="sigma_cell")
+        counts = residual.rows.scale.sum(axis=0)
+        pm.Deterministic("sigma", pt.sqrt(pt.dot(by**2, counts / counts.sum())))
+        eta = pt.log(by)
+    else:
+        sigma = positive("sigma", chosen, dims=None)
+        eta = pt.log(sigma)[None]
+    if kind == "log-linear":
+        slopes = [priors[key] for key in log_scale_keys(design)]
+        eta = pt.concatenate([eta, _stacked("log_sigma", slopes, dims="sigma_coef")])
+    if (key := scalar_key(design)) is not None:
+        c = getattr(pm, priors[key].name)(key, **priors[key].parameters)
+    elif residual.times:
+        T = len(residual.times)
+        chol = pm.LKJCorr("chol_corr_residual", n=T, eta=priors[CORR_KEY].parameters["eta"])
+        c = pt.dot(chol, chol.T)
+        pm.Deterministic("corr_residual", c, dims=("residual_time", "residual_time_bis"))
+    else:
+        c = None
+    return eta, c
+
+
+def structured_response(design: Design, priors: Priors, names: ModelNames, mu) -> None:
+    """Add the residual parameters and the observed response to the model in context."""
+    import pymc as pm
+    import pytensor.tensor as pt
+
+    residual = design.residual
+    eta, c = residual_parts(design, priors)
+    sd = pt.exp(pt.dot(residual.rows.scale, eta))
+    if design.weights is not None:
+        sd = sd / np.sqrt(design.weights)
+    if residual.kind == "independent":
+        y = pm.Data(names.data, design.y, dims="obs")
+        pm.Normal(names.response, mu=mu, sigma=sd, observed=y, dims="obs")
+        return
+    time = residual.rows.time
+    weights = np.ones(design.n_rows) if design.weights is None else design.weights
+    groups = _groups_by_size(design)
+    for name, rows in zip(observed_names(design, names), groups.values(), strict=True):
+        gaps = time[rows] - time[rows][:, :1] if residual.kind in ("ar1", "car1") else time[rows]
+        if residual.kind == "cs":
+            gaps = np.zeros(rows.shape)
+        features = np.concatenate(
+            [gaps, weights[rows], residual.rows.scale[rows].reshape(len(rows), -1)], axis=1
+        )
+        _, first, pattern = np.unique(features, axis=0, return_index=True, return_inverse=True)
+        part, at = sd[rows[first]], time[rows[first]]
+        correlation = _correlation(residual.kind, c, at)
+        chol = pt.linalg.cholesky(part[:, :, None] * part[:, None, :] * correlation)
+        data = names.data + name[len(names.response) :]
+        y = pm.Data(data, design.y[rows])
+        pm.MvNormal(name, mu=mu[rows], chol=chol[pattern.ravel()], observed=y)
+
+
+def _correlation(kind: str, c, time: np.ndarray):
+    """Correlation matrices (patterns, m, m) at times (patterns, m)."""
+    import pytensor.tensor as pt
+
+    gap = np.abs(time[:, :, None] - time[:, None, :])
+    if kind == "ar1":
+        whole = np.round(gap)
+        # by the absolute value: a negative base and a real exponent have no derivative
+        sign = pt.switch((c < 0) & (whole % 2 == 1), -1.0, 1.0)
+        return pt.switch(whole == 0, 1.0, sign * pt.abs(c) ** np.maximum(whole, 1.0))
+    if kind == "car1":
+        return pt.exp(-gap / c)
+    if kind == "cs":
+        eye = np.broadcast_to(np.eye(gap.shape[1]), gap.shape)
+        return pt.switch(eye == 1, 1.0, c)
+    at = time.astype(int)
+    return c[at[:, :, None], at[:, None, :]]

@@ -1,0 +1,1 @@
+"""Reanalysis of one effect: other priors, Bayes factors, sensitivity, design."""

@@ -1,0 +1,402 @@
+"""Bayes factors, each with its Monte Carlo error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from bayeslmm.bayes.marginal import MarginalDensity, marginal_density, marginal_obstacle
+from bayeslmm.errors import PriorError
+from bayeslmm.gaussian import single_threaded_blas
+from bayeslmm.reanalysis.bridge import Evidence, bridge_sampling
+from bayeslmm.reanalysis.components import (
+    component_position,
+    log_component_bayes_factor,
+    log_evidences_ratio,
+)
+from bayeslmm.reanalysis.integrated import source_and_likelihood
+from bayeslmm.reanalysis.posteriors import normal_parameters
+from bayeslmm.reanalysis.reweighting import BF_ERROR, Reweighter
+from bayeslmm.reanalysis.theta import draw_theta, fitted_theta
+
+if TYPE_CHECKING:
+    from bayeslmm.bayes.priors import Prior, Priors
+    from bayeslmm.model import LMM
+    from bayeslmm.results.posterior import PosteriorFit
+
+__all__ = ["BayesFactor", "bayes_factor", "log_marginal_likelihood", "savage_dickey"]
+
+#: Multiples of the prior's scale for which the curve of a default prior is made.
+_CURVE = np.geomspace(0.1, 10.0, 9)
+
+
+@dataclass(frozen=True)
+class BayesFactor:
+    """Evidence for one model against another.
+
+    Attributes
+    ----------
+    log_bf10 : float
+        Log of p(y | model 1) / p(y | model 0).
+    relative_error : float
+        Monte Carlo standard error of ``log_bf10``, which is the relative error of ``bf10``.
+    method : str
+    model1, model0 : str
+        What is compared, in words.
+    default_priors : tuple of str
+        Parameters that only one model has, or that are tested, whose prior is a default.
+    curve : pandas.Series or None
+        ``bf10`` by the scale of the tested prior.
+    """
+
+    log_bf10: float
+    relative_error: float
+    method: str
+    model1: str
+    model0: str
+    default_priors: tuple[str, ...] = field(default=())
+    curve: pd.Series | None = None
+
+    @property
+    def bf10(self) -> float:
+        """For model 1 against model 0."""
+        return float(np.exp(self.log_bf10))
+
+    @property
+    def bf01(self) -> float:
+        """For model 0 against model 1."""
+        return float(np.exp(-self.log_bf10))
+
+    def posterior_probability(self, prior_probability: float = 0.5) -> float:
+        """Probability of model 1, given its prior probability.
+
+        Raises
+        ------
+        ValueError
+            If the prior probability is not between 0 and 1.
+        """
+        if not 0 < prior_probability < 1:
+            raise ValueError(f"A prior probability is between 0 and 1, not {prior_probability!r}.")
+        log_odds = self.log_bf10 + np.log(prior_probability) - np.log1p(-prior_probability)
+        return float(np.exp(-np.logaddexp(0.0, -log_odds)))
+
+    def __repr__(self) -> str:
+        lines = [
+            f"Bayes factor {self.bf10:.4g} for model 1 against model 0 "
+            f"(log {self.log_bf10:.3f}, Monte Carlo error {100 * self.relative_error:.2g} %)",
+            f"  model 1: {self.model1}",
+            f"  model 0: {self.model0}",
+            f"  by {self.method}",
+        ]
+        if self.default_priors:
+            lines.append(
+                f"Depends on the scale of a default prior ({', '.join(self.default_priors)}): "
+                "set a prior you can defend."
+            )
+        if self.curve is not None:
+            pairs = ", ".join(f"{scale:.3g}: {bf:.3g}" for scale, bf in self.curve.items())
+            lines.append(f"By scale of that prior: {pairs}")
+        return "\n".join(lines)
+
+
+def log_marginal_likelihood(
+    fit: PosteriorFit, *, method: str = "bridge", draws: int = 4000, random_seed: int = 0
+) -> Evidence:
+    """log p(y) of a model, coefficients and random effects integrated out exactly.
+
+    Parameters
+    ----------
+    fit : PosteriorFit
+        Its draws of the covariance parameters are bridged.
+    method : {"bridge", "importance"}
+        Importance sampling draws anew.
+    draws : int
+        For importance sampling.
+    random_seed : int
+
+    Returns
+    -------
+    Evidence
+        ``value`` and its Monte Carlo standard ``error``.
+
+    Raises
+    ------
+    PriorError
+        If a prior is improper, or not one the marginal posterior knows.
+    SamplingError
+        If the bridge does not settle.
+
+    Examples
+    --------
+    >>> import bayeslmm as blm
+    >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("dyestuff"))
+    >>> fit = model.fit(method="importance", random_seed=1)
+    >>> round(blm.log_marginal_likelihood(fit).value)
+    -169
+    """
+    if method not in ("bridge", "importance"):
+        raise ValueError(f'method must be "bridge" or "importance", not {method!r}.')
+    _refuse_improper(fit.priors)
+    density = _density(fit)
+    if method == "importance":
+        return draw_theta(density, random_seed, draws).evidence
+    rng = np.random.default_rng(np.random.SeedSequence([random_seed, 12]))
+    with single_threaded_blas():
+        return bridge_sampling(density, fitted_theta(fit, density), rng)
+
+
+def bayes_factor(fit1: PosteriorFit, fit0: PosteriorFit, *, random_seed: int = 0) -> BayesFactor:
+    """Bayes factor of two fitted models by bridge sampling.
+
+    Parameters
+    ----------
+    fit1, fit0 : PosteriorFit
+        Of the same response in the same rows; priors of parameters that both have must be equal.
+    random_seed : int
+
+    Returns
+    -------
+    BayesFactor
+
+    Raises
+    ------
+    ValueError
+        If the fits have other rows, responses or weights.
+    PriorError
+        If a prior is improper, or a shared parameter has two priors. (Default priors are scaled
+        to the data, and so the same in both models unless a coefficient changes its meaning.)
+
+    Examples
+    --------
+    >>> import bayeslmm as blm
+    >>> data = blm.load_dataset("sleepstudy")
+    >>> fits = [
+    ...     blm.LMM(f"Reaction ~ Days + {term}", data).fit(method="importance", random_seed=1)
+    ...     for term in ("(Days | Subject)", "(1 | Subject)")
+    ... ]
+    >>> bool(blm.bayes_factor(*fits).bf10 > 1e6)
+    True
+    """
+    _refuse_other_data(fit1, fit0)
+    for fit in (fit1, fit0):
+        _refuse_improper(fit.priors)
+    _refuse_two_priors(fit1.priors, fit0.priors)
+    top = log_marginal_likelihood(fit1, random_seed=random_seed)
+    bottom = log_marginal_likelihood(fit0, random_seed=random_seed + 1)
+    only_one = [
+        key
+        for a, b in ((fit1.priors, fit0.priors), (fit0.priors, fit1.priors))
+        for key in a
+        if key not in set(b) and a.is_default(key)
+    ]
+    return BayesFactor(
+        top.value - bottom.value,
+        float(np.hypot(top.error, bottom.error)),
+        "bridge sampling",
+        fit1.model.design.formula.text,
+        fit0.model.design.formula.text,
+        tuple(only_one),
+    )
+
+
+def savage_dickey(
+    model: LMM | PosteriorFit,
+    parameter,
+    *,
+    value: float = 0.0,
+    prior: Prior | None = None,
+    curve: bool = True,
+    draws: int = 4000,
+    random_seed: int = 0,
+) -> BayesFactor:
+    """Bayes factor of a parameter against a fixed value of it, within one model.
+
+    For a coefficient or contrast the exact conditional density at ``value`` is averaged over draws
+    of the covariance parameters (where these do not reach, both marginal likelihoods are computed);
+    for a standard deviation see :mod:`bayeslmm.reanalysis.components`.
+
+    Parameters
+    ----------
+    model : LMM or PosteriorFit
+    parameter : str, dict or array
+        A coefficient, a contrast, or a standard deviation such as ``"sd(Days | Subject)"``.
+    value : float
+        Under the null model; 0 for a standard deviation.
+    prior : Prior, optional
+        Of the coefficient or contrast under the alternative; by default the model's.
+    curve : bool
+        Whether to add the Bayes factor for other scales of a normal prior.
+    draws : int
+    random_seed : int
+
+    Returns
+    -------
+    BayesFactor
+
+    Raises
+    ------
+    PriorError
+        If the parameter's prior is improper: a flat prior says that any data are infinitely
+        unlikely under the alternative.
+    ValueError
+        If there is no such parameter.
+
+    Examples
+    --------
+    >>> import bayeslmm as blm
+    >>> model = blm.LMM("Reaction ~ Days + (Days | Subject)", blm.load_dataset("sleepstudy"))
+    >>> bool(blm.savage_dickey(model, "Days", prior=blm.Prior("Normal", mu=0, sigma=10)).bf10 > 100)
+    True
+    """
+    base = getattr(model, "model", model)
+    position = component_position(base, parameter) if isinstance(parameter, str) else None
+    if position is not None:
+        if value != 0 or prior is not None:
+            raise ValueError("A standard deviation is tested against 0, under the model's prior.")
+        return _component(model, parameter, position, draws, random_seed)
+    if not np.isfinite(value):
+        raise ValueError(f"value must be finite, not {value!r}.")
+    return _coefficient(model, parameter, value, prior, curve, draws, random_seed)
+
+
+def _coefficient(model, parameter, value, prior, with_curve, draws, random_seed) -> BayesFactor:
+    from bayeslmm.reanalysis.reanalyze import model_prior
+
+    source, likelihood = source_and_likelihood(
+        model, parameter, random_seed=random_seed, draws=draws
+    )
+    label = source.effect.label
+    default = prior is None and _has_default(source, label)
+    chosen = model_prior(source) if prior is None else prior
+    if chosen is None or not chosen.is_proper:
+        raise PriorError(
+            f"The prior on {label} is flat, and a Bayes factor needs a proper one: spread over an "
+            "infinite range, a prior makes any data infinitely unlikely. Give prior=, such as "
+            'blm.Prior("Normal", mu=0, sigma=...), with the effects you would expect.'
+        )
+    draws_of = Reweighter(source, [likelihood])
+    log_bf, error, method = draws_of.log_bayes_factor(draws_of.posterior(chosen), value)
+    curve = None
+    normal = normal_parameters(chosen)
+    if normal is not None and with_curve:
+        sds = normal[1] * _CURVE
+        factors = [
+            draws_of.log_bayes_factor(draws_of.posterior(_normal(normal[0], sd)), value)[0]
+            for sd in sds
+        ]
+        curve = pd.Series(np.exp(factors), index=pd.Index(sds, name="scale"), name="bf10")
+    return BayesFactor(
+        log_bf,
+        error,
+        method,
+        f"{label} ~ {chosen!r}",
+        f"{label} = {value:g}",
+        (label,) if default else (),
+        curve,
+    )
+
+
+def _normal(mean: float, sd: float) -> Prior:
+    from bayeslmm.bayes.priors import Prior
+
+    return Prior("Normal", mu=mean, sigma=float(sd))
+
+
+def _has_default(source, label: str) -> bool:
+    """Whether the effect's prior is one the user did not set."""
+    from bayeslmm.bayes.priors import coef_key
+
+    names = source.model.design.coef_names
+    used = [coef_key(names[j]) for j in np.flatnonzero(source.effect.row)]
+    return any(source.priors.is_default(key) for key in used)
+
+
+def _component(model, name: str, position: int, draws: int, random_seed: int) -> BayesFactor:
+    from bayeslmm.results.posterior import PosteriorFit
+
+    if isinstance(model, PosteriorFit):
+        fit = model
+    else:
+        fit = model.fit(draws=max(draws // 4, 250), random_seed=random_seed, progressbar=False)
+    keys = [f"sd({e} | {b.name})" for b in fit.model.design.blocks for e in b.effects]
+    key = keys[position]
+    if not fit.priors[key].is_proper:
+        raise PriorError(
+            f"The prior of {key} is flat, and a Bayes factor needs a proper one, such as "
+            'blm.Prior("HalfNormal", sigma=...).'
+        )
+    density = _density(fit)
+    x = fitted_theta(fit, density)
+    log_bf, error = log_component_bayes_factor(density, x, position)
+    method = "conditional density at zero, averaged"
+    if error > BF_ERROR:
+        rng = np.random.default_rng(np.random.SeedSequence([random_seed, 13]))
+        found = log_evidences_ratio(density, position, draws, rng)
+        if found is not None and found[1] < error:
+            (log_bf, error), method = found, "marginal likelihoods"
+    return BayesFactor(
+        log_bf,
+        error,
+        method,
+        f"{key} ~ {fit.priors[key]!r}",
+        f"{key} = 0",
+        (key,) if fit.priors.is_default(key) else (),
+    )
+
+
+def _density(fit: PosteriorFit) -> MarginalDensity:
+    from bayeslmm.results.support import refuse_unless_derived
+
+    refuse_unless_derived(fit.model, "The marginal likelihood")
+    design, priors = fit.model.design, fit.priors
+    if obstacle := marginal_obstacle(design, priors):
+        raise PriorError(
+            f"The marginal likelihood is not available: {obstacle}. Use normal priors on "
+            "coefficients and priors of the usual families on standard deviations."
+        )
+    return marginal_density(design, priors, fit.model.problem)
+
+
+def _refuse_improper(priors: Priors) -> None:
+    improper = [key for key in priors if not priors[key].is_proper]
+    if improper:
+        raise PriorError(
+            f"The prior of {improper[0]} is improper: it has no height, so the marginal likelihood "
+            "is not defined (any constant could multiply it). Give it a proper prior, such as "
+            'blm.Prior("Normal", mu=0, sigma=...), and fit again.'
+        )
+
+
+def _refuse_other_data(fit1: PosteriorFit, fit0: PosteriorFit) -> None:
+    one, zero = fit1.model.design, fit0.model.design
+    if one.n_rows != zero.n_rows or not np.array_equal(one.rows, zero.rows):
+        raise ValueError(
+            f"The models use other rows ({one.n_rows} and {zero.n_rows}): a Bayes factor compares "
+            "models of the same data. Drop the rows that miss a column of either model first."
+        )
+    if not np.array_equal(one.y, zero.y):
+        raise ValueError("The models have different responses (or transform it differently).")
+    ones = np.ones(one.n_rows)
+    weights = [ones if d.weights is None else d.weights for d in (one, zero)]
+    if not np.allclose(*weights):
+        raise ValueError("The models have different prior weights.")
+
+
+def _refuse_two_priors(priors1: Priors, priors0: Priors) -> None:
+    for key in priors1:
+        if key in set(priors0) and not _same(priors1[key], priors0[key]):
+            raise PriorError(
+                f"{key} has the prior {priors1[key]!r} in one model and {priors0[key]!r} in the "
+                "other. Set the same prior in both, so that the Bayes factor is about what "
+                "differs."
+            )
+
+
+def _same(one: Prior, other: Prior) -> bool:
+    if one.name != other.name or one.parameters.keys() != other.parameters.keys():
+        return False
+    pairs = zip(one.parameters.values(), other.parameters.values(), strict=True)
+    return all(abs(a - b) <= 1e-9 * max(abs(a), abs(b), 1e-12) for a, b in pairs)

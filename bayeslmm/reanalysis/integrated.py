@@ -1,0 +1,311 @@
+"""The integrated likelihood of one effect, as a mixture of normals.
+
+Given the covariance parameters theta the data say about e = c'beta, all else integrated out,
+L(e | theta) ~ N(e; m(theta), v(theta)) exactly. So over draws of theta
+
+    L(e) = p(y | e)  ~  sum_i a_i N(e; m_i, v_i),
+
+and every prior on e meets the same one-dimensional function: with e ~ N(m, s^2) each draw is
+reweighted by N(m_i; m, v_i + s^2) and its conditional posterior is normal. A published estimate
+with its standard error is the case of one component (of a few hundred for a t distribution).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bayeslmm.bayes.marginal import MarginalDensity, marginal_density, marginal_obstacle
+from bayeslmm.bayes.priors import Prior, Priors
+from bayeslmm.errors import DataError, PriorError
+from bayeslmm.gaussian import (
+    MarginalModel,
+    combination_moments,
+    prepare,
+    single_threaded_blas,
+    with_prior,
+)
+from bayeslmm.reanalysis.bridge import Evidence
+from bayeslmm.reanalysis.effects import Effect, split_effect
+from bayeslmm.reanalysis.theta import ThetaDraws, draw_theta, fitted_factors
+
+if TYPE_CHECKING:
+    from bayeslmm.model import LMM
+    from bayeslmm.results.posterior import PosteriorFit
+
+__all__ = [
+    "EffectLikelihood",
+    "EffectSource",
+    "effect_source",
+    "log_normal",
+    "normal_likelihood",
+    "t_likelihood",
+]
+
+
+def log_normal(x, mean, variance):
+    """Log density of N(mean, variance) at x."""
+    return -0.5 * (np.log(2 * np.pi * variance) + (x - mean) ** 2 / variance)
+
+
+@dataclass(frozen=True)
+class EffectLikelihood:
+    """L(e) as a weighted mixture of normals.
+
+    Attributes
+    ----------
+    mean, variance : (n,) arrays
+        m_i and v_i, in units of the effect and their square.
+    log_weights : (n,) array
+        Of the posterior under the base prior, normalized.
+    base_mean, base_sd : float
+        The normal prior on e under which the components were drawn; ``base_sd`` infinite: flat.
+    inefficiency : float
+        Components per independent one.
+    exact : bool
+        A published estimate: no Monte Carlo error.
+    k_hat : float
+    evidence : Evidence or None
+        log p(y) under the base prior.
+    method : str
+    """
+
+    mean: np.ndarray
+    variance: np.ndarray
+    log_weights: np.ndarray
+    base_mean: float = 0.0
+    base_sd: float = np.inf
+    inefficiency: float = 1.0
+    exact: bool = False
+    k_hat: float = np.nan
+    evidence: Evidence | None = None
+    method: str = "closed form"
+
+    @property
+    def flat_log_weights(self) -> np.ndarray:
+        """log a_i: weights under a flat prior on e, on the scale of :attr:`log_weights`."""
+        if not np.isfinite(self.base_sd):
+            return self.log_weights
+        spread = self.variance + self.base_sd**2
+        return self.log_weights - log_normal(self.mean, self.base_mean, spread)
+
+    def log_at(self, e: np.ndarray) -> np.ndarray:
+        """log L(e), up to a constant shared by all e, shape of e."""
+        e = np.atleast_1d(np.asarray(e, dtype=float))
+        out = np.empty(e.shape)
+        for i in np.ndindex(e.shape):
+            terms = self.flat_log_weights + log_normal(e[i], self.mean, self.variance)
+            out[i] = np.logaddexp.reduce(terms)
+        return out
+
+
+def normal_likelihood(estimate: float, se: float) -> EffectLikelihood:
+    """A published estimate with its standard error."""
+    return EffectLikelihood(np.array([estimate]), np.array([se**2]), np.zeros(1), exact=True)
+
+
+def t_likelihood(estimate: float, se: float, df: float, nodes: int = 600) -> EffectLikelihood:
+    """(e - estimate) / se ~ t_df as a scale mixture of normals, by quadrature in log precision.
+
+    The trapezoidal rule converges faster than any power of the step for this integrand, which is
+    smooth and vanishes at both ends.
+    """
+    from scipy.stats import chi2
+
+    low, high = np.log(chi2.ppf(1e-16, df) / df), np.log(chi2.isf(1e-16, df) / df)
+    s = np.linspace(low - 2.0, high, nodes)
+    log_weight = 0.5 * df * (s - np.exp(s))
+    log_weight -= np.logaddexp.reduce(log_weight)
+    return EffectLikelihood(
+        np.full(nodes, float(estimate)), se**2 * np.exp(-s), log_weight, exact=True
+    )
+
+
+@dataclass(frozen=True)
+class EffectSource:
+    """A model whose effect can be sampled again under another base prior.
+
+    Attributes
+    ----------
+    model : LMM
+    priors : Priors
+    effect : Effect
+    density : MarginalDensity or None
+        Under the flat prior on e; None where a standard deviation's prior is not known to it.
+    random_seed : int
+    draws : int
+    cores : int or None
+    """
+
+    model: LMM
+    priors: Priors
+    effect: Effect
+    density: MarginalDensity | None
+    random_seed: int
+    draws: int
+    cores: int | None
+
+    def likelihood(self, mean: float = 0.0, sd: float = np.inf) -> EffectLikelihood:
+        """L(e) from draws of theta under e ~ N(mean, sd^2), by default a flat prior.
+
+        Raises
+        ------
+        SamplingError
+            If the covariance parameters cannot be sampled.
+        """
+        density = self._density(self.effect.with_normal(mean, sd))
+        theta = draw_theta(density, self.random_seed, self.draws, self.cores)
+        return self.likelihood_at(theta, mean, sd)
+
+    def likelihood_at(self, theta: ThetaDraws, mean: float, sd: float) -> EffectLikelihood:
+        """L(e) from draws of theta under e ~ N(mean, sd^2)."""
+        flat = with_prior(self.model.problem, self.effect.rest)
+        m, v = _moments(flat, theta, self.effect)
+        return EffectLikelihood(
+            m,
+            v,
+            theta.log_weights,
+            mean,
+            sd,
+            theta.inefficiency,
+            k_hat=theta.k_hat,
+            evidence=theta.evidence,
+            method=theta.method,
+        )
+
+    def null_evidence(self, value: float = 0.0) -> Evidence:
+        """log p(y) with e fixed at ``value``, all other priors kept.
+
+        Raises
+        ------
+        SamplingError
+            If the covariance parameters cannot be sampled.
+        """
+        theta = draw_theta(self.null_density(value), self.random_seed, self.draws, self.cores)
+        return theta.evidence
+
+    def null_density(self, value: float = 0.0) -> MarginalDensity:
+        """The density of the covariance parameters with e fixed at ``value``."""
+        from bayeslmm.gaussian import CrossProducts
+        from bayeslmm.model import covariance_patterns, factor_rows
+
+        design = self.model.design
+        B = self.effect.basis_without()
+        y = design.y - design.offset - design.X @ (value * self.effect.direction)
+        products = CrossProducts.from_rows(
+            y, design.X @ B, factor_rows(design), weights=design.weights
+        )
+        problem = prepare(products, covariance_patterns(design))
+        return self._replaced(with_prior(problem, self.effect.pinned(B)))
+
+    def nuisance_priors(self) -> list[Prior]:
+        """Priors of everything but the effect, where that is a lone coefficient."""
+        trial = _with_flat(self.model, self.priors, self.effect)
+        alone = np.count_nonzero(self.effect.row) == 1
+        flat = [key for key in trial if not trial[key].is_proper]
+        own = {key for key in flat if alone and self.priors[key] is not trial[key]}
+        return [trial[key] for key in trial if key not in own]
+
+    def _density(self, prior) -> MarginalDensity:
+        return self._replaced(with_prior(self.model.problem, prior))
+
+    def _replaced(self, marginal: MarginalModel) -> MarginalDensity:
+        from dataclasses import replace
+
+        if self.density is None:
+            obstacle = marginal_obstacle(self.model.design, self.priors)
+            raise PriorError(
+                f"The covariance parameters cannot be sampled again, because {obstacle}. Use a "
+                "prior of the usual families."
+            )
+        return replace(self.density, model=marginal)
+
+
+def effect_source(
+    model: LMM,
+    priors: Priors,
+    effect,
+    *,
+    random_seed: int = 0,
+    draws: int = 4000,
+    cores: int | None = None,
+) -> EffectSource:
+    """Prepare an effect of a model for reanalysis.
+
+    Raises
+    ------
+    ValueError
+        If there is no such effect.
+    PriorError
+        If another coefficient's prior is neither normal nor flat.
+    """
+    from bayeslmm.results.support import refuse_unless_derived
+
+    refuse_unless_derived(model, "Reanalysis of an effect")
+    split = split_effect(model.design, priors, effect)
+    trial = _with_flat(model, priors, split)
+    density = None
+    if marginal_obstacle(model.design, trial) is None:
+        density = marginal_density(model.design, trial, model.problem)
+    return EffectSource(model, priors, split, density, random_seed, draws, cores)
+
+
+def source_and_likelihood(
+    model_or_fit: LMM | PosteriorFit,
+    effect,
+    *,
+    random_seed: int,
+    draws: int = 4000,
+    cores: int | None = None,
+) -> tuple[EffectSource, EffectLikelihood]:
+    """From a model (sampled under a flat prior on e) or from a fit (its own draws)."""
+    from bayeslmm.results.posterior import PosteriorFit
+
+    if isinstance(model_or_fit, PosteriorFit):
+        fit = model_or_fit
+        source = effect_source(
+            fit.model, fit.priors, effect, random_seed=random_seed, draws=draws, cores=cores
+        )
+        if not _own_prior_is_normal(source):
+            return source, source.likelihood()
+        theta = fitted_factors(fit)
+        return source, source.likelihood_at(theta, source.effect.mean, source.effect.sd)
+    model = model_or_fit
+    if not hasattr(model, "design"):
+        raise TypeError(f"Give a model or a posterior fit, not {type(model).__name__}.")
+    source = effect_source(
+        model, model.priors, effect, random_seed=random_seed, draws=draws, cores=cores
+    )
+    return source, source.likelihood()
+
+
+def _own_prior_is_normal(source: EffectSource) -> bool:
+    from bayeslmm.bayes.marginal import fixed_obstacle
+
+    return fixed_obstacle(source.model.design, source.priors) is None
+
+
+def _with_flat(model: LMM, priors: Priors, effect: Effect) -> Priors:
+    """Priors that the marginal density takes: the lone coefficient's own prior is not used."""
+    from bayeslmm.bayes.priors import coef_key
+
+    trial = priors.copy()
+    if np.count_nonzero(effect.row) == 1:
+        trial[coef_key(model.design.coef_names[int(np.argmax(effect.row != 0))])] = Prior("Flat")
+    return trial
+
+
+def _moments(
+    flat: MarginalModel, theta: ThetaDraws, effect: Effect
+) -> tuple[np.ndarray, np.ndarray]:
+    with single_threaded_blas():
+        mean, covariance = combination_moments(flat, theta.factors, theta.sigma, effect.row)
+    m, v = mean[:, 0], covariance[:, 0, 0]
+    if not (np.all(np.isfinite(m)) and np.all(v > 0)):
+        raise DataError(
+            f"The data say nothing about {effect.label} by itself: its columns are combinations "
+            "of others. Choose another effect, or a contrast that the data determine."
+        )
+    return m, v

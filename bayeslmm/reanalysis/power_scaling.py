@@ -1,0 +1,204 @@
+"""Power-scaling: which priors, and how strongly, does each estimate depend on?
+
+Kallioinen, Paananen, Buerkner and Vehtari (2024), Statistics and Computing 34, 57: raise a prior or
+the likelihood to a power slightly off one, and measure how far each posterior margin moves.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from bayeslmm.bayes.draws import coefficient_draws, component_draws
+from bayeslmm.bayes.marginal import centering, fixed_prior
+from bayeslmm.bayes.priors import Priors, coef_key
+from bayeslmm.bayes.scales import constrain, scale_terms, scales, supported_scale, unconstrain
+from bayeslmm.errors import PriorError
+from bayeslmm.gaussian import (
+    FixedPrior,
+    combination_moments,
+    log_marginal_flat,
+    single_threaded_blas,
+    with_prior,
+)
+from bayeslmm.reanalysis.posteriors import log_prior_density
+from bayeslmm.reanalysis.theta import fitted_factors
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from bayeslmm.results.posterior import PosteriorFit
+
+__all__ = ["log_prior_draws", "power_scaling", "power_scaling_tree"]
+
+#: Above this a margin depends on what was scaled (Kallioinen et al., section 3).
+THRESHOLD = 0.05
+
+
+def power_scaling(fit: PosteriorFit) -> pd.DataFrame:
+    """Sensitivity of every coefficient and component to every prior and to the likelihood.
+
+    Parameters
+    ----------
+    fit : PosteriorFit
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per parameter. Columns ``prior`` (all of them together) and ``likelihood``:
+        derivative of the distance between posterior margins; ``diagnosis``, where a prior matters
+        (above 0.05); then one column per prior.
+
+    Raises
+    ------
+    PriorError
+        If a prior's density is not known here.
+
+    Examples
+    --------
+    >>> import bayeslmm as blm
+    >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("dyestuff"))
+    >>> table = blm.power_scaling(model.fit(method="importance", random_seed=1))
+    >>> table.columns.tolist()[:3]
+    ['prior', 'likelihood', 'diagnosis']
+    """
+    import arviz_stats
+
+    from bayeslmm.results.support import refuse_unless_derived
+
+    refuse_unless_derived(fit.model, "Power-scaling")
+    tree = power_scaling_tree(fit)
+    names = tree["posterior"].attrs["parameters"].split("\n")
+
+    def values(group: str, variables: list[str] | None) -> np.ndarray:
+        if variables and _is_constant(tree["log_prior"][variables[0]].to_numpy()):
+            return np.zeros(len(names))  # flat, or uniform: its power is itself
+        found = arviz_stats.psense(tree, group=group, group_var_names=variables)
+        return np.array([float(found[f"p{i}"]) for i in range(len(names))])
+
+    keys = list(fit.priors)
+    columns = {"prior": values("prior", None), "likelihood": values("likelihood", None)}
+    table = pd.DataFrame(columns, index=pd.Index(names, name="parameter"))
+    table["diagnosis"] = [_diagnosis(*row) for row in table.to_numpy()]
+    for at, key in enumerate(keys):
+        table[key] = values("prior", [f"prior{at}"])
+    return table
+
+
+def _is_constant(values: np.ndarray) -> bool:
+    return bool(np.ptp(values) <= 1e-9 * max(1.0, float(np.abs(values).max())))
+
+
+def _diagnosis(prior: float, likelihood: float) -> str:
+    if not prior >= THRESHOLD:
+        return "-"
+    if likelihood >= THRESHOLD:
+        return "prior and data disagree, or the prior is informative"
+    return "strong prior or weak data"
+
+
+def power_scaling_tree(fit: PosteriorFit) -> xr.DataTree:
+    """What ``arviz_stats.psense`` takes: groups posterior, log_prior and log_likelihood.
+
+    The log-likelihood is log p(y | coefficients, components), random effects integrated out: their
+    distribution is part of the model, and its parameters have the priors.
+    """
+    import xarray as xr
+
+    design, posterior = fit.model.design, fit.posterior
+    coefs, beta = coefficient_draws(design, posterior)
+    components, rest = component_draws(design, fit.names, posterior)
+    names = [*(coef_key(name) for name in coefs), *components]
+    draws = np.concatenate([beta, rest], axis=-1)
+    dims = ("chain", "draw")
+    groups = {
+        "posterior": xr.Dataset(
+            {f"p{i}": (dims, draws[:, :, i]) for i in range(len(names))},
+            attrs={"parameters": "\n".join(names)},
+        ),
+        "log_prior": xr.Dataset(
+            {f"prior{i}": (dims, value) for i, value in enumerate(log_prior_draws(fit).values())}
+        ),
+        "log_likelihood": xr.Dataset({"y": (dims, _total_log_likelihood(fit))}),
+    }
+    return xr.DataTree.from_dict(groups)
+
+
+def log_prior_draws(fit: PosteriorFit) -> dict[str, np.ndarray]:
+    """Log density of every prior at every draw, shapes (chains, draws), by the prior's key.
+
+    Raises
+    ------
+    PriorError
+        If a prior's density is not known here.
+    """
+    design, priors, posterior = fit.model.design, fit.priors, fit.posterior
+    out: dict[str, np.ndarray] = {}
+    coefs, beta = coefficient_draws(design, posterior)
+    centered = beta @ centering(design).T
+    for j, name in enumerate(coefs):
+        out[coef_key(name)] = log_prior_density(priors[coef_key(name)], centered[:, :, j])
+    for block, factor in zip(design.blocks, fit.names.factors, strict=True):
+        sd = posterior[factor.sd].to_numpy()
+        for j, effect in enumerate(block.effects):
+            key = f"sd({effect} | {block.name})"
+            out[key] = _log_scale_prior(key, priors[key], sd[:, :, j])
+        if block.correlated_pairs():
+            key = f"corr({block.name})"
+            out[key] = _log_lkj(posterior[factor.corr].to_numpy(), block, priors[key])
+    out["sigma"] = _log_scale_prior("sigma", priors["sigma"], posterior["sigma"].to_numpy())
+    return {key: out[key] for key in priors}
+
+
+def _log_scale_prior(key: str, prior, sd: np.ndarray) -> np.ndarray:
+    """Log prior density of a standard deviation (not of its logarithm)."""
+    if not supported_scale(prior):
+        raise PriorError(f"The density of the prior of {key}, {prior!r}, is not known here.")
+    one = scales([prior])
+    values = np.empty(sd.size)
+    for i, s in enumerate(sd.ravel()):
+        x = unconstrain(one, np.array([s]))
+        values[i] = (
+            scale_terms(one, x)[0] - constrain(one.lower[0], one.upper[0], one.unit[0], x[0])[2]
+        )
+    return values.reshape(sd.shape)
+
+
+def _log_lkj(corr: np.ndarray, block, prior) -> np.ndarray:
+    """Log LKJ density of every correlated part, up to its constant."""
+    total = np.zeros(corr.shape[:2])
+    for part in block.pattern:
+        if len(part) > 1:
+            inner = corr[:, :, list(part)][:, :, :, list(part)]
+            total += np.linalg.slogdet(inner)[1]
+    return (prior.parameters["eta"] - 1.0) * total
+
+
+def _total_log_likelihood(fit: PosteriorFit) -> np.ndarray:
+    """log p(y | beta, theta) at every draw, random effects integrated out.
+
+    By Bayes' rule at any normal prior on beta: log p(y | theta) + log p(beta | theta, y) less the
+    log prior of beta; a flat one where the data determine beta.
+    """
+    model, theta = fit.model, fitted_factors(fit)
+    design = model.design
+    prior = FixedPrior.flat(len(design.coef_names))
+    if model.aliased:
+        prior = fixed_prior(design, Priors(design))
+    marginal = with_prior(model.problem, prior)
+    p = len(design.coef_names)
+    beta = coefficient_draws(design, fit.posterior)[1].reshape(-1, p)
+    with single_threaded_blas():
+        pairs = zip(theta.factors, theta.sigma, strict=True)
+        value = np.array(
+            [log_marginal_flat(marginal, F, float(s), gradient=False)[0] for F, s in pairs]
+        )
+        if p:
+            mean, covariance = combination_moments(marginal, theta.factors, theta.sigma, np.eye(p))
+            gap = (beta - mean)[:, :, None]
+            distance = (gap * np.linalg.solve(covariance, gap)).sum(axis=(1, 2))
+            value += -0.5 * (distance + np.linalg.slogdet(covariance)[1])
+    value += 0.5 * ((beta @ prior.root.T - prior.target) ** 2).sum(axis=1)
+    return value.reshape(fit.posterior["sigma"].shape)

@@ -1,0 +1,301 @@
+"""One effect under many priors, beside the REML table."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from bayeslmm.bayes.priors import Prior
+from bayeslmm.errors import ModelWarning, PriorError
+from bayeslmm.reanalysis.integrated import EffectSource, source_and_likelihood
+from bayeslmm.reanalysis.posteriors import EffectPosterior, normal_parameters
+from bayeslmm.reanalysis.prior_sets import EffectScale, default_mcid, prior_set
+from bayeslmm.reanalysis.reweighting import Reweighter
+
+if TYPE_CHECKING:
+    from bayeslmm.model import LMM
+    from bayeslmm.results.posterior import PosteriorFit
+
+__all__ = ["Reanalysis", "reanalyze"]
+
+_LIKELIHOOD_ROWS = {"REML, Satterthwaite": "satterthwaite", "REML, Kenward-Roger": "kenward-roger"}
+
+
+@dataclass(frozen=True)
+class Reanalysis:
+    """What an effect looks like under each prior.
+
+    Attributes
+    ----------
+    effect : str
+    scale : EffectScale
+        Minimal important difference, direction, region of practical equivalence.
+    priors : dict of str to Prior
+    posteriors : dict of str to EffectPosterior
+    bayes_factors : pandas.DataFrame
+        ``bf10`` (against no effect), its relative Monte Carlo error, and how it was computed.
+    reference_rows : pandas.DataFrame
+        The rows of the original analysis.
+    level : float
+    notes : tuple of str
+        What was done beyond reweighting, and what to be careful with.
+    """
+
+    effect: str
+    scale: EffectScale
+    priors: dict[str, Prior]
+    posteriors: dict[str, EffectPosterior]
+    bayes_factors: pd.DataFrame
+    reference_rows: pd.DataFrame
+    level: float
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row per prior, and those of the original analysis.
+
+        Returns
+        -------
+        pandas.DataFrame
+            ``estimate sd lower upper``: posterior mean, standard deviation and equal-tailed
+            interval (for a ratio: the median, the standard deviation of its logarithm, and the
+            interval of the ratio); ``p_benefit p_mcid p_rope p_harm``: probability of any
+            benefit, of one beyond the minimal important difference, of the region of practical
+            equivalence, of harm; ``bf10``: Bayes factor against no effect; ``k_hat``: Pareto
+            shape of the weights. The likelihood's rows have ``df`` and ``p`` instead.
+        """
+        rows = {
+            name: effect_row_values(posterior, self.scale, self.level)
+            for name, posterior in self.posteriors.items()
+        }
+        table = pd.DataFrame.from_dict(rows, orient="index")
+        table["bf10"] = self.bayes_factors["bf10"]
+        table["k_hat"] = [p.k_hat for p in self.posteriors.values()]
+        table["k_hat"] = table["k_hat"].where(np.isfinite(table["k_hat"]))
+        if len(self.reference_rows):
+            table = pd.concat([table, self.reference_rows])
+        table.index.name = "prior"
+        return table
+
+    def plot(self, kind: str = "forest", ax=None):
+        """Draw the posteriors.
+
+        Parameters
+        ----------
+        kind : {"forest", "density"}
+            Means and intervals of all rows; or prior and posterior densities.
+        ax : matplotlib.axes.Axes, optional
+            For the forest.
+
+        Returns
+        -------
+        matplotlib axes (an array of them for densities)
+
+        Raises
+        ------
+        ValueError
+            If there is no such kind.
+        """
+        from bayeslmm.reanalysis import figures
+
+        if kind == "forest":
+            return figures.forest(self, ax)
+        if kind == "density":
+            return figures.densities(self)
+        raise ValueError(f'kind must be "forest" or "density", not {kind!r}.')
+
+    def plot_prior_posterior(self):
+        """Prior and posterior densities under each prior; as ``plot("density")``."""
+        return self.plot("density")
+
+    def describe(self) -> str:
+        """The table with what it means, in words."""
+        from bayeslmm.results.tables import format_table
+
+        s = self.scale
+        unit = np.exp if s.ratio else float
+        better = "higher" if s.sign > 0 else "lower"
+        mcid = f"{unit(s.sign * s.mcid) if s.ratio else s.mcid:.4g}"
+        lines = [
+            f"Effect: {self.effect} ({better} is better)",
+            f"Minimal important difference: {mcid}" + ("" if s.given else " (default)"),
+            f"Region of practical equivalence: {unit(s.rope[0]):.4g} to {unit(s.rope[1]):.4g}",
+            "",
+            "Priors" + (" (on the log of the ratio)" if s.ratio else ""),
+            *(f"  {name}: {prior!r}" for name, prior in self.priors.items()),
+            "",
+            format_table(self.table),
+        ]
+        return "\n".join([*lines, *([""] if self.notes else []), *self.notes])
+
+    def __repr__(self) -> str:
+        return self.describe()
+
+
+def reanalyze(
+    model: LMM | PosteriorFit,
+    effect,
+    priors="standard",
+    *,
+    mcid: float | None = None,
+    rope=None,
+    direction: str = "higher is better",
+    level: float = 0.95,
+    draws: int = 4000,
+    random_seed: int = 0,
+    cores: int | None = None,
+) -> Reanalysis:
+    """An effect of a mixed model under a set of priors, next to REML.
+
+    The covariance parameters are sampled once. Given them the effect is normal in closed form, so
+    that another prior on it reweights the draws exactly; where the Pareto k-hat of the weights is
+    above 0.7 they are drawn again under that prior. All other priors stay as they are.
+
+    Parameters
+    ----------
+    model : LMM or PosteriorFit
+        A fit's draws and priors are used as they are; a model is sampled (importance sampling,
+        NUTS where that is refused).
+    effect : str, dict or array
+        A coefficient, or a contrast such as ``{"drug[B]": 1, "drug[A]": -1}``. A prior on
+        ``"Intercept"`` is here on that coefficient itself.
+    priors : str or dict of str to Prior
+        ``"standard"``, see :func:`bayeslmm.reanalysis.prior_sets.standard_priors`; or your own.
+    mcid : float, optional
+        Minimal clinically important difference, positive, in units of the effect; by default half
+        a standard deviation of the response (per standard deviation of a numeric predictor).
+    rope : float or (float, float), optional
+        Region of practical equivalence; by default what is smaller than ``mcid``.
+    direction : {"higher is better", "lower is better"}
+    level : float
+        Probability inside the intervals.
+    draws : int
+        Draws of the covariance parameters.
+    random_seed : int
+    cores : int, optional
+
+    Returns
+    -------
+    Reanalysis
+
+    Raises
+    ------
+    ValueError
+        If the effect or an option does not exist.
+    PriorError
+        If a prior is not one for an effect, or another coefficient's prior is not normal or flat.
+    SamplingError
+        If the covariance parameters cannot be sampled.
+
+    Examples
+    --------
+    >>> import bayeslmm as blm
+    >>> model = blm.LMM("Reaction ~ Days + (Days | Subject)", blm.load_dataset("sleepstudy"))
+    >>> result = blm.reanalyze(model, "Days", mcid=5, direction="lower is better")
+    >>> result.table.loc["sceptical, strong", "p_harm"].round(2)
+    np.float64(1.0)
+    """
+    from bayeslmm.results.tables import check_level
+
+    check_level(level)
+    source, likelihood = source_and_likelihood(
+        model, effect, random_seed=random_seed, draws=draws, cores=cores
+    )
+    row = source.effect.row
+    scale = EffectScale.of(mcid, rope, direction, default_mcid(source.model.design, row))
+    chosen = prior_set(priors, scale, model_prior(source))
+    draws_of = Reweighter(source, [likelihood])
+    posteriors = {name: draws_of.posterior(prior, name) for name, prior in chosen.items()}
+    factors = _bayes_factors(draws_of, posteriors)
+    reference, warned = _reml_rows(source.model, row, level)
+    return Reanalysis(
+        source.effect.label,
+        scale,
+        chosen,
+        posteriors,
+        factors,
+        reference,
+        level,
+        (*default_note(scale, priors), *dict.fromkeys(draws_of.notes), *warned),
+    )
+
+
+def default_note(scale: EffectScale, priors) -> list[str]:
+    """Says that a default stands in for the minimal important difference."""
+    if scale.given:
+        return []
+    size = f"{np.exp(scale.mcid) if scale.ratio else scale.mcid:.4g}"
+    note = f"No mcid was given: {size} stands in."
+    if isinstance(priors, str):
+        note += " The sceptical, enthusiastic and pessimistic priors rest on it."
+    return [note]
+
+
+def model_prior(source: EffectSource) -> Prior | None:
+    """The prior the model itself has for the effect."""
+    from bayeslmm.bayes.priors import coef_key
+
+    row, names = source.effect.row, source.model.design.coef_names
+    at = np.flatnonzero(row)
+    if len(at) == 1 and row[at[0]] == 1:
+        own = source.priors[coef_key(names[at[0]])]
+        if names[at[0]] != "Intercept" and normal_parameters(own) is None:
+            return own
+    if not np.isfinite(source.effect.sd):
+        return None
+    return Prior("Normal", mu=source.effect.mean, sigma=source.effect.sd)
+
+
+def _bayes_factors(draws_of: Reweighter, posteriors: dict[str, EffectPosterior]) -> pd.DataFrame:
+    rows = {}
+    for name, posterior in posteriors.items():
+        log_bf, error, method = draws_of.log_bayes_factor(posterior)
+        rows[name] = (np.exp(log_bf), error, method)
+    return pd.DataFrame.from_dict(
+        rows, orient="index", columns=["bf10", "relative_error", "method"]
+    )
+
+
+def _reml_rows(model: LMM, row: np.ndarray, level: float):
+    """REML with each choice of degrees of freedom, and what there is to say about it."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ModelWarning)
+        try:
+            fit = model.reml()
+            rows = {
+                name: fit.contrast(row, ddf=ddf, level=level).iloc[0]
+                for name, ddf in _LIKELIHOOD_ROWS.items()
+            }
+        except (ValueError, PriorError) as err:
+            return pd.DataFrame(), (f"REML is not available: {err}",)
+    table = pd.DataFrame(rows).T.astype(float).rename(columns={"se": "sd"})
+    said = dict.fromkeys(f"REML: {w.message}" for w in caught)
+    return table[["estimate", "sd", "lower", "upper", "df", "p"]], tuple(said)
+
+
+def effect_row_values(
+    posterior: EffectPosterior, scale: EffectScale, level: float
+) -> dict[str, float]:
+    """A posterior's row of the table; see :attr:`Reanalysis.table`."""
+    lower, upper = posterior.interval(level)
+    up = scale.sign > 0
+    low, high = scale.rope
+    values = {
+        "estimate": posterior.quantile(0.5) if scale.ratio else posterior.mean,
+        "sd": posterior.sd,
+        "lower": lower,
+        "upper": upper,
+    }
+    if scale.ratio:
+        values |= {key: float(np.exp(values[key])) for key in ("estimate", "lower", "upper")}
+    inside = 1.0 - posterior.cdf(low) - posterior.survival(high)
+    return values | {
+        "p_benefit": posterior.survival(0.0) if up else posterior.cdf(0.0),
+        "p_mcid": posterior.survival(scale.mcid) if up else posterior.cdf(-scale.mcid),
+        "p_rope": float(np.clip(inside, 0.0, 1.0)),
+        "p_harm": posterior.cdf(0.0) if up else posterior.survival(0.0),
+    }

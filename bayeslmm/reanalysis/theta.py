@@ -1,0 +1,162 @@
+"""Weighted draws of the covariance parameters under one prior, with their evidence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bayeslmm.bayes.draws import covariance_draws
+from bayeslmm.bayes.importance import MAX_K_HAT, importance_sample
+from bayeslmm.bayes.marginal import MarginalDensity
+from bayeslmm.bayes.mode import find_mode
+from bayeslmm.bayes.nuts import MARGINAL_TUNE, processors, sample_density
+from bayeslmm.bayes.scales import unconstrain
+from bayeslmm.gaussian import lower_factor, single_threaded_blas
+from bayeslmm.gaussian.correlations import correlations_from_factors
+from bayeslmm.reanalysis.bridge import Evidence, bridge_sampling
+
+if TYPE_CHECKING:
+    from bayeslmm.results.posterior import PosteriorFit
+
+__all__ = ["ThetaDraws", "draw_theta", "fitted_factors", "fitted_theta", "smooth_weights"]
+
+
+@dataclass(frozen=True)
+class ThetaDraws:
+    """Weighted draws of theta.
+
+    Attributes
+    ----------
+    factors : (n, sum q_k^2) array
+        Flat absolute factors.
+    sigma : (n,) array
+    log_weights : (n,) array
+        Normalized to sum to one.
+    k_hat : float
+        Pareto shape of the weights; nan for draws of a chain.
+    inefficiency : float
+        Draws per independent draw, beside what the weights cost.
+    evidence : Evidence or None
+        log p(y); None where it was not computed.
+    method : str
+    """
+
+    factors: np.ndarray
+    sigma: np.ndarray
+    log_weights: np.ndarray
+    k_hat: float
+    inefficiency: float
+    evidence: Evidence | None
+    method: str
+
+
+def draw_theta(
+    density: MarginalDensity,
+    random_seed: int,
+    draws: int = 4000,
+    cores: int | None = None,
+    first: np.ndarray | None = None,
+) -> ThetaDraws:
+    """Importance sampling, and NUTS with bridge sampling where its k-hat is above 0.7.
+
+    Parameters
+    ----------
+    density : MarginalDensity
+    random_seed : int
+    draws : int
+    cores : int, optional
+    first : (d,) array, optional
+        Where to start looking for the mode.
+
+    Raises
+    ------
+    SamplingError
+        If neither can sample the density.
+    """
+    cores = processors() if cores is None else cores
+    rng = np.random.default_rng(np.random.SeedSequence([random_seed, 11]))
+    with single_threaded_blas():
+        mode = find_mode(density) if first is None else find_mode(density, (0.5,), first=first)
+        sample = importance_sample(density, mode, draws, rng, cores)
+        if sample.k_hat <= MAX_K_HAT:
+            keep = sample.log_weights > sample.log_weights.max() - 40.0
+            _, F, sigma = density.constrained(sample.x[keep])
+            evidence = Evidence(sample.log_evidence, sample.log_evidence_error, "importance")
+            weights = sample.log_weights[keep]
+            return ThetaDraws(F, sigma, weights, sample.k_hat, 1.0, evidence, "importance")
+        x, _ = sample_density(
+            density,
+            mode,
+            draws=max(draws // 4, 250),
+            tune=MARGINAL_TUNE,
+            chains=4,
+            cores=cores,
+            random_seed=random_seed,
+            progressbar=False,
+            options={},
+        )
+        _, F, sigma = density.constrained(x.reshape(-1, x.shape[-1]))
+        evidence = bridge_sampling(density, x, rng)
+    n = len(sigma)
+    equal = np.full(n, -np.log(n))
+    return ThetaDraws(F, sigma, equal, np.nan, n / _slowest(x), evidence, "nuts")
+
+
+def _slowest(x: np.ndarray) -> float:
+    """Smallest effective sample size over the coordinates of (chains, draws, d) draws."""
+    from arviz_stats.base import array_stats
+
+    ess = [float(array_stats.ess(x[:, :, i], method="mean")) for i in range(x.shape[2])]
+    return float(np.clip(np.nanmin(ess), 1.0, x.shape[0] * x.shape[1]))
+
+
+def fitted_factors(fit: PosteriorFit) -> ThetaDraws:
+    """The draws a posterior fit already has, equally weighted."""
+    posterior = fit.posterior
+    sigma = posterior["sigma"].to_numpy()
+    parts = [np.zeros((sigma.size, 0))]
+    for Sigma in covariance_draws(fit.model.design, fit.names, posterior):
+        flat = Sigma.reshape(-1, *Sigma.shape[2:])
+        parts.append(np.array([lower_factor(S).ravel() for S in flat]))
+    F = np.ascontiguousarray(np.concatenate(parts, axis=1))
+    x = np.concatenate([np.log(sigma)[:, :, None], _log_sds(fit, posterior)], axis=2)
+    n = sigma.size
+    inefficiency = n / _slowest(x)
+    if fit.info.effective_draws is not None:
+        inefficiency = max(inefficiency, n / fit.info.effective_draws)
+    equal = np.full(n, -np.log(n))
+    return ThetaDraws(F, sigma.ravel(), equal, np.nan, inefficiency, None, fit.info.method)
+
+
+def _log_sds(fit: PosteriorFit, posterior) -> np.ndarray:
+    parts = [np.log(np.maximum(posterior[f.sd].to_numpy(), 1e-300)) for f in fit.names.factors]
+    shape = posterior["sigma"].shape
+    return np.concatenate([np.zeros((*shape, 0)), *parts], axis=2)
+
+
+def fitted_theta(fit: PosteriorFit, density: MarginalDensity) -> np.ndarray:
+    """Unconstrained coordinates (chains, draws, d) of a posterior fit's draws."""
+    theta = fitted_factors(fit)
+    x = np.empty((len(theta.sigma), density.n_dim))
+    m = density.correlations.n_effects
+    for i, (F, sigma) in enumerate(zip(theta.factors, theta.sigma, strict=True)):
+        sd, u = correlations_from_factors(density.correlations, F)
+        scales = unconstrain(density.scales, np.append(sd, sigma))
+        x[i] = np.concatenate([scales[:m], np.clip(u, -18.0, 18.0), scales[m:]])
+    return x.reshape(*fit.posterior["sigma"].shape, -1)
+
+
+def smooth_weights(log_ratios: np.ndarray) -> tuple[np.ndarray, float]:
+    """Pareto-smoothed, normalized log weights, and k-hat (Vehtari et al. 2024)."""
+    from arviz_stats.base import array_stats
+
+    raw = np.where(np.isfinite(log_ratios), log_ratios, -np.inf)
+    top = raw.max()
+    floor = np.maximum(raw, top - 700.0)
+    if np.ptp(floor) < 1e-9:  # nothing to smooth
+        return np.full(len(raw), -np.log(len(raw))), -np.inf
+    smoothed, k_hat = array_stats.psislw(-(floor - top))
+    smoothed = np.asarray(smoothed)
+    return smoothed - np.logaddexp.reduce(smoothed), float(k_hat)

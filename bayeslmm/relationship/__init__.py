@@ -1,0 +1,1 @@
+"""Known covariance between levels: pedigrees and labelled matrices, matched to grouping factors."""

@@ -1,0 +1,489 @@
+"""What a report says, section by section."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from bayeslmm.errors import BayesLMMError
+from bayeslmm.report.mathematics import equation_rows
+from bayeslmm.report.pictures import Picture, draw
+from bayeslmm.report.tables import Table, table
+
+if TYPE_CHECKING:
+    from bayeslmm.formula import Design
+    from bayeslmm.reanalysis.reanalyze import Reanalysis
+    from bayeslmm.reanalysis.sensitivity import Sensitivity
+    from bayeslmm.results.likelihood import LikelihoodFit
+    from bayeslmm.results.posterior import PosteriorFit
+
+__all__ = ["Section", "Settings", "sections"]
+
+#: Draws or rows beyond which pictures are bitmaps.
+_MANY_ROWS = 3000
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what follows it.
+
+    Attributes
+    ----------
+    title : str
+    paragraphs : list of str
+    equation : list of (str, str)
+        MathML of left and right sides.
+    tables : list of Table
+    pictures : list of Picture
+    code : str
+    """
+
+    title: str
+    paragraphs: list[str] = field(default_factory=list)
+    equation: list[tuple[str, str]] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    code: str = ""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user chose for a report.
+
+    Attributes
+    ----------
+    effect : object
+        A coefficient, a contrast, or None.
+    options : dict
+        ``mcid``, ``rope``, ``direction``, ``priors``.
+    question : str
+    level : float
+    source : str
+        Python that gives the data.
+    """
+
+    effect: object
+    options: dict
+    question: str
+    level: float
+    source: str
+
+
+def sections(fit: PosteriorFit, settings: Settings) -> list[Section]:
+    """All sections of the report of a posterior fit.
+
+    Parameters
+    ----------
+    fit : PosteriorFit
+    settings : Settings
+
+    Raises
+    ------
+    ValueError
+        If there is no such effect.
+    """
+    reml, reml_notes = _reml(fit)
+    found = [
+        _model(fit, settings),
+        _data(fit.model.design),
+        _priors(fit),
+        _diagnostics(fit),
+        _estimates(fit, reml, reml_notes, settings.level),
+        _components(fit, reml, settings.level),
+        _explained(fit, settings.level),
+        _groups(fit, settings.effect),
+        _checks(fit),
+    ]
+    if settings.effect is not None:
+        found += _effect_sections(fit, settings)
+    found += [_power_scaling(fit), _reproduce(fit, settings)]
+    return [section for section in found if section is not None]
+
+
+def _reml(fit: PosteriorFit) -> tuple[LikelihoodFit | None, list[str]]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            reml = fit.model.reml()
+            reml.fixef("kenward-roger")
+        except (BayesLMMError, ValueError) as err:
+            return None, [f"There is no REML fit to compare with: {err}"]
+    return reml, [f"{note}" for note in dict.fromkeys(str(w.message) for w in caught)]
+
+
+def _model(fit: PosteriorFit, settings: Settings) -> Section:
+    design = fit.model.design
+    words = [settings.question] if settings.question else []
+    words.append(in_words(design))
+    rows = []
+    try:
+        rows = equation_rows(fit.model.equation())
+    except BayesLMMError as err:
+        words.append(str(err))
+    words.append(f"Formula: {design.formula.text}")
+    return Section("Question and model", words, equation=rows)
+
+
+def in_words(design: Design) -> str:
+    """The model in a sentence or two."""
+    predictors = [name for name in design.coef_names if name != "Intercept"]
+    text = f"{design.response} of {design.n_rows} rows is described by "
+    text += f"{_listed(predictors)}." if predictors else "its mean."
+    if not design.blocks:
+        return text + " All rows are treated as independent."
+    for block in design.blocks:
+        slopes = [effect for effect in block.effects if effect != "Intercept"]
+        what = []
+        if "Intercept" in block.effects:
+            what.append("its own level")
+        if slopes:
+            what.append(f"its own effect of {_listed(slopes)}")
+        text += (
+            f" Each of the {block.n_levels} levels of {block.name} has {' and '.join(what)}, "
+            "drawn from a common normal distribution."
+        )
+    return text
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _data(design: Design) -> Section:
+    dropped = design.missing.describe()
+    words = [
+        f"{design.n_rows} rows are used."
+        + (f" {dropped}." if dropped else " No row was left out for missing values.")
+    ]
+    if design.weights is not None:
+        words.append(f"Rows are weighted by {design.weights_name}.")
+    y = pd.Series(design.y)
+    summary = pd.DataFrame(
+        {design.response: [y.mean(), y.std(), y.min(), y.median(), y.max()]},
+        index=["mean", "standard deviation", "smallest", "median", "largest"],
+    ).T
+    tables = [table(summary, "Response", "variable")]
+    missing = {column: count for column, count in design.missing.by_column.items() if count}
+    if missing:
+        frame = pd.DataFrame({"rows missing": missing})
+        tables.append(table(frame, "Missing values by column", "column"))
+    if design.blocks:
+        rows = {}
+        for block in design.blocks:
+            counts = np.bincount(block.codes, minlength=block.n_levels)
+            rows[block.name] = {
+                "levels": block.n_levels,
+                "fewest rows": int(counts.min()),
+                "median rows": float(np.median(counts)),
+                "most rows": int(counts.max()),
+            }
+        frame = pd.DataFrame.from_dict(rows, orient="index").astype(object)
+        tables.append(table(frame, "Groups", "grouping factor"))
+    return Section("Data", words, tables=tables)
+
+
+def _priors(fit: PosteriorFit) -> Section:
+    rows = [
+        [key, repr(prior), "default" if fit.priors.is_default(key) else "set"]
+        for key, prior in fit.priors.items()
+    ]
+    words = []
+    if "Intercept" in set(fit.priors):
+        words.append("The prior on the intercept is on its value at the means of the predictors.")
+    return Section("Priors", words, tables=[Table(["parameter", "prior", ""], rows)])
+
+
+def _diagnostics(fit: PosteriorFit) -> Section:
+    info = fit.info
+    words = [
+        f"{info.chains} x {info.draws} draws by {info.method} ({info.parameterization}), "
+        f"{info.tune} warm-up draws per chain, seed {info.random_seed}, {info.seconds:.1f} s.",
+        *info.problems,
+    ]
+    if info.k_hat is not None:
+        words.append(
+            f"Importance sampling: k-hat {info.k_hat:.2f} (trusted below 0.7), "
+            f"{info.effective_draws:.0f} effective draws."
+        )
+    if not info.problems:
+        words.append("No divergences, r-hat below 1.01 and enough effective draws everywhere.")
+    diagnosed = fit.summary()[["ess_bulk", "ess_tail", "r_hat"]]
+    worst = pd.DataFrame(
+        {
+            "worst": [
+                float(diagnosed["r_hat"].max()),
+                float(diagnosed["ess_bulk"].min()),
+                float(diagnosed["ess_tail"].min()),
+            ]
+        },
+        index=["largest r-hat", "smallest bulk effective sample size", "smallest tail one"],
+    )
+    pictures = _pictures(
+        [(_method(fit, "plot_rank"), "Ranks of the draws by chain", False)], fit.model.design
+    )
+    return Section("Diagnostics", words, tables=[table(worst, first="")], pictures=pictures)
+
+
+def _estimates(fit, reml: LikelihoodFit | None, notes: list[str], level: float) -> Section:
+    percent = f"{100 * level:g} %"
+    posterior = fit.fixef(level=level)
+    columns = {"posterior": _with_interval(posterior, "mean")}
+    if reml is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for name, space in (("Satterthwaite", ""), ("Kenward-Roger", " ")):
+                fixed = reml.fixef(name.lower(), level=level)
+                columns[f"REML, {name}"] = _with_interval(fixed, "estimate")
+                columns[f"df{space}"] = fixed["df"]  # the same head twice
+                columns[f"p{space}"] = fixed["p"]
+    caption = f"Estimates with {percent} intervals, posterior and REML side by side"
+    tables = [table(pd.DataFrame(columns), caption, "coefficient")]
+    pictures = _pictures([(_method(fit, "plot_forest"), "Coefficients", False)], fit.model.design)
+    return Section("Coefficients", notes, tables=tables, pictures=pictures)
+
+
+def _with_interval(frame: pd.DataFrame, center: str) -> pd.Series:
+    """Estimates with their intervals as text."""
+    rows = frame[[center, "lower", "upper"]].to_numpy(dtype=float)
+    text = [
+        "–"
+        if np.isnan(row[0])
+        else f"{row[0]:.4g}" + ("" if np.isnan(row[1:]).any() else f" ({row[1]:.4g}, {row[2]:.4g})")
+        for row in rows
+    ]
+    return pd.Series(text, index=frame.index)
+
+
+def _components(fit, reml: LikelihoodFit | None, level: float) -> Section:
+    percent = f"{100 * level:g} %"
+    columns = {f"posterior ({percent})": _with_interval(fit.varcomp(level=level), "mean")}
+    words = []
+    if reml is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            wald = reml.varcomp(level=level)
+        columns[f"REML (Wald {percent})"] = _with_interval(wald, "estimate")
+        if reml.singular:
+            words = ["REML is at a boundary: " + "; ".join(reml.singular_components) + "."]
+    frame = pd.DataFrame(columns).reindex(fit.varcomp(level=level).index)
+    return Section("Variance components", words, tables=[table(frame, first="component")])
+
+
+def _explained(fit, level: float) -> Section | None:
+    try:
+        shares = pd.concat([fit.r2(level=level), fit.icc(level=level)])
+    except BayesLMMError:
+        return None
+    columns = ["mean", "sd", "lower", "upper"]
+    shares.index = [_SHARES.get(name, f"intraclass correlation, {name}") for name in shares.index]
+    words = [
+        "Marginal R2 is the share of the variance that the fixed part explains, conditional R2 "
+        "that of fixed and random part; the intraclass correlation is the share of the groups."
+    ]
+    return Section("Variance explained", words, tables=[table(shares[columns])])
+
+
+_SHARES = {
+    "marginal": "R2, marginal",
+    "conditional": "R2, conditional",
+    "adjusted": "intraclass correlation, adjusted",
+    "unadjusted": "intraclass correlation, unadjusted",
+}
+
+
+def _groups(fit, effect) -> Section | None:
+    if not fit.model.design.blocks:
+        return None
+    pictures = _pictures(
+        [
+            (_trajectories(fit, effect), "Lines of the groups and of the population", True),
+            (_method(fit, "plot_shrinkage"), "Shrinkage: no pooling to partial pooling", True),
+        ],
+        fit.model.design,
+    )
+    return Section("Groups", pictures=pictures) if pictures else None
+
+
+def _trajectories(fit, effect):
+    """The fan over what varies within groups, split by the factor of the effect."""
+    design = fit.model.design
+    block = design.blocks[0]
+    options = {}
+    if not set(block.effects) - {"Intercept"}:  # with a random slope the default is right
+        within = [name for name in design.coef_names if _varies_within(design, name, block)]
+        options["x"] = next((name for name in within if name in design.columns), None)
+    if isinstance(effect, str) and (factor := effect.split("[")[0]) in design.columns:
+        options["by"] = factor if factor != effect else None
+
+    def draw_lines():
+        try:
+            return fit.plot_trajectories(**options)
+        except BayesLMMError:
+            return fit.plot_trajectories()
+
+    return draw_lines
+
+
+def _varies_within(design: Design, name: str, block) -> bool:
+    column = design.X[:, list(design.coef_names).index(name)]
+    sums = np.bincount(block.codes, column, minlength=block.n_levels)
+    mean = sums / np.maximum(np.bincount(block.codes, minlength=block.n_levels), 1)
+    return bool(np.any(np.abs(column - mean[block.codes]) > 1e-9 * (1 + np.abs(column))))
+
+
+def _checks(fit) -> Section | None:
+    pictures = _pictures(
+        [
+            (
+                _method(fit, "plot_ppc", random_seed=fit.info.random_seed),
+                "Responses seen, and replicated by the model",
+                True,
+            ),
+            (_method(fit, "plot_residuals"), "Residuals", True),
+        ],
+        fit.model.design,
+    )
+    words = ["If the model holds, replicated responses look like those seen."]
+    return Section("Posterior predictive checks", words, pictures=pictures) if pictures else None
+
+
+def _effect_sections(fit, settings: Settings) -> list[Section]:
+    from bayeslmm.reanalysis.reanalyze import reanalyze
+    from bayeslmm.reanalysis.sensitivity import sensitivity
+
+    options = dict(settings.options)
+    priors = options.pop("priors", "standard")
+    seed = fit.info.random_seed
+    result = reanalyze(
+        fit, settings.effect, priors, level=settings.level, random_seed=seed, **options
+    )
+    curve = sensitivity(fit, settings.effect, level=settings.level, random_seed=seed, **options)
+    design = fit.model.design
+    return [_reanalysis(result, design), _curve(curve, design), _bayes_factors(result)]
+
+
+def _reanalysis(result: Reanalysis, design: Design) -> Section:
+    s = result.scale
+    better = "higher" if s.sign > 0 else "lower"
+    words = [
+        f"The effect of {result.effect} ({better} is better) under a set of priors, all others as "
+        "above, beside REML. "
+        f"Minimal important difference {s.mcid:.4g}; region of practical equivalence "
+        f"{s.rope[0]:.4g} to {s.rope[1]:.4g}.",
+        *result.notes,
+    ]
+    priors = [[name, repr(prior)] for name, prior in result.priors.items()]
+    pictures = _pictures(
+        [
+            (result.plot, f"{result.effect}: means and {100 * result.level:g} % intervals", False),
+            (lambda: result.plot("density"), "Prior (gray) and posterior (blue)", False),
+        ],
+        design,
+    )
+    tables = [
+        Table(["name", "prior on the effect"], priors, "Priors"),
+        table(result.table.drop(columns=["bf10"]), "Posteriors", "prior"),
+    ]
+    return Section("Reanalysis", words, tables=tables, pictures=pictures)
+
+
+def _curve(curve: Sensitivity, design: Design) -> Section:
+    words = curve.describe().splitlines()[:2]
+    pictures = _pictures([(curve.plot, "As the scale of the prior grows", False)], design)
+    return Section("Sensitivity to the prior", words, pictures=pictures)
+
+
+def _bayes_factors(result: Reanalysis) -> Section:
+    words = [
+        "For an effect under each prior against no effect at all. A Bayes factor depends on the "
+        "prior however many data there are; above 1 it speaks for an effect."
+    ]
+    frame = result.bayes_factors.rename(columns={"relative_error": "Monte Carlo error (relative)"})
+    return Section("Bayes factors", words, tables=[table(frame, first="prior")])
+
+
+def _power_scaling(fit) -> Section | None:
+    from bayeslmm.reanalysis.power_scaling import power_scaling
+
+    try:
+        frame = power_scaling(fit)
+    except (BayesLMMError, ValueError):
+        return None
+    words = [
+        "How far the posterior of each parameter moves when all priors, or the likelihood, are "
+        "raised to a power near one; above 0.05 it depends on them (Kallioinen et al. 2024)."
+    ]
+    shown = frame[["prior", "likelihood", "diagnosis"]]
+    shown.columns = ["all priors", "likelihood", "diagnosis"]
+    return Section("Power-scaling", words, tables=[table(shown, first="parameter")])
+
+
+def _reproduce(fit, settings: Settings) -> Section:
+    from bayeslmm.bayes.fitting import versions
+
+    rows = [[name, value] for name, value in versions().items()]
+    digest = hashlib.sha256(
+        np.ascontiguousarray(fit.model.design.y).tobytes()
+        + np.ascontiguousarray(fit.model.design.X).tobytes()
+    ).hexdigest()[:16]
+    words = [f"Seed {fit.info.random_seed}. Fingerprint of response and model matrix: {digest}."]
+    return Section(
+        "How to make this again",
+        words,
+        tables=[Table(["package", "version"], rows, "Versions")],
+        code=reproducing_code(fit, settings),
+    )
+
+
+def reproducing_code(fit: PosteriorFit, settings: Settings) -> str:
+    """Python that fits the model again and writes the report."""
+    priors = "".join(
+        f"    {key!r}: blm.{_constructor(prior)},\n" for key, prior in fit.priors.items()
+    )
+    design, info = fit.model.design, fit.info
+    weights = f", weights={design.weights_name!r}" if design.weights_name else ""
+    arguments = [f"draws={info.draws}", f"chains={info.chains}", f"random_seed={info.random_seed}"]
+    if info.method == "importance":
+        arguments.append('method="importance"')
+    else:
+        arguments += [f"tune={info.tune}", f'parameterization="{info.parameterization}"']
+    report = [f"effect={settings.effect!r}"] if settings.effect is not None else []
+    report += [
+        f"{key}={value!r}"
+        for key, value in settings.options.items()
+        if value is not None and isinstance(value, str | int | float | tuple)
+    ]
+    call = "".join(f", {part}" for part in report)
+    return (
+        "import pandas as pd\nimport bayeslmm as blm\n\n"
+        f"data = {settings.source}\n"
+        f"model = blm.LMM({design.formula.text!r}, data{weights}, priors={{\n{priors}}})\n"
+        f"post = model.fit({', '.join(arguments)})\n"
+        f'post.report("report.html"{call})\n'
+    )
+
+
+def _constructor(prior) -> str:
+    """A prior as code, all digits kept."""
+    inside = "".join(f", {key}={value!r}" for key, value in prior.parameters.items())
+    return f'Prior("{prior.name}"{inside})'
+
+
+def _method(fit, name: str, **options):
+    return lambda: getattr(fit, name)(**options)
+
+
+def _pictures(wanted, design: Design) -> list[Picture]:
+    """Those that can be drawn; dense ones of many rows as bitmaps."""
+    labels = [design.response, *design.coef_names, *(block.name for block in design.blocks)]
+    plain = any("$" in label for label in labels)
+    drawn = [
+        draw(make, caption, bitmap=dense and design.n_rows > _MANY_ROWS, plain=plain)
+        for make, caption, dense in wanted
+    ]
+    return [picture for picture in drawn if picture is not None]

@@ -1,0 +1,69 @@
+"""From a fit to an HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import os
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bayeslmm.errors import FileFormatError
+from bayeslmm.report.content import Settings, sections
+
+if TYPE_CHECKING:
+    from bayeslmm.results.posterior import PosteriorFit
+
+__all__ = ["render", "write_report"]
+
+
+def write_report(
+    fit: PosteriorFit,
+    path: str | os.PathLike,
+    *,
+    effect=None,
+    title: str | None = None,
+    question: str = "",
+    mcid: float | None = None,
+    rope=None,
+    direction: str = "higher is better",
+    priors="standard",
+    level: float = 0.95,
+    source: str = "...  # the data frame",
+) -> Path:
+    """Write the report of a fit; see :meth:`bayeslmm.PosteriorFit.report`.
+
+    Raises
+    ------
+    FileFormatError
+        If the folder does not exist.
+    ValueError
+        If the effect or an option does not exist.
+    """
+    from bayeslmm.reanalysis.effects import effect_row
+    from bayeslmm.reanalysis.prior_sets import EffectScale
+    from bayeslmm.results.tables import check_level
+
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileFormatError(f"There is no folder {str(path.parent)!r} to write {path.name!r} to.")
+    check_level(level)
+    design = fit.model.design
+    if effect is not None:
+        effect_row(design, effect)
+    EffectScale.of(mcid, rope, direction, 1.0)  # refused before the work starts
+    options = {"mcid": mcid, "rope": rope, "direction": direction, "priors": priors}
+    settings = Settings(effect, options, question, level, source)
+    heading = title or f"{design.response}: a linear mixed model"
+    path.write_text(render(heading, sections(fit, settings)), encoding="utf-8")
+    return path
+
+
+def render(title: str, found: list) -> str:
+    """HTML of a list of sections; every text is escaped."""
+    from jinja2 import Environment, StrictUndefined
+
+    text = resources.files("bayeslmm.report").joinpath("template.html.j2").read_text("utf-8")
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(text).render(title=title, sections=found)

@@ -1,0 +1,401 @@
+"""A model with structured residuals, prepared: the counterpart of ``gaussian.Problem``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from bayeslmm.gaussian.coordinates import Coordinates
+from bayeslmm.gaussian.marginal import FixedPrior
+from bayeslmm.gaussian.patterns import CovariancePattern
+from bayeslmm.gaussian.rows import FactorRows
+from bayeslmm.residual import _kernel
+from bayeslmm.residual.blocks import Blocks, make_blocks, residual_root, with_columns
+from bayeslmm.residual.structures import Structure
+
+__all__ = ["BlockProblem", "Moments", "RowInformation", "Theta", "prepare_blocks"]
+
+
+@dataclass(frozen=True)
+class Theta:
+    """Covariance parameters in natural units.
+
+    Attributes
+    ----------
+    F : (sum q_k^2,) array
+        Flat lower triangular factors, Sigma_k = F_k F_k'.
+    eta : (s,) array
+        Log residual standard deviations: log sd_i = scale_i eta.
+    c : array
+        Natural parameters of the correlation structure.
+    """
+
+    F: np.ndarray
+    eta: np.ndarray
+    c: np.ndarray
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Coefficients and effects at given covariance parameters.
+
+    Attributes
+    ----------
+    value : float
+        Log-likelihood (restricted or marginal where beta is integrated out).
+    beta : (p,) array
+    vcov : (p, p) array
+    b : list of (J_k, q_k) arrays
+        Conditional means of the effects.
+    """
+
+    value: float
+    beta: np.ndarray
+    vcov: np.ndarray
+    b: list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class RowInformation:
+    """What single rows need, in the order of the data.
+
+    Attributes
+    ----------
+    residual : (n,) array
+        V^-1 (y - X beta^).
+    columns : (n, p) array
+        V^-1 X in the coordinates computed with.
+    diagonal : (n,) array
+        [V^-1]_ii.
+    covariance : (p, p) array
+        Of the coefficients, in the coordinates computed with.
+    """
+
+    residual: np.ndarray
+    columns: np.ndarray
+    diagonal: np.ndarray
+    covariance: np.ndarray
+
+
+@dataclass(frozen=True)
+class BlockProblem:
+    """Rows in blocks, ready to be evaluated at many covariance parameters.
+
+    Attributes
+    ----------
+    blocks : Blocks
+    W : flat array
+        [X y] in the coordinates computed with.
+    n, p : int
+    patterns : tuple of CovariancePattern
+    factors : tuple of FactorRows
+    structure : Structure
+    coordinates : Coordinates
+    rest : (n,) array
+        Least-squares residuals, for starting values.
+    group, time : (n,) arrays
+        Residual groups and times.
+    scale : (n, s) array
+        log sd_i = scale_i eta.
+    weights : (n,) array or None
+    """
+
+    blocks: Blocks
+    W: np.ndarray
+    n: int
+    p: int
+    patterns: tuple[CovariancePattern, ...]
+    factors: tuple[FactorRows, ...]
+    structure: Structure
+    coordinates: Coordinates
+    rest: np.ndarray
+    group: np.ndarray
+    time: np.ndarray
+    scale: np.ndarray
+    weights: np.ndarray | None
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the least-squares residuals."""
+        return float(np.sqrt(self.rest @ self.rest / max(self.n - self.p, 1)))
+
+    @cached_property
+    def layout(self) -> _kernel.Layout:
+        """Positions, as the kernels take them."""
+        return with_columns(self.blocks, self.p + 1)
+
+    @property
+    def n_effects(self) -> int:
+        """Random effects in all."""
+        return int(self.blocks.effect_ptr[-1])
+
+    def prior(self, prior: FixedPrior | None) -> tuple:
+        """root, target and log-determinant of a prior on beta, flat by default."""
+        prior = FixedPrior.flat(self.p) if prior is None else prior.moved(self.coordinates)
+        return prior.root, prior.target, prior.log_det
+
+    def evaluate(self, theta: Theta, prior: tuple, ml: bool = False, gradient: bool = True):
+        """Log-likelihood and its derivatives in Sigma (flat), eta and c.
+
+        nan where V is not positive definite.
+        """
+        return _kernel.evaluate(
+            self.layout, self.W, self.n, theta.F, theta.eta, theta.c, *prior, ml, gradient
+        )
+
+    def solve(self, theta: Theta, prior: FixedPrior | None = None, ml: bool = False) -> Moments:
+        """Coefficients, their covariance and conditional means of the effects."""
+        root = self.prior(prior)
+        log_det, _, U, S = _kernel.factorize(
+            self.layout, self.W, self.p + 1, theta.F, theta.eta, theta.c
+        )
+        value, gamma, covariance, _ = _kernel.statistics(S, log_det, self.n, *root, ml)
+        u = self.blocks.rows(U, self.p + 1) @ np.append(-gamma, 1.0)
+        b = []
+        for factor, Sigma in zip(self.factors, self.covariances(theta.F), strict=True):
+            total = np.zeros((factor.n_levels, factor.q))
+            np.add.at(total, factor.codes, factor.Z * u[:, None])
+            b.append(total @ Sigma)
+        return Moments(
+            float(value),
+            self.coordinates.to_user(gamma),
+            self.coordinates.covariance_to_user(covariance),
+            b,
+        )
+
+    def row_information(self, theta: Theta, prior: FixedPrior | None = None) -> RowInformation:
+        """V^-1 of residuals and columns, and its diagonal."""
+        root = self.prior(prior)
+        log_det, inverses, U, S = _kernel.factorize(
+            self.layout, self.W, self.p + 1, theta.F, theta.eta, theta.c
+        )
+        _, gamma, covariance, _ = _kernel.statistics(S, log_det, self.n, *root, False)
+        rows = self.blocks.rows(U, self.p + 1)
+        layout = self.layout
+        diagonal = np.concatenate(
+            [
+                np.repeat(np.diag(inverses[a:b].reshape(m, m)), r)
+                for a, b, m, r in zip(
+                    layout.v_ptr[:-1], layout.v_ptr[1:], layout.m, layout.n_rep, strict=True
+                )
+            ]
+        )
+        return RowInformation(
+            rows @ np.append(-gamma, 1.0),
+            rows[:, :-1],
+            self.blocks.rows(diagonal, 1)[:, 0],
+            covariance,
+        )
+
+    def effect_covariances(self, theta: Theta) -> list[np.ndarray]:
+        """Covariance of the effects of every level given y, beta and theta, (J_k, q_k, q_k)."""
+        _, inverses, _, _ = _kernel.factorize(
+            self.layout, self.W, self.p + 1, theta.F, theta.eta, theta.c
+        )
+        out = []
+        for f, (factor, Sigma) in enumerate(
+            zip(self.factors, self.covariances(theta.F), strict=True)
+        ):
+            T = _kernel.effect_information(
+                self.layout, inverses, self.blocks.code, self.blocks.effect_ptr, f, factor.q,
+                factor.n_levels,
+            )  # fmt: skip
+            out.append(Sigma - Sigma @ T @ Sigma)
+        return out
+
+    def predictor_variance(self, theta: Theta, X, Z: Sequence, codes: Sequence) -> np.ndarray:
+        """Var(x'beta + z'b | y, theta) of rows whose levels are among those of the data.
+
+        With h the covariance of z'b and the response, z'Sigma z - h'V^-1 h + (x - X'V^-1 h)' Phi
+        (x - X'V^-1 h), Phi = (X'V^-1 X)^-1 (universal kriging).
+
+        Parameters
+        ----------
+        X : (m, p) array
+        Z : sequence of (m, q_k) arrays
+        codes : sequence of (m,) int arrays
+        """
+        log_det, inverses, U, S = _kernel.factorize(
+            self.layout, self.W, self.p + 1, theta.F, theta.eta, theta.c
+        )
+        Phi = _kernel.statistics(S, log_det, self.n, *self.prior(None), False)[2]
+        columns = self.blocks.rows(U, self.p + 1)[:, :-1]
+        spread = np.asarray(X, dtype=float) @ self.coordinates.G_inverse
+        variance = np.zeros(len(spread))
+        Sigmas = self.covariances(theta.F)
+        members = [_rows_by_level(f) for f in self.factors]
+        owner, place = self._blocks_of_rows
+        for i in range(len(spread)):
+            rows, h = [], []
+            for f, Sigma in enumerate(Sigmas):
+                z, at = Z[f][i], members[f][codes[f][i]]
+                variance[i] += z @ Sigma @ z
+                rows.append(at)
+                h.append(self.factors[f].Z[at] @ (Sigma @ z))
+            rows, inverse = np.unique(np.concatenate(rows), return_inverse=True)
+            h = np.bincount(inverse.ravel(), np.concatenate(h), minlength=len(rows))
+            spread[i] -= columns[rows].T @ h
+            for block in np.unique(owner[rows, 1]):
+                here = owner[rows, 1] == block
+                k = owner[rows[here][0], 0]
+                m = self.layout.m[k]
+                V = inverses[self.layout.v_ptr[k] : self.layout.v_ptr[k + 1]].reshape(m, m)
+                at = place[rows[here]]
+                variance[i] -= h[here] @ V[np.ix_(at, at)] @ h[here]
+        return variance + np.einsum("ij,jk,ik->i", spread, Phi, spread)
+
+    @cached_property
+    def _blocks_of_rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pattern and block (n, 2), and place within the block (n,), of every row."""
+        owner, place = np.empty((self.n, 2), dtype=np.int64), np.empty(self.n, dtype=np.int64)
+        start = blocks = 0
+        for k, (m, r) in enumerate(zip(self.layout.m, self.layout.n_rep, strict=True)):
+            rows = self.blocks.order[start : start + m * r].reshape(m, r)
+            owner[rows, 0], owner[rows, 1] = k, blocks + np.arange(r)
+            place[rows] = np.arange(m)[:, None]
+            start, blocks = start + m * r, blocks + r
+        return owner, place
+
+    @property
+    def n_normals(self) -> int:
+        """Standard normals that one draw of (beta, b) takes."""
+        return self.p + (self.n_effects + self.n if self.n_effects else 0)
+
+    def draw(self, F, eta, c, prior: FixedPrior, normals: np.ndarray):
+        """One exact draw of (beta, b) per row of F, eta, c and normals.
+
+        Returns
+        -------
+        beta : (m, p) array
+        b : list of (m, J_k, q_k) arrays
+        """
+        root, target, _ = self.prior(prior)
+        beta, b = _kernel.draws(
+            self.layout, self.W, self.p + 1, np.ascontiguousarray(F), np.ascontiguousarray(eta),
+            np.ascontiguousarray(c), root, target, self.blocks.code, self.blocks.effect_ptr,
+            np.ascontiguousarray(normals),
+        )  # fmt: skip
+        ptr = self.blocks.effect_ptr
+        effects = [
+            b[:, ptr[f] : ptr[f + 1]].reshape(len(b), factor.n_levels, factor.q)
+            for f, factor in enumerate(self.factors)
+        ]
+        return self.coordinates.to_user(beta), effects
+
+    def split(self, F: np.ndarray) -> list[np.ndarray]:
+        """(..., q_k, q_k) factors from flat ones (..., sum q_k^2)."""
+        ptr = self.layout.f_ptr
+        return [
+            F[..., ptr[k] : ptr[k + 1]].reshape(*F.shape[:-1], p.q, p.q)
+            for k, p in enumerate(self.patterns)
+        ]
+
+    def covariances(self, F: np.ndarray) -> list[np.ndarray]:
+        """Sigma_k from flat factors."""
+        return [L @ np.swapaxes(L, -1, -2) for L in self.split(F)]
+
+    def residual_covariance(self, eta, c, group, time, scale, weights=None) -> np.ndarray:
+        """R of any rows, dense: for implied covariances and simulation of small groups."""
+        sd = np.exp(scale @ eta)
+        if weights is not None:
+            sd = sd / np.sqrt(weights)
+        n, kind = len(group), self.layout.kind
+        R = np.diag(sd**2)
+        for i in range(n):
+            for j in range(i):
+                if group[i] == group[j]:
+                    R[i, j] = R[j, i] = (
+                        sd[i] * sd[j] * _kernel.correlation(kind, c, time[i], time[j])
+                    )
+        return R
+
+    def row_variances(self, eta: np.ndarray) -> np.ndarray:
+        """Residual variance of every row, shape (..., n)."""
+        variance = np.exp(2.0 * (eta @ self.scale.T))
+        return variance if self.weights is None else variance / self.weights
+
+    def residual_root(self, theta: Theta) -> Callable:
+        """See :func:`bayeslmm.residual.blocks.residual_root`."""
+        return residual_root(self.blocks, theta.eta, theta.c)
+
+    def with_response(self, y: np.ndarray, X: np.ndarray) -> BlockProblem:
+        """The same rows and columns with another response (less its offset)."""
+        W, coordinates, rest = _working(self.blocks, y, X)
+        return replace(self, W=W, coordinates=coordinates, rest=rest)
+
+
+def _rows_by_level(factor: FactorRows) -> list[np.ndarray]:
+    order = np.argsort(factor.codes, kind="stable")
+    counts = np.bincount(factor.codes, minlength=factor.n_levels)
+    return np.split(order, np.cumsum(counts)[:-1])
+
+
+def prepare_blocks(
+    y: np.ndarray,
+    X: np.ndarray,
+    factors: Sequence[FactorRows],
+    patterns: Sequence[CovariancePattern],
+    structure: Structure,
+    group: np.ndarray,
+    time: np.ndarray,
+    scale: np.ndarray,
+    weights: np.ndarray | None = None,
+) -> BlockProblem:
+    """Lay rows out in blocks.
+
+    Parameters
+    ----------
+    y : (n,) array
+        Response, less its offset.
+    X : (n, p) array
+    factors, patterns
+        Grouping factors and their covariance patterns.
+    structure : Structure
+    group, time : (n,) arrays
+    scale : (n, s) array
+        log sd_i = scale_i eta.
+    weights : (n,) array, optional
+        Var(eps_i) = sd_i^2 / w_i.
+    """
+    blocks = make_blocks(
+        group,
+        time if structure.uses_time else np.zeros(len(y)),
+        scale,
+        weights,
+        factors,
+        (structure.code, structure.n_times),
+        shift_times=structure.uses_time and structure.n_times == 0,
+    )
+    W, coordinates, rest = _working(blocks, np.asarray(y, dtype=float), X)
+    return BlockProblem(
+        blocks, W, len(y), X.shape[1], tuple(patterns), tuple(factors), structure, coordinates,
+        rest, group, time, scale, weights,
+    )  # fmt: skip
+
+
+def _working(blocks: Blocks, y: np.ndarray, X: np.ndarray):
+    """[X y] shifted by means along the ones, where these are in the span of the columns."""
+    n, p = X.shape
+    ones = np.ones(n)
+    a = np.zeros(p)
+    constant = np.flatnonzero(np.all(X[:1] == X, axis=0) & (X[0] != 0)) if p else []
+    if len(constant):
+        a[constant[0]] = 1.0 / X[0, constant[0]]
+    elif p:
+        found = np.linalg.lstsq(X, ones, rcond=None)[0]
+        if np.allclose(X @ found, ones, atol=1e-9):
+            a = np.where(np.abs(found - np.round(found)) < 1e-9, np.round(found), found)
+    x0, y0 = np.zeros(p), 0.0
+    if np.any(a):
+        x0 = np.where(a == 0, X.mean(axis=0), 0.0)
+        y0 = float(y.mean())
+    shear = np.outer(a, x0)
+    coordinates = Coordinates(np.eye(p) + shear, np.eye(p) - shear, -y0 * a)
+    centered, response = X - x0, y - y0
+    rest = response
+    if p:
+        rest = response - centered @ np.linalg.lstsq(centered, response, rcond=None)[0]
+    return blocks.data(np.column_stack([centered, response])), coordinates, rest

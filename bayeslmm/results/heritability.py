@@ -1,0 +1,257 @@
+"""Heritability and repeatability: shares of the phenotypic variance.
+
+The additive variance is that of the base population, sd(Intercept | id)^2 with id related by A; the
+phenotypic variance adds those of the other random effects and of the residuals (Falconer and
+Mackay 1996, Introduction to Quantitative Genetics, chapters 8 and 10).  Fixed effects are not in it
+unless asked for (Wilson 2008, Journal of Evolutionary Biology 21, 647-650).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from bayeslmm.errors import DataError, ModelWarning
+
+if TYPE_CHECKING:
+    from bayeslmm.formula import Design
+    from bayeslmm.model import LMM
+    from bayeslmm.results.likelihood import LikelihoodFit
+
+__all__ = ["Share", "heritability_share", "likelihood_share", "repeatability_share", "share_values"]
+
+_METHODS = ("delta", "bootstrap")
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which variances are above and below the line of a share.
+
+    Attributes
+    ----------
+    name : str
+    above, below : tuple of int
+        Positions of grouping factors.
+    fixed : bool
+        Whether the variance of the fixed part is below.
+    """
+
+    name: str
+    above: tuple[int, ...]
+    below: tuple[int, ...]
+    fixed: bool
+
+
+def heritability_share(
+    design: Design, factor: str | None, exclude: str | Iterable[str], fixed: bool
+) -> Share:
+    """Heritability: the variance of one related factor over the phenotypic variance.
+
+    Raises
+    ------
+    DataError
+        If no grouping factor, or more than one, has a relationship and `factor` does not say
+        which; or if it has none.
+    KeyError
+        If there is no such grouping factor.
+    """
+    related = [block.name for block in design.blocks if block.relationship is not None]
+    if not related:
+        raise DataError(
+            "Heritability needs a grouping factor with a known relationship: blm.LMM(formula, "
+            'data, relationship={"id": ...}).'
+        )
+    if factor is None:
+        if len(related) > 1:
+            raise DataError(
+                f"{', '.join(related)} have a relationship: say which one, "
+                f"heritability({related[0]!r})."
+            )
+        factor = related[0]
+    design.block(factor)
+    if factor not in related:
+        raise DataError(
+            f"{factor!r} has no relationship, so its variance is not additive genetic. With one: "
+            f"{', '.join(related)}. repeatability() takes any grouping factor."
+        )
+    return _share(design, "heritability", [factor], exclude, fixed)
+
+
+def repeatability_share(
+    design: Design, factors: Iterable[str] | str | None, exclude: str | Iterable[str], fixed: bool
+) -> Share:
+    """Repeatability: all variance between individuals over the phenotypic variance.
+
+    By default the individuals' factors are the related one and those whose levels are the same
+    individuals, such as a permanent environment.
+
+    Raises
+    ------
+    DataError
+        If `factors` is not given and no grouping factor has a relationship.
+    KeyError
+        If there is no such grouping factor.
+    """
+    if factors is None:
+        share = heritability_share(design, None, (), fixed)
+        lead = design.blocks[share.above[0]]
+        chosen = [
+            block.name
+            for block in design.blocks
+            if block is lead or _same_individuals(lead.codes, block.codes)
+        ]
+    else:
+        chosen = [factors] if isinstance(factors, str) else list(factors)
+    return _share(design, "repeatability", chosen, exclude, fixed)
+
+
+def share_values(
+    model: LMM, share: Share, Sigmas: list[np.ndarray], sigma: np.ndarray, beta: np.ndarray
+) -> np.ndarray:
+    """The share of each draw; leading dimensions of all arrays are draws.
+
+    With random slopes a factor's variance is its mean over the rows, z'Sigma z.
+    """
+    design = model.design
+    moments = [block.Z.T @ block.Z / design.n_rows for block in design.blocks]
+    variances = [
+        np.einsum("...ab,ab->...", Sigma, moment)
+        for Sigma, moment in zip(Sigmas, moments, strict=True)
+    ]
+    scale = 1.0 if design.weights is None else float(np.mean(1.0 / design.weights))
+    total = scale * np.asarray(sigma) ** 2
+    for k in share.below:
+        total = total + variances[k]
+    if share.fixed:
+        from bayeslmm.results.shares import variance_parts
+
+        total = total + variance_parts(model, beta, Sigmas, sigma).fixed
+    return sum(variances[k] for k in share.above) / total
+
+
+def likelihood_share(
+    fit: LikelihoodFit,
+    share: Share,
+    *,
+    level: float,
+    method: str,
+    n_sims: int,
+    random_seed: int | None,
+    progressbar: bool,
+) -> pd.Series:
+    """Estimate, standard error and interval of a share in a likelihood fit.
+
+    ``"delta"``: the delta method on the logit scale, from the observed information of the
+    variance parameters. ``"bootstrap"``: percentiles over data simulated from the fit.
+
+    Returns
+    -------
+    pandas.Series
+        ``estimate se lower upper``; the last three NaN at a boundary with the delta method.
+
+    Raises
+    ------
+    ValueError
+        If there is no such method.
+    """
+    if method not in _METHODS:
+        raise ValueError(f"method must be one of {', '.join(map(repr, _METHODS))}, not {method!r}.")
+    point = np.append(fit.theta, fit.sigma)
+    estimate = _at(fit, share, point)
+    if method == "bootstrap":
+        se, lower, upper = _bootstrap(fit, share, level, n_sims, random_seed, progressbar)
+    else:
+        se, lower, upper = _delta(fit, share, point, estimate, level)
+    return pd.Series(
+        {"estimate": estimate, "se": se, "lower": lower, "upper": upper}, name=share.name
+    )
+
+
+def _share(design: Design, name: str, above, exclude, fixed: bool) -> Share:
+    names = [block.name for block in design.blocks]
+    exclude = [exclude] if isinstance(exclude, str) else list(exclude)
+    for factor in (*above, *exclude):
+        design.block(factor)  # an unknown factor is named
+    both = set(above) & set(exclude)
+    if both:
+        raise DataError(f"{both.pop()!r} is in the numerator: it cannot be excluded.")
+    return Share(
+        name,
+        tuple(names.index(factor) for factor in above),
+        tuple(k for k, factor in enumerate(names) if factor not in exclude),
+        bool(fixed),
+    )
+
+
+def _same_individuals(first: np.ndarray, second: np.ndarray) -> bool:
+    """Two factors split the rows in the same way."""
+    pairs = len(np.unique(first.astype(np.int64) * (second.max() + 1) + second))
+    return pairs == len(np.unique(first)) == len(np.unique(second))
+
+
+def _at(fit: LikelihoodFit, share: Share, point: np.ndarray, beta=None) -> float:
+    """The share at (theta, sigma)."""
+    from bayeslmm.gaussian import unpack_theta
+
+    sigma = point[-1]
+    Sigmas = [sigma**2 * L @ L.T for L in unpack_theta(fit._problem.patterns, point[:-1])]
+    if beta is None:
+        beta = np.zeros(len(fit.design.coef_names))
+        beta[fit.kept] = fit._solution.beta
+    return float(share_values(fit.model, share, Sigmas, np.asarray(sigma), beta))
+
+
+def _delta(fit, share: Share, point, estimate: float, level: float):
+    """Standard error, and the interval on the logit scale; coefficients taken as known."""
+    from scipy.special import expit, logit, ndtri
+
+    from bayeslmm.likelihood.satterthwaite import theta_scales
+
+    steps = 1e-6 * np.append(theta_scales(fit._problem, fit.theta), fit.sigma)
+    slope = np.empty(len(point))
+    for i, step in enumerate(steps):
+        ahead, behind = point.copy(), point.copy()
+        ahead[i] += step
+        behind[i] -= step
+        slope[i] = (_at(fit, share, ahead) - _at(fit, share, behind)) / (2 * step)
+    variance = float(slope @ fit._curvature.covariance @ slope)
+    if not (1e-8 < estimate < 1 - 1e-8 and variance > 0):
+        warnings.warn(
+            f"The {share.name} is estimated at its boundary, where the delta method says nothing: "
+            'method="bootstrap" gives an interval.',
+            ModelWarning,
+            stacklevel=5,
+        )
+        return np.nan, np.nan, np.nan
+    se = np.sqrt(variance)
+    half = ndtri(0.5 + level / 2) * se / (estimate * (1 - estimate))
+    center = logit(estimate)
+    return se, float(expit(center - half)), float(expit(center + half))
+
+
+def _bootstrap(fit, share: Share, level, n_sims, random_seed, progressbar):
+    """Standard deviation and percentiles over simulated data."""
+    from bayeslmm.gaussian import solve
+    from bayeslmm.likelihood.optimize import optimize
+    from bayeslmm.results.intervals import check_n_sims, simulate_responses, with_response
+    from bayeslmm.results.progress import progress
+
+    check_n_sims(n_sims, least=2)
+    rng = np.random.default_rng(random_seed)
+    start = None if fit.singular else fit.theta
+    values = np.empty(n_sims)
+    for s in progress(range(n_sims), "Bootstrap", show=progressbar):
+        problem = with_response(fit, simulate_responses(fit, 1, rng)[0])
+        found = optimize(problem, reml=fit.reml, start=start)
+        solution = solve(problem, found.theta, fit.reml)
+        beta = np.zeros(len(fit.design.coef_names))
+        beta[fit.kept] = solution.beta
+        values[s] = _at(fit, share, np.append(found.theta, solution.sigma), beta)
+    tail = (1 - level) / 2
+    lower, upper = np.quantile(values, [tail, 1 - tail])
+    return float(values.std(ddof=1)), float(lower), float(upper)

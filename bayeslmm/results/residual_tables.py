@@ -1,0 +1,81 @@
+"""Variance components of a fit with structured residuals, with Wald intervals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtri
+
+if TYPE_CHECKING:
+    from bayeslmm.results.residual_likelihood import ResidualLikelihoodFit
+
+__all__ = ["residual_variance_table", "transform_of"]
+
+
+def transform_of(name: str, fit: ResidualLikelihoodFit):
+    """Map to an unbounded scale, its inverse, and its derivative."""
+    structure = fit._problem.structure
+    if name.startswith("log_sigma["):
+        return (lambda v: v), (lambda t: t), (lambda v: 1.0)
+    if name.startswith("corr("):
+        return np.arctanh, np.tanh, (lambda v: 1.0 / (1.0 - v**2))
+    if name == "rho":
+        low, width = structure.lower, structure.upper - structure.lower
+
+        def logit(v):
+            share = (v - low) / width
+            return np.log(share) - np.log1p(-share)
+
+        return (
+            logit,
+            (lambda t: low + width / (1.0 + np.exp(-t))),
+            (lambda v: width / ((v - low) * (low + width - v))),
+        )
+    return np.log, np.exp, (lambda v: 1.0 / v)
+
+
+def residual_variance_table(fit: ResidualLikelihoodFit, level: float) -> pd.DataFrame:
+    """Estimates, standard errors and Wald intervals of all components."""
+    estimate = fit.components()
+    jacobian = np.nan_to_num(_jacobian(fit))
+    variance = np.einsum("ki,ij,kj->k", jacobian, fit._curvature.covariance, jacobian)
+    se = np.sqrt(np.where(variance > 0, variance, np.nan))
+    z = ndtri(0.5 + level / 2)
+    rows = []
+    limit = fit._problem.structure.boundary(fit._theta.c)
+    for name, value, error in zip(estimate.index, estimate.to_numpy(), se, strict=True):
+        at_limit = limit is not None and (name in ("rho", "range"))
+        if (
+            not np.isfinite(value)
+            or not np.isfinite(error)
+            or at_limit
+            or _at_boundary(name, value)
+        ):
+            rows.append((value, np.nan, np.nan, np.nan))
+            continue
+        forward, back, slope = transform_of(name, fit)
+        center, half = forward(value), z * error * slope(value)
+        rows.append((value, error, back(center - half), back(center + half)))
+    table = pd.DataFrame(rows, columns=["estimate", "se", "lower", "upper"], index=estimate.index)
+    table.index.name = "component"
+    return table
+
+
+def _at_boundary(name: str, value: float) -> bool:
+    if name.startswith("corr("):
+        return not abs(value) < 1 - 1e-8
+    return name.startswith(("sd(", "sigma")) and not value > 0
+
+
+def _jacobian(fit: ResidualLikelihoodFit) -> np.ndarray:
+    """Derivative of the components in the coordinates, by central differences."""
+    step, columns = 1e-6, []
+    for e in step * np.eye(len(fit.theta)):
+        up, down = (
+            fit._components_at(fit._coordinates.theta(fit.theta + s * e)).to_numpy()
+            for s in (1.0, -1.0)
+        )
+        columns.append((up - down) / (2 * step))
+    return np.column_stack(columns)

@@ -1,0 +1,88 @@
+"""What a Student-t posterior says that a Gaussian one need not: variances, weights of outliers.
+
+sigma and the standard deviations of a Student-t posterior are scales. The variance of a t
+distribution is scale^2 nu / (nu - 2), and infinite for nu <= 2, where it counts as 1e12 squared
+scales: shares of variance tend to 0 or 1 there and are never undefined.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from bayeslmm.bayes.names import ModelNames
+from bayeslmm.bayes.residuals import (
+    effect_nu,
+    outlier_weights,
+    residual_nu,
+    residual_scale,
+    t_variance_ratio,
+)
+from bayeslmm.bayes.tree import linear_predictor
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from bayeslmm.results.posterior import PosteriorFit
+
+__all__ = ["is_robust", "median_variances", "row_weights_of_outliers", "variances"]
+
+
+def is_robust(names: ModelNames, posterior: xr.Dataset) -> bool:
+    """Whether residuals or any factor's effects are Student-t."""
+    return "nu" in posterior or any(factor.nu in posterior for factor in names.factors)
+
+
+def variances(
+    names: ModelNames, posterior: xr.Dataset, scales: list[np.ndarray]
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Covariance matrices and residual standard deviation of each draw, from the scales.
+
+    Parameters
+    ----------
+    scales : list of (chains, draws, q_k, q_k) arrays
+        Scale matrices of the random effects.
+
+    Returns
+    -------
+    list of (chains, draws, q_k, q_k) arrays, and a (chains, draws) array
+    """
+    matrices = []
+    for factor, scale in zip(names.factors, scales, strict=True):
+        nu = effect_nu(posterior, factor)
+        matrices.append(scale if nu is None else scale * t_variance_ratio(nu)[..., None, None])
+    return matrices, posterior["sigma"].to_numpy() * np.sqrt(
+        t_variance_ratio(residual_nu(posterior))
+    )
+
+
+def median_variances(
+    names: ModelNames, posterior: xr.Dataset, scales: list[np.ndarray]
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """The same at posterior medians, which exist where the means do not."""
+    matrices, sigma = variances(names, posterior, scales)
+    middle = []
+    for matrix in matrices:
+        sd = np.median(np.sqrt(np.einsum("...ii->...i", matrix)), axis=(0, 1))
+        root = np.sqrt(np.einsum("...ii->...i", matrix))
+        correlation = (matrix / (root[..., :, None] * root[..., None, :])).mean(axis=(0, 1))
+        middle.append(correlation * np.outer(sd, sd))
+    return middle, np.median(sigma)
+
+
+def row_weights_of_outliers(fit: PosteriorFit) -> pd.Series:
+    """See :meth:`bayeslmm.PosteriorFit.outlier_weights`."""
+    design, posterior = fit.model.design, fit.posterior
+    weights = np.ones(design.n_rows)
+    nu = residual_nu(posterior)
+    if nu is not None:
+        block = max(1, int(5e6 // (design.n_rows * posterior.sizes["chain"])))
+        weights[:] = 0.0
+        for start in range(0, posterior.sizes["draw"], block):
+            part = posterior.isel(draw=slice(start, start + block))
+            gap = design.y - linear_predictor(design, fit.names, part)
+            mean = outlier_weights(gap, residual_scale(design, part), residual_nu(part))
+            weights += mean * part.sizes["draw"] / posterior.sizes["draw"]
+    return pd.Series(weights, index=design.index, name="weight")

@@ -1,0 +1,60 @@
+"""Rows that are read in batches: files, queries, clusters.
+
+A pass is a sum over batches (``base``); sources hand out batches (``arrow``, ``daskframe``,
+``recognize``); ``building`` makes a design of a formula and a source in a few passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["is_source", "source_design"]
+
+#: Types that are not data read in batches, told without importing anything.
+_LAZY_PACKAGES = {"polars", "duckdb", "_duckdb", "dask", "dask_expr", "pyarrow", "bayeslmm"}
+
+
+def is_source(data: Any) -> bool:
+    """Whether `data` is something that is, or may have to be, read in batches."""
+    import os
+
+    paths = isinstance(data, str | os.PathLike | list | tuple)
+    if not paths and type(data).__module__.partition(".")[0] not in _LAZY_PACKAGES:
+        return False
+    from bayeslmm.sources.recognize import is_source
+
+    return is_source(data)
+
+
+def source_design(
+    formula: str,
+    data: Any,
+    *,
+    weights=None,
+    missing: str = "drop",
+    namespace: Mapping[str, Any] | None = None,
+):
+    """The design of data that are, or may have to be, read in batches.
+
+    What is small is loaded, with the used columns only, unless it was asked to be read in batches
+    with :func:`bayeslmm.scan`.
+
+    Raises
+    ------
+    FormulaError
+        If the formula cannot be read or names a column that is not there.
+    DataError
+        If the data cannot be read or cannot support the model.
+    """
+    from bayeslmm.formula import build_design
+    from bayeslmm.sources.building import build_streamed_design, used_columns
+    from bayeslmm.sources.recognize import load_small, scan
+
+    source = scan(data)
+    options = {"weights": weights, "missing": missing, "namespace": namespace}
+    columns = used_columns(formula, source, weights=weights, namespace=namespace)
+    frame = load_small(source, columns, given=data)
+    if frame is not None:
+        return build_design(formula, frame, **options)
+    return build_streamed_design(formula, source, **options)

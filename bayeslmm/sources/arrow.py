@@ -1,0 +1,390 @@
+"""Sources that give Arrow batches: Parquet and CSV files, pyarrow, polars, DuckDB.
+
+Text becomes a pandas categorical batch by batch (a dictionary lookup instead of an object per
+row); numbers become numpy columns. Columns that are not asked for are not read.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from bayeslmm.errors import DataError
+from bayeslmm.sources.base import Source
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["ArrowSource", "DatasetSource", "FileSource", "find_files"]
+
+#: Bytes of Arrow data a batch holds, about; what is made of it takes a few times as much.
+BATCH_BYTES = 24e6
+_MOST_ROWS, _FEWEST_ROWS = 1 << 19, 1 << 12
+_SUFFIXES = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "csv"}
+
+
+def default_batch_rows(n_columns: int) -> int:
+    """Rows of a batch of about :data:`BATCH_BYTES`."""
+    rows = int(BATCH_BYTES / (8 * max(n_columns, 1)))
+    return min(max(rows, _FEWEST_ROWS), _MOST_ROWS)
+
+
+class ArrowSource(Source):
+    """Anything that can give a reader of Arrow record batches again and again.
+
+    Parameters
+    ----------
+    name : str
+    schema : pyarrow.Schema
+    reader : callable
+        Columns and rows per batch to an iterable of record batches.
+    batch_rows : int, optional
+    n_rows : int, optional
+        Where known.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        schema: pa.Schema,
+        reader: Callable[[list[str], int], Iterator],
+        batch_rows: int | None = None,
+        n_rows: int | None = None,
+    ):
+        self.name, self.batch_rows = name, batch_rows
+        self._set_schema(schema)
+        self._reader, self._n_rows = reader, n_rows
+
+    def _set_schema(self, schema: pa.Schema) -> None:
+        self.columns = tuple(schema.names)
+        self.text = text_columns(schema)
+
+    def n_rows(self) -> int | None:
+        return self._n_rows
+
+    def frames(self, columns: list[str]) -> Iterator[pd.DataFrame]:
+        size = self.batch_rows or default_batch_rows(len(columns))
+        for batch in self._reader(columns, size):
+            for start in range(0, batch.num_rows, size):
+                yield to_frame(batch.slice(start, size))
+
+
+def text_columns(schema: pa.Schema) -> frozenset[str]:
+    """Columns whose levels are sorted: strings, and dictionaries without an order of their own.
+
+    A dictionary's order means something where it says so, or where pandas wrote it (categories
+    have an order there); elsewhere it is the order of first appearance.
+    """
+    import pyarrow as pa
+
+    from_pandas = b"pandas" in (schema.metadata or {})
+    names = []
+    for field in schema:
+        kind = field.type
+        if pa.types.is_dictionary(kind):
+            if not (kind.ordered or from_pandas):
+                names.append(field.name)
+        elif is_text(kind):
+            names.append(field.name)
+    return frozenset(names)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a type is text."""
+    import pyarrow as pa
+
+    return (
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or (hasattr(pa.types, "is_string_view") and pa.types.is_string_view(kind))
+    )
+
+
+def to_frame(batch: pa.RecordBatch | pa.Table) -> pd.DataFrame:
+    """A batch as a pandas frame of numpy columns and categoricals."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    columns = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if is_text(column.type):
+            if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+                column = column.cast(pa.large_string())
+            column = pc.dictionary_encode(column)
+        elif pa.types.is_decimal(column.type):
+            column = column.cast(pa.float64())
+        if isinstance(column, pa.ChunkedArray):
+            column = column.unify_dictionaries().combine_chunks()
+        if isinstance(column, pa.DictionaryArray):
+            columns[name] = _categorical(column)
+        else:
+            columns[name] = column.to_pandas()
+    frame = pd.DataFrame(columns, index=pd.RangeIndex(batch.num_rows), copy=False)
+    return frame
+
+
+def _categorical(column: pa.DictionaryArray) -> pd.Categorical:
+    codes = column.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype("int32", copy=False)
+    labels = column.dictionary.to_pylist()
+    return pd.Categorical.from_codes(codes, pd.Index(labels, dtype=object), column.type.ordered)
+
+
+class DatasetSource(ArrowSource):
+    """A pyarrow dataset of the user's."""
+
+    def __init__(self, dataset, batch_rows: int | None = None):
+        def reader(columns, size):
+            return dataset.scanner(
+                columns=columns, batch_size=size, batch_readahead=2, fragment_readahead=1
+            ).to_batches()
+
+        super().__init__("a pyarrow dataset", dataset.schema, reader, batch_rows)
+        self._dataset = dataset
+
+    def n_rows(self) -> int | None:
+        return self._dataset.count_rows()
+
+
+class FileSource(ArrowSource):
+    """Parquet or CSV files, read one after the other.
+
+    Parameters
+    ----------
+    files : sequence of str
+        All of one format.
+    batch_rows : int, optional
+    checkpoint : str, optional
+        A directory in which the state of each finished file is kept, so that an interrupted pass
+        goes on from there.
+
+    Raises
+    ------
+    DataError
+        If a file cannot be read, or lacks a column the others have.
+    """
+
+    def __init__(
+        self, files: Sequence[str], batch_rows: int | None = None, checkpoint: str | None = None
+    ):
+        self.files = list(files)
+        self.format = _format_of(self.files[0])
+        self.checkpoint = checkpoint
+        if any(_format_of(file) != self.format for file in self.files):
+            raise DataError("The files are not all of one format. Give them in separate calls.")
+        self._types: dict = {}  # of CSV columns that were found to be more than they seemed
+        shown = self.files[0] if len(self.files) == 1 else f"{len(self.files)} files"
+        super().__init__(shown, self._schema(self.files[0]), None, batch_rows)
+
+    def n_rows(self) -> int | None:
+        if self.format != "parquet":
+            return None
+        return sum(self._parquet(file).metadata.num_rows for file in self.files)
+
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(os.path.getsize(file) for file in self.files)
+
+    def frames(self, columns: list[str]) -> Iterator[pd.DataFrame]:
+        for file in self.files:
+            yield from self.file_frames(file, columns)
+
+    def file_frames(self, file: str, columns: list[str]) -> Iterator[pd.DataFrame]:
+        """Batches of one file.
+
+        Raises
+        ------
+        DataError
+            If the file is damaged: it is named.
+        """
+        size = self.batch_rows or default_batch_rows(len(columns))
+        read = self._parquet_batches if self.format == "parquet" else self._csv_batches
+        for batch in read(file, columns, size):
+            for start in range(0, batch.num_rows, size):
+                yield to_frame(batch.slice(start, size))
+
+    def run(self, task, columns):
+        from bayeslmm.sources.checkpoint import run_over_files
+
+        while True:
+            try:
+                if self.checkpoint is not None:
+                    return run_over_files(self, task, columns)
+                return super().run(task, columns)
+            except _WiderType as wider:  # start again, knowing better
+                self._types[wider.column] = wider.kind
+                self._set_schema(self._schema(self.files[0]))
+
+    def _schema(self, file: str) -> pa.Schema:
+        import pyarrow as pa
+
+        if self.format == "parquet":
+            return self._parquet(file).schema_arrow
+        with _named(file), self._open_csv(file, None) as reader:
+            schema = reader.schema
+        for field in schema:  # a date is a label, as in pandas.read_csv
+            if pa.types.is_temporal(field.type):
+                self._types[field.name] = pa.string()
+        for column, kind in self._types.items():
+            if column in schema.names:
+                schema = schema.set(schema.get_field_index(column), pa.field(column, kind))
+        return schema
+
+    def _parquet(self, file: str):
+        import pyarrow.parquet as pq
+
+        with _named(file):
+            return pq.ParquetFile(file)
+
+    def _parquet_batches(self, file: str, columns: list[str], size: int):
+        with self._parquet(file) as parquet:
+            absent = [c for c in columns if c not in parquet.schema_arrow.names]
+            if absent:
+                raise DataError(f"The file {file!r} has no column {absent[0]!r}.")
+            batches = parquet.iter_batches(batch_size=size, columns=columns)
+            while True:
+                with _named(file):
+                    batch = next(batches, None)
+                if batch is None:
+                    return
+                yield batch.select(columns)
+
+    def _open_csv(self, file: str, columns: list[str] | None):
+        from pyarrow import csv
+
+        options = csv.ConvertOptions(
+            include_columns=columns,
+            column_types={k: v for k, v in self._types.items() if not columns or k in columns},
+            strings_can_be_null=True,
+            # what pandas.read_csv takes for missing
+            null_values=sorted(_CSV_MISSING),
+        )
+        separator = "\t" if Path(file).name.lower().split(".gz")[0].endswith(".tsv") else ","
+        return csv.open_csv(
+            file,
+            read_options=csv.ReadOptions(block_size=1 << 23),
+            parse_options=csv.ParseOptions(delimiter=separator, newlines_in_values=True),
+            convert_options=options,
+        )
+
+    def _csv_batches(self, file: str, columns: list[str], size: int):
+        import pyarrow as pa
+
+        try:
+            with _named(file, pa.ArrowInvalid), self._open_csv(file, columns) as reader:
+                for field in reader.schema:
+                    self._same_type(field)
+                yield from reader
+        except pa.ArrowInvalid as err:
+            self._widen(file, err)
+
+    def _same_type(self, field: pa.Field) -> None:
+        """Each file is typed by its own first rows: one type for a column in all of them."""
+        import pyarrow as pa
+
+        seen = self._types.get(field.name)
+        if seen is None and pa.types.is_temporal(field.type):
+            raise _WiderType(field.name, pa.string())
+        if seen is None:
+            seen = self._first_types.setdefault(field.name, field.type)
+        if seen != field.type:
+            numbers = {pa.int64(), pa.float64(), pa.null()}
+            both = {seen, field.type}
+            kind = pa.float64() if both <= numbers else pa.string()
+            if both == {pa.int64(), pa.null()}:
+                kind = pa.int64()
+            raise _WiderType(field.name, kind)
+
+    @property
+    def _first_types(self) -> dict:
+        return self.__dict__.setdefault("_seen_types", {})
+
+    def _widen(self, file: str, err: Exception) -> None:
+        """A value does not fit the type guessed from the first rows: a wider one, or an error."""
+        import re
+
+        import pyarrow as pa
+
+        found = re.search(r"In CSV column #(\d+): .*?conversion error to (\w+)", str(err))
+        if found is None:
+            raise DataError(f"The file {file!r} cannot be read as CSV: {err}.") from err
+        with self._open_csv(file, None) as reader:
+            name = reader.schema.names[int(found.group(1))]
+        kind = pa.float64() if found.group(2) in ("int64",) else pa.string()
+        if self._types.get(name) == pa.string():
+            raise DataError(f"The file {file!r} cannot be read as CSV: {err}.") from err
+        raise _WiderType(name, kind)
+
+
+_CSV_MISSING = {
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN",
+    "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
+}  # fmt: skip
+
+
+class _WiderType(Exception):
+    """A CSV column needs another type than its first rows suggested."""
+
+    def __init__(self, column: str, kind):
+        super().__init__(column)
+        self.column, self.kind = column, kind
+
+
+class _named:
+    """Errors of the file reader retold with the file's name; `but` is let through."""
+
+    def __init__(self, file: str, but: type[Exception] | None = None):
+        self.file, self.but = file, but
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        ours = (DataError, _WiderType, GeneratorExit)
+        if error is None or not isinstance(error, Exception) or isinstance(error, ours):
+            return False
+        if self.but is not None and isinstance(error, self.but):
+            return False
+        if isinstance(error, FileNotFoundError):
+            raise DataError(f"There is no file {self.file!r}.") from error
+        raise DataError(
+            f"The file {self.file!r} cannot be read: it is damaged, incomplete or of another "
+            f"format ({error}). Nothing of it was used."
+        ) from error
+
+
+def _format_of(file: str) -> str:
+    suffixes = [s.lower() for s in Path(file).suffixes if s.lower() not in (".gz", ".bz2")]
+    if not suffixes or suffixes[-1] not in _SUFFIXES:
+        raise DataError(
+            f"The format of {file!r} is not known by its name: use .parquet, .csv or .tsv."
+        )
+    return _SUFFIXES[suffixes[-1]]
+
+
+def find_files(path: str | os.PathLike) -> list[str]:
+    """Files of a path, a pattern (``data/*.parquet``) or a directory, in sorted order.
+
+    Raises
+    ------
+    DataError
+        If there are none.
+    """
+    text = os.fspath(path)
+    if os.path.isdir(text):
+        found = [
+            str(file)
+            for file in sorted(Path(text).rglob("*"))
+            if file.is_file() and {s.lower() for s in file.suffixes} & _SUFFIXES.keys()
+        ]
+    elif os.path.exists(text):
+        found = [text]
+    else:
+        found = sorted(glob.glob(text, recursive=True))
+    if not found:
+        raise DataError(f"No file matches {text!r}.")
+    return found

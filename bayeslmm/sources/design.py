@@ -1,0 +1,176 @@
+"""The design of a model whose rows are read in batches: everything but the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bayeslmm.errors import DataError
+from bayeslmm.formula import Design
+from bayeslmm.formula.statistics import RowStatistics
+from bayeslmm.formula.sumcoding import sum_coded_rows
+from bayeslmm.gaussian import CrossProducts
+from bayeslmm.sources.base import Source
+from bayeslmm.sources.rows import ModelRows, RowBatch
+
+__all__ = ["NotHeld", "StreamedDesign", "gram_root"]
+
+_MAX_CELLS = 20_000
+
+
+class NotHeld:
+    """Stands where an array of rows would be; any use is an error that says what to do."""
+
+    def __init__(self, what: str):
+        self._what = what
+
+    def _refuse(self, *_, **__):
+        raise DataError(
+            f"This needs {self._what} row by row, and the model was made from data that are read "
+            "in batches, of which only sums are kept. Fitted values and residuals come in batches "
+            "from blm.fitted_batches(fit); for anything else make the model from a data frame in "
+            "memory (a sample of the rows, or of the groups)."
+        )
+
+    def __getattr__(self, name: str):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self._refuse()
+
+    def __repr__(self) -> str:
+        return f"<{self._what}: not in memory>"
+
+    __array__ = __len__ = __iter__ = __getitem__ = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _refuse
+    __truediv__ = __rtruediv__ = __matmul__ = __rmatmul__ = __pow__ = __neg__ = _refuse
+
+
+@dataclass(frozen=True)
+class StreamedDesign(Design):
+    """A formula applied to rows that are not in memory.
+
+    As :class:`Design`, but ``y``, ``X``, ``weights``, and a block's ``Z`` and ``codes`` raise;
+    ``columns`` has the types and levels of the used columns and no rows.
+
+    Attributes
+    ----------
+    cross_products : CrossProducts
+        Of [Z X y 1], the offset subtracted from y.
+    prototype : pandas.DataFrame
+        A few plain rows that have every level of every factor of the fixed part.
+    numbers : dict of str to (float, ndarray or None)
+        Mean and, where they are few, distinct values of each numeric predictor.
+    row_model : ModelRows
+        Makes rows of batches.
+    source : Source or None
+        Where the rows are; None for a model read from a file.
+    """
+
+    held_statistics: RowStatistics = field(repr=False, default=None)
+    cross_products: CrossProducts = field(repr=False, default=None)
+    prototype: pd.DataFrame = field(repr=False, default=None)
+    numbers: dict[str, Any] = field(repr=False, default_factory=dict)
+    row_model: ModelRows = field(repr=False, default=None)
+    source: Source | None = field(repr=False, default=None)
+
+    @property
+    def n_rows(self) -> int:
+        return self.held_statistics.n
+
+    @property
+    def rows_in_memory(self) -> bool:
+        return False
+
+    @cached_property
+    def statistics(self) -> RowStatistics:
+        return self.held_statistics
+
+    @cached_property
+    def X_reduced(self) -> np.ndarray:
+        cp = self.cross_products
+        p = cp.p
+        # rows of [X - x0, 1] with the right products; then X itself, x0 added back
+        root = gram_root(np.delete(np.delete(cp.gram_unweighted, p, 0), p, 1))
+        return root[:, :p] + np.outer(root[:, p], cp.shift.X)
+
+    def column_values(self, name: str) -> tuple[float, np.ndarray | None]:
+        return self.numbers[name]
+
+    def sum_coded(self) -> tuple[np.ndarray, np.ndarray]:
+        """Sum-to-zero columns in the reduced rows, and the term of each.
+
+        Both codings span the same functions of the columns, so that one is a fixed linear map of
+        the other; it is found on rows that have every cell.
+        """
+        grid = self._grid()
+        X, _ = self.fixed.evaluate(grid)
+        X_sum, owner = sum_coded_rows(self, grid)
+        if not X_sum.shape[1]:
+            return np.empty((len(self.X_reduced), 0)), owner
+        T = np.linalg.lstsq(X, X_sum, rcond=1e-12)[0]
+        gap = np.abs(X @ T - X_sum).max(initial=0.0)
+        if gap > 1e-8 * max(np.abs(X_sum).max(initial=0.0), 1.0):
+            raise DataError(
+                "Type III tests need the rows of this formula in memory: use type 1 or 2."
+            )
+        return self.X_reduced @ T, owner
+
+    def _grid(self) -> pd.DataFrame:
+        """Plain rows with every cell of the factors of the fixed part, several times over."""
+        factors = {}
+        for name in self._columns_of([self.formula.fixed]):
+            levels, column = self._categories(name), self.prototype[name]
+            if levels is not None:
+                factors[name] = levels
+            elif self.numbers.get(name, (0.0, None))[1] is not None:
+                factors[name] = self.numbers[name][1].tolist()
+        cells = int(np.prod([len(v) for v in factors.values()])) if factors else 1
+        if cells > _MAX_CELLS:
+            raise DataError(f"The factors of the fixed part have {cells} cells: too many to list.")
+        repeats = max(2 * len(self.coef_names) // cells, 3)
+        rng = np.random.default_rng(0)
+        at = rng.integers(0, len(self.prototype), repeats * cells)
+        grid = self.prototype.iloc[at].reset_index(drop=True)
+        rows = list(product(*factors.values())) * repeats
+        for j, name in enumerate(factors):
+            values = [row[j] for row in rows]
+            column = self.prototype[name]
+            if isinstance(column.dtype, pd.CategoricalDtype):
+                grid[name] = pd.Categorical(values, dtype=column.dtype)
+            else:
+                grid[name] = np.array(values, dtype=column.dtype)
+        return grid
+
+    def batches(self) -> Iterator[tuple[int, RowBatch]]:
+        """Read the rows once more: number of the first row of each batch, and its used rows.
+
+        Raises
+        ------
+        DataError
+            If the model came from a file and its source is not known.
+        """
+        if self.source is None:
+            raise DataError(
+                "This model was read from a file, which has no rows: make it anew from its data."
+            )
+        rows = self.row_model
+        columns = list(dict.fromkeys((*rows.plain.names, rows.plain.weights)))
+        start = 0
+        for frame in self.source.frames([c for c in columns if c is not None]):
+            batch = rows(frame)
+            if batch is not None:
+                yield start, batch
+            start += len(frame)
+
+
+def gram_root(gram: np.ndarray) -> np.ndarray:
+    """A square R with R'R = gram, gram positive semidefinite."""
+    scale = np.sqrt(np.where(np.diag(gram) > 0, np.diag(gram), 1.0))
+    values, vectors = np.linalg.eigh(gram / np.outer(scale, scale))
+    return np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T * scale

@@ -1,0 +1,131 @@
+"""A design without rows as plain values and arrays, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bayeslmm.archive import decode, encode
+from bayeslmm.errors import FileFormatError
+from bayeslmm.formula.matrices import ModelMatrix
+from bayeslmm.formula.missing import MissingRows
+from bayeslmm.formula.random import GroupingFactor
+from bayeslmm.formula.statistics import BlockStatistics, RowStatistics
+from bayeslmm.formula.syntax import parse_formula
+from bayeslmm.gaussian import CrossProducts, Shift
+from bayeslmm.gaussian.crossproducts import FactorProducts, PairProducts
+from bayeslmm.sources.building import LeftOut, assemble_blocks, evaluate_on, made_design
+from bayeslmm.sources.design import NotHeld, StreamedDesign
+from bayeslmm.sources.rows import PlainRows
+from bayeslmm.sources.states import stateful_calls
+
+__all__ = ["restored_design", "stored_design"]
+
+_CLASSES = (
+    CrossProducts, FactorProducts, PairProducts, Shift, RowStatistics, BlockStatistics,
+)  # fmt: skip
+
+
+def stored_design(design: StreamedDesign) -> tuple[Any, dict[str, np.ndarray]]:
+    """The design as JSON, and the arrays it refers to."""
+    plain, missing = design.row_model.plain, design.missing
+    matrices = _matrices(design)
+    content = {
+        "formula": design.formula.text,
+        "names": plain.names,
+        "weights": plain.weights,
+        "kinds": dict(plain.kinds),
+        "levels": dict(plain.levels),
+        "prototype": design.prototype,
+        "states": {
+            text: vars(copies[0][0].stateful_transform)
+            for text, copies in stateful_calls(matrices).items()
+        },
+        "factors": [
+            [b.factor.columns, b.factor.levels, b.factor._component_levels, b.factor._keys]
+            for b in design.blocks
+        ],
+        "numbers": design.numbers,
+        "statistics": design.statistics,
+        "cross_products": design.cross_products,
+        "missing": [
+            missing.n_rows, missing.n_dropped, dict(missing.by_column),
+            {k: [str(v) for v in vs] for k, vs in missing.levels_lost.items()},
+            missing.n_zero_weight,
+        ],
+    }  # fmt: skip
+    arrays: dict[str, np.ndarray] = {}
+    return encode(content, arrays), arrays
+
+
+def restored_design(
+    tree: Any, arrays: dict[str, np.ndarray], namespace: Mapping[str, Any] | None = None
+) -> StreamedDesign:
+    """The design that :func:`stored_design` was given; it has no source.
+
+    Raises
+    ------
+    FileFormatError
+        If a part is missing or does not fit.
+    FormulaError
+        If the formula calls something that formulas may not call.
+    """
+    content = decode(tree, arrays, {kind.__name__: kind for kind in _CLASSES})
+    plain = PlainRows(content["names"], content["weights"], content["kinds"], content["levels"])
+    parsed = parse_formula(content["formula"])
+    rows = content["prototype"]
+    response, y_matrix, fixed, groups = evaluate_on(parsed, rows, namespace)
+    matrices = [m for m in (y_matrix, fixed, *(m for _, m in groups)) if m is not None]
+    for text, copies in stateful_calls(matrices).items():
+        if text not in content["states"]:
+            raise FileFormatError(f"The file has no state of {text!r}.")
+        for node, _ in copies:
+            vars(node.stateful_transform).update(content["states"][text])
+    factors = {
+        frozenset(columns): GroupingFactor(
+            ":".join(columns), columns, levels, NotHeld("the level"), components, keys
+        )
+        for columns, levels, components, keys in content["factors"]
+    }
+    blocks, codes = assemble_blocks(
+        groups, lambda columns: factors[frozenset(columns)], plain.kinds
+    )
+    n_rows, n_dropped, by_column, lost, n_zero = content["missing"]
+    return made_design(
+        parsed=parsed,
+        response=response,
+        y_matrix=y_matrix,
+        fixed=fixed,
+        blocks=blocks,
+        codes=codes,
+        plain=plain,
+        namespace=dict(namespace or {}),
+        missing=MissingRows(n_rows, LeftOut(n_dropped), by_column, lost, n_zero),
+        empty=_empty(plain),
+        prototype=rows,
+        numbers=content["numbers"],
+        statistics=content["statistics"],
+        cross_products=content["cross_products"],
+        source=None,
+    )
+
+
+def _matrices(design: StreamedDesign) -> list[ModelMatrix]:
+    rows = design.row_model
+    own = [] if isinstance(rows.response, str) else [rows.response]
+    return [*own, rows.fixed, *(m for group in rows.effects for m in group)]
+
+
+def _empty(plain: PlainRows) -> pd.DataFrame:
+    """No rows, the right types and levels."""
+    wanted = {"int": np.int64, "float": np.float64, "bool": bool}
+    columns = {
+        name: pd.Categorical([], categories=plain.levels[name])
+        if kind == "category"
+        else np.empty(0, dtype=wanted[kind])
+        for name, kind in plain.kinds.items()
+    }
+    return pd.DataFrame(columns)

@@ -1,0 +1,148 @@
+"""Files: damage is named, an interrupted pass goes on, and sums can be kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import bayeslmm as blm
+from bayeslmm.errors import DataError, FileFormatError
+from bayeslmm.gaussian import CrossProducts
+from bayeslmm.sources.arrow import FileSource
+from tests.sources.source_helpers import crossed_data
+from tests.sources.test_equality import CROSSED, assert_same_model, model
+
+DATA = crossed_data()
+
+
+def write_parts(folder, count: int = 6):
+    folder.mkdir()
+    for at, rows in enumerate(np.array_split(np.arange(len(DATA)), count)):
+        DATA.iloc[rows].to_parquet(folder / f"part{at}.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.3, 0.9, 0.999])
+def test_a_truncated_parquet_file_is_named(tmp_path, keep):
+    folder = write_parts(tmp_path / "data")
+    damaged = folder / "part3.parquet"
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[: int(keep * len(content))])
+    for source in (folder, blm.scan(folder, batch_rows=100)):
+        with pytest.raises(DataError, match=r"part3\.parquet"):
+            model(CROSSED, source)
+
+
+def test_a_file_with_damaged_pages_is_named(tmp_path):
+    folder = write_parts(tmp_path / "data")
+    damaged = folder / "part2.parquet"
+    content = bytearray(damaged.read_bytes())
+    content[40 : len(content) // 2] = bytes(len(content) // 2 - 40)
+    damaged.write_bytes(bytes(content))
+    with pytest.raises(DataError, match=r"part2\.parquet"):
+        model(CROSSED, blm.scan(folder, batch_rows=100))
+
+
+def test_a_file_without_a_column_is_named(tmp_path):
+    folder = write_parts(tmp_path / "data")
+    DATA.drop(columns="z").to_parquet(folder / "part1.parquet")
+    with pytest.raises(DataError, match=r"part1\.parquet.*'z'"):
+        model(CROSSED, blm.scan(folder))
+
+
+def test_csv_columns_are_typed_by_all_rows(tmp_path):
+    """Integers first and decimals, text or nothing later: as pandas reads the whole file."""
+    n = 4000
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame(
+        {
+            "y": rng.normal(size=n),
+            "x": [str(v) for v in range(n - 1)] + ["0.5"],
+            "g": [str(v % 7) for v in range(n - 100)] + [f"late {v % 3}" for v in range(100)],
+            "day": [f"2020-01-{1 + v % 9:02}" for v in range(n)],
+            "unused": "long text " * 600,
+        }
+    )
+    first, second = tmp_path / "a.csv", tmp_path / "b.csv"
+    data.to_csv(first, index=False)
+    data.assign(x="7", g="2").to_csv(second, index=False)
+    whole = pd.concat([pd.read_csv(first), pd.read_csv(second)])
+    whole["g"] = whole["g"].astype(str)
+    formula = "y ~ x + (1 | g) + (1 | day)"
+    streamed = model(formula, blm.scan([first, second], batch_rows=1000))
+    assert_same_model(model(formula, whole), streamed)
+
+
+def test_an_interrupted_pass_goes_on_from_the_finished_files(tmp_path, monkeypatch):
+    folder, kept = write_parts(tmp_path / "data"), tmp_path / "sums"
+    reference = model(CROSSED, DATA)
+    read: list[str] = []
+    original = FileSource.file_frames
+
+    def counted(self, file, columns):
+        read.append(file)
+        if len(read) == stop_at:
+            raise KeyboardInterrupt
+        return original(self, file, columns)
+
+    monkeypatch.setattr(FileSource, "file_frames", counted)
+    stop_at = 9  # in the last of the passes: six files are surveyed first, then levels of C(k)
+    with pytest.raises(KeyboardInterrupt):
+        model("y ~ x + (1 | g)", blm.scan(folder, checkpoint=kept))
+    assert len(list(kept.glob("*.npz"))) == 8
+    stop_at, before = -1, len(read)
+    resumed = model("y ~ x + (1 | g)", blm.scan(folder, checkpoint=kept))
+    assert len(read) - before == 4
+    assert_same_model(model("y ~ x + (1 | g)", DATA), resumed)
+    before = len(read)
+    again = model("y ~ x + (1 | g)", blm.scan(folder, checkpoint=kept))
+    assert len(read) == before
+    assert_same_model(again, resumed)
+    assert_same_model(reference, model(CROSSED, blm.scan(folder, checkpoint=kept)))
+
+
+def test_sums_of_a_changed_file_or_damaged_sums_are_not_used(tmp_path):
+    folder, kept = write_parts(tmp_path / "data"), tmp_path / "sums"
+    formula = "y ~ x + (1 + z | s)"
+    model(formula, blm.scan(folder, checkpoint=kept))
+    changed = DATA.copy()
+    rows = np.array_split(np.arange(len(DATA)), 6)[2]
+    changed.loc[rows, "y"] += 5.0
+    changed.iloc[rows].to_parquet(folder / "part2.parquet")
+    for file in sorted(kept.glob("part4*.npz")):
+        file.write_bytes(file.read_bytes()[:-200])
+    assert_same_model(model(formula, changed), model(formula, blm.scan(folder, checkpoint=kept)))
+
+
+def test_cross_products_survive_a_file(tmp_path):
+    cp = model(CROSSED, DATA, weights="w").cross_products
+    path = tmp_path / "sums.npz"
+    cp.save(path)
+    back = CrossProducts.load(path)
+    np.testing.assert_array_equal(back.gram, cp.gram)
+    np.testing.assert_array_equal(back.pairs[0, 1].values, cp.pairs[0, 1].values)
+    assert back.shift.same_as(cp.shift)
+    assert (back.n, back.n_dropped, back.sum_log_weights) == (cp.n, 0, cp.sum_log_weights)
+    double = back + cp
+    assert double.n == 2 * cp.n
+
+
+def test_damaged_or_foreign_files_of_cross_products_are_refused(tmp_path):
+    path = tmp_path / "sums.npz"
+    model("y ~ x + (1 | g)", DATA).cross_products.save(path)
+    content = path.read_bytes()
+    damaged = bytearray(content)
+    damaged[len(content) // 2] ^= 0xFF
+    for wrong in (content[: len(content) // 2], bytes(damaged), b"", b"text"):
+        path.write_bytes(wrong)
+        with pytest.raises(FileFormatError, match=r"sums\.npz"):
+            CrossProducts.load(path)
+    with pytest.raises(FileFormatError, match="no file"):
+        CrossProducts.load(tmp_path / "absent.npz")
+    np.savez(path, record=np.array('{"kind": "other"}'), checksum=np.array("0"))
+    with pytest.raises(FileFormatError):
+        CrossProducts.load(path)
+    np.savez(path, record=np.array([object()], dtype=object), checksum=np.array("0"))
+    with pytest.raises(FileFormatError):
+        CrossProducts.load(path)
