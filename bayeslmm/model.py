@@ -223,7 +223,7 @@ class LMM:
         Parameters
         ----------
         draws, tune : int
-            Draws kept and warm-up draws, per chain. By default 300 warm-up draws where the
+            Draws kept and warm-up draws, per chain. By default 150 warm-up draws where the
             marginal posterior is sampled, which starts at its mode with its curvature, and 1000
             elsewhere.
         chains : int
@@ -247,8 +247,8 @@ class LMM:
             With very many effects, ``"summary"`` keeps the mean, standard deviation and quantiles
             of each instead of its draws (see ``ranef()``); the draws pass through a temporary file.
         **sampler_options
-            ``target_accept`` and ``max_treedepth``; with the hierarchical parameterizations
-            anything ``pm.sample`` takes, such as ``nuts_sampler="pymc"``.
+            ``target_accept`` (0.7 by default) and ``max_treedepth`` (10); with the hierarchical
+            parameterizations anything ``pm.sample`` takes, such as ``nuts_sampler="pymc"``.
 
         Returns
         -------
@@ -340,12 +340,14 @@ class LMM:
         ----------
         y : ndarray, shape (n,)
         """
-        return self.with_design(replace(self.design, y=np.asarray(y, dtype=float)))
+        twin = self.with_design(replace(self.design, y=np.asarray(y, dtype=float)))
+        twin._like = self.__dict__.get("problem", self._like)
+        return twin
 
     def with_design(self, design: Design) -> LMM:
         """The same model, priors included, for other rows of the same columns."""
         twin = copy(self)
-        twin._like = self.__dict__.get("problem", self._like)
+        twin._like = None
         for name in ("cross_products", "problem"):
             twin.__dict__.pop(name, None)
         twin.design = design

@@ -250,9 +250,6 @@ def test_a_model_beyond_the_derivation_is_refused():
             lambda other=other: other.loo_pit(),
             lambda other=other: other.posterior_predictive("new"),
             lambda other=other: other.predictive_check(groups="new"),
-            other.r2,
-            other.icc,
-            other.variance_shares,
             other.equation,
         )
         for call in calls:

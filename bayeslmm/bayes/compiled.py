@@ -68,7 +68,7 @@ def _integers(table, i):
 
 
 #: Length of the table; see :func:`_arrays`.
-_N_ARRAYS = 41
+_N_ARRAYS = 42
 
 
 @njit
@@ -82,10 +82,10 @@ def _correlations(t):
 @njit
 def _layout(t):
     return Layout(
-        _integers(t, 12), _integers(t, 13), _integers(t, 14), _integers(t, 15), _integers(t, 16),
-        _integers(t, 17), _integers(t, 18), _integers(t, 19), _integers(t, 20), _integers(t, 21),
-        _integers(t, 22), _integers(t, 23), _integers(t, 24), _integers(t, 25), _integers(t, 26),
-        _integers(t, 27), _integers(t, 28),
+        _integers(t, 13), _integers(t, 14), _integers(t, 15), _integers(t, 16), _integers(t, 17),
+        _integers(t, 18), _integers(t, 19), _integers(t, 20), _integers(t, 21), _integers(t, 22),
+        _integers(t, 23), _integers(t, 24), _integers(t, 25), _integers(t, 26), _integers(t, 27),
+        _integers(t, 28), _integers(t, 29),
     )  # fmt: skip
 
 
@@ -93,13 +93,16 @@ def _layout(t):
 def _evaluate(z, t):
     """Log density at center + scale z, and its gradient in z; inverse of :func:`_arrays`."""
     cor = _correlations(t)
-    sc = Scales(_integers(t, 7), _matrix(t, 8), _doubles(t, 9), _doubles(t, 10), _doubles(t, 11))
-    val = Values(
-        _doubles(t, 29), _doubles(t, 30), _matrix(t, 31), _matrix(t, 32), _matrix(t, 33),
-        _matrix(t, 34),
+    sc = Scales(
+        _integers(t, 7), _matrix(t, 8), _doubles(t, 9), _doubles(t, 10), _doubles(t, 11),
+        _doubles(t, 12),
     )  # fmt: skip
-    root, target, exponent = _matrix(t, 35), _doubles(t, 36), _doubles(t, 37)
-    numbers, center, scale = _doubles(t, 38), _doubles(t, 39), _matrix(t, 40)
+    val = Values(
+        _doubles(t, 30), _doubles(t, 31), _matrix(t, 32), _matrix(t, 33), _matrix(t, 34),
+        _matrix(t, 35),
+    )  # fmt: skip
+    root, target, exponent = _matrix(t, 36), _doubles(t, 37), _doubles(t, 38)
+    numbers, center, scale = _doubles(t, 39), _doubles(t, 40), _matrix(t, 41)
     d = z.shape[0]
     x = center.copy()
     for i in range(d):

@@ -83,11 +83,12 @@ def _add_likelihood_gradient(gradient, x, cor, q, start, sd, slope, F, D, d_sigm
                 for c in range(b, q[k]):
                     total += D[start[k] + a * q[k] + c] * F[start[k] + c * q[k] + b]
                 G[start[k] + a * q[k] + b] = 2.0 * total
-    d_log_sd, d_u = pullback_to_correlations(cor, sd[:m], x[m : m + r], G)
+    # at unit sds the derivative in log sd is that in sd: nothing is divided by an sd of zero
+    d_sd, d_u = pullback_to_correlations(cor, np.ones(m), x[m : m + r], G)
     for i in range(m):
-        gradient[i] += d_log_sd[i] * slope[i] / sd[i]
-    for i in range(r):
-        gradient[m + i] += d_u[i]
+        gradient[i] += d_sd[i] * slope[i]
+        for t in range(cor.row_ptr[i], cor.row_ptr[i + 1]):
+            gradient[m + cor.number[t]] += sd[i] * d_u[cor.number[t]]
     gradient[m + r] += 2.0 * sd[m] * slope[m] * d_sigma2
 
 
@@ -141,7 +142,8 @@ class MarginalDensity:
     The vector x holds, in this order, one number per standard deviation (all effects of the first
     grouping factor, then of the next), one per free correlation (atanh of its canonical partial
     correlation), and one for sigma. A standard deviation is exp(x), shifted or squeezed into the
-    prior's support where that is not the positive numbers.
+    prior's support where that is not the positive numbers, or |unit sinh(x)| (see
+    :mod:`bayeslmm.bayes.signed`).
 
     Attributes
     ----------

@@ -9,7 +9,7 @@ import numpy as np
 from bayeslmm.bayes.marginal import MarginalDensity
 from bayeslmm.errors import SamplingError
 
-__all__ = ["Mode", "find_mode"]
+__all__ = ["Mode", "climb", "find_mode"]
 
 #: Shares of the response's variance given to the random effects at the starting points.
 _SHARES = (0.5, 0.02, 0.95)
@@ -65,22 +65,14 @@ def find_mode(
     SamplingError
         If the density is not finite anywhere it was tried.
     """
-    from scipy.optimize import minimize
-
     points = density.starting_points(starts)
     if first is not None:
         points.insert(0, np.asarray(first, dtype=float))
     best, best_value = None, -np.inf
     for point in points:
-        with np.errstate(all="ignore"):
-            # not L-BFGS-B: its first step is the raw gradient, far outside, and it stops there
-            result = minimize(
-                _negative(density), point, jac=True, method="BFGS",
-                options={"gtol": 1e-2, "maxiter": 300, "hess_inv0": np.diag(density.spread())},
-            )  # fmt: skip
-        value = density.value(result.x)
+        x, value = _ascend(density, point, np.diag(density.spread()))
         if value > best_value:
-            best, best_value = result.x, value
+            best, best_value = x, value
     if best is None or not np.isfinite(best_value):
         raise SamplingError(
             "The posterior density is not finite anywhere it was tried. Look at the priors "
@@ -89,6 +81,30 @@ def find_mode(
         )
     x, value, scale = _polish(density, best, best_value)
     return Mode(x, value, scale)
+
+
+def climb(density: MarginalDensity, start: np.ndarray, covariance: np.ndarray) -> Mode:
+    """The mode uphill from ``start`` (d,), ``covariance`` (d, d) a guess of the inverse curvature.
+
+    ``start`` itself where nothing higher is found.
+    """
+    x, value = _ascend(density, start, covariance)
+    if not value > density.value(start):
+        x, value = start, density.value(start)
+    return Mode(*_polish(density, x, value))
+
+
+def _ascend(density: MarginalDensity, start: np.ndarray, covariance: np.ndarray):
+    """Local maximum and its value."""
+    from scipy.optimize import minimize
+
+    with np.errstate(all="ignore"):
+        # not L-BFGS-B: its first step is the raw gradient, far outside, and it stops there
+        result = minimize(
+            _negative(density), start, jac=True, method="BFGS",
+            options={"gtol": 1e-2, "maxiter": 300, "hess_inv0": covariance},
+        )  # fmt: skip
+    return result.x, density.value(result.x)
 
 
 def _negative(density: MarginalDensity):

@@ -3,8 +3,9 @@
 Every family is a code, three numbers and a constant. The constrained standard deviation is
 ``s = lower + exp(x)``, or ``lower + (upper - lower) / (1 + exp(-x))`` where the prior ends at an
 upper bound, so that the sampler never meets a wall; the Jacobian of that map is part of the
-density. A number on the whole line (``lower`` minus infinity) is its own coordinate.
-Parametrizations are PyMC's.
+density. A number on the whole line (``lower`` minus infinity) is its own coordinate. Where NUTS
+meets a standard deviation that may be zero it is ``|unit sinh(x)|``, see
+:mod:`bayeslmm.bayes.signed`. Parametrizations are PyMC's.
 """
 
 from __future__ import annotations
@@ -19,8 +20,17 @@ from numba import njit
 if TYPE_CHECKING:
     from bayeslmm.bayes.priors import Prior
 
-__all__ = ["SCALE_FAMILIES", "Scales", "draw_scales", "scales", "supported_scale"]
+__all__ = [
+    "SCALE_FAMILIES",
+    "Scales",
+    "draw_scales",
+    "even_priors",
+    "scales",
+    "signed_scales",
+    "supported_scale",
+]
 
+_LOG_2 = log(2.0)
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 _CONSTANT, _NORMAL, _STUDENT, _GAMMA, _INVERSE_GAMMA, _LOG_NORMAL, _WEIBULL, _FIXED = range(8)
 
@@ -38,6 +48,9 @@ class Scales(NamedTuple):
         Log of the normalizing constant.
     lower, upper : (m,) arrays
         Support; ``upper`` may be infinite.
+    unit : (m,) array
+        Positive where x stands for s = unit sinh(x), of either sign, with half the prior's density
+        on each side; zero elsewhere.
     """
 
     code: np.ndarray
@@ -45,6 +58,7 @@ class Scales(NamedTuple):
     constant: np.ndarray
     lower: np.ndarray
     upper: np.ndarray
+    unit: np.ndarray
 
 
 def _sigma(p, default=1.0) -> float:
@@ -160,22 +174,41 @@ def scales(priors: Sequence[Prior]) -> Scales:
         np.array(constants, dtype=float),
         np.array(lower, dtype=float),
         np.array(upper, dtype=float),
+        np.zeros(len(rows)),
     )
 
 
+def even_priors(sc: Scales) -> np.ndarray:
+    """(m,) bool: the density goes on smoothly and symmetrically below zero."""
+    even = (sc.code == _CONSTANT) | (sc.code == _STUDENT)
+    even |= (sc.code == _NORMAL) & (sc.parameters[:, 0] == 0)
+    return even & (sc.lower == 0) & np.isinf(sc.upper)
+
+
+def signed_scales(sc: Scales, unit: np.ndarray) -> Scales:
+    """``sc`` with coordinates s = unit sinh(x) where ``unit`` (m,) is positive."""
+    if np.any((unit > 0) & ~even_priors(sc)):
+        raise ValueError("only an even prior goes on below zero")
+    return sc._replace(constant=sc.constant - _LOG_2 * (unit > 0), unit=unit)
+
+
 @njit(**_OPTIONS)
-def constrain(lower, upper, x):
-    """s, ds/dx and log ds/dx."""
+def constrain(lower, upper, unit, x):
+    """s, ds/dx, log ds/dx and its derivative."""
+    if unit > 0.0:
+        size = abs(x)
+        log_cosh = size + np.log1p(np.exp(-2.0 * size)) - _LOG_2
+        return unit * np.sinh(x), unit * np.cosh(x), np.log(unit) + log_cosh, np.tanh(x)
     if np.isinf(lower):
-        return x, 1.0, 0.0
+        return x, 1.0, 0.0, 0.0
     if np.isinf(upper):
         s = np.exp(x)
-        return lower + s, s, x
+        return lower + s, s, x, 1.0
     e = np.exp(-abs(x))
     share = 1.0 / (1.0 + e) if x >= 0 else e / (1.0 + e)
     slope = (upper - lower) * e / ((1.0 + e) * (1.0 + e))
     log_slope = np.log(upper - lower) - abs(x) - 2.0 * np.log1p(e)
-    return lower + (upper - lower) * share, slope, log_slope
+    return lower + (upper - lower) * share, slope, log_slope, -np.tanh(0.5 * x)  # 1 - 2 share
 
 
 @njit(**_OPTIONS)
@@ -211,12 +244,10 @@ def scale_terms(sc, x):
             value += sc.constant[i] - 0.5 * x[i] * x[i]
             gradient[i], sd[i], slope[i] = -x[i], sc.parameters[i, 0], 0.0
             continue
-        s, ds, log_ds = constrain(sc.lower[i], sc.upper[i], x[i])
+        s, ds, log_ds, d_log_ds = constrain(sc.lower[i], sc.upper[i], sc.unit[i], x[i])
         log_p, d_log_p = _log_prior(sc.code[i], sc.parameters[i, 0], sc.parameters[i, 1], s)
         value += log_p + sc.constant[i] + log_ds
-        gradient[i] = d_log_p * ds + (0.0 if np.isinf(sc.lower[i]) else 1.0)
-        if not np.isinf(sc.upper[i]):
-            gradient[i] += -1.0 - np.tanh(0.5 * x[i])  # d log(ds/dx)/dx = 1 - 2 share
+        gradient[i] = d_log_p * ds + d_log_ds
         sd[i], slope[i] = s, ds
     return value, gradient, sd, slope
 
@@ -227,7 +258,9 @@ def unconstrain(sc: Scales, sd: np.ndarray) -> np.ndarray:
     x = np.empty(len(sd))
     for i, s in enumerate(sd):
         low, high = sc.lower[i], sc.upper[i]
-        if sc.code[i] == _FIXED:
+        if sc.unit[i] > 0:
+            x[i] = np.arcsinh(s / sc.unit[i])
+        elif sc.code[i] == _FIXED:
             x[i] = 0.0
         elif np.isinf(low):
             x[i] = s

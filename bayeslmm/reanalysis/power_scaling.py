@@ -160,7 +160,9 @@ def _log_scale_prior(key: str, prior, sd: np.ndarray) -> np.ndarray:
     values = np.empty(sd.size)
     for i, s in enumerate(sd.ravel()):
         x = unconstrain(one, np.array([s]))
-        values[i] = scale_terms(one, x)[0] - constrain(one.lower[0], one.upper[0], x[0])[2]
+        values[i] = (
+            scale_terms(one, x)[0] - constrain(one.lower[0], one.upper[0], one.unit[0], x[0])[2]
+        )
     return values.reshape(sd.shape)
 
 

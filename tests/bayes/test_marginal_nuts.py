@@ -78,7 +78,7 @@ def test_it_converges_and_says_how_it_was_made():
     table = fit.summary()
     assert (table["r_hat"] < 1.01).all()
     assert fit.info.parameterization == "marginal"
-    assert fit.info.tune == 300
+    assert fit.info.tune == 150
     assert "integrated out exactly" in repr(fit)
     assert fit.info.problems == ()
     stats = fit.idata["sample_stats"]
@@ -211,6 +211,16 @@ def test_the_mode_is_a_maximum_and_the_scale_its_curvature():
 def test_a_wrong_option_is_refused(options, message):
     with pytest.raises(blm.SamplingError, match=message):
         _quick(**options)
+
+
+def test_the_users_acceptance_rate_wins_over_the_default():
+    assert nuts.nuts_options({})["target_accept"] == 0.7
+    assert nuts.nuts_options({"target_accept": 0.95})["target_accept"] == 0.95
+    # the rate reached on average; the adaptation comes within a few hundredths of its aim
+    for asked, low, high in ((None, 0.55, 0.85), (0.95, 0.9, 1.0)):
+        chosen = {} if asked is None else {"target_accept": asked}
+        stats = _quick(draws=500, **chosen).idata["sample_stats"]
+        assert low < float(stats["acceptance_rate"].mean()) < high
 
 
 def test_another_prior_on_a_coefficient_goes_to_the_hierarchical_model():

@@ -1,0 +1,131 @@
+"""Coordinates of a standard deviation that may be zero.
+
+Where the posterior of a standard deviation reaches zero, its log has a long left tail, through
+which NUTS diffuses. There the chain moves in w, any real number, with
+
+    sd = |s|,   s = unit sinh(w):
+
+s passes smoothly through zero, and far from it w is a log again. Sigma_k = F F' with F = diag(s) L
+is that of |s| and of the correlation matrix with its rows and columns multiplied by the signs of s;
+an LKJ density does not change with them, and neither does an even prior on s. So (s, R) to (|s|,
+sign-adjusted R) is exact: every posterior on standard deviations is covered 2^k times, by k
+coordinates of this kind, with one density that is smooth everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import asinh, cosh, log
+
+import numpy as np
+
+from bayeslmm.bayes.marginal import MarginalDensity
+from bayeslmm.bayes.mode import Mode, climb
+from bayeslmm.bayes.scales import even_priors, signed_scales
+
+__all__ = ["fold", "reaches_zero", "signed_density", "signed_mode"]
+
+#: Signed coordinates are used where the density of the sd falls by less than this (in logs) from
+#: the mode to zero. Measured: gains of 1.2 to 4 times in effective draws per gradient below, none
+#: between 5 and 8, losses above, where only the right tail is left and the log is better.
+_REACH = 5.0
+
+#: The unit, as a multiple of the sd at the mode of the density of log sd: where w turns from linear
+#: to logarithmic. On MathAchieve five draws in 40,000 diverge at 1, one in 100 at 0.3, none at 1.5;
+#: from 2 on heavy right tails cost more.
+_UNIT = 1.5
+
+#: w at that mode.
+_AT_MODE = asinh(1.0 / _UNIT)
+
+
+def signed_density(density: MarginalDensity, which: np.ndarray, unit: np.ndarray):
+    """The same posterior in coordinates w for some of the standard deviations.
+
+    Parameters
+    ----------
+    density : MarginalDensity
+        In log coordinates.
+    which : (m,) bool array
+        Random effects' standard deviations that get w; their priors must be even, see
+        :func:`bayeslmm.bayes.scales.even_priors`.
+    unit : (m,) array
+        In units of the standard deviations.
+
+    Returns
+    -------
+    MarginalDensity
+        Its :meth:`constrained` returns s, which may be negative, and rows of F with that sign.
+    """
+    units = np.append(np.where(which, unit, 0.0), 0.0)
+    return replace(density, scales=signed_scales(density.scales, units))
+
+
+def reaches_zero(density: MarginalDensity, mode: Mode) -> np.ndarray:
+    """(m,) bool: standard deviations whose posterior has mass near zero, and an even prior."""
+    m = density.correlations.n_effects
+    able = even_priors(density.scales)[:m]
+    if not able.any():
+        return able
+    signed = signed_density(density, able, _UNIT * np.exp(mode.x[:m]))
+    w = mode.x.copy()
+    w[:m][able] = _AT_MODE
+    # of sd itself: less the Jacobian, log unit at zero and this much more at the mode
+    top = signed.value(w) - log(cosh(_AT_MODE))
+    near = np.zeros(m, dtype=bool)
+    for i in np.flatnonzero(able):
+        at = w.copy()
+        at[i] = 0.0
+        # every other Jacobian is in both values
+        near[i] = top - signed.value(at) < _REACH
+    return near
+
+
+def signed_mode(density: MarginalDensity, mode: Mode) -> tuple[MarginalDensity, Mode]:
+    """Where and how to sample: ``density`` and ``mode`` themselves if no sd reaches zero.
+
+    Densities with structured residuals stay as they are too. Otherwise the density in signed
+    coordinates and its mode there (of the mirror images the one above zero; it may lie at zero,
+    where the curvature is finite).
+    """
+    if not isinstance(density, MarginalDensity):
+        return density, mode
+    near = reaches_zero(density, mode)
+    if not near.any():
+        return density, mode
+    m = len(near)
+    signed = signed_density(density, near, _UNIT * np.exp(mode.x[:m]))
+    start = mode.x.copy()
+    start[:m][near] = _AT_MODE
+    return signed, climb(signed, start, mode.scale @ mode.scale.T)
+
+
+def fold(signed: MarginalDensity, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Draws in log coordinates from draws in signed ones.
+
+    Parameters
+    ----------
+    signed : MarginalDensity
+    w : (..., d) array
+
+    Returns
+    -------
+    x : (..., d) array
+        Logs of the standard deviations, and correlations with the signs taken over.
+    log_jacobian : (...) array
+        Log density of x less that of w; 2^k points w go to one x.
+    """
+    layout, unit = signed.correlations, signed.scales.unit
+    near = np.flatnonzero(unit[: layout.n_effects] > 0)
+    if not near.size:
+        return w, np.zeros(w.shape[:-1])
+    x = w.copy()
+    # a draw of exactly zero stays finite
+    size = np.maximum(np.abs(w[..., near]), 1e-300)
+    x[..., near] = np.log(unit[near]) + size + np.log(-np.expm1(-2 * size)) - log(2.0)
+    sign = np.ones((*w.shape[:-1], layout.n_effects))
+    sign[..., near] = np.where(w[..., near] < 0, -1.0, 1.0)
+    row = np.repeat(np.arange(layout.n_effects), np.diff(layout.row_ptr))
+    column = row - (layout.diagonal[row] - layout.entry)
+    x[..., layout.n_effects + layout.number] *= sign[..., row] * sign[..., column]
+    return x, (np.log(np.tanh(size)) + log(2.0)).sum(axis=-1)
