@@ -25,9 +25,9 @@ def execute(path: Path, *, timeout: int = 600) -> nbformat.NotebookNode:
         If a cell raises.
     """
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(
-        notebook, timeout=timeout, kernel_name="python3", record_timing=False
-    ).execute(cwd=str(path.parent))
+    NotebookClient(notebook, timeout=timeout, kernel_name="python3", record_timing=False).execute(
+        cwd=str(path.parent)
+    )
     return notebook
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -127,9 +128,15 @@ def prior_predictive(
         )
     pm = quiet_pymc()
     observed = observed_names(design, names)
-    tree = pm.sample_prior_predictive(
-        draws=draws, model=model, var_names=[*variables, *observed], random_seed=random_seed
-    )
+    log = logging.getLogger("pymc.sampling.forward")
+    level = log.level
+    log.setLevel(logging.WARNING)  # not the names of what it draws
+    try:
+        tree = pm.sample_prior_predictive(
+            draws=draws, model=model, var_names=[*variables, *observed], random_seed=random_seed
+        )
+    finally:
+        log.setLevel(level)
     groups = {
         "prior": tree["prior"].to_dataset()[variables],
         "prior_predictive": join_observed(design, names, tree["prior_predictive"].to_dataset()),
