@@ -68,8 +68,7 @@ def residual_priors(design: Design, sd_y: float) -> dict:
     """
     from bayeslmm.bayes.priors import Prior
 
-    weight = 1.0 if design.weights is None else float(np.mean(design.weights))
-    scale = sd_y * math.sqrt(weight)
+    scale = sd_y * math.sqrt(design.statistics.mean_weight)
     priors = {key: Prior("HalfStudentT", nu=3, sigma=scale) for key in scale_keys(design)}
     residual = design.residual
     if residual is None:

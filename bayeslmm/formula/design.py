@@ -449,7 +449,7 @@ def build_design(
 
 
 def _used_columns(
-    parsed: ParsedFormula, frame, namespace, allowed, structure: ResidualSyntax | None
+    parsed: ParsedFormula, frame, namespace, allowed, structure: ResidualSyntax | None = None
 ) -> tuple[list[str], list[str]]:
     """Columns the formula names and its calls of within() and between(), in order.
 

@@ -136,7 +136,7 @@ def refuse_perfect_model(model: LMM) -> None:
     ------
     DataError
     """
-    if model.priors["sigma"].name != "Fixed":
+    if not _sigma_is_known(model):
         with single_threaded_blas():
             _refuse_perfect(model.design, _ols_sigma(model.cross_products))
 
@@ -148,8 +148,13 @@ def refuse_perfect_posterior(model: LMM, idata: xr.DataTree) -> None:
     ------
     DataError
     """
-    if model.priors["sigma"].name != "Fixed":
+    if not _sigma_is_known(model):
         _refuse_perfect(model.design, float(idata["posterior"]["sigma"].median()))
+
+
+def _sigma_is_known(model: LMM) -> bool:
+    """Whether sigma is one parameter, with a fixed value."""
+    return "sigma" in model.priors and model.priors["sigma"].name == "Fixed"
 
 
 def _refuse_perfect(design: Design, sigma: float) -> None:
