@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from latex2mathml.converter import convert
+
 import bayeslmm
 
 project = "bayeslmm"
@@ -58,3 +60,27 @@ html_theme_options = {
 html_show_sourcelink = False
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
+
+
+def _mathematics(display: str):
+    """A visitor that writes formulas as MathML: nothing is loaded from the network."""
+
+    def visit(self, node):
+        from docutils import nodes
+
+        latex = node.astext()
+        self.body.append(convert(latex, display=display))
+        if display == "block":
+            self.body.append("\n")
+        raise nodes.SkipNode
+
+    return visit
+
+
+def setup(app):
+    """Called by Sphinx."""
+    inline, block = (_mathematics(display) for display in ("inline", "block"))
+    app.add_html_math_renderer("mathml", (inline, None), (block, None))
+
+
+html_math_renderer = "mathml"
