@@ -191,6 +191,11 @@ class LMM:
             If there is no such parameterization.
         PriorError
             If a coefficient's prior is neither normal nor flat and the model marginal.
+
+        Examples
+        --------
+        >>> model.pymc_model().named_vars["b_Subject"].ndim
+        2
         """
         from bayeslmm.bayes.hierarchical import hierarchical_model
         from bayeslmm.bayes.sampling import quiet_pymc
@@ -268,6 +273,12 @@ class LMM:
         -----
         SamplingWarning
             On divergences, r-hat above 1.01, or effective sample sizes below 100 per chain.
+
+        Examples
+        --------
+        >>> post = model.fit(random_seed=1, progressbar=False)
+        >>> post.fixef().round(-1)["mean"].tolist()
+        [250.0, 10.0]
         """
         from bayeslmm.results.fitting import refuse_perfect_model, refuse_perfect_posterior
         from bayeslmm.results.posterior import PosteriorFit
@@ -317,9 +328,6 @@ class LMM:
 
         Examples
         --------
-        >>> import bayeslmm as blm
-        >>> data = blm.load_dataset("sleepstudy")
-        >>> fit = blm.LMM("Reaction ~ Days + (Days | Subject)", data).reml()
         >>> round(fit.loglik, 3)
         -871.814
         """
@@ -328,7 +336,13 @@ class LMM:
         return likelihood_fit(self, reml=True)
 
     def ml(self) -> LikelihoodFit:
-        """Fit by maximum likelihood; otherwise as :meth:`reml`."""
+        """Fit by maximum likelihood; otherwise as :meth:`reml`.
+
+        Examples
+        --------
+        >>> round(model.ml().loglik, 2)
+        -875.97
+        """
         from bayeslmm.results.fitting import likelihood_fit
 
         return likelihood_fit(self, reml=False)
@@ -339,6 +353,11 @@ class LMM:
         Parameters
         ----------
         y : ndarray, shape (n,)
+
+        Examples
+        --------
+        >>> model.with_response(data["Reaction"] / 1000).reml().sigma < 1
+        True
         """
         twin = self.with_design(replace(self.design, y=np.asarray(y, dtype=float)))
         twin._like = self.__dict__.get("problem", self._like)
@@ -419,6 +438,11 @@ class LMM:
         """The data before any fit, group by group; see :func:`bayeslmm.plots.plot_data`.
 
         Options: ``factor by groups panels ax``. Returns matplotlib axes.
+
+        Examples
+        --------
+        >>> model.plot_data().get_xlabel()
+        'Days'
         """
         from bayeslmm.plots import plot_data
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import inspect
 import pkgutil
 import re
 import sys
 import warnings
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -77,15 +79,45 @@ def _modules() -> list[str]:
     return [m.name for m in found if not m.name.endswith("__main__")]
 
 
+# modules whose methods' examples go on from the example of their class
+_METHODS = (
+    "bayeslmm.model",
+    "bayeslmm.results.likelihood",
+    "bayeslmm.results.plotting",
+    "bayeslmm.results.posterior",
+)
+
+
+@cache
+def _example() -> dict[str, object]:
+    data = blm.load_dataset("sleepstudy")
+    model = blm.LMM("Reaction ~ Days + (Days | Subject)", data)
+    post = model.fit(method="importance", draws=250, random_seed=1)
+    return {"blm": blm, "data": data, "model": model, "fit": model.reml(), "post": post}
+
+
 @pytest.mark.parametrize("name", ["bayeslmm", *_modules()])
 def test_the_examples_in_docstrings_run(name, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")
     module = importlib.import_module(name)
-    results = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
+    known = _example() if name in _METHODS else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        results = doctest.testmod(
+            module, extraglobs=known, optionflags=doctest.NORMALIZE_WHITESPACE
+        )
     assert results.failed == 0
 
 
-def test_every_public_name_has_a_docstring():
-    for name in blm.__all__:
-        if name != "__version__":
-            assert getattr(blm, name).__doc__
+def test_every_public_name_has_an_example_and_every_method_a_docstring():
+    for name in set(blm.__all__) - {"__version__"}:
+        public = getattr(blm, name)
+        text = inspect.getdoc(public)
+        assert text, name
+        if inspect.isclass(public) and issubclass(public, Exception):
+            continue
+        assert ">>>" in text, name
+        if inspect.isclass(public):
+            methods = inspect.getmembers(public, inspect.isfunction)
+            bare = [m for m, f in methods if not m.startswith("_") and not inspect.getdoc(f)]
+            assert bare == [], name

@@ -36,6 +36,15 @@ class Simulation:
         in ``fit.varcomp()``.
     effects : pandas.DataFrame
         The groups' true random effects, one row per group.
+
+    Examples
+    --------
+    >>> import bayeslmm as blm
+    >>> blm.simulate_lmm(8, 5, beta=[1.0], sd=2.0, seed=1).truth
+    Intercept                1.0
+    sd(Intercept | group)    2.0
+    sigma                    1.0
+    Name: truth, dtype: float64
     """
 
     data: pd.DataFrame
@@ -121,11 +130,11 @@ def simulate_lmm(
     Examples
     --------
     >>> import bayeslmm as blm
-    >>> sim = blm.simulate_lmm(8, 5, beta=(250, 10), sd=(25, 6), corr=0.1, sigma=25, seed=1)
+    >>> sim = blm.simulate_lmm(20, 8, beta=(250, 10), sd=(25, 6), corr=0.1, sigma=25, seed=1)
     >>> sim.formula
     'y ~ time + (time | group)'
     >>> sim.data.shape
-    (40, 3)
+    (160, 3)
     >>> blm.LMM(sim.formula, sim.data).reml().converged
     True
     """

@@ -56,6 +56,16 @@ class LikelihoodFit(FitPlots):
         Whether the optimizer converged; whether a covariance matrix is singular.
     n_evaluations : int
         Evaluations of the criterion.
+
+    Examples
+    --------
+    The examples of the methods go on from here.
+
+    >>> import bayeslmm as blm
+    >>> data = blm.load_dataset("sleepstudy")
+    >>> fit = blm.LMM("Reaction ~ Days + (Days | Subject)", data).reml()
+    >>> fit.converged, fit.singular, round(fit.loglik, 3)
+    (True, False, -871.814)
     """
 
     def __init__(self, model: LMM, problem: Problem, optimum: Optimum, *, reml: bool):
@@ -142,6 +152,14 @@ class LikelihoodFit(FitPlots):
         ------
         ValueError
             If `ddf` or `level` is not valid.
+
+        Examples
+        --------
+        >>> fit.fixef(ddf="kenward-roger")[["estimate", "se", "df"]].round(2)
+                     estimate    se    df
+        coefficient
+        Intercept      251.41  6.82  17.0
+        Days            10.47  1.55  17.0
         """
         return self.contrast(np.eye(self._problem.p), ddf=ddf, level=level, _names=True)
 
@@ -168,6 +186,11 @@ class LikelihoodFit(FitPlots):
         ------
         ValueError
             If a name is not a coefficient, or the shape does not fit.
+
+        Examples
+        --------
+        >>> fit.contrast({"Intercept": 1, "Days": 5})["estimate"].round(1).tolist()
+        [303.7]
         """
         check_level(level)
         names = self.design.coef_names
@@ -206,6 +229,15 @@ class LikelihoodFit(FitPlots):
         ------
         ValueError
             If the model does not have the coefficients.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> data = blm.load_dataset("mathachieve")
+        >>> formula = "MathAch ~ within(SES, School) + between(SES, School) + (1 | School)"
+        >>> fit = blm.LMM(formula, data).reml()
+        >>> fit.contextual_effect("SES", "School")["estimate"].round(2).tolist()
+        [3.68]
         """
         L = contextual_contrast(self.design.coef_names, x, g)
         return self.contrast(L, ddf, level=level)
@@ -294,6 +326,16 @@ class LikelihoodFit(FitPlots):
         pandas.DataFrame
             Columns ``estimate se lower upper``; standard errors by the delta method from the
             observed information. NaN where a component is at its boundary.
+
+        Examples
+        --------
+        >>> fit.varcomp()["estimate"].round(2)
+        component
+        sd(Intercept | Subject)            24.74
+        sd(Days | Subject)                  5.92
+        corr(Intercept, Days | Subject)     0.07
+        sigma                              25.59
+        Name: estimate, dtype: float64
         """
         from bayeslmm.results.variances import variance_table
 
@@ -334,6 +376,13 @@ class LikelihoodFit(FitPlots):
         ------
         KeyError
             If there is no such grouping factor.
+
+        Examples
+        --------
+        >>> fit.ranef().head(2).round(1)
+             group level     effect  estimate    sd  lower  upper
+        0  Subject   308  Intercept       2.3  12.1  -21.4   25.9
+        1  Subject   308       Days       9.2   2.3    4.7   13.7
         """
         from bayeslmm.results.variances import effects_table
 
@@ -347,6 +396,13 @@ class LikelihoodFit(FitPlots):
         -------
         pandas.DataFrame
             Columns ``group level effect estimate``.
+
+        Examples
+        --------
+        >>> fit.coef().query("level == '308'").round(2)
+             group level     effect  estimate
+        0  Subject   308  Intercept    253.66
+        1  Subject   308       Days     19.67
         """
         from bayeslmm.results.variances import level_coefficients_table
 
@@ -371,6 +427,13 @@ class LikelihoodFit(FitPlots):
         ----------
         random : {"conditional", "population"}
             With the random effects of each row's groups, or without.
+
+        Examples
+        --------
+        >>> fit.fitted().head(2).round(1)
+        0    253.7
+        1    273.3
+        Name: fitted, dtype: float64
         """
         if random not in ("conditional", "population"):
             raise ValueError(f'random must be "conditional" or "population", not {random!r}.')
@@ -390,6 +453,11 @@ class LikelihoodFit(FitPlots):
         kind : {"raw", "normalized"}
             Normalized residuals are whitened by the estimated residual covariance: independent
             with variance 1 if the model is right. They need ``random="conditional"``.
+
+        Examples
+        --------
+        >>> fit.residuals().head(2).round(1).tolist()
+        [-4.1, -14.6]
         """
         values = self.design.y - self.fitted(random).to_numpy()
         if kind not in ("raw", "normalized"):
@@ -451,6 +519,13 @@ class LikelihoodFit(FitPlots):
         ------
         DataError
             If a predictor is missing or has a level that was not in the fit.
+
+        Examples
+        --------
+        >>> fit.predict({"Days": [0, 5]}, random="population").round(1)
+           estimate   se  lower  upper
+        0     251.4  6.8  238.0  264.8
+        1     303.7  9.6  285.0  322.5
         """
         from bayeslmm.results.prediction import likelihood_prediction
 
@@ -479,6 +554,14 @@ class LikelihoodFit(FitPlots):
         Returns
         -------
         pandas.Series, or DataFrame with columns ``estimate lower upper``
+
+        Examples
+        --------
+        >>> fit.r2().round(3)
+        r2
+        marginal       0.279
+        conditional    0.799
+        Name: r2, dtype: float64
         """
         from bayeslmm.results.explained import likelihood_shares
 
@@ -506,6 +589,15 @@ class LikelihoodFit(FitPlots):
             the average over the rows.
         n_sims, level, random_seed, progressbar
             As in :meth:`r2`.
+
+        Examples
+        --------
+        >>> fit.icc().round(3)
+        icc
+        adjusted      0.722
+        unadjusted    0.521
+        Subject       0.722
+        Name: icc, dtype: float64
         """
         from bayeslmm.results.explained import likelihood_shares
 
@@ -533,6 +625,14 @@ class LikelihoodFit(FitPlots):
         -------
         pandas.DataFrame
             Columns ``term kind estimate``, and ``lower upper`` from a bootstrap.
+
+        Examples
+        --------
+        >>> fit.variance_shares().round(2)
+                       term      kind  estimate
+        0              Days     fixed      0.28
+        1  (Days | Subject)    random      0.52
+        2          residual  residual      0.20
         """
         from bayeslmm.results.explained import likelihood_shares
 
@@ -635,6 +735,11 @@ class LikelihoodFit(FitPlots):
         ----------
         data : data frame, optional
             The covariates of the group's rows; by default those of the first group.
+
+        Examples
+        --------
+        >>> fit.implied_covariance().shape
+        (10, 10)
         """
         from bayeslmm.results.implied import implied_covariance
 
@@ -644,7 +749,13 @@ class LikelihoodFit(FitPlots):
         return pd.DataFrame(values, index=index, columns=index)
 
     def implied_correlation(self, data=None) -> pd.DataFrame:
-        """Marginal correlation of a group's responses; as :meth:`implied_covariance`."""
+        """Marginal correlation of a group's responses; as :meth:`implied_covariance`.
+
+        Examples
+        --------
+        >>> fit.implied_correlation().iloc[0, [0, 1, 9]].round(2).tolist()
+        [1.0, 0.48, 0.3]
+        """
         from bayeslmm.results.implied import as_correlation
 
         covariance = self.implied_covariance(data)
@@ -668,6 +779,13 @@ class LikelihoodFit(FitPlots):
         pandas.DataFrame
             One row per term, columns ``numdf dendf F p``; NaN where empty cells leave nothing
             to test.
+
+        Examples
+        --------
+        >>> fit.anova().round(3)
+              numdf  dendf       F    p
+        term
+        Days    1.0   17.0  45.853  0.0
         """
         from bayeslmm.results.anova import anova_table
 
@@ -700,6 +818,11 @@ class LikelihoodFit(FitPlots):
         -------
         pandas.DataFrame
             Columns ``estimate lower upper``.
+
+        Examples
+        --------
+        >>> fit.confint(method="wald").round(2).loc["Days"].tolist()
+        [10.47, 7.44, 13.5]
         """
         from bayeslmm.results.intervals import confidence_intervals
 
@@ -733,6 +856,14 @@ class LikelihoodFit(FitPlots):
             The factors' levels and ``estimate se df t p lower upper``. The other factors are
             averaged over with equal weights (Searle, Speed and Milliken 1980, The American
             Statistician 34(4)).
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> data = blm.load_dataset("machines")
+        >>> fit = blm.LMM("score ~ Machine + (1 | Worker)", data).reml()
+        >>> fit.marginal_means("Machine")["estimate"].round(1).tolist()
+        [52.4, 60.3, 66.3]
         """
         from bayeslmm.results.marginal_means import reference_rows
 
@@ -761,6 +892,14 @@ class LikelihoodFit(FitPlots):
         -------
         pandas.DataFrame
             ``contrast estimate se df t p lower upper``.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> data = blm.load_dataset("machines")
+        >>> fit = blm.LMM("score ~ Machine + (1 | Worker)", data).reml()
+        >>> fit.pairwise("Machine")["estimate"].round(1).tolist()
+        [-8.0, -13.9, -5.9]
         """
         from bayeslmm.results.marginal_means import adjusted, pair_rows
 
@@ -783,6 +922,11 @@ class LikelihoodFit(FitPlots):
         -------
         pandas.DataFrame
             One column per simulation, rows as used in the fit.
+
+        Examples
+        --------
+        >>> fit.simulate(3, random_seed=1).shape
+        (180, 3)
         """
         from bayeslmm.results.intervals import check_n_sims, simulate_responses
 
@@ -802,6 +946,11 @@ class LikelihoodFit(FitPlots):
         ------
         DataError
             If the length differs or a value is not finite.
+
+        Examples
+        --------
+        >>> round(fit.refit(data["Reaction"] / 1000).sigma, 4)
+        0.0256
         """
         try:
             values = np.asarray(y, dtype=float).ravel()
@@ -816,17 +965,39 @@ class LikelihoodFit(FitPlots):
         """Coefficients and variance components in one table.
 
         ``attrs["missing"]`` says which rows were left out.
+
+        Examples
+        --------
+        >>> fit.summary().index[:2].tolist()
+        ['Intercept', 'Days']
         """
         table = pd.concat([self.fixef(ddf, level=level), self.varcomp(level=level)])
         table.attrs["missing"] = self.design.missing.describe()
         return table
 
     def equation(self, form: str = "conditional", format: str = "latex") -> str:
-        """The model as an equation; see :meth:`bayeslmm.LMM.equation`."""
+        """The model as an equation; see :meth:`bayeslmm.LMM.equation`.
+
+        Examples
+        --------
+        >>> print(fit.equation(format="text"))
+        Reaction[i] = beta0 + beta1 Days[i] + b0[Subject[i]] + b1[Subject[i]] Days[i] + error[i]
+        (b0[j], b1[j]) ~ Normal(0, Sigma),  j = 1, ..., 18 (Subject)
+        Sigma[1,1] = tau0^2
+        Sigma[2,2] = tau1^2
+        Sigma[1,2] = rho01 tau0 tau1
+        error[i] ~ Normal(0, sigma^2)
+        """
         return self.model.equation(form, format)
 
     def describe(self, ddf: str = "satterthwaite", *, level: float = 0.95) -> str:
-        """Fit statistics and tables as text."""
+        """Fit statistics and tables as text.
+
+        Examples
+        --------
+        >>> fit.describe().splitlines()[0]
+        'REML fit of Reaction ~ Days + (Days | Subject)'
+        """
         design = self.design
         state = "converged" if self.converged else "NOT CONVERGED: " + self.optimum.message
         lines = [

@@ -19,6 +19,10 @@ class FitPlots:
 
         Options: ``factor by groups panels level ax``; see
         :func:`bayeslmm.plots.plot_trajectories`.
+
+        Examples
+        --------
+        >>> ax = fit.plot_trajectories()
         """
         from bayeslmm.plots import plot_trajectories
 
@@ -28,6 +32,10 @@ class FitPlots:
         """Arrows from each group's own estimate to the mixed model's.
 
         Options: ``effects groups ax``; see :func:`bayeslmm.plots.plot_shrinkage`.
+
+        Examples
+        --------
+        >>> ax = fit.plot_shrinkage()
         """
         from bayeslmm.plots import plot_shrinkage
 
@@ -37,6 +45,10 @@ class FitPlots:
         """Random effects with intervals, sorted (caterpillar plot).
 
         Options: ``effects level groups``; see :func:`bayeslmm.plots.plot_ranef`.
+
+        Examples
+        --------
+        >>> ax = fit.plot_ranef()
         """
         from bayeslmm.plots import plot_ranef
 
@@ -44,7 +56,12 @@ class FitPlots:
 
     def plot_variance(self, *, level: float = 0.95) -> np.ndarray:
         """Variance components and shares of variance; see
-        :func:`bayeslmm.plots.plot_variance`."""
+        :func:`bayeslmm.plots.plot_variance`.
+
+        Examples
+        --------
+        >>> ax = fit.plot_variance()
+        """
         from bayeslmm.plots import plot_variance
 
         return plot_variance(self, level=level)
@@ -53,6 +70,10 @@ class FitPlots:
         """Coefficients with intervals.
 
         Options: ``level inner ax``; see :func:`bayeslmm.plots.plot_forest`.
+
+        Examples
+        --------
+        >>> ax = fit.plot_forest()
         """
         from bayeslmm.plots import plot_forest
 
@@ -62,6 +83,10 @@ class FitPlots:
         """Covariance of a group's responses as a heat map, correlation against distance.
 
         Options: ``x correlation``; see :func:`bayeslmm.plots.plot_implied_covariance`.
+
+        Examples
+        --------
+        >>> ax = fit.plot_implied_covariance()
         """
         from bayeslmm.plots import plot_implied_covariance
 
@@ -69,7 +94,12 @@ class FitPlots:
 
     def plot_residuals(self) -> np.ndarray:
         """Residuals against fitted values, normal quantiles of residuals and random effects;
-        see :func:`bayeslmm.plots.plot_residuals`."""
+        see :func:`bayeslmm.plots.plot_residuals`.
+
+        Examples
+        --------
+        >>> ax = fit.plot_residuals()
+        """
         from bayeslmm.plots import plot_residuals
 
         return plot_residuals(self)
@@ -78,6 +108,10 @@ class FitPlots:
         """This fit's estimates beside those of others.
 
         Options: ``names parameters level``; see :func:`bayeslmm.plots.plot_compare`.
+
+        Examples
+        --------
+        >>> ax = post.plot_compare(model.reml())
         """
         from bayeslmm.plots import plot_compare
 
@@ -93,6 +127,10 @@ class PosteriorPlots(FitPlots):
         """Prior densities over posterior draws.
 
         Options: ``whole_prior``; see :func:`bayeslmm.plots.plot_prior_posterior`.
+
+        Examples
+        --------
+        >>> ax = post.plot_prior_posterior()
         """
         from bayeslmm.plots import plot_prior_posterior
 
@@ -103,6 +141,10 @@ class PosteriorPlots(FitPlots):
 
         Options: ``stat by groups random_seed`` and ArviZ's; see
         :func:`bayeslmm.plots.plot_ppc`.
+
+        Examples
+        --------
+        >>> ax = post.plot_ppc()
         """
         from bayeslmm.plots import plot_ppc
 
@@ -110,19 +152,34 @@ class PosteriorPlots(FitPlots):
 
     def plot_loo_pit(self, **options) -> np.ndarray:
         """Probability integral transforms of rows left out; see
-        :func:`bayeslmm.plots.plot_loo_pit`."""
+        :func:`bayeslmm.plots.plot_loo_pit`.
+
+        Examples
+        --------
+        >>> ax = post.plot_loo_pit()
+        """
         from bayeslmm.plots import plot_loo_pit
 
         return plot_loo_pit(self, **options)
 
     def plot_rank(self, parameters: str | list[str] | None = None, **options) -> np.ndarray:
-        """Ranks of each chain's draws; see :func:`bayeslmm.plots.plot_rank`."""
+        """Ranks of each chain's draws; see :func:`bayeslmm.plots.plot_rank`.
+
+        Examples
+        --------
+        >>> ax = post.plot_rank()
+        """
         from bayeslmm.plots import plot_rank
 
         return plot_rank(self, parameters, **options)
 
     def plot_trace(self, parameters: str | list[str] | None = None, **options) -> np.ndarray:
-        """Draws in their order, chain by chain; see :func:`bayeslmm.plots.plot_trace`."""
+        """Draws in their order, chain by chain; see :func:`bayeslmm.plots.plot_trace`.
+
+        Examples
+        --------
+        >>> ax = post.plot_trace()
+        """
         from bayeslmm.plots import plot_trace
 
         return plot_trace(self, parameters, **options)

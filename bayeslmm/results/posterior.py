@@ -49,6 +49,17 @@ class PosteriorFit(PosteriorPlots):
     info : FitInfo
     conditioning : Conditioning or None
         What :meth:`condition_on` added.
+
+    Examples
+    --------
+    The examples of the methods go on from here.
+
+    >>> import bayeslmm as blm
+    >>> data = blm.load_dataset("sleepstudy")
+    >>> model = blm.LMM("Reaction ~ Days + (Days | Subject)", data)
+    >>> post = model.fit(method="importance", draws=250, random_seed=1)
+    >>> sorted(post.idata.children)[:3]
+    ['constant_data', 'log_likelihood', 'observed_data']
     """
 
     conditioning: Conditioning | None = None
@@ -87,6 +98,11 @@ class PosteriorFit(PosteriorPlots):
         ------
         ValueError
             If `level` or `interval` is not valid.
+
+        Examples
+        --------
+        >>> post.summary().index[:2].tolist()
+        ['Intercept', 'Days']
         """
         table = pd.concat(
             [
@@ -98,7 +114,13 @@ class PosteriorFit(PosteriorPlots):
         return table
 
     def fixef(self, *, level: float = 0.95, interval: str = "eti") -> pd.DataFrame:
-        """Coefficients (fixed effects); columns as in :meth:`summary`."""
+        """Coefficients (fixed effects); columns as in :meth:`summary`.
+
+        Examples
+        --------
+        >>> post.fixef().index.tolist()
+        ['Intercept', 'Days']
+        """
         return self._table(
             coefficient_draws(self.model.design, self.posterior), "coefficient", level, interval
         )
@@ -108,6 +130,11 @@ class PosteriorFit(PosteriorPlots):
 
         Columns as in :meth:`summary`; standard deviations in the units of the response (per
         unit of the covariate for slopes).
+
+        Examples
+        --------
+        >>> post.varcomp().index[:2].tolist()
+        ['sd(Intercept | Subject)', 'sd(Days | Subject)']
         """
         return self._table(
             component_draws(self.model.design, self.names, self.posterior),
@@ -145,6 +172,11 @@ class PosteriorFit(PosteriorPlots):
         ------
         KeyError
             If there is no such grouping factor.
+
+        Examples
+        --------
+        >>> post.ranef().columns[:4].tolist()
+        ['group', 'level', 'effect', 'mean']
         """
         from bayeslmm.bayes.tree import SUMMARY_GROUP
 
@@ -162,7 +194,13 @@ class PosteriorFit(PosteriorPlots):
         interval: str = "eti",
         diagnostics: bool | None = None,
     ) -> pd.DataFrame:
-        """Coefficients of every level: fixed plus random effect; columns as in :meth:`ranef`."""
+        """Coefficients of every level: fixed plus random effect; columns as in :meth:`ranef`.
+
+        Examples
+        --------
+        >>> post.coef().shape
+        (36, 10)
+        """
         return self._long(level_coefficient_draws, factor, level, interval, diagnostics)
 
     def contrast(self, L, *, level: float = 0.95, interval: str = "eti") -> pd.DataFrame:
@@ -181,6 +219,11 @@ class PosteriorFit(PosteriorPlots):
         ------
         ValueError
             If a name is not a coefficient, or the shape does not fit.
+
+        Examples
+        --------
+        >>> post.contrast({"Intercept": 1, "Days": 5}).shape[0]
+        1
         """
         rows, index = contrast_matrix(L, self.model.design.coef_names)
         return self._table((index, self._combined(rows)), "contrast", level, interval)
@@ -216,6 +259,15 @@ class PosteriorFit(PosteriorPlots):
             As in :meth:`bayeslmm.LikelihoodFit.marginal_means`.
         level, interval
             As in :meth:`summary`.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> data = blm.load_dataset("machines")
+        >>> model = blm.LMM("score ~ Machine + (1 | Worker)", data)
+        >>> post = model.fit(method="importance", draws=250, random_seed=1)
+        >>> post.marginal_means("Machine").shape[0]
+        3
         """
         check_level(level, interval)
         labels, rows, offset = reference_rows(self.model.design, terms, at)
@@ -232,6 +284,15 @@ class PosteriorFit(PosteriorPlots):
         ----------
         terms, at, level, interval
             As in :meth:`marginal_means`.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> data = blm.load_dataset("machines")
+        >>> model = blm.LMM("score ~ Machine + (1 | Worker)", data)
+        >>> post = model.fit(method="importance", draws=250, random_seed=1)
+        >>> post.pairwise("Machine").shape[0]
+        3
         """
         check_level(level, interval)
         labels, rows, offset, _ = pair_rows(self.model.design, terms, at)
@@ -287,6 +348,13 @@ class PosteriorFit(PosteriorPlots):
         ------
         DataError
             If a predictor is missing or has a level that was not in the fit.
+
+        Examples
+        --------
+        >>> post.predict({"Days": [0, 5]}, random="population").round(-1)
+            mean    sd  lower  upper
+        0  250.0  10.0  240.0  270.0
+        1  300.0  10.0  280.0  320.0
         """
         from bayeslmm.results.posterior_prediction import posterior_prediction
 
@@ -333,13 +401,26 @@ class PosteriorFit(PosteriorPlots):
         -----
         SamplingWarning
             If k-hat of the weights is above 0.7.
+
+        Examples
+        --------
+        >>> new = data[data["Subject"] == "308"].assign(Subject="somebody")
+        >>> wider = post.condition_on(new, random_seed=1)
+        >>> "somebody" in set(wider.ranef()["level"])
+        True
         """
         from bayeslmm.results.conditioning import condition_posterior
 
         return condition_posterior(self, rows, reweight=reweight, random_seed=random_seed)
 
     def fitted(self, random: str = "conditional", **options) -> pd.DataFrame:
-        """Predictions for the fitted rows; options as in :meth:`predict`."""
+        """Predictions for the fitted rows; options as in :meth:`predict`.
+
+        Examples
+        --------
+        >>> post.fitted().shape[0]
+        180
+        """
         return self.predict(random=random, **options)
 
     def residuals(
@@ -356,6 +437,11 @@ class PosteriorFit(PosteriorPlots):
             of its parameters. They need ``random="conditional"``.
         weights : bool
             Also the column ``weight`` of :meth:`outlier_weights`.
+
+        Examples
+        --------
+        >>> post.residuals().shape
+        (180,)
         """
         from bayeslmm.bayes.residual_draws import whitened
 
@@ -385,6 +471,11 @@ class PosteriorFit(PosteriorPlots):
         -------
         pandas.Series
             Indexed as the rows used.
+
+        Examples
+        --------
+        >>> float(post.outlier_weights().min())
+        1.0
         """
         from bayeslmm.results.robust import row_weights_of_outliers
 
@@ -444,6 +535,11 @@ class PosteriorFit(PosteriorPlots):
         Returns
         -------
         pandas.DataFrame or xarray.Dataset
+
+        Examples
+        --------
+        >>> post.r2().index.tolist()
+        ['marginal', 'conditional']
         """
         from bayeslmm.results.explained import posterior_r2
 
@@ -462,6 +558,11 @@ class PosteriorFit(PosteriorPlots):
             the average over the rows.
         level, interval, draws
             As in :meth:`r2`.
+
+        Examples
+        --------
+        >>> post.icc().index.tolist()
+        ['adjusted', 'unadjusted', 'Subject']
         """
         from bayeslmm.results.explained import posterior_shares
 
@@ -485,6 +586,11 @@ class PosteriorFit(PosteriorPlots):
         -------
         pandas.DataFrame or xarray.Dataset
             Columns ``term kind`` and those of :meth:`summary`.
+
+        Examples
+        --------
+        >>> post.variance_shares().index.tolist()
+        [0, 1, 2]
         """
         from bayeslmm.results.explained import posterior_shares
 
@@ -578,11 +684,22 @@ class PosteriorFit(PosteriorPlots):
         ----------
         data : data frame, optional
             The covariates of the group's rows; by default those of the first group.
+
+        Examples
+        --------
+        >>> post.implied_covariance().shape
+        (10, 10)
         """
         return self._implied(data, correlation=False)
 
     def implied_correlation(self, data=None) -> pd.DataFrame:
-        """Posterior mean of the marginal correlation of a group's responses."""
+        """Posterior mean of the marginal correlation of a group's responses.
+
+        Examples
+        --------
+        >>> post.implied_correlation().shape
+        (10, 10)
+        """
         return self._implied(data, correlation=True)
 
     def _implied(self, data, *, correlation: bool) -> pd.DataFrame:
@@ -631,6 +748,12 @@ class PosteriorFit(PosteriorPlots):
         xarray.DataTree
             With the group ``posterior_predictive``. For the same groups it is :attr:`idata`, to
             which the group is added; for new ones a tree of its own.
+
+        Examples
+        --------
+        >>> tree = post.posterior_predictive(draws=20, random_seed=1)
+        >>> dict(tree["posterior_predictive"].sizes)
+        {'chain': 4, 'draw': 20, 'obs': 180}
         """
         from bayeslmm.bayes.predictive import posterior_predictive
         from bayeslmm.results.support import refuse_unless_derived
@@ -691,6 +814,11 @@ class PosteriorFit(PosteriorPlots):
         Notes
         -----
         ``az.plot_ppc_tstat(post.posterior_predictive())`` draws statistics of y alone.
+
+        Examples
+        --------
+        >>> post.predictive_check(random_seed=1).columns.tolist()
+        ['observed', 'mean', 'sd', 'lower', 'upper', 'p']
         """
         from bayeslmm.results.predictive_check import predictive_check
 
@@ -741,6 +869,12 @@ class PosteriorFit(PosteriorPlots):
             If there is no such unit.
         SamplingError
             If the coefficients' priors are not normal or flat (then ``conditional=True``).
+
+        Examples
+        --------
+        >>> loo = post.loo(progressbar=False)
+        >>> round(float(loo.elpd), -1)
+        -860.0
         """
         from bayeslmm.results.loo import leave_one_out
 
@@ -817,6 +951,10 @@ class PosteriorFit(PosteriorPlots):
         ------
         SamplingError
             If the coefficients' priors are not normal or flat.
+
+        Examples
+        --------
+        >>> pit = post.loo_pit()
         """
         from bayeslmm.results.loo_pit import loo_pit
 
@@ -836,17 +974,43 @@ class PosteriorFit(PosteriorPlots):
         ------
         FileFormatError
             If the file cannot be written.
+
+        Examples
+        --------
+        >>> import tempfile, pathlib
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "fit.nc"
+        >>> post.save(path)
+        >>> blm.load(path).fixef().equals(post.fixef())
+        True
         """
         from bayeslmm.storage import save_fit
 
         save_fit(self, path)
 
     def equation(self, form: str = "conditional", format: str = "latex") -> str:
-        """The model as an equation; see :meth:`bayeslmm.LMM.equation`."""
+        """The model as an equation; see :meth:`bayeslmm.LMM.equation`.
+
+        Examples
+        --------
+        >>> print(post.equation(form="marginal", format="text"))
+        E(Reaction[i]) = beta0 + beta1 Days[i]
+        Var(Reaction[i]) = z[i]' Sigma z[i] + sigma^2
+        Cov(Reaction[i], Reaction[i']) = 1{Subject[i] = Subject[i']} z[i]' Sigma z[i'],  i' != i
+        z[i] = (1, Days[i])
+        Sigma[1,1] = tau0^2
+        Sigma[2,2] = tau1^2
+        Sigma[1,2] = rho01 tau0 tau1
+        """
         return self.model.equation(form, format)
 
     def describe(self, *, level: float = 0.95) -> str:
-        """How the posterior was made, and its tables, as text."""
+        """How the posterior was made, and its tables, as text.
+
+        Examples
+        --------
+        >>> post.describe().splitlines()[0]
+        'Posterior of Reaction ~ Days + (Days | Subject)'
+        """
         info, design = self.info, self.model.design
         lines = [
             f"Posterior of {design.formula.text}",
