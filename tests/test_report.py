@@ -149,6 +149,7 @@ def test_bad_requests_are_refused_before_the_work(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_report_command_works_on_a_csv_file(tmp_path):
     dataset("dyestuff").to_csv(tmp_path / "dye stuff.csv", index=False)
     command = [sys.executable, "-c", "from bayeslmm.cli import main; main()", "report"]

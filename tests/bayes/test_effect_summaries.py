@@ -15,6 +15,7 @@ OPTIONS = {"draws": 150, "chains": 2, "random_seed": 3, "progressbar": False}
 CROSSED = "y ~ x + (1 + z | g) + (1 | item)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["nuts", "importance"])
 def test_summaries_are_those_of_the_draws(toy, method):
     rng = np.random.default_rng(1)

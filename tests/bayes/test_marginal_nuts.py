@@ -86,6 +86,7 @@ def test_it_converges_and_says_how_it_was_made():
         assert stats[name].dims == ("chain", "draw")
 
 
+@pytest.mark.slow
 def test_marginal_and_noncentered_nuts_draw_from_the_same_posterior():
     assert_same_posterior(marginal_fit(), sleepstudy_fit())
 
