@@ -200,11 +200,19 @@ def read_data(source: str):
         if source.lower().endswith((".parquet", ".pq")):
             return pd.read_parquet(source)
         separator = "\t" if source.lower().endswith((".tsv", ".tsv.gz")) else ","
-        return pd.read_csv(source, sep=separator)
+        frame = pd.read_csv(source, sep=separator)
     except ImportError:
         raise DataError("Reading Parquet needs pyarrow: pip install 'bayeslmm[parquet]'.") from None
     except Exception as err:
         raise DataError(f"Cannot read {source!r}: {err}") from None
+    header = str(frame.columns[0]) if len(frame.columns) == 1 else ""
+    for other in (sign for sign in ";\t|" if sign in header):
+        raise DataError(
+            f"{source!r} has one column, {header!r}: its columns are separated by {other!r}. Save "
+            "it with commas (and decimal points), or read it in Python with "
+            f"pandas.read_csv(..., sep={other!r})."
+        )
+    return frame
 
 
 def parse_priors(texts: list[str]) -> dict:

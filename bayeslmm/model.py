@@ -130,7 +130,7 @@ class LMM:
         )
         self.family, self.random = family, random
         if text := self.design.missing.describe():
-            warnings.warn(f"{text}.", DataWarning, stacklevel=2)
+            warnings.warn(text if text.endswith(".") else f"{text}.", DataWarning, stacklevel=2)
         if relationship is not None:
             from bayeslmm.relationship.levels import related_design
 

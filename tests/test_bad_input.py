@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -241,3 +243,46 @@ def test_new_data_that_does_not_fit_the_model_is_refused(toy, new, message):
 def test_unknown_options_list_what_there_is(toy, options):
     with pytest.raises(ValueError, match='gaussian|"drop"'):
         blm.LMM("y ~ x", toy, **options)
+
+
+def _clinic() -> pd.DataFrame:
+    rng = np.random.default_rng(1)
+    patient = np.repeat(np.arange(12), 4)
+    return pd.DataFrame(
+        {
+            "patient": patient.astype(str),
+            "site": np.array(["A", "B", "C"])[patient % 3],
+            "week": np.tile(np.arange(4.0), 12),
+            "pain score": rng.normal(size=48) + rng.normal(size=12)[patient],
+        }
+    )
+
+
+def test_grouping_factors_with_the_same_groups_are_named():
+    with pytest.warns(blm.ModelWarning, match="'patient' and 'patient:site' have the same groups"):
+        blm.LMM("`pain score` ~ week + (1 | patient/site)", _clinic())
+
+
+def test_a_grouping_factor_that_is_among_the_coefficients_is_named():
+    with pytest.warns(blm.ModelWarning, match="levels of 'site' is among the coefficients"):
+        blm.LMM("`pain score` ~ site + (1 | site/patient)", _clinic())
+
+
+def test_nested_factors_as_they_should_be_are_not_remarked_on():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        blm.LMM("`pain score` ~ week + (1 | site/patient)", _clinic())
+
+
+@pytest.mark.parametrize("response", ["pain score", '"pain score"'])
+def test_a_name_with_a_space_is_shown_in_backquotes(response):
+    with pytest.raises(blm.FormulaError, match="backquotes: `pain score`"):
+        blm.LMM(f"{response} ~ week + (1 | patient)", _clinic())
+
+
+def test_a_stray_word_among_numbers_is_named():
+    data = _clinic()
+    data["y"] = data["pain score"].astype(str)
+    data.loc[3, "y"] = "missed"
+    with pytest.raises(blm.DataError, match="1 of its 48 values are not numbers: 'missed'"):
+        blm.LMM("y ~ week + (1 | patient)", data)

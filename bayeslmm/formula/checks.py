@@ -38,8 +38,9 @@ def check_design(design: Design, *, sigma_known: bool = False) -> None:
     Warns
     -----
     ModelWarning
-        If there are as many random effects as rows, or a random slope's covariate is far from
-        zero.
+        If there are as many random effects as rows, a random slope's covariate is far from
+        zero, two grouping factors have the same groups, or a grouping factor is among the
+        coefficients already.
     """
     n, p = design.n_rows, len(design.coef_names)
     if design.rows_in_memory:
@@ -54,6 +55,44 @@ def check_design(design: Design, *, sigma_known: bool = False) -> None:
         if not sigma_known:
             _check_size(block, n)
         _check_covariates(block, covariates)
+    _check_partitions(design)
+    if design.rows_in_memory:
+        _check_levels_among_coefficients(design)
+
+
+def _check_partitions(design: Design) -> None:
+    """Two grouping factors with the same groups, such as patient and site:patient."""
+    if not design.rows_in_memory:
+        return
+    for k, one in enumerate(design.blocks):
+        for other in design.blocks[:k]:
+            if one.relationship is not None or other.relationship is not None:
+                continue
+            pairs = np.unique(one.codes.astype(np.int64) * other.n_levels + other.codes)
+            shared = set(one.effects) & set(other.effects)
+            if shared and len(pairs) == one.n_levels == other.n_levels:
+                _warn(
+                    f"The grouping factors {other.name!r} and {one.name!r} have the same groups: "
+                    f"the variances of {', '.join(sorted(shared))} cannot be told apart; only "
+                    "their sum can. Leave one of them out (in a/b, b is nested in a)."
+                )
+
+
+def _check_levels_among_coefficients(design: Design) -> None:
+    """A grouping factor whose differences between levels are coefficients already."""
+    X = design.X
+    for block in design.blocks:
+        if "Intercept" not in block.effects or block.n_levels > X.shape[1]:
+            continue
+        indicators = np.zeros((design.n_rows, block.n_levels))
+        indicators[np.arange(design.n_rows), block.codes] = 1.0
+        left = indicators - X @ np.linalg.lstsq(X, indicators, rcond=None)[0]
+        if np.abs(left).max() < 1e-8:
+            _warn(
+                f"Every difference between the levels of {block.name!r} is among the coefficients "
+                "already, so nothing is left for its random intercept: its variance is not "
+                "estimable. Leave the factor out of one of the two parts."
+            )
 
 
 def _refuse_extremes(design: Design) -> None:

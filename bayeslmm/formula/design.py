@@ -381,12 +381,15 @@ def build_design(
     """
     if missing not in ("drop", "raise", "model"):
         raise DataError(f'missing must be "drop", "raise" or "model", not {missing!r}.')
-    parsed = parse_formula(formula)
+    frame = as_frame(data)
     structure = ResidualSyntax.parse(residual, sigma)
     namespace = check_namespace(namespace)
-    frame = as_frame(data)
     allowed = allowed_calls(namespace)
-    names, calls = _used_columns(parsed, frame, namespace, allowed, structure)
+    try:
+        parsed = parse_formula(formula)
+        names, calls = _used_columns(parsed, frame, namespace, allowed, structure)
+    except FormulaError as err:
+        raise _with_backquotes(err, formula, frame) from None
     raw = {name: find_column(frame, name) for name in names}
     raw_weights, weights_name = _weights_column(weights, frame)
     kept_missing: list[str] = []
@@ -446,6 +449,16 @@ def build_design(
         modeled=modeled_covariates(unknown, plain, fixed, blocks),
         residual=None if structure is None else residual_design(structure, plain, options),
     )
+
+
+def _with_backquotes(err: FormulaError, formula, frame: pd.DataFrame) -> FormulaError:
+    """The error, with the names that need backquotes if the formula has them without."""
+    text = formula if isinstance(formula, str) else ""
+    names = [str(c) for c in frame.columns if not str(c).isidentifier() and str(c) in text]
+    bare = [name for name in names if f"`{name}`" not in text]
+    if not bare:
+        return err
+    return FormulaError(f"{err} Names with spaces or signs go in backquotes: `{bare[0]}`.")
 
 
 def _used_columns(

@@ -178,8 +178,8 @@ def response_matrix(
         if isinstance(column.dtype, pd.CategoricalDtype) or column.dtype == bool:
             kind = "true/false" if column.dtype == bool else "text or categories"
             raise DataError(
-                f"The response {name!r} is not numeric ({kind}). A linear mixed model needs "
-                "numbers; convert it, or use a generalized model elsewhere."
+                f"The response {name!r} is not numeric ({kind}).{_stray_words(column)} A linear "
+                "mixed model needs numbers; convert it, or use a generalized model elsewhere."
             )
         return name, column.to_numpy(dtype=float), None
     terms = [term for term in expand_terms(tree, text) if term]
@@ -187,6 +187,21 @@ def response_matrix(
     if matrix.values.shape[1] != 1 or matrix.terms[0].categorical:
         raise DataError(f"The response '{text}' is not one numeric column.")
     return matrix.names[0], matrix.values[:, 0], matrix
+
+
+def _stray_words(column: pd.Series) -> str:
+    """Which values keep a column of numbers from being one; empty where most are words."""
+    if column.dtype == bool:
+        return ""
+    counts = column.value_counts()
+    counts = counts[counts > 0]
+    words = counts[
+        pd.to_numeric(pd.Series(counts.index.astype(str)), errors="coerce").isna().values
+    ]
+    if not len(words) or words.sum() > len(column) / 2:
+        return ""
+    shown = ", ".join(repr(str(word)) for word in words.index[:3])
+    return f" {int(words.sum())} of its {len(column)} values are not numbers: {shown}."
 
 
 def _evaluate(nodes: list, text: str, frame: pd.DataFrame, namespace: Mapping) -> ModelMatrix:
