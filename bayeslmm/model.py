@@ -252,7 +252,8 @@ class LMM:
             With very many effects, ``"summary"`` keeps the mean, standard deviation and quantiles
             of each instead of its draws (see ``ranef()``); the draws pass through a temporary file.
         **sampler_options
-            ``target_accept`` (0.7 by default) and ``max_treedepth`` (10); with the hierarchical
+            ``target_accept`` (0.7 by default, 0.9 where a standard deviation may be zero) and
+            ``max_treedepth`` (10); with the hierarchical
             parameterizations anything ``pm.sample`` takes, such as ``nuts_sampler="pymc"``.
 
         Returns

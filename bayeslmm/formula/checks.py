@@ -55,22 +55,21 @@ def check_design(design: Design, *, sigma_known: bool = False) -> None:
         if not sigma_known:
             _check_size(block, n)
         _check_covariates(block, covariates)
-    _check_partitions(design)
     if design.rows_in_memory:
+        _check_partitions(design)
         _check_levels_among_coefficients(design)
 
 
 def _check_partitions(design: Design) -> None:
     """Two grouping factors with the same groups, such as patient and site:patient."""
-    if not design.rows_in_memory:
-        return
-    for k, one in enumerate(design.blocks):
-        for other in design.blocks[:k]:
-            if one.relationship is not None or other.relationship is not None:
+    unrelated = [block for block in design.blocks if block.relationship is None]
+    for k, one in enumerate(unrelated):
+        for other in unrelated[:k]:
+            shared = set(one.effects) & set(other.effects)
+            if not shared or one.n_levels != other.n_levels:  # told without sorting the rows
                 continue
             pairs = np.unique(one.codes.astype(np.int64) * other.n_levels + other.codes)
-            shared = set(one.effects) & set(other.effects)
-            if shared and len(pairs) == one.n_levels == other.n_levels:
+            if len(pairs) == one.n_levels:
                 _warn(
                     f"The grouping factors {other.name!r} and {one.name!r} have the same groups: "
                     f"the variances of {', '.join(sorted(shared))} cannot be told apart; only "
