@@ -223,11 +223,15 @@ class _Simulator:
 
     @classmethod
     def of(cls, model: LMM, method: str, n_draws: int) -> _Simulator:
+        from bayeslmm.residual.components import residual_component_names
+
         design = model.design
         mean, sd = coefficient_priors(design, model.priors)
         names = list(design.coef_names)
         for block in design.blocks:
             names += component_names(block)
+        residual = design.residual
+        components = ["sigma"] if residual is None else residual_component_names(residual)
         return cls(
             model,
             marginal_density(design, model.priors, model.problem),
@@ -236,7 +240,7 @@ class _Simulator:
             np.linalg.inv(centering(design)),
             method,
             n_draws,
-            [*names, "sigma"],
+            [*names, *components],
         )
 
     def run(self, seed: np.random.SeedSequence) -> tuple[np.ndarray, np.ndarray, bool]:

@@ -7,35 +7,15 @@ from dataclasses import replace
 import numpy as np
 
 from bayeslmm.bayes.calibration import _Simulator
-from bayeslmm.bayes.marginal import centering, coefficient_priors, marginal_density
-from bayeslmm.bayes.priors import component_names
 from bayeslmm.bayes.scales import draw_scales, unconstrain
 from bayeslmm.residual.blocks import residual_root
-from bayeslmm.residual.components import component_map, residual_component_names
+from bayeslmm.residual.components import component_map
 
 __all__ = ["ResidualSimulator"]
 
 
 class ResidualSimulator(_Simulator):
     """What stays fixed over simulations, where residuals have a structure."""
-
-    @classmethod
-    def of(cls, model, method: str, n_draws: int) -> ResidualSimulator:
-        design = model.design
-        mean, sd = coefficient_priors(design, model.priors)
-        names = list(design.coef_names)
-        for block in design.blocks:
-            names += component_names(block)
-        return cls(
-            model,
-            marginal_density(design, model.priors, model.problem),
-            mean,
-            sd,
-            np.linalg.inv(centering(design)),
-            method,
-            n_draws,
-            [*names, *residual_component_names(design.residual)],
-        )
 
     def _parameters(self, rng) -> tuple[np.ndarray, np.ndarray]:
         density = self.density
