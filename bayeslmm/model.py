@@ -23,12 +23,17 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from bayeslmm.gaussian import CovariancePattern, CrossProducts, FactorRows, Problem
+    from bayeslmm.residual.base import StructuredProblem
     from bayeslmm.residual.blocks import Blocks
+    from bayeslmm.residual.cells import CellProblem
     from bayeslmm.residual.problem import BlockProblem
     from bayeslmm.results.likelihood import LikelihoodFit
     from bayeslmm.results.posterior import PosteriorFit
 
 __all__ = ["LMM"]
+
+#: Independent residuals with unequal variances go by dense blocks up to this many rows.
+_SMALL_BLOCK = 30
 
 #: Distributions of residuals and of random effects.
 FAMILIES = ("gaussian", "student")
@@ -155,13 +160,13 @@ class LMM:
         return reduce_rows(self.design)
 
     @cached_property
-    def problem(self) -> Problem | BlockProblem:
+    def problem(self) -> Problem | StructuredProblem:
         """The data laid out for evaluation at many covariance parameters.
 
         Cross-products where residuals are independent with one variance, else blocks of rows.
         """
         if self.design.residual is not None:
-            return block_problem(self.design)
+            return structured_problem(self.design)
         if self._like is not None:  # the same rows and levels with another response
             return self._like.renewed(self.cross_products)
         return prepared_problem(self.design, self.cross_products)
@@ -497,35 +502,64 @@ def reduce_rows(design: Design, *, y=None, columns=slice(None)) -> CrossProducts
     )
 
 
-def block_problem(design: Design, *, columns=slice(None)) -> BlockProblem:
-    """A design with structured residuals in independent blocks of rows.
+def structured_problem(
+    design: Design, *, columns=slice(None), route: str = "auto"
+) -> StructuredProblem:
+    """A design with structured residuals, laid out for evaluation.
 
     Parameters
     ----------
     design : Design
     columns : index
         Coefficients to keep.
+    route : {"auto", "blocks", "cells"}
+        Dense blocks of rows, or cross-products cell by cell where residuals are independent.
 
     Raises
     ------
     DataError
-        If random effects join too many rows into one block.
+        If random effects join too many rows into one block, and there are no cells.
     """
     from bayeslmm.residual.blocks import LARGEST_BLOCK, largest_block
-    from bayeslmm.residual.problem import prepare_blocks
-    from bayeslmm.residual.structures import make_structure
 
     residual, factors = design.residual, factor_rows(design)
-    rows = residual.rows
-    size = largest_block(rows.group, factors)
-    if size > LARGEST_BLOCK:
+    size = largest_block(residual.rows.group, factors)
+    if route == "auto":
+        route = "cells" if residual.kind == "independent" and size > _SMALL_BLOCK else "blocks"
+    if route == "blocks" and size > LARGEST_BLOCK:
         joined = ", ".join(block.name for block in design.blocks) or residual.factor.name
         raise DataError(
             f"{joined} join {size} rows into one block whose covariance would be a dense "
-            f"{size} x {size} matrix (at most {LARGEST_BLOCK}). With a residual structure, group "
+            f"{size} x {size} matrix (at most {LARGEST_BLOCK}). With correlated residuals, group "
             "random effects by the residual's own groups or by few rows above them: leave out "
             "crossed factors, or make them fixed effects."
         )
+    return (_cell_problem if route == "cells" else _block_problem)(design, factors, columns)
+
+
+def _cell_problem(design: Design, factors: list[FactorRows], columns) -> CellProblem:
+    from bayeslmm.gaussian import single_threaded_blas
+    from bayeslmm.residual.cells import prepare_cells
+    from bayeslmm.residual.structures import make_structure
+
+    rows = design.residual.rows
+    with single_threaded_blas():
+        return prepare_cells(
+            design.y - design.offset,
+            design.X[:, columns],
+            factors,
+            covariance_patterns(design),
+            make_structure("independent", rows.group, rows.time, 0, 1),
+            rows.scale,
+            design.weights,
+        )
+
+
+def _block_problem(design: Design, factors: list[FactorRows], columns) -> BlockProblem:
+    from bayeslmm.residual.problem import prepare_blocks
+    from bayeslmm.residual.structures import make_structure
+
+    residual, rows = design.residual, design.residual.rows
     structure = make_structure(
         residual.kind, rows.group, rows.time, len(residual.times), residual.largest_group
     )

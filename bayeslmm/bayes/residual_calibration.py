@@ -8,7 +8,7 @@ import numpy as np
 
 from bayeslmm.bayes.calibration import _Simulator
 from bayeslmm.bayes.scales import draw_scales, unconstrain
-from bayeslmm.residual.blocks import residual_root
+from bayeslmm.residual.base import Theta
 from bayeslmm.residual.components import component_map
 
 __all__ = ["ResidualSimulator"]
@@ -31,7 +31,7 @@ class ResidualSimulator(_Simulator):
         for block, L in zip(design.blocks, problem.split(F[0]), strict=True):
             b = rng.standard_normal((block.n_levels, block.n_effects)) @ L.T
             y = y + (block.Z * b[block.codes]).sum(axis=1)
-        root = residual_root(problem.blocks, eta[0], c[0])
+        root = problem.residual_root(Theta(F[0], eta[0], c[0]))
         y = y + root(rng.standard_normal(design.n_rows), inverse=False)
         return self._all_named(beta[None], sd, F, eta, c)[0], y
 

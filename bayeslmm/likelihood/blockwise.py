@@ -14,8 +14,10 @@ from bayeslmm.likelihood.kenward_roger import KenwardRoger, adjustment
 from bayeslmm.likelihood.optimize import Optimum
 from bayeslmm.likelihood.satterthwaite import VarianceCurvature, _pseudo_inverse
 from bayeslmm.residual import _kernel
+from bayeslmm.residual.base import StructuredProblem, Theta
+from bayeslmm.residual.cells import CellProblem
 from bayeslmm.residual.coordinates import Coordinates
-from bayeslmm.residual.problem import BlockProblem, Theta
+from bayeslmm.residual.problem import BlockProblem
 
 __all__ = ["block_curvature", "block_kenward_roger", "optimize_blocks"]
 
@@ -25,7 +27,7 @@ _MAX_ROUNDS = 5
 
 
 class _Search:
-    def __init__(self, problem: BlockProblem, reml: bool):
+    def __init__(self, problem: StructuredProblem, reml: bool):
         self.problem, self.ml = problem, not reml
         self.coordinates = Coordinates(problem)
         self.flat = problem.prior(None)
@@ -143,13 +145,13 @@ class _Search:
 
 
 def optimize_blocks(
-    problem: BlockProblem, *, reml: bool = True, start: np.ndarray | None = None
+    problem: StructuredProblem, *, reml: bool = True, start: np.ndarray | None = None
 ) -> Optimum:
     """Maximize the (restricted) likelihood.
 
     Parameters
     ----------
-    problem : BlockProblem
+    problem : StructuredProblem
     reml : bool
     start : array, optional
         x to start from; by default the two best of several points.
@@ -180,7 +182,7 @@ def optimize_blocks(
     )
 
 
-def block_curvature(problem: BlockProblem, x: np.ndarray, *, reml: bool) -> VarianceCurvature:
+def block_curvature(problem: StructuredProblem, x: np.ndarray, *, reml: bool) -> VarianceCurvature:
     """Hessian of the deviance and slope of the coefficients' covariance in x.
 
     Satterthwaite's degrees of freedom do not depend on the coordinates at an inner optimum, where
@@ -225,7 +227,7 @@ class _Parameter:
     steps: np.ndarray
 
 
-def _natural_parameters(problem: BlockProblem, theta: Theta, log_linear: bool) -> _Parameter:
+def _natural_parameters(problem: StructuredProblem, theta: Theta, log_linear: bool) -> _Parameter:
     """Variances, covariances where the structure is linear in them, else correlations."""
     structure, s, T = problem.structure, len(theta.eta), problem.structure.n_times
     variance = np.exp(2 * theta.eta)
@@ -279,7 +281,7 @@ def _natural_parameters(problem: BlockProblem, theta: Theta, log_linear: bool) -
 
 
 def block_kenward_roger(
-    problem: BlockProblem, theta: Theta, *, log_linear: bool = False
+    problem: StructuredProblem, theta: Theta, *, log_linear: bool = False
 ) -> KenwardRoger:
     """The Kenward-Roger adjustment at a REML optimum.
 

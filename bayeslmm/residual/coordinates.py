@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from bayeslmm.residual.problem import BlockProblem, Theta
+from bayeslmm.residual.base import StructuredProblem, Theta
 
 __all__ = ["Coordinates"]
 
@@ -22,10 +22,10 @@ class Coordinates:
 
     Attributes
     ----------
-    problem : BlockProblem
+    problem : StructuredProblem
     """
 
-    problem: BlockProblem
+    problem: StructuredProblem
 
     @cached_property
     def index(self) -> np.ndarray:
@@ -95,9 +95,9 @@ class Coordinates:
         r2 = np.maximum(r2, 1e-4 * r2.mean() + 1e-300)
         scale = problem.scale
         # regression of log r^2; its mean is 1.27 below the log variance
-        eta = np.linalg.lstsq(scale, 0.5 * np.log(r2) + 0.635, rcond=None)[0]
+        eta = problem.on_scale(0.5 * np.log(r2) + 0.635)
         z = np.sqrt(r2) * np.sign(problem.rest) / np.exp(scale @ eta)
-        one = np.linalg.lstsq(scale, np.ones(problem.n), rcond=None)[0]
+        one = problem.on_scale(np.ones(problem.n))
         informed = problem.structure.informed_start(z, problem.group, problem.time)
         corr = [informed] if informed is not None else problem.structure.starts()
         found = []

@@ -1,4 +1,4 @@
-"""A model with structured residuals, prepared: the counterpart of ``gaussian.Problem``."""
+"""Structured residuals of any kind, by a dense factorization of every block of rows."""
 
 from __future__ import annotations
 
@@ -13,94 +13,29 @@ from bayeslmm.gaussian.marginal import FixedPrior
 from bayeslmm.gaussian.patterns import CovariancePattern
 from bayeslmm.gaussian.rows import FactorRows
 from bayeslmm.residual import _kernel
+from bayeslmm.residual.base import Moments, RowInformation, StructuredProblem, Theta
 from bayeslmm.residual.blocks import Blocks, make_blocks, residual_root, with_columns
 from bayeslmm.residual.structures import Structure
 
-__all__ = ["BlockProblem", "Moments", "RowInformation", "Theta", "prepare_blocks"]
+__all__ = [
+    "BlockProblem",
+    "Moments",
+    "RowInformation",
+    "StructuredProblem",
+    "Theta",
+    "prepare_blocks",
+]
 
 
 @dataclass(frozen=True)
-class Theta:
-    """Covariance parameters in natural units.
-
-    Attributes
-    ----------
-    F : (sum q_k^2,) array
-        Flat lower triangular factors, Sigma_k = F_k F_k'.
-    eta : (s,) array
-        Log residual standard deviations: log sd_i = scale_i eta.
-    c : array
-        Natural parameters of the correlation structure.
-    """
-
-    F: np.ndarray
-    eta: np.ndarray
-    c: np.ndarray
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Coefficients and effects at given covariance parameters.
-
-    Attributes
-    ----------
-    value : float
-        Log-likelihood (restricted or marginal where beta is integrated out).
-    beta : (p,) array
-    vcov : (p, p) array
-    b : list of (J_k, q_k) arrays
-        Conditional means of the effects.
-    """
-
-    value: float
-    beta: np.ndarray
-    vcov: np.ndarray
-    b: list[np.ndarray]
-
-
-@dataclass(frozen=True)
-class RowInformation:
-    """What single rows need, in the order of the data.
-
-    Attributes
-    ----------
-    residual : (n,) array
-        V^-1 (y - X beta^).
-    columns : (n, p) array
-        V^-1 X in the coordinates computed with.
-    diagonal : (n,) array
-        [V^-1]_ii.
-    covariance : (p, p) array
-        Of the coefficients, in the coordinates computed with.
-    """
-
-    residual: np.ndarray
-    columns: np.ndarray
-    diagonal: np.ndarray
-    covariance: np.ndarray
-
-
-@dataclass(frozen=True)
-class BlockProblem:
-    """Rows in blocks, ready to be evaluated at many covariance parameters.
+class BlockProblem(StructuredProblem):
+    """Rows in blocks, each factorized densely.
 
     Attributes
     ----------
     blocks : Blocks
     W : flat array
         [X y] in the coordinates computed with.
-    n, p : int
-    patterns : tuple of CovariancePattern
-    factors : tuple of FactorRows
-    structure : Structure
-    coordinates : Coordinates
-    rest : (n,) array
-        Least-squares residuals, for starting values.
-    group, time : (n,) arrays
-        Residual groups and times.
-    scale : (n, s) array
-        log sd_i = scale_i eta.
-    weights : (n,) array or None
     """
 
     blocks: Blocks
@@ -117,11 +52,6 @@ class BlockProblem:
     scale: np.ndarray
     weights: np.ndarray | None
 
-    @property
-    def spread(self) -> float:
-        """Standard deviation of the least-squares residuals."""
-        return float(np.sqrt(self.rest @ self.rest / max(self.n - self.p, 1)))
-
     @cached_property
     def layout(self) -> _kernel.Layout:
         """Positions, as the kernels take them."""
@@ -131,11 +61,6 @@ class BlockProblem:
     def n_effects(self) -> int:
         """Random effects in all."""
         return int(self.blocks.effect_ptr[-1])
-
-    def prior(self, prior: FixedPrior | None) -> tuple:
-        """root, target and log-determinant of a prior on beta, flat by default."""
-        prior = FixedPrior.flat(self.p) if prior is None else prior.moved(self.coordinates)
-        return prior.root, prior.target, prior.log_det
 
     def evaluate(self, theta: Theta, prior: tuple, ml: bool = False, gradient: bool = True):
         """Log-likelihood and its derivatives in Sigma (flat), eta and c.
@@ -285,38 +210,6 @@ class BlockProblem:
         ]
         return self.coordinates.to_user(beta), effects
 
-    def split(self, F: np.ndarray) -> list[np.ndarray]:
-        """(..., q_k, q_k) factors from flat ones (..., sum q_k^2)."""
-        ptr = self.layout.f_ptr
-        return [
-            F[..., ptr[k] : ptr[k + 1]].reshape(*F.shape[:-1], p.q, p.q)
-            for k, p in enumerate(self.patterns)
-        ]
-
-    def covariances(self, F: np.ndarray) -> list[np.ndarray]:
-        """Sigma_k from flat factors."""
-        return [L @ np.swapaxes(L, -1, -2) for L in self.split(F)]
-
-    def residual_covariance(self, eta, c, group, time, scale, weights=None) -> np.ndarray:
-        """R of any rows, dense: for implied covariances and simulation of small groups."""
-        sd = np.exp(scale @ eta)
-        if weights is not None:
-            sd = sd / np.sqrt(weights)
-        n, kind = len(group), self.layout.kind
-        R = np.diag(sd**2)
-        for i in range(n):
-            for j in range(i):
-                if group[i] == group[j]:
-                    R[i, j] = R[j, i] = (
-                        sd[i] * sd[j] * _kernel.correlation(kind, c, time[i], time[j])
-                    )
-        return R
-
-    def row_variances(self, eta: np.ndarray) -> np.ndarray:
-        """Residual variance of every row, shape (..., n)."""
-        variance = np.exp(2.0 * (eta @ self.scale.T))
-        return variance if self.weights is None else variance / self.weights
-
     def residual_root(self, theta: Theta) -> Callable:
         """See :func:`bayeslmm.residual.blocks.residual_root`."""
         return residual_root(self.blocks, theta.eta, theta.c)
@@ -325,6 +218,20 @@ class BlockProblem:
         """The same rows and columns with another response (less its offset)."""
         W, coordinates, rest = _working(self.blocks, y, X)
         return replace(self, W=W, coordinates=coordinates, rest=rest)
+
+    def with_rows(self, keep: np.ndarray, y: np.ndarray, X: np.ndarray) -> BlockProblem:
+        """See :meth:`StructuredProblem.with_rows`."""
+        return prepare_blocks(
+            y[keep],
+            X[keep],
+            [factor.take(keep) for factor in self.factors],
+            self.patterns,
+            self.structure,
+            self.group[keep],
+            self.time[keep],
+            self.scale[keep],
+            None if self.weights is None else self.weights[keep],
+        )
 
 
 def _rows_by_level(factor: FactorRows) -> list[np.ndarray]:

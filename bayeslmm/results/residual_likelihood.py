@@ -22,7 +22,7 @@ from bayeslmm.likelihood.optimize import Optimum
 from bayeslmm.likelihood.satterthwaite import VarianceCurvature
 from bayeslmm.residual.components import component_map, residual_component_names
 from bayeslmm.residual.coordinates import Coordinates
-from bayeslmm.residual.problem import BlockProblem, Theta
+from bayeslmm.residual.base import StructuredProblem, Theta
 from bayeslmm.results.intervals import Estimates
 from bayeslmm.results.likelihood import LikelihoodFit, describe_singularity
 from bayeslmm.results.support import refuse_unless_derived
@@ -52,7 +52,7 @@ class ResidualLikelihoodFit(LikelihoodFit):
         times the mean of 1/w is that mean.
     """
 
-    def __init__(self, model: LMM, problem: BlockProblem, optimum: Optimum, *, reml: bool):
+    def __init__(self, model: LMM, problem: StructuredProblem, optimum: Optimum, *, reml: bool):
         self.model, self.reml, self.optimum = model, reml, optimum
         self.method = "REML" if reml else "ML"
         self._problem = problem
@@ -223,7 +223,7 @@ class ResidualLikelihoodFit(LikelihoodFit):
         )
 
 
-def _solution(problem: BlockProblem, theta: Theta, x: np.ndarray, reml: bool) -> Solution:
+def _solution(problem: StructuredProblem, theta: Theta, x: np.ndarray, reml: bool) -> Solution:
     found = problem.solve(theta, ml=not reml)
     unit = 1.0 if problem.weights is None else np.mean(1.0 / problem.weights)
     sigma = float(np.sqrt(problem.row_variances(theta.eta).mean() / unit))
@@ -241,12 +241,12 @@ def _solution(problem: BlockProblem, theta: Theta, x: np.ndarray, reml: bool) ->
 
 def residual_likelihood_fit(model: LMM, *, reml: bool) -> ResidualLikelihoodFit:
     """Fit a model with structured residuals; see :meth:`bayeslmm.LMM.reml`."""
-    from bayeslmm.model import block_problem
+    from bayeslmm.model import structured_problem
 
     design = model.design
     refuse_confounded(design)
     kept = [j for j, name in enumerate(design.coef_names) if name not in model.aliased]
-    problem = model.problem if not model.aliased else block_problem(design, columns=kept)
+    problem = model.problem if not model.aliased else structured_problem(design, columns=kept)
     spread = float(np.std(design.y - design.offset))
     if problem.spread <= _PERFECT * spread:
         raise DataError(

@@ -17,7 +17,7 @@ from bayeslmm.bayes.marginal import fixed_prior
 from bayeslmm.bayes.residual_draws import residual_parameters
 from bayeslmm.errors import SamplingError
 from bayeslmm.gaussian import lower_factor
-from bayeslmm.residual.problem import BlockProblem, Theta, prepare_blocks
+from bayeslmm.residual.base import StructuredProblem, Theta
 from bayeslmm.results.progress import progress
 
 if TYPE_CHECKING:
@@ -68,21 +68,11 @@ def block_row_densities(fit: PosteriorFit, thetas: list[Theta], progressbar: boo
     return out
 
 
-def without_rows(fit: PosteriorFit, rows: np.ndarray) -> BlockProblem:
+def without_rows(fit: PosteriorFit, rows: np.ndarray) -> StructuredProblem:
     """The prepared problem with some rows left out; groups, times and limits stay."""
     problem, design = fit.model.problem, fit.model.design
     keep = np.setdiff1d(np.arange(problem.n), rows)
-    return prepare_blocks(
-        (design.y - design.offset)[keep],
-        design.X[keep],
-        [factor.take(keep) for factor in problem.factors],
-        problem.patterns,
-        problem.structure,
-        problem.group[keep],
-        problem.time[keep],
-        problem.scale[keep],
-        None if problem.weights is None else problem.weights[keep],
-    )
+    return problem.with_rows(keep, design.y - design.offset, design.X)
 
 
 def block_group_densities(
@@ -97,6 +87,6 @@ def block_group_densities(
     return out
 
 
-def _marginals(problem: BlockProblem, prior, thetas: list[Theta]) -> np.ndarray:
+def _marginals(problem: StructuredProblem, prior, thetas: list[Theta]) -> np.ndarray:
     root = problem.prior(prior)
     return np.array([problem.evaluate(theta, root, False, False)[0] for theta in thetas])

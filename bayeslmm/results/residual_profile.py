@@ -26,7 +26,7 @@ from bayeslmm.residual.coordinates import Coordinates
 from bayeslmm.results.progress import progress
 
 if TYPE_CHECKING:
-    from bayeslmm.residual.problem import BlockProblem
+    from bayeslmm.residual.base import StructuredProblem
     from bayeslmm.results.residual_likelihood import ResidualLikelihoodFit
 
 __all__ = ["profile_intervals"]
@@ -109,12 +109,12 @@ def _limits(name: str, fit: ResidualLikelihoodFit) -> tuple[float, float]:
 
 
 def _coefficient_deviance(fit: ResidualLikelihoodFit, at: int) -> Callable[[float], float]:
-    from bayeslmm.model import block_problem
+    from bayeslmm.model import structured_problem
 
     design = fit.design
     others = np.delete(fit.kept, at)
     column = design.X[:, fit.kept[at]]
-    base = block_problem(design, columns=others)
+    base = structured_problem(design, columns=others)
     state = {"x": fit.theta}
 
     def deviance(value: float) -> float:
@@ -177,7 +177,7 @@ def _correlation_deviance(fit: ResidualLikelihoodFit, i: int, j: int) -> Callabl
 
 
 def _held_deviance(
-    problem: BlockProblem, optimum: np.ndarray, at: int, forward
+    problem: StructuredProblem, optimum: np.ndarray, at: int, forward
 ) -> Callable[[float], float]:
     """The deviance minimized with coordinate `at` held."""
     from scipy.optimize import minimize

@@ -1,0 +1,412 @@
+"""Independent residuals with a variance per cell of rows, from cross-products cell by cell.
+
+At residual standard deviations s_c the model is the ordinary one with weights 1 / s_c^2, and its
+cross-products are sum_c s_c^-2 (those of cell c).  The same symbolic analysis serves all, so an
+evaluation adds up once, eliminates once, and does not see the rows.  With w_c = s_c^-2 and
+E_c = E[|y_c - X_c beta - Z_c b|^2] under the conditional distribution of (b, beta) given y (of b
+given y and beta^ where beta is estimated by maximum likelihood),
+
+    dl / dlog w_c = n_c / 2 - w_c E_c / 2,
+    E_c = rss_c + tr(Cov(b, beta | y) [Z_c X_c]'[Z_c X_c]),
+
+by Fisher's identity; the covariance is only needed where two columns meet in the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from bayeslmm.gaussian import _criteria
+from bayeslmm.gaussian.coordinates import Coordinates, working_products
+from bayeslmm.gaussian.crossproducts import CrossProducts
+from bayeslmm.gaussian.factor import Elimination, eliminate
+from bayeslmm.gaussian.leverage import effect_variance
+from bayeslmm.gaussian.marginal import FixedPrior, draws_to_user
+from bayeslmm.gaussian.patterns import CovariancePattern
+from bayeslmm.gaussian.problem import Problem, Values, prepare
+from bayeslmm.gaussian.rows import FactorRows
+from bayeslmm.gaussian.symbolic import Layout, Symbolic
+from bayeslmm.residual import _cells
+from bayeslmm.residual._kernel import statistics
+from bayeslmm.residual.base import Moments, RowInformation, StructuredProblem, Theta
+from bayeslmm.residual.structures import Structure
+
+__all__ = ["CellProblem", "CellProducts", "cell_codes", "prepare_cells"]
+
+#: Rows whose variance is asked for in one elimination.
+_TOGETHER = 256
+
+
+@dataclass(frozen=True)
+class CellProducts:
+    """Cross-products of [Z X y] of every cell; see ``_cells``.
+
+    Attributes
+    ----------
+    ptr : (cells + 1,) int array
+    index : (nnz,) int array
+    data : (nnz,) array
+    starts : (6,) int array
+        Sections of the flat vector.
+    counts : (cells,) array
+        Rows of each cell.
+    sum_log_weights : float
+        sum log w_i of the prior weights.
+    """
+
+    ptr: np.ndarray
+    index: np.ndarray
+    data: np.ndarray
+    starts: np.ndarray
+    counts: np.ndarray
+    sum_log_weights: float
+
+    def combined(self, w: np.ndarray, like: Values) -> Values:
+        """sum_c w_c products_c, in the shapes of ``like``."""
+        flat = _cells.add_up(self.ptr, self.index, self.data, w, self.starts[-1])
+        s = self.starts
+        return Values(
+            flat[: s[1]],
+            flat[s[1] : s[2]],
+            flat[s[2] : s[3]].reshape(like.tail.shape),
+            flat[s[3] : s[4]].reshape(like.rhs.shape),
+            flat[s[4] :].reshape(like.gram.shape),
+            np.empty((0, 0)),
+        )
+
+    def against(self, moments: np.ndarray) -> np.ndarray:
+        """Expected squared residuals of every cell from ``_cells.second_moments``."""
+        return _cells.against(self.ptr, self.index, self.data, moments)
+
+
+@dataclass(frozen=True)
+class CellProblem(StructuredProblem):
+    """Cross-products of cells, ready to be evaluated at many covariance parameters.
+
+    Attributes
+    ----------
+    whole : Problem
+        Of all rows with one variance: analysis and positions.
+    products : CellProducts
+    cell : (n,) int array
+        Cell of each row.
+    contrasts : (cells, s) array
+        Log standard deviations of the cells are contrasts @ eta.
+    R : (n, p + 1) array
+        [X y] in the coordinates computed with.
+    """
+
+    whole: Problem
+    products: CellProducts
+    cell: np.ndarray
+    contrasts: np.ndarray
+    R: np.ndarray
+    factors: tuple[FactorRows, ...]
+    structure: Structure
+    rest: np.ndarray
+    scale: np.ndarray
+    weights: np.ndarray | None
+
+    @property
+    def n(self) -> int:
+        """Rows."""
+        return len(self.cell)
+
+    @property
+    def p(self) -> int:
+        """Coefficients."""
+        return self.R.shape[1] - 1
+
+    @property
+    def patterns(self) -> tuple[CovariancePattern, ...]:
+        """Which effects of each factor are correlated."""
+        return self.whole.patterns
+
+    @property
+    def coordinates(self) -> Coordinates:
+        """Between the user's fixed effects and those computed with."""
+        return self.whole.coordinates
+
+    @property
+    def layout(self) -> Layout:
+        """Positions, as the kernels take them."""
+        return self.whole.layout
+
+    @cached_property
+    def group(self) -> np.ndarray:
+        """Every row is its own residual group."""
+        return np.arange(self.n)
+
+    @cached_property
+    def time(self) -> np.ndarray:
+        """No times."""
+        return np.zeros(self.n)
+
+    @property
+    def n_normals(self) -> int:
+        """Standard normals that one draw of (beta, b) takes."""
+        return self.p + self.whole.symbolic.n_columns
+
+    def on_scale(self, values: np.ndarray) -> np.ndarray:
+        """See :meth:`StructuredProblem.on_scale`."""
+        if self._one_each:
+            totals = np.bincount(self.cell, values, minlength=len(self.contrasts))
+            return totals / np.maximum(self.products.counts, 1.0)
+        return super().on_scale(values)
+
+    @cached_property
+    def _one_each(self) -> bool:
+        C = self.contrasts
+        return C.shape[0] == C.shape[1] and np.array_equal(C, np.eye(len(C)))
+
+    def row_variances(self, eta: np.ndarray) -> np.ndarray:
+        """See :meth:`StructuredProblem.row_variances`."""
+        variance = np.exp(2.0 * (eta @ self.contrasts.T))[..., self.cell]
+        return variance if self.weights is None else variance / self.weights
+
+    def cell_weights(self, eta: np.ndarray) -> np.ndarray:
+        """w_c = s_c^-2."""
+        return np.exp(-2.0 * (self.contrasts @ eta))
+
+    def eliminated(self, F: np.ndarray, w: np.ndarray) -> tuple[Elimination, float]:
+        """The elimination at absolute factors (sigma = 1) and weights, and log|V|."""
+        problem = replace(self.whole, values=self.products.combined(w, self.whole.values))
+        state = eliminate(problem, np.ascontiguousarray(F, dtype=float))
+        return state, state.log_det + self._log_det_residual(w)
+
+    def _log_det_residual(self, w: np.ndarray) -> float:
+        """log|R|."""
+        return float(-self.products.counts @ np.log(w)) - self.products.sum_log_weights
+
+    def evaluate(self, theta: Theta, prior: tuple, ml: bool = False, gradient: bool = True):
+        """See :meth:`StructuredProblem.evaluate`."""
+        F = np.ascontiguousarray(theta.F, dtype=float)
+        w, none = self.cell_weights(theta.eta), np.zeros(0)
+        undefined = np.nan, np.full(len(F), np.nan), np.full(len(theta.eta), np.nan), none
+        if not (np.all(np.isfinite(F)) and np.all(np.isfinite(w)) and np.all(w > 0)):
+            return undefined
+        if self.whole.head_only:
+            value, D, moments = _cells.evaluate_head(
+                self.layout, self.products.combined(w, self.whole.values), self.n,
+                self._log_det_residual(w), F, *prior, ml, gradient,
+            )  # fmt: skip
+        else:
+            value, D, moments = self._evaluate_tail(F, w, prior, ml, gradient)
+        if not np.isfinite(value):
+            return undefined
+        if not gradient:
+            return value, D, undefined[2], none
+        slope = w * self.products.against(moments) - self.products.counts  # dl / dlog s_c
+        return value, D, self.contrasts.T @ slope, none
+
+    def _evaluate_tail(self, F, w, prior, ml, gradient):
+        state, log_det = self.eliminated(F, w)
+        value, _, _, B = statistics(state.S, log_det, self.n, *prior, ml)
+        if not gradient or not np.isfinite(value):
+            return value, np.full(len(F), np.nan), np.zeros(0)
+        omega = B @ B.T
+        T, Q = state.derivative_sums(omega)
+        moments = _cells.second_moments(
+            self.layout, state.b, omega, *state._head_inverse, state.tail_covariance
+        )
+        return value, 0.5 * (Q - T), moments
+
+    def solve(self, theta: Theta, prior: FixedPrior | None = None, ml: bool = False) -> Moments:
+        """See :meth:`StructuredProblem.solve`."""
+        state, log_det = self.eliminated(theta.F, self.cell_weights(theta.eta))
+        value, gamma, covariance, _ = statistics(state.S, log_det, self.n, *self.prior(prior), ml)
+        return Moments(
+            float(value),
+            self.coordinates.to_user(gamma),
+            self.coordinates.covariance_to_user(covariance),
+            self.whole.effects(state.b @ np.append(-gamma, 1.0)),
+        )
+
+    def row_information(self, theta: Theta, prior: FixedPrior | None = None) -> RowInformation:
+        """See :meth:`StructuredProblem.row_information`."""
+        state, log_det = self.eliminated(theta.F, self.cell_weights(theta.eta))
+        _, gamma, covariance, _ = statistics(state.S, log_det, self.n, *self.prior(prior), False)
+        precision = 1.0 / self.row_variances(theta.eta)
+        rows = precision[:, None] * self._less_effects(state, self.R, self.factors)
+        diagonal = precision
+        if self.factors:
+            diagonal = precision - precision**2 * effect_variance(
+                state.problem, state, self.factors
+            )
+        return RowInformation(
+            rows @ np.append(-gamma, 1.0), rows[:, :-1], diagonal, covariance
+        )
+
+    def _less_effects(self, state: Elimination, R: np.ndarray, factors) -> np.ndarray:
+        """R - Z Q Z'R^-1 [X y], the columns of Q Z'R^-1 [X y] being effects, (m, columns)."""
+        out = R.copy()
+        for f, b in zip(factors, self.whole.effects(state.b), strict=True):
+            for a in range(f.q):
+                out -= f.Z[:, a, None] * b[f.codes, a, : out.shape[1]]
+        return out
+
+    def effect_covariances(self, theta: Theta) -> list[np.ndarray]:
+        """See :meth:`StructuredProblem.effect_covariances`."""
+        return self.eliminated(theta.F, self.cell_weights(theta.eta))[0].effect_covariances()
+
+    def predictor_variance(self, theta: Theta, X, Z: Sequence, codes: Sequence) -> np.ndarray:
+        """See :meth:`StructuredProblem.predictor_variance`."""
+        state, log_det = self.eliminated(theta.F, self.cell_weights(theta.eta))
+        Phi = statistics(state.S, log_det, self.n, *self.prior(None), False)[2]
+        factors = [
+            FactorRows(code, z, f.n_levels)
+            for code, z, f in zip(codes, Z, self.factors, strict=True)
+        ]
+        columns = np.asarray(X, dtype=float) @ self.coordinates.G_inverse
+        spread = self._less_effects(state, columns, factors)
+        variance = np.einsum("ij,jk,ik->i", spread, Phi, spread)
+        if not factors:
+            return variance
+        try:
+            return variance + effect_variance(state.problem, state, factors)
+        except ValueError:  # levels that never met in the data
+            return variance + self._solved_variance(state, factors)
+
+    def _solved_variance(self, state: Elimination, factors: list[FactorRows]) -> np.ndarray:
+        """z'Qz of any rows: with right-hand sides z the elimination leaves 0 - z'Qz."""
+        symbolic, n = self.whole.symbolic, len(factors[0].codes)
+        out = np.empty(n)
+        for start in range(0, n, _TOGETHER):
+            part = slice(start, min(start + _TOGETHER, n))
+            m = part.stop - start
+            rhs = np.zeros((symbolic.n_columns, m))
+            for k, f in enumerate(factors):
+                columns = symbolic.factor_columns(k)[f.codes[part]]
+                rhs[columns, np.arange(m)[:, None]] = f.Z[part]
+            values = state.problem.values._replace(rhs=rhs, gram=np.zeros((m, m)))
+            out[part] = -np.diag(eliminate(replace(state.problem, values=values), state.F).S)
+        return out
+
+    def draw(self, F, eta, c, prior: FixedPrior, normals: np.ndarray):
+        """See :meth:`StructuredProblem.draw`."""
+        root, target, _ = self.prior(prior)
+        m, one = len(normals), np.ones(1)
+        fixed = np.empty((m, self.p))
+        effects = np.empty((m, self.whole.symbolic.n_columns))
+        F = np.ascontiguousarray(F, dtype=float)
+        for d in range(m):
+            w = self.cell_weights(eta[d])
+            if self.whole.head_only:
+                here = slice(d, d + 1)
+                _criteria.draws_head(
+                    self.layout, self.products.combined(w, self.whole.values), F[here], one,
+                    root, target, normals[here], fixed[here], effects[here],
+                )  # fmt: skip
+                continue
+            state, log_det = self.eliminated(F[d], w)
+            gamma = statistics(state.S, log_det, self.n, root, target, 0.0, False)[1]
+            P, _ = _criteria.posterior_precision(state.S, 1.0, root, target)
+            z = np.ascontiguousarray(normals[d, :, None])
+            drawn = _criteria.draw_fixed(P, gamma, z[: self.p])
+            fixed[d] = drawn[:, 0]
+            effects[d] = state.draw_effects(drawn, 1.0, z[self.p :])[:, 0]
+        return draws_to_user(self.whole, fixed, effects)
+
+    def residual_root(self, theta: Theta) -> Callable:
+        """See :meth:`StructuredProblem.residual_root`."""
+        sd = np.sqrt(self.row_variances(theta.eta))
+
+        def apply(values: np.ndarray, *, inverse: bool) -> np.ndarray:
+            by_row = sd.reshape(-1, *(1,) * (values.ndim - 1))
+            return values / by_row if inverse else values * by_row
+
+        return apply
+
+    def with_response(self, y: np.ndarray, X: np.ndarray) -> CellProblem:
+        """See :meth:`StructuredProblem.with_response`."""
+        return self._rebuilt(y, X, self.factors, self.scale, self.weights)
+
+    def with_rows(self, keep: np.ndarray, y: np.ndarray, X: np.ndarray) -> CellProblem:
+        """See :meth:`StructuredProblem.with_rows`."""
+        factors = [factor.take(keep) for factor in self.factors]
+        weights = None if self.weights is None else self.weights[keep]
+        return self._rebuilt(y[keep], X[keep], factors, self.scale[keep], weights)
+
+    def _rebuilt(self, y, X, factors, scale, weights) -> CellProblem:
+        return prepare_cells(
+            y, X, factors, self.patterns, self.structure, scale, weights,
+            symbolic=self.whole.symbolic,
+        )  # fmt: skip
+
+
+def cell_codes(scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cell of each row, (n,), and the cells' rows of the scale matrix, (cells, s).
+
+    One column per cell is taken as it is, cells without rows included; otherwise rows that are
+    equal form a cell.
+    """
+    at = scale.argmax(axis=1)
+    if np.count_nonzero(scale) == len(scale) and np.all(scale[np.arange(len(scale)), at] == 1.0):
+        return at, np.eye(scale.shape[1])
+    contrasts, cell = np.unique(scale, axis=0, return_inverse=True)
+    return cell.ravel(), contrasts
+
+
+def prepare_cells(
+    y: np.ndarray,
+    X: np.ndarray,
+    factors: Sequence[FactorRows],
+    patterns: Sequence[CovariancePattern],
+    structure: Structure,
+    scale: np.ndarray,
+    weights: np.ndarray | None = None,
+    *,
+    symbolic: Symbolic | None = None,
+) -> CellProblem:
+    """Reduce rows to the cross-products of their cells.
+
+    Parameters
+    ----------
+    y : (n,) array
+        Response, less its offset.
+    X : (n, p) array
+    factors, patterns
+        Grouping factors and their covariance patterns.
+    structure : Structure
+        Of independent residuals.
+    scale : (n, s) array
+        log sd_i = scale_i eta; equal rows form a cell.
+    weights : (n,) array, optional
+        Positive; Var(eps_i) = sd_i^2 / w_i.
+    symbolic : Symbolic, optional
+        Analysis of data whose co-occurrences include these.
+    """
+    y, X = np.asarray(y, dtype=float), np.asarray(X, dtype=float)
+    cp = CrossProducts.from_rows(y, X, factors, weights=weights)
+    whole = prepare(cp, patterns, symbolic=symbolic)
+    shift = working_products(cp)[0].shift
+    R = np.column_stack([X - shift.X, y - shift.y])
+    cell, contrasts = cell_codes(scale)
+    rest = R[:, -1] - R[:, :-1] @ np.linalg.lstsq(R[:, :-1], R[:, -1], rcond=None)[0]
+    products = _cell_products(whole, R, tuple(factors), cell, len(contrasts), weights)
+    return CellProblem(
+        whole, products, cell, contrasts, R, tuple(factors), structure, rest, scale, weights
+    )
+
+
+def _cell_products(whole: Problem, R, factors, cell, n_cells, weights) -> CellProducts:
+    n, symbolic = len(R), whole.symbolic
+    nodes = np.zeros((n, len(factors)), dtype=np.int64)
+    for k, f in enumerate(factors):
+        nodes[:, k] = symbolic.position[symbolic.base[k] + f.codes]
+    Z = np.concatenate([np.zeros((n, 0)), *(f.Z for f in factors)], axis=1)
+    counts = np.bincount(cell, minlength=n_cells)
+    ptr, index, data = _cells.accumulate(
+        symbolic.layout, nodes, np.ascontiguousarray(Z),
+        np.concatenate(([0], np.cumsum([f.q for f in factors]))).astype(np.int64),
+        np.ascontiguousarray(R), np.ones(n) if weights is None else np.asarray(weights, float),
+        np.argsort(cell, kind="stable"), np.concatenate(([0], np.cumsum(counts))),
+    )  # fmt: skip
+    starts = _cells.section_starts(symbolic.layout, R.shape[1])
+    return CellProducts(
+        ptr, index, data, starts, counts.astype(float), whole.cp.sum_log_weights
+    )
