@@ -15,6 +15,7 @@ from bayeslmm.likelihood.optimize import Optimum
 from bayeslmm.likelihood.satterthwaite import VarianceCurvature, _pseudo_inverse
 from bayeslmm.residual import _kernel
 from bayeslmm.residual.base import StructuredProblem, Theta
+from bayeslmm.residual.cell_derivatives import cell_derivatives
 from bayeslmm.residual.cells import CellProblem
 from bayeslmm.residual.coordinates import Coordinates
 from bayeslmm.residual.problem import BlockProblem
@@ -227,7 +228,7 @@ class _Parameter:
     steps: np.ndarray
 
 
-def _natural_parameters(problem: StructuredProblem, theta: Theta, log_linear: bool) -> _Parameter:
+def _natural_parameters(problem: BlockProblem, theta: Theta, log_linear: bool) -> _Parameter:
     """Variances, covariances where the structure is linear in them, else correlations."""
     structure, s, T = problem.structure, len(theta.eta), problem.structure.n_times
     variance = np.exp(2 * theta.eta)
@@ -290,7 +291,20 @@ def block_kenward_roger(
     else variances (log standard deviations of a log-linear formula) and rho, range or correlations.
     In the latter V is not linear and its second derivatives enter (Kenward and Roger 1997, eq. 5).
     Information is expected.
+
+    Raises
+    ------
+    TooManyEffectsError
+        If a dense matrix over all connected effects would be too large.
     """
+    if isinstance(problem, CellProblem):
+        with single_threaded_blas():
+            return adjustment(*cell_derivatives(problem, theta, log_linear=log_linear))
+    return adjustment(*_block_derivatives(problem, theta, log_linear))
+
+
+def _block_derivatives(problem: BlockProblem, theta: Theta, log_linear: bool):
+    """Terms in the derivatives of V, and those in its second derivatives (or None)."""
     layout, p = problem.layout, problem.p
     natural = _natural_parameters(problem, theta, log_linear)
     units = [
@@ -331,7 +345,7 @@ def block_kenward_roger(
     terms = VarianceDerivatives(
         phi, to_user(information), to_user(P), to_user(Q.reshape(r, r, p, p)), trace, first
     )
-    return adjustment(terms, None if natural.linear else to_user(second.reshape(r, r, p, p)))
+    return terms, None if natural.linear else to_user(second.reshape(r, r, p, p))
 
 
 def _effect_derivatives(layout, k: int, units) -> np.ndarray:

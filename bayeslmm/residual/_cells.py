@@ -256,3 +256,31 @@ def evaluate_head(
     derivative_sums(lay, diag, panel, roots, K, F, U, omega, none, none, False, T, Q)
     Qdiag, Qpanel = inverse_blocks(lay, panel, K, none, none, False)
     return value, 0.5 * (Q - T), second_moments(lay, b, omega, Qdiag, Qpanel, none)
+
+
+@njit(**_OPTIONS)
+def matrix_places(lay, starts):
+    """Row and column in Z'Z, in elimination order, of each entry of the flat vector.
+
+    Panels are one triangle; the tail's diagonal blocks are there a second time, at row -1.
+    """
+    n_head, head_columns, n_tail = lay.sizes[1], lay.sizes[2], lay.sizes[3]
+    rows, columns = np.full(starts[3], -1), np.full(starts[3], -1)
+    for e in range(n_head):
+        q, first = lay.node_q[e], lay.node_col[e]
+        for a in range(q):
+            for b in range(q):
+                rows[lay.diag_ptr[e] + a * q + b] = first + a
+                columns[lay.diag_ptr[e] + a * q + b] = first + b
+        low = lay.pcol_ptr[e]
+        width = lay.pcol_ptr[e + 1] - low
+        for a in range(q):
+            for i in range(width):
+                at = starts[1] + lay.panel_ptr[e] + a * width + i
+                rows[at] = first + a
+                columns[at] = lay.pcol[low + i]
+    for i in range(n_tail):
+        for j in range(n_tail):
+            rows[starts[2] + i * n_tail + j] = head_columns + i
+            columns[starts[2] + i * n_tail + j] = head_columns + j
+    return rows, columns

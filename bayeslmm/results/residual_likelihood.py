@@ -11,6 +11,7 @@ import pandas as pd
 
 from bayeslmm.bayes.priors import component_names
 from bayeslmm.errors import DataError, ModelWarning
+from bayeslmm.gaussian import TooManyEffectsError
 from bayeslmm.gaussian.criterion import Solution
 from bayeslmm.likelihood.blockwise import (
     block_curvature,
@@ -94,9 +95,14 @@ class ResidualLikelihoodFit(LikelihoodFit):
                 "Kenward-Roger approximation is not justified."
             )
         log_linear = self.design.residual.variance.kind == "log-linear"
-        return KenwardRogerInference(
-            block_kenward_roger(fit._problem, fit._theta, log_linear=log_linear)
-        )
+        try:
+            found = block_kenward_roger(fit._problem, fit._theta, log_linear=log_linear)
+        except TooManyEffectsError as err:
+            raise DataError(
+                f"Kenward-Roger needs a dense matrix over the effects ({err}): use "
+                'ddf="satterthwaite".'
+            ) from None
+        return KenwardRogerInference(found)
 
     def components(self) -> pd.Series:
         """Point estimates of :meth:`varcomp`."""
