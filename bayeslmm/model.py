@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LMM"]
 
-#: Independent residuals with unequal variances go by dense blocks up to this many rows.
-_SMALL_BLOCK = 30
+#: Unequal variances of so few rows in a block, and in all, are evaluated block by block.
+_SMALL_BLOCK, _FEW_ROWS = 30, 2000
 
 #: Distributions of residuals and of random effects.
 FAMILIES = ("gaussian", "student")
@@ -163,7 +163,8 @@ class LMM:
     def problem(self) -> Problem | StructuredProblem:
         """The data laid out for evaluation at many covariance parameters.
 
-        Cross-products where residuals are independent with one variance, else blocks of rows.
+        Cross-products where residuals are independent (cell by cell where their variances
+        differ), blocks of rows where they are correlated.
         """
         if self.design.residual is not None:
             return structured_problem(self.design)
@@ -525,34 +526,43 @@ def structured_problem(
     residual, factors = design.residual, factor_rows(design)
     size = largest_block(residual.rows.group, factors)
     if route == "auto":
-        route = "cells" if residual.kind == "independent" and size > _SMALL_BLOCK else "blocks"
-    if route == "blocks" and size > LARGEST_BLOCK:
+        small = size <= _SMALL_BLOCK and design.n_rows <= _FEW_ROWS
+        route = "cells" if residual.kind == "independent" and not small else "blocks"
+    if route == "cells":
+        return _cell_problem(design, factors, columns)
+    if size > LARGEST_BLOCK:
         joined = ", ".join(block.name for block in design.blocks) or residual.factor.name
         raise DataError(
             f"{joined} join {size} rows into one block whose covariance would be a dense "
-            f"{size} x {size} matrix (at most {LARGEST_BLOCK}). With correlated residuals, group "
+            f"{size} x {size} matrix (at most {LARGEST_BLOCK}). Beside correlated residuals, group "
             "random effects by the residual's own groups or by few rows above them: leave out "
             "crossed factors, or make them fixed effects."
         )
-    return (_cell_problem if route == "cells" else _block_problem)(design, factors, columns)
+    return _block_problem(design, factors, columns)
 
 
 def _cell_problem(design: Design, factors: list[FactorRows], columns) -> CellProblem:
     from bayeslmm.gaussian import single_threaded_blas
-    from bayeslmm.residual.cells import prepare_cells
+    from bayeslmm.residual.cells import TooManyCellsError, prepare_cells
     from bayeslmm.residual.structures import make_structure
 
     rows = design.residual.rows
-    with single_threaded_blas():
-        return prepare_cells(
-            design.y - design.offset,
-            design.X[:, columns],
-            factors,
-            covariance_patterns(design),
-            make_structure("independent", rows.group, rows.time, 0, 1),
-            rows.scale,
-            design.weights,
-        )
+    try:
+        with single_threaded_blas():
+            return prepare_cells(
+                design.y - design.offset,
+                design.X[:, columns],
+                factors,
+                covariance_patterns(design),
+                make_structure("independent", rows.group, rows.time, 0, 1),
+                rows.scale,
+                design.weights,
+            )
+    except TooManyCellsError as err:
+        raise DataError(
+            f'sigma="~ {design.residual.syntax.sigma}": {err}, too many for memory. Use a formula '
+            "with fewer different values, such as rounded ones."
+        ) from None
 
 
 def _block_problem(design: Design, factors: list[FactorRows], columns) -> BlockProblem:

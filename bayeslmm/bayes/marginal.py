@@ -43,7 +43,7 @@ from bayeslmm.gaussian.correlations import (
 if TYPE_CHECKING:
     from bayeslmm.bayes.names import ModelNames
     from bayeslmm.bayes.residual_density import ResidualDensity
-    from bayeslmm.residual.problem import BlockProblem
+    from bayeslmm.residual.base import StructuredProblem
 
 __all__ = ["MarginalDensity", "fixed_prior", "marginal_density", "marginal_obstacle"]
 
@@ -294,7 +294,7 @@ def level_spread(lay: CorrelationLayout, levels: list[int]) -> tuple[np.ndarray,
 
 
 def marginal_density(
-    design: Design, priors: Priors, problem: Problem | BlockProblem
+    design: Design, priors: Priors, problem: Problem | StructuredProblem
 ) -> MarginalDensity | ResidualDensity:
     """The density of a model; its priors must pass :func:`marginal_obstacle`.
 
@@ -302,9 +302,9 @@ def marginal_density(
     ----------
     design : Design
     priors : Priors
-    problem : Problem or BlockProblem
+    problem : Problem or StructuredProblem
         Of the cross-products of the design, the offset subtracted from the response; its blocks
-        where residuals have a structure.
+        or cells where residuals have a structure.
     """
     if design.residual is not None:
         from bayeslmm.bayes.residual_density import residual_density

@@ -33,6 +33,8 @@ from bayeslmm.gaussian.correlations import (
 )
 from bayeslmm.gaussian.patterns import CovariancePattern
 from bayeslmm.residual._kernel import evaluate
+from bayeslmm.residual.base import StructuredProblem
+from bayeslmm.residual.cells import CellProblem
 from bayeslmm.residual.coordinates import Coordinates
 from bayeslmm.residual.problem import BlockProblem
 
@@ -308,7 +310,7 @@ class ResidualDensity:
         ]
 
 
-def residual_density(design: Design, priors: Priors, problem: BlockProblem) -> ResidualDensity:
+def residual_density(design: Design, priors: Priors, problem: StructuredProblem) -> ResidualDensity:
     """The density of a model with structured residuals."""
     from bayeslmm.bayes.marginal import _etas, fixed_prior
 
@@ -322,7 +324,10 @@ def residual_density(design: Design, priors: Priors, problem: BlockProblem) -> R
         part = problem.structure.layout
         more, extra = lkj_exponents(part, np.full(part.n_correlations, eta))
         exponent, constant = np.concatenate([exponent, more]), constant + extra
-    return ResidualDensity(
+    made = ResidualDensity
+    if isinstance(problem, CellProblem):
+        from bayeslmm.bayes.cell_density import CellDensity as made
+    return made(
         problem,
         fixed_prior(design, priors),
         layout,

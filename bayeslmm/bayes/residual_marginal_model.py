@@ -18,7 +18,7 @@ from bayeslmm.bayes.residual_model import residual_parts
 from bayeslmm.errors import PriorError
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import FixedPrior
-from bayeslmm.residual.problem import BlockProblem, Theta
+from bayeslmm.residual.base import StructuredProblem, Theta
 
 if TYPE_CHECKING:
     import pymc as pm
@@ -33,14 +33,14 @@ class BlockLogMarginal(Op):
 
     Parameters
     ----------
-    problem : BlockProblem
+    problem : StructuredProblem
     prior : FixedPrior
         Of the coefficients.
     """
 
     __props__ = ("token",)
 
-    def __init__(self, problem: BlockProblem, prior: FixedPrior):
+    def __init__(self, problem: StructuredProblem, prior: FixedPrior):
         self.problem, self.root, self.token = problem, problem.prior(prior), next(_tokens)
 
     def make_node(self, F, eta, c):
@@ -66,7 +66,7 @@ class BlockLogMarginal(Op):
 
 
 def residual_marginal_model(
-    design: Design, priors: Priors, names: ModelNames, problem: BlockProblem
+    design: Design, priors: Priors, names: ModelNames, problem: StructuredProblem
 ) -> pm.Model:
     """Covariance parameters alone; coefficients and effects integrated out.
 

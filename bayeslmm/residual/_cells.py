@@ -99,8 +99,32 @@ def _row_size(lay, z_ptr, columns):
 
 
 @njit(**_OPTIONS)
-def accumulate(lay, nodes, Z, z_ptr, R, weights, order, cell_ptr):
-    """Products of [Z X y] of every cell, one pass over the rows to count and one to add.
+def count_entries(lay, nodes, Z, z_ptr, R, weights, order, cell_ptr):
+    """Start of each cell's entries, and their number, (cells + 1,); see :func:`accumulate`."""
+    columns = R.shape[1]
+    starts = section_starts(lay, columns)
+    size = _row_size(lay, z_ptr, columns)
+    places, values = np.empty(size, np.int64), np.empty(size)
+    stamp = np.full(starts[5], -1)
+    ptr = np.zeros(cell_ptr.shape[0], np.int64)
+    for c in range(cell_ptr.shape[0] - 1):
+        total = 0
+        for t in range(cell_ptr[c], cell_ptr[c + 1]):
+            i = order[t]
+            count = _contributions(
+                lay, starts, nodes[i], Z[i], z_ptr, R[i], weights[i], places, values
+            )
+            for s in range(count):
+                if stamp[places[s]] != c:
+                    stamp[places[s]] = c
+                    total += 1
+        ptr[c + 1] = ptr[c] + total
+    return ptr
+
+
+@njit(**_OPTIONS)
+def accumulate(lay, nodes, Z, z_ptr, R, weights, order, cell_ptr, ptr):
+    """Products of [Z X y] of every cell.
 
     Parameters
     ----------
@@ -114,34 +138,20 @@ def accumulate(lay, nodes, Z, z_ptr, R, weights, order, cell_ptr):
     order : (n,) int array
         Rows, cell after cell.
     cell_ptr : (cells + 1,) int array
+    ptr : (cells + 1,) int array
+        Of :func:`count_entries`.
 
     Returns
     -------
-    ptr (cells + 1,), index and data (nnz,)
+    index and data (nnz,)
     """
     columns = R.shape[1]
     starts = section_starts(lay, columns)
     size = _row_size(lay, z_ptr, columns)
     places, values = np.empty(size, np.int64), np.empty(size)
-    stamp = np.full(starts[5], -1)
-    n_cells = cell_ptr.shape[0] - 1
-    ptr = np.zeros(n_cells + 1, np.int64)
-    for c in range(n_cells):
-        total = 0
-        for t in range(cell_ptr[c], cell_ptr[c + 1]):
-            i = order[t]
-            count = _contributions(
-                lay, starts, nodes[i], Z[i], z_ptr, R[i], weights[i], places, values
-            )
-            for s in range(count):
-                if stamp[places[s]] != c:
-                    stamp[places[s]] = c
-                    total += 1
-        ptr[c + 1] = ptr[c] + total
     index, data = np.empty(ptr[-1], np.int64), np.empty(ptr[-1])
-    slot = np.empty(starts[5], np.int64)
-    stamp[:] = -1
-    for c in range(n_cells):
+    stamp, slot = np.full(starts[5], -1), np.empty(starts[5], np.int64)
+    for c in range(cell_ptr.shape[0] - 1):
         at = ptr[c]
         for t in range(cell_ptr[c], cell_ptr[c + 1]):
             i = order[t]
@@ -157,7 +167,7 @@ def accumulate(lay, nodes, Z, z_ptr, R, weights, order, cell_ptr):
                     at += 1
                 else:
                     data[slot[place]] += values[s]
-    return ptr, index, data
+    return index, data
 
 
 @njit(**_OPTIONS)
@@ -239,9 +249,7 @@ def second_moments(lay, b, omega, Qdiag, Qpanel, tail):
 
 
 @njit(**_OPTIONS)
-def evaluate_head(
-    lay, val, n, log_det_R, F, root, target, log_det_prior, ml, want_gradient
-):
+def evaluate_head(lay, val, n, log_det_R, F, root, target, log_det_prior, ml, want_gradient):
     """Log-likelihood, its derivative in every Sigma_k (flat) and the second moments; no dense
     tail, the residual variances in the weights."""
     log_det, roots, K, diag, panel, _, rhs, S = eliminate_head(lay, val, F, True)

@@ -205,5 +205,4 @@ class StructuredProblem(ABC):
 
     @abstractmethod
     def with_rows(self, keep: np.ndarray, y: np.ndarray, X: np.ndarray) -> StructuredProblem:
-        """Some of the rows; levels, groups, times and limits stay. y and X are those of all rows.
-        """
+        """Some of the rows (y, X of all of them); levels, groups, times and limits stay."""

@@ -282,7 +282,9 @@ def _components(problem: CellProblem, theta: Theta, base: _Products, units) -> l
     if N == 0:
         return []
     Lambda = _factor_matrix(problem, theta.F)
-    together = abs(base.A) + sum(units, sparse.csr_array((N, N)))  # columns of a level stay together
+    together = abs(base.A) + sum(
+        units, sparse.csr_array((N, N))
+    )  # columns of a level stay together
     label = connected_components(together, directed=False)[1]
     sizes = np.bincount(label)
     if sizes.max() > MAX_EFFECTS:
@@ -329,9 +331,7 @@ def _small_inverses(M, label: np.ndarray):
         blocks[number[rank[i[at]]], place[i[at]], place[j[at]]] = entries.data[at]
         columns = order[starts[mine][:, None] + np.arange(size)]
         rows = np.broadcast_to(columns[:, :, None], blocks.shape)
-        parts.append(
-            (np.linalg.inv(blocks).ravel(), rows.ravel(), np.swapaxes(rows, 1, 2).ravel())
-        )
+        parts.append((np.linalg.inv(blocks).ravel(), rows.ravel(), np.swapaxes(rows, 1, 2).ravel()))
     v, i, j = (np.concatenate(part) for part in zip(*parts, strict=True))
     return sparse.coo_array((v, (i, j)), shape=M.shape).tocsr()
 

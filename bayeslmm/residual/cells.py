@@ -35,10 +35,17 @@ from bayeslmm.residual._kernel import statistics
 from bayeslmm.residual.base import Moments, RowInformation, StructuredProblem, Theta
 from bayeslmm.residual.structures import Structure
 
-__all__ = ["CellProblem", "CellProducts", "cell_codes", "prepare_cells"]
+__all__ = ["CellProblem", "CellProducts", "TooManyCellsError", "cell_codes", "prepare_cells"]
+
+#: Most numbers in the cross-products of all cells, 16 bytes each.
+MOST_ENTRIES = 250_000_000
 
 #: Rows whose variance is asked for in one elimination.
 _TOGETHER = 256
+
+
+class TooManyCellsError(ValueError):
+    """The cross-products of all cells would not fit into memory."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +177,8 @@ class CellProblem(StructuredProblem):
 
     def cell_weights(self, eta: np.ndarray) -> np.ndarray:
         """w_c = s_c^-2."""
-        return np.exp(-2.0 * (self.contrasts @ eta))
+        with np.errstate(over="ignore"):
+            return np.exp(-2.0 * (self.contrasts @ eta))
 
     def eliminated(self, F: np.ndarray, w: np.ndarray) -> tuple[Elimination, float]:
         """The elimination at absolute factors (sigma = 1) and weights, and log|V|."""
@@ -237,9 +245,7 @@ class CellProblem(StructuredProblem):
             diagonal = precision - precision**2 * effect_variance(
                 state.problem, state, self.factors
             )
-        return RowInformation(
-            rows @ np.append(-gamma, 1.0), rows[:, :-1], diagonal, covariance
-        )
+        return RowInformation(rows @ np.append(-gamma, 1.0), rows[:, :-1], diagonal, covariance)
 
     def _less_effects(self, state: Elimination, R: np.ndarray, factors) -> np.ndarray:
         """R - Z Q Z'R^-1 [X y], the columns of Q Z'R^-1 [X y] being effects, (m, columns)."""
@@ -379,6 +385,11 @@ def prepare_cells(
         Positive; Var(eps_i) = sd_i^2 / w_i.
     symbolic : Symbolic, optional
         Analysis of data whose co-occurrences include these.
+
+    Raises
+    ------
+    TooManyCellsError
+        If there are more than :data:`MOST_ENTRIES` cross-products in all.
     """
     y, X = np.asarray(y, dtype=float), np.asarray(X, dtype=float)
     cp = CrossProducts.from_rows(y, X, factors, weights=weights)
@@ -400,13 +411,15 @@ def _cell_products(whole: Problem, R, factors, cell, n_cells, weights) -> CellPr
         nodes[:, k] = symbolic.position[symbolic.base[k] + f.codes]
     Z = np.concatenate([np.zeros((n, 0)), *(f.Z for f in factors)], axis=1)
     counts = np.bincount(cell, minlength=n_cells)
-    ptr, index, data = _cells.accumulate(
+    arguments = (
         symbolic.layout, nodes, np.ascontiguousarray(Z),
         np.concatenate(([0], np.cumsum([f.q for f in factors]))).astype(np.int64),
         np.ascontiguousarray(R), np.ones(n) if weights is None else np.asarray(weights, float),
         np.argsort(cell, kind="stable"), np.concatenate(([0], np.cumsum(counts))),
     )  # fmt: skip
+    ptr = _cells.count_entries(*arguments)
+    if ptr[-1] > MOST_ENTRIES:
+        raise TooManyCellsError(f"{n_cells} cells of rows with {ptr[-1]} cross-products in all")
+    index, data = _cells.accumulate(*arguments, ptr)
     starts = _cells.section_starts(symbolic.layout, R.shape[1])
-    return CellProducts(
-        ptr, index, data, starts, counts.astype(float), whole.cp.sum_log_weights
-    )
+    return CellProducts(ptr, index, data, starts, counts.astype(float), whole.cp.sum_log_weights)

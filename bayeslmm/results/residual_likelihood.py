@@ -21,9 +21,10 @@ from bayeslmm.likelihood.blockwise import (
 from bayeslmm.likelihood.inference import KenwardRogerInference
 from bayeslmm.likelihood.optimize import Optimum
 from bayeslmm.likelihood.satterthwaite import VarianceCurvature
+from bayeslmm.residual.base import StructuredProblem, Theta
 from bayeslmm.residual.components import component_map, residual_component_names
 from bayeslmm.residual.coordinates import Coordinates
-from bayeslmm.residual.base import StructuredProblem, Theta
+from bayeslmm.results.cell_variances import refuse_determined_cells, vanishing
 from bayeslmm.results.intervals import Estimates
 from bayeslmm.results.likelihood import LikelihoodFit, describe_singularity
 from bayeslmm.results.support import refuse_unless_derived
@@ -74,6 +75,7 @@ class ResidualLikelihoodFit(LikelihoodFit):
     def singular_components(self) -> list[str]:
         """In words, what vanished or reached its limit."""
         found = describe_singularity(self.design, self._solution.Ls, self.optimum.rank)
+        found += [f"{name} tends to 0" for name in vanishing(self)]
         limit = self._problem.structure.boundary(self._theta.c)
         return [*found, limit] if limit else found
 
@@ -259,6 +261,7 @@ def residual_likelihood_fit(model: LMM, *, reml: bool) -> ResidualLikelihoodFit:
             f"The model fits {design.response!r} perfectly, up to rounding, so there is no error "
             "to estimate anything from."
         )
+    refuse_determined_cells(design, kept)
     optimum = optimize_blocks(problem, reml=reml)
     if not np.isfinite(optimum.criterion):
         raise DataError(

@@ -1,0 +1,117 @@
+"""The marginal posterior density where residuals are independent with a variance per cell.
+
+As :mod:`bayeslmm.bayes.residual_density`, from the cells' cross-products: no evaluation sees the
+rows, and random effects may be crossed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from bayeslmm.bayes.residual_density import ResidualDensity
+from bayeslmm.bayes.scales import scale_terms
+from bayeslmm.gaussian.correlations import (
+    factors_from_correlations,
+    log_lkj,
+    pullback_to_correlations,
+)
+from bayeslmm.residual.base import Theta
+from bayeslmm.residual.cells import CellProblem
+
+__all__ = ["CellDensity"]
+
+#: Up to this many numbers in the cross-products an evaluation is cheap.
+_FEW_NUMBERS = 20_000
+
+_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
+
+
+@njit(**_OPTIONS)
+def _prior_part(x, cor, sc, n_log, exponent, constant):
+    """Log priors with Jacobians and their gradient, scalars, slopes, flat factors and eta."""
+    m, k = cor.diagonal.shape[0], sc.code.shape[0]
+    value, d_scalars, scalar, slope = scale_terms(sc, x[:k])
+    log_corr, d_corr = log_lkj(x[k:], exponent, constant)
+    gradient = np.empty(x.shape[0])
+    gradient[:k] = d_scalars
+    gradient[k:] = d_corr
+    eta = scalar[m:].copy()
+    eta[:n_log] = np.log(eta[:n_log])
+    F = factors_from_correlations(cor, scalar[:m], x[k:])
+    return value + log_corr, gradient, scalar, slope, F, eta
+
+
+@njit(**_OPTIONS)
+def _add_likelihood_gradient(gradient, x, cor, n_log, q, start, scalar, slope, F, D, d_eta):
+    """Chain rule from dl/dSigma_k (flat) and dl/deta, added to ``gradient`` in place."""
+    m, k = cor.diagonal.shape[0], scalar.shape[0]
+    G = np.zeros(F.shape[0])
+    for f in range(q.shape[0]):
+        for a in range(q[f]):
+            for b in range(a + 1):
+                total = 0.0
+                for c in range(b, q[f]):
+                    total += D[start[f] + a * q[f] + c] * F[start[f] + c * q[f] + b]
+                G[start[f] + a * q[f] + b] = 2.0 * total
+    d_log_sd, d_u = pullback_to_correlations(cor, scalar[:m], x[k:], G)
+    for i in range(m):
+        gradient[i] += d_log_sd[i] * slope[i] / scalar[i]
+    for i in range(d_eta.shape[0]):
+        chain = slope[m + i] / scalar[m + i] if i < n_log else slope[m + i]
+        gradient[m + i] += d_eta[i] * chain
+    gradient[k:] += d_u
+
+
+@dataclass(frozen=True)
+class CellDensity(ResidualDensity):
+    """Log posterior density of the covariance parameters in unconstrained coordinates.
+
+    Attributes
+    ----------
+    problem : CellProblem
+    """
+
+    problem: CellProblem
+
+    @property
+    def is_cheap(self) -> bool:
+        """Whether an evaluation takes a millisecond or less."""
+        products = self.problem.products
+        return len(products.index) + products.starts[-1] <= _FEW_NUMBERS
+
+    @property
+    def _prior_arguments(self) -> tuple:
+        return self.correlations, self.scales, self.n_log, self.exponent, self.constant
+
+    def _evaluate(self, x: np.ndarray, want_gradient: bool):
+        value, gradient, scalar, slope, F, eta = _prior_part(x, *self._prior_arguments)
+        if not (np.isfinite(value) and np.all(np.isfinite(F)) and np.all(np.isfinite(eta))):
+            return np.nan, np.full(len(x), np.nan)
+        theta = Theta(F, eta, np.zeros(0))
+        log_y, D, d_eta, _ = self.problem.evaluate(theta, self._root, False, want_gradient)
+        if not np.isfinite(log_y):
+            return np.nan, np.full(len(x), np.nan)
+        if want_gradient:
+            lay = self.problem.layout
+            _add_likelihood_gradient(
+                gradient, x, self.correlations, self.n_log, lay.factor_q, lay.f_ptr, scalar,
+                slope, F, D, d_eta,
+            )  # fmt: skip
+        return value + log_y, gradient
+
+    def constrained(self, X: np.ndarray):
+        """sds (n, m), flat factors (n, f), eta (n, s) and c (n, 0) at rows of X."""
+        m = self.correlations.n_effects
+        rows = [
+            _prior_part(np.ascontiguousarray(x, dtype=float), *self._prior_arguments)
+            for x in np.atleast_2d(X)
+        ]
+        return (
+            np.array([row[2][:m] for row in rows]),
+            np.array([row[4] for row in rows]),
+            np.array([row[5] for row in rows]),
+            np.zeros((len(rows), 0)),
+        )
