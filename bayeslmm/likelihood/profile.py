@@ -182,6 +182,8 @@ def component_profile(
     if problem.known_sigma is not None:
         free[-1] = False
     state = {"x": start[free]}
+    lowest = coordinates.deviance(start)[0]
+    lowest -= 1e-6 * (1.0 + abs(lowest))
     known: dict[float, float] = {}
     bounds = [b for b, keep in zip(_bounds(coordinates), free, strict=True) if keep]
 
@@ -201,7 +203,8 @@ def component_profile(
             x = start.copy()
             x[free], x[at] = part, fixed
             result, gradient = coordinates.deviance(x, zero)
-            if not np.isfinite(result):
+            # below the optimum only where rounding has eaten the residuals: sigma next to nothing
+            if not np.isfinite(result) or result < lowest:
                 return 1e300, np.zeros(len(part))
             return result, gradient[free]
 
