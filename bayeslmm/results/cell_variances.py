@@ -40,10 +40,11 @@ def refuse_determined_cells(design: Design, kept: list[int]) -> None:
     counts = scale.sum(axis=0)
     for name, count, degrees in zip(variance.names, counts, left, strict=True):
         if degrees < 1e-8 * count:
+            rows = "1 row" if count == 1 else f"{int(count)} rows"
             raise DataError(
-                f"{name}: its {int(count)} row{'s' if count > 1 else ''} would be fitted perfectly by "
-                "coefficients of their own, so nothing is said about their standard deviation. "
-                "Join the cell with another, or leave the coefficient out."
+                f"{name}: its {rows} would be fitted perfectly by coefficients of their own, so "
+                "nothing is said about their standard deviation. Join the cell with another, or "
+                "leave the coefficient out."
             )
 
 
