@@ -7,6 +7,7 @@ rows, and random effects may be crossed.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numba import njit
@@ -18,6 +19,7 @@ from bayeslmm.gaussian.correlations import (
     log_lkj,
     pullback_to_correlations,
 )
+from bayeslmm.residual._cells import evaluate_head
 from bayeslmm.residual.base import Theta
 from bayeslmm.residual.cells import CellProblem
 
@@ -65,6 +67,36 @@ def _add_likelihood_gradient(gradient, x, cor, n_log, q, start, scalar, slope, F
     gradient[k:] += d_u
 
 
+@njit(**_OPTIONS)
+def density_cells(x, prior, likelihood, want_gradient):
+    """Log density and gradient in one compiled call; without a dense tail.
+
+    ``prior`` and ``likelihood`` are those of :meth:`CellDensity.kernel`.
+    """
+    cor, sc, n_log, exponent, constant = prior
+    cells, lay, root, target, log_det = likelihood
+    value, gradient, scalar, slope, F, eta = _prior_part(x, cor, sc, n_log, exponent, constant)
+    if not (np.isfinite(value) and np.all(np.isfinite(F)) and np.all(np.isfinite(eta))):
+        return np.nan, np.full(x.shape[0], np.nan)
+    log_y, D, d_eta = evaluate_head(cells, lay, F, eta, root, target, log_det, False, want_gradient)
+    if not np.isfinite(log_y):
+        return np.nan, np.full(x.shape[0], np.nan)
+    if want_gradient:
+        _add_likelihood_gradient(
+            gradient, x, cor, n_log, lay.factor_q, lay.f_ptr, scalar, slope, F, D, d_eta
+        )
+    return value + log_y, gradient
+
+
+@njit(**_OPTIONS)
+def densities_cells(X, prior, likelihood):
+    """Log density at each row of X."""
+    out = np.empty(X.shape[0])
+    for i in range(X.shape[0]):
+        out[i] = density_cells(X[i], prior, likelihood, False)[0]
+    return out
+
+
 @dataclass(frozen=True)
 class CellDensity(ResidualDensity):
     """Log posterior density of the covariance parameters in unconstrained coordinates.
@@ -86,7 +118,20 @@ class CellDensity(ResidualDensity):
     def _prior_arguments(self) -> tuple:
         return self.correlations, self.scales, self.n_log, self.exponent, self.constant
 
+    @cached_property
+    def kernel(self) -> tuple:
+        """What :func:`density_cells` takes after x, but for the last argument."""
+        return self._prior_arguments, (self.problem.products, self.problem.layout, *self._root)
+
+    def values(self, X: np.ndarray) -> np.ndarray:
+        """Log density at each row of X."""
+        if not self.problem.whole.head_only:
+            return super().values(X)
+        return densities_cells(np.ascontiguousarray(X, dtype=float), *self.kernel)
+
     def _evaluate(self, x: np.ndarray, want_gradient: bool):
+        if self.problem.whole.head_only:
+            return density_cells(x, *self.kernel, want_gradient)
         value, gradient, scalar, slope, F, eta = _prior_part(x, *self._prior_arguments)
         if not (np.isfinite(value) and np.all(np.isfinite(F)) and np.all(np.isfinite(eta))):
             return np.nan, np.full(len(x), np.nan)

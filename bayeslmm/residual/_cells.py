@@ -7,14 +7,44 @@ rows touch: ``index[ptr[c]:ptr[c + 1]]`` and ``data`` likewise.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 
 from bayeslmm.gaussian._backward import derivative_sums, effects, inverse_blocks
 from bayeslmm.gaussian._elimination import eliminate_head
+from bayeslmm.gaussian.problem import Values
 from bayeslmm.residual._kernel import statistics
 
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
+
+
+class CellProducts(NamedTuple):
+    """Cross-products of [Z X y] of every cell.
+
+    Attributes
+    ----------
+    ptr : (cells + 1,) int array
+    index : (nnz,) int array
+    data : (nnz,) array
+    starts : (6,) int array
+        Sections of the flat vector.
+    counts : (cells,) array
+        Rows of each cell.
+    contrasts : (cells, s) array
+        Log standard deviations of the cells are contrasts @ eta.
+    sum_log_weights : float
+        sum log w_i of the prior weights.
+    """
+
+    ptr: np.ndarray
+    index: np.ndarray
+    data: np.ndarray
+    starts: np.ndarray
+    counts: np.ndarray
+    contrasts: np.ndarray
+    sum_log_weights: float
 
 
 @njit(**_OPTIONS)
@@ -249,13 +279,49 @@ def second_moments(lay, b, omega, Qdiag, Qpanel, tail):
 
 
 @njit(**_OPTIONS)
-def evaluate_head(lay, val, n, log_det_R, F, root, target, log_det_prior, ml, want_gradient):
-    """Log-likelihood, its derivative in every Sigma_k (flat) and the second moments; no dense
-    tail, the residual variances in the weights."""
+def combined(cells, lay, columns, w):
+    """``Values`` of all cells under weights w."""
+    s = cells.starts
+    n_tail = lay.sizes[3]
+    flat = add_up(cells.ptr, cells.index, cells.data, w, s[5])
+    return Values(
+        flat[: s[1]],
+        flat[s[1] : s[2]],
+        flat[s[2] : s[3]].reshape((n_tail, n_tail)),
+        flat[s[3] : s[4]].reshape((lay.node_col[-1], columns)),
+        flat[s[4] :].reshape((columns, columns)),
+        np.empty((0, 0)),
+    )
+
+
+@njit(**_OPTIONS)
+def cell_weights(contrasts, eta):
+    """w_c = s_c^-2, and log|R| up to the prior weights per row of each cell."""
+    log_s = np.zeros(contrasts.shape[0])
+    for c in range(contrasts.shape[0]):
+        for i in range(eta.shape[0]):
+            if contrasts[c, i] != 0.0:
+                log_s[c] += contrasts[c, i] * eta[i]
+    return np.exp(-2.0 * log_s), 2.0 * log_s
+
+
+@njit(**_OPTIONS)
+def evaluate_head(cells, lay, F, eta, root, target, log_det_prior, ml, want_gradient):
+    """Log-likelihood and its derivatives in every Sigma_k (flat) and in eta; no dense tail."""
+    columns = root.shape[1] + 1
+    D, d_eta = np.full(F.shape[0], np.nan), np.full(eta.shape[0], np.nan)
+    w, log_variance = cell_weights(cells.contrasts, eta)
+    if not (np.all(np.isfinite(w)) and np.all(w > 0.0)):
+        return np.nan, D, d_eta
+    log_det_R, n = -cells.sum_log_weights, 0.0
+    for c in range(w.shape[0]):
+        log_det_R += cells.counts[c] * log_variance[c]
+        n += cells.counts[c]
+    val = combined(cells, lay, columns, w)
     log_det, roots, K, diag, panel, _, rhs, S = eliminate_head(lay, val, F, True)
     value, _, _, B = statistics(S, log_det + log_det_R, n, root, target, log_det_prior, ml)
     if not want_gradient or not np.isfinite(value):
-        return value, np.full(F.shape[0], np.nan), np.zeros(0)
+        return value, D, d_eta
     omega = np.dot(B, B.T)
     b = np.empty(rhs.shape)
     U = effects(lay, diag, panel, rhs, roots, F, b)
@@ -263,7 +329,20 @@ def evaluate_head(lay, val, n, log_det_R, F, root, target, log_det_prior, ml, wa
     none = np.empty((0, 0))
     derivative_sums(lay, diag, panel, roots, K, F, U, omega, none, none, False, T, Q)
     Qdiag, Qpanel = inverse_blocks(lay, panel, K, none, none, False)
-    return value, 0.5 * (Q - T), second_moments(lay, b, omega, Qdiag, Qpanel, none)
+    moments = second_moments(lay, b, omega, Qdiag, Qpanel, none)
+    return value, 0.5 * (Q - T), slope_in_eta(cells, w, moments)
+
+
+@njit(**_OPTIONS)
+def slope_in_eta(cells, w, moments):
+    """dl / deta from dl / dlog s_c = w_c E_c - n_c."""
+    squares = against(cells.ptr, cells.index, cells.data, moments)
+    out = np.zeros(cells.contrasts.shape[1])
+    for c in range(w.shape[0]):
+        slope = w[c] * squares[c] - cells.counts[c]
+        for i in range(out.shape[0]):
+            out[i] += cells.contrasts[c, i] * slope
+    return out
 
 
 @njit(**_OPTIONS)

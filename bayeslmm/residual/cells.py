@@ -31,6 +31,7 @@ from bayeslmm.gaussian.problem import Problem, Values, prepare
 from bayeslmm.gaussian.rows import FactorRows
 from bayeslmm.gaussian.symbolic import Layout, Symbolic
 from bayeslmm.residual import _cells
+from bayeslmm.residual._cells import CellProducts
 from bayeslmm.residual._kernel import statistics
 from bayeslmm.residual.base import Moments, RowInformation, StructuredProblem, Theta
 from bayeslmm.residual.structures import Structure
@@ -49,48 +50,6 @@ class TooManyCellsError(ValueError):
 
 
 @dataclass(frozen=True)
-class CellProducts:
-    """Cross-products of [Z X y] of every cell; see ``_cells``.
-
-    Attributes
-    ----------
-    ptr : (cells + 1,) int array
-    index : (nnz,) int array
-    data : (nnz,) array
-    starts : (6,) int array
-        Sections of the flat vector.
-    counts : (cells,) array
-        Rows of each cell.
-    sum_log_weights : float
-        sum log w_i of the prior weights.
-    """
-
-    ptr: np.ndarray
-    index: np.ndarray
-    data: np.ndarray
-    starts: np.ndarray
-    counts: np.ndarray
-    sum_log_weights: float
-
-    def combined(self, w: np.ndarray, like: Values) -> Values:
-        """sum_c w_c products_c, in the shapes of ``like``."""
-        flat = _cells.add_up(self.ptr, self.index, self.data, w, self.starts[-1])
-        s = self.starts
-        return Values(
-            flat[: s[1]],
-            flat[s[1] : s[2]],
-            flat[s[2] : s[3]].reshape(like.tail.shape),
-            flat[s[3] : s[4]].reshape(like.rhs.shape),
-            flat[s[4] :].reshape(like.gram.shape),
-            np.empty((0, 0)),
-        )
-
-    def against(self, moments: np.ndarray) -> np.ndarray:
-        """Expected squared residuals of every cell from ``_cells.second_moments``."""
-        return _cells.against(self.ptr, self.index, self.data, moments)
-
-
-@dataclass(frozen=True)
 class CellProblem(StructuredProblem):
     """Cross-products of cells, ready to be evaluated at many covariance parameters.
 
@@ -101,8 +60,6 @@ class CellProblem(StructuredProblem):
     products : CellProducts
     cell : (n,) int array
         Cell of each row.
-    contrasts : (cells, s) array
-        Log standard deviations of the cells are contrasts @ eta.
     R : (n, p + 1) array
         [X y] in the coordinates computed with.
     """
@@ -110,7 +67,6 @@ class CellProblem(StructuredProblem):
     whole: Problem
     products: CellProducts
     cell: np.ndarray
-    contrasts: np.ndarray
     R: np.ndarray
     factors: tuple[FactorRows, ...]
     structure: Structure
@@ -142,6 +98,11 @@ class CellProblem(StructuredProblem):
     def layout(self) -> Layout:
         """Positions, as the kernels take them."""
         return self.whole.layout
+
+    @property
+    def contrasts(self) -> np.ndarray:
+        """(cells, s): log standard deviations of the cells are contrasts @ eta."""
+        return self.products.contrasts
 
     @cached_property
     def group(self) -> np.ndarray:
@@ -177,56 +138,50 @@ class CellProblem(StructuredProblem):
 
     def cell_weights(self, eta: np.ndarray) -> np.ndarray:
         """w_c = s_c^-2."""
-        with np.errstate(over="ignore"):
-            return np.exp(-2.0 * (self.contrasts @ eta))
+        return _cells.cell_weights(self.contrasts, np.ascontiguousarray(eta, dtype=float))[0]
+
+    def _combined(self, w: np.ndarray) -> Values:
+        return _cells.combined(self.products, self.layout, self.p + 1, w)
 
     def eliminated(self, F: np.ndarray, w: np.ndarray) -> tuple[Elimination, float]:
         """The elimination at absolute factors (sigma = 1) and weights, and log|V|."""
-        problem = replace(self.whole, values=self.products.combined(w, self.whole.values))
+        problem = replace(self.whole, values=self._combined(w))
         state = eliminate(problem, np.ascontiguousarray(F, dtype=float))
-        return state, state.log_det + self._log_det_residual(w)
-
-    def _log_det_residual(self, w: np.ndarray) -> float:
-        """log|R|."""
-        return float(-self.products.counts @ np.log(w)) - self.products.sum_log_weights
+        log_det_R = float(-self.products.counts @ np.log(w)) - self.products.sum_log_weights
+        return state, state.log_det + log_det_R
 
     def evaluate(self, theta: Theta, prior: tuple, ml: bool = False, gradient: bool = True):
         """See :meth:`StructuredProblem.evaluate`."""
         F = np.ascontiguousarray(theta.F, dtype=float)
-        w, none = self.cell_weights(theta.eta), np.zeros(0)
-        undefined = np.nan, np.full(len(F), np.nan), np.full(len(theta.eta), np.nan), none
-        if not (np.all(np.isfinite(F)) and np.all(np.isfinite(w)) and np.all(w > 0)):
-            return undefined
+        eta = np.ascontiguousarray(theta.eta, dtype=float)
         if self.whole.head_only:
-            value, D, moments = _cells.evaluate_head(
-                self.layout, self.products.combined(w, self.whole.values), self.n,
-                self._log_det_residual(w), F, *prior, ml, gradient,
-            )  # fmt: skip
+            found = _cells.evaluate_head(self.products, self.layout, F, eta, *prior, ml, gradient)
         else:
-            value, D, moments = self._evaluate_tail(F, w, prior, ml, gradient)
-        if not np.isfinite(value):
-            return undefined
-        if not gradient:
-            return value, D, undefined[2], none
-        slope = w * self.products.against(moments) - self.products.counts  # dl / dlog s_c
-        return value, D, self.contrasts.T @ slope, none
+            found = self._evaluate_tail(F, eta, prior, ml, gradient)
+        return *found, np.zeros(0)
 
-    def _evaluate_tail(self, F, w, prior, ml, gradient):
+    def _evaluate_tail(self, F, eta, prior, ml, gradient):
+        none = np.full(len(F), np.nan), np.full(len(eta), np.nan)
+        w = self.cell_weights(eta)
+        if not (np.all(np.isfinite(F)) and np.all(np.isfinite(w)) and np.all(w > 0)):
+            return np.nan, *none
         state, log_det = self.eliminated(F, w)
-        value, _, _, B = statistics(state.S, log_det, self.n, *prior, ml)
+        value, _, _, B = statistics(state.S, log_det, float(self.n), *prior, ml)
         if not gradient or not np.isfinite(value):
-            return value, np.full(len(F), np.nan), np.zeros(0)
+            return value, *none
         omega = B @ B.T
         T, Q = state.derivative_sums(omega)
         moments = _cells.second_moments(
             self.layout, state.b, omega, *state._head_inverse, state.tail_covariance
         )
-        return value, 0.5 * (Q - T), moments
+        return value, 0.5 * (Q - T), _cells.slope_in_eta(self.products, w, moments)
 
     def solve(self, theta: Theta, prior: FixedPrior | None = None, ml: bool = False) -> Moments:
         """See :meth:`StructuredProblem.solve`."""
         state, log_det = self.eliminated(theta.F, self.cell_weights(theta.eta))
-        value, gamma, covariance, _ = statistics(state.S, log_det, self.n, *self.prior(prior), ml)
+        value, gamma, covariance, _ = statistics(
+            state.S, log_det, float(self.n), *self.prior(prior), ml
+        )
         return Moments(
             float(value),
             self.coordinates.to_user(gamma),
@@ -237,7 +192,9 @@ class CellProblem(StructuredProblem):
     def row_information(self, theta: Theta, prior: FixedPrior | None = None) -> RowInformation:
         """See :meth:`StructuredProblem.row_information`."""
         state, log_det = self.eliminated(theta.F, self.cell_weights(theta.eta))
-        _, gamma, covariance, _ = statistics(state.S, log_det, self.n, *self.prior(prior), False)
+        _, gamma, covariance, _ = statistics(
+            state.S, log_det, float(self.n), *self.prior(prior), False
+        )
         precision = 1.0 / self.row_variances(theta.eta)
         rows = precision[:, None] * self._less_effects(state, self.R, self.factors)
         diagonal = precision
@@ -262,7 +219,7 @@ class CellProblem(StructuredProblem):
     def predictor_variance(self, theta: Theta, X, Z: Sequence, codes: Sequence) -> np.ndarray:
         """See :meth:`StructuredProblem.predictor_variance`."""
         state, log_det = self.eliminated(theta.F, self.cell_weights(theta.eta))
-        Phi = statistics(state.S, log_det, self.n, *self.prior(None), False)[2]
+        Phi = statistics(state.S, log_det, float(self.n), *self.prior(None), False)[2]
         factors = [
             FactorRows(code, z, f.n_levels)
             for code, z, f in zip(codes, Z, self.factors, strict=True)
@@ -304,12 +261,12 @@ class CellProblem(StructuredProblem):
             if self.whole.head_only:
                 here = slice(d, d + 1)
                 _criteria.draws_head(
-                    self.layout, self.products.combined(w, self.whole.values), F[here], one,
+                    self.layout, self._combined(w), F[here], one,
                     root, target, normals[here], fixed[here], effects[here],
                 )  # fmt: skip
                 continue
             state, log_det = self.eliminated(F[d], w)
-            gamma = statistics(state.S, log_det, self.n, root, target, 0.0, False)[1]
+            gamma = statistics(state.S, log_det, float(self.n), root, target, 0.0, False)[1]
             P, _ = _criteria.posterior_precision(state.S, 1.0, root, target)
             z = np.ascontiguousarray(normals[d, :, None])
             drawn = _criteria.draw_fixed(P, gamma, z[: self.p])
@@ -354,7 +311,7 @@ def cell_codes(scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if np.count_nonzero(scale) == len(scale) and np.all(scale[np.arange(len(scale)), at] == 1.0):
         return at, np.eye(scale.shape[1])
     contrasts, cell = np.unique(scale, axis=0, return_inverse=True)
-    return cell.ravel(), contrasts
+    return cell.ravel(), np.ascontiguousarray(contrasts, dtype=float)
 
 
 def prepare_cells(
@@ -398,14 +355,12 @@ def prepare_cells(
     R = np.column_stack([X - shift.X, y - shift.y])
     cell, contrasts = cell_codes(scale)
     rest = R[:, -1] - R[:, :-1] @ np.linalg.lstsq(R[:, :-1], R[:, -1], rcond=None)[0]
-    products = _cell_products(whole, R, tuple(factors), cell, len(contrasts), weights)
-    return CellProblem(
-        whole, products, cell, contrasts, R, tuple(factors), structure, rest, scale, weights
-    )
+    products = _cell_products(whole, R, tuple(factors), cell, contrasts, weights)
+    return CellProblem(whole, products, cell, R, tuple(factors), structure, rest, scale, weights)
 
 
-def _cell_products(whole: Problem, R, factors, cell, n_cells, weights) -> CellProducts:
-    n, symbolic = len(R), whole.symbolic
+def _cell_products(whole: Problem, R, factors, cell, contrasts, weights) -> CellProducts:
+    n, n_cells, symbolic = len(R), len(contrasts), whole.symbolic
     nodes = np.zeros((n, len(factors)), dtype=np.int64)
     for k, f in enumerate(factors):
         nodes[:, k] = symbolic.position[symbolic.base[k] + f.codes]
@@ -422,4 +377,5 @@ def _cell_products(whole: Problem, R, factors, cell, n_cells, weights) -> CellPr
         raise TooManyCellsError(f"{n_cells} cells of rows with {ptr[-1]} cross-products in all")
     index, data = _cells.accumulate(*arguments, ptr)
     starts = _cells.section_starts(symbolic.layout, R.shape[1])
-    return CellProducts(ptr, index, data, starts, counts.astype(float), whole.cp.sum_log_weights)
+    sum_log = float(whole.cp.sum_log_weights)
+    return CellProducts(ptr, index, data, starts, counts.astype(float), contrasts, sum_log)
