@@ -79,9 +79,7 @@ def _panel_times_inverse(lay, e, panel, Qdiag, Qpanel, tail_inverse, PQ, index):
                 for j in range(q_r):
                     product[off + j] += v * Qdiag[d_at + i * q_r + j]
                 source = Qpanel[lay.panel_ptr[r] + i * r_width :]
-                product[off + i] += _add_row(
-                    source, positions, v, row[further:], product[further:]
-                )
+                product[off + i] += _add_row(source, positions, v, row[further:], product[further:])
         _add_tail_product(tail_inverse, index, row[first:], product[first:width])
 
 
