@@ -26,8 +26,8 @@ from bayeslmm.bayes.marginal import (
     marginal_density,
     marginal_obstacle,
 )
-from bayeslmm.bayes.mode import find_mode
 from bayeslmm.bayes.marginal_fitting import sample_covariances
+from bayeslmm.bayes.mode import find_mode
 from bayeslmm.bayes.priors import component_names
 from bayeslmm.bayes.scales import draw_scales, unconstrain
 from bayeslmm.errors import PriorError, SamplingError

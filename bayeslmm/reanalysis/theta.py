@@ -10,8 +10,8 @@ import numpy as np
 from bayeslmm.bayes.draws import covariance_draws
 from bayeslmm.bayes.importance import MAX_K_HAT, importance_sample
 from bayeslmm.bayes.marginal import MarginalDensity
-from bayeslmm.bayes.mode import find_mode
 from bayeslmm.bayes.marginal_fitting import sample_covariances
+from bayeslmm.bayes.mode import find_mode
 from bayeslmm.bayes.nuts import processors
 from bayeslmm.bayes.scales import unconstrain
 from bayeslmm.gaussian import lower_factor, single_threaded_blas

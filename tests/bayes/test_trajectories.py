@@ -1,4 +1,4 @@
-"""Trajectories of a surrogate: exact whatever the surrogate, repeatable, and left where it fails."""
+"""Trajectories of a surrogate: exact whatever the surrogate, repeatable, left where it fails."""
 
 from __future__ import annotations
 
