@@ -14,6 +14,7 @@ from numba import njit
 
 from bayeslmm.bayes.residual_density import ResidualDensity
 from bayeslmm.bayes.scales import scale_terms
+from bayeslmm.gaussian import MarginalModel, with_prior
 from bayeslmm.gaussian.correlations import (
     factors_from_correlations,
     log_lkj,
@@ -113,6 +114,23 @@ class CellDensity(ResidualDensity):
         """Whether an evaluation takes a millisecond or less."""
         products = self.problem.products
         return len(products.index) + products.starts[-1] <= _FEW_NUMBERS
+
+    @property
+    def draws_with_value(self) -> bool:
+        """Whether a value and a draw are best made from one factorization (a dense tail)."""
+        return not self.problem.whole.head_only
+
+    @cached_property
+    def model(self) -> MarginalModel:
+        """The problem with the prior of the coefficients."""
+        return with_prior(self.problem, self.prior)
+
+    def value_and_draw(self, x: np.ndarray, normals: np.ndarray):
+        """Log density and an exact draw of (beta, b) given x, as computed with."""
+        x = np.ascontiguousarray(x, dtype=float)
+        value, _, _, _, F, eta = _prior_part(x, *self._prior_arguments)
+        log_y, *drawn = self.problem.value_and_draw(Theta(F, eta, np.zeros(0)), self._root, normals)
+        return value + log_y, *drawn
 
     @property
     def _prior_arguments(self) -> tuple:

@@ -264,7 +264,8 @@ class ResidualDensity:
         """Every variable of a posterior from unconstrained draws (chains, draws, d).
 
         beta and b are drawn from their exact conditional distribution at each draw; the result
-        depends on ``random_seed`` and not on ``cores``.
+        depends on ``random_seed`` and not on ``cores``. ``drawn`` are these draws where they were
+        made already.
         """
         if random_effects == "summary":
             raise SamplingError(
@@ -273,7 +274,9 @@ class ResidualDensity:
             )
         shape = x.shape[:2]
         sds, F, eta, c = self.constrained(x.reshape(-1, x.shape[-1]))
-        beta, effects = self._conditional_draws(F, eta, c, random_seed, cores)
+        if drawn is None:
+            drawn = self._conditional_draws(F, eta, c, random_seed, cores)
+        beta, effects = drawn
         values = {"beta": beta.reshape(*shape, -1)} if design.coef_names else {}
         values |= residual_values(design, eta, c, shape)
         start = 0

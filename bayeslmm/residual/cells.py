@@ -95,6 +95,16 @@ class CellProblem(StructuredProblem):
         return self.whole.coordinates
 
     @property
+    def symbolic(self) -> Symbolic:
+        """Elimination order."""
+        return self.whole.symbolic
+
+    @property
+    def roots(self) -> tuple:
+        """None for every factor: effects are computed as they are."""
+        return self.whole.roots
+
+    @property
     def layout(self) -> Layout:
         """Positions, as the kernels take them."""
         return self.whole.layout
@@ -265,14 +275,32 @@ class CellProblem(StructuredProblem):
                     root, target, normals[here], fixed[here], effects[here],
                 )  # fmt: skip
                 continue
-            state, log_det = self.eliminated(F[d], w)
-            gamma = statistics(state.S, log_det, float(self.n), root, target, 0.0, False)[1]
-            P, _ = _criteria.posterior_precision(state.S, 1.0, root, target)
-            z = np.ascontiguousarray(normals[d, :, None])
-            drawn = _criteria.draw_fixed(P, gamma, z[: self.p])
-            fixed[d] = drawn[:, 0]
-            effects[d] = state.draw_effects(drawn, 1.0, z[self.p :])[:, 0]
+            fixed[d], effects[d] = self._drawn(
+                *self.eliminated(F[d], w), (root, target), normals[d]
+            )
         return draws_to_user(self.whole, fixed, effects)
+
+    def _drawn(self, state: Elimination, log_det: float, prior: tuple, normals: np.ndarray):
+        """One draw of (fixed, effects), as computed with."""
+        root, target = prior
+        gamma = statistics(state.S, log_det, float(self.n), root, target, 0.0, False)[1]
+        P, _ = _criteria.posterior_precision(state.S, 1.0, root, target)
+        z = np.ascontiguousarray(normals[:, None])
+        fixed = _criteria.draw_fixed(P, gamma, z[: self.p])
+        return fixed[:, 0], state.draw_effects(fixed, 1.0, z[self.p :])[:, 0]
+
+    def value_and_draw(self, theta: Theta, prior: tuple, normals: np.ndarray):
+        """Log-likelihood with beta integrated out, and one draw of (fixed, effects) as computed
+        with, from the same factorization; nan where it fails."""
+        w = self.cell_weights(theta.eta)
+        nothing = np.full(self.p, np.nan), np.full(self.symbolic.n_columns, np.nan)
+        if not (np.all(np.isfinite(theta.F)) and np.all(np.isfinite(w)) and np.all(w > 0)):
+            return np.nan, *nothing
+        state, log_det = self.eliminated(theta.F, w)
+        value = float(statistics(state.S, log_det, float(self.n), *prior, False)[0])
+        if not np.isfinite(value):
+            return np.nan, *nothing
+        return value, *self._drawn(state, log_det, prior[:2], normals)
 
     def residual_root(self, theta: Theta) -> Callable:
         """See :meth:`StructuredProblem.residual_root`."""

@@ -11,7 +11,7 @@ from scipy import stats
 
 import bayeslmm as blm
 from bayeslmm.bayes.marginal import marginal_density
-from bayeslmm.gaussian import CrossProducts, FixedPrior, analyze
+from bayeslmm.gaussian import CrossProducts, FixedPrior, analyze, draws_to_user
 from bayeslmm.likelihood.blockwise import block_curvature, block_kenward_roger, optimize_blocks
 from bayeslmm.model import covariance_patterns, factor_rows, structured_problem
 from bayeslmm.residual import cell_derivatives, cells
@@ -164,6 +164,19 @@ def test_every_elimination_gives_the_same(route):
         atol=1e-12,
     )
     _draws_have_conditional_moments(model("crossed slopes"), other, theta)
+    _a_value_with_a_draw_is_the_same(other, theta)
+
+
+def _a_value_with_a_draw_is_the_same(problem, theta):
+    prior = FixedPrior.normal(np.zeros(problem.p), np.eye(problem.p))
+    z = np.random.default_rng(1).standard_normal((1, problem.n_normals))
+    value, fixed, effects = problem.value_and_draw(theta, problem.prior(prior), z[0])
+    assert value == pytest.approx(problem.evaluate(theta, problem.prior(prior))[0], rel=1e-12)
+    beta, b = draws_to_user(problem, fixed[None], effects[None])
+    expected, others = problem.draw(theta.F[None], theta.eta[None], theta.c[None], prior, z)
+    np.testing.assert_allclose(beta, expected, rtol=1e-9)
+    for ours, theirs in zip(b, others, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-7, atol=1e-9)
 
 
 # -- the same answers as dense blocks
