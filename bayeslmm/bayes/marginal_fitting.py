@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bayeslmm.bayes.fitting import FitInfo, assemble
-from bayeslmm.bayes.marginal import marginal_density
+from bayeslmm.bayes.marginal import MarginalDensity, marginal_density
 from bayeslmm.bayes.mode import find_mode
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.nuts import MARGINAL_TUNE, nuts_options, processors, sample_density
@@ -17,6 +18,8 @@ from bayeslmm.gaussian import Problem, single_threaded_blas
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from bayeslmm.bayes.residual_density import ResidualDensity
 
 __all__ = ["fit_marginal"]
 
@@ -69,7 +72,7 @@ def fit_marginal(
     with single_threaded_blas():
         mode = find_mode(density)
         x, stats = sample_density(
-            density,
+            _of_a_single_chain(density) if chains == 1 else density,
             mode,
             draws=draws,
             tune=tune,
@@ -98,3 +101,13 @@ def fit_marginal(
         seconds=time.perf_counter() - start,
     )
     return assemble(design, names, values, stats, info)
+
+
+def _of_a_single_chain(density: MarginalDensity | ResidualDensity):
+    """With very many levels, a density whose evaluations use the processors a chain leaves idle.
+
+    The number of chains decides and not that of processors, so that draws are the same everywhere.
+    """
+    if isinstance(density, MarginalDensity) and density.model.problem.many_levels:
+        return replace(density, alone=True)
+    return density

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 
 import numpy as np
@@ -18,6 +19,8 @@ _SMALLEST = 1e-100
 #: A slope's covariate this many standard deviations from zero makes the intercept's variance
 #: and its correlation with the slope statements about a far-off point.
 _FAR_FROM_ZERO = 10.0
+#: Text that reads as a date, perhaps with a time: 2020-01-31, 31.1.2020, 1/31/20.
+_DATE = re.compile(r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4})([T ].*)?")
 
 
 def check_design(design: Design, *, sigma_known: bool = False) -> None:
@@ -39,8 +42,8 @@ def check_design(design: Design, *, sigma_known: bool = False) -> None:
     -----
     ModelWarning
         If there are as many random effects as rows, a random slope's covariate is far from
-        zero, two grouping factors have the same groups, or a grouping factor is among the
-        coefficients already.
+        zero, two grouping factors have the same groups, a grouping factor is among the
+        coefficients already, or a predictor is text that reads as dates.
     """
     n, p = design.n_rows, len(design.coef_names)
     if design.rows_in_memory:
@@ -50,6 +53,7 @@ def check_design(design: Design, *, sigma_known: bool = False) -> None:
             f"{p} coefficients and {n} rows: there must be more rows than coefficients. "
             "Leave terms out."
         )
+    _check_dates(design)
     for block, covariates in zip(design.blocks, design.statistics.blocks, strict=True):
         _check_rank(block, covariates)
         if not sigma_known:
@@ -58,6 +62,21 @@ def check_design(design: Design, *, sigma_known: bool = False) -> None:
     if design.rows_in_memory:
         _check_partitions(design)
         _check_levels_among_coefficients(design)
+
+
+def _check_dates(design: Design) -> None:
+    """Text such as dates of a CSV file, which enters as a factor and is perhaps meant as time."""
+    names = [*design.coef_names, *(effect for block in design.blocks for effect in block.effects)]
+    entered = {part.partition("[")[0] for name in names for part in name.split(":") if "[" in part}
+    for column in design.columns:
+        levels = design._categories(column) if str(column) in entered else None
+        if levels and all(isinstance(v, str) and _DATE.fullmatch(v.strip()) for v in levels):
+            _warn(
+                f"Column {column!r} has text that reads as dates ({levels[0]}): it enters as a "
+                f"factor of {len(levels)} levels, not as time. For time make it a number, such as "
+                f"days since the first one: days = pandas.to_datetime(data[{column!r}]); (days - "
+                f"days.min()).dt.days. If a factor is meant, C({column}) says so."
+            )
 
 
 def _check_partitions(design: Design) -> None:

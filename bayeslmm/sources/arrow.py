@@ -20,7 +20,7 @@ from bayeslmm.sources.base import Source
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ArrowSource", "DatasetSource", "FileSource", "find_files"]
+__all__ = ["ArrowSource", "DatasetSource", "FileSource", "find_files", "refuse_separator"]
 
 #: Bytes of Arrow data a batch holds, about; what is made of it takes a few times as much.
 BATCH_BYTES = 24e6
@@ -179,6 +179,8 @@ class FileSource(ArrowSource):
         self._types: dict = {}  # of CSV columns that were found to be more than they seemed
         shown = self.files[0] if len(self.files) == 1 else f"{len(self.files)} files"
         super().__init__(shown, self._schema(self.files[0]), None, batch_rows)
+        if self.format == "csv":
+            refuse_separator(self.files[0], self.columns)
 
     def n_rows(self) -> int | None:
         if self.format != "parquet":
@@ -355,6 +357,23 @@ class _named:
             f"The file {self.file!r} cannot be read: it is damaged, incomplete or of another "
             f"format ({error}). Nothing of it was used."
         ) from error
+
+
+def refuse_separator(file: str, columns: Sequence[str]) -> None:
+    """Refuse a CSV file whose only column is a header with another separator in it.
+
+    Raises
+    ------
+    DataError
+        With what to do.
+    """
+    header = str(columns[0]) if len(columns) == 1 else ""
+    for other in (sign for sign in ";\t|" if sign in header):
+        raise DataError(
+            f"{file!r} has one column, {header!r}: its columns are separated by {other!r}. Save "
+            "it with commas (and decimal points), or read it in Python with "
+            f"pandas.read_csv(..., sep={other!r})."
+        )
 
 
 def _format_of(file: str) -> str:
