@@ -135,19 +135,21 @@ def report(
     ] = None,
     weights: Annotated[str | None, typer.Option(help="Column of prior weights.")] = None,
     level: Annotated[float, typer.Option(help="Probability inside the intervals.")] = 0.95,
+    batch_rows: Annotated[
+        int | None, typer.Option(min=1, help="Read files in batches of so many rows.")
+    ] = None,
     progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
 ) -> None:
     """Fit a model and write a report of it: one HTML file, pictures and all."""
     from bayeslmm import LMM
-    from bayeslmm.reanalysis.effects import effect_row
+    from bayeslmm.report.write import check_effect
     from bayeslmm.results.tables import check_level
 
     check_level(level)
     _check_output(output)
-    source = read_data(data, progress=progress)
+    source = read_data(data, batch_rows, progress=progress)
     model = LMM(formula, source, priors=parse_priors(prior or []), weights=weights)
-    if effect is not None:
-        effect_row(model.design, effect)
+    check_effect(model.design, effect)
     typer.echo("Sampling (the first fit on a machine compiles, about a minute) ...", err=True)
     post = model.fit(
         draws=draws, chains=chains, random_seed=seed, progressbar=progress and sys.stderr.isatty()
