@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 
 from bayeslmm.errors import DataError, ModelWarning
+from bayeslmm.formula.columns import words_among_numbers
 from bayeslmm.formula.design import Design
 from bayeslmm.formula.random import RandomBlock
 from bayeslmm.formula.statistics import BlockStatistics
@@ -43,9 +44,11 @@ def check_design(design: Design, *, sigma_known: bool = False) -> None:
     ModelWarning
         If there are as many random effects as rows, a random slope's covariate is far from
         zero, two grouping factors have the same groups, a grouping factor is among the
-        coefficients already, or a predictor is text that reads as dates.
+        coefficients already, or a predictor is text that reads as dates or, but for a few
+        values, as numbers.
     """
     n, p = design.n_rows, len(design.coef_names)
+    _check_text(design)
     if design.rows_in_memory:
         _refuse_extremes(design)
     if n <= p:
@@ -53,7 +56,6 @@ def check_design(design: Design, *, sigma_known: bool = False) -> None:
             f"{p} coefficients and {n} rows: there must be more rows than coefficients. "
             "Leave terms out."
         )
-    _check_dates(design)
     for block, covariates in zip(design.blocks, design.statistics.blocks, strict=True):
         _check_rank(block, covariates)
         if not sigma_known:
@@ -64,13 +66,21 @@ def check_design(design: Design, *, sigma_known: bool = False) -> None:
         _check_levels_among_coefficients(design)
 
 
-def _check_dates(design: Design) -> None:
-    """Text such as dates of a CSV file, which enters as a factor and is perhaps meant as time."""
+def _check_text(design: Design) -> None:
+    """Text that enters as a factor and is perhaps meant otherwise: dates, numbers with a word."""
     names = [*design.coef_names, *(effect for block in design.blocks for effect in block.effects)]
     entered = {part.partition("[")[0] for name in names for part in name.split(":") if "[" in part}
     for column in design.columns:
         levels = design._categories(column) if str(column) in entered else None
-        if levels and all(isinstance(v, str) and _DATE.fullmatch(v.strip()) for v in levels):
+        if not levels or not all(isinstance(level, str) for level in levels):
+            continue
+        if words := words_among_numbers(levels):
+            _warn(
+                f"Column {column!r} is text and enters as a factor of {len(levels)} levels, most "
+                f"of which are numbers. What is not: {', '.join(map(repr, words[:3]))}. Correct or "
+                "remove these values if the column is meant as a number."
+            )
+        if all(_DATE.fullmatch(level.strip()) for level in levels):
             _warn(
                 f"Column {column!r} has text that reads as dates ({levels[0]}): it enters as a "
                 f"factor of {len(levels)} levels, not as time. For time make it a number, such as "

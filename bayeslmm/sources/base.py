@@ -74,6 +74,10 @@ class Source(ABC):
                 return frame.iloc[:1000]
         return pd.DataFrame(columns=columns)
 
+    def load(self, columns: list[str]) -> list[pd.DataFrame]:
+        """All batches."""
+        return list(self.watched(self.frames(columns)))
+
     def run(self, task: Pass, columns: list[str]) -> Any:
         """The state of a pass after all batches."""
         return run_over(task, self.watched(self.frames(columns)))

@@ -117,7 +117,9 @@ def load_small(source: Source, columns: list[str], given: Any) -> pd.DataFrame |
         n = source.size() / (8 * max(len(columns), 1))
     if n is None or 8.0 * n * max(len(columns), 1) > IN_MEMORY_BYTES:
         return None
-    frames = list(source.watched(source.frames(columns)))
+    frames = source.load(columns)
+    if not frames:
+        raise DataError("The data have no rows.")
     return _joined(frames, columns, source.text)
 
 
