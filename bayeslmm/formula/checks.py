@@ -61,8 +61,8 @@ def check_design(design: Design, *, sigma_known: bool = False) -> None:
         if not sigma_known:
             _check_size(block, n)
         _check_covariates(block, covariates)
+    _check_partitions(design)
     if design.rows_in_memory:
-        _check_partitions(design)
         _check_levels_among_coefficients(design)
 
 
@@ -97,13 +97,21 @@ def _check_partitions(design: Design) -> None:
             shared = set(one.effects) & set(other.effects)
             if not shared or one.n_levels != other.n_levels:  # told without sorting the rows
                 continue
-            pairs = np.unique(one.codes.astype(np.int64) * other.n_levels + other.codes)
-            if len(pairs) == one.n_levels:
+            if _count_pairs(design, one, other) == one.n_levels:
                 _warn(
                     f"The grouping factors {other.name!r} and {one.name!r} have the same groups: "
                     f"the variances of {', '.join(sorted(shared))} cannot be told apart; only "
                     "their sum can. Leave one of them out (in a/b, b is nested in a)."
                 )
+
+
+def _count_pairs(design: Design, one: RandomBlock, other: RandomBlock) -> int:
+    """Pairs of levels of two grouping factors that share a row."""
+    if design.rows_in_memory:
+        return len(np.unique(one.codes.astype(np.int64) * other.n_levels + other.codes))
+    names = [block.name for block in design.blocks]
+    at = sorted((names.index(one.name), names.index(other.name)))
+    return len(design.cross_products.pairs[at[0], at[1]].rows)
 
 
 def _check_levels_among_coefficients(design: Design) -> None:

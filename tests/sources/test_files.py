@@ -134,6 +134,12 @@ def test_a_csv_file_without_a_column_or_with_another_kind_is_named(tmp_path):
         model("y ~ x + f + (x | g)", tmp_path)
 
 
+def test_two_names_of_the_same_groups_are_warned_about_in_batches_too(tmp_path):
+    CLEAN.assign(same=CLEAN["g"].astype(str)).to_parquet(tmp_path / "data.parquet")
+    with pytest.warns(blm.ModelWarning, match="'g' and 'same' have the same groups"):
+        blm.LMM("y ~ x + (1 | g) + (1 | same)", blm.scan(tmp_path, batch_rows=99))
+
+
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
 def test_files_without_rows_say_so(tmp_path, kind):
     path = tmp_path / f"none.{kind}"
