@@ -314,6 +314,7 @@ def fit_importance(
         chains=chains,
         random_seed=random_seed,
         seconds=time.perf_counter() - start,
+        sampler="importance sampling",
         k_hat=sample.k_hat,
         effective_draws=min(sample.effective_draws, chains * draws),
         log_marginal_likelihood=sample.log_evidence if proper else None,
