@@ -162,7 +162,7 @@ def measure_dask(folder: str, formula: str, workers: int) -> dict[str, float]:
         before = client.run(time.process_time)
         model = clock(f"pass, {workers} workers", lambda: blm.LMM(formula, frame))
         after = client.run(time.process_time)
-        clock.record["workers: cpu"] = sum(after[w] - before[w] for w in before)
+        clock.record[f"{workers} workers: cpu"] = sum(after[w] - before[w] for w in before)
         clock.record["rows"] = model.design.n_rows
         peaks = client.run(
             lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
@@ -204,7 +204,7 @@ def measure_bambi(folder: str) -> dict[str, float]:
         "uv", "run", "--no-project", "--with", "bambi", "--with", "nutpie", "--with", "pyarrow",
         "python", str(script), folder,
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=3600, cwd=folder)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3600)
     if done.returncode:
         return {"bambi failed": 1.0, "message": done.stderr[-300:]}
     record = json.loads(done.stdout.splitlines()[-1])
