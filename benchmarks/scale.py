@@ -175,7 +175,7 @@ def measure_dask(folder: str, formula: str, workers: int) -> dict[str, float]:
 _BAMBI = """
 import json, resource, sys, time
 import bambi, pandas as pd
-data = pd.read_parquet(sys.argv[1], columns=["y", "x", "g"])
+data = pd.read_parquet(sys.argv[1] + "/part000.parquet", columns=["y", "x", "g"])
 data["g"] = data["g"].astype("category")
 model = bambi.Model("y ~ x + (x | g)", data)
 model.build()

@@ -71,7 +71,9 @@ def _has_no_order(data, name: str) -> bool:
 
     A polars Enum, an ordered Arrow dictionary and one that pandas wrote have an order.
     """
-    schema = data.schema
+    schema = getattr(data, "schema", None)
+    if schema is None:  # neither of them
+        return False
     if hasattr(schema, "metadata"):  # an Arrow table
         return not (schema.field(name).type.ordered or b"pandas" in (schema.metadata or {}))
     return type(schema[name]).__name__ == "Categorical"
