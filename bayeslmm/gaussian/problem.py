@@ -97,7 +97,9 @@ class Problem:
     @cached_property
     def many_levels(self) -> bool:
         """Levels are so many that several threads may share an evaluation."""
-        return bool(self.cp.factors) and many_levels(self.values.levels, self.cp.factors[0].q)
+        if not (isinstance(self.values, Values) and self.cp.factors):
+            return False
+        return many_levels(self.values.levels, self.cp.factors[0].q)
 
     @cached_property
     def layout(self):
