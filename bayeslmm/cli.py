@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import glob
 import os
 import sys
 import warnings
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 
 _DATA_ERROR = 2
+_DATA_HELP = "A data set's name; or Parquet or CSV files, a pattern or a directory of them."
 
 
 @app.callback(invoke_without_command=True)
@@ -36,7 +38,7 @@ def _root(
 
 @app.command()
 def fit(
-    data: Annotated[str, typer.Argument(help="A data set's name, or a CSV or Parquet file.")],
+    data: Annotated[list[str], typer.Argument(help=_DATA_HELP)],
     formula: Annotated[str, typer.Argument(help='Such as "y ~ x + (x | group)".')],
     draws: Annotated[int, typer.Option(min=4, help="Draws kept per chain.")] = 1000,
     tune: Annotated[int | None, typer.Option(min=1, help="Warm-up draws per chain.")] = None,
@@ -58,9 +60,18 @@ def fit(
     ddf: Annotated[
         str, typer.Option(help="satterthwaite, kenward-roger or normal (with --reml, --ml).")
     ] = "satterthwaite",
-    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+    random_effects: Annotated[
+        str, typer.Option(help="draws, or summary: means and quantiles only, for very many.")
+    ] = "draws",
+    batch_rows: Annotated[
+        int | None, typer.Option(min=1, help="Read files in batches of so many rows.")
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Keep the sums of finished files in this directory.")
+    ] = None,
+    progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
 ) -> None:
-    """Fit a model and print its tables."""
+    """Fit a model and print its tables. Files that are large are read in batches."""
     from bayeslmm import LMM, FileFormatError
     from bayeslmm.model import describe_design
     from bayeslmm.results.tables import check_level
@@ -71,7 +82,8 @@ def fit(
         raise ValueError("--reml and --ml exclude each other.")
     if output and (reml or ml):
         raise FileFormatError("--output writes posterior fits; it has no meaning with --reml.")
-    model = LMM(formula, read_data(data), priors=parse_priors(prior or []), weights=weights)
+    source = read_data(data, batch_rows, checkpoint, progress)
+    model = LMM(formula, source, priors=parse_priors(prior or []), weights=weights)
     if reml or ml:
         typer.echo(f"{describe_design(model.design)}\n")
         result = model.ml() if ml else model.reml()
@@ -87,6 +99,7 @@ def fit(
         parameterization=parameterization,
         method=method,
         progressbar=progress and sys.stderr.isatty(),
+        random_effects=random_effects,
     )
     typer.echo(post.describe(level=level))
     if output:
@@ -96,7 +109,7 @@ def fit(
 
 @app.command()
 def report(
-    data: Annotated[str, typer.Argument(help="A data set's name, or a CSV or Parquet file.")],
+    data: Annotated[list[str], typer.Argument(help=_DATA_HELP)],
     formula: Annotated[str, typer.Argument(help='Such as "y ~ x + (x | group)".')],
     output: Annotated[str, typer.Option(help="The HTML file to write.")] = "report.html",
     effect: Annotated[
@@ -122,18 +135,21 @@ def report(
     ] = None,
     weights: Annotated[str | None, typer.Option(help="Column of prior weights.")] = None,
     level: Annotated[float, typer.Option(help="Probability inside the intervals.")] = 0.95,
-    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+    batch_rows: Annotated[
+        int | None, typer.Option(min=1, help="Read files in batches of so many rows.")
+    ] = None,
+    progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
 ) -> None:
     """Fit a model and write a report of it: one HTML file, pictures and all."""
     from bayeslmm import LMM
-    from bayeslmm.reanalysis.effects import effect_row
+    from bayeslmm.report.write import check_effect
     from bayeslmm.results.tables import check_level
 
     check_level(level)
     _check_output(output)
-    model = LMM(formula, read_data(data), priors=parse_priors(prior or []), weights=weights)
-    if effect is not None:
-        effect_row(model.design, effect)
+    source = read_data(data, batch_rows, progress=progress)
+    model = LMM(formula, source, priors=parse_priors(prior or []), weights=weights)
+    check_effect(model.design, effect)
     typer.echo("Sampling (the first fit on a machine compiles, about a minute) ...", err=True)
     post = model.fit(
         draws=draws, chains=chains, random_seed=seed, progressbar=progress and sys.stderr.isatty()
@@ -152,16 +168,16 @@ def report(
     typer.echo(f"Wrote {written}.")
 
 
-def source_code(source: str) -> str:
+def source_code(sources: list[str]) -> str:
     """Python that reads what :func:`read_data` reads."""
     from bayeslmm import list_datasets
 
+    (source, *others) = sources
     if source.lower() in list_datasets() and not os.path.exists(source):
         return f"blm.load_dataset({source.lower()!r})"
-    if source.lower().endswith((".parquet", ".pq")):
-        return f"pd.read_parquet({source!r})"
-    tab = source.lower().endswith((".tsv", ".tsv.gz"))
-    return f"pd.read_csv({source!r}, sep='\\t')" if tab else f"pd.read_csv({source!r})"
+    if _is_other_text(source):
+        return f"pd.read_csv({source!r})"
+    return repr(list(sources) if others else source)
 
 
 @app.command()
@@ -178,40 +194,63 @@ def datasets(
         typer.echo(f"{dataset:<12} {describe_dataset(dataset).splitlines()[0]}")
 
 
-def read_data(source: str):
-    """A data set by name, or a CSV or Parquet file.
+def read_data(
+    sources: list[str], batch_rows: int | None = None, checkpoint: str | None = None,
+    progress: bool = True,
+):  # fmt: skip
+    """A data set by name, or Parquet or CSV files, which are read where the formula is known.
+
+    Parameters
+    ----------
+    sources : list of str
+        One name of a data set, or paths, patterns and directories.
+    batch_rows, checkpoint
+        As in :func:`bayeslmm.scan`; given one of them, files are read in batches however small.
+    progress : bool
 
     Raises
     ------
     DataError
-        If there is neither, or the file cannot be read.
+        If there is neither, or a file cannot be read.
     """
+    from bayeslmm import DataError, list_datasets, load_dataset, scan
+
+    source = sources[0]
+    batches = batch_rows is not None or checkpoint is not None
+    if len(sources) == 1 and not os.path.exists(source) and not glob.has_magic(source):
+        if os.path.splitext(source)[1] and source.lower() not in list_datasets():
+            raise DataError(f"There is no file {source!r}.")
+        if batches:
+            raise DataError("--batch-rows and --checkpoint are for files.")
+        return load_dataset(source)  # says which data sets there are, if it is none
+    if len(sources) == 1 and _is_other_text(source):
+        if batches:
+            raise DataError(
+                f"Only Parquet and CSV files are read in batches, and {source!r} is called neither."
+            )
+        return _read_text(source)
+    made = scan(sources, batch_rows=batch_rows, checkpoint=checkpoint, progressbar=progress)
+    made.in_batches = batches
+    return made
+
+
+def _is_other_text(source: str) -> bool:
+    """A file whose name says neither Parquet nor CSV: pandas reads it as text, at once."""
+    names = (".parquet", ".pq", ".csv", ".tsv", ".csv.gz", ".tsv.gz", ".csv.bz2", ".tsv.bz2")
+    return os.path.isfile(source) and not source.lower().endswith(names)
+
+
+def _read_text(source: str):
     import pandas as pd
 
-    from bayeslmm import DataError, list_datasets, load_dataset
+    from bayeslmm import DataError
+    from bayeslmm.sources.arrow import refuse_separator
 
-    if source.lower() in list_datasets() and not os.path.exists(source):
-        return load_dataset(source)
-    if not os.path.exists(source):
-        if os.path.splitext(source)[1]:
-            raise DataError(f"There is no file {source!r}.")
-        return load_dataset(source)  # says which data sets there are
     try:
-        if source.lower().endswith((".parquet", ".pq")):
-            return pd.read_parquet(source)
-        separator = "\t" if source.lower().endswith((".tsv", ".tsv.gz")) else ","
-        frame = pd.read_csv(source, sep=separator)
-    except ImportError:
-        raise DataError("Reading Parquet needs pyarrow: pip install 'bayeslmm[parquet]'.") from None
+        frame = pd.read_csv(source)
     except Exception as err:
         raise DataError(f"Cannot read {source!r}: {err}") from None
-    header = str(frame.columns[0]) if len(frame.columns) == 1 else ""
-    for other in (sign for sign in ";\t|" if sign in header):
-        raise DataError(
-            f"{source!r} has one column, {header!r}: its columns are separated by {other!r}. Save "
-            "it with commas (and decimal points), or read it in Python with "
-            f"pandas.read_csv(..., sep={other!r})."
-        )
+    refuse_separator(source, list(frame.columns))
     return frame
 
 

@@ -6,6 +6,7 @@ Run by hand:
     uv run python benchmarks/scale.py pass --rows 1e8 --groups 1e4 --files 50
     uv run python benchmarks/scale.py crossed --rows 1e6 --levels 20000 2000
     uv run python benchmarks/scale.py dask --rows 1e7 --groups 1e4
+    uv run python benchmarks/scale.py bambi --rows 1e5 --groups 1e3
     uv run python benchmarks/scale.py lme4 --rows 1e6 --groups 1e4
 
 Data are made in chunks, written as Parquet to a temporary directory (TMPDIR) and removed. Every
@@ -158,7 +159,10 @@ def measure_dask(folder: str, formula: str, workers: int) -> dict[str, float]:
     ):
         frame = dd.read_parquet(folder, columns=["y", "x", "g"], split_row_groups=True)
         client.run(warm_up)
+        before = client.run(time.process_time)
         model = clock(f"pass, {workers} workers", lambda: blm.LMM(formula, frame))
+        after = client.run(time.process_time)
+        clock.record[f"{workers} workers: cpu"] = sum(after[w] - before[w] for w in before)
         clock.record["rows"] = model.design.n_rows
         peaks = client.run(
             lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
@@ -166,6 +170,46 @@ def measure_dask(folder: str, formula: str, workers: int) -> dict[str, float]:
         clock.record["largest worker: peak GB"] = max(peaks.values())
     print(clock.record, flush=True)
     return clock.record
+
+
+_BAMBI = """
+import json, resource, sys, time
+import bambi, pandas as pd
+data = pd.read_parquet(sys.argv[1] + "/part000.parquet", columns=["y", "x", "g"])
+data["g"] = data["g"].astype("category")
+model = bambi.Model("y ~ x + (x | g)", data)
+model.build()
+start, cpu = time.perf_counter(), time.process_time()
+tree = model.fit(draws=1000, tune=1000, chains=4, cores=2, random_seed=1, progressbar=False,
+                 inference_method="nutpie")
+import arviz as az
+found = az.summary(tree, var_names=["Intercept", "x", "sigma", "1|g_sigma", "x|g_sigma"])
+print(json.dumps({
+    "bambi": time.perf_counter() - start, "bambi: cpu": time.process_time() - cpu,
+    "bambi: smallest ess_bulk": float(found["ess_bulk"].astype(float).min()),
+    "bambi: largest r_hat": float(found["r_hat"].astype(float).max()),
+    "bambi: peak GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+}))
+"""
+
+
+def measure_bambi(folder: str) -> dict[str, float]:
+    """Bambi's posterior, in an environment of its own: it needs another formulae.
+
+    Bambi has no correlation between the effects of a group, so its model is (x || g).
+    """
+    script = Path(folder) / "bambi_fit.py"
+    script.write_text(_BAMBI)
+    command = [
+        "uv", "run", "--no-project", "--with", "bambi", "--with", "nutpie", "--with", "pyarrow",
+        "python", str(script), folder,
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3600)
+    if done.returncode:
+        return {"bambi failed": 1.0, "message": done.stderr[-300:]}
+    record = json.loads(done.stdout.splitlines()[-1])
+    print(record, flush=True)
+    return record
 
 
 _LME4 = """
@@ -210,14 +254,19 @@ def in_own_process(task: dict) -> dict[str, float]:
 def worker(task: dict) -> None:
     """Entry point of :func:`in_own_process`."""
     kind = task.pop("kind")
-    measures = {"local": measure, "dask": measure_dask, "lme4": measure_lme4}
+    measures = {
+        "local": measure, "dask": measure_dask, "lme4": measure_lme4, "bambi": measure_bambi,
+    }  # fmt: skip
     print("RECORD " + json.dumps(measures[kind](**task)))
+
+
+_KINDS = ["run", "pass", "crossed", "dask", "lme4", "bambi", "worker"]
 
 
 def main() -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["run", "pass", "crossed", "dask", "lme4", "worker"])
+    parser.add_argument("what", choices=_KINDS)
     parser.add_argument("task", nargs="?")
     parser.add_argument("--rows", type=float, nargs="+", default=[1e5])
     parser.add_argument("--groups", type=float, nargs="+", default=[1e3])
@@ -244,6 +293,10 @@ def main() -> None:
                 for workers in (1, 2):
                     task = {"kind": "dask", "formula": FORMULA, "workers": workers}
                     record |= in_own_process({**task, "folder": str(folder)})
+            elif options.what == "bambi":  # and ours, of the same model
+                record |= in_own_process({"kind": "bambi", "folder": str(folder)})
+                task = {"kind": "local", "formula": "y ~ x + (x || g)", "what": "run"}
+                record |= in_own_process({**task, "folder": str(folder), "method": "nuts"})
             elif options.what == "lme4":
                 record |= in_own_process({"kind": "lme4", "folder": str(folder)})
             else:

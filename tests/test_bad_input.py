@@ -284,5 +284,62 @@ def test_a_stray_word_among_numbers_is_named():
     data = _clinic()
     data["y"] = data["pain score"].astype(str)
     data.loc[3, "y"] = "missed"
-    with pytest.raises(blm.DataError, match="1 of its 48 values are not numbers: 'missed'"):
+    with pytest.raises(blm.DataError, match="values that are not: 'missed'"):
         blm.LMM("y ~ week + (1 | patient)", data)
+
+
+DATES = {
+    "iso": "2020-01-{:02}", "with a time": "2020-01-{:02} 10:30", "slashes": "1/{}/20",
+    "points": "{}.1.2020",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", DATES.values(), ids=DATES)
+@pytest.mark.parametrize("formula", ["y ~ day + (1 | g)", "y ~ x + (0 + day | g)", "y ~ x:day"])
+def test_text_that_reads_as_dates_is_warned_about_as_a_predictor(toy, text, formula):
+    data = toy.assign(day=[text.format(1 + i % 3) for i in range(len(toy))])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        design = build_design(formula, data)
+    with pytest.warns(blm.ModelWarning, match="'day' has text that reads as dates.* 3 levels"):
+        check_design(design)
+
+
+@pytest.mark.parametrize("formula", ["y ~ C(day) + (1 | g)", "y ~ x + (1 | day)", "y ~ code"])
+def test_dates_that_are_meant_as_labels_are_not_warned_about(toy, formula):
+    n = len(toy)
+    days = [f"2020-01-0{1 + i % 3}" for i in range(n)]
+    codes = [f"{i % 3}" for i in range(n)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check_design(build_design(formula, toy.assign(day=days, code=codes)))
+    assert not [w for w in caught if "reads as" in str(w.message) or "numbers" in str(w.message)]
+
+
+def test_a_word_among_numbers_is_shown(toy):
+    dose = [str(i % 5) for i in range(len(toy))]
+    dose[7] = "3 mg"
+    with pytest.warns(blm.ModelWarning, match="'dose' is text.*What is not: '3 mg'"):
+        check_design(build_design("y ~ dose", toy.assign(dose=dose)))
+
+
+def test_labels_that_floats_cannot_tell_apart_are_refused(toy):
+    ids = 123456789012345678 + np.arange(len(toy)) % 4
+    exact = build_design("y ~ x + (1 | id)", toy.assign(id=ids))
+    assert exact.blocks[0].n_levels == 4
+    with pytest.raises(blm.DataError, match=r"'id' has numbers beyond 2\^53"):
+        build_design("y ~ x + (1 | id)", toy.assign(id=ids.astype(float)))
+
+
+def test_levels_do_not_depend_on_which_comes_first(toy):
+    """polars' Categorical and Arrow's dictionaries are in order of first appearance."""
+    polars, pyarrow = pytest.importorskip("polars"), pytest.importorskip("pyarrow")
+    f = np.array(["c", "b", "a"] * len(toy))[: len(toy)]
+    frame = polars.DataFrame({"y": toy["y"].to_numpy(), "f": f})
+    for dtype, first in ((polars.Categorical, "a"), (polars.Enum(["b", "c", "a"]), "b")):
+        data = frame.with_columns(polars.col("f").cast(dtype))
+        left = {"a", "b", "c"} - {first}
+        for form in (data, data.lazy(), blm.scan(data, batch_rows=7)):
+            assert set(blm.LMM("y ~ f", form).design.coef_names[1:]) == {f"f[{v}]" for v in left}
+    table = pyarrow.table({"y": toy["y"].to_numpy(), "f": pyarrow.array(f).dictionary_encode()})
+    assert blm.LMM("y ~ f", table).design.coef_names[1:] == ("f[b]", "f[c]")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -83,3 +85,127 @@ def test_priors_are_read_without_evaluating_them():
             parse_priors([text])
     with pytest.raises(blm.PriorError):
         parse_priors(["Days=Normal(mu=__import__('os').getpid())"])
+
+
+def call(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, output and errors of the command line, in this process."""
+    from bayeslmm import cli
+
+    monkeypatch.setattr(sys, "argv", ["bayeslmm", *arguments])
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    shown = capsys.readouterr()
+    return stopped.value.code, shown.out, shown.err
+
+
+SLEEP = "Reaction ~ Days + (Days | Subject)"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """sleepstudy as files of every kind."""
+    folder = tmp_path_factory.mktemp("files")
+    data = dataset("sleepstudy").assign(unused="x")
+    data.to_parquet(folder / "all.parquet")
+    data.to_csv(folder / "all.csv", index=False)
+    data.to_csv(folder / "all.csv.gz", index=False)
+    data.to_csv(folder / "all.tsv", index=False, sep="\t")
+    data.to_csv(folder / "all.txt", index=False)
+    data.to_csv(folder / "semicolon.csv", index=False, sep=";")
+    for kind in ("csv", "parquet"):
+        (folder / kind).mkdir()
+    for i in range(3):
+        data.iloc[i::3].to_csv(folder / "csv" / f"part{i}.csv", index=False)
+        data.iloc[i::3].to_parquet(folder / "parquet" / f"part{i}.parquet")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["all.parquet"], ["all.csv"], ["all.csv.gz"], ["all.tsv"], ["all.txt"],
+        ["csv"], ["parquet/*.parquet"], ["csv/part0.csv", "csv/part1.csv", "csv/part2.csv"],
+        ["parquet", "--batch-rows", "50"], ["csv", "--batch-rows", "7", "--no-progress"],
+        ["all.csv", "--no-progress"], ["parquet/*.parquet", "--checkpoint", "sums"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_files_of_every_kind_give_the_same_fit(files, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(files)
+    expected = call(monkeypatch, capsys, "fit", "sleepstudy", SLEEP, "--reml")
+    paths = [a for a in arguments if not a.startswith("-")]
+    last = next((i for i, a in enumerate(arguments) if a.startswith("-")), len(arguments))
+    paths, options = arguments[:last], arguments[last:]
+    found = call(monkeypatch, capsys, "fit", *paths, SLEEP, "--reml", *options)
+    assert expected[0] == found[0] == 0, found[2]
+    assert found[1] == expected[1]
+
+
+def test_columns_that_are_not_used_are_not_read(files, monkeypatch, capsys):
+    from bayeslmm.sources.arrow import FileSource
+
+    asked = []
+    original = FileSource.file_frames
+
+    def noted(self, file, columns):
+        asked.append(columns)
+        return original(self, file, columns)
+
+    monkeypatch.setattr(FileSource, "file_frames", noted)
+    code, _, _ = call(monkeypatch, capsys, "fit", str(files / "all.parquet"), SLEEP, "--reml")
+    assert code == 0
+    assert asked == [["Reaction", "Days", "Subject"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["semicolon.csv"], "separated by ';'"),
+        (["absent.csv"], "no file 'absent.csv'"),
+        (["absent/*.csv"], "No file matches 'absent/[*].csv'"),
+        (["csv/part0.csv", "parquet/part0.parquet"], "not all of one format"),
+        (["all.txt", "--batch-rows", "9"], "called neither"),
+        (["sleepstudy", "--batch-rows", "9"], "are for files"),
+        (["all.csv", "--random-effects", "none"], "random_effects must be one of"),
+    ],
+)
+def test_files_that_cannot_be_read_are_refused_in_one_line(
+    files, monkeypatch, capsys, arguments, message
+):
+    monkeypatch.chdir(files)
+    path, *options = arguments if not arguments[-1].endswith("parquet") else [arguments[0]]
+    paths = arguments if arguments[-1].endswith("parquet") else [path]
+    code, _, errors = call(monkeypatch, capsys, "fit", *paths, SLEEP, *options)
+    assert code == 2
+    assert re.search(message, errors)
+    assert len(errors.strip().splitlines()) <= 2  # "Sampling ..." may come first
+
+
+def test_random_effects_can_be_summarized(files, monkeypatch, capsys):
+    output = files / "fit.nc"
+    code, _, errors = call(
+        monkeypatch, capsys, "fit", str(files / "parquet"), SLEEP, "--random-effects", "summary",
+        "--batch-rows", "60", "--draws", "200", "--seed", "1", "--output", str(output),
+    )  # fmt: skip
+    assert code == 0, errors
+    post = blm.load(output)
+    assert "b_Subject" not in post.idata.posterior
+    assert len(post.ranef()) == 36
+
+
+def test_a_report_of_batches_says_what_it_leaves_out(files, monkeypatch, capsys, tmp_path):
+    page, pattern = tmp_path / "report.html", str(files / "csv" / "*.csv")
+    options = ["--batch-rows", "50", "--draws", "200", "--seed", "1", "--output", str(page)]
+    code, _, errors = call(monkeypatch, capsys, "report", pattern, SLEEP, *options)
+    assert code == 0, errors
+    text = page.read_text("utf-8")
+    assert "read in batches and not kept" in text
+    assert "298.5" in text  # the mean response
+    assert "csv/*.csv" in text
+    code, _, errors = call(
+        monkeypatch, capsys, "report", pattern, SLEEP, "--effect", "Days", *options
+    )
+    assert code == 2
+    assert "needs the rows in memory" in errors
+    assert "Sampling" not in errors

@@ -155,6 +155,8 @@ def supported(density: MarginalDensity) -> bool:
 
     if not isinstance(density, MarginalDensity):  # residual structures have kernels of their own
         return False
+    if density.alone:  # an evaluation on several threads is not one compiled call
+        return False
     return density.model.problem.head_only and version("nutpie").startswith(_SERIES)
 
 

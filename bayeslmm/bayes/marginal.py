@@ -12,6 +12,7 @@ and Jacobians included. beta is integrated under normal or flat priors, which ar
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,7 @@ from bayeslmm.gaussian.correlations import (
     log_lkj,
     pullback_to_correlations,
 )
+from bayeslmm.gaussian.threads import alone
 
 if TYPE_CHECKING:
     from bayeslmm.bayes.names import ModelNames
@@ -156,6 +158,9 @@ class MarginalDensity:
         Of each free correlation's LKJ density.
     constant : float
         Log of the LKJ densities' constant.
+    alone : bool
+        Whether one thread at a time evaluates it, the main one or another: with very many levels an
+        evaluation may then use several threads.
     """
 
     model: MarginalModel
@@ -163,6 +168,7 @@ class MarginalDensity:
     scales: Scales
     exponent: np.ndarray
     constant: float
+    alone: bool = False
 
     @property
     def n_dim(self) -> int:
@@ -204,15 +210,17 @@ class MarginalDensity:
 
     def _evaluate(self, x, want_gradient):
         x = np.ascontiguousarray(x, dtype=float)
-        if self.model.problem.head_only:
+        problem = self.model.problem
+        if problem.head_only and not problem.many_levels:
             arguments = self.model.kernel_arguments()
             return density_head(x, *self._prior_arguments, arguments, want_gradient)
         value, gradient, sd, slope, F = _prior_part(x, *self._prior_arguments)
         if not np.all(np.isfinite(F)):
             return np.nan, np.full(len(x), np.nan)
-        log_y, D, d_sigma2 = log_marginal_flat(self.model, F, sd[-1], want_gradient)
+        with alone() if self.alone else nullcontext():
+            log_y, D, d_sigma2 = log_marginal_flat(self.model, F, sd[-1], want_gradient)
         if want_gradient:
-            lay = self.model.problem.layout
+            lay = problem.layout
             _add_likelihood_gradient(
                 gradient, x, self.correlations, lay.factor_q, lay.f_ptr, sd, slope, F, D, d_sigma2
             )

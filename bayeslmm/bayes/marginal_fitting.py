@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,8 @@ from bayeslmm.gaussian import Problem, draws_to_user, single_threaded_blas
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from bayeslmm.bayes.residual_density import ResidualDensity
 
 __all__ = ["CovarianceDraws", "fit_marginal", "sample_covariances"]
 
@@ -83,6 +86,7 @@ def sample_covariances(
             sampler = f"HMC on a surrogate, {found.acceptance:.0%} accepted by the exact density"
             return CovarianceDraws(found.x, found.stats, warm_up, sampler, found)
     warm_up = MARGINAL_TUNE if tune is None else tune
+    density = _of_a_single_chain(density) if settings["chains"] == 1 else density
     x, stats = sample_density(density, mode, tune=warm_up, options=options, **settings)
     return CovarianceDraws(x, stats, warm_up)
 
@@ -159,3 +163,13 @@ def fit_marginal(
         sampler=sampled.sampler,
     )
     return assemble(design, names, values, sampled.stats, info)
+
+
+def _of_a_single_chain(density: MarginalDensity | ResidualDensity):
+    """With very many levels, a density whose evaluations use the processors a chain leaves idle.
+
+    The number of chains decides and not that of processors, so that draws are the same everywhere.
+    """
+    if isinstance(density, MarginalDensity) and density.model.problem.many_levels:
+        return replace(density, alone=True)
+    return density

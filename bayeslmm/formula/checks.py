@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 
 import numpy as np
 
 from bayeslmm.errors import DataError, ModelWarning
+from bayeslmm.formula.columns import words_among_numbers
 from bayeslmm.formula.design import Design
 from bayeslmm.formula.random import RandomBlock
 from bayeslmm.formula.statistics import BlockStatistics
@@ -18,6 +20,8 @@ _SMALLEST = 1e-100
 #: A slope's covariate this many standard deviations from zero makes the intercept's variance
 #: and its correlation with the slope statements about a far-off point.
 _FAR_FROM_ZERO = 10.0
+#: Text that reads as a date, perhaps with a time: 2020-01-31, 31.1.2020, 1/31/20.
+_DATE = re.compile(r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4})([T ].*)?")
 
 
 def check_design(design: Design, *, sigma_known: bool = False) -> None:
@@ -39,10 +43,12 @@ def check_design(design: Design, *, sigma_known: bool = False) -> None:
     -----
     ModelWarning
         If there are as many random effects as rows, a random slope's covariate is far from
-        zero, two grouping factors have the same groups, or a grouping factor is among the
-        coefficients already.
+        zero, two grouping factors have the same groups, a grouping factor is among the
+        coefficients already, or a predictor is text that reads as dates or, but for a few
+        values, as numbers.
     """
     n, p = design.n_rows, len(design.coef_names)
+    _check_text(design)
     if design.rows_in_memory:
         _refuse_extremes(design)
     if n <= p:
@@ -55,9 +61,32 @@ def check_design(design: Design, *, sigma_known: bool = False) -> None:
         if not sigma_known:
             _check_size(block, n)
         _check_covariates(block, covariates)
+    _check_partitions(design)
     if design.rows_in_memory:
-        _check_partitions(design)
         _check_levels_among_coefficients(design)
+
+
+def _check_text(design: Design) -> None:
+    """Text that enters as a factor and is perhaps meant otherwise: dates, numbers with a word."""
+    names = [*design.coef_names, *(effect for block in design.blocks for effect in block.effects)]
+    entered = {part.partition("[")[0] for name in names for part in name.split(":") if "[" in part}
+    for column in design.columns:
+        levels = design._categories(column) if str(column) in entered else None
+        if not levels or not all(isinstance(level, str) for level in levels):
+            continue
+        if words := words_among_numbers(levels):
+            _warn(
+                f"Column {column!r} is text and enters as a factor of {len(levels)} levels, most "
+                f"of which are numbers. What is not: {', '.join(map(repr, words[:3]))}. Correct or "
+                "remove these values if the column is meant as a number."
+            )
+        if all(_DATE.fullmatch(level.strip()) for level in levels):
+            _warn(
+                f"Column {column!r} has text that reads as dates ({levels[0]}): it enters as a "
+                f"factor of {len(levels)} levels, not as time. For time make it a number, such as "
+                f"days since the first one: days = pandas.to_datetime(data[{column!r}]); (days - "
+                f"days.min()).dt.days. If a factor is meant, C({column}) says so."
+            )
 
 
 def _check_partitions(design: Design) -> None:
@@ -68,13 +97,21 @@ def _check_partitions(design: Design) -> None:
             shared = set(one.effects) & set(other.effects)
             if not shared or one.n_levels != other.n_levels:  # told without sorting the rows
                 continue
-            pairs = np.unique(one.codes.astype(np.int64) * other.n_levels + other.codes)
-            if len(pairs) == one.n_levels:
+            if _count_pairs(design, one, other) == one.n_levels:
                 _warn(
                     f"The grouping factors {other.name!r} and {one.name!r} have the same groups: "
                     f"the variances of {', '.join(sorted(shared))} cannot be told apart; only "
                     "their sum can. Leave one of them out (in a/b, b is nested in a)."
                 )
+
+
+def _count_pairs(design: Design, one: RandomBlock, other: RandomBlock) -> int:
+    """Pairs of levels of two grouping factors that share a row."""
+    if design.rows_in_memory:
+        return len(np.unique(one.codes.astype(np.int64) * other.n_levels + other.codes))
+    names = [block.name for block in design.blocks]
+    at = sorted((names.index(one.name), names.index(other.name)))
+    return len(design.cross_products.pairs[at[0], at[1]].rows)
 
 
 def _check_levels_among_coefficients(design: Design) -> None:

@@ -15,7 +15,7 @@ from pandas.api import types
 
 from bayeslmm.errors import DataError, FormulaError
 
-__all__ = ["as_frame", "find_column", "missing_in", "plain_column"]
+__all__ = ["as_frame", "find_column", "missing_in", "plain_column", "words_among_numbers"]
 
 _TOO_LARGE = (
     "Column {0!r} has integers beyond 2^63, which a number here cannot hold exactly. If they are "
@@ -56,9 +56,27 @@ def as_frame(data) -> pd.DataFrame:
 
 def _to_pandas(data) -> pd.DataFrame:
     try:
-        return data.to_pandas()
+        frame = data.to_pandas()
     except ImportError:  # polars needs pyarrow for it
         return pd.DataFrame(data.to_dict(as_series=False))
+    for name in frame.columns[[dtype == "category" for dtype in frame.dtypes]]:
+        if frame.columns.is_unique and _has_no_order(data, name):
+            levels = frame[name].cat.categories
+            frame[name] = frame[name].cat.reorder_categories(sorted(levels))
+    return frame
+
+
+def _has_no_order(data, name: str) -> bool:
+    """Whether the categories of a polars or Arrow column come as they first appeared.
+
+    A polars Enum, an ordered Arrow dictionary and one that pandas wrote have an order.
+    """
+    schema = getattr(data, "schema", None)
+    if schema is None:  # neither of them
+        return False
+    if hasattr(schema, "metadata"):  # an Arrow table
+        return not (schema.field(name).type.ordered or b"pandas" in (schema.metadata or {}))
+    return type(schema[name]).__name__ == "Categorical"
 
 
 def find_column(frame: pd.DataFrame, name: str, role: str = "column") -> pd.Series:
@@ -85,6 +103,14 @@ def find_column(frame: pd.DataFrame, name: str, role: str = "column") -> pd.Seri
     if isinstance(column, pd.DataFrame):
         raise DataError(f"The data have {column.shape[1]} columns called {name!r}. Rename them.")
     return column
+
+
+def words_among_numbers(levels: list[str]) -> list[str]:
+    """Levels that are not numbers, where most are; such as one mistyped value in a CSV file."""
+    numeric = pd.to_numeric(pd.Series(levels, dtype=object), errors="coerce").notna().to_numpy()
+    if numeric.all() or 2 * numeric.sum() <= len(levels):
+        return []
+    return [level for level, number in zip(levels, numeric, strict=True) if not number]
 
 
 def missing_in(column: pd.Series) -> np.ndarray:

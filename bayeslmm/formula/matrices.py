@@ -201,7 +201,7 @@ def _stray_words(column: pd.Series) -> str:
     if not len(words) or words.sum() > len(column) / 2:
         return ""
     shown = ", ".join(repr(str(word)) for word in words.index[:3])
-    return f" {int(words.sum())} of its {len(column)} values are not numbers: {shown}."
+    return f" Among its numbers there are values that are not: {shown}."
 
 
 def _evaluate(nodes: list, text: str, frame: pd.DataFrame, namespace: Mapping) -> ModelMatrix:

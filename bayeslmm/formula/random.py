@@ -195,8 +195,11 @@ def grouping_factor(
     Raises
     ------
     DataError
-        If there is only one level, or labels of combinations are ambiguous.
+        If there is only one level, labels of combinations are ambiguous, or labels are floats so
+        large that different ones may have become the same.
     """
+    for column in columns:
+        _refuse_inexact(frame[column], column)
     coded = [_levels_and_codes(frame[column]) for column in columns]
     component_levels = tuple(tuple(levels) for levels, _ in coded)
     factor = _coded_factor(columns, component_levels, [codes for _, codes in coded])
@@ -258,6 +261,18 @@ def random_block(
         effects.extend(matrix.names)
     Z = np.ascontiguousarray(np.column_stack([matrix.values for matrix in matrices]))
     return RandomBlock(factor, tuple(effects), Z, tuple(pattern), tuple(bars), tuple(matrices))
+
+
+def _refuse_inexact(column: pd.Series, name: str) -> None:
+    """Labels of more than 15 digits that went through floats: some may be the same by now."""
+    if column.dtype.kind == "f" and np.abs(column.to_numpy()).max(initial=0.0) > 2**53:
+        raise DataError(
+            f"The grouping factor {name!r} has numbers beyond 2^53 as floats, which cannot tell "
+            "neighbors apart: different labels may have become one (integers with missing values "
+            "and integers beyond 2^63 become floats when read). Read the column as text, such as "
+            f"pandas.read_csv(..., dtype={{{name!r}: str}}), or as integers that may be missing: "
+            '"Int64".'
+        )
 
 
 def _levels_and_codes(column: pd.Series) -> tuple[list, np.ndarray]:

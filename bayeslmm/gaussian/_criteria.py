@@ -11,7 +11,7 @@ from numba import njit
 
 from ._backward import derivative_sums, draw_effects, effects
 from ._elimination import eliminate_head
-from ._levels import can_differentiate, draw_levels, eliminate_levels, level_derivatives
+from ._levels import all_sums, can_differentiate, draw_levels, eliminated, level_derivatives
 from ._small import cholesky_lower, invert_from_cholesky, solve_lower_transposed
 
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
@@ -172,19 +172,27 @@ def head_derivatives(lay, F, diag, panel, roots, K, rhs, omega):
 
 
 @njit(**_OPTIONS)
+def profiled_levels(lay, val, sums, F, theta_index, n, sum_log_weights, reml, want_gradient):
+    """Profiled criterion and its gradient from ``_levels.chunk_sums``."""
+    log_det, S = eliminated(sums, val.gram)
+    value, _, _, _, omega = profile_statistics(S, log_det, n, sum_log_weights, reml)
+    if not want_gradient:
+        return value, np.empty(0)
+    T, Q = level_derivatives(sums, lay.factor_q[0], F, omega)
+    for i in range(T.shape[0]):
+        T[i] -= Q[i]
+    return value, gradient_to_theta(lay, T, F, theta_index)
+
+
+@njit(**_OPTIONS)
 def profiled_head(lay, val, theta, theta_index, n, sum_log_weights, reml, want_gradient):
     """Profiled criterion, and its gradient in theta, in one call; no dense tail."""
     F = theta_to_factors(theta, theta_index, lay.f_ptr[-1])
     if use_levels(lay, val, F, want_gradient):
-        q = lay.factor_q[0]
-        log_det, inverse_roots, R, S = eliminate_levels(val.levels, val.gram, q, F)
-        value, _, _, _, omega = profile_statistics(S, log_det, n, sum_log_weights, reml)
-        if not want_gradient:
-            return value, np.empty(0)
-        T, Q = level_derivatives(val.levels, q, F, inverse_roots, R, omega)
-        for i in range(T.shape[0]):
-            T[i] -= Q[i]
-        return value, gradient_to_theta(lay, T, F, theta_index)
+        sums = all_sums(val.levels, lay.factor_q[0], val.gram.shape[0], F, want_gradient)
+        return profiled_levels(
+            lay, val, sums, F, theta_index, n, sum_log_weights, reml, want_gradient
+        )
     log_det, roots, K, diag, panel, _, rhs, S = eliminate_head(lay, val, F, False)
     value, _, _, _, omega = profile_statistics(S, log_det, n, sum_log_weights, reml)
     if not want_gradient:
@@ -196,6 +204,23 @@ def profiled_head(lay, val, theta, theta_index, n, sum_log_weights, reml, want_g
 
 
 @njit(**_OPTIONS)
+def marginal_levels(
+    lay, val, sums, L, sigma, n, sum_log_weights, root, target, log_det_P0, want_gradient
+):
+    """As :func:`marginal_head`, from ``_levels.chunk_sums``."""
+    sigma2 = sigma * sigma
+    log_det, S = eliminated(sums, val.gram)
+    value, _, _, omega, half = marginal_statistics(
+        S, log_det, n, sum_log_weights, sigma2, root, target, log_det_P0
+    )
+    if not want_gradient:
+        return value, np.empty(0), 0.0
+    T, Q = level_derivatives(sums, lay.factor_q[0], L / sigma, omega)
+    D, d_sigma2 = marginal_gradient(lay, T, Q, L, sigma2, half)
+    return value, D, d_sigma2
+
+
+@njit(**_OPTIONS)
 def marginal_head(lay, val, L, sigma, n, sum_log_weights, root, target, log_det_P0, want_gradient):
     """log p(y | theta) for *absolute* factors L (Sigma_k = L_k L_k', flat), no dense tail.
 
@@ -204,16 +229,10 @@ def marginal_head(lay, val, L, sigma, n, sum_log_weights, root, target, log_det_
     sigma2 = sigma * sigma
     F = L / sigma
     if use_levels(lay, val, F, want_gradient):
-        q = lay.factor_q[0]
-        log_det, inverse_roots, R, S = eliminate_levels(val.levels, val.gram, q, F)
-        value, _, _, omega, half = marginal_statistics(
-            S, log_det, n, sum_log_weights, sigma2, root, target, log_det_P0
+        sums = all_sums(val.levels, lay.factor_q[0], val.gram.shape[0], F, want_gradient)
+        return marginal_levels(
+            lay, val, sums, L, sigma, n, sum_log_weights, root, target, log_det_P0, want_gradient
         )
-        if not want_gradient:
-            return value, np.empty(0), 0.0
-        T, Q = level_derivatives(val.levels, q, F, inverse_roots, R, omega)
-        D, d_sigma2 = marginal_gradient(lay, T, Q, L, sigma2, half)
-        return value, D, d_sigma2
     log_det, roots, K, diag, panel, _, rhs, S = eliminate_head(lay, val, F, False)
     value, _, _, omega, half = marginal_statistics(
         S, log_det, n, sum_log_weights, sigma2, root, target, log_det_P0
@@ -272,9 +291,9 @@ def draws_head(lay, val, L, sigma, root, target, z, fixed, effects_):
         noise[:, 0] = z[d, :p]
         if val.levels.shape[1] > 0:
             q = lay.factor_q[0]
-            _, inverse_roots, _, S = eliminate_levels(val.levels, val.gram, q, F)
+            _, S = eliminated(all_sums(val.levels, q, p + 1, F, False), val.gram)
             fixed[d] = _draw_beta(S, sigma[d], root, target, noise)
-            draw_levels(val.levels, q, F, inverse_roots, fixed[d], sigma[d], z[d, p:], effects_[d])
+            draw_levels(val.levels, q, F, fixed[d], sigma[d], z[d, p:], effects_[d])
             continue
         _, roots, _, _, panel, _, rhs, S = eliminate_head(lay, val, F, False)
         fixed[d] = _draw_beta(S, sigma[d], root, target, noise)

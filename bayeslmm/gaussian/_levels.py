@@ -22,6 +22,10 @@ _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 #: Sums may be taken in any order; nan and infinity keep their meaning.
 _SUMS = {**_OPTIONS, "fastmath": {"reassoc", "contract", "nsz"}}
 
+#: Levels worked on at a time: few enough to stay in the cache. Sums are taken chunk by chunk and
+#: added in the order of the chunks, so that they are the same whoever works on which.
+_CHUNK = 256
+
 
 def level_columns(diag: np.ndarray, rhs: np.ndarray, q: int) -> np.ndarray:
     """Blocks with one column per level.
@@ -66,23 +70,21 @@ def _log_product(x):
 
 
 @njit(**_OPTIONS)
-def _roots(levels, q, L):
+def _roots(levels, begin, end, q, L, roots, determinant):
     """1 / c_00, c_10 and 1 / c_11 of the roots C_j, one row each, and |M_j|."""
-    J = levels.shape[1]
-    roots = np.empty((2 * q - 1, J))
-    determinant = np.empty(J)
+    # rows are sliced one by one: a compiler sees that they are contiguous
     if q == 1:
-        a, inverse = levels[0], roots[0]
+        a, inverse = levels[0, begin:end], roots[0]
         square = L[0] * L[0]
-        for j in range(J):
+        for j in range(end - begin):
             pivot = 1.0 + square * a[j]
             determinant[j] = pivot
             inverse[j] = 1.0 / np.sqrt(pivot)
-        return roots, determinant
+        return
     l00, l10, l11 = L[0], L[2], L[3]
-    a00, a10, a11 = levels[0], levels[1], levels[2]
+    a00, a10, a11 = levels[0, begin:end], levels[1, begin:end], levels[2, begin:end]
     r00, r10, r11 = roots[0], roots[1], roots[2]
-    for j in range(J):
+    for j in range(end - begin):
         g10 = a10[j] * l00 + a11[j] * l10
         pivot = 1.0 + l00 * (a00[j] * l00 + a10[j] * l10) + l10 * g10
         inverse = 1.0 / np.sqrt(pivot)
@@ -92,41 +94,100 @@ def _roots(levels, q, L):
         r10[j] = low
         r11[j] = 1.0 / np.sqrt(rest)
         determinant[j] = pivot * rest
-    return roots, determinant
 
 
 @njit(**_OPTIONS)
-def eliminate_levels(levels, gram, q, L):
-    """log|M|, the roots, R (row a m + c: effect a, column c) and S = gram - sum_j R_j'R_j."""
-    m = gram.shape[0]
-    J = levels.shape[1]
-    roots, determinant = _roots(levels, q, L)
-    R = np.empty((q * m, J))
+def _eliminate(levels, begin, end, q, m, L, roots, R):
+    """R_j = C_j^-1 L'B_j, row a m + c for effect a and column c."""
     first = q * (q + 1) // 2
     for c in range(m):
         if q == 1:
-            r, out, i00 = levels[first + c], R[c], roots[0]
+            r, out, i00 = levels[first + c, begin:end], R[c], roots[0]
             scale = L[0]
-            for j in range(J):
+            for j in range(end - begin):
                 out[j] = scale * r[j] * i00[j]
         else:
             l00, l10, l11 = L[0], L[2], L[3]
-            r0, r1 = levels[first + c], levels[first + m + c]
+            r0, r1 = levels[first + c, begin:end], levels[first + m + c, begin:end]
             top, low = R[c], R[m + c]
             i00, c10, i11 = roots[0], roots[1], roots[2]
-            for j in range(J):
+            for j in range(end - begin):
                 t = (l00 * r0[j] + l10 * r1[j]) * i00[j]
                 top[j] = t
                 low[j] = (l11 * r1[j] - c10[j] * t) * i11[j]
-    S = np.empty((m, m))
+
+
+@njit(**_OPTIONS)
+def count_chunks(J):
+    """Chunks that J levels are worked on in."""
+    return (J + _CHUNK - 1) // _CHUNK
+
+
+@njit(**_OPTIONS)
+def sums_size(q, m, want_gradient):
+    """Numbers that one chunk adds up to; see :func:`chunk_sums`."""
+    return 1 + m * m + (q * q + q * m * q * m if want_gradient else 0)
+
+
+@njit(**_OPTIONS)
+def chunk_sums(levels, q, m, L, first, stop, want_gradient, out):
+    """Sums over the levels of each of the chunks ``first`` to ``stop``, into their rows of ``out``.
+
+    Each row holds log|M|, sum_j R_j'R_j (m, m), and for the gradient the entries of
+    sum_j M_j^-1 L'A_j (q, q) and the products sum_j w_j w_j' (q m, q m), row a m + c for effect a
+    and column c; lower triangles. Whatever omega is, these are all that the gradient needs, so one
+    pass over the levels does, and what it works on stays in the cache.
+    """
+    J = levels.shape[1]
+    size = min(J, _CHUNK)
+    roots, determinant = np.empty((2 * q - 1, size)), np.empty(size)
+    R = np.empty((q * m, size))
+    at = 1 + m * m
+    for chunk in range(first, stop):
+        begin, end = chunk * _CHUNK, min((chunk + 1) * _CHUNK, J)
+        n = end - begin
+        _roots(levels, begin, end, q, L, roots, determinant)
+        _eliminate(levels, begin, end, q, m, L, roots, R)
+        row = out[chunk]
+        row[0] = _log_product(determinant[:n])
+        for c in range(m):
+            for d in range(c + 1):
+                total = 0.0
+                for a in range(q):
+                    total += _dot(R[a * m + c, :n], R[a * m + d, :n])
+                row[1 + c * m + d] = total
+        if want_gradient:
+            _solve_transposed(q, n, roots, R)
+            _sum_shrinkage(levels, begin, end, q, L, roots, row[at : at + q * q])
+            for c in range(q * m):
+                for d in range(c + 1):
+                    row[at + q * q + c * q * m + d] = _dot(R[c, :n], R[d, :n])
+
+
+@njit(**_OPTIONS)
+def all_sums(levels, q, m, L, want_gradient):
+    """:func:`chunk_sums` of all chunks."""
+    n_chunks = count_chunks(levels.shape[1])
+    out = np.empty((n_chunks, sums_size(q, m, want_gradient)))
+    chunk_sums(levels, q, m, L, 0, n_chunks, want_gradient, out)
+    return out
+
+
+@njit(**_OPTIONS)
+def eliminated(sums, gram):
+    """log|M| and S = gram - sum_j R_j'R_j; chunks are added in their order."""
+    m = gram.shape[0]
+    log_det = 0.0
+    S = gram.copy()
+    for chunk in range(sums.shape[0]):
+        log_det += sums[chunk, 0]
+        for c in range(m):
+            for d in range(c + 1):
+                S[c, d] -= sums[chunk, 1 + c * m + d]
     for c in range(m):
-        for d in range(c + 1):
-            total = gram[c, d]
-            for a in range(q):
-                total -= _dot(R[a * m + c], R[a * m + d])
-            S[c, d] = total
-            S[d, c] = total
-    return _log_product(determinant), roots, R, S
+        for d in range(c):
+            S[d, c] = S[c, d]
+    return log_det, S
 
 
 @njit(**_OPTIONS)
@@ -136,27 +197,35 @@ def can_differentiate(lay, L):
 
 
 @njit(**_OPTIONS)
-def level_derivatives(levels, q, L, roots, R, omega):
-    """sum_j T_jj and sum_j U_j omega U_j', flat; L must be invertible."""
+def level_derivatives(sums, q, L, omega):
+    """sum_j T_jj and sum_j U_j omega U_j', flat, from the sums of chunks; L must be invertible."""
     m = omega.shape[0]
-    W = _solve_transposed(q, roots, R)
-    inner = np.empty((q, q))
+    at = 1 + m * m
+    shrinkage = np.zeros(q * q)
+    inner = np.zeros((q, q))
+    G = np.zeros((q * m, q * m))
+    for chunk in range(sums.shape[0]):
+        for i in range(q * q):
+            shrinkage[i] += sums[chunk, at + i]
+        for c in range(q * m):
+            for d in range(c + 1):
+                G[c, d] += sums[chunk, at + q * q + c * q * m + d]
+    for c in range(q * m):
+        for d in range(c):
+            G[d, c] = G[c, d]
     for a in range(q):
-        product = np.dot(omega, W[a * m : (a + 1) * m])
-        for b in range(a + 1):
-            inner[a, b] = _dot(product.reshape(product.size), W[b * m : (b + 1) * m].ravel())
-            inner[b, a] = inner[a, b]
+        for b in range(q):
+            for c in range(m):
+                for d in range(m):
+                    inner[a, b] += omega[c, d] * G[a * m + c, b * m + d]
     T, Q = np.empty(q * q), np.empty(q * q)
     if q == 1:
-        T[0] = _sum_one(levels[0], roots[0])
+        T[0] = shrinkage[0]
         Q[0] = inner[0, 0] / (L[0] * L[0])
         return T, Q
     l00, l10, l11 = L[0], L[2], L[3]
-    h00, h01, h10, h11 = _sum_two(
-        levels[0], levels[1], levels[2], roots[0], roots[1], roots[2], l00, l10, l11
-    )
-    T[2], T[3] = h10 / l11, h11 / l11
-    T[0], T[1] = (h00 - l10 * T[2]) / l00, (h01 - l10 * T[3]) / l00
+    T[2], T[3] = shrinkage[2] / l11, shrinkage[3] / l11
+    T[0], T[1] = (shrinkage[0] - l10 * T[2]) / l00, (shrinkage[1] - l10 * T[3]) / l00
     half = 0.5 * (T[1] + T[2])
     T[1] = half
     T[2] = half
@@ -170,23 +239,34 @@ def level_derivatives(levels, q, L, roots, R, omega):
 
 
 @njit(**_OPTIONS)
-def _solve_transposed(q, roots, R):
-    """w = C^-T R."""
-    m, J = R.shape[0] // q, R.shape[1]
-    W = np.empty(R.shape)
+def _solve_transposed(q, n, roots, R):
+    """w_j = C_j^-T R_j in place, for the first n columns."""
+    m = R.shape[0] // q
     for c in range(m):
         if q == 1:
-            r, w, i00 = R[c], W[c], roots[0]
-            for j in range(J):
-                w[j] = r[j] * i00[j]
+            r, i00 = R[c], roots[0]
+            for j in range(n):
+                r[j] *= i00[j]
         else:
-            r0, r1, w0, w1 = R[c], R[m + c], W[c], W[m + c]
+            r0, r1 = R[c], R[m + c]
             i00, c10, i11 = roots[0], roots[1], roots[2]
-            for j in range(J):
+            for j in range(n):
                 low = r1[j] * i11[j]
-                w1[j] = low
-                w0[j] = (r0[j] - c10[j] * low) * i00[j]
-    return W
+                r1[j] = low
+                r0[j] = (r0[j] - c10[j] * low) * i00[j]
+
+
+@njit(**_OPTIONS)
+def _sum_shrinkage(levels, begin, end, q, L, roots, out):
+    """sum_j M_j^-1 L'A_j (q, q), flat; where L is a number sum_j M_j^-1 A_j."""
+    a00 = levels[0, begin:end]
+    if q == 1:
+        out[0] = _sum_one(a00, roots[0])
+        return
+    out[0], out[1], out[2], out[3] = _sum_two(
+        a00, levels[1, begin:end], levels[2, begin:end], roots[0], roots[1], roots[2],
+        L[0], L[2], L[3],
+    )  # fmt: skip
 
 
 @njit(**_SUMS)
@@ -215,7 +295,7 @@ def _sum_two(a00, a10, a11, i00, c10, i11, l00, l10, l11):
 
 
 @njit(**_OPTIONS)
-def draw_levels(levels, q, L, roots, beta, sigma, z, out):
+def draw_levels(levels, q, L, beta, sigma, z, out):
     """Effects given beta into ``out`` (J q,), for standard normals ``z`` (J q,).
 
     L C^-T (C^-1 L'v + sigma z), v the right-hand side less its part for beta.
@@ -223,6 +303,8 @@ def draw_levels(levels, q, L, roots, beta, sigma, z, out):
     p = beta.shape[0]
     J = levels.shape[1]
     first = q * (q + 1) // 2
+    roots = np.empty((2 * q - 1, J))
+    _roots(levels, 0, J, q, L, roots, np.empty(J))
     v = np.empty((q, J))
     for a in range(q):
         at = first + a * (p + 1)

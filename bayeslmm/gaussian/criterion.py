@@ -14,6 +14,7 @@ from . import _criteria
 from .factor import Elimination, eliminate
 from .patterns import unpack_theta
 from .problem import Problem
+from .threads import level_sums
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,16 @@ def _evaluate(problem: Problem, theta, reml, want_gradient):
         raise ValueError(f"theta has shape {theta.shape}, expected {problem.theta_index.shape}")
     cp = problem.cp
     if problem.head_only and problem.known_sigma is None:
+        if problem.many_levels:
+            F = _criteria.theta_to_factors(theta, problem.theta_index, problem.layout.f_ptr[-1])
+            if _criteria.use_levels(problem.layout, problem.values, F, want_gradient):
+                sums = level_sums(
+                    problem.values.levels, problem.patterns[0].q, cp.p + 1, F, want_gradient
+                )
+                return _criteria.profiled_levels(
+                    problem.layout, problem.values, sums, F, problem.theta_index, cp.n,
+                    cp.sum_log_weights, reml, want_gradient,
+                )  # fmt: skip
         return _criteria.profiled_head(
             problem.layout, problem.values, theta, problem.theta_index, cp.n,
             cp.sum_log_weights, reml, want_gradient,

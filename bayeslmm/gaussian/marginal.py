@@ -16,6 +16,7 @@ from . import _criteria
 from .coordinates import Coordinates
 from .factor import Elimination, eliminate
 from .problem import Problem
+from .threads import level_sums
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,14 @@ def log_marginal_flat(
     """
     problem, prior = model.problem, model.working_prior
     cp = problem.cp
+    if problem.many_levels:
+        F = L / sigma
+        if _criteria.use_levels(problem.layout, problem.values, F, gradient):
+            sums = level_sums(problem.values.levels, problem.patterns[0].q, cp.p + 1, F, gradient)
+            return _criteria.marginal_levels(
+                problem.layout, problem.values, sums, L, float(sigma), cp.n, cp.sum_log_weights,
+                prior.root, prior.target, prior.log_det, gradient,
+            )  # fmt: skip
     if problem.head_only:
         return _criteria.marginal_head(
             problem.layout, problem.values, L, float(sigma), cp.n, cp.sum_log_weights,

@@ -15,6 +15,7 @@ from .coordinates import Coordinates, working_products
 from .crossproducts import CrossProducts
 from .patterns import CovariancePattern
 from .symbolic import Symbolic, analyze
+from .threads import many_levels
 
 if TYPE_CHECKING:
     from .relationship import Relationship
@@ -92,6 +93,13 @@ class Problem:
     def head_only(self) -> bool:
         """No dense tail: evaluated by one compiled call."""
         return int(self.symbolic.layout.sizes[3]) == 0
+
+    @cached_property
+    def many_levels(self) -> bool:
+        """Levels are so many that several threads may share an evaluation."""
+        if not (isinstance(self.values, Values) and self.cp.factors):
+            return False
+        return many_levels(self.values.levels, self.cp.factors[0].q)
 
     @cached_property
     def layout(self):

@@ -162,20 +162,20 @@ def _data(design: Design) -> Section:
     ]
     if design.weights is not None:
         words.append(f"Rows are weighted by {design.weights_name}.")
-    y = pd.Series(design.y)
-    summary = pd.DataFrame(
-        {design.response: [y.mean(), y.std(), y.min(), y.median(), y.max()]},
-        index=["mean", "standard deviation", "smallest", "median", "largest"],
-    ).T
-    tables = [table(summary, "Response", "variable")]
+    if not design.rows_in_memory:
+        words.append(
+            "The rows were read in batches and not kept: lines of groups, residuals and predictive "
+            "checks, which need them, are left out."
+        )
+    tables = [table(_response_summary(design), "Response", "variable")]
     missing = {column: count for column, count in design.missing.by_column.items() if count}
     if missing:
         frame = pd.DataFrame({"rows missing": missing})
         tables.append(table(frame, "Missing values by column", "column"))
     if design.blocks:
         rows = {}
-        for block in design.blocks:
-            counts = np.bincount(block.codes, minlength=block.n_levels)
+        for block, found in zip(design.blocks, design.statistics.blocks, strict=True):
+            counts = found.counts
             rows[block.name] = {
                 "levels": block.n_levels,
                 "fewest rows": int(counts.min()),
@@ -185,6 +185,17 @@ def _data(design: Design) -> Section:
         frame = pd.DataFrame.from_dict(rows, orient="index").astype(object)
         tables.append(table(frame, "Groups", "grouping factor"))
     return Section("Data", words, tables=tables)
+
+
+def _response_summary(design: Design) -> pd.DataFrame:
+    statistics = design.statistics
+    less = " less offset" if statistics.has_offset else ""
+    values = {f"mean{less}": statistics.mean_y, f"standard deviation{less}": statistics.sd_y}
+    if design.rows_in_memory:
+        y = pd.Series(design.y)
+        values = {"mean": y.mean(), "standard deviation": y.std()}
+        values |= {"smallest": y.min(), "median": y.median(), "largest": y.max()}
+    return pd.DataFrame({design.response: values}).T
 
 
 def _priors(fit: PosteriorFit) -> Section:
@@ -297,7 +308,7 @@ _SHARES = {
 
 
 def _groups(fit, effect) -> Section | None:
-    if not fit.model.design.blocks:
+    if not fit.model.design.blocks or not fit.model.design.rows_in_memory:
         return None
     pictures = _pictures(
         [
@@ -337,6 +348,8 @@ def _varies_within(design: Design, name: str, block) -> bool:
 
 
 def _checks(fit) -> Section | None:
+    if not fit.model.design.rows_in_memory:
+        return None
     pictures = _pictures(
         [
             (
@@ -427,11 +440,13 @@ def _reproduce(fit, settings: Settings) -> Section:
     from bayeslmm.bayes.fitting import versions
 
     rows = [[name, value] for name, value in versions().items()]
-    digest = hashlib.sha256(
-        np.ascontiguousarray(fit.model.design.y).tobytes()
-        + np.ascontiguousarray(fit.model.design.X).tobytes()
-    ).hexdigest()[:16]
-    words = [f"Seed {fit.info.random_seed}. Fingerprint of response and model matrix: {digest}."]
+    words = [f"Seed {fit.info.random_seed}."]
+    if fit.model.design.rows_in_memory:
+        digest = hashlib.sha256(
+            np.ascontiguousarray(fit.model.design.y).tobytes()
+            + np.ascontiguousarray(fit.model.design.X).tobytes()
+        ).hexdigest()[:16]
+        words = [f"{words[0]} Fingerprint of response and model matrix: {digest}."]
     return Section(
         "How to make this again",
         words,

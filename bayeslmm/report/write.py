@@ -7,13 +7,14 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bayeslmm.errors import FileFormatError
+from bayeslmm.errors import DataError, FileFormatError
 from bayeslmm.report.content import Settings, sections
 
 if TYPE_CHECKING:
+    from bayeslmm.formula import Design
     from bayeslmm.results.posterior import PosteriorFit
 
-__all__ = ["render", "write_report"]
+__all__ = ["check_effect", "render", "write_report"]
 
 
 def write_report(
@@ -36,10 +37,11 @@ def write_report(
     ------
     FileFormatError
         If the folder does not exist.
+    DataError
+        If an effect is to be reanalyzed and the rows are not in memory.
     ValueError
         If the effect or an option does not exist.
     """
-    from bayeslmm.reanalysis.effects import effect_row
     from bayeslmm.reanalysis.prior_sets import EffectScale
     from bayeslmm.results.tables import check_level
 
@@ -48,14 +50,35 @@ def write_report(
         raise FileFormatError(f"There is no folder {str(path.parent)!r} to write {path.name!r} to.")
     check_level(level)
     design = fit.model.design
-    if effect is not None:
-        effect_row(design, effect)
+    check_effect(design, effect)
     EffectScale.of(mcid, rope, direction, 1.0)  # refused before the work starts
     options = {"mcid": mcid, "rope": rope, "direction": direction, "priors": priors}
     settings = Settings(effect, options, question, level, source)
     heading = title or f"{design.response}: a linear mixed model"
     path.write_text(render(heading, sections(fit, settings)), encoding="utf-8")
     return path
+
+
+def check_effect(design: Design, effect) -> None:
+    """Refuse an effect that does not exist or cannot be reanalyzed, before the work starts.
+
+    Raises
+    ------
+    DataError
+        If the rows are not in memory.
+    ValueError
+        If there is no such effect.
+    """
+    from bayeslmm.reanalysis.effects import effect_row
+
+    if effect is None:
+        return
+    effect_row(design, effect)
+    if not design.rows_in_memory:
+        raise DataError(
+            "Reanalysis of an effect needs the rows in memory, and these data are read in batches: "
+            "leave effect out, or make the model from a data frame (a sample of the groups)."
+        )
 
 
 def render(title: str, found: list) -> str:

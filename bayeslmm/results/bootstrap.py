@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayeslmm.gaussian import single_threaded_blas
+from bayeslmm.progress import progress
 from bayeslmm.results.intervals import check_n_sims, simulate_responses
-from bayeslmm.results.progress import progress
 
 if TYPE_CHECKING:
     from bayeslmm.gaussian import Solution

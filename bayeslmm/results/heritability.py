@@ -238,8 +238,8 @@ def _bootstrap(fit, share: Share, level, n_sims, random_seed, progressbar):
     """Standard deviation and percentiles over simulated data."""
     from bayeslmm.gaussian import solve
     from bayeslmm.likelihood.optimize import optimize
+    from bayeslmm.progress import progress
     from bayeslmm.results.intervals import check_n_sims, simulate_responses, with_response
-    from bayeslmm.results.progress import progress
 
     check_n_sims(n_sims, least=2)
     rng = np.random.default_rng(random_seed)

@@ -19,7 +19,7 @@ from bayeslmm.likelihood.profile import (
     ml_optimum,
     profile_interval,
 )
-from bayeslmm.results.progress import progress
+from bayeslmm.progress import progress
 from bayeslmm.results.variances import component_values
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import pandas as pd
 from scipy.special import chdtrc
 
 from bayeslmm.errors import ModelWarning
+from bayeslmm.progress import progress
 from bayeslmm.results.intervals import check_n_sims, simulate_responses
-from bayeslmm.results.progress import progress
 
 if TYPE_CHECKING:
     from bayeslmm.formula import Design

@@ -27,7 +27,7 @@ from bayeslmm.gaussian import (
     with_prior,
 )
 from bayeslmm.model import factor_rows
-from bayeslmm.results.progress import progress
+from bayeslmm.progress import progress
 from bayeslmm.results.robust import is_robust
 
 if TYPE_CHECKING:

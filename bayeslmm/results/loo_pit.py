@@ -15,6 +15,7 @@ from scipy.special import ndtr
 
 from bayeslmm.bayes.marginal import marginal_obstacle
 from bayeslmm.gaussian import single_threaded_blas
+from bayeslmm.progress import progress
 from bayeslmm.results.loo import (
     _K_HAT,
     _refuse_priors,
@@ -26,7 +27,6 @@ from bayeslmm.results.loo import (
     refuse_old_theta,
     row_predictives,
 )
-from bayeslmm.results.progress import progress
 from bayeslmm.results.smoothing import smoothed_weights
 from bayeslmm.results.support import refuse_unless_derived
 

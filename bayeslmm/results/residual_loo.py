@@ -17,8 +17,8 @@ from bayeslmm.bayes.marginal import fixed_prior
 from bayeslmm.bayes.residual_draws import residual_parameters
 from bayeslmm.errors import SamplingError
 from bayeslmm.gaussian import lower_factor
+from bayeslmm.progress import progress
 from bayeslmm.residual.base import StructuredProblem, Theta
-from bayeslmm.results.progress import progress
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -21,9 +21,9 @@ from bayeslmm.gaussian import lower_factor, single_threaded_blas
 from bayeslmm.gaussian.correlations import correlations_from_factors
 from bayeslmm.likelihood.blockwise import optimize_blocks
 from bayeslmm.likelihood.profile import profile_interval
+from bayeslmm.progress import progress
 from bayeslmm.residual.components import time_pairs
 from bayeslmm.residual.coordinates import Coordinates
-from bayeslmm.results.progress import progress
 
 if TYPE_CHECKING:
     from bayeslmm.residual.base import StructuredProblem

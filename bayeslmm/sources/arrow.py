@@ -20,11 +20,13 @@ from bayeslmm.sources.base import Source
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ArrowSource", "DatasetSource", "FileSource", "find_files"]
+__all__ = ["ArrowSource", "DatasetSource", "FileSource", "find_files", "refuse_separator"]
 
 #: Bytes of Arrow data a batch holds, about; what is made of it takes a few times as much.
 BATCH_BYTES = 24e6
 _MOST_ROWS, _FEWEST_ROWS = 1 << 19, 1 << 12
+#: Floats hold all integers up to here.
+_EXACT = 2**53
 _SUFFIXES = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "csv"}
 
 
@@ -122,14 +124,28 @@ def to_frame(batch: pa.RecordBatch | pa.Table) -> pd.DataFrame:
             column = column.unify_dictionaries().combine_chunks()
         if isinstance(column, pa.DictionaryArray):
             columns[name] = _categorical(column)
+        elif pa.types.is_integer(column.type) and column.null_count:
+            columns[name] = _integers_with_gaps(column)
         else:
             columns[name] = column.to_pandas()
     frame = pd.DataFrame(columns, index=pd.RangeIndex(batch.num_rows), copy=False)
     return frame
 
 
+def _integers_with_gaps(column: pa.Array):
+    """Integers some of which are missing: numpy's floats, but exact where those would not be."""
+    floats = column.to_pandas()
+    if not floats.abs().max() > _EXACT:
+        return floats
+    values = column.fill_null(0).to_numpy(zero_copy_only=False)
+    return pd.arrays.IntegerArray(values, column.is_null().to_numpy(zero_copy_only=False))
+
+
 def _categorical(column: pa.DictionaryArray) -> pd.Categorical:
-    codes = column.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype("int32", copy=False)
+    import pyarrow as pa
+
+    indices = column.indices.cast(pa.int64())  # polars has unsigned ones, which hold no -1
+    codes = indices.fill_null(-1).to_numpy(zero_copy_only=False)
     labels = column.dictionary.to_pylist()
     return pd.Categorical.from_codes(codes, pd.Index(labels, dtype=object), column.type.ordered)
 
@@ -178,7 +194,9 @@ class FileSource(ArrowSource):
             raise DataError("The files are not all of one format. Give them in separate calls.")
         self._types: dict = {}  # of CSV columns that were found to be more than they seemed
         shown = self.files[0] if len(self.files) == 1 else f"{len(self.files)} files"
-        super().__init__(shown, self._schema(self.files[0]), None, batch_rows)
+        super().__init__(shown, self._first_schema(), None, batch_rows)
+        if self.format == "csv":
+            refuse_separator(self.files[0], self.columns)
 
     def n_rows(self) -> int | None:
         if self.format != "parquet":
@@ -207,17 +225,36 @@ class FileSource(ArrowSource):
             for start in range(0, batch.num_rows, size):
                 yield to_frame(batch.slice(start, size))
 
+    def load(self, columns):
+        return self._knowing_types(lambda: super(FileSource, self).load(columns))
+
     def run(self, task, columns):
         from bayeslmm.sources.checkpoint import run_over_files
 
+        if self.checkpoint is not None:
+            return self._knowing_types(lambda: run_over_files(self, task, columns))
+        return self._knowing_types(lambda: super(FileSource, self).run(task, columns))
+
+    def _knowing_types(self, read: Callable):
+        """What `read` gives, once the types of CSV columns are those of all rows."""
         while True:
             try:
-                if self.checkpoint is not None:
-                    return run_over_files(self, task, columns)
-                return super().run(task, columns)
+                return read()
             except _WiderType as wider:  # start again, knowing better
                 self._types[wider.column] = wider.kind
                 self._set_schema(self._schema(self.files[0]))
+
+    def _first_schema(self) -> pa.Schema:
+        file = self.files[0]
+        try:
+            return self._schema(file)
+        except DataError:
+            if self.format == "csv" and os.path.exists(file):
+                # decimal commas beside another separator look like rows of different lengths
+                with open(file, "rb") as text:
+                    header = text.readline(1 << 16).decode("utf-8", "replace").strip()
+                refuse_separator(file, header.split(","))
+            raise
 
     def _schema(self, file: str) -> pa.Schema:
         import pyarrow as pa
@@ -275,17 +312,32 @@ class FileSource(ArrowSource):
         import pyarrow as pa
 
         try:
-            with _named(file, pa.ArrowInvalid), self._open_csv(file, columns) as reader:
+            with _named(file, (pa.ArrowInvalid, KeyError)), self._open_csv(file, columns) as reader:
                 for field in reader.schema:
-                    self._same_type(field)
+                    self._same_type(file, field)
                 yield from reader
+        except KeyError:
+            with self._open_csv(file, None) as reader:
+                absent = [c for c in columns if c not in reader.schema.names]
+            raise DataError(f"The file {file!r} has no column {absent[0]!r}.") from None
         except pa.ArrowInvalid as err:
             self._widen(file, err)
 
-    def _same_type(self, field: pa.Field) -> None:
-        """Each file is typed by its own first rows: one type for a column in all of them."""
+    def _same_type(self, file: str, field: pa.Field) -> None:
+        """Each file is typed by its own first rows: one type for a column in all of them.
+
+        Raises
+        ------
+        DataError
+            If some files have True and False where others have numbers, or text is not in UTF-8.
+        """
         import pyarrow as pa
 
+        if pa.types.is_binary(field.type):
+            raise DataError(
+                f"The file {file!r} is not in UTF-8 (column {field.name!r} cannot be decoded). "
+                "Save it in that encoding, or read it with pandas.read_csv(..., encoding=...)."
+            )
         seen = self._types.get(field.name)
         if seen is None and pa.types.is_temporal(field.type):
             raise _WiderType(field.name, pa.string())
@@ -294,6 +346,13 @@ class FileSource(ArrowSource):
         if seen != field.type:
             numbers = {pa.int64(), pa.float64(), pa.null()}
             both = {seen, field.type}
+            if pa.bool_() in both and both & {pa.int64(), pa.float64()}:
+                raise DataError(
+                    f"Column {field.name!r} has True and False in some files and numbers in others "
+                    f"({file!r}). Make it one of them in all."
+                )
+            if both == {pa.bool_(), pa.null()}:
+                raise _WiderType(field.name, pa.bool_())
             kind = pa.float64() if both <= numbers else pa.string()
             if both == {pa.int64(), pa.null()}:
                 kind = pa.int64()
@@ -337,7 +396,7 @@ class _WiderType(Exception):
 class _named:
     """Errors of the file reader retold with the file's name; `but` is let through."""
 
-    def __init__(self, file: str, but: type[Exception] | None = None):
+    def __init__(self, file: str, but: type[Exception] | tuple[type[Exception], ...] = ()):
         self.file, self.but = file, but
 
     def __enter__(self):
@@ -347,7 +406,7 @@ class _named:
         ours = (DataError, _WiderType, GeneratorExit)
         if error is None or not isinstance(error, Exception) or isinstance(error, ours):
             return False
-        if self.but is not None and isinstance(error, self.but):
+        if isinstance(error, self.but):
             return False
         if isinstance(error, FileNotFoundError):
             raise DataError(f"There is no file {self.file!r}.") from error
@@ -355,6 +414,23 @@ class _named:
             f"The file {self.file!r} cannot be read: it is damaged, incomplete or of another "
             f"format ({error}). Nothing of it was used."
         ) from error
+
+
+def refuse_separator(file: str, columns: Sequence[str]) -> None:
+    """Refuse a CSV file whose only column is a header with another separator in it.
+
+    Raises
+    ------
+    DataError
+        With what to do.
+    """
+    header = str(columns[0]) if len(columns) == 1 else ""
+    for other in (sign for sign in ";\t|" if sign in header):
+        raise DataError(
+            f"{file!r} has one column, {header!r}: its columns are separated by {other!r}. Save "
+            "it with commas (and decimal points), or read it in Python with "
+            f"pandas.read_csv(..., sep={other!r})."
+        )
 
 
 def _format_of(file: str) -> str:

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 import pandas as pd
 
+from bayeslmm.progress import watched
+
 __all__ = ["LANES", "Pass", "Source", "run_over"]
 
 #: States that are filled side by side. A fixed number, so that sums are made in the same order on
@@ -45,11 +47,17 @@ class Source(ABC):
         Names of all columns.
     text : frozenset of str
         Columns known to be text, whose levels are sorted whatever dictionary they come with.
+    progressbar : bool
+        Whether passes of more than two seconds show one, on a terminal or in a notebook.
+    in_batches : bool
+        Whether it is to be read in batches even if it is small.
     """
 
     name: str
     columns: tuple[str, ...]
     text: frozenset[str] = frozenset()
+    progressbar: bool = True
+    in_batches: bool = True
 
     @abstractmethod
     def frames(self, columns: list[str]) -> Iterator[pd.DataFrame]:
@@ -66,9 +74,19 @@ class Source(ABC):
                 return frame.iloc[:1000]
         return pd.DataFrame(columns=columns)
 
+    def load(self, columns: list[str]) -> list[pd.DataFrame]:
+        """All batches."""
+        return list(self.watched(self.frames(columns)))
+
     def run(self, task: Pass, columns: list[str]) -> Any:
         """The state of a pass after all batches."""
-        return run_over(task, self.frames(columns))
+        return run_over(task, self.watched(self.frames(columns)))
+
+    def watched(self, frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        """Batches of the whole source, with a progress bar."""
+        if not self.progressbar:
+            return frames
+        return watched(frames, f"Reading {self.name}", self.n_rows())
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.name}>"

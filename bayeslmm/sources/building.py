@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.errors import DataError, FormulaError
-from bayeslmm.formula.columns import find_column
+from bayeslmm.formula.columns import find_column, words_among_numbers
 from bayeslmm.formula.design import _used_columns
 from bayeslmm.formula.functions import allowed_calls, check_namespace
 from bayeslmm.formula.matrices import ModelMatrix, model_matrix, response_matrix
@@ -366,10 +366,7 @@ def _with_all_levels(sample: pd.DataFrame) -> pd.DataFrame:
     if not width:
         return _ordered(sample)
     if width > _MAX_COLUMNS:
-        raise FormulaError(
-            f"A factor of the formula has {width} levels. A factor with that many levels is "
-            "usually a grouping factor: (1 | factor)."
-        )
+        _refuse_many_levels(sample)
     more = sample.iloc[np.arange(width) % len(sample)].reset_index(drop=True)
     for column in sample.columns:
         dtype = sample[column].dtype
@@ -377,6 +374,27 @@ def _with_all_levels(sample: pd.DataFrame) -> pd.DataFrame:
             codes = np.arange(width) % len(dtype.categories)
             more[column] = pd.Categorical.from_codes(codes, dtype=dtype)
     return _ordered(pd.concat([sample, more], ignore_index=True))
+
+
+def _refuse_many_levels(sample: pd.DataFrame) -> None:
+    name, levels = max(
+        (
+            (name, column.cat.categories.tolist())
+            for name, column in sample.items()
+            if isinstance(column.dtype, pd.CategoricalDtype)
+        ),
+        key=lambda found: len(found[1]),
+    )
+    words = words_among_numbers(levels) if all(isinstance(v, str) for v in levels) else []
+    if words:
+        raise DataError(
+            f"Column {name!r} is text, though most of its {len(levels)} different values are "
+            f"numbers. What is not: {', '.join(map(repr, words[:3]))}. Correct or remove these."
+        )
+    raise FormulaError(
+        f"The factor {name!r} of the formula has {len(levels)} levels. A factor with that many "
+        "levels is usually a grouping factor: (1 | factor)."
+    )
 
 
 def _ordered(frame: pd.DataFrame) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from typing import Any
 
 from bayeslmm.archive import read_archive, write_archive
 from bayeslmm.errors import DataError, FileFormatError
+from bayeslmm.progress import progress
 from bayeslmm.sources.base import run_over
 
 __all__ = ["run_over_files"]
@@ -37,7 +38,7 @@ def run_over_files(source, task, columns: list[str]) -> Any:
         except OSError as err:
             raise DataError(f"Cannot keep sums in {source.checkpoint!r}: {err}.") from err
     total = task.start()
-    for file in source.files:
+    for file in progress(source.files, f"Reading {source.name}", show=source.progressbar):
         total = task.merge(total, _state_of_file(source, task, columns, file, mark))
     return total
 

@@ -22,6 +22,7 @@ def scan(
     *,
     batch_rows: int | None = None,
     checkpoint: str | os.PathLike | None = None,
+    progressbar: bool = True,
 ) -> Source:
     """Data to be read in batches, however small they are.
 
@@ -38,6 +39,9 @@ def scan(
     checkpoint : path, optional
         With files, a directory in which the sums of each finished file are kept: a pass that was
         interrupted goes on from there. It is left to you to remove.
+    progressbar : bool
+        Passes of more than two seconds show one on a terminal or in a notebook. (With Dask use
+        Dask's own.)
 
     Returns
     -------
@@ -67,6 +71,7 @@ def scan(
         )
     if checkpoint is not None and not hasattr(source, "checkpoint"):
         raise DataError("checkpoint= keeps the sums of finished files: give paths of files.")
+    source.progressbar = source.progressbar and progressbar
     return source
 
 
@@ -103,16 +108,18 @@ def load_small(source: Source, columns: list[str], given: Any) -> pd.DataFrame |
     Parameters
     ----------
     given : object
-        What the user gave: a :class:`Source` is always read in batches.
+        What the user gave: a :class:`Source` is read in batches unless it says otherwise.
     """
-    if given is source:
+    if given is source and source.in_batches:
         return None
     n = source.n_rows()
     if n is None and hasattr(source, "size"):  # CSV: a number takes about 8 bytes there too
         n = source.size() / (8 * max(len(columns), 1))
     if n is None or 8.0 * n * max(len(columns), 1) > IN_MEMORY_BYTES:
         return None
-    frames = list(source.frames(columns))
+    frames = source.load(columns)
+    if not frames:
+        raise DataError("The data have no rows.")
     return _joined(frames, columns, source.text)
 
 

@@ -348,6 +348,9 @@ def known_frame(
     columns = {}
     for name, kind in kinds.items():
         column = find_column(frame, name)
+        if not len(frame):  # a column without any value says nothing of its type
+            columns[name] = _nothing(kind, levels.get(name))
+            continue
         if kind == "category":
             columns[name] = _coded(column, name, levels[name])
             continue
@@ -357,6 +360,12 @@ def known_frame(
         wanted = {"int": np.int64, "float": np.float64, "bool": bool}[kind]
         columns[name] = pd.Series(plain.to_numpy().astype(wanted, copy=False))
     return pd.DataFrame(columns, index=pd.RangeIndex(len(frame)), copy=False)
+
+
+def _nothing(kind: str, levels: pd.Index | None) -> pd.Series:
+    if kind == "category":
+        return pd.Series(pd.Categorical([], levels))
+    return pd.Series([], dtype={"int": np.int64, "float": np.float64, "bool": bool}[kind])
 
 
 def _coded(column: pd.Series, name: str, levels: pd.Index) -> pd.Categorical:

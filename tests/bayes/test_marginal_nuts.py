@@ -356,3 +356,22 @@ def test_evaluation_does_not_get_slower_with_more_rows():
         times.append(best)
     # 20 times the rows; the best of 30 is stable to a few percent on a busy machine
     assert times[1] < 1.5 * times[0]
+
+
+def test_a_single_chain_over_many_levels_does_not_depend_on_threads(monkeypatch):
+    """From the size on at which levels are shared out; here every model counts as large."""
+    from numba import config
+
+    from bayeslmm.gaussian import threads
+
+    monkeypatch.setattr(threads, "MANY_EFFECTS", 10)
+    drawn = []
+    for n in (1, 3):
+        monkeypatch.setattr(config, "NUMBA_NUM_THREADS", n)
+        fit = blm.LMM("Reaction ~ Days + (Days | Subject)", dataset("sleepstudy")).fit(
+            draws=500, chains=1, random_seed=4, progressbar=False
+        )
+        drawn.append(fit.posterior["sigma"].to_numpy())
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    # 25.8 with a posterior sd of 1.6: at 50 effective draws this is more than five standard errors
+    assert abs(drawn[0].mean() - 25.8) < 1.2

@@ -74,6 +74,106 @@ def test_csv_columns_are_typed_by_all_rows(tmp_path):
     assert_same_model(model(formula, whole), streamed)
 
 
+def differing_parts(case: str) -> list[pd.DataFrame]:
+    """Three parts of one table, the second of another make."""
+    rows = np.array_split(np.arange(len(CLEAN)), 3)
+    parts = [CLEAN.iloc[part].reset_index(drop=True) for part in rows]
+    changed = parts[1]
+    if case == "other order":
+        changed = changed[changed.columns[::-1]]
+    elif case == "integers":
+        changed = changed.assign(x=changed["x"].round().astype(int))
+    elif case == "floats":
+        changed = changed.assign(g=changed["g"].astype(float))
+    elif case == "nothing in x":
+        changed = changed.assign(x=None)
+    elif case == "nothing in f":
+        changed = changed.assign(f=None)
+    elif case == "no rows":
+        changed = changed.iloc[:0]
+    elif case == "long labels":
+        parts[0] = parts[0].assign(g=parts[0]["g"] + 10**17)
+        changed = changed.assign(g=(changed["g"] + 10**17).astype("Int64"))
+        changed.loc[3, "g"] = pd.NA
+    parts[1] = changed
+    return parts
+
+
+CLEAN = DATA.dropna()[["y", "x", "f", "g"]].reset_index(drop=True)
+CASES = [
+    "other order", "integers", "floats", "nothing in x", "nothing in f", "no rows", "long labels",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+@pytest.mark.parametrize("case", CASES)
+def test_files_that_differ_give_the_fit_of_their_rows(tmp_path, case, kind):
+    parts = differing_parts(case)
+    for i, part in enumerate(parts):
+        if kind == "csv":
+            part.to_csv(tmp_path / f"part{i}.csv", index=False)
+        else:
+            part.to_parquet(tmp_path / f"part{i}.parquet")
+    whole = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    whole["x"] = whole["x"].astype(float)
+    whole["g"] = whole["g"].astype("Int64")
+    expected = model("y ~ x + f + (x | g)", whole)
+    for source in (tmp_path, blm.scan(tmp_path, batch_rows=100)):
+        assert_same_model(expected, model("y ~ x + f + (x | g)", source))
+
+
+def test_a_csv_file_without_a_column_or_with_another_kind_is_named(tmp_path):
+    for i, part in enumerate(differing_parts("")):
+        part.to_csv(tmp_path / f"part{i}.csv", index=False)
+    CLEAN.drop(columns="f").to_csv(tmp_path / "part1.csv", index=False)
+    with pytest.raises(DataError, match=r"part1\.csv' has no column 'f'"):
+        model("y ~ x + f + (x | g)", tmp_path)
+    CLEAN.assign(f=1).to_csv(tmp_path / "part1.csv", index=False)
+    CLEAN.assign(f=CLEAN["x"] > 100).to_csv(tmp_path / "part0.csv", index=False)
+    with pytest.raises(DataError, match=r"True and False in some files.*part1\.csv"):
+        model("y ~ x + f + (x | g)", tmp_path)
+
+
+def test_two_names_of_the_same_groups_are_warned_about_in_batches_too(tmp_path):
+    CLEAN.assign(same=CLEAN["g"].astype(str)).to_parquet(tmp_path / "data.parquet")
+    with pytest.warns(blm.ModelWarning, match="'g' and 'same' have the same groups"):
+        blm.LMM("y ~ x + (1 | g) + (1 | same)", blm.scan(tmp_path, batch_rows=99))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_files_without_rows_say_so(tmp_path, kind):
+    path = tmp_path / f"none.{kind}"
+    CLEAN.iloc[:0].to_csv(path, index=False) if kind == "csv" else CLEAN.iloc[:0].to_parquet(path)
+    for source in (path, blm.scan(path)):
+        with pytest.raises(DataError, match="no rows"):
+            model("y ~ x + (1 | g)", source)
+
+
+def test_a_csv_file_of_another_encoding_or_separator_is_refused_in_words(tmp_path):
+    path = tmp_path / "data.csv"
+    path.write_bytes("y,x,f,g\n1,2,ä,1\n3,4,b,2\n".encode("latin-1"))
+    with pytest.raises(DataError, match="not in UTF-8.*'f'"):
+        model("y ~ x + f + (1 | g)", path)
+    path.write_text("y;x;f;g\n1,5;2,5;a;1\n3,5;4,5;b;2\n")
+    with pytest.raises(DataError, match="separated by ';'"):
+        model("y ~ x + f + (1 | g)", path)
+
+
+@pytest.mark.parametrize("column", ["x", "y"])
+def test_a_bad_value_in_a_late_file_is_shown(tmp_path, column):
+    parts = differing_parts("")
+    parts[2] = parts[2].assign(**{column: [*map(str, parts[2][column][:-1]), "1O1.3"]})
+    for i, part in enumerate(parts):
+        part.round(0).to_csv(tmp_path / f"part{i}.csv", index=False)
+    for source in (tmp_path, blm.scan(tmp_path, batch_rows=200)):
+        with (
+            pytest.warns(blm.ModelWarning, match="'1O1.3'")
+            if column == "x"
+            else (pytest.raises(DataError, match="'y' is not numeric.*'1O1.3'"))
+        ):
+            blm.LMM(f"{'y' if column == 'y' else 'g'} ~ x + (1 | f)", source)
+
+
 def test_an_interrupted_pass_goes_on_from_the_finished_files(tmp_path, monkeypatch):
     folder, kept = write_parts(tmp_path / "data"), tmp_path / "sums"
     reference = model(CROSSED, DATA)
