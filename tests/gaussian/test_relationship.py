@@ -105,11 +105,14 @@ CASES = {
     "sparse, balanced": ("precision", "three", 1, True, False, CoupledProblem),
     "dense, unbalanced": ("covariance", "unbalanced", 1, True, True, CoupledProblem),
     "dense, slopes": ("covariance", "unbalanced", 2, True, False, CoupledProblem),
-    "dense, clones, herds": ("clones", "unbalanced", 1, False, True, CoupledProblem),
     "rotated": ("covariance", "one", 1, False, False, RotatedProblem),
     "rotated, permanent": ("covariance", "three", 1, True, False, RotatedProblem),
     "rotated, slopes": ("covariance", "three", 2, False, False, RotatedProblem),
     "rotated, clones": ("clones", "one", 1, False, False, RotatedProblem),
+    "rotated, unbalanced": ("covariance", "unbalanced", 1, False, False, RotatedProblem),
+    "rotated, clones, herds": ("clones", "unbalanced", 1, False, True, RotatedProblem),
+    "rotated, permanent, herds": ("covariance", "three", 1, True, True, RotatedProblem),
+    "rotated, slopes, herds": ("covariance", "three", 2, False, True, RotatedProblem),
 }
 
 
