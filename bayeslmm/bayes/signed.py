@@ -21,9 +21,13 @@ import numpy as np
 
 from bayeslmm.bayes.marginal import MarginalDensity
 from bayeslmm.bayes.mode import Mode, climb
+from bayeslmm.bayes.residual_density import ResidualDensity
 from bayeslmm.bayes.scales import even_priors, signed_scales
 
 __all__ = ["fold", "reaches_zero", "signed_density", "signed_mode"]
+
+#: Both keep the standard deviations of the random effects first in x.
+Density = MarginalDensity | ResidualDensity
 
 #: Signed coordinates are used where the density of the sd falls by less than this (in logs) from
 #: the mode to zero. Measured: gains of 1.2 to 4 times in effective draws per gradient below, none
@@ -39,12 +43,12 @@ _UNIT = 1.5
 _AT_MODE = asinh(1.0 / _UNIT)
 
 
-def signed_density(density: MarginalDensity, which: np.ndarray, unit: np.ndarray):
+def signed_density(density: Density, which: np.ndarray, unit: np.ndarray):
     """The same posterior in coordinates w for some of the standard deviations.
 
     Parameters
     ----------
-    density : MarginalDensity
+    density : MarginalDensity or ResidualDensity
         In log coordinates.
     which : (m,) bool array
         Random effects' standard deviations that get w; their priors must be even, see
@@ -54,14 +58,15 @@ def signed_density(density: MarginalDensity, which: np.ndarray, unit: np.ndarray
 
     Returns
     -------
-    MarginalDensity
+    MarginalDensity or ResidualDensity
         Its :meth:`constrained` returns s, which may be negative, and rows of F with that sign.
     """
-    units = np.append(np.where(which, unit, 0.0), 0.0)
+    units = np.zeros(len(density.scales.code))
+    units[: len(which)] = np.where(which, unit, 0.0)
     return replace(density, scales=signed_scales(density.scales, units))
 
 
-def reaches_zero(density: MarginalDensity, mode: Mode) -> np.ndarray:
+def reaches_zero(density: Density, mode: Mode) -> np.ndarray:
     """(m,) bool: standard deviations whose posterior has mass near zero, and an even prior."""
     m = density.correlations.n_effects
     able = even_priors(density.scales)[:m]
@@ -81,15 +86,12 @@ def reaches_zero(density: MarginalDensity, mode: Mode) -> np.ndarray:
     return near
 
 
-def signed_mode(density: MarginalDensity, mode: Mode) -> tuple[MarginalDensity, Mode]:
+def signed_mode(density: Density, mode: Mode) -> tuple[Density, Mode]:
     """Where and how to sample: ``density`` and ``mode`` themselves if no sd reaches zero.
 
-    Densities with structured residuals stay as they are too. Otherwise the density in signed
-    coordinates and its mode there (of the mirror images the one above zero; it may lie at zero,
-    where the curvature is finite).
+    Otherwise the density in signed coordinates and its mode there (of the mirror images the one
+    above zero; it may lie at zero, where the curvature is finite).
     """
-    if not isinstance(density, MarginalDensity):
-        return density, mode
     near = reaches_zero(density, mode)
     if not near.any():
         return density, mode
@@ -100,12 +102,12 @@ def signed_mode(density: MarginalDensity, mode: Mode) -> tuple[MarginalDensity, 
     return signed, climb(signed, start, mode.scale @ mode.scale.T)
 
 
-def fold(signed: MarginalDensity, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def fold(signed: Density, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Draws in log coordinates from draws in signed ones.
 
     Parameters
     ----------
-    signed : MarginalDensity
+    signed : MarginalDensity or ResidualDensity
     w : (..., d) array
 
     Returns
@@ -127,5 +129,5 @@ def fold(signed: MarginalDensity, w: np.ndarray) -> tuple[np.ndarray, np.ndarray
     sign[..., near] = np.where(w[..., near] < 0, -1.0, 1.0)
     row = np.repeat(np.arange(layout.n_effects), np.diff(layout.row_ptr))
     column = row - (layout.diagonal[row] - layout.entry)
-    x[..., layout.n_effects + layout.number] *= sign[..., row] * sign[..., column]
+    x[..., signed.first_correlation + layout.number] *= sign[..., row] * sign[..., column]
     return x, (np.log(np.tanh(size)) + log(2.0)).sum(axis=-1)

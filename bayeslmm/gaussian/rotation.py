@@ -22,7 +22,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from .crossproducts import CrossProducts, FactorProducts, PairProducts
+from .crossproducts import CrossProducts, FactorProducts, PairProducts, same_effects
 from .factor import Elimination, eliminate
 from .leverage import _node_quadratic, effect_variance
 from .patterns import CovariancePattern
@@ -36,12 +36,15 @@ from .relationship import (
     semidefinite_root,
 )
 from .rows import FactorRows
+from .symbolic import analyze
 
 #: Differences between levels below this share are rounding errors.
 _SAME = 1e-12
 #: Effects of other factors per related effect up to which a dense border is cheaper than a dense
 #: matrix over the related ones.
 _BORDER = 0.5
+#: Columns of a border up to which loops are as fast as BLAS.
+_NARROW = 8
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class RotatedProblem(Problem):
 
     def renewed(self, cp: CrossProducts) -> Problem:
         """The same model for other cross-products of the same levels."""
-        if _same_records(cp, self.original):
+        if same_effects(cp, self.original):
             fresh = _rotated(
                 cp, self.patterns, self.relationships, self.order, self.roots, self.symbolic
             )
@@ -91,13 +94,6 @@ def prepare_related(
         return prepare_coupled(cp, patterns, relationships)
     roots = _rotation(cp, relationships, order)
     return _rotated(cp, tuple(patterns), relationships, order, roots, None)
-
-
-def _same_records(cp: CrossProducts, other: CrossProducts) -> bool:
-    """Equal products of random-effects columns."""
-    return all(
-        np.array_equal(f.zz, g.zz) for f, g in zip(cp.factors, other.factors, strict=True)
-    ) and all(np.array_equal(cp.pairs[key].values, other.pairs[key].values) for key in cp.pairs)
 
 
 def rotated_levels(
@@ -249,6 +245,8 @@ def _rotated(cp, patterns, relationships, order, roots, symbolic) -> RotatedProb
         for (k, m), pair in cp.pairs.items()
     }
     rotated = replace(cp, factors=tuple(factors), pairs=pairs)
+    if symbolic is None:
+        symbolic = analyze(rotated, "syrk" if _wide_border(rotated, order) else "auto")
     plain = prepare(rotated, patterns, symbolic=symbolic)
     return RotatedProblem(
         cp=rotated,
@@ -262,6 +260,17 @@ def _rotated(cp, patterns, relationships, order, roots, symbolic) -> RotatedProb
         original=cp,
         order=order,
     )
+
+
+def _wide_border(rotated: CrossProducts, order) -> bool:
+    """Whether the border is best taken off by dense products: one rotated factor, most of its
+    latent effects meeting most of more than a few other effects."""
+    lead = [k for k, levels in enumerate(order) if levels is not None]
+    border = [f for f, levels in zip(rotated.factors, order, strict=True) if levels is None]
+    if len(lead) > 1 or sum(f.n_levels * f.q for f in border) <= _NARROW:
+        return False
+    met = sum(len(pair.rows) for key, pair in rotated.pairs.items() if lead[0] in key)
+    return met > 0.5 * rotated.factors[lead[0]].n_levels * sum(f.n_levels for f in border)
 
 
 def _rotated_pair(pair: PairProducts, roots, order, second: FactorProducts) -> PairProducts:

@@ -13,6 +13,7 @@ from bayeslmm.gaussian.marginal import FixedPrior
 from bayeslmm.gaussian.patterns import CovariancePattern
 from bayeslmm.gaussian.rows import FactorRows
 from bayeslmm.residual import _kernel
+from bayeslmm.residual._grams import make_grams
 from bayeslmm.residual.blocks import Blocks, make_blocks, residual_root, with_columns
 from bayeslmm.residual.structures import Structure
 
@@ -127,6 +128,11 @@ class BlockProblem:
         """Positions, as the kernels take them."""
         return with_columns(self.blocks, self.p + 1)
 
+    @cached_property
+    def data(self) -> _kernel.Data:
+        """[X y], as the kernels take it."""
+        return _kernel.Data(self.W, make_grams(self.layout, self.W, self.p + 1))
+
     @property
     def n_effects(self) -> int:
         """Random effects in all."""
@@ -143,7 +149,7 @@ class BlockProblem:
         nan where V is not positive definite.
         """
         return _kernel.evaluate(
-            self.layout, self.W, self.n, theta.F, theta.eta, theta.c, *prior, ml, gradient
+            self.layout, self.data, self.n, theta.F, theta.eta, theta.c, *prior, ml, gradient
         )
 
     def solve(self, theta: Theta, prior: FixedPrior | None = None, ml: bool = False) -> Moments:
@@ -274,7 +280,7 @@ class BlockProblem:
         """
         root, target, _ = self.prior(prior)
         beta, b = _kernel.draws(
-            self.layout, self.W, self.p + 1, np.ascontiguousarray(F), np.ascontiguousarray(eta),
+            self.layout, self.data, self.p + 1, np.ascontiguousarray(F), np.ascontiguousarray(eta),
             np.ascontiguousarray(c), root, target, self.blocks.code, self.blocks.effect_ptr,
             np.ascontiguousarray(normals),
         )  # fmt: skip

@@ -98,21 +98,22 @@ def _dense_z(f: FactorRows) -> np.ndarray:
     return Z.reshape(len(f.codes), -1)
 
 
-#: form of the relationship, records, effects, permanent environment, herds, type wanted
+#: form of the relationship, records, effects, permanent environment, number of herds, type wanted
 CASES = {
-    "sparse precision": ("precision", "unbalanced", 1, False, False, CoupledProblem),
-    "sparse, everything": ("precision", "unbalanced", 2, True, True, CoupledProblem),
-    "sparse, balanced": ("precision", "three", 1, True, False, CoupledProblem),
-    "dense, unbalanced": ("covariance", "unbalanced", 1, True, True, CoupledProblem),
-    "dense, slopes": ("covariance", "unbalanced", 2, True, False, CoupledProblem),
-    "rotated": ("covariance", "one", 1, False, False, RotatedProblem),
-    "rotated, permanent": ("covariance", "three", 1, True, False, RotatedProblem),
-    "rotated, slopes": ("covariance", "three", 2, False, False, RotatedProblem),
-    "rotated, clones": ("clones", "one", 1, False, False, RotatedProblem),
-    "rotated, unbalanced": ("covariance", "unbalanced", 1, False, False, RotatedProblem),
-    "rotated, clones, herds": ("clones", "unbalanced", 1, False, True, RotatedProblem),
-    "rotated, permanent, herds": ("covariance", "three", 1, True, True, RotatedProblem),
-    "rotated, slopes, herds": ("covariance", "three", 2, False, True, RotatedProblem),
+    "sparse precision": ("precision", "unbalanced", 1, False, 0, CoupledProblem),
+    "sparse, everything": ("precision", "unbalanced", 2, True, 5, CoupledProblem),
+    "sparse, balanced": ("precision", "three", 1, True, 0, CoupledProblem),
+    "dense, unbalanced": ("covariance", "unbalanced", 1, True, 5, CoupledProblem),
+    "dense, slopes": ("covariance", "unbalanced", 2, True, 0, CoupledProblem),
+    "rotated": ("covariance", "one", 1, False, 0, RotatedProblem),
+    "rotated, permanent": ("covariance", "three", 1, True, 0, RotatedProblem),
+    "rotated, slopes": ("covariance", "three", 2, False, 0, RotatedProblem),
+    "rotated, clones": ("clones", "one", 1, False, 0, RotatedProblem),
+    "rotated, unbalanced": ("covariance", "unbalanced", 1, False, 0, RotatedProblem),
+    "rotated, clones, herds": ("clones", "unbalanced", 1, False, 5, RotatedProblem),
+    "rotated, permanent, herds": ("covariance", "three", 1, True, 5, RotatedProblem),
+    "rotated, slopes, herds": ("covariance", "three", 2, False, 5, RotatedProblem),
+    "rotated, many herds": ("covariance", "unbalanced", 1, False, 12, RotatedProblem),
 }
 
 
@@ -145,8 +146,8 @@ def case(key: str) -> Case:
         As.append(np.eye(len(levels)))
         relationships.append(None)
     if herds:
-        factors.insert(0, FactorRows(rng.integers(0, 5, n), np.ones((n, 1)), 5))
-        As.insert(0, np.eye(5))
+        factors.insert(0, FactorRows(rng.integers(0, herds, n), np.ones((n, 1)), int(herds)))
+        As.insert(0, np.eye(int(herds)))
         relationships.insert(0, None)
     y = X @ [100.0, 2.0, 1.0] + rng.normal(size=n) + rng.normal(size=J)[codes]
     Ls = []
