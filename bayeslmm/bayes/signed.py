@@ -30,7 +30,7 @@ __all__ = ["fold", "reaches_zero", "signed_density", "signed_mode"]
 Density = MarginalDensity | ResidualDensity
 
 #: Signed coordinates are used where the density of the sd falls by less than this (in logs) from
-#: the mode to zero. Measured: gains of 1.2 to 4 times in effective draws per gradient below, none
+#: the mode to zero, the other parameters fixed (beside residual structures: at their best). Measured: gains of 1.2 to 4 times in effective draws per gradient below, none
 #: between 5 and 8, losses above, where only the right tail is left and the log is better.
 _REACH = 5.0
 
@@ -83,7 +83,41 @@ def reaches_zero(density: Density, mode: Mode) -> np.ndarray:
         at[i] = 0.0
         # every other Jacobian is in both values
         near[i] = top - signed.value(at) < _REACH
+        if not near[i] and isinstance(density, ResidualDensity):
+            # correlated residuals take over the variance of an effect that goes
+            at = _highest(signed, at, i, mode.scale @ mode.scale.T)
+            near[i] = top - signed.value(at) < _REACH
     return near
+
+
+def _highest(density: Density, x: np.ndarray, i: int, covariance: np.ndarray) -> np.ndarray:
+    """x with every coordinate but the i-th moved to where the density is highest."""
+    from scipy.optimize import minimize
+
+    free = np.arange(len(x)) != i
+
+    def negative(part):
+        at = x.copy()
+        at[free] = part
+        value, gradient = density(at)
+        if not np.isfinite(value) or not np.all(np.isfinite(gradient)):
+            return 1e300, np.zeros(len(part))
+        return -value, -gradient[free]
+
+    # of the others given this one
+    inverse = np.linalg.inv(covariance)[np.ix_(free, free)]
+    found = minimize(
+        negative, x[free], jac=True, method="BFGS",
+        options={"gtol": 0.1, "maxiter": 50, "hess_inv0": _symmetric_inverse(inverse)},
+    )  # fmt: skip
+    out = x.copy()
+    out[free] = found.x
+    return out
+
+
+def _symmetric_inverse(A: np.ndarray) -> np.ndarray:
+    inverse = np.linalg.inv(A)
+    return 0.5 * (inverse + inverse.T)
 
 
 def signed_mode(density: Density, mode: Mode) -> tuple[Density, Mode]:
