@@ -20,6 +20,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module, machinery, util
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,8 @@ __all__ = ["CompiledDensity", "compiled_density", "compiled_model", "sample", "s
 
 #: Series of nutpie whose private interface was checked.
 _SERIES = ("0.16.",)
+
+_LOADING = Lock()
 
 _EXPAND = types.int64(types.uint64, types.uint64, DOUBLES, DOUBLES, types.voidptr)
 
@@ -58,13 +61,14 @@ def supported(density: MarginalDensity | ResidualDensity) -> bool:
 def _library():
     """``nutpie._lib``, as ``import nutpie`` would load it, without the rest of nutpie."""
     name = "nutpie._lib"
-    if name not in sys.modules:
-        package = util.find_spec("nutpie")
-        found = machinery.PathFinder.find_spec(name, package.submodule_search_locations)
-        module = util.module_from_spec(found)
-        sys.modules[name] = module
-        found.loader.exec_module(module)
-    return sys.modules[name]
+    with _LOADING:  # simulations in threads must not meet a half-loaded module
+        if name not in sys.modules:
+            package = util.find_spec("nutpie")
+            found = machinery.PathFinder.find_spec(name, package.submodule_search_locations)
+            module = util.module_from_spec(found)
+            sys.modules[name] = module
+            found.loader.exec_module(module)
+        return sys.modules[name]
 
 
 @dataclass(frozen=True)
