@@ -13,7 +13,7 @@ from bayeslmm.bayes.nuts import MARGINAL_TUNE, nuts_options, processors, sample_
 from bayeslmm.bayes.priors import Priors
 from bayeslmm.bayes.sampling import check_sampler_arguments
 from bayeslmm.formula import Design
-from bayeslmm.gaussian import Problem, single_threaded_blas
+from bayeslmm.gaussian import Problem, rotated_for_draws, single_threaded_blas
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -65,7 +65,7 @@ def fit_marginal(
     check_sampler_arguments(draws, tune, chains)
     nuts_options(options)
     start = time.perf_counter()
-    density = marginal_density(design, priors, problem)
+    density = marginal_density(design, priors, rotated_for_draws(problem))
     with single_threaded_blas():
         mode = find_mode(density)
         x, stats = sample_density(

@@ -45,6 +45,8 @@ _SAME = 1e-12
 _BORDER = 0.5
 #: Columns of a border up to which loops are as fast as BLAS.
 _NARROW = 8
+#: Levels up to which a precision is worth its eigenvectors for sampling.
+_MANY_LEVELS = 2500
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,34 @@ def prepare_related(
         return prepare_coupled(cp, patterns, relationships)
     roots = _rotation(cp, relationships, order)
     return _rotated(cp, tuple(patterns), relationships, order, roots, None)
+
+
+def rotated_for_draws(problem: Problem) -> Problem:
+    """The same model, with a sparse precision turned into eigenvectors where thousands of
+    evaluations repay these: up to a few thousand related levels, hardly a border.
+
+    ``problem`` itself otherwise.
+    """
+    lead = _related(getattr(problem, "relationships", ()))
+    if lead is None or problem.relationships[lead].precision is None:
+        return problem
+    given = problem.relationships[lead]
+    if given.n_levels > _MANY_LEVELS or problem.cp.factors[lead].counts.sum() == 0:
+        return problem
+    dense = list(problem.relationships)
+    # a stand-in: only what kind it is matters to the choice
+    dense[lead] = Relationship(covariance=np.empty((0, 0)))
+    order = rotated_levels(problem.cp, tuple(dense))
+    border = [
+        f.n_levels * f.q
+        for f, levels in zip(problem.cp.factors, order or (), strict=False)
+        if levels is None
+    ]
+    if order is None or sum(border) > _NARROW:
+        return problem
+    dense[lead] = Relationship(covariance=given.dense())
+    fresh = prepare(problem.cp, problem.patterns, relationships=dense)
+    return replace(fresh, known_sigma=problem.known_sigma)
 
 
 def rotated_levels(
