@@ -22,6 +22,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from .blas import single_threaded_blas
 from .crossproducts import CrossProducts, FactorProducts, PairProducts, same_effects
 from .factor import Elimination, eliminate
 from .leverage import _node_quadratic, effect_variance
@@ -121,8 +122,9 @@ def rotated_for_draws(problem: Problem) -> Problem:
     ]
     if order is None or sum(border) > _NARROW:
         return problem
-    dense[lead] = Relationship(covariance=given.dense())
-    fresh = prepare(problem.cp, problem.patterns, relationships=dense)
+    with single_threaded_blas():
+        dense[lead] = Relationship(covariance=given.dense())
+        fresh = prepare(problem.cp, problem.patterns, relationships=dense)
     return replace(fresh, known_sigma=problem.known_sigma)
 
 
