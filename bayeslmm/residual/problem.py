@@ -12,7 +12,7 @@ from bayeslmm.gaussian.coordinates import Coordinates
 from bayeslmm.gaussian.marginal import FixedPrior
 from bayeslmm.gaussian.patterns import CovariancePattern
 from bayeslmm.gaussian.rows import FactorRows
-from bayeslmm.residual import _kernel
+from bayeslmm.residual import _effects, _kernel
 from bayeslmm.residual._grams import make_grams
 from bayeslmm.residual.blocks import Blocks, make_blocks, residual_root, with_columns
 from bayeslmm.residual.structures import Structure
@@ -205,7 +205,7 @@ class BlockProblem:
         for f, (factor, Sigma) in enumerate(
             zip(self.factors, self.covariances(theta.F), strict=True)
         ):
-            T = _kernel.effect_information(
+            T = _effects.effect_information(
                 self.layout, inverses, self.blocks.code, self.blocks.effect_ptr, f, factor.q,
                 factor.n_levels,
             )  # fmt: skip
@@ -279,7 +279,7 @@ class BlockProblem:
         b : list of (m, J_k, q_k) arrays
         """
         root, target, _ = self.prior(prior)
-        beta, b = _kernel.draws(
+        beta, b = _effects.draws(
             self.layout, self.data, self.p + 1, np.ascontiguousarray(F), np.ascontiguousarray(eta),
             np.ascontiguousarray(c), root, target, self.blocks.code, self.blocks.effect_ptr,
             np.ascontiguousarray(normals),

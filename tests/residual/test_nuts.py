@@ -13,7 +13,7 @@ from bayeslmm.bayes import compiled, nuts
 from bayeslmm.bayes.marginal import marginal_density
 from bayeslmm.bayes.mode import find_mode
 from bayeslmm.bayes.signed import fold, reaches_zero, signed_density, signed_mode
-from bayeslmm.residual import _kernel
+from bayeslmm.residual import _effects, _kernel
 from tests.bayes.test_marginal_nuts import assert_same_posterior
 from tests.conftest import quietly
 from tests.residual.test_posterior import MODELS, density, near
@@ -157,8 +157,8 @@ def test_draws_are_the_same_by_sums_and_by_rows():
     root, target, _ = problem.prior(found.prior)
     normals = np.random.default_rng(1).normal(size=(3, problem.n_normals))
     rest = (root, target, problem.blocks.code, problem.blocks.effect_ptr, normals)
-    sums = _kernel.draws(problem.layout, problem.data, problem.p + 1, F, eta, c, *rest)
-    rows = _kernel.draws(*_by_rows(problem), problem.p + 1, F, eta, c, *rest)
+    sums = _effects.draws(problem.layout, problem.data, problem.p + 1, F, eta, c, *rest)
+    rows = _effects.draws(*_by_rows(problem), problem.p + 1, F, eta, c, *rest)
     for one, two in zip(sums, rows, strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-9, atol=1e-9)
 
