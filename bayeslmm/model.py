@@ -229,8 +229,8 @@ class LMM:
         ----------
         draws, tune : int
             Draws kept and warm-up draws, per chain. By default 150 warm-up draws where the
-            marginal posterior is sampled, which starts at its mode with its curvature, and 1000
-            elsewhere.
+            marginal posterior is sampled, which starts at its mode with its curvature (30 where
+            trajectories follow a surrogate), and 1000 elsewhere.
         chains : int
             Independent chains.
         cores : int, optional
@@ -253,8 +253,9 @@ class LMM:
             of each instead of its draws (see ``ranef()``); the draws pass through a temporary file.
         **sampler_options
             ``target_accept`` (0.7 by default, 0.9 where a standard deviation may be zero) and
-            ``max_treedepth`` (10); with the hierarchical
-            parameterizations anything ``pm.sample`` takes, such as ``nuts_sampler="pymc"``.
+            ``max_treedepth`` (10), options of NUTS, which is then used whatever the model; with
+            the hierarchical parameterizations anything ``pm.sample`` takes, such as
+            ``nuts_sampler="pymc"``.
 
         Returns
         -------

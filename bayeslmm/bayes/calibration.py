@@ -26,8 +26,8 @@ from bayeslmm.bayes.marginal import (
     marginal_density,
     marginal_obstacle,
 )
+from bayeslmm.bayes.marginal_fitting import sample_covariances
 from bayeslmm.bayes.mode import find_mode
-from bayeslmm.bayes.nuts import sample_density
 from bayeslmm.bayes.priors import component_names
 from bayeslmm.bayes.scales import draw_scales, unconstrain
 from bayeslmm.errors import PriorError, SamplingError
@@ -308,7 +308,7 @@ class _Simulator:
             if sample.k_hat <= MAX_K_HAT:
                 return sample.x[sample.resample(self.n_draws, rng)], False
             fell_back = True
-        x, _ = sample_density(
+        sampled = sample_covariances(
             density,
             mode,
             draws=self.n_draws * _THIN,
@@ -318,8 +318,9 @@ class _Simulator:
             random_seed=int(rng.integers(2**31)),
             progressbar=False,
             options={},
+            draw_rest=False,
         )
-        return x[0, ::_THIN], fell_back
+        return sampled.x[0, ::_THIN], fell_back
 
     def _named(self, beta, sd, factors, sigma) -> np.ndarray:
         """Columns in the order of the names, from (n, ...) arrays."""

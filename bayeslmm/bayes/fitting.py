@@ -47,6 +47,8 @@ class FitInfo:
         The seed used, also where none was given.
     seconds : float
         Wall time.
+    sampler : str
+        What made the draws, in words.
     problems : tuple of str
         What the sampling warnings said.
     k_hat : float or None
@@ -66,6 +68,7 @@ class FitInfo:
     chains: int
     random_seed: int
     seconds: float
+    sampler: str = "NUTS"
     problems: tuple[str, ...] = field(default=())
     k_hat: float | None = None
     effective_draws: float | None = None

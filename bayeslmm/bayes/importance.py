@@ -291,7 +291,8 @@ def fit_importance(
         raise SamplingError(f"Importance sampling has no option {next(iter(options))!r}.")
     start = time.perf_counter()
     cores = processors() if cores is None else cores
-    density = marginal_density(design, priors, rotated_for_draws(problem))
+    problem = rotated_for_draws(problem)
+    density = marginal_density(design, priors, problem)
     rng = np.random.default_rng(np.random.SeedSequence([random_seed, 2]))
     # twice as many proposals as draws, so that few are repeated, unless each is expensive
     n = chains * draws * (2 if density.is_cheap else 1)
@@ -319,6 +320,7 @@ def fit_importance(
         chains=chains,
         random_seed=random_seed,
         seconds=time.perf_counter() - start,
+        sampler="importance sampling",
         k_hat=sample.k_hat,
         effective_draws=min(sample.effective_draws, chains * draws),
         log_marginal_likelihood=sample.log_evidence if proper else None,

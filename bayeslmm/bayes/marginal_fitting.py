@@ -1,24 +1,95 @@
-"""Posteriors by way of the marginal density: NUTS or importance sampling, then exact draws."""
+"""Posteriors by way of the marginal density: Hamiltonian Monte Carlo, then exact draws."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from bayeslmm.bayes.fitting import FitInfo, assemble
-from bayeslmm.bayes.marginal import marginal_density
-from bayeslmm.bayes.mode import find_mode
+from bayeslmm.bayes.marginal import MarginalDensity, marginal_density
+from bayeslmm.bayes.mode import Mode, find_mode
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.nuts import MARGINAL_TUNE, nuts_options, processors, sample_density
 from bayeslmm.bayes.priors import Priors
 from bayeslmm.bayes.sampling import check_sampler_arguments
+from bayeslmm.bayes.trajectories import SURROGATE_TUNE, Trajectories, sample_trajectories
 from bayeslmm.formula import Design
-from bayeslmm.gaussian import Problem, rotated_for_draws, single_threaded_blas
+from bayeslmm.gaussian import (
+    Problem,
+    draws_to_user,
+    rotated_for_draws,
+    single_threaded_blas,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["fit_marginal"]
+__all__ = ["CovarianceDraws", "fit_marginal", "sample_covariances"]
+
+#: Draws of (beta, b) are made along with those of the covariance parameters up to this many bytes.
+_ALONG = 2e9
+
+
+class CovarianceDraws(NamedTuple):
+    """Draws of the covariance parameters, and how they came about.
+
+    Attributes
+    ----------
+    x : (chains, draws, d) array
+        In log coordinates.
+    stats : xarray.Dataset
+    tune : int
+        Draws of warm-up per chain.
+    sampler : str
+        In words.
+    trajectories : Trajectories or None
+        With (beta, b) where they were drawn along.
+    """
+
+    x: np.ndarray
+    stats: xr.Dataset
+    tune: int
+    sampler: str = "NUTS"
+    trajectories: Trajectories | None = None
+
+
+def sample_covariances(
+    density: MarginalDensity,
+    mode: Mode,
+    *,
+    tune: int | None,
+    options: dict[str, Any],
+    draw_rest: bool,
+    **settings: Any,
+) -> CovarianceDraws:
+    """By NUTS, or where evaluations are expensive by trajectories of a surrogate.
+
+    Whoever gives an option of NUTS gets NUTS.
+
+    Parameters
+    ----------
+    density, mode
+        In log coordinates.
+    tune : int or None
+        None for the sampler's own default.
+    options : dict
+        ``target_accept``, ``max_treedepth``.
+    draw_rest : bool
+        Draw (beta, b) too where the same factorization serves both.
+    settings
+        ``draws``, ``chains``, ``cores``, ``random_seed``, ``progressbar``.
+    """
+    if density.draws_with_value and not options:
+        warm_up = SURROGATE_TUNE if tune is None else tune
+        found = sample_trajectories(density, mode, tune=warm_up, draw_rest=draw_rest, **settings)
+        if found is not None:
+            sampler = f"HMC on a surrogate, {found.acceptance:.0%} accepted by the exact density"
+            return CovarianceDraws(found.x, found.stats, warm_up, sampler, found)
+    warm_up = MARGINAL_TUNE if tune is None else tune
+    x, stats = sample_density(density, mode, tune=warm_up, options=options, **settings)
+    return CovarianceDraws(x, stats, warm_up)
 
 
 def fit_marginal(
@@ -37,7 +108,7 @@ def fit_marginal(
     options: dict[str, Any],
     random_effects: str = "draws",
 ) -> tuple[xr.DataTree, FitInfo]:
-    """NUTS on the covariance parameters, then exact draws of beta and b.
+    """Draws of the covariance parameters, then exact ones of beta and b.
 
     Parameters
     ----------
@@ -61,40 +132,36 @@ def fit_marginal(
     SamplingError
         If the density is nowhere finite, or the sampler cannot run or is stopped early.
     """
-    tune = MARGINAL_TUNE if tune is None else tune
-    check_sampler_arguments(draws, tune, chains)
+    check_sampler_arguments(draws, MARGINAL_TUNE if tune is None else tune, chains)
     nuts_options(options)
     start = time.perf_counter()
-    density = marginal_density(design, priors, rotated_for_draws(problem))
+    problem = rotated_for_draws(problem)
+    density = marginal_density(design, priors, problem)
+    size = 8 * chains * draws * sum(block.n_levels * block.n_effects for block in design.blocks)
     with single_threaded_blas():
-        mode = find_mode(density)
-        x, stats = sample_density(
-            density,
-            mode,
-            draws=draws,
-            tune=tune,
-            chains=chains,
-            cores=cores,
-            random_seed=random_seed,
+        sampled = sample_covariances(
+            density, find_mode(density), tune=tune, options=options,
+            draw_rest=random_effects == "draws" or size < _ALONG,
+            draws=draws, chains=chains, cores=cores, random_seed=random_seed,
             progressbar=progressbar,
-            options=options,
-        )
+        )  # fmt: skip
+        rest, drawn = sampled.trajectories, None
+        if rest is not None and rest.effects is not None:
+            drawn = draws_to_user(problem, rest.fixed, rest.effects)
+        given = {} if drawn is None else {"drawn": drawn}
         values = density.posterior_values(
-            design,
-            names,
-            x,
-            random_seed=random_seed,
-            cores=cores or processors(),
-            random_effects=random_effects,
-        )
+            design, names, sampled.x, random_seed=random_seed, cores=cores or processors(),
+            random_effects=random_effects, **given,
+        )  # fmt: skip
     info = FitInfo(
         method="nuts",
         parameterization="marginal",
         reason=reason,
         draws=draws,
-        tune=tune,
+        tune=sampled.tune,
         chains=chains,
         random_seed=random_seed,
         seconds=time.perf_counter() - start,
+        sampler=sampled.sampler,
     )
-    return assemble(design, names, values, stats, info)
+    return assemble(design, names, values, sampled.stats, info)

@@ -23,7 +23,7 @@ from bayeslmm.errors import SamplingError
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["MARGINAL_TUNE", "nuts_options", "processors", "sample_density"]
+__all__ = ["MARGINAL_TUNE", "log_density", "nuts_options", "processors", "sample_density"]
 
 #: Warm-up draws per chain where none are asked for, and the acceptance rate aimed at: a metric from
 #: the curvature leaves little to learn, and long steps pay (sleepstudy, smallest effective sample
@@ -194,7 +194,7 @@ def _callback_model(
     from nutpie.compiled_pyfunc import from_pyfunc
 
     d = density.n_dim
-    evaluate = _log_density(density, mode)
+    evaluate = log_density(density, mode)
 
     def make_logp() -> Callable:
         def logp(z):
@@ -222,7 +222,7 @@ def _callback_model(
     )
 
 
-def _log_density(density: MarginalDensity, mode: Mode) -> Callable:
+def log_density(density: MarginalDensity, mode: Mode) -> Callable:
     """z to (log density of x, gradient in z)."""
     center, scale, transposed = mode.x, mode.scale, np.ascontiguousarray(mode.scale.T)
 

@@ -16,15 +16,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import asinh, cosh, log
+from typing import NamedTuple
 
 import numpy as np
+from numba import njit
 
 from bayeslmm.bayes.marginal import MarginalDensity
 from bayeslmm.bayes.mode import Mode, climb
 from bayeslmm.bayes.residual_density import ResidualDensity
 from bayeslmm.bayes.scales import even_priors, signed_scales
 
-__all__ = ["fold", "reaches_zero", "signed_density", "signed_mode"]
+__all__ = ["Mirror", "fold", "image", "mirror", "reaches_zero", "signed_density", "signed_mode"]
 
 #: Both keep the standard deviations of the random effects first in x.
 Density = MarginalDensity | ResidualDensity
@@ -160,9 +162,80 @@ def fold(signed: Density, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # a draw of exactly zero stays finite
     size = np.maximum(np.abs(w[..., near]), 1e-300)
     x[..., near] = np.log(unit[near]) + size + np.log(-np.expm1(-2 * size)) - log(2.0)
-    sign = np.ones((*w.shape[:-1], layout.n_effects))
-    sign[..., near] = np.where(w[..., near] < 0, -1.0, 1.0)
-    row = np.repeat(np.arange(layout.n_effects), np.diff(layout.row_ptr))
-    column = row - (layout.diagonal[row] - layout.entry)
-    x[..., signed.first_correlation + layout.number] *= sign[..., row] * sign[..., column]
+    first = signed.first_correlation
+    correlations = slice(first, first + layout.n_correlations)
+    x[..., correlations] *= _signs(w, mirror_owners(signed))[..., correlations]
     return x, (np.log(np.tanh(size)) + log(2.0)).sum(axis=-1)
+
+
+def mirror_owners(signed: Density) -> np.ndarray:
+    """(d, 2) positions whose signs a coordinate of w takes over, -1 for none.
+
+    The density at w is that at w times these signs, its image where every signed coordinate is
+    positive: a partial correlation changes its sign with either of its two effects.
+    """
+    layout = signed.correlations
+    m = layout.n_effects
+    near = signed.scales.unit[:m] > 0
+    owners = np.full((signed.n_dim, 2), -1)
+    owners[:m, 0] = np.where(near, np.arange(m), -1)
+    row = np.repeat(np.arange(m), np.diff(layout.row_ptr))
+    column = row - (layout.diagonal[row] - layout.entry)
+    owners[signed.first_correlation + layout.number, 0] = np.where(near[row], row, -1)
+    owners[signed.first_correlation + layout.number, 1] = np.where(near[column], column, -1)
+    return owners
+
+
+def _signs(w: np.ndarray, owners: np.ndarray) -> np.ndarray:
+    """(..., d) signs of the owners of every coordinate, multiplied."""
+    sign = np.where(w < 0, -1.0, 1.0)
+    first, second = (np.where(o >= 0, sign[..., o], 1.0) for o in owners.T)
+    return first * second
+
+
+class Mirror(NamedTuple):
+    """Whitened coordinates z, w = center + scale z, and their images.
+
+    Attributes
+    ----------
+    center : (d,) array
+    scale, inverse : (d, d) arrays
+    owners : (d, 2) int array
+        See :func:`mirror_owners`.
+    """
+
+    center: np.ndarray
+    scale: np.ndarray
+    inverse: np.ndarray
+    owners: np.ndarray
+
+
+def mirror(signed: Density, mode: Mode) -> Mirror:
+    """Coordinates around the mode of a density, signed or not."""
+    scale = np.ascontiguousarray(mode.scale)
+    return Mirror(mode.x, scale, np.linalg.inv(scale), mirror_owners(signed))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def image(z: np.ndarray, mirror: Mirror) -> tuple[np.ndarray, np.ndarray]:
+    """The z where every signed coordinate is positive, and the signs (d,) taken there."""
+    center, scale, inverse, owners = mirror
+    d = z.shape[0]
+    w = center.copy()
+    for i in range(d):
+        for j in range(d):
+            w[i] += scale[i, j] * z[j]
+    signs = np.ones(d)
+    moved = False
+    for i in range(d):
+        for c in range(2):
+            if owners[i, c] >= 0 and w[owners[i, c]] < 0:
+                signs[i] = -signs[i]
+                moved = True
+    if not moved:
+        return z, signs
+    out = np.zeros(d)
+    for i in range(d):
+        for j in range(d):
+            out[i] += inverse[i, j] * (signs[j] * w[j] - center[j])
+    return out, signs

@@ -44,61 +44,83 @@ def _max_sizes(lay):
 
 
 @njit(**_OPTIONS)
-def _panel_times_inverse(lay, e, panel, Qdiag, Qpanel, tail_inverse, PQ):
-    """PQ = A_jN Q_NN for head node e, Q on the pattern, lower triangle of the tail."""
-    diag_ptr = lay.diag_ptr
+def _panel_times_inverse(lay, e, panel, Qdiag, Qpanel, tail_inverse, PQ, index):
+    """PQ = A_jN Q_NN for head node e, Q on the pattern, lower triangle of the tail.
+
+    ``index`` is a work array of the largest width.
+    """
     hpat_node = lay.hpat_node
     hpat_off = lay.hpat_off
     hpat_ptr = lay.hpat_ptr
     node_q = lay.node_q
-    panel_ptr = lay.panel_ptr
-    pcol = lay.pcol
     pcol_ptr = lay.pcol_ptr
-    rel = lay.rel
     rel_ptr = lay.rel_ptr
-    tail_off = lay.tail_off
     q = node_q[e]
     low = pcol_ptr[e]
     width = pcol_ptr[e + 1] - low
-    p_at = panel_ptr[e]
-    head_columns = lay.sizes[2]
-    for a in range(q):
-        for i in range(width):
-            PQ[a, i] = 0.0
-    for h in range(hpat_ptr[e], hpat_ptr[e + 1]):
-        r = hpat_node[h]
-        off = hpat_off[h]
-        q_r = node_q[r]
-        d_at = diag_ptr[r]
-        r_at = panel_ptr[r]
-        r_width = pcol_ptr[r + 1] - pcol_ptr[r]
-        first = off + q_r
-        rel_at = rel_ptr[h]
-        for a in range(q):
-            at = p_at + a * width
-            for i in range(q_r):
-                for j in range(q_r):
-                    PQ[a, off + j] += panel[at + off + i] * Qdiag[d_at + i * q_r + j]
-                total = 0.0
-                v = panel[at + off + i]
-                for t in range(width - first):
-                    entry = Qpanel[r_at + i * r_width + rel[rel_at + t]]
-                    PQ[a, first + t] += v * entry
-                    total += panel[at + first + t] * entry
-                PQ[a, off + i] += total
-    first = tail_off[e]
+    p_at = lay.panel_ptr[e]
+    first = lay.tail_off[e]
     for i in range(first, width):
-        source = tail_inverse[pcol[low + i] - head_columns]
-        diagonal = source[pcol[low + i] - head_columns]
-        for a in range(q):
-            at = p_at + a * width
-            v = panel[at + i]
-            total = v * diagonal
-            for j in range(first, i):
-                entry = source[pcol[low + j] - head_columns]
-                PQ[a, j] += v * entry
-                total += panel[at + j] * entry
-            PQ[a, i] += total
+        index[i - first] = lay.pcol[low + i] - lay.sizes[2]
+    for a in range(q):
+        row = panel[p_at + a * width : p_at + (a + 1) * width]
+        product = PQ[a]
+        product[:width] = 0.0
+        for h in range(hpat_ptr[e], hpat_ptr[e + 1]):
+            r = hpat_node[h]
+            off = hpat_off[h]
+            q_r = node_q[r]
+            d_at = lay.diag_ptr[r]
+            r_width = pcol_ptr[r + 1] - pcol_ptr[r]
+            further = off + q_r
+            positions = lay.rel[rel_ptr[h] : rel_ptr[h] + width - further]
+            for i in range(q_r):
+                v = row[off + i]
+                for j in range(q_r):
+                    product[off + j] += v * Qdiag[d_at + i * q_r + j]
+                source = Qpanel[lay.panel_ptr[r] + i * r_width :]
+                product[off + i] += _add_row(source, positions, v, row[further:], product[further:])
+        _add_tail_product(tail_inverse, index, row[first:], product[first:width])
+
+
+@njit(**_OPTIONS)
+def _add_row(source, positions, x, v, out):
+    """out += x source[positions]; returns source[positions]'v."""
+    total = 0.0
+    for t in range(positions.shape[0]):
+        entry = source[positions[t]]
+        out[t] += x * entry
+        total += v[t] * entry
+    return total
+
+
+@njit(**_OPTIONS)
+def _add_tail_product(Q, index, v, out):
+    """out += Q[index, index] v for symmetric Q of which the lower triangle is looked at.
+
+    Two rows at a time and unsigned positions, as in ``_elimination._subtract_outer``.
+    """
+    n = v.shape[0]
+    for i in range(0, n - 1, 2):
+        upper, lower = Q[index[i]], Q[index[i + 1]]
+        x, y = v[i], v[i + 1]
+        above, below = 0.0, 0.0
+        for j in range(i):
+            k = index[j]
+            a, b = upper[k], lower[k]
+            out[j] += x * a + y * b
+            above += v[j] * a
+            below += v[j] * b
+        between = lower[index[i]]
+        out[i] += above + x * upper[index[i]] + y * between
+        out[i + 1] += below + x * between + y * lower[index[i + 1]]
+    if n % 2:
+        last, x, total = Q[index[n - 1]], v[n - 1], 0.0
+        for j in range(n - 1):
+            entry = last[index[j]]
+            out[j] += x * entry
+            total += v[j] * entry
+        out[n - 1] += total + x * last[index[n - 1]]
 
 
 @njit(**_OPTIONS)
@@ -124,6 +146,7 @@ def inverse_blocks(lay, panel, K, tail_inverse, stacked, use_stacked):
     Qpanel = np.empty(panel.shape[0])
     q_max, width_max = _max_sizes(lay)
     PQ = np.empty((q_max, width_max))
+    index = np.empty(width_max, np.uint32)
     Y = np.empty((q_max, q_max))
     for e in range(n_head - 1, -1, -1):
         q = node_q[e]
@@ -133,7 +156,7 @@ def inverse_blocks(lay, panel, K, tail_inverse, stacked, use_stacked):
         if use_stacked:
             _fetch_product(lay, e, stacked, PQ)
         elif width:
-            _panel_times_inverse(lay, e, panel, Qdiag, Qpanel, tail_inverse, PQ)
+            _panel_times_inverse(lay, e, panel, Qdiag, Qpanel, tail_inverse, PQ, index)
         _finish_inverse(q, width, d_at, p_at, panel, K, PQ, Y, Qdiag, Qpanel)
     return Qdiag, Qpanel
 
@@ -320,6 +343,7 @@ def derivative_sums(
     Qdiag = np.empty(n_diag)
     Qpanel = np.empty(panel.shape[0] if n_head > n_lead else 0)
     PQ = np.empty((q_max, width_max))
+    index = np.empty(width_max, np.uint32)
     Y = np.empty((q_max, q_max))
     G = np.empty((q_max, q_max))
     E = np.empty((q_max, q_max))
@@ -338,7 +362,7 @@ def derivative_sums(
         if use_stacked:
             _fetch_product(lay, e, stacked, PQ)
         elif width:
-            _panel_times_inverse(lay, e, panel, Qdiag, Qpanel, tail_inverse, PQ)
+            _panel_times_inverse(lay, e, panel, Qdiag, Qpanel, tail_inverse, PQ, index)
         if e >= n_lead:  # nobody looks up the inverse at the leading nodes
             _finish_inverse(q, width, d_at, p_at, panel, K, PQ, Y, Qdiag, Qpanel)
         else:

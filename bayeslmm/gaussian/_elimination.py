@@ -54,6 +54,7 @@ def eliminate_head(lay, val, F, scatter_tail):
     X = np.empty((q_max, q_max))
     R = np.empty((head_columns, m))  # C^-1 Lambda'Z'W[X y] of the head
     RP = np.empty((q_max, width_max))
+    index = np.empty(width_max, np.uint32)
     right = rhs.reshape(rhs.size)
     log_det = 0.0
     for e in range(n_head):
@@ -80,19 +81,33 @@ def eliminate_head(lay, val, F, scatter_tail):
         if scatter_tail:
             first = tail_off[e]
             for i in range(first, width):
-                target = tail[pcol[low + i] - head_columns]
-                if q == 1:
-                    v = RP[0, i]
-                    for j in range(first, i + 1):
-                        target[pcol[low + j] - head_columns] -= v * RP[0, j]
-                else:
-                    for j in range(first, i + 1):
-                        total = 0.0
-                        for a in range(q):
-                            total += RP[a, i] * RP[a, j]
-                        target[pcol[low + j] - head_columns] -= total
+                index[i - first] = pcol[low + i] - head_columns
+            for a in range(q):
+                _subtract_outer(tail, index, RP[a, first:width])
     gram = val.gram - np.dot(R.T, R)
     return log_det, roots, K, diag, panel, tail, rhs, gram
+
+
+@njit(**_OPTIONS)
+def _subtract_outer(tail, index, v):
+    """v v' from the lower triangle of the rows and columns ``index`` (increasing) of the tail.
+
+    Two rows at a time: the entries of v and the positions are read half as often, which is what
+    the time goes to. Unsigned positions spare a test for negative ones.
+    """
+    n = v.shape[0]
+    for i in range(0, n - 1, 2):
+        upper, lower = tail[index[i]], tail[index[i + 1]]
+        x, y = v[i], v[i + 1]
+        for j in range(i + 1):
+            k = index[j]
+            upper[k] -= x * v[j]
+            lower[k] -= y * v[j]
+        lower[index[i + 1]] -= y * y
+    if n % 2:
+        last, x = tail[index[n - 1]], v[n - 1]
+        for j in range(n):
+            last[index[j]] -= x * v[j]
 
 
 @njit(**_OPTIONS)
@@ -110,6 +125,15 @@ def _update_head(lay, h, q, width, panel, RP, diag):
     off = hpat_off[h]
     q_r = node_q[r]
     d_at = diag_ptr[r]
+    if q == 1 and q_r == 1:
+        v = RP[0, off]
+        diag[d_at] -= v * v
+        row = panel[panel_ptr[r] :]
+        positions = rel[rel_ptr[h] :]
+        rest = RP[0, off + 1 : width]
+        for t in range(width - off - 1):
+            row[positions[t]] -= v * rest[t]
+        return
     for i in range(q_r):
         for j in range(q_r):
             total = 0.0
@@ -167,6 +191,17 @@ def scale_tail(lay, tail, F, identity):
     q_max = 1
     for k in range(factor_q.shape[0]):
         q_max = max(q_max, factor_q[k])
+    if n_nodes - n_head == tail.shape[0]:  # one column per node
+        scale = np.empty(tail.shape[0])
+        for i in range(tail.shape[0]):
+            scale[i] = F[f_ptr[node_factor[n_head + i]]]
+        for i in range(tail.shape[0]):
+            row_i, f = tail[i], scale[i]
+            for j in range(i + 1):
+                row_i[j] *= f * scale[j]
+            if identity:
+                row_i[i] += 1.0
+        return
     left = np.empty((q_max, q_max))
     block = np.empty((q_max, q_max))
     for r in range(n_head, n_nodes):

@@ -10,8 +10,9 @@ import numpy as np
 from bayeslmm.bayes.draws import covariance_draws
 from bayeslmm.bayes.importance import MAX_K_HAT, importance_sample
 from bayeslmm.bayes.marginal import MarginalDensity
+from bayeslmm.bayes.marginal_fitting import sample_covariances
 from bayeslmm.bayes.mode import find_mode
-from bayeslmm.bayes.nuts import MARGINAL_TUNE, processors, sample_density
+from bayeslmm.bayes.nuts import processors
 from bayeslmm.bayes.scales import unconstrain
 from bayeslmm.gaussian import lower_factor, single_threaded_blas
 from bayeslmm.gaussian.correlations import correlations_from_factors
@@ -86,17 +87,18 @@ def draw_theta(
             evidence = Evidence(sample.log_evidence, sample.log_evidence_error, "importance")
             weights = sample.log_weights[keep]
             return ThetaDraws(F, sigma, weights, sample.k_hat, 1.0, evidence, "importance")
-        x, _ = sample_density(
+        x = sample_covariances(
             density,
             mode,
             draws=max(draws // 4, 250),
-            tune=MARGINAL_TUNE,
+            tune=None,
             chains=4,
             cores=cores,
             random_seed=random_seed,
             progressbar=False,
             options={},
-        )
+            draw_rest=False,
+        ).x
         _, F, sigma = density.constrained(x.reshape(-1, x.shape[-1]))
         evidence = bridge_sampling(density, x, rng)
     n = len(sigma)

@@ -1071,10 +1071,7 @@ def _how(info: FitInfo) -> str:
                 f"(standard error {info.log_marginal_likelihood_error:.2g})"
             )
         return text
-    return (
-        f"{info.chains} chains x {info.draws} draws after {info.tune} warm-up, "
-        f"{info.method.upper()}"
-    )
+    return f"{info.chains} chains x {info.draws} draws after {info.tune} warm-up, {info.sampler}"
 
 
 def _as_node(dataset: xr.Dataset) -> xr.DataTree:

@@ -162,7 +162,7 @@ def test_an_error_inside_the_density_is_ours_and_not_a_panic(monkeypatch, capfd)
 
         return evaluate
 
-    monkeypatch.setattr(nuts, "_log_density", broken)
+    monkeypatch.setattr(nuts, "log_density", broken)
     with pytest.raises(blm.SamplingError, match="on purpose"):
         nuts.sample_density(
             density, mode, draws=50, tune=50, chains=1, cores=1, random_seed=1,
