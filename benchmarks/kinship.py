@@ -167,6 +167,15 @@ def genomic(n: int = 2000, markers: int = 4000, seed: int = 2):
     return data, pd.DataFrame(K, index=label, columns=label)
 
 
+def repeated(data: pd.DataFrame, batches: int = 200, seed: int = 5) -> pd.DataFrame:
+    """As many records again, of individuals at random, in more batches."""
+    rng = np.random.default_rng(seed)
+    n = len(data)
+    at = np.concatenate([np.arange(n), rng.integers(0, n, n)])
+    out = data.iloc[at].reset_index(drop=True)
+    return out.assign(y=out["y"] + rng.normal(size=2 * n), batch=rng.integers(0, batches, 2 * n))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--animals", type=int, default=1000)
@@ -203,11 +212,13 @@ def main() -> None:
         seconds, fit = timed(formula, data, large, options.repeats)
         row(name, fit, seconds)
     data, K = genomic()
-    for name, formula in {
-        "genomic, rotated": "y ~ x + (1 | id)",
-        "genomic, batches": "y ~ x + (1 | id) + (1 | batch)",
-    }.items():
-        seconds, fit = timed(formula, data, K, 1)
+    again = repeated(data)
+    for name, formula, rows in (
+        ("genomic", "y ~ x + (1 | id)", data),
+        ("genomic, batches", "y ~ x + (1 | id) + (1 | batch)", data),
+        ("genomic, unequal records, batches", "y ~ x + (1 | id) + (1 | batch)", again),
+    ):
+        seconds, fit = timed(formula, rows, K, 1)
         row(name, fit, seconds)
     if options.write:
         packages = ", ".join(f"{p} {version(p)}" for p in ("bayeslmm", "numpy", "scipy", "numba"))

@@ -84,6 +84,16 @@ def main() -> None:
         print(
             f"{ddf}: {seconds:.2f} s ({table.index[-1]}: df {last['df']:.1f}, se {last['se']:.4f})"
         )
+    blm.LMM(
+        "y ~ base + arm * visit", simulate(30, 3), residual="unstructured(visit | patient)"
+    ).fit(draws=20, tune=20, random_seed=1, progressbar=False)
+    start = time.process_time()
+    post, seconds = timed(lambda: model.fit(random_seed=1, progressbar=False))
+    ess = post.summary()["ess_bulk"].min()
+    print(
+        f"posterior, 4 x 1000 draws: {seconds:.2f} s, {time.process_time() - start:.2f} s of CPU "
+        f"time, smallest bulk effective sample size {ess:.0f}"
+    )
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "trial.csv"
         data.to_csv(file, index=False)

@@ -18,7 +18,7 @@ from bayeslmm.gaussian import MarginalModel, with_prior
 from bayeslmm.gaussian.correlations import (
     factors_from_correlations,
     log_lkj,
-    pullback_to_correlations,
+    pullback_from_covariances,
 )
 from bayeslmm.residual._cells import evaluate_head
 from bayeslmm.residual.base import Theta
@@ -51,17 +51,8 @@ def _prior_part(x, cor, sc, n_log, exponent, constant):
 def _add_likelihood_gradient(gradient, x, cor, n_log, q, start, scalar, slope, F, D, d_eta):
     """Chain rule from dl/dSigma_k (flat) and dl/deta, added to ``gradient`` in place."""
     m, k = cor.diagonal.shape[0], scalar.shape[0]
-    G = np.zeros(F.shape[0])
-    for f in range(q.shape[0]):
-        for a in range(q[f]):
-            for b in range(a + 1):
-                total = 0.0
-                for c in range(b, q[f]):
-                    total += D[start[f] + a * q[f] + c] * F[start[f] + c * q[f] + b]
-                G[start[f] + a * q[f] + b] = 2.0 * total
-    d_log_sd, d_u = pullback_to_correlations(cor, scalar[:m], x[k:], G)
-    for i in range(m):
-        gradient[i] += d_log_sd[i] * slope[i] / scalar[i]
+    d_sd, d_u = pullback_from_covariances(cor, q, start, scalar[:m], slope[:m], x[k:], F, D)
+    gradient[:m] += d_sd
     for i in range(d_eta.shape[0]):
         chain = slope[m + i] / scalar[m + i] if i < n_log else slope[m + i]
         gradient[m + i] += d_eta[i] * chain
@@ -136,7 +127,11 @@ class CellDensity(ResidualDensity):
     def _prior_arguments(self) -> tuple:
         return self.correlations, self.scales, self.n_log, self.exponent, self.constant
 
-    @cached_property
+    @property
+    def compiled(self) -> str | None:
+        """Module with the C function, see :mod:`bayeslmm.bayes.compiled`; not with a dense tail."""
+        return "bayeslmm.bayes.compiled_cells" if self.problem.whole.head_only else None
+
     def kernel(self) -> tuple:
         """What :func:`density_cells` takes after x, but for the last argument."""
         return self._prior_arguments, (self.problem.products, self.problem.layout, *self._root)
@@ -145,11 +140,11 @@ class CellDensity(ResidualDensity):
         """Log density at each row of X."""
         if not self.problem.whole.head_only:
             return super().values(X)
-        return densities_cells(np.ascontiguousarray(X, dtype=float), *self.kernel)
+        return densities_cells(np.ascontiguousarray(X, dtype=float), *self.kernel())
 
     def _evaluate(self, x: np.ndarray, want_gradient: bool):
         if self.problem.whole.head_only:
-            return density_cells(x, *self.kernel, want_gradient)
+            return density_cells(x, *self.kernel(), want_gradient)
         value, gradient, scalar, slope, F, eta = _prior_part(x, *self._prior_arguments)
         if not (np.isfinite(value) and np.all(np.isfinite(F)) and np.all(np.isfinite(eta))):
             return np.nan, np.full(len(x), np.nan)

@@ -26,7 +26,12 @@ from bayeslmm.bayes.priors import Priors
 from bayeslmm.bayes.sampling import check_sampler_arguments
 from bayeslmm.errors import SamplingError
 from bayeslmm.formula import Design
-from bayeslmm.gaussian import Problem, draws_to_user, single_threaded_blas
+from bayeslmm.gaussian import (
+    Problem,
+    draws_to_user,
+    rotated_for_draws,
+    single_threaded_blas,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -286,6 +291,7 @@ def fit_importance(
         raise SamplingError(f"Importance sampling has no option {next(iter(options))!r}.")
     start = time.perf_counter()
     cores = processors() if cores is None else cores
+    problem = rotated_for_draws(problem)
     density = marginal_density(design, priors, problem)
     rng = np.random.default_rng(np.random.SeedSequence([random_seed, 2]))
     # twice as many proposals as draws, so that few are repeated, unless each is expensive

@@ -38,7 +38,7 @@ from bayeslmm.gaussian.correlations import (
     factors_from_correlations,
     lkj_exponents,
     log_lkj,
-    pullback_to_correlations,
+    pullback_from_covariances,
 )
 from bayeslmm.gaussian.threads import alone
 
@@ -77,20 +77,9 @@ def _add_likelihood_gradient(gradient, x, cor, q, start, sd, slope, F, D, d_sigm
     """Chain rule from dl/dSigma_k and dl/dsigma^2, added to ``gradient`` in place."""
     m = cor.diagonal.shape[0]
     r = cor.number.shape[0]
-    G = np.zeros(F.shape[0])
-    for k in range(q.shape[0]):
-        for a in range(q[k]):
-            for b in range(a + 1):
-                total = 0.0
-                for c in range(b, q[k]):
-                    total += D[start[k] + a * q[k] + c] * F[start[k] + c * q[k] + b]
-                G[start[k] + a * q[k] + b] = 2.0 * total
-    # at unit sds the derivative in log sd is that in sd: nothing is divided by an sd of zero
-    d_sd, d_u = pullback_to_correlations(cor, np.ones(m), x[m : m + r], G)
-    for i in range(m):
-        gradient[i] += d_sd[i] * slope[i]
-        for t in range(cor.row_ptr[i], cor.row_ptr[i + 1]):
-            gradient[m + cor.number[t]] += sd[i] * d_u[cor.number[t]]
+    d_sd, d_u = pullback_from_covariances(cor, q, start, sd[:m], slope[:m], x[m : m + r], F, D)
+    gradient[:m] += d_sd
+    gradient[m : m + r] += d_u
     gradient[m + r] += 2.0 * sd[m] * slope[m] * d_sigma2
 
 
@@ -174,6 +163,20 @@ class MarginalDensity:
     def n_dim(self) -> int:
         """Length of x."""
         return self.correlations.n_effects + self.correlations.n_correlations + 1
+
+    @property
+    def first_correlation(self) -> int:
+        """Where the random effects' correlations begin in x."""
+        return self.correlations.n_effects
+
+    @property
+    def compiled(self) -> str | None:
+        """Module with the C function, see :mod:`bayeslmm.bayes.compiled`.
+
+        None with a dense tail, or where an evaluation may use several threads.
+        """
+        one_call = self.model.problem.head_only and not self.alone
+        return "bayeslmm.bayes.compiled_marginal" if one_call else None
 
     def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         """Log density and its gradient; nan where the factorization fails."""

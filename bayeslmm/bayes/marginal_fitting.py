@@ -17,7 +17,12 @@ from bayeslmm.bayes.priors import Priors
 from bayeslmm.bayes.sampling import check_sampler_arguments
 from bayeslmm.bayes.trajectories import SURROGATE_TUNE, Trajectories, sample_trajectories
 from bayeslmm.formula import Design
-from bayeslmm.gaussian import Problem, draws_to_user, single_threaded_blas
+from bayeslmm.gaussian import (
+    Problem,
+    draws_to_user,
+    rotated_for_draws,
+    single_threaded_blas,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -134,6 +139,7 @@ def fit_marginal(
     check_sampler_arguments(draws, MARGINAL_TUNE if tune is None else tune, chains)
     nuts_options(options)
     start = time.perf_counter()
+    problem = rotated_for_draws(problem)
     density = marginal_density(design, priors, problem)
     size = 8 * chains * draws * sum(block.n_levels * block.n_effects for block in design.blocks)
     with single_threaded_blas():

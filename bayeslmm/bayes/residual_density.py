@@ -29,6 +29,7 @@ from bayeslmm.gaussian.correlations import (
     factors_from_correlations,
     lkj_exponents,
     log_lkj,
+    pullback_from_covariances,
     pullback_to_correlations,
 )
 from bayeslmm.gaussian.patterns import CovariancePattern
@@ -72,7 +73,7 @@ def _natural(x, cor, times, sc, n_log, n_scales):
 
 @njit(**_OPTIONS)
 def density_blocks(
-    x, cor, times, sc, n_log, exponent, constant, n_scales, lay, W, n, root, target, log_det,
+    x, cor, times, sc, n_log, exponent, constant, n_scales, lay, data, n, root, target, log_det,
     want_gradient,
 ):  # fmt: skip
     """Log density and gradient in one compiled call; nan where V is not positive definite."""
@@ -85,16 +86,16 @@ def density_blocks(
         return np.nan, out
     log_corr, d_corr = log_lkj(x[k:], exponent, constant)
     log_y, d_Sigma, d_eta, d_c = evaluate(
-        lay, W, n, F, eta, c, root, target, log_det, False, want_gradient
+        lay, data, n, F, eta, c, root, target, log_det, False, want_gradient
     )
     total = value + log_corr + log_y
     if not want_gradient or not np.isfinite(total):
         return total, out
-    G = _factor_gradient(d_Sigma, F, lay.q, lay.f_ptr)
-    d_log_sd, d_u = pullback_to_correlations(cor, scalar[:m], x[k : k + r], G)
+    d_sd, d_u = pullback_from_covariances(
+        cor, lay.q, lay.f_ptr, scalar[:m], slope[:m], x[k : k + r], F, d_Sigma
+    )
     out[:k] = gradient
-    for i in range(m):
-        out[i] += d_log_sd[i] * slope[i] / scalar[i]
+    out[:m] += d_sd
     for i in range(n_scales):
         chain = slope[m + i] / scalar[m + i] if i < n_log else slope[m + i]
         out[m + i] += d_eta[i] * chain
@@ -114,23 +115,20 @@ def density_blocks(
 
 
 @njit(**_OPTIONS)
-def _factor_gradient(D, F, q, start):
-    """dl/dF = 2 (dl/dSigma) F, factor by factor."""
-    G = np.zeros(F.shape[0])
-    for f in range(q.shape[0]):
-        for a in range(q[f]):
-            for b in range(a + 1):
-                for d in range(b, q[f]):
-                    at = start[f] + d * q[f] + b
-                    G[start[f] + a * q[f] + b] += 2.0 * D[start[f] + a * q[f] + d] * F[at]
-    return G
+def densities_blocks(X, arguments):
+    """Log density at each row of X; ``arguments`` are those of :func:`density_blocks`."""
+    out = np.empty(X.shape[0])
+    for i in range(X.shape[0]):
+        out[i] = density_blocks(X[i], *arguments, False)[0]
+    return out
 
 
 @dataclass(frozen=True)
 class ResidualDensity:
     """Log posterior density of the covariance parameters in unconstrained coordinates.
 
-    x holds: standard deviations of the random effects; residual standard deviations (or log-linear
+    x holds: standard deviations of the random effects (in logs, or as
+    :mod:`bayeslmm.bayes.signed` has them); residual standard deviations (or log-linear
     coefficients); rho or the range; then atanh of the partial correlations of the random effects
     and of the residuals.
 
@@ -172,8 +170,15 @@ class ResidualDensity:
         """Length of x."""
         return self.n_scalars + len(self.exponent)
 
+    @property
+    def first_correlation(self) -> int:
+        """Where the random effects' correlations begin in x."""
+        return self.n_scalars
+
     #: Values and draws are made one after the other.
     draws_with_value = False
+    #: Module with the C function, see :mod:`bayeslmm.bayes.compiled`.
+    compiled = "bayeslmm.bayes.compiled_residual"
 
     def spread(self) -> np.ndarray:
         """Rough posterior variances of the coordinates, to start a search with."""
@@ -203,7 +208,7 @@ class ResidualDensity:
 
     def values(self, X: np.ndarray) -> np.ndarray:
         """Log density at each row of X."""
-        return np.array([self.value(x) for x in X])
+        return densities_blocks(np.ascontiguousarray(X, dtype=float), self.kernel())
 
     @cached_property
     def _time_correlations(self) -> CorrelationLayout:
@@ -211,12 +216,16 @@ class ResidualDensity:
         count = self.problem.structure.n_times
         return correlation_layout([CovariancePattern.full(count)] if count else [])
 
+    def kernel(self) -> tuple:
+        """What :func:`density_blocks` takes after x, but for the last argument."""
+        return self._kernel_arguments
+
     @cached_property
     def _kernel_arguments(self) -> tuple:
         problem = self.problem
         priors = (self.correlations, self._time_correlations, self.scales, self.n_log)
         correlation = (self.exponent, self.constant, problem.scale.shape[1])
-        return (*priors, *correlation, problem.layout, problem.W, problem.n, *self._root)
+        return (*priors, *correlation, problem.layout, problem.data, problem.n, *self._root)
 
     def _evaluate(self, x: np.ndarray, want_gradient: bool):
         return density_blocks(x, *self._kernel_arguments, want_gradient)

@@ -184,7 +184,7 @@ def residual_noise(design: Design, posterior: xr.Dataset, z: np.ndarray) -> np.n
     if not correlated(design):
         return row_scales(design, posterior, weights=design.weights) * z
     from bayeslmm.model import residual_blocks
-    from bayeslmm.residual._kernel import noise
+    from bayeslmm.residual._effects import noise
 
     blocks = residual_blocks(design)
     eta, c = residual_parameters(design, posterior)

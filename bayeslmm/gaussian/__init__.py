@@ -57,6 +57,7 @@ _HOME = {
     "draw_levels": "relationship",
     "Problem": "problem",
     "prepare": "problem",
+    "rotated_for_draws": "rotation",
     "FactorRows": "rows",
     "RunningProducts": "running",
     "analyze": "symbolic",

@@ -160,6 +160,44 @@ def pullback_to_correlations(lay, sd, u, G):
 
 
 @njit(**_OPTIONS)
+def pullback_from_covariances(lay, q, start, sd, slope, u, F, D):
+    """Derivatives in the sds' coordinates and in u from D = dl/dSigma (flat).
+
+    Nothing is divided by an sd, so that they hold at zero and below.
+
+    Parameters
+    ----------
+    lay : CorrelationLayout
+    q, start : (K,) and at least (K,) int arrays
+        Effects of each factor, and where its matrices begin in F and D.
+    sd, slope : (m,) arrays
+        Standard deviations and their derivatives in their coordinates.
+    u : (r,) array
+    F, D : flat arrays
+        Sigma_k = F_k F_k', and the symmetric derivatives in it.
+
+    Returns
+    -------
+    (m,) and (r,) arrays.
+    """
+    G = np.zeros(F.shape[0])  # dl/dF = 2 (dl/dSigma) F
+    for k in range(q.shape[0]):
+        for a in range(q[k]):
+            for b in range(a + 1):
+                total = 0.0
+                for c in range(b, q[k]):
+                    total += D[start[k] + a * q[k] + c] * F[start[k] + c * q[k] + b]
+                G[start[k] + a * q[k] + b] = 2.0 * total
+    # at unit sds the derivative in log sd is that in sd
+    d_sd, d_u = pullback_to_correlations(lay, np.ones(sd.shape[0]), u, G)
+    for i in range(sd.shape[0]):
+        d_sd[i] *= slope[i]
+        for t in range(lay.row_ptr[i], lay.row_ptr[i + 1]):
+            d_u[lay.number[t]] *= sd[i]
+    return d_sd, d_u
+
+
+@njit(**_OPTIONS)
 def log_lkj(u, exponent, constant):
     """Log density of LKJ correlations in u, tanh's Jacobian included, and its derivative.
 

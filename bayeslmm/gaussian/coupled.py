@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .coordinates import working_products
-from .crossproducts import CrossProducts
+from .crossproducts import CrossProducts, same_effects
 from .derivatives import _block_diagonal, _sparse_pair
 from .patterns import CovariancePattern
 from .problem import Problem
@@ -168,13 +168,8 @@ class CoupledProblem(Problem):
 
     def renewed(self, cp: CrossProducts) -> CoupledProblem:
         """The same model for other cross-products of the same levels."""
-        same = all(
-            np.array_equal(f.zz, g.zz) for f, g in zip(cp.factors, self.cp.factors, strict=True)
-        ) and all(
-            np.array_equal(cp.pairs[key].values, self.cp.pairs[key].values) for key in cp.pairs
-        )
         blocks = self.values.blocks
-        if not same:
+        if not same_effects(cp, self.cp):
             blocks = blocks._replace(value=_block_values(cp, self.roots, self.symbolic, blocks))
         fresh = _assembled(cp, self.patterns, self.relationships, self.roots, self.symbolic, blocks)
         return replace(fresh, known_sigma=self.known_sigma)

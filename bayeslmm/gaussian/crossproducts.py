@@ -440,3 +440,14 @@ def _combine_pairs(a: PairProducts, b: PairProducts, sign: int) -> PairProducts:
     if sign < 0:
         values[counts == 0] = 0.0
     return PairProducts(keys // span, keys % span, values, counts)
+
+
+def same_effects(a: CrossProducts, b: CrossProducts) -> bool:
+    """Whether all products among random-effects columns are equal: another response at most."""
+    return all(
+        np.array_equal(f.zz, g.zz) for f, g in zip(a.factors, b.factors, strict=True)
+    ) and all(
+        np.array_equal(getattr(pair, name), getattr(b.pairs[key], name))
+        for key, pair in a.pairs.items()
+        for name in ("rows", "columns", "values")
+    )

@@ -202,9 +202,12 @@ def root_with_rows_first(A: np.ndarray, observed: np.ndarray, root: np.ndarray) 
     if not rest.any():
         return root
     across = A[np.ix_(observed, rest)]
-    loading = np.linalg.lstsq(root, across, rcond=1e-12)[0].T if root.size else np.zeros(
-        (int(rest.sum()), root.shape[1])
-    )  # fmt: skip
+    if root.size and root.shape[0] == root.shape[1] and np.all(np.any(root != 0, axis=0)):
+        loading = np.linalg.solve(root, across).T  # of full rank
+    elif root.size:
+        loading = np.linalg.lstsq(root, across, rcond=1e-12)[0].T
+    else:
+        loading = np.zeros((int(rest.sum()), root.shape[1]))
     left = A[np.ix_(rest, rest)] - loading @ loading.T
     own = semidefinite_root(0.5 * (left + left.T))
     out = np.zeros((len(A), root.shape[1] + own.shape[1]))

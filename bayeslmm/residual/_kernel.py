@@ -1,8 +1,9 @@
-"""Factorization of V block by block, the criteria, their adjoints, and draws.
+"""Factorization of V block by block, the criteria and their adjoints.
 
 For every pattern of design, V (m, m) is formed and inverted once; its n_rep blocks are the columns
-of one product.  With D = dl/dV = (V^-1 r r' V^-1 - V^-1 + V^-1 X P^-1 X'V^-1) / 2, derivatives in
-every parameter are sums of D against dV.
+of one product, or are there as sums of products only (:mod:`bayeslmm.residual._grams`).  With D =
+dl/dV = (V^-1 r r' V^-1 - V^-1 + V^-1 X P^-1 X'V^-1) / 2, derivatives in every parameter are sums of
+D against dV.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from numba import njit
 
 from bayeslmm.gaussian._criteria import _residual_form, _solve_fixed, marginal_statistics
 from bayeslmm.gaussian._small import cholesky_lower, invert_from_cholesky
+from bayeslmm.residual._grams import add_gram_product, gram_adjoint
 
 _OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 _LOG_2PI = float(np.log(2.0 * np.pi))
@@ -41,6 +43,8 @@ class Layout(NamedTuple):
         Effects of each factor, starts in the columns of Z and in the flat factors.
     kind : (2,) int array
         Code of the correlation structure, number of times.
+    gram_ptr : (P + 1,) int array
+        Starts in the sums of products of the blocks; nothing for patterns computed by their rows.
     """
 
     m: np.ndarray
@@ -58,6 +62,22 @@ class Layout(NamedTuple):
     z_ptr: np.ndarray
     f_ptr: np.ndarray
     kind: np.ndarray
+    gram_ptr: np.ndarray
+
+
+class Data(NamedTuple):
+    """Columns [X y] of a model, c of them.
+
+    Attributes
+    ----------
+    W : flat array
+        Pattern by pattern (m, n_rep, c).
+    gram : flat array
+        Sums of products over the blocks of patterns, see :mod:`bayeslmm.residual._grams`.
+    """
+
+    W: np.ndarray
+    gram: np.ndarray
 
 
 @njit(**_OPTIONS)
@@ -184,26 +204,60 @@ def _inverse(V):
 
 
 @njit(**_OPTIONS)
-def factorize(lay, W, columns, F, eta, c):
-    """log|V|, V^-1 per pattern (flat), U = V^-1 [X y] (flat as W), S = [X y]'V^-1[X y]."""
+def _invert_patterns(lay, F, eta, c):
+    """log|V| and V^-1 per pattern (flat); nan where a V is not positive definite."""
     P = lay.m.shape[0]
     log_det = 0.0
     inverses = np.empty(lay.v_ptr[P])
-    U = np.empty(W.shape[0])
-    S = np.zeros((columns, columns))
     for k in range(P):
-        m, n_rep = lay.m[k], lay.n_rep[k]
         V = pattern_residual(lay, k, eta, c)
         _add_random(lay, k, F, V)
         part = _inverse(V)
         if not np.isfinite(part):
-            return np.nan, inverses, U, S
-        log_det += n_rep * part
+            return np.nan, inverses
+        log_det += lay.n_rep[k] * part
         inverses[lay.v_ptr[k] : lay.v_ptr[k + 1]] = V.ravel()
-        w = W[lay.data_ptr[k] : lay.data_ptr[k + 1]]
-        u = np.dot(V, w.reshape(m, n_rep * columns))
-        U[lay.data_ptr[k] : lay.data_ptr[k + 1]] = u.ravel()
-        S += np.dot(w.reshape(m * n_rep, columns).T, u.reshape(m * n_rep, columns))
+    return log_det, inverses
+
+
+@njit(**_OPTIONS)
+def _add_row_product(lay, k, inverses, W, columns, U, S):
+    """Write V^-1 [X y] of pattern k into U (flat as W), add [X y]'V^-1[X y] to S."""
+    m, n_rep = lay.m[k], lay.n_rep[k]
+    V_inverse = inverses[lay.v_ptr[k] : lay.v_ptr[k + 1]].reshape(m, m)
+    w = W[lay.data_ptr[k] : lay.data_ptr[k + 1]]
+    u = np.dot(V_inverse, w.reshape(m, n_rep * columns))
+    U[lay.data_ptr[k] : lay.data_ptr[k + 1]] = u.ravel()
+    S += np.dot(w.reshape(m * n_rep, columns).T, u.reshape(m * n_rep, columns))
+
+
+@njit(**_OPTIONS)
+def factorize(lay, W, columns, F, eta, c):
+    """log|V|, V^-1 per pattern (flat), U = V^-1 [X y] (flat as W), S = [X y]'V^-1[X y]."""
+    U = np.empty(W.shape[0])
+    S = np.zeros((columns, columns))
+    log_det, inverses = _invert_patterns(lay, F, eta, c)
+    if np.isfinite(log_det):
+        for k in range(lay.m.shape[0]):
+            _add_row_product(lay, k, inverses, W, columns, U, S)
+    return log_det, inverses, U, 0.5 * (S + S.T)
+
+
+@njit(**_OPTIONS)
+def products(lay, data, columns, F, eta, c):
+    """As :func:`factorize`, with U for the patterns computed by their rows only."""
+    U = np.empty(0)
+    S = np.zeros((columns, columns))
+    log_det, inverses = _invert_patterns(lay, F, eta, c)
+    if not np.isfinite(log_det):
+        return log_det, inverses, U, S
+    for k in range(lay.m.shape[0]):
+        if lay.gram_ptr[k + 1] > lay.gram_ptr[k]:
+            add_gram_product(lay, k, data.gram, inverses, S)
+        else:
+            if not U.shape[0]:
+                U = np.empty(data.W.shape[0])
+            _add_row_product(lay, k, inverses, data.W, columns, U, S)
     return log_det, inverses, U, 0.5 * (S + S.T)
 
 
@@ -282,7 +336,7 @@ def _pull_back(lay, k, D, eta, c, d_Sigma, d_eta, d_c):
 
 
 @njit(**_OPTIONS)
-def evaluate(lay, W, n, F, eta, c, root, target, log_det_prior, ml, want_gradient):
+def evaluate(lay, data, n, F, eta, c, root, target, log_det_prior, ml, want_gradient):
     """Criterion and its derivatives in Sigma (flat), eta and c; nan where V is not definite.
 
     With ``ml`` the likelihood at the estimated coefficients, else log p(y) with the coefficients
@@ -292,7 +346,7 @@ def evaluate(lay, W, n, F, eta, c, root, target, log_det_prior, ml, want_gradien
     d_Sigma = np.zeros(F.shape[0])
     d_eta = np.zeros(eta.shape[0])
     d_c = np.zeros(c.shape[0])
-    log_det, inverses, U, S = factorize(lay, W, columns, F, eta, c)
+    log_det, inverses, U, S = products(lay, data, columns, F, eta, c)
     if not np.isfinite(log_det):
         return np.nan, d_Sigma, d_eta, d_c
     value, _, _, B = statistics(S, log_det, n, root, target, log_det_prior, ml)
@@ -301,151 +355,10 @@ def evaluate(lay, W, n, F, eta, c, root, target, log_det_prior, ml, want_gradien
     for k in range(lay.m.shape[0]):
         m = lay.m[k]
         V_inverse = inverses[lay.v_ptr[k] : lay.v_ptr[k + 1]].reshape(m, m)
-        u = U[lay.data_ptr[k] : lay.data_ptr[k + 1]]
-        D = _adjoint(lay, k, V_inverse, u, columns, B)
+        if lay.gram_ptr[k + 1] > lay.gram_ptr[k]:
+            D = gram_adjoint(lay, k, data.gram, V_inverse, B)
+        else:
+            u = U[lay.data_ptr[k] : lay.data_ptr[k + 1]]
+            D = _adjoint(lay, k, V_inverse, u, columns, B)
         _pull_back(lay, k, D, eta, c, d_Sigma, d_eta, d_c)
     return value, d_Sigma, d_eta, d_c
-
-
-@njit(**_OPTIONS)
-def draw_effects(lay, inverses, U, columns, F, eta, c, beta, code, effect_ptr, z_b, z_e, b):
-    """One exact draw of the random effects given beta, by Matheron's rule, into b (flat).
-
-    A prior draw (b*, e*) is moved by Sigma Z' V^-1 (y - X beta - Z b* - e*); Sigma may be singular.
-
-    Parameters
-    ----------
-    code : flat (m n_rep, K) int array per pattern
-        Level of each row, over the whole data.
-    effect_ptr : (K + 1,) int array
-        Start of each factor's effects in b, level by level.
-    z_b, z_e : standard normals, one per effect and per row.
-    """
-    K = lay.q.shape[0]
-    for f in range(K):
-        q, start = lay.q[f], lay.f_ptr[f]
-        for level in range((effect_ptr[f + 1] - effect_ptr[f]) // q):
-            at = effect_ptr[f] + level * q
-            for a in range(q):
-                total = 0.0
-                for d in range(a + 1):
-                    total += F[start + a * q + d] * z_b[at + d]
-                b[at + a] = total
-    shift = np.zeros(b.shape[0])
-    done = 0
-    for k in range(lay.m.shape[0]):
-        m, n_rep, at = lay.m[k], lay.n_rep[k], lay.row_ptr[k]
-        V_inverse = inverses[lay.v_ptr[k] : lay.v_ptr[k + 1]].reshape(m, m)
-        u = U[lay.data_ptr[k] : lay.data_ptr[k + 1]].reshape(m, n_rep, columns)
-        C = pattern_residual(lay, k, eta, c)
-        cholesky_lower(C)
-        draw = np.empty((m, n_rep))
-        for i in range(m):
-            for g in range(n_rep):
-                total = 0.0
-                for j in range(i + 1):
-                    total += C[i, j] * z_e[done + j * n_rep + g]
-                for f in range(K):
-                    level = code[done + i * n_rep + g, f]
-                    for a in range(lay.q[f]):
-                        total += (
-                            lay.Z[at + i, lay.z_ptr[f] + a]
-                            * b[effect_ptr[f] + level * lay.q[f] + a]
-                        )
-                draw[i, g] = total
-        moved = np.dot(V_inverse, draw)
-        for i in range(m):
-            for g in range(n_rep):
-                gap = u[i, g, columns - 1] - moved[i, g]
-                for j in range(columns - 1):
-                    gap -= u[i, g, j] * beta[j]
-                for f in range(K):
-                    level = code[done + i * n_rep + g, f]
-                    for a in range(lay.q[f]):
-                        shift[effect_ptr[f] + level * lay.q[f] + a] += (
-                            lay.Z[at + i, lay.z_ptr[f] + a] * gap
-                        )
-        done += m * n_rep
-    _add_covariance_times(lay, F, shift, effect_ptr, b)
-
-
-@njit(**_OPTIONS)
-def _add_covariance_times(lay, F, shift, effect_ptr, b):
-    """b += Sigma shift, level by level."""
-    for f in range(lay.q.shape[0]):
-        q, start = lay.q[f], lay.f_ptr[f]
-        work = np.empty(q)
-        for level in range((effect_ptr[f + 1] - effect_ptr[f]) // q):
-            at = effect_ptr[f] + level * q
-            for d in range(q):
-                work[d] = 0.0
-                for a in range(d, q):
-                    work[d] += F[start + a * q + d] * shift[at + a]
-            for a in range(q):
-                for d in range(a + 1):
-                    b[at + a] += F[start + a * q + d] * work[d]
-
-
-@njit(**_OPTIONS)
-def draws(lay, W, columns, F, eta, c, root, target, code, effect_ptr, normals):
-    """A draw of (beta, b) at each row of F, eta, c and normals; nan where V is not definite."""
-    count, p = F.shape[0], columns - 1
-    n_effects = effect_ptr[-1]
-    beta = np.empty((count, p))
-    b = np.empty((count, n_effects))
-    for d in range(count):
-        log_det, inverses, U, S = factorize(lay, W, columns, F[d], eta[d], c[d])
-        _, mean, _, B = statistics(S, log_det, 1, root, target, 0.0, False)
-        for i in range(p):
-            total = mean[i]
-            for j in range(i + 1):
-                total += B[i, j] * normals[d, j]
-            beta[d, i] = total
-        if n_effects:
-            draw_effects(
-                lay, inverses, U, columns, F[d], eta[d], c[d], beta[d], code, effect_ptr,
-                normals[d, p : p + n_effects], normals[d, p + n_effects :], b[d],
-            )  # fmt: skip
-    return beta, b
-
-
-@njit(**_OPTIONS)
-def effect_information(lay, inverses, code, effect_ptr, f, q, n_levels):
-    """Z_j' V^-1 Z_j of every level of factor f, (J, q, q)."""
-    T = np.zeros((n_levels, q, q))
-    done = 0
-    z = lay.z_ptr[f]
-    for k in range(lay.m.shape[0]):
-        m, n_rep, at = lay.m[k], lay.n_rep[k], lay.row_ptr[k]
-        V = inverses[lay.v_ptr[k] : lay.v_ptr[k + 1]].reshape(m, m)
-        for i in range(m):
-            for j in range(m):
-                if lay.level[at + i, f] != lay.level[at + j, f]:
-                    continue
-                for g in range(n_rep):
-                    level = code[done + i * n_rep + g, f]
-                    for a in range(q):
-                        for b in range(q):
-                            T[level, a, b] += V[i, j] * lay.Z[at + i, z + a] * lay.Z[at + j, z + b]
-        done += m * n_rep
-    return T
-
-
-@njit(**_OPTIONS)
-def noise(lay, eta, c, z):
-    """Residuals with covariance R from standard normals (draws, n), in the order of the blocks."""
-    out = np.empty(z.shape)
-    for d in range(z.shape[0]):
-        done = 0
-        for k in range(lay.m.shape[0]):
-            m, n_rep = lay.m[k], lay.n_rep[k]
-            C = pattern_residual(lay, k, eta[d], c[d])
-            cholesky_lower(C)
-            for i in range(m):
-                for g in range(n_rep):
-                    total = 0.0
-                    for j in range(i + 1):
-                        total += C[i, j] * z[d, done + j * n_rep + g]
-                    out[d, done + i * n_rep + g] = total
-            done += m * n_rep
-    return out

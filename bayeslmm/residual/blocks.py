@@ -148,14 +148,25 @@ def make_blocks(
         z_ptr=_starts(q),
         f_ptr=_starts(q * q),
         kind=np.array(kind, dtype=np.int64),
+        gram_ptr=np.zeros(len(m) + 1, dtype=np.int64),  # set in with_columns
     )
     effect_ptr = _starts(np.array([f.n_levels * f.q for f in factors], dtype=np.int64))
     return Blocks(layout, order, np.ascontiguousarray(code), effect_ptr)
 
 
 def with_columns(blocks: Blocks, columns: int) -> Layout:
-    """The layout for data of so many columns."""
-    return blocks.layout._replace(data_ptr=blocks.layout.data_ptr * columns)
+    """The layout for data of so many columns.
+
+    Patterns of many blocks get room for sums of products: where these take less time than the rows
+    and less than eight times their memory.
+    """
+    layout = blocks.layout
+    m = layout.m
+    sizes = (m * (m + 1) // 2) * (columns * (columns + 1) // 2)
+    worth = m * columns <= layout.n_rep * np.minimum(m + columns, 32)
+    return layout._replace(
+        data_ptr=layout.data_ptr * columns, gram_ptr=_starts(np.where(worth, sizes, 0))
+    )
 
 
 def residual_root(blocks: Blocks, eta: np.ndarray, c: np.ndarray) -> Callable:

@@ -12,7 +12,8 @@ from bayeslmm.gaussian.coordinates import Coordinates
 from bayeslmm.gaussian.marginal import FixedPrior
 from bayeslmm.gaussian.patterns import CovariancePattern
 from bayeslmm.gaussian.rows import FactorRows
-from bayeslmm.residual import _kernel
+from bayeslmm.residual import _effects, _kernel
+from bayeslmm.residual._grams import make_grams
 from bayeslmm.residual.base import Moments, RowInformation, StructuredProblem, Theta
 from bayeslmm.residual.blocks import Blocks, make_blocks, residual_root, with_columns
 from bayeslmm.residual.structures import Structure
@@ -57,6 +58,11 @@ class BlockProblem(StructuredProblem):
         """Positions, as the kernels take them."""
         return with_columns(self.blocks, self.p + 1)
 
+    @cached_property
+    def data(self) -> _kernel.Data:
+        """[X y], as the kernels take it."""
+        return _kernel.Data(self.W, make_grams(self.layout, self.W, self.p + 1))
+
     @property
     def n_effects(self) -> int:
         """Random effects in all."""
@@ -68,7 +74,7 @@ class BlockProblem(StructuredProblem):
         nan where V is not positive definite.
         """
         return _kernel.evaluate(
-            self.layout, self.W, self.n, theta.F, theta.eta, theta.c, *prior, ml, gradient
+            self.layout, self.data, self.n, theta.F, theta.eta, theta.c, *prior, ml, gradient
         )
 
     def solve(self, theta: Theta, prior: FixedPrior | None = None, ml: bool = False) -> Moments:
@@ -124,7 +130,7 @@ class BlockProblem(StructuredProblem):
         for f, (factor, Sigma) in enumerate(
             zip(self.factors, self.covariances(theta.F), strict=True)
         ):
-            T = _kernel.effect_information(
+            T = _effects.effect_information(
                 self.layout, inverses, self.blocks.code, self.blocks.effect_ptr, f, factor.q,
                 factor.n_levels,
             )  # fmt: skip
@@ -198,8 +204,8 @@ class BlockProblem(StructuredProblem):
         b : list of (m, J_k, q_k) arrays
         """
         root, target, _ = self.prior(prior)
-        beta, b = _kernel.draws(
-            self.layout, self.W, self.p + 1, np.ascontiguousarray(F), np.ascontiguousarray(eta),
+        beta, b = _effects.draws(
+            self.layout, self.data, self.p + 1, np.ascontiguousarray(F), np.ascontiguousarray(eta),
             np.ascontiguousarray(c), root, target, self.blocks.code, self.blocks.effect_ptr,
             np.ascontiguousarray(normals),
         )  # fmt: skip

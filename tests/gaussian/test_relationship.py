@@ -26,6 +26,7 @@ from bayeslmm.gaussian import (
     pack_theta,
     prepare,
     profiled_criterion_and_gradient,
+    rotated_for_draws,
     row_moments,
     solve,
     variance_derivative_terms,
@@ -98,18 +99,22 @@ def _dense_z(f: FactorRows) -> np.ndarray:
     return Z.reshape(len(f.codes), -1)
 
 
-#: form of the relationship, records, effects, permanent environment, herds, type wanted
+#: form of the relationship, records, effects, permanent environment, number of herds, type wanted
 CASES = {
-    "sparse precision": ("precision", "unbalanced", 1, False, False, CoupledProblem),
-    "sparse, everything": ("precision", "unbalanced", 2, True, True, CoupledProblem),
-    "sparse, balanced": ("precision", "three", 1, True, False, CoupledProblem),
-    "dense, unbalanced": ("covariance", "unbalanced", 1, True, True, CoupledProblem),
-    "dense, slopes": ("covariance", "unbalanced", 2, True, False, CoupledProblem),
-    "dense, clones, herds": ("clones", "unbalanced", 1, False, True, CoupledProblem),
-    "rotated": ("covariance", "one", 1, False, False, RotatedProblem),
-    "rotated, permanent": ("covariance", "three", 1, True, False, RotatedProblem),
-    "rotated, slopes": ("covariance", "three", 2, False, False, RotatedProblem),
-    "rotated, clones": ("clones", "one", 1, False, False, RotatedProblem),
+    "sparse precision": ("precision", "unbalanced", 1, False, 0, CoupledProblem),
+    "sparse, everything": ("precision", "unbalanced", 2, True, 5, CoupledProblem),
+    "sparse, balanced": ("precision", "three", 1, True, 0, CoupledProblem),
+    "dense, unbalanced": ("covariance", "unbalanced", 1, True, 5, CoupledProblem),
+    "dense, slopes": ("covariance", "unbalanced", 2, True, 0, CoupledProblem),
+    "rotated": ("covariance", "one", 1, False, 0, RotatedProblem),
+    "rotated, permanent": ("covariance", "three", 1, True, 0, RotatedProblem),
+    "rotated, slopes": ("covariance", "three", 2, False, 0, RotatedProblem),
+    "rotated, clones": ("clones", "one", 1, False, 0, RotatedProblem),
+    "rotated, unbalanced": ("covariance", "unbalanced", 1, False, 0, RotatedProblem),
+    "rotated, clones, herds": ("clones", "unbalanced", 1, False, 5, RotatedProblem),
+    "rotated, permanent, herds": ("covariance", "three", 1, True, 5, RotatedProblem),
+    "rotated, slopes, herds": ("covariance", "three", 2, False, 5, RotatedProblem),
+    "rotated, many herds": ("covariance", "unbalanced", 1, False, 12, RotatedProblem),
 }
 
 
@@ -142,8 +147,8 @@ def case(key: str) -> Case:
         As.append(np.eye(len(levels)))
         relationships.append(None)
     if herds:
-        factors.insert(0, FactorRows(rng.integers(0, 5, n), np.ones((n, 1)), 5))
-        As.insert(0, np.eye(5))
+        factors.insert(0, FactorRows(rng.integers(0, herds, n), np.ones((n, 1)), int(herds)))
+        As.insert(0, np.eye(int(herds)))
         relationships.insert(0, None)
     y = X @ [100.0, 2.0, 1.0] + rng.normal(size=n) + rng.normal(size=J)[codes]
     Ls = []
@@ -325,6 +330,34 @@ def test_another_response_or_fewer_rows_give_the_same_as_a_fresh_start(key):
             two = profiled_criterion_and_gradient(fresh, theta, reml)
             assert one[0] == pytest.approx(two[0], rel=1e-10)
             np.testing.assert_allclose(one[1], two[1], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("key", ["sparse precision", "sparse, balanced"])
+def test_a_precision_rotated_for_sampling_is_the_same_model(key):
+    c = case(key)
+    rotated = rotated_for_draws(c.problem)
+    assert type(rotated) is RotatedProblem
+    assert rotated.head_only
+    one, two = (with_prior(p) for p in (c.problem, rotated))
+    value, D, d_sigma2 = log_marginal_and_gradient(two, c.Ls, SIGMA)
+    assert value == pytest.approx(c.log_likelihood(), rel=1e-12)
+    expected = log_marginal_and_gradient(one, c.Ls, SIGMA)
+    for found, wanted in zip(D, expected[1], strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-8, atol=1e-9)
+    assert d_sigma2 == pytest.approx(expected[2], rel=1e-8)
+    # ancestors without rows too
+    moments = [conditional_moments(m, c.Ls, SIGMA) for m in (one, two)]
+    for found, wanted in zip(moments[1].b, moments[0].b, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-9)
+    blocks = [effect_covariances(m.problem, c.Ls, SIGMA) for m in (one, two)]
+    for found, wanted in zip(blocks[1], blocks[0], strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-9)
+
+
+def test_a_rotation_that_does_not_pay_is_left():
+    for key in ("sparse, everything", "dense, unbalanced", "rotated"):
+        problem = case(key).problem
+        assert rotated_for_draws(problem) is problem
 
 
 @pytest.mark.parametrize("A", [related(), clones()], ids=["regular", "clones"])

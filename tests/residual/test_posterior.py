@@ -32,6 +32,7 @@ MODELS = {
     "unstructured": ("y ~ x", "unstructured(t | g)", None, False),
     "unstructured, one sigma": ("y ~ x + (0 + x | g)", "unstructured(t | g)", "~ 1", False),
     "cells": ("y ~ x + (1 | g) + (1 | h)", None, "~ f", False),
+    "log-linear": ("y ~ x + (1 | g)", None, "~ x + f", True),
 }
 
 
