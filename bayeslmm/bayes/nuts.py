@@ -33,6 +33,11 @@ MARGINAL_TUNE = 150
 _TARGET_ACCEPT = 0.7
 _TARGET_ACCEPT_NEAR_ZERO = 0.9
 
+STOPPED = (
+    "Sampling was stopped before every chain had its draws; nothing is returned. Ask for fewer "
+    "draws, or let it finish."
+)
+
 _OPTIONS = {"target_accept": "target_accept", "max_treedepth": "maxdepth"}
 
 #: Statistics kept, under PyMC's names.
@@ -130,10 +135,7 @@ def sample_density(
     if errors:
         raise SamplingError(f"The posterior density failed: {errors[0]}") from errors[0]
     if z.shape[:2] != (chains, draws) or not np.all(np.isfinite(z)):
-        raise SamplingError(
-            "Sampling was stopped before every chain had its draws; nothing is returned. Ask for "
-            "fewer draws, or let it finish."
-        )
+        raise SamplingError(STOPPED)
     x, log_jacobian = fold(sampled, center.x + z @ center.scale.T)
     kept = _kept_stats(stats)
     if "lp" in kept:

@@ -28,7 +28,7 @@ import numpy as np
 
 from bayeslmm.bayes.marginal import MarginalDensity
 from bayeslmm.bayes.mode import Mode
-from bayeslmm.bayes.nuts import log_density, processors
+from bayeslmm.bayes.nuts import STOPPED, log_density, processors
 from bayeslmm.bayes.signed import fold, mirror, signed_mode
 from bayeslmm.bayes.surrogate import Surrogate, fit_surrogate, follow, path_length
 from bayeslmm.errors import SamplingError
@@ -133,10 +133,7 @@ def sample_trajectories(
             wait(running)
         except KeyboardInterrupt:
             stop.set()
-            raise SamplingError(
-                "Sampling was stopped before every chain had its draws; nothing is returned. Ask "
-                "for fewer draws, or let it finish."
-            ) from None
+            raise SamplingError(STOPPED) from None
     z, values, fixed, effects, stats = (
         np.stack(parts) for parts in zip(*(chain.result() for chain in running), strict=True)
     )
