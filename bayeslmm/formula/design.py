@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +18,7 @@ from bayeslmm.formula.covariates import (
     modeled_covariates,
     refuse_unmodeled,
 )
+from bayeslmm.formula.expressions import Call, walk
 from bayeslmm.formula.functions import allowed_calls, base_namespace, check_namespace
 from bayeslmm.formula.groupcalls import group_call
 from bayeslmm.formula.groupmeans import GroupMean, fit_group_mean
@@ -33,7 +33,12 @@ from bayeslmm.formula.residual import (
 )
 from bayeslmm.formula.statistics import RowStatistics, statistics_of_rows
 from bayeslmm.formula.syntax import Bar, ParsedFormula, parse_formula
-from bayeslmm.formula.syntaxtree import parse_part, variables_in
+from bayeslmm.formula.syntaxtree import (
+    columns_as_terms,
+    parse_part,
+    refuse_two_of_one_name,
+    variables_in,
+)
 
 __all__ = ["Design", "NewRows", "build_design"]
 
@@ -469,14 +474,20 @@ def _used_columns(
     Names of the namespace are not columns.
     """
     present = {str(column) for column in frame.columns}
-    names: dict[str, None] = {}
     parts = [(parsed.response, "response"), (parsed.fixed, "formula")]
     parts += [(bar.effects, f"random term {bar}") for bar in parsed.bars]
-    for text, what in parts:
-        names.update(dict.fromkeys(variables_in(parse_part(text, allowed, present, what))))
+    trees = [parse_part(text, allowed, present, what) for text, what in parts]
+    refuse_two_of_one_name(trees)
+    for (_, what), tree in zip(parts[1:], trees[1:], strict=True):
+        if twice := columns_as_terms(trees[0]) & columns_as_terms(tree):
+            raise FormulaError(
+                f"The response {min(twice)!r} is among the predictors of the {what}, and cannot "
+                "explain itself. Leave it out there."
+            )
+    names = dict.fromkeys(name for tree in trees for name in variables_in(tree))
     calls = [name for name in names if group_call(name)]
     for name in calls:
-        if name in variables_in(parse_part(parsed.response, allowed, present, "response")):
+        if name in variables_in(trees[0]):
             raise FormulaError(
                 f"The response cannot be {name}: its groups belong on the right of '~'."
             )
@@ -542,8 +553,9 @@ def _to_model(parsed: ParsedFormula, raw, raw_weights, frame, allowed, calls) ->
     for name in calls:
         call = group_call(name)
         fixed |= _variables(call.covariate, allowed, present) | set(call.groups)
-    for text in re.findall(r"offset\s*\(.*?\)", parsed.fixed):
-        fixed |= {name for name in raw if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text)}
+    for node in walk(parse_part(parsed.fixed, allowed, present, "formula")):
+        if isinstance(node, Call) and node.function == "offset":
+            fixed |= set(variables_in(node))
     candidates = {name: column for name, column in raw.items() if name not in required}
     return refuse_unmodeled(candidates, fixed, keep)
 

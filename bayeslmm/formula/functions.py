@@ -74,6 +74,8 @@ _ELEMENTWISE = [
     "logical_not",
     "logical_or",
 ]
+# Of whole numbers numpy gives whole numbers: a power wraps around at 2^63, 1/2 is 0.
+_IN_FLOATING_POINT = {"power", "square", "reciprocal"}
 _BARE = [
     "abs",
     "exp",
@@ -121,6 +123,8 @@ def _guarded(name: str) -> Callable:
     def elementwise(*arguments):
         if len(arguments) != function.nin:
             raise TypeError(f"{name}() takes {function.nin} argument(s), not {len(arguments)}")
+        if name in _IN_FLOATING_POINT:
+            arguments = [a.astype(float) if hasattr(a, "astype") else float(a) for a in arguments]
         return function(*arguments)
 
     return elementwise

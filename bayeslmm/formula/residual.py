@@ -417,7 +417,7 @@ def _factor(columns: tuple[str, ...], plain: pd.DataFrame) -> GroupingFactor:
         return grouping_factor(columns, plain)
     label = ":".join(str(plain[c].iloc[0]) for c in columns)  # one series
     codes = np.zeros(len(plain), dtype=np.int64)
-    return GroupingFactor(":".join(columns), columns, (label,), codes, ((label,),), np.zeros(1))
+    return GroupingFactor(":".join(columns), columns, (label,), codes, ((label,),))
 
 
 def _numeric_times(column: pd.Series) -> np.ndarray:
