@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bayeslmm.errors import DataError, FormulaError
+from bayeslmm.errors import DataError, FormulaError, listed
+from bayeslmm.formula.algebra import expand_terms
 from bayeslmm.formula.columns import as_frame, find_column, missing_in, plain_column
 from bayeslmm.formula.covariates import (
     ModeledCovariate,
@@ -106,6 +107,8 @@ class Design:
     center : ndarray, shape (p,), or None
         Means of the predictors where they are not those of these rows: the intercept's prior
         is meant there.
+    text_columns : frozenset of str
+        Used columns that came as text, not as categories.
     """
 
     formula: ParsedFormula
@@ -125,6 +128,7 @@ class Design:
     modeled: tuple[ModeledCovariate, ...] = field(repr=False, default=())
     residual: ResidualDesign | None = None
     center: np.ndarray | None = field(repr=False, default=None)
+    text_columns: frozenset[str] = field(repr=False, default=frozenset())
 
     @property
     def predictor_means(self) -> np.ndarray:
@@ -408,8 +412,9 @@ def build_design(
     if not len(keep):
         raise DataError(
             "No row has all of the columns the formula uses: "
-            f"{', '.join(f'{k} ({v} missing)' for k, v in absent.items() if v)}."
+            f"{listed(f'{k} ({v} missing)' for k, v in absent.items() if v)}."
         )
+    _refuse_many_terms(parsed, len(keep), allowed, set(raw))
     used_rows = {name: column.iloc[keep] for name, column in raw.items()}
     unknown = {name: missing_in(used_rows[name]) for name in kept_missing}
     unknown = {name: mask for name, mask in unknown.items() if mask.any()}
@@ -453,6 +458,12 @@ def build_design(
         group_means=group_means,
         modeled=modeled_covariates(unknown, plain, fixed, blocks),
         residual=None if structure is None else residual_design(structure, plain, options),
+        text_columns=frozenset(
+            name
+            for name, column in used.items()
+            if isinstance(column.dtype, pd.CategoricalDtype)
+            and not isinstance(raw[name].dtype, pd.CategoricalDtype)
+        ),
     )
 
 
@@ -570,12 +581,24 @@ def _complete_rows(raw: Mapping, raw_weights, weights_name, missing: str, n: int
         absent[weights_name] = int(missing_in(raw_weights).sum())
     mask = _dropped_mask(raw, raw_weights, n)
     if missing == "raise" and mask.any():
-        shown = ", ".join(f"{name} ({count})" for name, count in absent.items() if count)
+        shown = listed(f"{name} ({count})" for name, count in absent.items() if count)
         raise DataError(
             f'{int(mask.sum())} of {n} rows have missing values: {shown}. missing="drop" leaves '
             "them out and says so."
         )
     return np.flatnonzero(~mask), absent
+
+
+def _refuse_many_terms(parsed: ParsedFormula, n: int, allowed, columns: set[str]) -> None:
+    """More terms than rows are told before each is evaluated: a*b*... of 13 columns is 8192."""
+    for text in (parsed.fixed, *(bar.effects for bar in parsed.bars)):
+        n_terms = len(expand_terms(parse_part(text, allowed, columns, "formula"), text))
+        if n_terms > n:
+            shown = text if len(text) <= 80 else text[:77] + "..."
+            raise DataError(
+                f"'{shown}' stands for {n_terms:,} terms, and there are {n:,} rows: there must be "
+                "more rows than coefficients. Leave terms out."
+            )
 
 
 def _positive_weights(raw_weights, keep: np.ndarray):

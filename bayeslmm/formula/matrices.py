@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bayeslmm.errors import BayesLMMError, DataError, FormulaError
+from bayeslmm.errors import BayesLMMError, DataError, FormulaError, listed
 from bayeslmm.formula.algebra import expand_terms
 from bayeslmm.formula.coding import Coding, codings
 from bayeslmm.formula.evaluation import component_of
@@ -31,8 +31,6 @@ from bayeslmm.formula.syntaxtree import parse_part
 __all__ = ["ModelMatrix", "Term", "model_matrix", "response_matrix", "response_vector"]
 
 _MAX_DENSE_BYTES = 4e9
-#: Terms that are evaluated though the data have fewer rows, so that the message can count columns.
-_FEW_TERMS = 1000
 #: Factors whose combinations of effects are laid out one by one.
 _MOST_FACTORS = 8
 
@@ -211,11 +209,6 @@ def _stray_words(column: pd.Series) -> str:
 
 
 def _evaluate(nodes: list, text: str, frame: pd.DataFrame, namespace: Mapping) -> ModelMatrix:
-    if len(nodes) > max(len(frame), _FEW_TERMS):
-        raise FormulaError(
-            f"The formula has {len(nodes):,} terms and the data {len(frame):,} rows: there must be "
-            "more rows than coefficients. Leave terms out."
-        )
     env = evaluation_environment(namespace)
     evaluated = []
     for components in nodes:
@@ -420,7 +413,7 @@ def _n_levels(values) -> int:
 def _refuse_duplicates(names: list[str], text: str) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise FormulaError(f"Two columns of '{text}' are both called {', '.join(twice)}. Rename.")
+        raise FormulaError(f"Two columns of '{text}' are both called {listed(twice)}. Rename.")
 
 
 @contextlib.contextmanager

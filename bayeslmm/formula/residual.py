@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from bayeslmm.errors import DataError, FormulaError
+from bayeslmm.errors import DataError, FormulaError, listed
+from bayeslmm.formula.labels import spaced_evenly, time_order
 from bayeslmm.formula.matrices import ModelMatrix, model_matrix
 from bayeslmm.formula.random import GroupingFactor, grouping_factor
 from bayeslmm.formula.syntax import parse_formula
@@ -310,6 +311,18 @@ class ResidualDesign:
         """Name of the correlation structure, or ``"independent"``."""
         return self.syntax.kind
 
+    def order_of_text_times(self, levels: list) -> list[str] | None:
+        """Text levels of the times as ar1 takes them, where that may not be what is meant.
+
+        None for levels that are not text or in an order of their own, and for one text with
+        numbers at equal distances in it that are in alphabetical order anyway.
+        """
+        text = all(isinstance(level, str) for level in levels) and levels == sorted(levels)
+        if self.kind != "ar1" or not text or len(levels) < 3:
+            return None
+        order = time_order(levels)
+        return None if order == levels and spaced_evenly(order) else order
+
     @property
     def largest_group(self) -> int:
         """Rows of the largest group."""
@@ -353,6 +366,7 @@ class ResidualDesign:
             Whether times and groups are left out.
         """
         n = len(plain)
+        plain = _in_time_order(plain, self.syntax)
         time = np.zeros(n)
         if scale_only:
             return ResidualRows(np.arange(n), time, self.variance.evaluate(plain, n))
@@ -362,7 +376,7 @@ class ResidualDesign:
             if unknown:
                 raise DataError(
                     f"Time {unknown[0]} of {self.syntax.time!r} is not in the fit; there are "
-                    f"{', '.join(self.times)}."
+                    f"{listed(self.times)}."
                 )
             time = np.array([self.times.index(v) for v in labels], dtype=float)
         elif self.syntax.time is not None:
@@ -388,6 +402,7 @@ def residual_design(syntax: ResidualSyntax, plain: pd.DataFrame, options) -> Res
         If times are not numbers, not whole where they must be, or occur twice in a group.
     """
     n = len(plain)
+    plain = _in_time_order(plain, syntax)
     variance = _variance_term(syntax, plain, options)
     scale = variance.evaluate(plain, n)
     if syntax.kind == "independent":
@@ -418,6 +433,15 @@ def _factor(columns: tuple[str, ...], plain: pd.DataFrame) -> GroupingFactor:
     label = ":".join(str(plain[c].iloc[0]) for c in columns)  # one series
     codes = np.zeros(len(plain), dtype=np.int64)
     return GroupingFactor(":".join(columns), columns, (label,), codes, ((label,),))
+
+
+def _in_time_order(plain: pd.DataFrame, syntax: ResidualSyntax) -> pd.DataFrame:
+    """Plain columns, times that are text in the order of the numbers in them."""
+    name = syntax.time
+    if name not in plain.columns or not isinstance(plain[name].dtype, pd.CategoricalDtype):
+        return plain
+    order = time_order(plain[name].cat.categories.tolist())
+    return plain.assign(**{name: plain[name].cat.reorder_categories(order)})
 
 
 def _numeric_times(column: pd.Series) -> np.ndarray:
