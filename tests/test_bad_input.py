@@ -68,6 +68,7 @@ FORMULAS = [
     ("y ~ x + (np.f2py.os.system('echo hacked') | g)", "calls np.f2py.os.system"),
     ("np.f2py.os.system('echo hacked') ~ x", "calls np.f2py.os.system"),
     ("y + x ~ z", "one column or one call"),
+    ("pi ~ x", "is a constant"),
     ("f ~ x + (1 | g)", "not numeric"),
     ("flag ~ x + (1 | g)", "not numeric"),
     ("cbind(y, x) ~ z", "one response at a time"),

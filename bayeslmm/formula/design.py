@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.errors import DataError, FormulaError, listed
-from bayeslmm.formula.algebra import expand_terms
 from bayeslmm.formula.columns import as_frame, find_column, missing_in, plain_column
 from bayeslmm.formula.covariates import (
     ModeledCovariate,
@@ -23,7 +22,13 @@ from bayeslmm.formula.expressions import Call, walk
 from bayeslmm.formula.functions import allowed_calls, base_namespace, check_namespace
 from bayeslmm.formula.groupcalls import group_call
 from bayeslmm.formula.groupmeans import GroupMean, fit_group_mean
-from bayeslmm.formula.matrices import ModelMatrix, Term, model_matrix, response_vector
+from bayeslmm.formula.matrices import (
+    ModelMatrix,
+    Term,
+    model_matrix,
+    refuse_many_terms,
+    response_vector,
+)
 from bayeslmm.formula.missing import MissingRows
 from bayeslmm.formula.random import RandomBlock, grouping_factor, random_block
 from bayeslmm.formula.residual import (
@@ -414,7 +419,8 @@ def build_design(
             "No row has all of the columns the formula uses: "
             f"{listed(f'{k} ({v} missing)' for k, v in absent.items() if v)}."
         )
-    _refuse_many_terms(parsed, len(keep), allowed, set(raw))
+    for text in (parsed.fixed, *(bar.effects for bar in parsed.bars)):
+        refuse_many_terms(text, len(keep), allowed)
     used_rows = {name: column.iloc[keep] for name, column in raw.items()}
     unknown = {name: missing_in(used_rows[name]) for name in kept_missing}
     unknown = {name: mask for name, mask in unknown.items() if mask.any()}
@@ -513,7 +519,13 @@ def _used_columns(
         for column in call.groups:
             find_column(frame, column, "grouping column")
         del names[name]
+    factors: dict[str, set] = {}
     for bar in parsed.bars:
+        if factors.setdefault(bar.factor, set(bar.columns)) != set(bar.columns):
+            raise FormulaError(
+                f"Two grouping factors are both called {bar.factor!r}: a column, and a combination "
+                "of columns. Rename the column."
+            )
         names.update(dict.fromkeys(bar.columns))
         for column in bar.columns:
             find_column(frame, column, "grouping factor")
@@ -587,18 +599,6 @@ def _complete_rows(raw: Mapping, raw_weights, weights_name, missing: str, n: int
             "them out and says so."
         )
     return np.flatnonzero(~mask), absent
-
-
-def _refuse_many_terms(parsed: ParsedFormula, n: int, allowed, columns: set[str]) -> None:
-    """More terms than rows are told before each is evaluated: a*b*... of 13 columns is 8192."""
-    for text in (parsed.fixed, *(bar.effects for bar in parsed.bars)):
-        n_terms = len(expand_terms(parse_part(text, allowed, columns, "formula"), text))
-        if n_terms > n:
-            shown = text if len(text) <= 80 else text[:77] + "..."
-            raise DataError(
-                f"'{shown}' stands for {n_terms:,} terms, and there are {n:,} rows: there must be "
-                "more rows than coefficients. Leave terms out."
-            )
 
 
 def _positive_weights(raw_weights, keep: np.ndarray):

@@ -33,6 +33,10 @@ _ARITHMETIC: dict[str, Callable] = {
     "/": operator.truediv,
     "**": operator.pow,
 }
+#: Of whole numbers numpy gives whole numbers: a power wraps around at 2^63, 1/2 is 0.
+_IN_FLOATING_POINT = {
+    f"{module}.{name}" for module in ("np", "numpy") for name in ("power", "square", "reciprocal")
+}
 #: Bits of the largest whole number that floating point can stand for.
 _MOST_BITS = 1024
 #: The option (and its position) that says how many columns a transform makes.
@@ -137,6 +141,8 @@ class FunctionCall:
             self.stateful_transform = function()
         function = self.stateful_transform or function
         args = [arg.eval(frame, env) for arg in self.args]
+        if self.callee in _IN_FLOATING_POINT:
+            args = [_float(arg) for arg in args]
         return function(*args, **{name: arg.eval(frame, env) for name, arg in self.kwargs.items()})
 
     def _refuse_width(self, frame, env) -> None:

@@ -74,8 +74,6 @@ _ELEMENTWISE = [
     "logical_not",
     "logical_or",
 ]
-# Of whole numbers numpy gives whole numbers: a power wraps around at 2^63, 1/2 is 0.
-_IN_FLOATING_POINT = {"power", "square", "reciprocal"}
 _BARE = [
     "abs",
     "exp",
@@ -123,8 +121,6 @@ def _guarded(name: str) -> Callable:
     def elementwise(*arguments):
         if len(arguments) != function.nin:
             raise TypeError(f"{name}() takes {function.nin} argument(s), not {len(arguments)}")
-        if name in _IN_FLOATING_POINT:
-            arguments = [a.astype(float) if hasattr(a, "astype") else float(a) for a in arguments]
         return function(*arguments)
 
     return elementwise

@@ -28,7 +28,14 @@ from bayeslmm.formula.expressions import Call, Group, GroupMean, Name, Node, pri
 from bayeslmm.formula.functions import evaluation_environment
 from bayeslmm.formula.syntaxtree import parse_part
 
-__all__ = ["ModelMatrix", "Term", "model_matrix", "response_matrix", "response_vector"]
+__all__ = [
+    "ModelMatrix",
+    "Term",
+    "model_matrix",
+    "refuse_many_terms",
+    "response_matrix",
+    "response_vector",
+]
 
 _MAX_DENSE_BYTES = 4e9
 #: Factors whose combinations of effects are laid out one by one.
@@ -148,6 +155,22 @@ def model_matrix(
     return _evaluate(expand_terms(tree, text), text, frame, namespace)
 
 
+def refuse_many_terms(text: str, n: int, allowed: Set[str]) -> None:
+    """Refuse more terms than rows before each is evaluated; a*b*... of 13 columns is 8192.
+
+    Raises
+    ------
+    DataError
+    """
+    n_terms = len(expand_terms(parse_part(text, allowed, set(), "formula"), text))
+    if n_terms > n:
+        shown = text if len(text) <= 80 else text[:77] + "..."
+        raise DataError(
+            f"'{shown}' stands for {n_terms:,} terms, and there are {n:,} rows: there must be "
+            "more rows than coefficients. Leave terms out."
+        )
+
+
 def response_vector(
     text: str, frame: pd.DataFrame, *, namespace: Mapping[str, Any], allowed: Set[str]
 ) -> tuple[str, np.ndarray]:
@@ -178,6 +201,8 @@ def response_matrix(
         )
     if not isinstance(tree, Call):
         name = printed(tree)
+        if name not in frame.columns:
+            raise FormulaError(f"The response {name!r} is a constant, not a column of the data.")
         column = frame[name]
         if isinstance(column.dtype, pd.CategoricalDtype) or column.dtype == bool:
             kind = "true/false" if column.dtype == bool else "text or categories"

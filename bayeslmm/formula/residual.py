@@ -15,7 +15,7 @@ import pandas as pd
 
 from bayeslmm.errors import DataError, FormulaError, listed
 from bayeslmm.formula.labels import spaced_evenly, time_order
-from bayeslmm.formula.matrices import ModelMatrix, model_matrix
+from bayeslmm.formula.matrices import ModelMatrix, model_matrix, refuse_many_terms
 from bayeslmm.formula.random import GroupingFactor, grouping_factor
 from bayeslmm.formula.syntax import parse_formula
 from bayeslmm.formula.syntaxtree import parse_part, variables_in
@@ -204,7 +204,9 @@ def _variance_term(syntax: ResidualSyntax, plain: pd.DataFrame, options) -> Vari
     columns = _cell_columns(text, plain)
     if columns is not None:
         return _cells(columns, plain)
-    matrix = model_matrix(_without_factor(text), plain, what="sigma formula", **options)
+    text = _without_factor(text)
+    refuse_many_terms(text, len(plain), options["allowed"])
+    matrix = model_matrix(text, plain, what="sigma formula", **options)
     if "Intercept" not in matrix.names or matrix.offset is not None:
         raise FormulaError(
             f'sigma="~ {text}": the formula of the standard deviation keeps its intercept and has '

@@ -67,6 +67,12 @@ def test_what_cannot_be_computed_is_refused_before_it_is_tried(wide, formula, me
     assert time.perf_counter() - start < 20
 
 
+def test_a_formula_of_the_standard_deviation_is_bounded_too(wide):
+    for terms, message in ((30, "more than 10,000 terms"), (12, "4,096 terms, and there are 96")):
+        with pytest.raises(blm.BayesLMMError, match=message):
+            build_design("y ~ v0", wide, sigma=f"~ {_many(terms, '*')}")
+
+
 DEEP = [
     "(y) ~ v0",
     "((y)) ~ v0",

@@ -67,6 +67,13 @@ def test_every_row_has_the_label_of_its_own_group(columns, levels):
     }
 
 
+def test_a_column_called_as_a_combination_is_told_from_it():
+    frame = _frame(2, 4).assign(**{"c0:c1": np.arange(3000) % 7})
+    for data in (frame, blm.scan(frame)):
+        with pytest.raises(blm.FormulaError, match="both called 'c0:c1'"):
+            blm.LMM("y ~ 1 + (1 | c0:c1) + (1 | `c0:c1`)", data)
+
+
 def test_an_estimate_does_not_depend_on_how_groups_are_named():
     rng = np.random.default_rng(0)
     bits = np.repeat(rng.integers(0, 2, (40, 65)), 10, axis=0)
