@@ -38,6 +38,8 @@ __all__ = [
 ]
 
 _MAX_DENSE_BYTES = 4e9
+#: Terms that are evaluated however few rows there are: columns of some may depend on others.
+_FEW_TERMS = 1000
 #: Factors whose combinations of effects are laid out one by one.
 _MOST_FACTORS = 8
 
@@ -156,14 +158,14 @@ def model_matrix(
 
 
 def refuse_many_terms(text: str, n: int, allowed: Set[str]) -> None:
-    """Refuse more terms than rows before each is evaluated; a*b*... of 13 columns is 8192.
+    """Refuse many more terms than rows before each is evaluated; a*b*... of 12 columns is 4096.
 
     Raises
     ------
     DataError
     """
     n_terms = len(expand_terms(parse_part(text, allowed, set(), "formula"), text))
-    if n_terms > n:
+    if n_terms > max(n, _FEW_TERMS):
         shown = text if len(text) <= 80 else text[:77] + "..."
         raise DataError(
             f"'{shown}' stands for {n_terms:,} terms, and there are {n:,} rows: there must be "

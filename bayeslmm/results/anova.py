@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bayeslmm.errors import ModelWarning, listed
+from bayeslmm.errors import ModelWarning
 from bayeslmm.formula import Design
 from bayeslmm.formula.sumcoding import sum_coded
 from bayeslmm.likelihood.hypotheses import (
@@ -54,7 +54,7 @@ def anova_table(fit: LikelihoodFit, type: int, ddf: str) -> pd.DataFrame:
         rows[term.name] = (numerator, denominator, statistic, p)
     if untestable:
         warnings.warn(
-            f"No type {type} test of {listed(untestable)}: some cells have no rows, or its "
+            f"No type {type} test of {', '.join(untestable)}: some cells have no rows, or its "
             "columns are aliased.",
             ModelWarning,
             stacklevel=3,
