@@ -41,7 +41,7 @@ _MAX_DENSE_BYTES = 4e9
 #: Terms that are evaluated however few rows there are: columns of some may depend on others.
 _FEW_TERMS = 1000
 #: Factors whose combinations of effects are laid out one by one.
-_MOST_FACTORS = 8
+_MOST_FACTORS = 10
 
 
 @dataclass(frozen=True)
