@@ -6,6 +6,8 @@ Every error subclasses :class:`BayesLMMError` and a builtin, so that both
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 __all__ = [
     "BayesLMMError",
     "DataError",
@@ -17,6 +19,7 @@ __all__ = [
     "PriorError",
     "SamplingError",
     "SamplingWarning",
+    "listed",
 ]
 
 
@@ -58,3 +61,11 @@ class ModelWarning(UserWarning):
 
 class SamplingWarning(UserWarning):
     """The draws do not (yet) represent the posterior well enough."""
+
+
+def listed(names: Iterable, most: int = 10) -> str:
+    """Names for a message, and how many there are where they are more than `most`."""
+    shown = [str(name) for name in names]
+    if len(shown) <= most:
+        return ", ".join(shown)
+    return f"{', '.join(shown[:most])}, ... ({len(shown)} in all)"

@@ -14,7 +14,14 @@ import numpy as np
 from bayeslmm.bayes.choice import METHODS, PARAMETERIZATIONS, fit_posterior
 from bayeslmm.bayes.names import ModelNames, model_names
 from bayeslmm.bayes.priors import Prior, Priors
-from bayeslmm.errors import DataError, DataWarning, ModelWarning, SamplingError, SamplingWarning
+from bayeslmm.errors import (
+    DataError,
+    DataWarning,
+    ModelWarning,
+    SamplingError,
+    SamplingWarning,
+    listed,
+)
 from bayeslmm.formula import Design, build_design
 from bayeslmm.formula.checks import check_design
 
@@ -708,7 +715,7 @@ def _aliased(design: Design) -> tuple[str, ...]:
         names = tuple(design.coef_names[i] for i in found)
     if names:
         warnings.warn(
-            f"The model matrix is rank deficient: {', '.join(names)} can be written as a "
+            f"The model matrix is rank deficient: {listed(names)} can be written as a "
             "combination of the columns before. The data say nothing about such a coefficient "
             "alone: in the posterior its prior decides, REML leaves it out.",
             ModelWarning,

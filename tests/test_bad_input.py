@@ -68,6 +68,7 @@ FORMULAS = [
     ("y ~ x + (np.f2py.os.system('echo hacked') | g)", "calls np.f2py.os.system"),
     ("np.f2py.os.system('echo hacked') ~ x", "calls np.f2py.os.system"),
     ("y + x ~ z", "one column or one call"),
+    ("pi ~ x", "is a constant"),
     ("f ~ x + (1 | g)", "not numeric"),
     ("flag ~ x + (1 | g)", "not numeric"),
     ("cbind(y, x) ~ z", "one response at a time"),
@@ -343,3 +344,88 @@ def test_levels_do_not_depend_on_which_comes_first(toy):
             assert set(blm.LMM("y ~ f", form).design.coef_names[1:]) == {f"f[{v}]" for v in left}
     table = pyarrow.table({"y": toy["y"].to_numpy(), "f": pyarrow.array(f).dictionary_encode()})
     assert blm.LMM("y ~ f", table).design.coef_names[1:] == ("f[b]", "f[c]")
+
+
+def _cycled(values: list, n: int) -> list:
+    return [values[i % len(values)] for i in range(n)]
+
+
+NUMBERS = {
+    "ages": [str(20 + i) for i in range(30)],
+    "doses": ["0", "10", "25", "50"],
+    "decimals": ["0.5", "1.0", "1.5"],
+    "commas": ["0,5", "1,0", "1,5"],
+    "years": [str(2010 + i) for i in range(10)],
+}
+
+
+@pytest.mark.parametrize("values", NUMBERS.values(), ids=NUMBERS)
+@pytest.mark.parametrize("formula", ["y ~ dose + (1 | g)", "y ~ x + (0 + dose | g)"])
+def test_text_that_is_all_numbers_is_warned_about(toy, values, formula):
+    data = toy.assign(dose=_cycled(values, len(toy)))
+    message = f"'dose' is text, and each of its {len(values)} different values is a number"
+    with pytest.warns(blm.ModelWarning, match=message) as caught:
+        check_design(build_design(formula, data))
+    said = " ".join(str(w.message) for w in caught)
+    assert ("decimal comma" in said) == ("," in values[0])
+    with pytest.warns(blm.ModelWarning, match=message):
+        blm.LMM("y ~ dose", blm.scan(data, batch_rows=40))
+
+
+@pytest.mark.parametrize("formula", ["y ~ C(dose)", "y ~ dose"])
+def test_numbers_that_are_meant_as_labels_are_not_warned_about(toy, formula):
+    dose = _cycled(NUMBERS["ages"], len(toy))
+    codes = _cycled(["1", "2", "3", "4"], len(toy))
+    categories = dose if "C(" in formula else pd.Categorical(dose)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_design(build_design(formula, toy.assign(dose=categories)))
+        check_design(build_design(formula, toy.assign(dose=codes)))
+
+
+@pytest.mark.parametrize("change", ["{} ", " {}", "{}\u00a0", "{}\u200b", "s\u0327{}"])
+@pytest.mark.parametrize("formula", ["y ~ x + (1 | id)", "y ~ id", "y ~ 1 + (1 | f:id)"])
+def test_labels_that_look_alike_are_shown(toy, change, formula):
+    label = "\u015f{}" if change.startswith("s") else "{}"  # one letter, or two that look like it
+    ids = [(change if i % 24 == 3 else label).format(f"a{i % 4}") for i in range(len(toy))]
+    data = toy.assign(id=ids)
+    assert build_design("y ~ 1 + (1 | id)", data).blocks[0].n_levels == 5
+    with pytest.warns(blm.ModelWarning, match="'id' has labels that differ only in spaces or inv"):
+        check_design(build_design(formula, data))
+    with pytest.warns(blm.ModelWarning, match="'id' has labels that differ only in spaces or inv"):
+        blm.LMM(formula, blm.scan(data, batch_rows=40))
+
+
+def test_labels_that_do_not_look_alike_are_not_remarked_on(toy):
+    ids = _cycled(["a 1", "a1", "A1", "a-1"], len(toy))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_design(build_design("y ~ x + (1 | id)", toy.assign(id=ids)))
+
+
+@pytest.mark.parametrize(
+    ("fitted", "new"),
+    [
+        (["1", "2", "3"], [3, 1]),
+        (["1", "2", "3"], [3.0, 1.0]),
+        (pd.Categorical([1, 2, 3]), ["3", "1"]),
+        (pd.Categorical([1.0, 2.0, 3.0]), ["3", "1"]),
+    ],
+)
+def test_a_level_is_known_as_number_and_as_text(toy, fitted, new):
+    values = pd.Series(fitted).iloc[np.arange(len(toy)) % 3].reset_index(drop=True)
+    design = build_design("y ~ lot + (0 + lot | g)", toy.assign(lot=values))
+    rows = design.evaluate(toy.iloc[:2].assign(lot=new))
+    np.testing.assert_array_equal(rows.X[:, 1:], [[0, 1], [0, 0]])
+    np.testing.assert_array_equal(rows.Z[0], [[0, 0, 1], [1, 0, 0]])
+    with pytest.raises(blm.DataError, match="not seen when the model was fitted: '3 '"):
+        design.evaluate(toy.iloc[:1].assign(lot="3 "))
+
+
+def test_a_warning_of_many_names_shows_some_and_counts_all():
+    rng = np.random.default_rng(0)
+    day = [f"day {i // 2:03}" for i in range(300)]
+    data = pd.DataFrame({"y": rng.normal(size=300), "day": day, "week": [f"w{d}" for d in day]})
+    with pytest.warns(blm.ModelWarning, match=r"rank deficient.*\(149 in all\)") as caught:
+        blm.LMM("y ~ day + week", data)
+    assert max(len(str(w.message)) for w in caught) < 600

@@ -255,6 +255,26 @@ def test_a_formula_in_a_file_cannot_run_code(tmp_path, formula):
     assert not proof.exists()
 
 
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "Yield ~ I(Batch + 2**(2**(2**6))) + (1 | Batch)",
+        "Yield ~ bs(Yield, df=1000000) + (1 | Batch)",
+        f"Yield ~ {'(' * 3000}1{')' * 3000} + (1 | Batch)",
+        f"Yield ~ 1 + (1 | {'*'.join(f'Batch{i}' for i in range(30))})",
+        "Yield ~ ² + (1 | Batch)",
+    ],
+    ids=["power", "spline", "brackets", "factors", "digit"],
+)
+def test_a_formula_in_a_file_cannot_run_without_end(tmp_path, formula):
+    fit, _ = _small()
+    path = tmp_path / "fit.nc"
+    fit.save(path)
+    _rewrite_formula(path, formula)
+    with pytest.raises(blm.BayesLMMError):
+        blm.load(path)
+
+
 def test_a_model_with_a_users_function_loads_only_with_it(tmp_path):
     namespace = {"halved": lambda values: values / 2}
     model = quietly("halved(Yield) ~ 1 + (1 | Batch)", dataset("dyestuff"), namespace=namespace)

@@ -29,7 +29,7 @@ from bayeslmm.bayes.residual_priors import (
     residual_members,
     residual_priors,
 )
-from bayeslmm.errors import PriorError
+from bayeslmm.errors import PriorError, listed
 from bayeslmm.formula import Design
 from bayeslmm.formula.random import RandomBlock
 from bayeslmm.formula.statistics import spread
@@ -344,7 +344,7 @@ class Priors(Mapping):
         hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
         raise PriorError(
             f"There is no parameter {key!r} to set a prior on.{hint} Parameters: "
-            f"{', '.join(self._entries)}. Classes: {', '.join(_CLASSES)}."
+            f"{listed(self._entries)}. Classes: {', '.join(_CLASSES)}."
         )
 
 

@@ -1,22 +1,32 @@
 """The algebra of terms: ``+ - : * / **`` and parentheses, as in R.
 
 A term is a set of components (columns or calls) that are multiplied; the empty term is the
-intercept. Components are told apart by their text. (formulae's own algebra compares calls in
-a way that fails on ``scale(x) + scale(np.log(x))``, and nests ``(a + b)/c`` otherwise than R.)
+intercept. Components are told apart by their structure.
 """
 
 from __future__ import annotations
 
 from itertools import combinations
-from typing import Any
 
 from bayeslmm.errors import FormulaError
+from bayeslmm.formula.expressions import (
+    Call,
+    Constant,
+    Group,
+    Node,
+    Operation,
+    Sum,
+    printed,
+    source,
+)
 
 __all__ = ["expand_terms"]
 
-#: A term: text of each component to its node in the syntax tree, in the order written.
-Node = Any
+#: A term: exact text of each component to its tree, in the order written.
 TermNodes = dict[str, Node]
+
+#: What a product or a power may stand for; a * b * ... of 30 columns would be 2^30 terms.
+_MOST_TERMS = 10_000
 
 
 def expand_terms(tree: Node, text: str) -> list[TermNodes]:
@@ -24,7 +34,7 @@ def expand_terms(tree: Node, text: str) -> list[TermNodes]:
 
     Parameters
     ----------
-    tree : formulae.expr.Expr
+    tree : Node
     text : str
         For messages.
 
@@ -36,118 +46,113 @@ def expand_terms(tree: Node, text: str) -> list[TermNodes]:
     Raises
     ------
     FormulaError
-        If an operator is applied to something it has no meaning for.
+        If an operator is applied to something it has no meaning for, or stands for too many
+        terms.
     """
-    expander = _Expander(text)
-    terms = _union([{}], [])
-    for sign, part in expander.signed_parts(tree):
-        found, intercept = expander.part(part)
+    found: dict[frozenset, TermNodes] = {frozenset(): {}}
+    for sign, part in _signed_parts(tree):
+        terms, intercept = _part(part)
         if sign > 0:
             if intercept is False:
-                terms = _without(terms, [{}])
-            terms = _union(terms, found)
+                found.pop(frozenset(), None)
+            _add(found, terms)
         elif intercept is False:  # minus 0 puts the intercept back
-            terms = _union(terms, [{}])
-        elif any(name.startswith("offset(") for term in found for name in term):
+            _add(found, [{}])
+        elif any(_is_offset(node) for term in terms for node in term.values()):
             raise FormulaError(f"offset() cannot be subtracted in '{text}': use offset(-x).")
         else:
-            terms = _without(terms, found)
-    return sorted(terms, key=len)
+            for term in terms:
+                found.pop(frozenset(term), None)
+    return sorted(found.values(), key=len)
 
 
-class _Expander:
-    def __init__(self, text: str):
-        self.text = text
+def _is_offset(node: Node) -> bool:
+    return isinstance(node, Call) and node.function == "offset"
 
-    def signed_parts(self, node: Node) -> list[tuple[int, Node]]:
-        """The summands of the top level with their signs."""
-        from formulae import expr
 
-        if isinstance(node, expr.Binary) and node.operator.kind in ("PLUS", "MINUS"):
-            sign = 1 if node.operator.kind == "PLUS" else -1
-            return [*self.signed_parts(node.left), (sign, node.right)]
-        if isinstance(node, expr.Unary) and node.operator.kind == "MINUS":
-            return [(-1, node.right)]
-        if isinstance(node, expr.Unary):
-            return self.signed_parts(node.right)
-        return [(1, node)]
+def _signed_parts(node: Node) -> tuple[tuple[int, Node], ...]:
+    return node.parts if isinstance(node, Sum) else ((1, node),)
 
-    def part(self, node: Node) -> tuple[list[TermNodes], bool | None]:
-        """Terms of a summand, and whether it says anything of the intercept (0: False)."""
-        from formulae import expr
 
-        if isinstance(node, expr.Literal):
-            return ([{}], True) if node.value == 1 else ([], False)
-        if isinstance(node, expr.Grouping):
-            terms: list[TermNodes] = []
-            removed = None
-            for sign, inner in self.signed_parts(node.expression):
-                found, intercept = self.part(inner)
-                removed = False if intercept is False and sign > 0 else removed
-                removed = False if sign < 0 and found == [{}] else removed
-                terms = _union(terms, found) if sign > 0 else _without(terms, found)
-            return terms, removed
-        return self.product(node), None
+def _part(node: Node) -> tuple[list[TermNodes], bool | None]:
+    """Terms of a summand, and whether it says anything of the intercept (0: False)."""
+    if isinstance(node, Constant):
+        return ([{}], True) if node.value == 1 else ([], False)
+    if isinstance(node, Group):
+        terms: dict[frozenset, TermNodes] = {}
+        removed = None
+        for sign, inner in _signed_parts(node.inside):
+            found, intercept = _part(inner)
+            removed = False if intercept is False and sign > 0 else removed
+            removed = False if sign < 0 and found == [{}] else removed
+            if sign > 0:
+                _add(terms, found)
+            else:
+                for term in found:
+                    terms.pop(frozenset(term), None)
+        return list(terms.values()), removed
+    return _product(node), None
 
-    def product(self, node: Node) -> list[TermNodes]:
-        from formulae import expr
 
-        if isinstance(node, expr.Binary):
-            return self.binary(node)
-        if isinstance(node, expr.Variable):
-            return [{node.name.lexeme: node}]
-        if isinstance(node, expr.QuotedName):
-            return [{node.expression.lexeme[1:-1]: node}]
-        if isinstance(node, expr.Call):
-            from formulae.terms.call_resolver import CallResolver
-
-            return [{str(CallResolver(node).resolve()): node}]
-        if isinstance(node, expr.Grouping | expr.Literal):
-            return self.part(node)[0]
-        raise FormulaError(f"Cannot make terms of '{self.text}'.")
-
-    def binary(self, node: Node) -> list[TermNodes]:
-        kind = node.operator.kind
-        if kind in ("PLUS", "MINUS"):
-            raise FormulaError(f"Put sums inside products in parentheses in '{self.text}'.")
-        left = self.product(node.left)
-        if kind == "STAR_STAR":
-            return _power(left, node.right.value)
-        right = self.product(node.right)
-        if kind == "COLON":
-            return _cross(left, right)
-        if kind == "STAR":
-            return _union(left, right, _cross(left, right))
-        if kind == "SLASH":  # (a + b)/c is a + b + a:b:c
-            return _union(left, _cross([_joined(left)], right))
-        raise FormulaError(f"'{node.operator.lexeme}' has no meaning in '{self.text}'.")
+def _product(node: Node) -> list[TermNodes]:
+    if isinstance(node, Constant | Group):
+        return _part(node)[0]
+    if not isinstance(node, Operation):
+        return [{source(node): node}]
+    left = _product(node.operands[0])
+    for operator, operand in zip(node.operators, node.operands[1:], strict=True):
+        if operator == "**":
+            left = _power(left, operand.value, node)
+            continue
+        right = _product(operand)
+        if operator == ":":
+            left = _cross(left, right, node)
+        elif operator == "*":
+            left = _union(left, right, _cross(left, right, node))
+        else:  # (a + b)/c is a + b + a:b:c
+            left = _union(left, _cross([_joined(left)], right, node))
+    return left
 
 
 def _joined(terms: list[TermNodes]) -> TermNodes:
     return {name: node for term in terms for name, node in term.items()}
 
 
-def _cross(left: list[TermNodes], right: list[TermNodes]) -> list[TermNodes]:
+def _cross(left: list[TermNodes], right: list[TermNodes], node: Node) -> list[TermNodes]:
+    _bound(len(left) * len(right), node)
     return _union([{**a, **b} for a in left for b in right])
 
 
-def _power(terms: list[TermNodes], order: int) -> list[TermNodes]:
-    products = [
-        _joined(list(chosen))
-        for size in range(1, order + 1)
-        for chosen in combinations(terms, size)
-    ]
-    return _union(products)
+def _power(terms: list[TermNodes], order: int, node: Node) -> list[TermNodes]:
+    products: dict[frozenset, TermNodes] = {}
+    made = 0
+    for size in range(1, min(order, len(terms)) + 1):
+        for chosen in combinations(terms, size):
+            made += 1
+            _bound(made, node)
+            product = _joined(list(chosen))
+            products.setdefault(frozenset(product), product)
+    return list(products.values())
+
+
+def _bound(n_terms: int, node: Node) -> None:
+    if n_terms > _MOST_TERMS:
+        shown = printed(node)
+        shown = shown if len(shown) <= 80 else shown[:77] + "..."
+        raise FormulaError(
+            f"'{shown}' stands for more than {_MOST_TERMS:,} terms. Name the interactions that "
+            "are wanted: a + b + a:b, or (a + b + c)**2 for all of two."
+        )
+
+
+def _add(found: dict[frozenset, TermNodes], terms: list[TermNodes]) -> None:
+    for term in terms:
+        found.setdefault(frozenset(term), term)
 
 
 def _union(*lists: list[TermNodes]) -> list[TermNodes]:
     """In order, each set of components once (``b:a`` is ``a:b``)."""
     found: dict[frozenset, TermNodes] = {}
-    for term in (term for terms in lists for term in terms):
-        found.setdefault(frozenset(term), term)
+    for terms in lists:
+        _add(found, terms)
     return list(found.values())
-
-
-def _without(terms: list[TermNodes], removed: list[TermNodes]) -> list[TermNodes]:
-    gone = {frozenset(term) for term in removed}
-    return [term for term in terms if frozenset(term) not in gone]

@@ -7,9 +7,10 @@ import warnings
 
 import numpy as np
 
-from bayeslmm.errors import DataError, ModelWarning
+from bayeslmm.errors import DataError, ModelWarning, listed
 from bayeslmm.formula.columns import words_among_numbers
 from bayeslmm.formula.design import Design
+from bayeslmm.formula.labels import as_numbers, labels_alike
 from bayeslmm.formula.random import RandomBlock
 from bayeslmm.formula.statistics import BlockStatistics
 
@@ -44,11 +45,12 @@ def check_design(design: Design, *, sigma_known: bool = False) -> None:
     ModelWarning
         If there are as many random effects as rows, a random slope's covariate is far from
         zero, two grouping factors have the same groups, a grouping factor is among the
-        coefficients already, or a predictor is text that reads as dates or, but for a few
-        values, as numbers.
+        coefficients already, a predictor is text that reads as dates or as numbers, labels
+        differ in spaces only, or times are text.
     """
     n, p = design.n_rows, len(design.coef_names)
     _check_text(design)
+    _check_labels(design)
     if design.rows_in_memory:
         _refuse_extremes(design)
     if n <= p:
@@ -80,6 +82,7 @@ def _check_text(design: Design) -> None:
                 f"of which are numbers. What is not: {', '.join(map(repr, words[:3]))}. Correct or "
                 "remove these values if the column is meant as a number."
             )
+        _check_numbers(design, str(column), levels)
         if all(_DATE.fullmatch(level.strip()) for level in levels):
             _warn(
                 f"Column {column!r} has text that reads as dates ({levels[0]}): it enters as a "
@@ -87,6 +90,48 @@ def _check_text(design: Design) -> None:
                 f"days since the first one: days = pandas.to_datetime(data[{column!r}]); (days - "
                 f"days.min()).dt.days. If a factor is meant, C({column}) says so."
             )
+
+
+def _check_numbers(design: Design, column: str, levels: list[str]) -> None:
+    """Text that is all numbers; a few codes of one digit are taken for names."""
+    codes = all(len(level.strip()) == 1 for level in levels)
+    if column not in design.text_columns or len(levels) < 3 or codes:
+        return
+    values, commas = as_numbers(levels)
+    if values is not None:
+        comma = ' (with decimal commas: read the file with decimal=",")' if commas else ""
+        _warn(
+            f"Column {column!r} is text, and each of its {len(levels)} different values is a "
+            f"number{comma}: it enters as a factor of {len(levels)} levels, in alphabetical order. "
+            f"If a number is meant, make it one: pandas.to_numeric(data[{column!r}]). If a factor "
+            f"is meant, C({column}) says so."
+        )
+
+
+def _check_labels(design: Design) -> None:
+    """Labels that look alike, and the order of times that are text."""
+    for column in design.columns:
+        levels = design._categories(column) or []
+        if not all(isinstance(level, str) for level in levels):
+            continue
+        if pairs := labels_alike(levels):
+            shown = "; ".join(" and ".join(map(ascii, pair)) for pair in pairs[:3])
+            more = f"; ... ({len(pairs)} pairs)" if len(pairs) > 3 else ""
+            _warn(
+                f"Column {column!r} has labels that differ only in spaces or invisible characters, "
+                f"and are different levels here: {shown}{more}. If they are meant as one, strip "
+                f"them first: data[{column!r}] = data[{column!r}].str.strip()."
+            )
+    residual = design.residual
+    if residual is None or residual.syntax.time is None:
+        return
+    time = residual.syntax.time
+    if order := residual.order_of_text_times(design._categories(time) or []):
+        _warn(
+            f"The times {time!r} of residual={residual.syntax.text!r} are text. They are taken one "
+            f"step apart in this order: {listed(order, 12)}. If that is not what they mean, make "
+            "them numbers, or categories in their order."
+        )
 
 
 def _check_partitions(design: Design) -> None:
@@ -100,7 +145,7 @@ def _check_partitions(design: Design) -> None:
             if _count_pairs(design, one, other) == one.n_levels:
                 _warn(
                     f"The grouping factors {other.name!r} and {one.name!r} have the same groups: "
-                    f"the variances of {', '.join(sorted(shared))} cannot be told apart; only "
+                    f"the variances of {listed(sorted(shared))} cannot be told apart; only "
                     "their sum can. Leave one of them out (in a/b, b is nested in a)."
                 )
 
@@ -164,7 +209,7 @@ def _check_rank(block: RandomBlock, covariates: BlockStatistics) -> None:
         columns = list(part)
         gram = covariates.gram[np.ix_(columns, columns)] / np.outer(size[columns], size[columns])
         if np.linalg.matrix_rank(gram, tol=1e-10, hermitian=True) < len(part):
-            names = ", ".join(block.effects[i] for i in part)
+            names = listed(block.effects[i] for i in part)
             _warn(
                 f"The covariates of the random effects {names} of {block.name!r} are linearly "
                 "dependent: the data say nothing about their variances one by one. Leave one out."

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from pandas.api import types
 
-from bayeslmm.errors import DataError, FormulaError
+from bayeslmm.errors import DataError, FormulaError, listed
 
 __all__ = ["as_frame", "find_column", "missing_in", "plain_column", "words_among_numbers"]
 
@@ -238,14 +238,25 @@ def _plain_objects(column: pd.Series, name: str) -> pd.Series:
 
 def _known_levels(column: pd.Series, name: str, categories: list) -> pd.Series:
     values = column.astype(object).to_numpy()
-    codes = pd.Index(categories).get_indexer(pd.Index(values, dtype=object))
+    codes = pd.Index(categories, dtype=object).get_indexer(pd.Index(values, dtype=object))
     if (codes < 0).any():
         new = list(dict.fromkeys(values[codes < 0]))
-        shown = ", ".join(repr(value) for value in new[:5]) + (", ..." if len(new) > 5 else "")
-        raise DataError(
-            f"Column {name!r} has level(s) not seen when the model was fitted: {shown}. "
-            f"Known levels: {', '.join(map(str, categories[:10]))}"
-            f"{', ...' if len(categories) > 10 else ''}."
+        # 3 and 3.0 are the level "3", and "3" is the level 3, as for grouping factors
+        known = {_as_text(level): i for i, level in enumerate(categories)}
+        by_text = {value: known.get(_as_text(value), -1) for value in new}
+        codes = np.array(
+            [by_text[v] if c < 0 else c for v, c in zip(values, codes, strict=True)], dtype=int
         )
+        if new := [value for value in new if by_text[value] < 0]:
+            raise DataError(
+                f"Column {name!r} has level(s) not seen when the model was fitted: "
+                f"{listed(map(repr, new), 5)}. Known levels: {listed(categories)}."
+            )
     # Not ordered: formulae checks that an ordered column has all of its levels.
     return pd.Series(pd.Categorical.from_codes(codes, categories))
+
+
+def _as_text(value) -> str:
+    """A label as text; a whole number without a point."""
+    whole = isinstance(value, float | np.floating) and float(value).is_integer()
+    return str(int(value)) if whole else str(value)

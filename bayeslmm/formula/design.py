@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bayeslmm.errors import DataError, FormulaError
+from bayeslmm.errors import DataError, FormulaError, listed
 from bayeslmm.formula.columns import as_frame, find_column, missing_in, plain_column
 from bayeslmm.formula.covariates import (
     ModeledCovariate,
@@ -19,10 +18,17 @@ from bayeslmm.formula.covariates import (
     modeled_covariates,
     refuse_unmodeled,
 )
+from bayeslmm.formula.expressions import Call, walk
 from bayeslmm.formula.functions import allowed_calls, base_namespace, check_namespace
 from bayeslmm.formula.groupcalls import group_call
 from bayeslmm.formula.groupmeans import GroupMean, fit_group_mean
-from bayeslmm.formula.matrices import ModelMatrix, Term, model_matrix, response_vector
+from bayeslmm.formula.matrices import (
+    ModelMatrix,
+    Term,
+    model_matrix,
+    refuse_many_terms,
+    response_vector,
+)
 from bayeslmm.formula.missing import MissingRows
 from bayeslmm.formula.random import RandomBlock, grouping_factor, random_block
 from bayeslmm.formula.residual import (
@@ -33,7 +39,12 @@ from bayeslmm.formula.residual import (
 )
 from bayeslmm.formula.statistics import RowStatistics, statistics_of_rows
 from bayeslmm.formula.syntax import Bar, ParsedFormula, parse_formula
-from bayeslmm.formula.syntaxtree import parse_part, variables_in
+from bayeslmm.formula.syntaxtree import (
+    columns_as_terms,
+    parse_part,
+    refuse_two_of_one_name,
+    variables_in,
+)
 
 __all__ = ["Design", "NewRows", "build_design"]
 
@@ -98,6 +109,8 @@ class Design:
     residual : ResidualDesign or None
         Correlations and unequal variances of the residuals; None where they are independent
         with one variance.
+    text_columns : frozenset of str
+        Used columns that came as text, not as categories.
     """
 
     formula: ParsedFormula
@@ -116,6 +129,7 @@ class Design:
     group_means: tuple[GroupMean, ...] = field(repr=False, default=())
     modeled: tuple[ModeledCovariate, ...] = field(repr=False, default=())
     residual: ResidualDesign | None = None
+    text_columns: frozenset[str] = field(repr=False, default=frozenset())
 
     @property
     def X(self) -> np.ndarray:
@@ -394,8 +408,10 @@ def build_design(
     if not len(keep):
         raise DataError(
             "No row has all of the columns the formula uses: "
-            f"{', '.join(f'{k} ({v} missing)' for k, v in absent.items() if v)}."
+            f"{listed(f'{k} ({v} missing)' for k, v in absent.items() if v)}."
         )
+    for text in (parsed.fixed, *(bar.effects for bar in parsed.bars)):
+        refuse_many_terms(text, len(keep), allowed)
     used_rows = {name: column.iloc[keep] for name, column in raw.items()}
     unknown = {name: missing_in(used_rows[name]) for name in kept_missing}
     unknown = {name: mask for name, mask in unknown.items() if mask.any()}
@@ -439,6 +455,12 @@ def build_design(
         group_means=group_means,
         modeled=modeled_covariates(unknown, plain, fixed, blocks),
         residual=None if structure is None else residual_design(structure, plain, options),
+        text_columns=frozenset(
+            name
+            for name, column in used.items()
+            if isinstance(column.dtype, pd.CategoricalDtype)
+            and not isinstance(raw[name].dtype, pd.CategoricalDtype)
+        ),
     )
 
 
@@ -460,14 +482,20 @@ def _used_columns(
     Names of the namespace are not columns.
     """
     present = {str(column) for column in frame.columns}
-    names: dict[str, None] = {}
     parts = [(parsed.response, "response"), (parsed.fixed, "formula")]
     parts += [(bar.effects, f"random term {bar}") for bar in parsed.bars]
-    for text, what in parts:
-        names.update(dict.fromkeys(variables_in(parse_part(text, allowed, present, what))))
+    trees = [parse_part(text, allowed, present, what) for text, what in parts]
+    refuse_two_of_one_name(trees)
+    for (_, what), tree in zip(parts[1:], trees[1:], strict=True):
+        if twice := columns_as_terms(trees[0]) & columns_as_terms(tree):
+            raise FormulaError(
+                f"The response {min(twice)!r} is among the predictors of the {what}, and cannot "
+                "explain itself. Leave it out there."
+            )
+    names = dict.fromkeys(name for tree in trees for name in variables_in(tree))
     calls = [name for name in names if group_call(name)]
     for name in calls:
-        if name in variables_in(parse_part(parsed.response, allowed, present, "response")):
+        if name in variables_in(trees[0]):
             raise FormulaError(
                 f"The response cannot be {name}: its groups belong on the right of '~'."
             )
@@ -482,7 +510,13 @@ def _used_columns(
         for column in call.groups:
             find_column(frame, column, "grouping column")
         del names[name]
+    factors: dict[str, set] = {}
     for bar in parsed.bars:
+        if factors.setdefault(bar.factor, set(bar.columns)) != set(bar.columns):
+            raise FormulaError(
+                f"Two grouping factors are both called {bar.factor!r}: a column, and a combination "
+                "of columns. Rename the column."
+            )
         names.update(dict.fromkeys(bar.columns))
         for column in bar.columns:
             find_column(frame, column, "grouping factor")
@@ -533,8 +567,9 @@ def _to_model(parsed: ParsedFormula, raw, raw_weights, frame, allowed, calls) ->
     for name in calls:
         call = group_call(name)
         fixed |= _variables(call.covariate, allowed, present) | set(call.groups)
-    for text in re.findall(r"offset\s*\(.*?\)", parsed.fixed):
-        fixed |= {name for name in raw if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text)}
+    for node in walk(parse_part(parsed.fixed, allowed, present, "formula")):
+        if isinstance(node, Call) and node.function == "offset":
+            fixed |= set(variables_in(node))
     candidates = {name: column for name, column in raw.items() if name not in required}
     return refuse_unmodeled(candidates, fixed, keep)
 
@@ -549,7 +584,7 @@ def _complete_rows(raw: Mapping, raw_weights, weights_name, missing: str, n: int
         absent[weights_name] = int(missing_in(raw_weights).sum())
     mask = _dropped_mask(raw, raw_weights, n)
     if missing == "raise" and mask.any():
-        shown = ", ".join(f"{name} ({count})" for name, count in absent.items() if count)
+        shown = listed(f"{name} ({count})" for name, count in absent.items() if count)
         raise DataError(
             f'{int(mask.sum())} of {n} rows have missing values: {shown}. missing="drop" leaves '
             "them out and says so."

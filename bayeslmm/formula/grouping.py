@@ -10,6 +10,8 @@ from bayeslmm.errors import FormulaError
 
 __all__ = ["grouping_factors"]
 
+#: Factors that the right side of one bar may stand for; a*b*... of 30 columns would be 2^30.
+_MOST_FACTORS = 100
 _AS_FACTOR = {"factor", "as.factor", "C", "S", "T"}
 
 
@@ -75,16 +77,24 @@ class _Reader:
         while operator := self.accept("SLASH", "STAR"):
             right = self.interaction()
             if operator.kind == "STAR":
-                factors = _union(factors, right, _cross(factors, right))
+                factors = _union(factors, right, self.cross(factors, right))
             else:  # (a + b)/c is a + b + a:b:c, as in R
                 outer = tuple(dict.fromkeys(column for factor in factors for column in factor))
-                factors = _union(factors, _cross([outer], right))
+                factors = _union(factors, self.cross([outer], right))
         return factors
+
+    def cross(self, left: list, right: list) -> list[tuple[str, ...]]:
+        if len(left) * len(right) > _MOST_FACTORS:
+            raise FormulaError(
+                f"The grouping factors of {self.shown} are more than {_MOST_FACTORS}. Name the "
+                "combinations that are wanted: (1 | a) + (1 | a:b)."
+            )
+        return _cross(left, right)
 
     def interaction(self) -> list[tuple[str, ...]]:
         factors = self.atom()
         while self.accept("COLON"):
-            factors = _cross(factors, self.atom())
+            factors = self.cross(factors, self.atom())
         return factors
 
     def atom(self) -> list[tuple[str, ...]]:

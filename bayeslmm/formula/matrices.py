@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Set
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -18,15 +20,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bayeslmm.errors import BayesLMMError, DataError, FormulaError
+from bayeslmm.errors import BayesLMMError, DataError, FormulaError, listed
 from bayeslmm.formula.algebra import expand_terms
 from bayeslmm.formula.coding import Coding, codings
+from bayeslmm.formula.evaluation import component_of
+from bayeslmm.formula.expressions import Call, Group, GroupMean, Name, Node, printed
 from bayeslmm.formula.functions import evaluation_environment
 from bayeslmm.formula.syntaxtree import parse_part
 
-__all__ = ["ModelMatrix", "Term", "model_matrix", "response_matrix", "response_vector"]
+__all__ = [
+    "ModelMatrix",
+    "Term",
+    "model_matrix",
+    "refuse_many_terms",
+    "response_matrix",
+    "response_vector",
+]
 
 _MAX_DENSE_BYTES = 4e9
+#: Terms that are evaluated however few rows there are: columns of some may depend on others.
+_FEW_TERMS = 1000
+#: Factors whose combinations of effects are laid out one by one.
+_MOST_FACTORS = 10
 
 
 @dataclass(frozen=True)
@@ -142,6 +157,22 @@ def model_matrix(
     return _evaluate(expand_terms(tree, text), text, frame, namespace)
 
 
+def refuse_many_terms(text: str, n: int, allowed: Set[str]) -> None:
+    """Refuse many more terms than rows before each is evaluated; a*b*... of 12 columns is 4096.
+
+    Raises
+    ------
+    DataError
+    """
+    n_terms = len(expand_terms(parse_part(text, allowed, set(), "formula"), text))
+    if n_terms > max(n, _FEW_TERMS):
+        shown = text if len(text) <= 80 else text[:77] + "..."
+        raise DataError(
+            f"'{shown}' stands for {n_terms:,} terms, and there are {n:,} rows: there must be "
+            "more rows than coefficients. Leave terms out."
+        )
+
+
 def response_vector(
     text: str, frame: pd.DataFrame, *, namespace: Mapping[str, Any], allowed: Set[str]
 ) -> tuple[str, np.ndarray]:
@@ -162,18 +193,18 @@ def response_matrix(
     DataError
         If it is not numeric, or not finite.
     """
-    from formulae import expr
-
     tree = parse_part(text, allowed, set(frame.columns), "response")
-    while isinstance(tree, expr.Grouping):
-        tree = tree.expression
-    if not isinstance(tree, expr.Variable | expr.QuotedName | expr.Call):
+    while isinstance(tree, Group):
+        tree = tree.inside
+    if not isinstance(tree, Name | Call | GroupMean):
         raise FormulaError(
             f"The response '{text}' is not one column or one call. Arithmetic goes inside "
             f"I(...): I({text}) ~ ..."
         )
-    if isinstance(tree, expr.Variable | expr.QuotedName):
-        name = text.strip("`")
+    if not isinstance(tree, Call):
+        name = printed(tree)
+        if name not in frame.columns:
+            raise FormulaError(f"The response {name!r} is a constant, not a column of the data.")
         column = frame[name]
         if isinstance(column.dtype, pd.CategoricalDtype) or column.dtype == bool:
             kind = "true/false" if column.dtype == bool else "text or categories"
@@ -209,9 +240,9 @@ def _evaluate(nodes: list, text: str, frame: pd.DataFrame, namespace: Mapping) -
     evaluated = []
     for components in nodes:
         term = _formulae_term(components)
-        _refuse_wide_factors(term, frame)
         with _named_errors(term.name):
             term.set_type(frame, env)
+        _refuse_wide_factors(term, frame)
         if len(components) > 1 and any(c.kind == "offset" for c in term.components):
             raise FormulaError(f"offset() cannot be part of the interaction '{term.name}'.")
         evaluated.append(term)
@@ -239,18 +270,17 @@ def _evaluate(nodes: list, text: str, frame: pd.DataFrame, namespace: Mapping) -
         start += width
     values, offset = _assemble(blocks, len(frame))
     _refuse_duplicates(names, text)
+    _refuse_duplicates([str(term.name) for term in evaluated], text)
     _forget_rows(pieces)
     return ModelMatrix(
         text, values, tuple(names), tuple(terms), offset, tuple(pieces), tuple(owners)
     )
 
 
-def _formulae_term(components: Mapping):
+def _formulae_term(components: Mapping[str, Node]):
     """formulae's term for a set of components; its constructor would compare calls."""
-    from formulae import expr
-    from formulae.terms import Call, Intercept, Variable
+    from formulae.terms import Intercept
     from formulae.terms import Term as FormulaeTerm
-    from formulae.terms.call_resolver import CallResolver
 
     if not components:
         return Intercept()
@@ -258,10 +288,7 @@ def _formulae_term(components: Mapping):
         raise FormulaError(
             "A column called 'Intercept' cannot be told from the intercept. Rename it."
         )
-    made = [
-        Call(CallResolver(node).resolve()) if isinstance(node, expr.Call) else Variable(name)
-        for name, node in components.items()
-    ]
+    made = [component_of(node) for node in components.values()]
     return _term_of(FormulaeTerm(made[0]), made)
 
 
@@ -337,6 +364,10 @@ def _assemble(pieces: list, n: int) -> tuple[np.ndarray, np.ndarray | None]:
     offset = None
     columns = []
     for term, block in pieces:
+        if block.dtype.kind == "c":
+            raise DataError(
+                f"'{term.name}' has complex numbers: check a power or a root of negative numbers."
+            )
         block = block.astype(float)
         if len(block) != n:
             raise FormulaError(
@@ -379,23 +410,37 @@ def _state_of(component):
 
 
 def _refuse_wide_factors(term, frame: pd.DataFrame) -> None:
-    width = 1
-    for component in _components(term):
-        name = component.name
-        if name in frame.columns and isinstance(frame[name].dtype, pd.CategoricalDtype):
-            width *= len(frame[name].cat.categories)
-    if 8.0 * width * len(frame) > _MAX_DENSE_BYTES:
+    """Refuse a term of more columns or effects than can be laid out, before they are."""
+    factors = [c for c in _components(term) if c.kind == "categoric"]
+    if len(factors) > _MOST_FACTORS:
+        raise FormulaError(
+            f"The interaction '{term.name}' has {len(factors)} factors; at most {_MOST_FACTORS} "
+            "can be coded. Use a grouping factor, (1 | a:b:...), or a column of combinations."
+        )
+    levels = [_n_levels(factor._intermediate_data) for factor in factors]
+    width = math.prod(levels)
+    size = 8.0 * max(width * len(frame), *(k * k for k in levels), 0)
+    if size > _MAX_DENSE_BYTES:
         raise FormulaError(
             f"The fixed effect '{term.name}' would need {width} columns of {len(frame)} rows "
-            f"({8e-9 * width * len(frame):.0f} GB). A factor with that many levels is usually "
+            f"({1e-9 * size:.0f} GB). A factor with that many levels is usually "
             f"a grouping factor: (1 | {term.name})."
         )
 
 
+def _n_levels(values) -> int:
+    """Levels of an evaluated factor: a column, or what C() makes of one."""
+    if hasattr(values, "contrast"):
+        values = values.data if values.levels is None else list(values.levels)
+    if isinstance(getattr(values, "dtype", None), pd.CategoricalDtype):
+        return len(values.dtype.categories)
+    return len(pd.unique(np.asarray(values)))
+
+
 def _refuse_duplicates(names: list[str], text: str) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise FormulaError(f"Two columns of '{text}' are both called {', '.join(twice)}. Rename.")
+        raise FormulaError(f"Two columns of '{text}' are both called {listed(twice)}. Rename.")
 
 
 @contextlib.contextmanager
@@ -412,8 +457,10 @@ def _retold_errors(name: str):
     try:
         with np.errstate(all="ignore"):
             yield
-    except BayesLMMError:
-        raise
+    except BayesLMMError as err:
+        if str(name) in str(err):
+            raise
+        raise type(err)(f"The term '{name}' cannot be evaluated: {err}") from None
     except Exception as err:
         text = err
         if isinstance(err, KeyError) and err.args:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from bayeslmm.errors import listed
+
 __all__ = ["MissingRows"]
 
 
@@ -49,7 +51,7 @@ class MissingRows:
         """One sentence, empty where every row is used."""
         parts = []
         if self.n_dropped:
-            columns = ", ".join(f"{name} ({n})" for name, n in self.by_column.items() if n)
+            columns = listed(f"{name} ({n})" for name, n in self.by_column.items() if n)
             parts.append(
                 f"{self.n_dropped} of {self.n_rows} rows left out: missing values in {columns}"
             )
@@ -57,7 +59,7 @@ class MissingRows:
                 shown = ", ".join(map(str, levels[:5])) + (", ..." if len(levels) > 5 else "")
                 parts[-1] += f"; they belong to {len(levels)} level(s) of {factor}: {shown}"
         if self.modeled:
-            columns = ", ".join(f"{name} ({n})" for name, n in self.modeled.items())
+            columns = listed(f"{name} ({n})" for name, n in self.modeled.items())
             parts.append(f"missing values are part of the model: {columns}")
         for factor, levels in self.levels_lost.items():
             shown = ", ".join(map(str, levels[:5])) + (", ..." if len(levels) > 5 else "")

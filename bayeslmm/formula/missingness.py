@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from bayeslmm.errors import DataError
+from bayeslmm.errors import DataError, DataWarning, listed
 from bayeslmm.formula.columns import as_frame, find_column, missing_in
+from bayeslmm.formula.labels import time_order
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -116,9 +118,24 @@ def missingness(data, group: str, time: str, columns: str | list[str] | None = N
         )
     observed = rows.pivot(index="g", columns="t", values="seen")
     observed = observed.astype("boolean").fillna(False).astype(bool)
+    observed = observed[_times_in_order(keys[time], observed.columns.tolist(), time)]
     observed.index.name, observed.columns.name = group, time
     groups = _by_group(observed)
     return Missingness(observed, groups, _table(observed, groups), _by_time(observed))
+
+
+def _times_in_order(column: pd.Series, levels: list, name: str) -> list:
+    """Sorted times that occur, categories in their own order and text by the numbers in it."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        levels = column.cat.remove_unused_categories().cat.categories.tolist()
+    order = time_order(levels)
+    if order != levels:
+        warnings.warn(
+            f"The times {name!r} are text. They are taken in this order: {listed(order, 12)}.",
+            DataWarning,
+            stacklevel=3,
+        )
+    return order
 
 
 def _by_group(observed: pd.DataFrame) -> pd.DataFrame:

@@ -14,6 +14,11 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.errors import DataError, FormulaError
+from bayeslmm.formula.combinations import (
+    combination_codes,
+    component_codes,
+    find_combinations,
+)
 from bayeslmm.formula.matrices import ModelMatrix
 from bayeslmm.formula.syntax import Bar
 
@@ -42,7 +47,12 @@ class GroupingFactor:
     levels: tuple
     codes: np.ndarray = field(repr=False)
     _component_levels: tuple[tuple, ...] = field(repr=False, default=())
-    _keys: np.ndarray = field(repr=False, default=None)
+    _keys: tuple[np.ndarray, ...] | None = field(repr=False, default=None)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Levels of each column."""
+        return tuple(len(levels) for levels in self._component_levels)
 
     def find(self, frame: pd.DataFrame) -> tuple[np.ndarray, list]:
         """Codes of new rows (-1 where the level is new) and the label of each row.
@@ -56,16 +66,9 @@ class GroupingFactor:
         if len(parts) == 1:
             codes, labels = parts[0]
             return codes.astype(np.int64), list(labels)
-        key = np.zeros(len(frame), dtype=np.int64)
-        unseen = np.zeros(len(frame), dtype=bool)
-        for (codes, _), levels in zip(parts, self._component_levels, strict=True):
-            unseen |= codes < 0
-            key = key * len(levels) + np.maximum(codes, 0)
-        at = np.searchsorted(self._keys, key)
-        at = np.minimum(at, len(self._keys) - 1)
-        found = np.where(unseen | (self._keys[at] != key), -1, at)
+        found = find_combinations([codes for codes, _ in parts], self.sizes, self._keys)
         joined = [":".join(map(str, row)) for row in zip(*(p[1] for p in parts), strict=True)]
-        return found.astype(np.int64), joined
+        return found, joined
 
     def with_rows(self, frame: pd.DataFrame) -> GroupingFactor:
         """The factor with more rows, whose levels may be new; see :meth:`find`.
@@ -104,11 +107,7 @@ class GroupingFactor:
 
     def _decoded(self) -> list[np.ndarray]:
         """Codes of each column, row by row, from the keys of their combinations."""
-        key, parts = self._keys[self.codes], []
-        for levels in reversed(self._component_levels):
-            parts.append(key % len(levels))
-            key = key // len(levels)
-        return parts[::-1]
+        return [codes[self.codes] for codes in component_codes(self.sizes, self._keys)]
 
 
 @dataclass(frozen=True)
@@ -219,11 +218,9 @@ def _coded_factor(
     if len(columns) == 1:
         levels, codes, keys = component_levels[0], coded[0], None
     else:
-        key = np.zeros(len(coded[0]), dtype=np.int64)
-        for levels, column_codes in zip(component_levels, coded, strict=True):
-            key = key * len(levels) + column_codes
-        keys, codes = np.unique(key, return_inverse=True)
-        levels = _joined_labels(keys, component_levels)
+        sizes = tuple(len(levels) for levels in component_levels)
+        keys, codes = combination_codes(coded, sizes)
+        levels = _joined_labels(component_codes(sizes, keys), component_levels)
         if len(set(levels)) < len(levels):
             raise DataError(_SHAPE_ERROR.format(name, _first_duplicate(levels)))
     codes = np.ascontiguousarray(codes, dtype=np.int64)
@@ -314,12 +311,12 @@ def _labels(column: pd.Series) -> pd.Index:
     return pd.Index(whole, dtype=object)
 
 
-def _joined_labels(keys: np.ndarray, component_levels: tuple[tuple, ...]) -> tuple[str, ...]:
-    parts = []
-    for levels in reversed(component_levels):
-        parts.append(np.asarray([str(level) for level in levels], dtype=object)[keys % len(levels)])
-        keys = keys // len(levels)
-    return tuple(":".join(row) for row in zip(*reversed(parts), strict=True))
+def _joined_labels(codes: list[np.ndarray], component_levels: tuple[tuple, ...]) -> tuple[str, ...]:
+    parts = [
+        np.asarray([str(level) for level in levels], dtype=object)[column]
+        for column, levels in zip(codes, component_levels, strict=True)
+    ]
+    return tuple(":".join(row) for row in zip(*parts, strict=True))
 
 
 def _first_duplicate(levels: tuple) -> str:

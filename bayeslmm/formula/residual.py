@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from bayeslmm.errors import DataError, FormulaError
-from bayeslmm.formula.matrices import ModelMatrix, model_matrix
+from bayeslmm.errors import DataError, FormulaError, listed
+from bayeslmm.formula.labels import spaced_evenly, time_order
+from bayeslmm.formula.matrices import ModelMatrix, model_matrix, refuse_many_terms
 from bayeslmm.formula.random import GroupingFactor, grouping_factor
 from bayeslmm.formula.syntax import parse_formula
 from bayeslmm.formula.syntaxtree import parse_part, variables_in
@@ -203,7 +204,9 @@ def _variance_term(syntax: ResidualSyntax, plain: pd.DataFrame, options) -> Vari
     columns = _cell_columns(text, plain)
     if columns is not None:
         return _cells(columns, plain)
-    matrix = model_matrix(_without_factor(text), plain, what="sigma formula", **options)
+    text = _without_factor(text)
+    refuse_many_terms(text, len(plain), options["allowed"])
+    matrix = model_matrix(text, plain, what="sigma formula", **options)
     if "Intercept" not in matrix.names or matrix.offset is not None:
         raise FormulaError(
             f'sigma="~ {text}": the formula of the standard deviation keeps its intercept and has '
@@ -310,6 +313,18 @@ class ResidualDesign:
         """Name of the correlation structure, or ``"independent"``."""
         return self.syntax.kind
 
+    def order_of_text_times(self, levels: list) -> list[str] | None:
+        """Text levels of the times as ar1 takes them, where that may not be what is meant.
+
+        None for levels that are not text or in an order of their own, and for one text with
+        numbers at equal distances in it that are in alphabetical order anyway.
+        """
+        text = all(isinstance(level, str) for level in levels) and levels == sorted(levels)
+        if self.kind != "ar1" or not text or len(levels) < 3:
+            return None
+        order = time_order(levels)
+        return None if order == levels and spaced_evenly(order) else order
+
     @property
     def largest_group(self) -> int:
         """Rows of the largest group."""
@@ -353,6 +368,7 @@ class ResidualDesign:
             Whether times and groups are left out.
         """
         n = len(plain)
+        plain = _in_time_order(plain, self.syntax)
         time = np.zeros(n)
         if scale_only:
             return ResidualRows(np.arange(n), time, self.variance.evaluate(plain, n))
@@ -362,7 +378,7 @@ class ResidualDesign:
             if unknown:
                 raise DataError(
                     f"Time {unknown[0]} of {self.syntax.time!r} is not in the fit; there are "
-                    f"{', '.join(self.times)}."
+                    f"{listed(self.times)}."
                 )
             time = np.array([self.times.index(v) for v in labels], dtype=float)
         elif self.syntax.time is not None:
@@ -388,6 +404,7 @@ def residual_design(syntax: ResidualSyntax, plain: pd.DataFrame, options) -> Res
         If times are not numbers, not whole where they must be, or occur twice in a group.
     """
     n = len(plain)
+    plain = _in_time_order(plain, syntax)
     variance = _variance_term(syntax, plain, options)
     scale = variance.evaluate(plain, n)
     if syntax.kind == "independent":
@@ -417,7 +434,16 @@ def _factor(columns: tuple[str, ...], plain: pd.DataFrame) -> GroupingFactor:
         return grouping_factor(columns, plain)
     label = ":".join(str(plain[c].iloc[0]) for c in columns)  # one series
     codes = np.zeros(len(plain), dtype=np.int64)
-    return GroupingFactor(":".join(columns), columns, (label,), codes, ((label,),), np.zeros(1))
+    return GroupingFactor(":".join(columns), columns, (label,), codes, ((label,),))
+
+
+def _in_time_order(plain: pd.DataFrame, syntax: ResidualSyntax) -> pd.DataFrame:
+    """Plain columns, times that are text in the order of the numbers in them."""
+    name = syntax.time
+    if name not in plain.columns or not isinstance(plain[name].dtype, pd.CategoricalDtype):
+        return plain
+    order = time_order(plain[name].cat.categories.tolist())
+    return plain.assign(**{name: plain[name].cat.reorder_categories(order)})
 
 
 def _numeric_times(column: pd.Series) -> np.ndarray:

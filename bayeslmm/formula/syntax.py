@@ -1,9 +1,8 @@
 """Formula text to response, fixed part and random terms ("bars").
 
-formulae tokenizes and parses every ordinary part; the bars are split off here, because
-formulae does not know ``||``, forgets which terms were written together (and so which
-effects are correlated), and reads ``x + 1 | g`` without parentheses as if the bar were
-not there.
+formulae makes the tokens. The bars are split off here, because formulae does not know ``||``,
+forgets which terms were written together (and so which effects are correlated), and reads
+``x + 1 | g`` without parentheses as if the bar were not there.
 """
 
 from __future__ import annotations
@@ -17,6 +16,8 @@ __all__ = ["Bar", "ParsedFormula", "parse_formula", "scan", "text_of"]
 
 _OPEN = {"LEFT_PAREN", "LEFT_BRACE", "LEFT_BRACKET"}
 _CLOSE = {"RIGHT_PAREN", "RIGHT_BRACE", "RIGHT_BRACKET"}
+#: Brackets inside one another.
+_DEEPEST = 25
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,11 @@ def scan(text: str, *, what: str = "formula") -> list:
         elif "Unterminated string" in str(err):
             hint = " A quoted string is not closed."
         raise FormulaError(f"Cannot read the {what} {text!r}: {err}.{hint}") from None
+    except ValueError:  # characters such as a raised 2 are digits of no number
+        raise FormulaError(
+            f"Cannot read the {what} {_shortened(text)!r}: it has a number that cannot be read. "
+            "Write a power as I(x**2), and numbers with the digits 0 to 9."
+        ) from None
     _check_balance(tokens, text, what)
     return tokens
 
@@ -280,5 +286,14 @@ def _check_balance(tokens: list, text: str, what: str) -> None:
             stack.append(token.kind)
         elif token.kind in _CLOSE and (not stack or stack.pop() != pairs[token.kind]):
             raise FormulaError(f"Unexpected '{token.lexeme}' in the {what} {text!r}.")
+        if len(stack) > _DEEPEST:
+            raise FormulaError(
+                f"The {what} {_shortened(text)!r} has more than {_DEEPEST} brackets inside one "
+                "another. Leave out those that change nothing, or make a column of the data."
+            )
     if stack:
         raise FormulaError(f"A bracket is not closed in the {what} {text!r}.")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,34 +1,40 @@
-"""Checks on a parsed part of a formula, before anything is evaluated.
+"""Checks on a part of a formula that has been read, before anything is evaluated.
 
-formulae's parser stops at the first token it does not expect and says nothing about the
-rest, reads ``x (z)`` as a call, and gives ``x**2`` and ``x < 3`` outside a call a meaning
-no user intends. Each of these is an error here.
+A formula is code: every call is held to the table of functions that formulas may call. What
+reads as something no user intends, such as ``x**2`` outside a call, is an error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterable, Set
 
 from bayeslmm.errors import FormulaError
+from bayeslmm.formula.expressions import (
+    Call,
+    Constant,
+    Group,
+    GroupMean,
+    Name,
+    Node,
+    Operation,
+    Sum,
+    children,
+    printed,
+    source,
+    walk,
+)
 from bayeslmm.formula.functions import unknown_call_message
-from bayeslmm.formula.groupcalls import GROUP_CALLS, without_group_calls
-from bayeslmm.formula.syntax import scan, text_of
+from bayeslmm.formula.reading import read_terms
+from bayeslmm.formula.syntax import scan
 
-__all__ = ["parse_part", "variables_in"]
+__all__ = ["columns_as_terms", "parse_part", "refuse_two_of_one_name", "variables_in"]
 
-_COMPARISONS = {
-    "EQUAL_EQUAL",
-    "BANG_EQUAL",
-    "LESS_EQUAL",
-    "LESS",
-    "GREATER_EQUAL",
-    "GREATER",
-}
-_OPERATORS = {"PLUS", "MINUS", "STAR", "SLASH", "COLON", "STAR_STAR"}
+#: Names that say how C(x, ...) codes a factor.
+_CODINGS = ("Sum", "Treatment")
 
 
-def parse_part(text: str, allowed: Set[str], columns: Set[str], what: str):
-    """Syntax tree of a right-hand side (or of a bar's left side), checked.
+def parse_part(text: str, allowed: Set[str], columns: Set[str], what: str) -> Node:
+    """Tree of a right-hand side (or of a bar's left side), checked.
 
     Parameters
     ----------
@@ -41,18 +47,11 @@ def parse_part(text: str, allowed: Set[str], columns: Set[str], what: str):
     what : str
         How to call the part in messages, such as ``"formula"``.
 
-    Returns
-    -------
-    formulae.expr.Expr
-
     Raises
     ------
     FormulaError
         If anything is left over, not allowed, or means something else than it looks.
     """
-    from formulae.parser import ParseError, Parser
-    from formulae.token import Token
-
     tokens = scan(text, what=what)
     for at, token in enumerate(tokens):
         if token.kind == "MODULO":
@@ -62,170 +61,135 @@ def parse_part(text: str, allowed: Set[str], columns: Set[str], what: str):
             )
         if token.kind == "PERIOD" and (at == 0 or tokens[at - 1].kind != "RIGHT_PAREN"):
             raise FormulaError("'.' (all other columns) is not supported: name the columns.")
-    parser = Parser([*tokens, Token("EOF", "")])
-    try:
-        tree = parser.parse()
-    except ParseError as err:
-        raise FormulaError(f"Cannot read '{text}' in the {what}: {err}.") from None
-    if not parser.at_end():
-        rest = text_of(parser.tokens[parser.current : -1])
-        raise FormulaError(
-            f"Cannot read '{rest}' in '{text}': what stands before it is complete. "
-            "An operator may be missing, arithmetic belongs inside I(...), a method call or a "
-            "number such as 1e-3 goes into a column of the data or as 0.001."
-        )
-    _check_formula(tree, _Context(allowed, columns, text))
-    return without_group_calls(tree, text)
+    tree = read_terms(tokens, text, what)
+    for node in walk(tree):
+        if isinstance(node, Call):
+            _check_call(node, text, allowed, columns)
+        elif isinstance(node, GroupMean) and any(
+            isinstance(inner, GroupMean) for inner in walk(node.covariate)
+        ):
+            raise FormulaError(f"within() and between() cannot be nested in each other: '{text}'.")
+    _check_terms(tree, text)
+    calls = {printed(node) for node in walk(tree) if isinstance(node, Call)}
+    return _told_apart(tree, calls) if calls & columns else tree
 
 
-class _Context:
-    def __init__(self, allowed: Set[str], columns: Set[str], text: str):
-        self.allowed, self.columns, self.text = allowed, columns, text
+def _told_apart(node: Node, calls: Set[str]) -> Node:
+    """The tree with columns called as one of its calls, such as `exp(x)`, shown in backquotes."""
+    match node:
+        case Name(name) if name in calls:
+            return Name(name, quoted=True)
+        case Sum(parts):
+            return Sum(tuple((sign, _told_apart(part, calls)) for sign, part in parts))
+        case Operation(operators, operands):
+            return Operation(operators, tuple(_told_apart(o, calls) for o in operands))
+        case Group(inside):
+            return Group(_told_apart(inside, calls))
+    return node
 
 
-def _check_formula(node, context: _Context) -> None:
-    """Check a node that stands for terms, not for arithmetic."""
-    from formulae import expr
-
-    if isinstance(node, expr.Grouping):
-        _check_formula(node.expression, context)
-    elif isinstance(node, expr.Call):
-        _check_call(node, context)
-    elif isinstance(node, expr.Binary):
-        _check_operator(node, context)
-    elif isinstance(node, expr.Unary):
-        _check_formula(node.right, context)
-    elif isinstance(node, expr.Literal):
-        if node.value not in (0, 1) or isinstance(node.value, bool | float):
-            raise FormulaError(
-                f"The constant {node.value!r} in '{context.text}' is not a term. Only 0 and 1 "
-                "stand on their own; arithmetic goes inside I(...), such as I(2 * x)."
-            )
-    elif isinstance(node, expr.Variable):
-        _check_variable(node, context)
-    elif isinstance(node, expr.Assign):
-        raise FormulaError(f"'=' has no meaning in '{context.text}'.")
-
-
-def _check_variable(node, context: _Context) -> None:
-    if node.level is not None:
-        raise FormulaError(
-            f"'{node.name.lexeme}[...]' picks a level of a response; among predictors write "
-            f"I({node.name.lexeme} == ...) or make a column."
-        )
-
-
-def _check_operator(node, context: _Context) -> None:
-    from formulae import expr
-
-    kind = node.operator.kind
-    if kind in _COMPARISONS:
-        raise FormulaError(
-            f"The comparison '{node.operator.lexeme}' in '{context.text}' belongs inside I(...), "
-            "such as I(x < 3)."
-        )
-    if kind not in _OPERATORS:
-        raise FormulaError(f"'{node.operator.lexeme}' has no meaning in '{context.text}'.")
-    if kind == "STAR_STAR":
-        base = node.left
-        while isinstance(base, expr.Grouping):
-            base = base.expression
-        if not isinstance(base, expr.Binary):
-            name = _shown(base)
-            raise FormulaError(
-                f"'{name}**' in '{context.text}' does not square {name}: in a formula a power "
-                f"means interactions, as in (a + b)**2. Write I({name}**2) for the square."
-            )
-        if not (isinstance(node.right, expr.Literal) and isinstance(node.right.value, int)):
-            raise FormulaError(f"A power in '{context.text}' must be a whole number.")
-        _check_formula(node.left, context)
+def _check_call(node: Call, text: str, allowed: Set[str], columns: Set[str]) -> None:
+    name = node.function
+    if name in allowed:
         return
-    _check_formula(node.left, context)
-    _check_formula(node.right, context)
-
-
-def _shown(node) -> str:
-    name = getattr(node, "name", None)
-    if name is not None:
-        return name.lexeme
-    callee = getattr(node, "callee", None)
-    return f"{_shown(callee)}(...)" if callee is not None else "x"
-
-
-def _check_call(node, context: _Context) -> None:
-    """Check a call and everything in its arguments."""
-    from formulae import expr
-
-    if not isinstance(node.callee, expr.Variable):
+    if name in columns:
         raise FormulaError(
-            f"There is an operator missing before '(' in '{context.text}'. Join terms with '+'."
+            f"'{name} (' in '{text}' reads as a call of {name}, which is a column. "
+            f"An operator is missing: {name} + (...)."
         )
-    name = node.callee.name.lexeme
-    if name not in context.allowed:
-        if name in context.columns:
-            raise FormulaError(
-                f"'{name} (' in '{context.text}' reads as a call of {name}, which is a column. "
-                f"An operator is missing: {name} + (...)."
-            )
-        first = _shown(node.args[0]) if node.args else "x"
-        raise FormulaError(unknown_call_message(name, first, set(context.allowed)))
-    # the group of within(x, a:b) is no arithmetic; its own check comes later
-    for argument in node.args[:1] if name in GROUP_CALLS else node.args:
-        _check_arithmetic(argument, context)
+    first = _shown(node.arguments[0]) if node.arguments else "x"
+    raise FormulaError(unknown_call_message(name, first, set(allowed)))
 
 
-def _check_arithmetic(node, context: _Context) -> None:
-    """Inside a call anything goes but calls of what is not allowed."""
-    from formulae import expr
-
-    if isinstance(node, expr.Call):
-        _check_call(node, context)
-    elif isinstance(node, expr.Grouping):
-        _check_arithmetic(node.expression, context)
-    elif isinstance(node, expr.Binary):
-        if node.operator.kind not in _COMPARISONS | _OPERATORS - {"COLON"}:
-            raise FormulaError(
-                f"'{node.operator.lexeme}' has no meaning inside a call in '{context.text}'."
-            )
-        _check_arithmetic(node.left, context)
-        _check_arithmetic(node.right, context)
-    elif isinstance(node, expr.Unary):
-        _check_arithmetic(node.right, context)
-    elif isinstance(node, expr.Assign):
-        _check_arithmetic(node.value, context)
+def _check_terms(tree: Node, text: str) -> None:
+    """Check the nodes that stand for terms, not for arithmetic."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop(0)
+        if isinstance(node, Constant):
+            if node.value not in (0, 1) or isinstance(node.value, bool | float):
+                raise FormulaError(
+                    f"The constant {node.value!r} in '{text}' is not a term. Only 0 and 1 "
+                    "stand on their own; arithmetic goes inside I(...), such as I(2 * x)."
+                )
+        elif isinstance(node, Operation) and node.operators[0] == "**":
+            _check_power(node, text)
+            waiting.append(node.operands[0])
+        elif isinstance(node, Operation | Sum | Group):
+            waiting.extend(children(node))
 
 
-def variables_in(node) -> list[str]:
-    """Names in a checked tree that are columns or constants, in order, each once.
+def _check_power(node: Operation, text: str) -> None:
+    base = node.operands[0]
+    while isinstance(base, Group):
+        base = base.inside
+    if not isinstance(base, Operation | Sum):
+        name = _shown(base)
+        raise FormulaError(
+            f"'{name}**' in '{text}' does not square {name}: in a formula a power "
+            f"means interactions, as in (a + b)**2. Write I({name}**2) for the square."
+        )
+    for order in node.operands[1:]:
+        whole = isinstance(order, Constant) and type(order.value) is int
+        if not whole or order.value < 1:
+            raise FormulaError(f"A power in '{text}' must be a whole number, 1 or more.")
+
+
+def _shown(node: Node) -> str:
+    if isinstance(node, Call):
+        return f"{node.function}(...)"
+    return node.name if isinstance(node, Name) else "x"
+
+
+def variables_in(tree: Node) -> list[str]:
+    """Names in a tree that are columns or constants, in order, each once.
 
     A call of within() or between() is the name of its own column.
     """
-    from formulae import expr
-
     found: dict[str, None] = {}
-    inside_call: set[str] = set()
-
-    def visit(item) -> None:
-        if isinstance(item, expr.Variable):
-            if item.name.lexeme not in inside_call:
-                found.setdefault(item.name.lexeme)
-        elif isinstance(item, expr.QuotedName):
-            found.setdefault(item.expression.lexeme[1:-1])
-        elif isinstance(item, expr.Call):
-            # C(x, Sum): the name of a coding, not of a column
-            inside_call.update(("Sum", "Treatment"))
-            for argument in item.args:
-                visit(argument)
-            inside_call.clear()
-        elif isinstance(item, expr.Assign):
-            visit(item.value)
-        elif isinstance(item, expr.Binary):
-            visit(item.left)
-            visit(item.right)
-        elif isinstance(item, expr.Grouping):
-            visit(item.expression)
-        elif isinstance(item, expr.Unary):
-            visit(item.right)
-
-    visit(node)
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, Name):
+            found.setdefault(node.name)
+        elif isinstance(node, GroupMean):
+            found.setdefault(source(node))
+        else:
+            waiting.extend(reversed([n for n in children(node) if not _is_coding(node, n)]))
     return list(found)
+
+
+def columns_as_terms(tree: Node) -> set[str]:
+    """Names that are terms, or factors of terms, as they stand: not inside a call."""
+    found, waiting = set(), [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, Name):
+            found.add(node.name)
+        elif isinstance(node, Sum | Operation | Group):
+            waiting.extend(children(node))
+    return found
+
+
+def _is_coding(call: Node, argument: Node) -> bool:
+    """Whether an argument is the name of a coding, as in C(x, Sum), not of a column."""
+    within = isinstance(call, Call) and call.function == "C" and call.arguments[:1] != (argument,)
+    return within and isinstance(argument, Name) and argument.name in _CODINGS
+
+
+def refuse_two_of_one_name(trees: Iterable[Node]) -> None:
+    """Refuse a column and a call (or two of them) that tables would print alike.
+
+    Raises
+    ------
+    FormulaError
+    """
+    known: dict[str, str] = {}
+    for node in (node for tree in trees for node in walk(tree)):
+        if isinstance(node, Name | Call | GroupMean):
+            name, exact = printed(node), source(node)
+            if known.setdefault(name, exact) != exact:
+                raise FormulaError(
+                    f"The formula has both {known[name]} and {exact}, and tables would call both "
+                    f"{name!r}. Rename the column."
+                )

@@ -25,7 +25,7 @@ from bayeslmm.bayes.importance import MAX_K_HAT
 from bayeslmm.bayes.marginal import MarginalDensity, marginal_density, marginal_obstacle
 from bayeslmm.bayes.priors import Prior, coef_key
 from bayeslmm.bayes.scales import unconstrain
-from bayeslmm.errors import DataError, PriorError
+from bayeslmm.errors import DataError, PriorError, listed
 from bayeslmm.gaussian import (
     CrossProducts,
     aliased_columns,
@@ -320,7 +320,7 @@ class _Plan:
     def study(self, n_levels: int) -> _Study:
         rows = resize(self.model.design, self.factor, n_levels, self.effect.row)
         if len(bad := aliased_columns(rows.X)) and set(bad) - set(self._aliased):
-            names = ", ".join(self.model.design.coef_names[j] for j in bad)
+            names = listed(self.model.design.coef_names[j] for j in bad)
             raise DataError(
                 f"With {n_levels} groups {names} cannot be estimated: ask for more groups."
             )
@@ -477,7 +477,7 @@ def _truths(model, base: LMM, effect: Effect, parameters: Mapping[str, float] | 
     unknown = [key for key in values if key not in {*names, *known}]
     if unknown:
         raise ValueError(
-            f"There is no parameter {unknown[0]!r}. Parameters: {', '.join([*names, *known])}."
+            f"There is no parameter {unknown[0]!r}. Parameters: {listed([*names, *known])}."
         )
     missing = [n for n in known if n not in values]
     if fit is None and (missing or not parameters):

@@ -17,7 +17,7 @@ import numpy as np
 
 from bayeslmm.bayes.marginal import coefficient_priors
 from bayeslmm.bayes.priors import Prior, Priors, coef_key
-from bayeslmm.errors import PriorError
+from bayeslmm.errors import PriorError, listed
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import FixedPrior
 
@@ -95,7 +95,7 @@ def effect_row(design: Design, effect) -> tuple[str, np.ndarray]:
     if isinstance(effect, str):
         if effect not in names:
             raise ValueError(
-                f"There is no coefficient {effect!r}. Coefficients: {', '.join(names)}. An effect "
+                f"There is no coefficient {effect!r}. Coefficients: {listed(names)}. An effect "
                 'is one of them, or a contrast such as {"a": 1, "b": -1}.'
             )
         return effect, np.eye(len(names))[list(names).index(effect)]

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from bayeslmm.errors import listed
+
 __all__ = ["contextual_contrast", "contrast_matrix"]
 
 
@@ -41,7 +43,7 @@ def contrast_matrix(L, names: Sequence[str]) -> tuple[np.ndarray, list]:
         unknown = [column for column in L.columns if column not in names]
         if unknown:
             raise ValueError(
-                f"There is no coefficient {unknown[0]!r}. Coefficients: {', '.join(names)}."
+                f"There is no coefficient {unknown[0]!r}. Coefficients: {listed(names)}."
             )
         values = np.zeros((len(L), len(names)))
         for column in L.columns:
@@ -52,7 +54,7 @@ def contrast_matrix(L, names: Sequence[str]) -> tuple[np.ndarray, list]:
         index = list(range(len(values)))
     if values.ndim != 2 or values.shape[1] != len(names):
         raise ValueError(
-            f"A contrast has one column per coefficient ({len(names)}: {', '.join(names)}), not "
+            f"A contrast has one column per coefficient ({len(names)}: {listed(names)}), not "
             f"{values.shape[-1]}."
         )
     if not np.all(np.isfinite(values)):
@@ -87,7 +89,7 @@ def contextual_contrast(coef_names: tuple[str, ...], x: str, g: str) -> dict[str
     if between is None or (within is None and plain is None):
         raise ValueError(
             f"A contextual effect needs the coefficients of within({x}, {g}) and "
-            f"between({x}, {g}); the model has: {', '.join(coef_names) or 'none'}."
+            f"between({x}, {g}); the model has: {listed(coef_names) or 'none'}."
         )
     weights = {between: 1.0} if within is None else {between: 1.0, within: -1.0}
     if within is not None and plain is not None:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.bayes.priors import coef_key
-from bayeslmm.errors import ModelWarning
+from bayeslmm.errors import ModelWarning, listed
 from bayeslmm.gaussian import draw_levels, lower_factor, solve
 from bayeslmm.likelihood.optimize import optimize
 from bayeslmm.likelihood.profile import (
@@ -56,7 +56,7 @@ def confidence_intervals(
     unknown = [name for name in wanted if name not in estimates.index]
     if unknown:
         raise ValueError(
-            f"There is no parameter {unknown[0]!r}. Parameters: {', '.join(estimates.index)}."
+            f"There is no parameter {unknown[0]!r}. Parameters: {listed(estimates.index)}."
         )
     if method == "wald":
         limits = _wald(fit, level)

@@ -13,6 +13,7 @@ from itertools import combinations, product
 import numpy as np
 import pandas as pd
 
+from bayeslmm.errors import listed
 from bayeslmm.formula import Design
 
 __all__ = ["adjusted", "pair_rows", "reference_rows"]
@@ -46,8 +47,7 @@ def reference_rows(
     for name in [*wanted, *at]:
         if name not in columns:
             raise ValueError(
-                f"{name!r} is not a column of the fixed part. Columns: "
-                f"{', '.join(columns) or 'none'}."
+                f"{name!r} is not a column of the fixed part. Columns: {listed(columns) or 'none'}."
             )
     values: dict[str, list] = {}
     for name in columns:

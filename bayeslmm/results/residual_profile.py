@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.bayes.priors import coef_key
-from bayeslmm.errors import ModelWarning
+from bayeslmm.errors import ModelWarning, listed
 from bayeslmm.gaussian import lower_factor, single_threaded_blas
 from bayeslmm.gaussian.correlations import correlations_from_factors
 from bayeslmm.likelihood.blockwise import optimize_blocks
@@ -52,7 +52,7 @@ def profile_intervals(
     unknown = [name for name in wanted if name not in estimates.index]
     if unknown:
         raise ValueError(
-            f"There is no parameter {unknown[0]!r}. Parameters: {', '.join(estimates.index)}."
+            f"There is no parameter {unknown[0]!r}. Parameters: {listed(estimates.index)}."
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ModelWarning)

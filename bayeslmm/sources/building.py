@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bayeslmm.errors import DataError, FormulaError
+from bayeslmm.errors import DataError, FormulaError, listed
 from bayeslmm.formula.columns import find_column, words_among_numbers
 from bayeslmm.formula.design import _used_columns
 from bayeslmm.formula.functions import allowed_calls, check_namespace
@@ -135,12 +135,13 @@ def build_streamed_design(
         statistics=row_statistics(state, cp),
         cross_products=cp,
         source=source,
+        text=frozenset(name for name in levels if survey.columns[name].order is None),
     )
 
 
 def made_design(
     *, parsed, response, y_matrix, fixed, blocks, codes, plain, namespace, missing, empty,
-    prototype, numbers, statistics, cross_products, source,
+    prototype, numbers, statistics, cross_products, source, text=frozenset(),
 ) -> StreamedDesign:  # fmt: skip
     """Put a design together; see :class:`StreamedDesign` for what the parts are."""
     return StreamedDesign(
@@ -163,6 +164,7 @@ def made_design(
         numbers=numbers,
         row_model=_row_model(plain, response, y_matrix, fixed, blocks, codes),
         source=source,
+        text_columns=text,
     )
 
 
@@ -226,7 +228,7 @@ def _check_survey(survey: Survey, missing: str) -> dict[str, list]:
     """Refuse what cannot be fitted; levels that occur in left-out rows only."""
     if not survey.n_rows:
         raise DataError("The data have no rows.")
-    shown = ", ".join(f"{name} ({n})" for name, n in survey.absent.items() if n)
+    shown = listed(f"{name} ({n})" for name, n in survey.absent.items() if n)
     if missing == "raise" and survey.n_dropped:
         raise DataError(
             f"{survey.n_dropped} of {survey.n_rows} rows have missing values: {shown}. "

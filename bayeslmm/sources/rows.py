@@ -11,6 +11,7 @@ import pandas as pd
 
 from bayeslmm.errors import DataError
 from bayeslmm.formula.columns import find_column
+from bayeslmm.formula.combinations import find_combinations
 from bayeslmm.formula.matrices import ModelMatrix
 from bayeslmm.formula.random import GroupingFactor, RandomBlock
 from bayeslmm.sources.survey import known_frame, used_rows
@@ -57,8 +58,9 @@ class FactorCodes:
     numbers : tuple of ndarray or None
         Per column, its sorted levels where they are numbers; None where the plain column has
         codes itself.
-    keys : ndarray or None
-        Keys of the combinations that occur, sorted; None for a single column.
+    keys : tuple of ndarray or None
+        Keys of the combinations that occur (:mod:`bayeslmm.formula.combinations`); None for a
+        single column.
     sizes : tuple of int
         Levels of each column.
     """
@@ -66,7 +68,7 @@ class FactorCodes:
     name: str
     columns: tuple[str, ...]
     numbers: tuple[np.ndarray | None, ...]
-    keys: np.ndarray | None
+    keys: tuple[np.ndarray, ...] | None
     sizes: tuple[int, ...]
     _tables: dict = field(default_factory=dict, repr=False, compare=False)
 
@@ -77,8 +79,7 @@ class FactorCodes:
             None if kinds[column] == "category" else np.asarray(levels)
             for column, levels in zip(factor.columns, factor._component_levels, strict=True)
         )
-        sizes = tuple(len(levels) for levels in factor._component_levels)
-        return cls(factor.name, factor.columns, numbers, factor._keys, sizes)
+        return cls(factor.name, factor.columns, numbers, factor._keys, factor.sizes)
 
     def __call__(self, rows: pd.DataFrame) -> np.ndarray:
         """Level of each row.
@@ -88,14 +89,23 @@ class FactorCodes:
         DataError
             If there is a level that was not there in the first pass.
         """
-        key = np.zeros(len(rows), dtype=np.int64)
-        for column, numbers, size in zip(self.columns, self.numbers, self.sizes, strict=True):
-            if numbers is None:
-                codes = rows[column].cat.codes.to_numpy(np.int64)
-            else:
-                codes = self._positions(rows[column].to_numpy(), numbers, column)
-            key = codes if len(self.columns) == 1 else key * size + codes
-        return key if self.keys is None else self._positions(key, self.keys, None)
+        parts = [
+            rows[column].cat.codes.to_numpy(np.int64)
+            if numbers is None
+            else self._positions(rows[column].to_numpy(), numbers, column)
+            for column, numbers in zip(self.columns, self.numbers, strict=True)
+        ]
+        if self.keys is None:
+            return parts[0]
+        if len(self.keys) == 1:
+            key = parts[0]
+            for codes, size in zip(parts[1:], self.sizes[1:], strict=True):
+                key = key * size + codes
+            return self._positions(key, self.keys[0], None)
+        found = find_combinations(parts, self.sizes, self.keys)
+        if len(found) and found.min() < 0:
+            self._changed()
+        return found
 
     def _positions(
         self, values: np.ndarray, sorted_values: np.ndarray, slot: str | None
@@ -222,7 +232,7 @@ class ModelRows:
         digest = hashlib.sha256(repr(parts).encode())
         for factor in self.factors:
             digest.update(repr((factor.name, factor.sizes)).encode())
-            for array in (*factor.numbers, factor.keys):
+            for array in (*factor.numbers, *(factor.keys or ())):
                 digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 

@@ -86,8 +86,13 @@ def restored_design(
             vars(node.stateful_transform).update(content["states"][text])
     factors = {
         frozenset(columns): GroupingFactor(
-            ":".join(columns), columns, levels, NotHeld("the level"), components, keys
-        )
+            ":".join(columns),
+            columns,
+            levels,
+            NotHeld("the level"),
+            components,
+            (keys,) if isinstance(keys, np.ndarray) else keys,  # as older versions wrote them
+        )  # fmt: skip
         for columns, levels, components, keys in content["factors"]
     }
     blocks, codes = assemble_blocks(

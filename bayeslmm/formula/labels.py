@@ -1,0 +1,77 @@
+"""What labels that are text say: numbers in them, their order, and which look alike."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+__all__ = ["as_numbers", "labels_alike", "natural_order", "spaced_evenly", "time_order"]
+
+#: A number in a label; the minus of "day -7" is its sign, those of 2020-01-31 and T-1 are not.
+_NUMBER = re.compile(r"((?:(?<=\s)|^)[-+]\d+(?:\.\d+)?|\d+(?:\.\d+)?)")
+_DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+(,\d+)?\s*")
+
+
+def as_numbers(labels: Sequence[str]) -> tuple[np.ndarray | None, bool]:
+    """The numbers that all labels are, or None; and whether it took a decimal comma."""
+    text = pd.Series(labels, dtype=object)
+    values = pd.to_numeric(text, errors="coerce").to_numpy(dtype=float)
+    if not np.isnan(values).any():
+        return values, False
+    if all(_DECIMAL_COMMA.fullmatch(label) for label in labels):
+        return text.str.replace(",", ".").to_numpy(dtype=float), True
+    return None, False
+
+
+def natural_order(labels: Sequence[str]) -> list[str]:
+    """Labels sorted with numbers in them by size: week 2 before week 10."""
+    values, _ = as_numbers(labels)
+    if values is not None:
+        return [labels[i] for i in np.argsort(values, kind="stable")]
+    return sorted(labels, key=_parts)
+
+
+def time_order(levels: Sequence) -> list:
+    """Levels of a time: text in alphabetical order by its numbers, others as they are.
+
+    An order of categories that is not alphabetical is somebody's own.
+    """
+    levels = list(levels)
+    text = all(isinstance(level, str) for level in levels)
+    return natural_order(levels) if text and levels == sorted(levels) else levels
+
+
+def spaced_evenly(labels: Sequence[str]) -> bool:
+    """Whether labels in order are one text with numbers at equal distances in it."""
+    values, _ = as_numbers(labels)
+    if values is None:
+        parts = [_parts(label) for label in labels]
+        if any(len(p) != 3 for p in parts) or len({(p[0], p[2]) for p in parts}) > 1:
+            return False
+        values = np.array([p[1] for p in parts])
+    gaps = np.diff(values)
+    return bool(np.allclose(gaps, gaps[0], rtol=1e-9)) if len(gaps) else True
+
+
+def labels_alike(labels: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of different labels that are the same but for spaces and invisible characters."""
+    first: dict[str, str] = {}
+    pairs = []
+    for label in labels:
+        key = " ".join(label.split())
+        if not key.isascii():
+            visible = "".join(c for c in key if unicodedata.category(c) != "Cf")
+            key = " ".join(unicodedata.normalize("NFC", visible).split())
+        if key in first:
+            pairs.append((first[key], label))
+        first.setdefault(key, label)
+    return pairs
+
+
+def _parts(label: str) -> tuple:
+    """Texts and numbers of a label in turn, a text first and last."""
+    return tuple(float(p) if i % 2 else p for i, p in enumerate(_NUMBER.split(label)))
