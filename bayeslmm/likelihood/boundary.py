@@ -106,7 +106,6 @@ class BoundarySearch(ABC):
             return x, value
         if smallest > _NEARLY_ZERO and self.value(reduced) > value + _CLEARLY_WORSE:
             return x, value
-        x, value = self._polish(x, value)
         trial, trial_value = self._polish(*self.descend(reduced))
         for _ in range(_MAX_ROUNDS):
             inward = self._inward(trial)
@@ -115,7 +114,7 @@ class BoundarySearch(ABC):
             trial, trial_value = self._polish(*self.descend(inward))
         if trial_value <= value + _SAME * (1 + abs(value)):
             return trial, trial_value
-        return x, value
+        return self._polish(x, value)
 
     def _blocks(self, x: np.ndarray) -> Iterator[tuple[int, tuple, np.ndarray]]:
         """Factor number, positions and scaled covariance matrix of every correlated block."""

@@ -44,6 +44,7 @@ def residual_variance_table(fit: ResidualLikelihoodFit, level: float) -> pd.Data
     se = np.sqrt(np.where(variance > 0, variance, np.nan))
     z = ndtri(0.5 + level / 2)
     undetermined = fit._curvature.undetermined(jacobian)
+    undetermined |= estimate.index.isin([name for one in fit.model.unidentified for name in one])
     rows = []
     limit = fit._problem.structure.boundary(fit._theta.c)
     for k, (name, value) in enumerate(estimate.items()):

@@ -56,6 +56,7 @@ def variance_table(fit: LikelihoodFit, level: float) -> pd.DataFrame:
     with np.errstate(invalid="ignore"):
         boundary = np.where(is_corr, ~(se < 1 - values**2), ~(se < values))
     boundary |= fit._curvature.undetermined(jacobian)
+    boundary |= estimate.index.isin([name for names in fit.model.unidentified for name in names])
     se[boundary] = np.nan
     z = ndtri(0.5 + level / 2)
     lower, upper = np.full(len(values), np.nan), np.full(len(values), np.nan)
