@@ -19,6 +19,8 @@ __all__ = ["unidentified_directions"]
 
 #: Eigenvalues of the Gram matrix of matrices of length one below this are zeros.
 _ZERO = 1e-9
+#: The Gram matrix is dense over the parameters of all covariance matrices.
+_MOST_PARAMETERS = 1000
 
 
 def unidentified_directions(
@@ -44,8 +46,10 @@ def unidentified_directions(
     -------
     list of (list of (q_k, q_k) arrays, float)
         Changes of the covariance matrices of all factors, in units of the columns' sizes, and
-        of sigma^2; the largest entry is one.
+        of sigma^2; the largest entry is one. None are looked for among very many parameters.
     """
+    if sum(patterns[k].q ** 2 for k in factors) > _MOST_PARAMETERS:
+        return []
     bases = {k: _basis(cp.factors[k].zz.sum(axis=0), patterns[k]) for k in factors}
     sizes = [bases[k].shape[1] for k in factors] + [int(sigma)]
     at = np.concatenate([[0], np.cumsum(sizes)])

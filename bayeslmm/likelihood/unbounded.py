@@ -24,6 +24,8 @@ _FAR, _FARTHER = 1e3, 1e4
 _FALLS = -0.5 * np.log(_FARTHER / _FAR)
 #: Subsets of more effects or cells than this are not gone through.
 _MOST = 8
+#: Ranks of more rows than this would take long.
+_MOST_ROWS = 1000
 
 
 def grows_as_sigma_vanishes(problem: Problem, theta: np.ndarray, *, reml: bool) -> bool:
@@ -75,7 +77,9 @@ def _enough(levels: np.ndarray, n: int) -> Iterator[np.ndarray]:
                 yield np.isin(np.arange(len(levels)), chosen).astype(float)
 
 
-def collapsing_cells(problem: StructuredProblem, theta: Theta, *, reml: bool) -> np.ndarray | None:
+def collapsing_cells(
+    problem: StructuredProblem, theta: Theta, X: np.ndarray, *, reml: bool
+) -> np.ndarray | None:
     """Cells whose residual standard deviation can tend to 0 while the likelihood grows.
 
     Parameters
@@ -84,6 +88,7 @@ def collapsing_cells(problem: StructuredProblem, theta: Theta, *, reml: bool) ->
         With a standard deviation per cell of rows.
     theta : Theta
         The optimum.
+    X : (n, p) array
     reml : bool
 
     Returns
@@ -91,14 +96,20 @@ def collapsing_cells(problem: StructuredProblem, theta: Theta, *, reml: bool) ->
     int array, or None
     """
     deviance = _deviance(problem, reml)
-    cells, counts = problem.scale.shape[1], problem.scale.sum(axis=0)
-    start = np.maximum(theta.eta, np.log(1e-5 * problem.spread))
+    cells = problem.scale.shape[1]
+    # of standard deviations that have collapsed already, no digits would be left further out
+    collapsed = theta.eta < np.log(1e-3 * problem.spread)
+    start = np.where(collapsed, np.log(0.1 * problem.spread), theta.eta)
     subsets = [s for size in range(1, cells + 1) for s in combinations(range(cells), size)]
     if cells > _MOST:
         subsets = [*((c,) for c in range(cells)), tuple(range(cells))]
     for subset in subsets:
         at = list(subset)
-        for F in _factors(problem, theta, problem.scale[:, at].any(axis=1), counts[at].sum()):
+        if not reml and _reproduced(problem, X, problem.scale[:, at].any(axis=1)):
+            return np.array(at)
+        if collapsed[at].any() and _inner_minimum(problem, deviance, theta, at):
+            continue
+        for F in _factors(problem, theta):
 
             def along(far: float, F=F, at=at) -> float:
                 eta = start.copy()
@@ -110,23 +121,44 @@ def collapsing_cells(problem: StructuredProblem, theta: Theta, *, reml: bool) ->
     return None
 
 
-def _factors(problem, theta: Theta, rows: np.ndarray, n: float) -> Iterator[np.ndarray]:
-    """Factors of the random effects: the optimum's, none, and those that may reproduce rows."""
-    yield theta.F
-    if not problem.patterns:
-        return
-    yield np.zeros_like(theta.F)
-    levels, places, sizes = [], [], []
-    for k, (pattern, factor) in enumerate(zip(problem.patterns, problem.factors, strict=True)):
-        scale = np.sqrt(np.mean(factor.Z**2, axis=0))
-        for a in range(pattern.q):
-            levels.append(len(np.unique(factor.codes[rows & (factor.Z[:, a] != 0)])))
-            places.append(problem.layout.f_ptr[k] + a * (pattern.q + 1))
-            sizes.append(problem.spread / scale[a])
-    for chosen in _enough(np.array(levels), int(n) - problem.p):
-        F = np.zeros_like(theta.F)
-        F[places] = chosen * sizes
-        yield F
+def _reproduced(problem: StructuredProblem, X: np.ndarray, rows: np.ndarray) -> bool:
+    """Whether coefficients and effects reproduce any responses of the rows, and effects do not.
+
+    All effects, or some of them: a variance may be zero.
+    """
+    n, columns, levels = int(rows.sum()), [np.empty((int(rows.sum()), 0))], [0]
+    if n > _MOST_ROWS:
+        return False
+    for factor in problem.factors:
+        _, code = np.unique(factor.codes[rows], return_inverse=True)
+        for z in factor.Z[rows].T:
+            columns.append((code[:, None] == np.arange(code.max() + 1)) * z[:, None])
+            levels.append(code.max() + 1)
+    for chosen in _enough(np.array(levels), n - X.shape[1]):
+        Z = np.column_stack([c for c, keep in zip(columns, chosen, strict=True) if keep])
+        if _rank(np.column_stack([X[rows], Z])) == n > _rank(Z):
+            return True
+    return False
+
+
+def _rank(columns: np.ndarray) -> int:
+    size = np.linalg.norm(columns, axis=0)
+    columns = columns[:, size > 0] / size[size > 0]
+    return int(np.linalg.matrix_rank(columns, tol=1e-8)) if columns.shape[1] else 0
+
+
+def _factors(problem: StructuredProblem, theta: Theta) -> list[np.ndarray]:
+    """Factors of the random effects: the optimum's, and none."""
+    return [theta.F, np.zeros_like(theta.F)] if problem.patterns else [theta.F]
+
+
+def _inner_minimum(problem, deviance, theta: Theta, at: list[int]) -> bool:
+    """Whether smaller standard deviations than the optimum's are clearly worse."""
+    if theta.eta[at].min() < np.log(1e-5 * problem.spread):  # rounding would make them so
+        return False
+    eta = theta.eta.copy()
+    eta[at] -= np.log(10.0)
+    return deviance(Theta(theta.F, eta, theta.c)) > deviance(theta) + 1.0
 
 
 def collapsing_correlation(
@@ -147,7 +179,6 @@ def collapsing_correlation(
     """
     deviance = _deviance(problem, reml)
     structure = problem.structure
-    factors = [theta.F, np.zeros_like(theta.F)] if problem.patterns else [theta.F]
     if structure.n_times:
         rays = [_shrinking(theta, problem, v) for v in _null_directions(problem, structure, X, y)]
     elif structure.parameter == "range":
@@ -157,9 +188,9 @@ def collapsing_correlation(
     else:
         return False
     return any(
-        _falls(lambda far, ray=ray, F=F: deviance(Theta(F, *ray(far))))
+        _falls(lambda far, ray=ray, F=F: deviance(Theta(F, *ray(far))), (1.0, 1e2, 1e4))
         for ray in rays
-        for F in factors
+        for F in _factors(problem, theta)
     )
 
 
@@ -168,11 +199,9 @@ def _deviance(problem: StructuredProblem, reml: bool) -> Callable[[Theta], float
     return lambda theta: -2.0 * problem.evaluate(theta, flat, not reml, False)[0]
 
 
-def _falls(along: Callable[[float], float]) -> bool:
+def _falls(along: Callable[[float], float], starts: tuple[float, ...] = (1.0,)) -> bool:
     with np.errstate(all="ignore"):
-        return any(
-            along(start * _FARTHER) - along(start * _FAR) < _FALLS for start in (1.0, 1e2, 1e4)
-        )
+        return any(along(start * _FARTHER) - along(start * _FAR) < _FALLS for start in starts)
 
 
 def _toward(theta: Theta, bound: float):
@@ -182,8 +211,9 @@ def _toward(theta: Theta, bound: float):
 def _shrinking(theta: Theta, problem: StructuredProblem, v: np.ndarray):
     """Covariances whose eigenvalue of v is smaller and smaller, as (log sds, correlations)."""
     T = len(v)
-    sd = np.exp(theta.eta)
-    R = theta.c.reshape(T, T) * np.outer(sd, sd)
+    # from the middle: the optimum may be singular already, perhaps in another direction
+    sd = np.clip(np.exp(theta.eta), 0.1 * problem.spread, 10 * problem.spread)
+    R = 0.5 * (theta.c.reshape(T, T) + np.eye(T)) * np.outer(sd, sd)
     P = np.eye(T) - np.outer(v, v)
 
     def ray(far: float):
@@ -247,14 +277,14 @@ def _vanishing(X: np.ndarray, y: np.ndarray) -> Iterator[np.ndarray]:
     scale = float((y**2).mean())
     rng = np.random.default_rng(0)
     for _ in range(8):
-        found = minimize(lambda v: residuals(v)[0] / scale, rng.normal(size=T), tol=1e-14)
-        v = found.x / np.linalg.norm(found.x)
+        v = rng.normal(size=T)
+        if m >= T:  # the residuals have full rank but for some beta
+            v = minimize(lambda v: residuals(v)[0] / scale, v, tol=1e-14).x
         for _ in range(50):  # v and beta in turn
-            E = y - X @ residuals(v)[1]
-            v = np.linalg.svd(E)[2][-1]
+            null = np.linalg.svd(y - X @ residuals(v)[1])[2][min(m, T - 1) :]
+            v = null.T @ (null @ v) if len(null) > 1 else null[0]
         if residuals(v)[0] < 1e-16 * scale:
-            yield v
-            return
+            yield v / np.linalg.norm(v)
 
 
 def _null(rows: np.ndarray) -> np.ndarray:

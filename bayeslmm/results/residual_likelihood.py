@@ -295,9 +295,10 @@ def _refuse_unbounded(fit: ResidualLikelihoodFit) -> None:
     design, problem, theta, reml = fit.design, fit._problem, fit._theta, fit.reml
     end = "" if reml else " (reml() has one more often)"
     no_maximum = f"the {'restricted ' if reml else ''}likelihood has no maximum{end}"
+    X, y = design.X[:, fit.kept], design.y - design.offset
     with single_threaded_blas():
         if design.residual.variance.kind == "cells":
-            cells = collapsing_cells(problem, theta, reml=reml)
+            cells = collapsing_cells(problem, theta, X, reml=reml)
             if cells is not None:
                 names = ", ".join(design.residual.variance.names[c] for c in cells)
                 raise DataError(
@@ -305,7 +306,6 @@ def _refuse_unbounded(fit: ResidualLikelihoodFit) -> None:
                     f"that {no_maximum}. Join the cells with others, leave terms out, or use "
                     "model.fit(), where the priors decide."
                 )
-        X, y = design.X[:, fit.kept], design.y - design.offset
         if collapsing_correlation(problem, theta, X, y, reml=reml):
             few = "groups with the same times" if problem.structure.n_times else "groups"
             raise DataError(
