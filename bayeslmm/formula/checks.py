@@ -25,7 +25,7 @@ _DATE = re.compile(r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2
 
 
 def check_design(design: Design, *, sigma_known: bool = False) -> None:
-    """Warn about effects the data cannot separate, refuse what has no degrees of freedom.
+    """Warn about effects the data cannot separate, refuse columns without use.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def check_design(design: Design, *, sigma_known: bool = False) -> None:
     Raises
     ------
     DataError
-        If there are no more rows than coefficients.
+        If squares of a column are no numbers, or a random effect's covariate is zero.
 
     Warns
     -----
@@ -47,15 +47,10 @@ def check_design(design: Design, *, sigma_known: bool = False) -> None:
         coefficients already, or a predictor is text that reads as dates or, but for a few
         values, as numbers.
     """
-    n, p = design.n_rows, len(design.coef_names)
+    n = design.n_rows
     _check_text(design)
     if design.rows_in_memory:
         _refuse_extremes(design)
-    if n <= p:
-        raise DataError(
-            f"{p} coefficients and {n} rows: there must be more rows than coefficients. "
-            "Leave terms out."
-        )
     for block, covariates in zip(design.blocks, design.statistics.blocks, strict=True):
         _check_rank(block, covariates)
         if not sigma_known:
