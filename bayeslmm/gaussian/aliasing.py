@@ -59,11 +59,7 @@ def remaining_shares(X: np.ndarray) -> np.ndarray:
     """
     X = np.asarray(X, dtype=float)
     length = np.linalg.norm(X, axis=0)
-    floor = _DIGITS * length
-    if X.size and X[0, 0] != 0 and np.all(X[:, 0] == X[0, 0]):
-        X = np.column_stack([X[:, 0], X[:, 1:] - X[:, 1:].mean(axis=0)])
-        length = np.linalg.norm(X, axis=0)
-    return _shares(X, length, floor)
+    return _shares(X, length, _DIGITS * length, np.ones(len(X)))
 
 
 def remaining_shares_of_products(cp: CrossProducts) -> np.ndarray:
@@ -85,19 +81,26 @@ def remaining_shares_of_products(cp: CrossProducts) -> np.ndarray:
     return shares
 
 
-def _shares(X: np.ndarray, length: np.ndarray, floor: np.ndarray) -> np.ndarray:
-    """What columns leave of those after them, over their lengths; 0 below ``floor``."""
+def _shares(X, length, floor, ones=None) -> np.ndarray:
+    """What columns leave of those after them, over their lengths; 0 below ``floor``.
+
+    As soon as the columns carry the ``ones``, lengths are those of the columns less their means.
+    """
     n, p = X.shape
     basis = np.empty((n, min(n, p)))
-    rank, shares = 0, np.zeros(p)
+    rank, shares, carried = 0, np.zeros(p), False
     for c in range(p):
         column = X[:, c].copy()
+        size = np.linalg.norm(column - column.mean()) if carried else length[c]
         for _ in range(2):  # projecting twice is as good as Householder
             column -= basis[:, :rank] @ (basis[:, :rank].T @ column)
         left = np.linalg.norm(column)
-        if rank == min(n, p) or not left > max(_SHARE * length[c], floor[c]):
+        if rank == min(n, p) or not left > max(_SHARE * size, floor[c]):
             continue
         basis[:, rank] = column / left
+        if ones is not None and not carried:
+            ones = ones - (basis[:, rank] @ ones) * basis[:, rank]
+            carried = bool(ones @ ones < 1e-16 * n)
         rank += 1
-        shares[c] = left / length[c]
+        shares[c] = left / size
     return shares

@@ -98,7 +98,7 @@ def working_products(cp: CrossProducts) -> tuple[CrossProducts, Coordinates]:
     p, T, inverse = cp.p, cp.shift.mixing, cp.shift.unmixing
     a = ones_in_span(cp)
     if a is None:
-        plain = cp.shifted_to(Shift(np.zeros(p), 0.0, cp.shift.T))
+        plain = cp.shifted_to(Shift(np.zeros(p), 0.0).mixed(cp.shift.T))
         return plain, Coordinates(inverse, T, np.zeros(p))
     # x0'a = 0 because a is supported on unshifted columns: the inverse is the opposite shift.
     shear = np.outer(a, cp.shift.X)

@@ -21,7 +21,7 @@ import numpy as np
 from . import _accumulate
 from .orthogonal import selected, well_conditioned
 from .rows import FactorRows
-from .shift import Shift
+from .shift import MixedShift, Shift
 
 _CHUNK = 1 << 16
 
@@ -181,7 +181,7 @@ class CrossProducts:
         """
         from bayeslmm.archive import read_archive
 
-        parts = (CrossProducts, FactorProducts, PairProducts, Shift)
+        parts = (CrossProducts, FactorProducts, PairProducts, Shift, MixedShift)
         return read_archive(path, "cross-products", {kind.__name__: kind for kind in parts})
 
     def with_columns(self, columns: np.ndarray) -> CrossProducts:
@@ -195,7 +195,7 @@ class CrossProducts:
         M = np.zeros((self.p + 2, len(kept) + 2))
         M[:-2, :-2], T = selected(self, kept)
         M[-2, -2] = M[-1, -1] = 1.0
-        return self.combined(M, Shift(self.shift.X[kept], self.shift.y, T))
+        return self.combined(M, Shift(self.shift.X[kept], self.shift.y).mixed(T))
 
     def shifted_to(self, shift: Shift) -> CrossProducts:
         """The same data in other columns (exact algebra along the ones column)."""

@@ -12,7 +12,6 @@ Anal. 44, 306-326).  T is a change of coordinates of determinant one, undone exa
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,7 +60,7 @@ def well_conditioned(reduce: Callable[[Shift], CrossProducts], shift: Shift) -> 
         return cp
     T = cp.shift.T.copy()
     T[:, rounding] = np.eye(cp.p)[:, rounding]
-    return reduce(replace(cp.shift, T=T))
+    return reduce(cp.shift.mixed(T))
 
 
 def selected(cp: CrossProducts, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -102,7 +101,7 @@ def with_coefficient_fixed(cp: CrossProducts, column: int, value: float) -> Cros
         fixed = fixed - M[:-2, :-2] @ (found / size)
     M[:-2, -2] = fixed
     y0 = cp.shift.y - value * cp.shift.X[column]
-    return cp.combined(M, Shift(cp.shift.X[kept], y0, T))
+    return cp.combined(M, Shift(cp.shift.X[kept], y0).mixed(T))
 
 
 def gram_root(gram: np.ndarray) -> np.ndarray:
@@ -150,4 +149,4 @@ def _orthogonalized(cp: CrossProducts) -> tuple[Shift | None, np.ndarray]:
     if not poor.any():
         return None, poor
     C *= scale / scale[:, None]
-    return Shift(working.shift.X, cp.shift.y, working.shift.mixing @ C), poor
+    return Shift(working.shift.X, cp.shift.y).mixed(working.shift.mixing @ C), poor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from scipy.linalg import solve_triangular
@@ -10,19 +11,19 @@ from scipy.linalg import solve_triangular
 
 @dataclass(frozen=True)
 class Shift:
-    """The columns that are squared: (X - 1 x') T and y - y0.
+    """The columns that are squared: X - 1 x' and y - y0.
 
     Attributes
     ----------
     X : (p,) array
     y : float
-    T : (p, p) array, optional
-        Unit upper triangular; the identity by default.
+    T : None
+        Columns are not mixed; see :class:`MixedShift`.
     """
 
     X: np.ndarray
     y: float
-    T: np.ndarray | None = None
+    T: ClassVar[np.ndarray | None] = None
 
     @classmethod
     def pilot(cls, y: np.ndarray, X: np.ndarray) -> Shift:
@@ -64,3 +65,22 @@ class Shift:
         if self.T is None or other.T is None:
             return same and self.T is other.T
         return same and np.array_equal(self.T, other.T)
+
+    def mixed(self, T: np.ndarray | None) -> Shift:
+        """With T in place of this one's."""
+        return Shift(self.X, self.y) if T is None else MixedShift(self.X, self.y, T)
+
+
+@dataclass(frozen=True)
+class MixedShift(Shift):
+    """The columns that are squared: (X - 1 x') T and y - y0.
+
+    A class of its own: what knows shifts only must not read it as one.
+
+    Attributes
+    ----------
+    T : (p, p) array
+        Unit upper triangular.
+    """
+
+    T: np.ndarray
