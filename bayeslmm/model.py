@@ -730,10 +730,10 @@ def _aliased(design: Design) -> tuple[str, ...]:
         if 0 < share < _HARDLY_LEFT:
             warnings.warn(
                 f"The column of {name} is nearly a combination of the columns before it: "
-                f"{share:.0e} of its length is left. The data say little about these coefficients one by one, "
-                "and standard errors of their combinations lose digits. Leave one out, or make "
-                "the difference between the columns a column of its own (for powers: poly(), or "
-                "center() the covariate).",
+                f"{share:.0e} of its length is left. The data say little about these coefficients "
+                "one by one, and standard errors of their combinations lose digits. Leave one "
+                "out, or make the difference between the columns a column of its own (for "
+                "powers: poly(), or center() the covariate).",
                 ModelWarning,
                 stacklevel=3,
             )
