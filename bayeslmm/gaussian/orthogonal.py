@@ -15,10 +15,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.linalg import solve_triangular
 
 from .coordinates import unmixed_gram, working_products
-from .shift import Shift
+from .shift import Shift, inverse_of_unit
 
 if TYPE_CHECKING:
     from .crossproducts import CrossProducts
@@ -75,8 +74,7 @@ def selected(cp: CrossProducts, kept: np.ndarray) -> tuple[np.ndarray, np.ndarra
     R = np.linalg.qr(np.sqrt(np.diag(cp.gram)[:-2])[:, None] * B, mode="r")
     pivots = np.diag(R)[:, None]
     above = np.divide(R, pivots, out=np.zeros_like(R), where=pivots != 0)
-    identity = np.eye(len(kept))
-    T = solve_triangular(identity + np.triu(above, 1), identity, unit_diagonal=True)
+    T = inverse_of_unit(np.triu(above, 1) + np.eye(len(kept)))
     return B @ T, T
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from scipy.linalg import solve_triangular
 
 
 @dataclass(frozen=True)
@@ -44,10 +43,7 @@ class Shift:
     @property
     def unmixing(self) -> np.ndarray:
         """The inverse of T."""
-        identity = np.eye(len(self.X))
-        if self.T is None:
-            return identity
-        return solve_triangular(self.T, identity, unit_diagonal=True, check_finite=False)
+        return np.eye(len(self.X)) if self.T is None else inverse_of_unit(self.T)
 
     def applied(self, y: np.ndarray, X: np.ndarray) -> np.ndarray:
         """[(X - 1 x') T, y - y0, 1], shape (n, p + 2)."""
@@ -84,3 +80,14 @@ class MixedShift(Shift):
     """
 
     T: np.ndarray
+
+
+def inverse_of_unit(T: np.ndarray) -> np.ndarray:
+    """Inverse of a unit upper triangular matrix.
+
+    Column by column: threads of a BLAS call would cost more than all of it.
+    """
+    inverse = np.eye(len(T))
+    for j in range(1, len(T)):
+        inverse[:j, j] = -(inverse[:j, :j] @ T[:j, j])
+    return inverse
