@@ -120,6 +120,16 @@ def test_nearly_collinear_columns_are_named():
         blm.LMM("y ~ x + x2 + (1 | g)", data(1e-3))
 
 
+def test_nearly_dependent_covariates_of_random_effects_are_named():
+    with pytest.warns(blm.ModelWarning, match="x, x2 of 'g' are nearly linearly dependent"):
+        blm.LMM("y ~ x + z + (0 + x + x2 | g)", data(1e-4))
+    with pytest.warns(blm.ModelWarning, match="x, x2 of 'g' are linearly dependent"):
+        blm.LMM("y ~ x + z + (0 + x + x2 | g)", data(1e-6))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        blm.LMM("y ~ x + z + (0 + x + x2 | g)", data(1e-2))
+
+
 def few_cells() -> pd.DataFrame:
     """18 columns of a * b * c, 6 cells with rows, 18 rows."""
     rng = np.random.default_rng(0)
