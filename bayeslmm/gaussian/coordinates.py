@@ -55,6 +55,20 @@ class Coordinates:
         """Cov(beta) from Cov(gamma)."""
         return self.G_inverse @ covariance @ self.G_inverse.T
 
+    def root_to_user(self, covariance: np.ndarray) -> np.ndarray | None:
+        """W with Cov(beta) = W W', from Cov(gamma); None where that is not positive definite.
+
+        |c'W|^2 keeps the digits that c'Cov(beta)c loses where columns are nearly collinear.
+        """
+        if not (np.all(np.isfinite(covariance)) and np.all(np.diag(covariance) > 0)):
+            return None
+        sd = np.sqrt(np.diag(covariance))
+        try:
+            root = np.linalg.cholesky(covariance / np.outer(sd, sd))
+        except np.linalg.LinAlgError:
+            return None
+        return self.G_inverse @ (sd[:, None] * root)
+
     def information_to_user(self, information: np.ndarray) -> np.ndarray:
         """X'AX in user columns from the shifted columns (last two axes)."""
         return self.G.T @ information @ self.G

@@ -197,6 +197,7 @@ class CellProblem(StructuredProblem):
             self.coordinates.to_user(gamma),
             self.coordinates.covariance_to_user(covariance),
             self.whole.effects(state.b @ np.append(-gamma, 1.0)),
+            self.coordinates.root_to_user(covariance),
         )
 
     def row_information(self, theta: Theta, prior: FixedPrior | None = None) -> RowInformation:

@@ -96,6 +96,7 @@ class BlockProblem(StructuredProblem):
             self.coordinates.to_user(gamma),
             self.coordinates.covariance_to_user(covariance),
             b,
+            self.coordinates.root_to_user(covariance),
         )
 
     def row_information(self, theta: Theta, prior: FixedPrior | None = None) -> RowInformation:
