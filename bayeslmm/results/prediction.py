@@ -154,7 +154,7 @@ def likelihood_prediction(
     rows, index = prediction_rows(design, newdata, random)
     X = rows.X[:, fit.kept]
     estimate = X @ fit._solution.beta + rows.offset
-    variance = np.einsum("ia,ab,ib->i", X, fit._solution.vcov, X)
+    variance = fit._solution.variances(X)
     if random == "new":
         for Z, Sigma in zip(rows.Z, fit._solution.Sigmas, strict=True):
             variance = variance + np.einsum("ia,ab,ib->i", Z, Sigma, Z)

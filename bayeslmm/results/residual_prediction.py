@@ -35,7 +35,7 @@ def block_prediction(
             estimate = estimate + np.einsum("iq,iq->i", Z, b[codes])
         variance = problem.predictor_variance(theta, X, rows.Z, rows.codes)
     else:
-        variance = np.einsum("ia,ab,ib->i", X, fit._solution.vcov, X)
+        variance = fit._solution.variances(X)
         if random == "new":
             for Z, Sigma in zip(rows.Z, fit._solution.Sigmas, strict=True):
                 variance = variance + np.einsum("ia,ab,ib->i", Z, Sigma, Z)

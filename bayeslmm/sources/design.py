@@ -16,10 +16,11 @@ from bayeslmm.formula import Design
 from bayeslmm.formula.statistics import RowStatistics
 from bayeslmm.formula.sumcoding import sum_coded_rows
 from bayeslmm.gaussian import CrossProducts
+from bayeslmm.gaussian.orthogonal import gram_root
 from bayeslmm.sources.base import Source
 from bayeslmm.sources.rows import ModelRows, RowBatch
 
-__all__ = ["NotHeld", "StreamedDesign", "gram_root"]
+__all__ = ["NotHeld", "StreamedDesign"]
 
 _MAX_CELLS = 20_000
 
@@ -95,9 +96,9 @@ class StreamedDesign(Design):
     def X_reduced(self) -> np.ndarray:
         cp = self.cross_products
         p = cp.p
-        # rows of [X - x0, 1] with the right products; then X itself, x0 added back
+        # rows of [(X - x0) T, 1] with the right products; then X itself, x0 added back
         root = gram_root(np.delete(np.delete(cp.gram_unweighted, p, 0), p, 1))
-        return root[:, :p] + np.outer(root[:, p], cp.shift.X)
+        return root[:, :p] @ cp.shift.unmixing + np.outer(root[:, p], cp.shift.X)
 
     def column_values(self, name: str) -> tuple[float, np.ndarray | None]:
         return self.numbers[name]
@@ -167,10 +168,3 @@ class StreamedDesign(Design):
             if batch is not None:
                 yield start, batch
             start += len(frame)
-
-
-def gram_root(gram: np.ndarray) -> np.ndarray:
-    """A square R with R'R = gram, gram positive semidefinite."""
-    scale = np.sqrt(np.where(np.diag(gram) > 0, np.diag(gram), 1.0))
-    values, vectors = np.linalg.eigh(gram / np.outer(scale, scale))
-    return np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T * scale
