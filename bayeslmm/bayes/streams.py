@@ -16,9 +16,6 @@ __all__ = ["RandomColumns"]
 
 #: Numbers up to which the array is simply kept.
 _KEPT = 2**21
-#: Columns between two places of the stream.
-_CHUNK = 512
-
 _WORD = 2**64
 
 
@@ -32,39 +29,41 @@ class RandomColumns:
     sample : callable
         ``sample(rng, draws, shape)`` gives the numbers of a slice of draws, drawn row by row.
     m, k : int
+    chunk : int
+        Columns between two places of the stream; best as many as are asked for at a time.
     """
 
-    def __init__(self, rng: np.random.Generator, sample: Callable, m: int, k: int):
-        self._sample, self.m, self.k = sample, m, k
+    def __init__(self, rng: np.random.Generator, sample: Callable, m: int, k: int, chunk: int):
+        self._sample, self.m, self.k, self._chunk = sample, m, k, chunk
         self._whole = None
         if m * k <= _KEPT or not isinstance(rng.bit_generator, np.random.PCG64):
             self._whole = sample(rng, slice(None), (m, k))
             return
         self._start = rng.bit_generator.state
-        self._places = np.empty((m, -(-k // _CHUNK), 2), dtype=np.uint64)
+        self._places = np.empty((m, -(-k // chunk), 2), dtype=np.uint64)
         for draw in range(m):
-            for chunk in range(self._places.shape[1]):
+            for at in range(self._places.shape[1]):
                 place = rng.bit_generator.state["state"]["state"]
-                self._places[draw, chunk] = divmod(place, _WORD)
-                sample(rng, slice(draw, draw + 1), (1, self._size(chunk)))
+                self._places[draw, at] = divmod(place, _WORD)
+                sample(rng, slice(draw, draw + 1), (1, self._size(at)))
 
-    def _size(self, chunk: int) -> int:
-        return min(_CHUNK, self.k - chunk * _CHUNK)
+    def _size(self, at: int) -> int:
+        return min(self._chunk, self.k - at * self._chunk)
 
-    def columns(self, at: np.ndarray) -> np.ndarray:
-        """Columns (m, len(at)) at the positions given."""
+    def columns(self, columns: np.ndarray) -> np.ndarray:
+        """Columns (m, len(columns)) at the positions given."""
         if self._whole is not None:
-            return self._whole[:, at]
-        out = np.empty((self.m, len(at)))
+            return self._whole[:, columns]
+        out = np.empty((self.m, len(columns)))
         rng = np.random.Generator(np.random.PCG64())
-        state, chunks = self._start, at // _CHUNK
-        for chunk in np.unique(chunks):
-            mine = np.flatnonzero(chunks == chunk)
-            within = at[mine] - chunk * _CHUNK
+        start, chunks = self._start, columns // self._chunk
+        for at in np.unique(chunks):
+            mine = np.flatnonzero(chunks == at)
+            within = columns[mine] - at * self._chunk
             for draw in range(self.m):
-                high, low = (int(v) for v in self._places[draw, chunk])
-                place = state["state"] | {"state": high * _WORD + low}
-                rng.bit_generator.state = state | {"state": place}
-                numbers = self._sample(rng, slice(draw, draw + 1), (1, self._size(chunk)))
+                high, low = (int(v) for v in self._places[draw, at])
+                place = start["state"] | {"state": high * _WORD + low}
+                rng.bit_generator.state = start | {"state": place}
+                numbers = self._sample(rng, slice(draw, draw + 1), (1, self._size(at)))
                 out[draw, mine] = numbers[0, within]
         return out

@@ -26,7 +26,7 @@ from bayeslmm.results.prediction import (
     row_weights,
     scale_rows,
 )
-from bayeslmm.results.tables import blocks_of, summarize_blocks
+from bayeslmm.results.tables import block_size, blocks_of, summarize_blocks
 
 if TYPE_CHECKING:
     from bayeslmm.results.posterior import PosteriorFit
@@ -71,6 +71,7 @@ class PosteriorPrediction:
         if newdata is not None:
             warn_of_priors_alone(fit, self.rows.X, self.index, stacklevel=4)
         self._width = self._m * max([1, *(Z.shape[1] for Z in self.rows.Z)])
+        self._together = block_size(self._width)
         self._beta = coefficient_draws(design, posterior)[1].reshape(self._m, -1)
         rng = np.random.default_rng(random_seed)
         self._effects = [self._factor(k, rng) for k in range(len(self.rows.Z))]
@@ -84,6 +85,7 @@ class PosteriorPrediction:
                 ),
                 self._m,
                 len(self.index),
+                self._together,
             )
             self._weights = row_weights(design, newdata, len(self.index))
             self._scale = None if design.residual is None else scale_rows(design, newdata)
@@ -101,7 +103,7 @@ class PosteriorPrediction:
             roots = _roots(Sigma.reshape(self._m, *Sigma.shape[2:]))
             nu = effect_nu(fit.posterior, names)
             labels = [str(v) for v, c in zip(self.rows.labels[k], codes, strict=True) if c < 0]
-            new = _NewEffects(rng, roots, nu, labels, np.flatnonzero(codes < 0), len(codes))
+            new = _NewEffects(rng, roots, nu, labels, codes < 0, self._together)
         return known, new
 
     def block(self, part: slice) -> np.ndarray:
@@ -169,18 +171,24 @@ class _NewEffects:
     nu : array of m degrees of freedom, or None for normal effects
     labels : list of str
         Of the rows that have a new level.
-    at : int array
-        Those rows, among `n`.
+    new : (n,) bool array
+        Which rows have.
+    together : int
+        How many rows are asked for at a time.
     """
 
-    def __init__(self, rng, roots, nu, labels: list[str], at: np.ndarray, n: int):
+    def __init__(self, rng, roots, nu, labels: list[str], new: np.ndarray, together: int):
         codes, levels = pd.factorize(np.array(labels, dtype=object))
-        self._code = np.full(n, -1)
-        self._code[at] = codes
+        self._code = np.full(len(new), -1)
+        self._code[new] = codes
         self._roots, self._q = roots, roots.shape[-1]
         m = len(roots)
         self._z = RandomColumns(
-            rng, lambda rng, part, shape: rng.standard_normal(shape), m, len(levels) * self._q
+            rng,
+            lambda rng, part, shape: rng.standard_normal(shape),
+            m,
+            len(levels) * self._q,
+            together * self._q,
         )
         self._tails = None
         if nu is not None:
@@ -190,6 +198,7 @@ class _NewEffects:
                 lambda rng, part, shape: effect_multipliers(rng, nu[part], shape[1])[..., 0],
                 m,
                 len(levels),
+                together,
             )
 
     def of_rows(self, at: np.ndarray) -> np.ndarray:

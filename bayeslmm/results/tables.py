@@ -10,6 +10,7 @@ import pandas as pd
 from bayeslmm.bayes.diagnostics import convergence
 
 __all__ = [
+    "block_size",
     "blocks_of",
     "check_level",
     "format_table",
@@ -105,9 +106,14 @@ def summarize_draws(
     )
 
 
+def block_size(width: int) -> int:
+    """How many quantities of `width` numbers each are made at a time."""
+    return max(1, _TOGETHER // max(width, 1))
+
+
 def blocks_of(n: int, width: int) -> Iterator[slice]:
-    """Slices of n quantities so that a block of them, `width` numbers each, stays small."""
-    size = max(1, _TOGETHER // max(width, 1))
+    """Slices of n quantities, :func:`block_size` of them each."""
+    size = block_size(width)
     for start in range(0, n, size):
         yield slice(start, min(start + size, n))
 
