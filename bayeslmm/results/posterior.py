@@ -776,7 +776,7 @@ class PosteriorFit(PosteriorPlots):
 
     def posterior_predictive(
         self,
-        groups: str = "same",
+        groups: str | list[str] = "same",
         *,
         draws: int | None = None,
         random_seed: int | None = None,
@@ -785,8 +785,10 @@ class PosteriorFit(PosteriorPlots):
 
         Parameters
         ----------
-        groups : {"same", "new"}
-            The fitted groups with their effects, or as many new ones like them.
+        groups : {"same", "new"} or list of str
+            The fitted groups with their effects, or as many new ones like them. A list names
+            the grouping factors whose levels are new: ``["item"]`` is the same subjects with
+            other items.
         draws : int, optional
             Draws per chain to use, evenly spaced; by default all, or as many as keep the
             result below 100 million values.
@@ -796,7 +798,12 @@ class PosteriorFit(PosteriorPlots):
         -------
         xarray.DataTree
             With the group ``posterior_predictive``. For the same groups it is :attr:`idata`, to
-            which the group is added; for new ones a tree of its own.
+            which the group is added; otherwise a tree of its own.
+
+        Raises
+        ------
+        ValueError
+            If a name is not a grouping factor.
 
         Examples
         --------
@@ -804,10 +811,11 @@ class PosteriorFit(PosteriorPlots):
         >>> dict(tree["posterior_predictive"].sizes)
         {'chain': 4, 'draw': 20, 'obs': 180}
         """
-        from bayeslmm.bayes.predictive import posterior_predictive
+        from bayeslmm.bayes.predictive import factors_anew, posterior_predictive
         from bayeslmm.results.support import refuse_unless_derived
 
-        if groups == "new":
+        anew = factors_anew(self.model.design, groups)
+        if anew:
             refuse_unless_derived(self.model, "Replication for new groups", related=True)
         group = posterior_predictive(
             self.model.design,
@@ -826,7 +834,7 @@ class PosteriorFit(PosteriorPlots):
         statistics=None,
         *,
         factor: str | None = None,
-        groups: str = "same",
+        groups: str | list[str] = "same",
         draws: int = 250,
         random_seed: int | None = None,
     ) -> pd.DataFrame:
@@ -840,9 +848,10 @@ class PosteriorFit(PosteriorPlots):
             sd of the groups' slopes for each numeric random slope.
         factor : str, optional
             Grouping factor of the codes; the first by default.
-        groups : {"same", "new"}
+        groups : {"same", "new"} or list of str
             Replicate for the same groups or for new ones, which checks the distribution of
-            the random effects as well (Gelman, Meng and Stern 1996, Statistica Sinica 6).
+            the random effects as well (Gelman, Meng and Stern 1996, Statistica Sinica 6); as in
+            :meth:`posterior_predictive`.
         draws : int
             Replications per chain; at most as many as keep them below 20 million values.
         random_seed : int, optional

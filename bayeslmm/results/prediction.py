@@ -163,7 +163,7 @@ def likelihood_prediction(
     if newdata is not None:
         found = undetermined(fit.model, rows.X)
         if text := inestimable_text(fit.model, found, index):
-            warnings.warn(f"{text}, so their predictions are NaN.", ModelWarning, stacklevel=3)
+            warnings.warn(f"{text}. Predictions are NaN there.", ModelWarning, stacklevel=3)
             estimate[found.any(axis=1)] = se[found.any(axis=1)] = np.nan
     half = ndtri(0.5 + level / 2) * se
     return pd.DataFrame(
