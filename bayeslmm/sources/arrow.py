@@ -154,13 +154,13 @@ class DatasetSource(ArrowSource):
     """A pyarrow dataset of the user's."""
 
     def __init__(self, dataset, batch_rows: int | None = None):
-        def reader(columns, size):
-            return dataset.scanner(
-                columns=columns, batch_size=size, batch_readahead=2, fragment_readahead=1
-            ).to_batches()
-
-        super().__init__("a pyarrow dataset", dataset.schema, reader, batch_rows)
+        super().__init__("a pyarrow dataset", dataset.schema, self._scanned, batch_rows)
         self._dataset = dataset
+
+    def _scanned(self, columns, size):
+        return self._dataset.scanner(
+            columns=columns, batch_size=size, batch_readahead=2, fragment_readahead=1
+        ).to_batches()
 
     def n_rows(self) -> int | None:
         return self._dataset.count_rows()
