@@ -203,6 +203,10 @@ class FileSource(ArrowSource):
             return None
         return sum(self._parquet(file).metadata.num_rows for file in self.files)
 
+    def mark(self) -> list:
+        """Size and time of change of each file; None where there is none any more."""
+        return [_size_and_time(file) for file in self.files]
+
     def size(self) -> int:
         """Bytes on disk."""
         return sum(os.path.getsize(file) for file in self.files)
@@ -377,6 +381,14 @@ class FileSource(ArrowSource):
         if self._types.get(name) == pa.string():
             raise DataError(f"The file {file!r} cannot be read as CSV: {err}.") from err
         raise _WiderType(name, kind)
+
+
+def _size_and_time(file: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 _CSV_MISSING = {

@@ -90,6 +90,7 @@ def build_streamed_design(
         )
     names = tuple(used)
     factors = tuple({frozenset(bar.columns): bar.columns for bar in parsed.bars}.values())
+    mark = source.mark()
     survey = source.run(SurveyPass(names, weights, factors, source.text), columns)
     lost = _check_survey(survey, missing)
     kinds = {name: survey.columns[name].kind(name) for name in names}
@@ -135,12 +136,14 @@ def build_streamed_design(
         statistics=row_statistics(state, cp),
         cross_products=cp,
         source=source,
+        row_hash=state.row_hash,
+        source_mark=mark,
     )
 
 
 def made_design(
     *, parsed, response, y_matrix, fixed, blocks, codes, plain, namespace, missing, empty,
-    prototype, numbers, statistics, cross_products, source,
+    prototype, numbers, statistics, cross_products, source, row_hash=None, source_mark=None,
 ) -> StreamedDesign:  # fmt: skip
     """Put a design together; see :class:`StreamedDesign` for what the parts are."""
     return StreamedDesign(
@@ -163,6 +166,8 @@ def made_design(
         numbers=numbers,
         row_model=_row_model(plain, response, y_matrix, fixed, blocks, codes),
         source=source,
+        row_hash=row_hash,
+        source_mark=source_mark,
     )
 
 

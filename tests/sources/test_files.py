@@ -215,6 +215,49 @@ def test_sums_of_a_changed_file_or_damaged_sums_are_not_used(tmp_path):
     assert_same_model(model(formula, changed), model(formula, blm.scan(folder, checkpoint=kept)))
 
 
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_fitted_values_of_a_file_that_changed_since_are_refused_before_the_first(tmp_path, kind):
+    path = tmp_path / f"data.{kind}"
+
+    def write(frame):
+        frame.to_csv(path, index=False) if kind == "csv" else frame.to_parquet(path)
+
+    write(CLEAN)
+    fit = model("y ~ x + f + (1 | g)", blm.scan(path, batch_rows=200)).reml()
+    before = pd.concat(blm.fitted_batches(fit))
+    write(CLEAN.sample(frac=1.0, random_state=1))  # the same rows in another order
+    after = pd.concat(blm.fitted_batches(fit))
+    np.testing.assert_allclose(np.sort(after["fitted"]), np.sort(before["fitted"]), rtol=1e-12)
+    swapped = CLEAN["y"].to_numpy().copy()
+    swapped[[3, 900]] = swapped[[900, 3]]
+    changes = [
+        CLEAN.assign(y=swapped),
+        CLEAN.assign(x=CLEAN["x"].where(CLEAN.index != 700, CLEAN["x"] * (1 + 1e-12))),
+        CLEAN.assign(f=CLEAN["f"].where(CLEAN.index != 3, "a" if CLEAN["f"][3] != "a" else "b")),
+        CLEAN.iloc[1:],
+        pd.concat([CLEAN, CLEAN.iloc[:1]]),
+    ]
+    for changed in changes:
+        write(changed)
+        with pytest.raises(DataError, match="changed since"):
+            next(blm.fitted_batches(fit))
+    write(CLEAN)
+    assert len(pd.concat(blm.fitted_batches(fit))) == len(CLEAN)
+
+
+@pytest.mark.parametrize("formula", [CROSSED, "np.log(y) ~ scale(x) + (1 | g/h)"])
+def test_fitted_values_of_a_frame_that_changed_since_end_in_an_error(formula):
+    data = DATA.copy()
+    fit = model(formula, blm.scan(data, batch_rows=400), weights="w").reml()
+    assert len(list(blm.fitted_batches(fit))) == 4
+    for column in ("y", "x", "w"):
+        data.loc[1, column] += 0.5
+        with pytest.raises(DataError, match="changed since"):
+            list(blm.fitted_batches(fit))
+        data.loc[1, column] = DATA.loc[1, column]
+    assert len(list(blm.fitted_batches(fit))) == 4
+
+
 def test_cross_products_survive_a_file(tmp_path):
     cp = model(CROSSED, DATA, weights="w").cross_products
     path = tmp_path / "sums.npz"
