@@ -184,6 +184,10 @@ class ReductionPass:
         rows = self.rows(frame)
         if rows is None:
             return state
+        with np.errstate(over="ignore", invalid="ignore"):  # refused once they are known
+            return self._added(state, rows)
+
+    def _added(self, state: Reduced, rows: RowBatch) -> Reduced:
         y = rows.y - rows.offset
         factors = [
             FactorRows(codes, Z, J)
@@ -247,6 +251,11 @@ def _few(a: set | None, b: set | None) -> set | None:
 
 def row_statistics(state: Reduced, cp: CrossProducts) -> RowStatistics:
     """The statistics of all rows."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _row_statistics(state, cp)
+
+
+def _row_statistics(state: Reduced, cp: CrossProducts) -> RowStatistics:
     n, weighted = cp.n, state.weight_range[0] <= state.weight_range[1]
     blocks = tuple(
         BlockStatistics(
