@@ -9,15 +9,18 @@ not at all.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import math
 import os
-import tempfile
 import zipfile
-from typing import Any
+from dataclasses import fields, is_dataclass
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from bayeslmm.errors import FileFormatError
+from bayeslmm.files import file_name, replacing
 
 __all__ = ["decode", "encode", "read_archive", "write_archive"]
 
@@ -109,13 +112,26 @@ def decode(tree: Any, arrays: dict[str, np.ndarray], classes: dict[str, type]) -
     if tag == "object":
         if content not in classes:
             raise FileFormatError(f"The file holds a {content!r}, which is not expected here.")
-        made = object.__new__(classes[content])
-        made.__dict__.update({k: decode(v, arrays, classes) for k, v in rest[0][1].items()})
-        return made
+        return _made(classes[content], decode({"dict": [*rest[0][1].items()]}, arrays, classes))
     if tag in ("index", "frame"):
         return _decode_pandas(tag, content, rest, arrays, classes)
     collections = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
     return collections[tag](decode(item, arrays, classes) for item in content)
+
+
+def _made(kind: type, values: dict[str, Any]):
+    """An instance of a class with these attributes.
+
+    Raises
+    ------
+    FileFormatError
+        If they are not all that it has.
+    """
+    if is_dataclass(kind) and not {field.name for field in fields(kind)} <= values.keys():
+        raise FileFormatError(f"The file holds a {kind.__name__!r} with parts missing.")
+    made = object.__new__(kind)
+    made.__dict__.update(values)
+    return made
 
 
 def _decode_pandas(tag, content, rest, arrays, classes):
@@ -152,20 +168,10 @@ def write_archive(path: str | os.PathLike, value: Any, kind: str) -> None:
     arrays: dict[str, np.ndarray] = {}
     record = json.dumps({"kind": kind, "version": _VERSION, "tree": encode(value, arrays)})
     checksum = _checksum(record, arrays)
-    path = os.path.abspath(os.fspath(path))
-    try:
-        descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), suffix=".part")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                np.savez(file, record=np.array(record), checksum=np.array(checksum), **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as err:
-        raise FileFormatError(f"Cannot write {path!r}: {err}.") from err
+    with replacing(path) as file:
+        buffered = io.BufferedRandom(file)
+        np.savez(buffered, record=np.array(record), checksum=np.array(checksum), **arrays)
+        buffered.detach()  # which writes what is left in it
 
 
 def read_archive(path: str | os.PathLike, kind: str, classes: dict[str, type]) -> Any:
@@ -176,24 +182,54 @@ def read_archive(path: str | os.PathLike, kind: str, classes: dict[str, type]) -
     FileFormatError
         If there is no such file, it is of another kind or a newer version, or damaged.
     """
-    name = os.fspath(path)
+    name = file_name(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
+        with open(name, "rb") as file:
+            arrays = _arrays_of(file)
         record, checksum = str(arrays.pop("record")), str(arrays.pop("checksum"))
-        intact = checksum == _checksum(record, arrays)
-        tree = json.loads(record) if intact else None
+        if checksum != _checksum(record, arrays):
+            raise FileFormatError("its checksum is wrong.")
+        found = json.loads(record)
+        if found.get("kind") != kind:
+            raise FileFormatError(f"it holds {found.get('kind')!r}, not {kind!r}.")
+        if found["version"] > _VERSION:
+            raise FileFormatError("it was written by a newer bayeslmm. Update.")
+        return decode(found["tree"], arrays, classes)
     except FileNotFoundError:
         raise FileFormatError(f"There is no file {name!r}.") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as err:
+    except FileFormatError as err:
+        raise FileFormatError(f"{name!r} cannot be read: {err}") from err
+    except Exception as err:  # what does not fit together shows itself in many ways
         raise FileFormatError(f"{name!r} is damaged or not written by bayeslmm ({err}).") from err
-    if tree is None:
-        raise FileFormatError(f"{name!r} is damaged: its checksum is wrong.")
-    if tree.get("kind") != kind:
-        raise FileFormatError(f"{name!r} holds {tree.get('kind')!r}, not {kind!r}.")
-    if tree["version"] > _VERSION:
-        raise FileFormatError(f"{name!r} was written by a newer bayeslmm. Update.")
-    return decode(tree["tree"], arrays, classes)
+
+
+def _arrays_of(file: BinaryIO) -> dict[str, np.ndarray]:
+    """The arrays of an npz file, none larger than its part of the file.
+
+    Raises
+    ------
+    FileFormatError
+        If one is stored otherwise than :func:`write_archive` does.
+    """
+    size = file.seek(0, os.SEEK_END)
+    arrays = {}
+    with zipfile.ZipFile(file) as members:
+        for member in members.infolist():
+            size -= member.file_size
+            if member.compress_type != zipfile.ZIP_STORED or size < 0:
+                raise FileFormatError("its arrays are larger than the file.")
+            with members.open(member) as stream:
+                major, _ = np.lib.format.read_magic(stream)
+                read = np.lib.format.read_array_header_1_0
+                if major > 1:
+                    read = np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(stream)
+                if math.prod(shape) * dtype.itemsize > member.file_size:
+                    raise FileFormatError("an array is larger than its part of the file.")
+            with members.open(member) as stream:
+                name = member.filename.removesuffix(".npy")
+                arrays[name] = np.lib.format.read_array(stream, allow_pickle=False)
+    return arrays
 
 
 def _checksum(record: str, arrays: dict[str, np.ndarray]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import errno
 import glob
 import os
 import sys
@@ -296,27 +298,93 @@ def _split_prior(text: str) -> tuple[str, str, str]:
 def _check_output(output: str | None) -> None:
     from bayeslmm import FileFormatError
 
-    folder = os.path.dirname(os.path.abspath(output)) if output else None
-    if folder and not os.path.isdir(folder):
+    if not output:
+        return
+    folder = os.path.dirname(os.path.abspath(output))
+    if not os.path.isdir(folder):
         raise FileFormatError(f"There is no folder {folder!r} to write {output!r} to.")
+    if os.path.isdir(output):
+        raise FileFormatError(f"{output!r} is a folder. Name a file to write to.")
+    if not os.access(folder, os.W_OK):
+        raise FileFormatError(f"The folder {folder!r} cannot be written to.")
 
 
 def main() -> None:
-    """Entry point: errors of ours in one line and exit code 2, warnings in one line each."""
-    from bayeslmm.errors import BayesLMMError
-
+    """Entry point: errors in one line and exit code 2, warnings in one line each."""
     warnings.showwarning = _show_warning
     try:
         app()
-    except (BayesLMMError, ValueError, KeyError) as err:
-        if not isinstance(err, BayesLMMError) and os.environ.get("BAYESLMM_TRACEBACK"):
-            raise
-        typer.echo(f"Error: {err}", err=True)
-        sys.exit(_DATA_ERROR)
+    except SystemExit as stopped:
+        _leave(stopped.code)
     except KeyboardInterrupt:
-        typer.echo("Stopped.", err=True)
-        sys.exit(130)
+        _say("Stopped.")
+        _leave(130)
+    except Exception as err:
+        if os.environ.get("BAYESLMM_TRACEBACK"):
+            raise
+        _say(f"Error: {_in_a_sentence(err)}")
+        _leave(_DATA_ERROR)
+
+
+def _in_a_sentence(err: Exception) -> str:
+    """What went wrong, in one line, whoever raised it."""
+    from bayeslmm.errors import BayesLMMError
+
+    if isinstance(err, BayesLMMError | ValueError | KeyError):
+        return str(err)
+    text = " ".join(str(err).split())
+    if _is_lack_of_memory(err):
+        return (
+            "There is not enough memory, or a limit (ulimit) lets this process have no more. Files "
+            f"can be read in batches: --batch-rows. ({text[-150:] or type(err).__name__})"
+        )
+    if isinstance(err, OSError):
+        where = f" ({err.filename})" if err.filename else ""
+        return f"Cannot read or write{where}: {err.strerror or err}."
+    return f"{type(err).__name__}: {text} (BAYESLMM_TRACEBACK=1 shows where.)"
+
+
+def _is_lack_of_memory(err: BaseException | None) -> bool:
+    """Whether an error, or one behind it, is that of a library that got no memory."""
+    signs = ("allocate memory", "failed to map", "new thread", "out of memory", "malloc")
+    while err is not None:
+        if isinstance(err, MemoryError) or getattr(err, "errno", None) == errno.ENOMEM:
+            return True
+        if any(sign in str(err) for sign in signs):
+            return True
+        err = err.__cause__ or err.__context__
+    return False
+
+
+def _leave(code) -> None:
+    """Exit; output that cannot be written is an error in one line, too."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError) as err:
+        if code in (0, None):
+            _say(f"Error: {_in_a_sentence(err)}")
+            code = _DATA_ERROR
+        _drop(sys.stdout)
+    try:
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        _drop(sys.stderr)
+    sys.exit(code)
+
+
+def _drop(stream) -> None:
+    """Let what is left in a stream go nowhere, so that Python does not try again as it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def _say(text: str) -> None:
+    """To standard error, if that can be written to."""
+    with contextlib.suppress(OSError, ValueError):
+        typer.echo(text, err=True)
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    typer.echo(f"Warning: {message}", err=True)
+    _say(f"Warning: {message}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -70,6 +71,100 @@ def test_version_and_data_sets_are_listed():
     assert blm.__version__ in run("--version").stdout
     listed = run("datasets").stdout
     assert all(name in listed for name in blm.list_datasets())
+
+
+COMMANDS = [
+    ("datasets",),
+    ("datasets", "sleepstudy"),
+    ("--version",),
+    ("--help",),
+    ("fit", "--help"),
+    (),
+    ("fit", "dyestuff", "Yield ~ 1 + (1 | Batch)", "--reml"),
+]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is full")
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_output_that_cannot_be_written_is_one_line_and_exit_code_two(arguments):
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [sys.executable, "-c", "from bayeslmm.cli import main; main()", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == ["Error: Cannot read or write: No space left on device."]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is full")
+def test_errors_that_cannot_be_written_leave_the_exit_code():
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [sys.executable, "-c", "from bayeslmm.cli import main; main()", "fit", "nope", "y ~ x"],
+            stdout=full,
+            stderr=full,
+        )
+    assert result.returncode == 2
+
+
+_WITH_A_LIMIT = """
+import resource
+resource.setrlimit(resource.RLIMIT_AS, ({0} * 10**6, resource.RLIM_INFINITY))
+from bayeslmm.cli import main
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is one of Linux")
+@pytest.mark.parametrize("megabytes", [250, 400, 800])
+def test_a_limit_of_memory_is_a_sentence(megabytes):
+    """How far a process comes depends on the machine, the sentence does not."""
+    result = subprocess.run(
+        [sys.executable, "-c", _WITH_A_LIMIT.format(megabytes), *COMMANDS[-1]],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert "Traceback" not in result.stderr
+    assert result.returncode == 0 or "memory" in result.stderr.lower()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "not enough memory"),
+        (OSError(12, "Cannot allocate memory"), "not enough memory"),
+        (ImportError("x.so: failed to map segment from shared object"), "not enough memory"),
+        (RuntimeError("can't start new thread"), "not enough memory"),
+        (OSError(28, "No space left on device", "a.nc"), "a.nc"),
+        (AttributeError("no such thing"), "AttributeError: no such thing"),
+    ],
+)
+@pytest.mark.parametrize("command", ["fit", "report", "datasets"])
+def test_any_error_is_a_sentence(monkeypatch, capsys, command, error, words):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr("bayeslmm.cli.read_data", fails)
+    monkeypatch.setattr("bayeslmm.datasets.list_datasets", fails)
+    arguments = () if command == "datasets" else ("dyestuff", "Yield ~ 1 + (1 | Batch)")
+    code, _, errors = call(monkeypatch, capsys, command, *arguments)
+    assert code == 2
+    assert words in errors
+    assert len(errors.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["fit", "report"])
+def test_an_output_that_cannot_be_is_refused_before_the_work(
+    monkeypatch, capsys, tmp_path, command
+):
+    code, _, errors = call(
+        monkeypatch, capsys, command, "dyestuff", "Yield ~ 1", "--output", str(tmp_path)
+    )
+    assert code == 2
+    assert "is a folder" in errors
 
 
 def test_priors_are_read_without_evaluating_them():

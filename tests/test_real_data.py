@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 
 import numpy as np
@@ -243,6 +244,8 @@ def test_sixty_random_effect_columns_are_fitted():
         ("y ~ x", lambda d: d.assign(y=d["y"] * 1e200), "other units"),
         ("y ~ x", lambda d: d.assign(y=d["y"] * 1e-200), "other units"),
         ("y ~ x + (x | g)", lambda d: d.assign(x=d["x"] * 1e160), "other units"),
+        ("y ~ x + (x | g)", lambda d: d.assign(x=d["x"] * 1e60), "other units"),
+        ("y ~ x", lambda d: d.assign(y=d["y"] * 1e90), "other units"),
         ("y ~ I(g**20) + x", lambda d: d.assign(g=d["g"] * 9), "beyond 2\\^63"),
         ("y ~ x + (1 | day)", lambda d: d.assign(day=pd.Timestamp("2026-01-01").date()), "dates"),
         ("y ~ day", lambda d: d.assign(day=pd.period_range("2000", periods=96, freq="M")), "dates"),
@@ -251,6 +254,37 @@ def test_sixty_random_effect_columns_are_fitted():
 def test_numbers_a_computer_cannot_square_and_dates_are_refused(measured, formula, change, message):
     with pytest.raises(blm.DataError, match=message):
         blm.LMM(formula, change(measured))
+
+
+@pytest.mark.parametrize("column", ["y", "x"])
+@pytest.mark.parametrize("power", [-90, -45, 45, 90, 160, 300])
+def test_columns_in_batches_that_are_too_large_or_small_are_refused_too(measured, column, power):
+    data = measured.assign(**{column: measured[column] * 10.0**power})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(blm.DataError, match="other units"):
+            blm.LMM("y ~ x + (x | g)", blm.scan(data, batch_rows=20))
+
+
+@pytest.mark.parametrize("power", [-36, 36])
+@pytest.mark.parametrize("column", ["y", "x"])
+def test_every_table_is_right_in_units_as_large_or_small_as_are_taken(measured, column, power):
+    plain = quietly("y ~ x + (1 | g)", measured).reml()
+    data = measured.assign(**{column: measured[column] * 10.0**power})
+    fit = quietly("y ~ x + (1 | g)", data).reml()
+    scale = 10.0 ** (power if column == "y" else -power)
+    for table in (
+        lambda f: f.fixef(ddf="kenward-roger"),
+        lambda f: f.fixef(),
+        lambda f: f.confint(parameters=["x"]),
+        lambda f: f.confint("wald", parameters=["x"]),
+    ):
+        one, two = table(plain).loc["x"], table(fit).loc["x"]
+        units = [scale if name in _IN_UNITS else 1.0 for name in one.index]
+        np.testing.assert_allclose(two / units, one, rtol=1e-5)
+
+
+_IN_UNITS = ("estimate", "se", "lower", "upper")
 
 
 def test_weights_of_another_index_are_refused(measured):

@@ -146,7 +146,8 @@ def coefficient_defaults(design: Design) -> CoefficientDefaults:
     rows = design.statistics
     scale = 2.5 * (rows.sd_y if rows.sd_y > 0 else 1.0)
     at = design.intercept_column
-    root, p = rows.root.copy(), len(design.coef_names)
+    p = len(design.coef_names)
+    root = np.diag(rows.spread) if rows.root is None else rows.root.copy()
     mean = np.zeros(p)
     if at is not None:
         root[:, at] = 0.0

@@ -539,12 +539,6 @@ class _Defaults:
         )
 
 
-def listed(names: list[str], most: int = 4) -> str:
-    """Names with commas, the first few where there are many."""
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
-
-
 def coef_key(name: str) -> str:
     """Key of a coefficient's prior: its name, unless that means something else."""
     return f"beta({name})" if name in _CLASSES else name

@@ -22,6 +22,7 @@ __all__ = [
     "linear_predictor",
     "log_likelihood",
     "posterior_dataset",
+    "posterior_layout",
     "posterior_tree",
     "summary_node",
 ]
@@ -48,6 +49,24 @@ def posterior_dataset(
     """
     import xarray as xr
 
+    dims, coords = posterior_layout(design, names)
+    variables = {name: (("chain", "draw", *dims[name]), array) for name, array in values.items()}
+    first = next(iter(values.values()))
+    used = {dim for name in values for dim in dims[name]}
+    return xr.Dataset(
+        variables,
+        coords={
+            "chain": np.arange(first.shape[0]),
+            "draw": np.arange(first.shape[1]),
+            **{dim: labels for dim, labels in coords.items() if dim in used},
+        },
+    )
+
+
+def posterior_layout(
+    design: Design, names: ModelNames
+) -> tuple[dict[str, tuple[str, ...]], dict[str, np.ndarray]]:
+    """Dimensions, after chain and draw, of the variables a posterior may have, and their labels."""
     dims: dict[str, tuple[str, ...]] = {"beta": ("coef",), "nu": (), **residual_dims(design)}
     coords: dict[str, np.ndarray] = {"coef": _labels(design.coef_names), **residual_coords(design)}
     for block, factor in zip(design.blocks, names.factors, strict=True):
@@ -62,17 +81,7 @@ def posterior_dataset(
         own = covariate_names(covariate)
         dims |= {own.missing: (own.dim,), own.mean: (), own.sd: ()}
         coords[own.dim] = np.arange(covariate.n_unknown)
-    variables = {name: (("chain", "draw", *dims[name]), array) for name, array in values.items()}
-    first = next(iter(values.values()))
-    used = {dim for name in values for dim in dims[name]}
-    return xr.Dataset(
-        variables,
-        coords={
-            "chain": np.arange(first.shape[0]),
-            "draw": np.arange(first.shape[1]),
-            **{dim: labels for dim, labels in coords.items() if dim in used},
-        },
-    )
+    return dims, coords
 
 
 def posterior_tree(

@@ -16,8 +16,9 @@ from bayeslmm.formula.statistics import BlockStatistics
 
 __all__ = ["check_design"]
 
-#: Squares and products of columns have to stay between 1e-300 and 1e300.
-_SMALLEST = 1e-100
+#: Degrees of freedom and profiles take fourth powers of standard deviations, and products of
+#: these: all have to stay between 1e-300 and 1e300.
+_SMALLEST = 1e-40
 #: A slope's covariate this many standard deviations from zero makes the intercept's variance
 #: and its correlation with the slope statements about a far-off point.
 _FAR_FROM_ZERO = 10.0
@@ -54,8 +55,7 @@ def check_design(design: Design, *, sigma_known: bool = False) -> None:
     n = design.n_rows
     _check_text(design)
     _check_labels(design)
-    if design.rows_in_memory:
-        _refuse_extremes(design)
+    _refuse_extremes(design)
     for block, covariates in zip(design.blocks, design.statistics.blocks, strict=True):
         _check_rank(block, covariates)
         if not sigma_known:
@@ -175,23 +175,36 @@ def _check_levels_among_coefficients(design: Design) -> None:
 
 
 def _refuse_extremes(design: Design) -> None:
-    """Columns whose squares are no longer numbers."""
-    columns = {f"The response {design.response!r}": design.y - design.offset}
-    columns |= {f"The column {name!r}": design.X[:, j] for j, name in enumerate(design.coef_names)}
-    for block in design.blocks:
-        columns |= {
-            f"The effect {e!r} of {block.name!r}": block.Z[:, j]
-            for j, e in enumerate(block.effects)
-        }
-    if design.weights is not None:
-        columns["The weights"] = design.weights
-    for name, column in columns.items():
-        size = float(np.max(np.abs(column), initial=0.0))
+    """Columns powers of which are no longer numbers."""
+    for name, size in _sizes(design).items():
         if not (size == 0 or _SMALLEST < size < 1 / _SMALLEST):
             raise DataError(
-                f"{name} is of the size of {size:.0e}: its square is not a number a computer has. "
-                "Use other units."
+                f"{name} is of the size of {size:.0e}: powers of it are not numbers a computer "
+                "has. Use other units."
             )
+
+
+def _sizes(design: Design) -> dict[str, float]:
+    """Largest absolute values, or of rows not in memory about that, by what they are of."""
+    if design.rows_in_memory:  # the statistics are squares
+        response, weight = _largest(design.y - design.offset), _largest(design.weights)
+        columns = [_largest(column) for column in design.X.T]
+        effects = [[_largest(column) for column in block.Z.T] for block in design.blocks]
+    else:
+        rows = design.statistics
+        response, weight = max(abs(rows.mean_y), rows.sd_y), rows.mean_weight
+        columns, effects = rows.size, [covariates.size for covariates in rows.blocks]
+    sizes = {f"The response {design.response!r}": response}
+    for name, size in zip(design.coef_names, columns, strict=True):
+        sizes[f"The column {name!r}"] = size
+    for block, found in zip(design.blocks, effects, strict=True):
+        for effect, size in zip(block.effects, found, strict=True):
+            sizes[f"The effect {effect!r} of {block.name!r}"] = size
+    return sizes if design.weights is None else {**sizes, "The weights": weight}
+
+
+def _largest(column: np.ndarray | None) -> float:
+    return 0.0 if column is None else float(np.max(np.abs(column), initial=0.0))
 
 
 def _check_rank(block: RandomBlock, covariates: BlockStatistics) -> None:

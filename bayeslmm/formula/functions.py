@@ -111,19 +111,26 @@ class _NumpyFunctions:
             setattr(self, name, _guarded(name))
 
 
-@cache
-def _guarded(name: str) -> Callable:
+class _Elementwise:
     """A numpy function that takes its inputs only: one more would be numpy's `out`."""
-    function = getattr(np, name)
-    if not isinstance(function, np.ufunc):
-        return function
 
-    def elementwise(*arguments):
+    def __init__(self, name: str):
+        self.name = name
+
+    def __call__(self, *arguments):
+        function = getattr(np, self.name)
         if len(arguments) != function.nin:
-            raise TypeError(f"{name}() takes {function.nin} argument(s), not {len(arguments)}")
+            raise TypeError(f"{self.name}() takes {function.nin} argument(s), not {len(arguments)}")
         return function(*arguments)
 
-    return elementwise
+    def __reduce__(self):  # a process that is sent a model has the function already
+        return _guarded, (self.name,)
+
+
+@cache
+def _guarded(name: str) -> Callable:
+    function = getattr(np, name)
+    return _Elementwise(name) if isinstance(function, np.ufunc) else function
 
 
 def base_namespace() -> dict[str, Any]:

@@ -60,8 +60,6 @@ class RowStatistics:
     mean, sd, size : ndarray, shape (p,)
         Mean, standard deviation (divisor n - 1; exactly 0 for a constant column) and largest
         absolute value of the columns of X.
-    root : ndarray, shape (p, p)
-        R with R'R the covariance matrix (divisor n - 1) of the columns of X.
     ones : ndarray, shape (p,), or None
         Coefficients a with X a = 1, where there are any.
     mean_weight, mean_inverse_weight : float
@@ -70,6 +68,9 @@ class RowStatistics:
     has_offset : bool
         Whether an offset other than 0 was subtracted.
     blocks : tuple of BlockStatistics
+    root : ndarray, shape (p, p), or None
+        R with R'R the covariance matrix (divisor n - 1) of the columns of X; None in files of
+        version 0.1.0, whose priors do not need it.
     """
 
     n: int
@@ -78,13 +79,13 @@ class RowStatistics:
     mean: np.ndarray
     sd: np.ndarray
     size: np.ndarray
-    root: np.ndarray
     ones: np.ndarray | None
     mean_weight: float
     mean_inverse_weight: float
     weights_vary: bool
     has_offset: bool
     blocks: tuple[BlockStatistics, ...]
+    root: np.ndarray | None = None
 
     @property
     def spread(self) -> np.ndarray:

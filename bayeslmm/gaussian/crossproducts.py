@@ -180,9 +180,13 @@ class CrossProducts:
             If there is no such file, or it is damaged, of another kind or of a newer version.
         """
         from bayeslmm.archive import read_archive
+        from bayeslmm.errors import FileFormatError
 
         parts = (CrossProducts, FactorProducts, PairProducts, Shift, MixedShift)
-        return read_archive(path, "cross-products", {kind.__name__: kind for kind in parts})
+        read = read_archive(path, "cross-products", {kind.__name__: kind for kind in parts})
+        if not is_consistent(read):
+            raise FileFormatError(f"{str(path)!r} holds cross-products that do not fit together.")
+        return read
 
     def with_columns(self, columns: np.ndarray) -> CrossProducts:
         """The same rows with only these columns of X.
@@ -300,6 +304,50 @@ class CrossProducts:
             n_dropped=self.n_dropped - other.n_dropped,
             sum_log_weights=self.sum_log_weights - other.sum_log_weights,
         )
+
+
+def is_consistent(cp: CrossProducts) -> bool:
+    """Whether shapes and levels fit together: the kernels rely on it without looking.
+
+    Parameters
+    ----------
+    cp : object
+        From a file, so its attributes may be anything.
+    """
+    try:
+        return _fits_together(cp)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return False
+
+
+def _fits_together(cp: CrossProducts) -> bool:
+    size = cp.gram.shape[0]
+    expected = [(cp.gram, (size, size)), (cp.gram_unweighted, (size, size))]
+    expected.append((cp.shift.X, (size - 2,)))
+    if cp.shift.T is not None:
+        expected.append((cp.shift.T, (size - 2, size - 2)))
+    for f in cp.factors:
+        J, q, _ = f.zz.shape
+        expected += [(f.zz, (J, q, q)), (f.zr, (J, q, size)), (f.zz_unweighted, (q, q))]
+        if f.counts.shape != (J,) or f.counts.dtype.kind != "i":
+            return False
+    number = len(cp.factors)
+    if set(cp.pairs) != {(k, m) for k in range(number) for m in range(k + 1, number)}:
+        return False
+    for (k, m), pair in cp.pairs.items():
+        a, b = cp.factors[k], cp.factors[m]
+        expected.append((pair.values, (len(pair.rows), a.q, b.q)))
+        for levels, J in ((pair.rows, a.n_levels), (pair.columns, b.n_levels)):
+            if levels.dtype.kind != "i" or levels.shape != pair.counts.shape or levels.ndim != 1:
+                return False
+            if np.any((levels < 0) | (levels >= J)):
+                return False
+    numbers = (cp.n, cp.n_dropped, cp.sum_log_weights, cp.shift.y)
+    return (
+        type(cp) is CrossProducts
+        and all(np.isscalar(number) and np.isreal(number) for number in numbers)
+        and all(array.shape == shape and array.dtype.kind == "f" for array, shape in expected)
+    )
 
 
 def fitted_variance(cp: CrossProducts, beta: np.ndarray) -> float:

@@ -31,7 +31,7 @@ class Shift:
         if len(y) == 0:
             return cls(x0, 0.0)
         for c, column in enumerate(X.T):
-            if column.min() < column.max() and np.any(column * column * column != column):
+            if column.min() < column.max() and np.any((column != 0.0) & (np.abs(column) != 1.0)):
                 x0[c] = column.mean()
         return cls(x0, float(y.mean()))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bayeslmm.errors import DataError, FileFormatError
+from bayeslmm.files import file_name, write_text
 from bayeslmm.report.content import Settings, sections
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def write_report(
     from bayeslmm.reanalysis.prior_sets import EffectScale
     from bayeslmm.results.tables import check_level
 
-    path = Path(path)
+    path = Path(file_name(path))
     if not path.parent.is_dir():
         raise FileFormatError(f"There is no folder {str(path.parent)!r} to write {path.name!r} to.")
     check_level(level)
@@ -55,7 +56,7 @@ def write_report(
     options = {"mcid": mcid, "rope": rope, "direction": direction, "priors": priors}
     settings = Settings(effect, options, question, level, source)
     heading = title or f"{design.response}: a linear mixed model"
-    path.write_text(render(heading, sections(fit, settings)), encoding="utf-8")
+    write_text(path, render(heading, sections(fit, settings)))
     return path
 
 

@@ -154,13 +154,13 @@ class DatasetSource(ArrowSource):
     """A pyarrow dataset of the user's."""
 
     def __init__(self, dataset, batch_rows: int | None = None):
-        def reader(columns, size):
-            return dataset.scanner(
-                columns=columns, batch_size=size, batch_readahead=2, fragment_readahead=1
-            ).to_batches()
-
-        super().__init__("a pyarrow dataset", dataset.schema, reader, batch_rows)
+        super().__init__("a pyarrow dataset", dataset.schema, self._scanned, batch_rows)
         self._dataset = dataset
+
+    def _scanned(self, columns, size):
+        return self._dataset.scanner(
+            columns=columns, batch_size=size, batch_readahead=2, fragment_readahead=1
+        ).to_batches()
 
     def n_rows(self) -> int | None:
         return self._dataset.count_rows()
@@ -202,6 +202,10 @@ class FileSource(ArrowSource):
         if self.format != "parquet":
             return None
         return sum(self._parquet(file).metadata.num_rows for file in self.files)
+
+    def mark(self) -> list:
+        """Size and time of change of each file; None where there is none any more."""
+        return [_size_and_time(file) for file in self.files]
 
     def size(self) -> int:
         """Bytes on disk."""
@@ -377,6 +381,14 @@ class FileSource(ArrowSource):
         if self._types.get(name) == pa.string():
             raise DataError(f"The file {file!r} cannot be read as CSV: {err}.") from err
         raise _WiderType(name, kind)
+
+
+def _size_and_time(file: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 _CSV_MISSING = {

@@ -67,6 +67,10 @@ class Source(ABC):
         """Rows, where that is known without reading them."""
         return None
 
+    def mark(self) -> Any:
+        """What is another thing once the rows changed, where that is known without reading them."""
+        return None
+
     def sample(self, columns: list[str]) -> pd.DataFrame:
         """A few rows."""
         for frame in self.frames(columns):

@@ -91,6 +91,7 @@ def build_streamed_design(
         )
     names = tuple(used)
     factors = tuple({frozenset(bar.columns): bar.columns for bar in parsed.bars}.values())
+    mark = source.mark()
     survey = source.run(SurveyPass(names, weights, factors, source.text), columns)
     lost = _check_survey(survey, missing)
     kinds = {name: survey.columns[name].kind(name) for name in names}
@@ -143,12 +144,15 @@ def build_streamed_design(
         cross_products=cp,
         source=source,
         text=frozenset(name for name in levels if survey.columns[name].order is None),
+        row_hash=state.row_hash,
+        source_mark=mark,
     )
 
 
 def made_design(
     *, parsed, response, y_matrix, fixed, blocks, codes, plain, namespace, missing, empty,
-    prototype, numbers, statistics, cross_products, source, text=frozenset(),
+    prototype, numbers, statistics, cross_products, source, text=frozenset(), row_hash=None,
+    source_mark=None,
 ) -> StreamedDesign:  # fmt: skip
     """Put a design together; see :class:`StreamedDesign` for what the parts are."""
     return StreamedDesign(
@@ -172,6 +176,8 @@ def made_design(
         row_model=_row_model(plain, response, y_matrix, fixed, blocks, codes),
         source=source,
         text_columns=text,
+        row_hash=row_hash,
+        source_mark=source_mark,
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bayeslmm.archive import read_archive, write_archive
-from bayeslmm.errors import DataError, FileFormatError
+from bayeslmm.errors import DataError
 from bayeslmm.progress import progress
 from bayeslmm.sources.base import run_over
 
@@ -47,9 +47,11 @@ def _state_of_file(source, task, columns: list[str], file: str, mark: str | None
     kept = None if mark is None else _place(source, columns, file, mark)
     if kept is not None and kept.exists():
         try:
-            return read_archive(kept, _KIND, _classes())
-        except FileFormatError:
-            pass  # damaged: the data file is read again
+            state = read_archive(kept, _KIND, _classes())
+            task.merge(task.start(), state)
+            return state
+        except Exception:  # damaged, or of another make: the data file is read again
+            pass
     state = run_over(task, source.file_frames(file, columns))
     if kept is not None:
         write_archive(kept, state, _KIND)

@@ -71,6 +71,10 @@ class StreamedDesign(Design):
         Makes rows of batches.
     source : Source or None
         Where the rows are; None for a model read from a file.
+    row_hash : int or None
+        Of the rows the sums were made of (:func:`bayeslmm.sources.reduction.row_hash`).
+    source_mark : object
+        The mark of the source when they were made.
     """
 
     held_statistics: RowStatistics = field(repr=False, default=None)
@@ -79,6 +83,8 @@ class StreamedDesign(Design):
     numbers: dict[str, Any] = field(repr=False, default_factory=dict)
     row_model: ModelRows = field(repr=False, default=None)
     source: Source | None = field(repr=False, default=None)
+    row_hash: int | None = field(repr=False, default=None)
+    source_mark: Any = field(repr=False, default=None)
 
     @property
     def n_rows(self) -> int:
@@ -154,17 +160,33 @@ class StreamedDesign(Design):
         Raises
         ------
         DataError
-            If the model came from a file and its source is not known.
+            If the model came from a file and its source is not known; or, at the latest after
+            the last batch, if the rows are not those the model was made from.
         """
+        from bayeslmm.sources.reduction import RowHashPass, row_hash
+
         if self.source is None:
             raise DataError(
                 "This model was read from a file, which has no rows: make it anew from its data."
             )
         rows = self.row_model
-        columns = list(dict.fromkeys((*rows.plain.names, rows.plain.weights)))
-        start = 0
-        for frame in self.source.frames([c for c in columns if c is not None]):
+        names = dict.fromkeys((*rows.plain.names, rows.plain.weights))
+        columns = [name for name in names if name is not None]
+        if self.source.mark() != self.source_mark:  # before any row is handed out
+            self._refuse_other_rows(self.source.run(RowHashPass(rows), columns))
+        start, found = 0, 0
+        for frame in self.source.frames(columns):
             batch = rows(frame)
             if batch is not None:
+                found = (found + row_hash(batch)) % 2**64
                 yield start, batch
             start += len(frame)
+        self._refuse_other_rows(found)
+
+    def _refuse_other_rows(self, found: int) -> None:
+        if found != self.row_hash:
+            raise DataError(
+                f"The rows of {self.source.name} are not those the model was made from: they "
+                "changed since. Make the model and its fit anew; what is read of them now does not "
+                "belong to this fit."
+            )

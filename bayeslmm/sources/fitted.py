@@ -31,7 +31,9 @@ def fitted_batches(fit, random: str = "conditional") -> Iterator[pd.DataFrame]:
     Raises
     ------
     DataError
-        If the model has its rows in memory, or came from a file.
+        If the model has its rows in memory, or came from a file; or if the rows changed since
+        the model was made. Files of another size or time of change are compared before the
+        first batch, anything else is known after the last one.
     ValueError
         If there is no such choice of `random`.
 

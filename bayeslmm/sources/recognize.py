@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -202,14 +203,15 @@ def _pyarrow(data, batch_rows) -> Source | None:
     if isinstance(data, pa.RecordBatch):
         data = pa.Table.from_batches([data])
     if isinstance(data, pa.Table):
-
-        def reader(columns, size):
-            return data.select(columns).to_batches(max_chunksize=size)
-
+        reader = partial(_batches_of_table, data)
         return ArrowSource("an Arrow table", data.schema, reader, batch_rows, data.num_rows)
     if hasattr(data, "scanner"):
         return DatasetSource(data, batch_rows)
     return None
+
+
+def _batches_of_table(table, columns, size):
+    return table.select(columns).to_batches(max_chunksize=size)
 
 
 def _polars(data, batch_rows) -> Source | None:
@@ -222,26 +224,45 @@ def _polars(data, batch_rows) -> Source | None:
     if not isinstance(data, polars.LazyFrame):
         return None
     schema = data.head(0).collect().to_arrow().schema
-
-    def reader(columns, size):
-        for batch in data.select(columns).collect_batches(chunk_size=size, maintain_order=True):
-            yield from batch.to_arrow().to_batches(max_chunksize=size)
-
     n = int(data.select(polars.len()).collect().item())
+    reader = partial(_batches_of_query, data)
     return ArrowSource("a polars query", schema, reader, batch_rows, n)
+
+
+def _batches_of_query(query, columns, size):
+    for batch in query.select(columns).collect_batches(chunk_size=size, maintain_order=True):
+        yield from batch.to_arrow().to_batches(max_chunksize=size)
+
+
+class _Relation:
+    """Batches of a DuckDB relation, whose connection stays in its process."""
+
+    def __init__(self, relation=None):
+        self.relation = relation
+
+    def __call__(self, columns, size):
+        if self.relation is None:
+            raise DataError(
+                "The rows are in a DuckDB relation of another process. Make the model here, or "
+                "from a Parquet file."
+            )
+        quoted = ", ".join('"' + name.replace('"', '""') + '"' for name in columns)
+        return self.relation.project(quoted).to_arrow_reader(size)
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __reduce__(self):
+        return _Relation, ()
 
 
 def _duckdb(data, batch_rows) -> Source:
     _import("pyarrow", "duckdb")
     from bayeslmm.sources.arrow import ArrowSource
 
-    def reader(columns, size):
-        quoted = ", ".join('"' + name.replace('"', '""') + '"' for name in columns)
-        return data.project(quoted).to_arrow_reader(size)
-
     schema = data.limit(0).to_arrow_table().schema
     n = int(data.aggregate("count(*)").fetchall()[0][0])
-    return ArrowSource("a DuckDB relation", schema, reader, batch_rows, n)
+    return ArrowSource("a DuckDB relation", schema, _Relation(data), batch_rows, n)
 
 
 def _import(package: str, extra: str):

@@ -11,12 +11,15 @@ from bayeslmm.formula.statistics import BlockStatistics, RowStatistics
 from bayeslmm.gaussian import CrossProducts, FactorRows, RunningProducts, Shift
 from bayeslmm.gaussian._accumulate import accumulate_moments
 from bayeslmm.gaussian.coordinates import ones_in_span
-from bayeslmm.sources.rows import ModelRows
+from bayeslmm.gaussian.orthogonal import gram_root
+from bayeslmm.sources.rows import ModelRows, RowBatch
 
-__all__ = ["MAX_DISTINCT", "Reduced", "ReductionPass", "row_statistics"]
+__all__ = ["MAX_DISTINCT", "Reduced", "ReductionPass", "RowHashPass", "row_hash", "row_statistics"]
 
 #: Distinct values of a numeric predictor that are kept, for marginal means at each of them.
 MAX_DISTINCT = 50
+#: 2^64 divided by the golden ratio, odd (Knuth, The Art of Computer Programming 3, section 6.4).
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Moments:
@@ -81,6 +84,8 @@ class Reduced:
         Numeric predictor columns.
     distinct : dict of str to set or None
         Their values, None once there are more than :data:`MAX_DISTINCT`.
+    row_hash : int
+        See :func:`row_hash`.
     """
 
     products: RunningProducts
@@ -94,6 +99,44 @@ class Reduced:
     inverse_weights: float = 0.0
     weight_range: tuple[float, float] = (np.inf, -np.inf)
     has_offset: bool = False
+    row_hash: int = 0
+
+
+def row_hash(rows: RowBatch) -> int:
+    """A number that other rows do not have, whatever batches and order they come in.
+
+    The sum, modulo 2^64, of a hash of each row's columns as they were read; so it adds over
+    batches, exactly.
+    """
+    total = np.zeros(len(rows.plain), dtype=np.uint64)
+    columns = [column for _, column in rows.plain.items()]
+    for column in [*columns, *([] if rows.weights is None else [rows.weights])]:
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            column = column.cat.codes
+        values = np.asarray(column)
+        kind = np.float64 if values.dtype.kind == "f" else np.int64
+        total ^= np.ascontiguousarray(values, dtype=kind).view(np.uint64)
+        total *= _MULTIPLIER
+        total ^= total >> np.uint64(29)  # high bits come down, where the next product mixes them
+    total *= _MULTIPLIER
+    return int((total ^ (total >> np.uint64(32))).sum(dtype=np.uint64))
+
+
+@dataclass(frozen=True)
+class RowHashPass:
+    """The :func:`row_hash` of all rows."""
+
+    rows: ModelRows
+
+    def start(self) -> int:
+        return 0
+
+    def add(self, state: int, frame: pd.DataFrame) -> int:
+        rows = self.rows(frame)
+        return state if rows is None else (state + row_hash(rows)) % 2**64
+
+    def merge(self, a: int, b: int) -> int:
+        return (a + b) % 2**64
 
 
 @dataclass(frozen=True)
@@ -148,6 +191,10 @@ class ReductionPass:
         rows = self.rows(frame)
         if rows is None:
             return state
+        with np.errstate(over="ignore", invalid="ignore"):  # refused once they are known
+            return self._added(state, rows)
+
+    def _added(self, state: Reduced, rows: RowBatch) -> Reduced:
         y = rows.y - rows.offset
         factors = [
             FactorRows(codes, Z, J)
@@ -167,6 +214,7 @@ class ReductionPass:
             state.inverse_weights += float((1.0 / w).sum())
             state.weight_range = (min(low, float(w.min())), max(high, float(w.max())))
         state.has_offset |= bool(np.any(rows.offset))
+        state.row_hash = (state.row_hash + row_hash(rows)) % 2**64
         if self.numbers:
             state.numbers.add(rows.plain[list(self.numbers)].to_numpy(dtype=float))
         for name, seen in state.distinct.items():
@@ -187,6 +235,7 @@ class ReductionPass:
         low = min(a.weight_range[0], b.weight_range[0])
         a.weight_range = (low, max(a.weight_range[1], b.weight_range[1]))
         a.has_offset |= b.has_offset
+        a.row_hash = (a.row_hash + b.row_hash) % 2**64
         a.distinct = {name: _few(a.distinct[name], b.distinct[name]) for name in a.distinct}
         return a
 
@@ -209,6 +258,11 @@ def _few(a: set | None, b: set | None) -> set | None:
 
 def row_statistics(state: Reduced, cp: CrossProducts) -> RowStatistics:
     """The statistics of all rows."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _row_statistics(state, cp)
+
+
+def _row_statistics(state: Reduced, cp: CrossProducts) -> RowStatistics:
     n, weighted = cp.n, state.weight_range[0] <= state.weight_range[1]
     blocks = tuple(
         BlockStatistics(
@@ -240,12 +294,10 @@ def row_statistics(state: Reduced, cp: CrossProducts) -> RowStatistics:
 
 def _covariance_root(cp: CrossProducts, sd: np.ndarray) -> np.ndarray:
     """R with R'R the covariance matrix of the columns of X; zero for constant columns."""
-    from bayeslmm.sources.design import gram_root
-
     p = cp.p
     sums = cp.gram_unweighted[-1, :p]
     covariance = cp.gram_unweighted[:p, :p] - np.outer(sums, sums) / cp.n
-    root = gram_root(covariance / max(cp.n - 1, 1))
+    root = gram_root(covariance / max(cp.n - 1, 1)) @ cp.shift.unmixing
     return np.where(sd > 0, root, 0.0)
 
 

@@ -16,7 +16,7 @@ from bayeslmm.formula.random import GroupingFactor
 from bayeslmm.formula.statistics import BlockStatistics, RowStatistics
 from bayeslmm.formula.syntax import parse_formula
 from bayeslmm.gaussian import CrossProducts, Shift
-from bayeslmm.gaussian.crossproducts import FactorProducts, PairProducts
+from bayeslmm.gaussian.crossproducts import FactorProducts, PairProducts, is_consistent
 from bayeslmm.gaussian.shift import MixedShift
 from bayeslmm.sources.building import LeftOut, assemble_blocks, evaluate_on, made_design
 from bayeslmm.sources.design import NotHeld, StreamedDesign
@@ -75,6 +75,7 @@ def restored_design(
         If the formula calls something that formulas may not call.
     """
     content = decode(tree, arrays, {kind.__name__: kind for kind in _CLASSES})
+    _check_parts(content)
     plain = PlainRows(content["names"], content["weights"], content["kinds"], content["levels"])
     parsed = parse_formula(content["formula"])
     rows = content["prototype"]
@@ -84,6 +85,8 @@ def restored_design(
         if text not in content["states"]:
             raise FileFormatError(f"The file has no state of {text!r}.")
         for node, _ in copies:
+            if vars(node.stateful_transform).keys() != content["states"][text].keys():
+                raise FileFormatError(f"The file has another state of {text!r}.")
             vars(node.stateful_transform).update(content["states"][text])
     factors = {
         frozenset(columns): GroupingFactor(
@@ -100,6 +103,15 @@ def restored_design(
         groups, lambda columns: factors[frozenset(columns)], plain.kinds
     )
     n_rows, n_dropped, by_column, lost, n_zero = content["missing"]
+    cp = content["cross_products"]
+    sizes = [(block.n_levels, block.n_effects) for block in blocks]
+    if (
+        not is_consistent(cp)
+        or cp.p != len(fixed.names)
+        or [(f.n_levels, f.q) for f in cp.factors] != sizes
+    ):
+        raise FileFormatError("the sums in it are not those of its formula.")
+    _check_statistics(content["statistics"], cp)
     return made_design(
         parsed=parsed,
         response=response,
@@ -114,9 +126,52 @@ def restored_design(
         prototype=rows,
         numbers=content["numbers"],
         statistics=content["statistics"],
-        cross_products=content["cross_products"],
+        cross_products=cp,
         source=None,
     )
+
+
+#: What a stored design has, by type.
+_PARTS = {
+    "formula": str, "names": tuple, "weights": str | None, "kinds": dict, "levels": dict,
+    "prototype": pd.DataFrame, "states": dict, "factors": list, "numbers": dict,
+    "statistics": RowStatistics, "cross_products": CrossProducts, "missing": list,
+}  # fmt: skip
+
+
+def _check_parts(content: Any) -> None:
+    """Refuse a design with parts missing or of another type.
+
+    Raises
+    ------
+    FileFormatError
+    """
+    for name, kind in _PARTS.items():
+        if not isinstance(content[name], kind):
+            raise FileFormatError(f"{name!r} in its design is of another type.")
+    if set(content["names"]) != set(content["kinds"]):
+        raise FileFormatError("the kinds in it are not those of its columns.")
+    for mean, values in content["numbers"].values():
+        if not isinstance(mean, float) or not isinstance(values, np.ndarray | None):
+            raise FileFormatError("the numbers of its columns are of another type.")
+
+
+def _check_statistics(statistics: RowStatistics, cp: CrossProducts) -> None:
+    """Refuse statistics of other columns than those of the cross-products."""
+    sizes = [(getattr(statistics, name), (cp.p,)) for name in ("mean", "sd", "size")]
+    if statistics.root is not None:
+        sizes.append((statistics.root, (cp.p, cp.p)))
+    for block, factor in zip(statistics.blocks, cp.factors, strict=True):
+        names = ("mean", "sd", "size", "indicator")
+        sizes += [(getattr(block, name), (factor.q,)) for name in names]
+        sizes += [(block.gram, (factor.q, factor.q)), (block.counts, (factor.n_levels,))]
+    numbers = (statistics.n, statistics.mean_y, statistics.sd_y, statistics.mean_weight)
+    if (
+        statistics.n != cp.n
+        or any(array.shape != shape for array, shape in sizes)
+        or not all(np.isscalar(number) and np.isreal(number) for number in numbers)
+    ):
+        raise FileFormatError("the statistics in it are not those of its sums.")
 
 
 def _matrices(design: StreamedDesign) -> list[ModelMatrix]:

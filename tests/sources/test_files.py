@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import json
+import zipfile
+
 import numpy as np
 import pandas as pd
 import pytest
 
 import bayeslmm as blm
+from bayeslmm.archive import _checksum
 from bayeslmm.errors import DataError, FileFormatError
 from bayeslmm.gaussian import CrossProducts
 from bayeslmm.sources.arrow import FileSource
@@ -215,6 +220,49 @@ def test_sums_of_a_changed_file_or_damaged_sums_are_not_used(tmp_path):
     assert_same_model(model(formula, changed), model(formula, blm.scan(folder, checkpoint=kept)))
 
 
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_fitted_values_of_a_file_that_changed_since_are_refused_before_the_first(tmp_path, kind):
+    path = tmp_path / f"data.{kind}"
+
+    def write(frame):
+        frame.to_csv(path, index=False) if kind == "csv" else frame.to_parquet(path)
+
+    write(CLEAN)
+    fit = model("y ~ x + f + (1 | g)", blm.scan(path, batch_rows=200)).reml()
+    before = pd.concat(blm.fitted_batches(fit))
+    write(CLEAN.sample(frac=1.0, random_state=1))  # the same rows in another order
+    after = pd.concat(blm.fitted_batches(fit))
+    np.testing.assert_allclose(np.sort(after["fitted"]), np.sort(before["fitted"]), rtol=1e-12)
+    swapped = CLEAN["y"].to_numpy().copy()
+    swapped[[3, 900]] = swapped[[900, 3]]
+    changes = [
+        CLEAN.assign(y=swapped),
+        CLEAN.assign(x=CLEAN["x"].where(CLEAN.index != 700, CLEAN["x"] * (1 + 1e-12))),
+        CLEAN.assign(f=CLEAN["f"].where(CLEAN.index != 3, "a" if CLEAN["f"][3] != "a" else "b")),
+        CLEAN.iloc[1:],
+        pd.concat([CLEAN, CLEAN.iloc[:1]]),
+    ]
+    for changed in changes:
+        write(changed)
+        with pytest.raises(DataError, match="changed since"):
+            next(blm.fitted_batches(fit))
+    write(CLEAN)
+    assert len(pd.concat(blm.fitted_batches(fit))) == len(CLEAN)
+
+
+@pytest.mark.parametrize("formula", [CROSSED, "np.log(y) ~ scale(x) + (1 | g/h)"])
+def test_fitted_values_of_a_frame_that_changed_since_end_in_an_error(formula):
+    data = DATA.copy()
+    fit = model(formula, blm.scan(data, batch_rows=400), weights="w").reml()
+    assert len(list(blm.fitted_batches(fit))) == 4
+    for column in ("y", "x", "w"):
+        data.loc[1, column] += 0.5
+        with pytest.raises(DataError, match="changed since"):
+            list(blm.fitted_batches(fit))
+        data.loc[1, column] = DATA.loc[1, column]
+    assert len(list(blm.fitted_batches(fit))) == 4
+
+
 def test_cross_products_survive_a_file(tmp_path):
     cp = model(CROSSED, DATA, weights="w").cross_products
     path = tmp_path / "sums.npz"
@@ -246,3 +294,97 @@ def test_damaged_or_foreign_files_of_cross_products_are_refused(tmp_path):
     np.savez(path, record=np.array([object()], dtype=object), checksum=np.array("0"))
     with pytest.raises(FileFormatError):
         CrossProducts.load(path)
+
+
+def _rewritten(path, change) -> None:
+    """An archive whose record is another, with a right checksum."""
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    record, _ = json.loads(str(arrays.pop("record"))), arrays.pop("checksum")
+    record = change(record, arrays) or record
+    text = record if isinstance(record, str) else json.dumps(record)
+    checksum = _checksum(text, arrays)
+    np.savez(path, record=np.array(text), checksum=np.array(checksum), **arrays)
+
+
+def _fields(record) -> dict:
+    return record["tree"]["fields"]
+
+
+def _pairs(record) -> dict:
+    return _fields(record)["pairs"]["dict"][0][1]["fields"]
+
+
+CHANGES = {
+    "not JSON": lambda r, a: "{",
+    "deep": lambda r, a: "[" * 10**5,
+    "a list": lambda r, a: "[]",
+    "no version": lambda r, a: r.pop("version") and None,
+    "a version of text": lambda r, a: r.update(version="1"),
+    "no tree": lambda r, a: r.pop("tree") and None,
+    "a tree of text": lambda r, a: r.update(tree="x"),
+    "another class": lambda r, a: r["tree"].update(object="Popen"),
+    "a class inside": lambda r, a: r.update(tree=_fields(r)["shift"]),
+    "no gram": lambda r, a: _fields(r).pop("gram") and None,
+    "a gram of text": lambda r, a: _fields(r).update(gram="x"),
+    "an array that is not": lambda r, a: _fields(r).update(gram={"array": "a99", "kind": "f"}),
+    "a smaller gram": lambda r, a: a.update({_fields(r)["gram"]["array"]: np.zeros((2, 2))}),
+    "integers": lambda r, a: a.update({_fields(r)["gram"]["array"]: np.zeros((4, 4), dtype=int)}),
+    "n of text": lambda r, a: _fields(r).update(n="many"),
+    "no factors": lambda r, a: _fields(r).update(factors={"tuple": []}),
+    "levels beyond": lambda r, a: a[_pairs(r)["rows"]["array"]].fill(10**9),
+    "levels below": lambda r, a: a[_pairs(r)["columns"]["array"]].fill(-1),
+    "fewer pairs": lambda r, a: a.update({_pairs(r)["rows"]["array"]: np.zeros(1, dtype=np.int64)}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_malformed_cross_products_are_refused_whatever_the_checksum_says(tmp_path, change):
+    path = tmp_path / "sums.npz"
+    model("y ~ x + (1 | g) + (1 | s)", DATA).cross_products.save(path)
+    _rewritten(path, lambda record, arrays: None)
+    CrossProducts.load(path)
+    _rewritten(path, CHANGES[change])
+    with pytest.raises(FileFormatError, match=r"sums\.npz"):
+        CrossProducts.load(path)
+
+
+def test_sizes_in_an_archive_are_not_believed(tmp_path):
+    path = tmp_path / "sums.npz"
+    header = io.BytesIO()
+    declared = {"descr": "<f8", "fortran_order": False, "shape": (10**12,)}
+    np.lib.format.write_array_header_1_0(header, declared)
+    for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        with zipfile.ZipFile(path, "w", compression) as members:
+            members.writestr("record.npy", header.getvalue() + bytes(10**6))
+        with pytest.raises(FileFormatError, match="larger than"):
+            CrossProducts.load(path)
+
+
+def test_flipped_bits_of_an_archive_are_noticed(tmp_path):
+    path = tmp_path / "sums.npz"
+    reference = model("y ~ x + (1 | g)", DATA).cross_products
+    reference.save(path)
+    content, rng, unnoticed = path.read_bytes(), np.random.default_rng(3), 0
+    for at in rng.integers(0, len(content), 300):
+        damaged = bytearray(content)
+        damaged[at] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        try:
+            found = CrossProducts.load(path)
+        except FileFormatError:
+            continue
+        unnoticed += 1  # a date of the archive, say, which is not read
+        np.testing.assert_array_equal(found.gram, reference.gram)
+        np.testing.assert_array_equal(found.factors[0].zr, reference.factors[0].zr)
+    assert unnoticed < 100
+
+
+def test_sums_of_another_make_are_not_used(tmp_path):
+    """A state with a right checksum that does not fit the pass: its data file is read again."""
+    folder, kept = write_parts(tmp_path / "data"), tmp_path / "sums"
+    expected = model("y ~ x + (1 | g)", blm.scan(folder, checkpoint=kept))
+    for file in kept.glob("*.npz"):
+        _rewritten(file, lambda record, arrays: record["tree"]["fields"].popitem() and None)
+    again = model("y ~ x + (1 | g)", blm.scan(folder, checkpoint=kept))
+    assert_same_model(expected, again)
