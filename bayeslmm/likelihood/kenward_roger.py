@@ -18,7 +18,7 @@ from bayeslmm.gaussian import (
     variance_derivative_terms,
 )
 
-__all__ = ["KenwardRoger", "adjustment", "kenward_roger"]
+__all__ = ["KenwardRoger", "adjustment", "kenward_roger", "unit_variance_rows"]
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,18 @@ class KenwardRoger:
         return float(scale * statistic), float(len(L)), denominator
 
     def df(self, L: np.ndarray) -> np.ndarray:
-        """Denominator degrees of freedom of each row of `L` by itself, shape (k,)."""
-        return np.array([self._scaling(row[None, :])[0] for row in np.atleast_2d(L)])
+        """Denominator degrees of freedom of each row of `L` by itself, shape (k,).
+
+        NaN for a row without variance, such as one of an aliased coefficient.
+        """
+        rows = np.atleast_2d(L)
+        variance = np.einsum("ka,ab,kb->k", rows, self.vcov, rows)
+        return np.array(
+            [
+                self._scaling(row[None, :])[0] if size > 0 else np.nan
+                for row, size in zip(rows, variance, strict=True)
+            ]
+        )
 
     def _scaling(self, L: np.ndarray) -> tuple[float, float]:
         """Denominator degrees of freedom and the factor lambda."""
@@ -146,7 +156,18 @@ def _divide(a: float, b: float) -> float:
 
 
 def _full_rank_rows(L: np.ndarray, vcov: np.ndarray) -> np.ndarray:
-    """Rows spanning the same hypothesis, linearly independent."""
+    """Rows spanning the same hypothesis, linearly independent, each with variance 1."""
+    L = unit_variance_rows(L, vcov)
     values, vectors = np.linalg.eigh(L @ vcov @ L.T)
-    kept = values > max(1e-10 * values[-1], 0.0)
+    kept = values > 1e-10 * max(values.max(initial=0.0), 0.0)
     return L if kept.all() else vectors[:, kept].T @ L
+
+
+def unit_variance_rows(L: np.ndarray, vcov: np.ndarray) -> np.ndarray:
+    """Rows scaled to estimates of variance 1; those without variance left out.
+
+    A test of several combinations does not depend on their units, and so its rank must not.
+    """
+    L = np.atleast_2d(L)
+    variance = np.einsum("ka,ab,kb->k", L, vcov, L)
+    return L[variance > 0] / np.sqrt(variance[variance > 0])[:, None]

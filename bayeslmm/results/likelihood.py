@@ -14,6 +14,7 @@ from bayeslmm.bayes.priors import component_names
 from bayeslmm.errors import DataError, ModelWarning
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import Problem, TooManyEffectsError, effect_covariances, solve
+from bayeslmm.likelihood.estimability import ColumnSpace, column_space
 from bayeslmm.likelihood.inference import (
     Inference,
     KenwardRogerInference,
@@ -246,18 +247,16 @@ class LikelihoodFit(FitPlots):
         table = t_table(rows[:, self.kept], self._solution.beta, self.inference(ddf), level, offset)
         return pd.DataFrame(table)
 
+    @cached_property
+    def column_space(self) -> ColumnSpace:
+        """The space of the coefficients' columns, in terms of those that are kept."""
+        return column_space(self.design.X_reduced, self.kept)
+
     def _estimable(self, rows: np.ndarray) -> np.ndarray:
         """Which combinations do not depend on how aliased columns are resolved, shape (k,)."""
-        aliased = [j for j in range(rows.shape[1]) if j not in self.kept]
-        if not aliased:
+        if not self.model.aliased:
             return np.ones(len(rows), dtype=bool)
-        X = self.design.X_reduced
-        weights = np.linalg.lstsq(X[:, self.kept], X[:, aliased], rcond=None)[0]
-        gap = rows[:, aliased] - rows[:, self.kept] @ weights
-        size = np.maximum(np.abs(rows).max(axis=1), 1e-300)[:, None] * np.maximum(
-            np.abs(weights).max(axis=0), 1.0
-        )
-        return np.all(np.abs(gap) <= 1e-8 * size, axis=1)
+        return self.column_space.estimable(rows)
 
     def inference(self, ddf: str = "satterthwaite") -> Inference:
         """The test machinery for one choice of degrees of freedom.
