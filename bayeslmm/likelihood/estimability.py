@@ -9,7 +9,8 @@ from scipy.linalg import solve_triangular
 
 __all__ = ["ColumnSpace", "column_space"]
 
-_NOISE = 1e-8
+#: Relative to what they are compared with: a root of cross-products has 8 digits.
+_GAP, _NOISE = 1e-7, 1e-6
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class ColumnSpace:
         gap = np.abs(aliased - kept @ self.weights)
         # weights are known up to rounding, which is relative to the columns' lengths
         rounding = np.abs(self.weights) + self.lengths[self.aliased] / self.scale[:, None]
-        return np.all(gap <= _NOISE * (np.abs(aliased) + np.abs(kept) @ rounding), axis=1)
+        return np.all(gap <= _GAP * (np.abs(aliased) + np.abs(kept) @ rounding), axis=1)
 
     def coordinates(self, directions: np.ndarray) -> np.ndarray:
         """X times `directions` (p, m) as combinations of the kept columns, in their lengths.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["anova_table"]
 
-_SEEN = 1e-8
+_SEEN = 1e-6
 
 
 def anova_table(fit: LikelihoodFit, type: int, ddf: str) -> pd.DataFrame:

@@ -9,6 +9,7 @@ left is one integral over log s per value.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 from scipy.interpolate import CubicSpline
@@ -36,7 +37,7 @@ def studentized_range_sf(q: np.ndarray, k: int, df: np.ndarray) -> np.ndarray:
     Returns
     -------
     array
-        Accurate to about 1e-9 of its size; NaN where an argument is.
+        Accurate to about 1e-9 of its size down to 1e-30; NaN where an argument is.
     """
     q, df = np.broadcast_arrays(np.asarray(q, dtype=float), np.asarray(df, dtype=float))
     return _upper_tail(q, df, _log_range_tail(k))
@@ -70,16 +71,18 @@ def studentized_range_ppf(probability: float, k: int, df: np.ndarray) -> np.ndar
     while np.any(at_high > 0) and high.max() < 600:
         high = np.where(at_high > 0, high + 20.0, high)
         at_high = excess(high)
-    for _ in range(60):  # regula falsi, an end that stays halved (Illinois)
+    moved = np.zeros(len(distinct))  # regula falsi; an end that stays twice is halved (Illinois)
+    for _ in range(60):
         with np.errstate(invalid="ignore"):
             middle = high - at_high * (high - low) / (at_high - at_low)
         value = excess(middle)
-        beyond = value <= 0
-        at_low = np.where(beyond, 0.5 * at_low, value)
-        at_high = np.where(beyond, value, 0.5 * at_high)
-        low, high = np.where(beyond, low, middle), np.where(beyond, middle, high)
-        if not np.any(np.abs(value) > 1e-12):
+        if not np.any(np.abs(value) > 1e-10):
             break
+        beyond = value <= 0
+        at_low = np.where(beyond, np.where(moved > 0, 0.5, 1.0) * at_low, value)
+        at_high = np.where(beyond, value, np.where(moved < 0, 0.5, 1.0) * at_high)
+        low, high = np.where(beyond, low, middle), np.where(beyond, middle, high)
+        moved = np.where(beyond, 1.0, -1.0)
     return np.where(np.isnan(distinct), np.nan, np.exp(middle))[place]
 
 
@@ -114,6 +117,7 @@ def _range_tail(w: np.ndarray, log_tail: Callable) -> np.ndarray:
     return np.where(w < _LARGEST, np.exp(log_tail(np.minimum(w, _LARGEST))), 0.0)
 
 
+@lru_cache(maxsize=16)
 def _log_range_tail(k: int) -> Callable:
     """log P(W > w) as a spline on [0, 50], its error about 1e-9.
 
@@ -121,7 +125,7 @@ def _log_range_tail(k: int) -> Callable:
     the largest z, written so that small tails keep their digits.
     """
     w = np.linspace(0.0, _LARGEST, 4001)[:, None]
-    nodes, weights = np.polynomial.legendre.leggauss(256)
+    nodes, weights = np.polynomial.legendre.leggauss(160)
     z = w / 2 + 10.0 * nodes
     below = log_ndtr(z)
     with np.errstate(divide="ignore"):

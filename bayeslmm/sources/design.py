@@ -93,7 +93,10 @@ class StreamedDesign(Design):
         p = cp.p
         # rows of [X - x0, 1] with the right products; then X itself, x0 added back
         root = gram_root(np.delete(np.delete(cp.gram_unweighted, p, 0), p, 1))
-        return root[:, :p] + np.outer(root[:, p], cp.shift.X)
+        reduced = root[:, :p] + np.outer(root[:, p], cp.shift.X)
+        # the column of an empty cell is 0, not a rounding error
+        empty = (np.diag(cp.gram_unweighted)[:p] == 0) & (cp.shift.X == 0)
+        return np.where(empty, 0.0, reduced)
 
     def column_values(self, name: str) -> tuple[float, np.ndarray | None]:
         return self.numbers[name]
