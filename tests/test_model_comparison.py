@@ -73,6 +73,10 @@ def test_likelihood_fits_are_compared_by_criteria():
         assert table.loc["plain", "aic"] == pytest.approx(1802.079, abs=1e-2)
         assert table.loc["slopes", ["df", "delta_aic"]].tolist() == [6, 0]
         assert blm.compare_models({"a": plain.reml(), "b": slopes.reml()}).index[0] == "b"
+        expected = blm.compare_models({"a": plain.reml(), "b": slopes.reml()})
+        hours = quietly("Reaction ~ Hours + (Hours | Subject)", data.assign(Hours=24 * data.Days))
+        ours = blm.compare_models({"a": plain.reml(), "b": hours.reml()})
+        np.testing.assert_allclose(ours, expected, rtol=1e-7, atol=1e-4)
         with pytest.raises(ValueError, match=r"different fixed effects.*model.ml\(\)"):
             blm.compare_models({"a": slopes.reml(), "b": flat.reml()})
         with pytest.raises(ValueError, match="REML fit and 'b' a ML fit"):
@@ -84,3 +88,5 @@ def test_likelihood_fits_are_compared_by_criteria():
         fewer = quietly("Reaction ~ Days + (1 | Subject)", data.iloc[:-1])
         with pytest.raises(ValueError, match="different rows"):
             blm.compare_models({"a": slopes.ml(), "b": fewer.ml()})
+    with pytest.warns(blm.ModelWarning, match="that of 'b' is given for the columns of 'a'"):
+        blm.compare_models({"a": plain.reml(), "b": hours.reml()})

@@ -1,120 +1,146 @@
-"""Hypothesis matrices of an analysis of variance: types I, II and III, as in lmerTest.
+"""Hypothesis matrices of an analysis of variance: types I, II and III.
 
-Each is a matrix L with one row per degree of freedom; the term is tested by L beta = 0.
+Each is a matrix L with one row per degree of freedom; the term is tested by L beta = 0. A
+hypothesis is about spaces of functions (what a term adds to others), so that it does not depend
+on the columns that code them. Only the basis of its rows does: Satterthwaite's degrees of freedom
+of an F test depend on it (on the eigenvectors of L C L'), and it is lmerTest's wherever a term's
+columns are all its own; otherwise one that no coding enters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
+from scipy.linalg import solve_triangular
 
-__all__ = ["marginal_hypotheses", "sequential_hypotheses", "sum_coded_hypotheses"]
+from bayeslmm.likelihood.estimability import ColumnSpace
+
+__all__ = ["after_all_others", "after_some", "annihilator", "of_means", "span"]
+
+_RANK = 1e-6
 
 
-def sequential_hypotheses(X: np.ndarray, terms: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Type I: each term after those before it.
+def span(H: np.ndarray, within: np.ndarray | None = None) -> np.ndarray:
+    """Orthonormal basis (r, k) of the columns of H (r, m), or of what `within` lacks of them.
 
     Parameters
     ----------
-    X : (n, p) array
-        Of full column rank.
-    terms : sequence of int arrays
-        Columns of each term, in order; together all columns.
+    H : (r, m) array
+        Directions in the coordinates of a :class:`ColumnSpace`.
+    within : (r, b) array, optional
+        Orthonormal basis of a space to leave out.
+    """
+    H = H[:, np.abs(H).max(axis=0, initial=0.0) > 0]
+    if not H.size:
+        return np.empty((len(H), 0))
+    H = H / np.linalg.norm(H, axis=0)
+    if within is not None:
+        for _ in range(2):
+            H = H - within @ (within.T @ H)
+    U, d, _ = np.linalg.svd(H, full_matrices=False)
+    return U[:, d > _RANK]
+
+
+def after_some(
+    columns: ColumnSpace, before: np.ndarray, H: np.ndarray, own: np.ndarray
+) -> np.ndarray:
+    """What a term adds to others is zero, whatever comes after: types I and II.
+
+    Parameters
+    ----------
+    columns : ColumnSpace
+    before : (r, b) array
+        Orthonormal basis of the space of the others.
+    H : (r, m) array
+        The term's space.
+    own : int array
+        The term's columns among the kept ones.
 
     Returns
     -------
-    list of (k, p) arrays
-        Rows of the triangular factor of X'X with unit diagonals (forward Doolittle): what
-        is left of a term's columns after the earlier ones, in terms of beta.
+    (k, r) array
+        Rows Q'X with Q a basis of the mean's part in H orthogonal to the others. Where the
+        term's own columns are such a part they are those of the triangular factor of X'X with
+        unit diagonals (forward Doolittle), as in lmerTest.
     """
-    order = np.concatenate([np.asarray(t, dtype=int) for t in terms])
-    R = np.linalg.qr(X[:, order], mode="r")
-    unit = R / np.diag(R)[:, None]
-    L = np.zeros_like(unit)
-    L[:, order] = unit
-    out, start = [], 0
-    for columns in terms:
-        out.append(L[start : start + len(columns)])
-        start += len(columns)
-    return out
+    R, added = columns.R, span(H, before)
+    k = added.shape[1]
+    mine = np.eye(len(R))[:, own]
+    as_columns = len(own) == k and span(mine, before).shape[1] == k
+    part = R @ (mine if as_columns else added)
+    Q = np.linalg.qr(R @ before)[0]
+    for _ in range(2):
+        part = part - Q @ (Q.T @ part)
+    Q, T = np.linalg.qr(part)
+    rows = (Q.T @ R) * columns.scale
+    return rows / (np.diag(T) * columns.scale[own])[:, None] if as_columns else rows
 
 
-def marginal_hypotheses(
-    X: np.ndarray, terms: Sequence[np.ndarray], contained_in: Sequence[Sequence[int]]
-) -> list[np.ndarray]:
-    """Type II: each term after all terms that do not contain it.
+def after_all_others(columns: ColumnSpace, others: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """What a term adds to all others is zero: types II and III of a term no other contains.
 
     Parameters
     ----------
-    X : (n, p) array
-    terms : sequence of int arrays
-    contained_in : sequence of sequence of int
-        Per term, the positions of the terms that contain it.
+    columns : ColumnSpace
+    others : (r, m) array
+        The spaces of the other terms. Kept columns that are not the term's own are in them.
+    own : int array
+        The term's columns among the kept ones.
 
     Returns
     -------
-    list of (k, p) arrays
+    (k, r) array
+        The term's own coefficients, or the combinations of them that the others leave alone.
     """
-    out = []
-    for at, columns in enumerate(terms):
-        if not contained_in[at]:  # after all others: its own coefficients
-            out.append(np.eye(X.shape[1])[columns])
-            continue
-        before = [t for j, t in enumerate(terms) if j != at and j not in contained_in[at]]
-        after = [t for j, t in enumerate(terms) if j in contained_in[at]]
-        hypotheses = sequential_hypotheses(X, [*before, columns, *after])
-        out.append(hypotheses[len(before)])
-    return out
+    shared = span(others[own])
+    if not shared.shape[1]:
+        return np.eye(len(columns.R))[own]
+    free = span(np.eye(len(own)), shared)
+    rows = np.zeros((free.shape[1], len(columns.R)))
+    rows[:, own] = free.T
+    return _standard(columns, rows * columns.scale)
 
 
-def in_own_coefficients(L: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """The same hypothesis with rows that pick out the term's own coefficients one by one.
-
-    Satterthwaite's degrees of freedom of an F test depend on the basis of the rows (the
-    eigenvectors of L C L' do); this is the basis lmerTest uses.
+def of_means(
+    columns: ColumnSpace, means: np.ndarray, contrasts: np.ndarray, own: np.ndarray
+) -> np.ndarray | None:
+    """Contrasts of means over equally weighted cells are zero: type III.
 
     Parameters
     ----------
-    L : (k, p) array
-    columns : int array
-        The term's columns.
-    """
-    own = L[:, columns]
-    if own.shape[0] != own.shape[1] or np.linalg.cond(own) > 1e8:
-        return L
-    return np.linalg.solve(own, L)
-
-
-def sum_coded_hypotheses(
-    X: np.ndarray, X_sum: np.ndarray, owner: np.ndarray, n_terms: int
-) -> list[np.ndarray | None]:
-    """Type III: each term's effects under sum-to-zero contrasts are zero.
-
-    Parameters
-    ----------
-    X : (n, p) array
-        The model matrix of the fit, of full column rank.
-    X_sum : (n, s) array
-        The same space in sum-to-zero columns; rank deficient where cells are empty.
-    owner : (s,) int array
-        Term of each of its columns.
-    n_terms : int
+    columns : ColumnSpace
+    means : (m, p) array
+        Coefficients' weights in each mean.
+    contrasts : (m, c) array
+    own : int array
+        The term's columns among the kept ones.
 
     Returns
     -------
-    list of (k, p) arrays or None
-        None where the hypothesis cannot be tested because of empty cells.
+    (k, r) array, or None
+        None where a contrast is not estimable, because cells are empty.
     """
-    scale = np.linalg.norm(X_sum, axis=0)
-    scale = np.where(scale > 0, scale, 1.0)
-    U, d, Vt = np.linalg.svd(X_sum / scale, full_matrices=False)
-    rank = int((d > 1e-9 * d[0]).sum())
-    null = Vt[rank:]
-    to_sum = (Vt[:rank].T / d[:rank]) @ (U[:, :rank].T @ X) / scale[:, None]
-    out: list[np.ndarray | None] = []
-    for term in range(n_terms):
-        mine = owner == term
-        testable = rank == X_sum.shape[1] or np.max(np.abs(null[:, mine]), initial=0.0) < 1e-8
-        out.append(to_sum[mine] if testable else None)
-    return out
+    L = contrasts.T @ means
+    L = L[np.abs(L).max(axis=1, initial=0.0) > 1e-12]
+    if not columns.estimable(L).all():
+        return None
+    rows = span((L[:, columns.kept] / columns.scale).T).T * columns.scale
+    square = rows[:, own] / columns.scale[own]
+    if square.shape[0] == square.shape[1] and np.linalg.cond(square) < 1e8:
+        return np.linalg.solve(rows[:, own], rows)
+    return _standard(columns, rows)
+
+
+def annihilator(indicators: np.ndarray) -> np.ndarray:
+    """Orthonormal contrasts (m, c) that sum to zero over every group of the m cells.
+
+    Parameters
+    ----------
+    indicators : (m, g) array
+    """
+    return span(np.eye(len(indicators)), span(indicators))
+
+
+def _standard(columns: ColumnSpace, rows: np.ndarray) -> np.ndarray:
+    """The same hypothesis with rows that are orthonormal in (X'X)^-1, whatever the coding."""
+    whitened = solve_triangular(columns.R, (rows / columns.scale).T, trans="T")
+    return (np.linalg.qr(whitened)[0].T @ columns.R) * columns.scale

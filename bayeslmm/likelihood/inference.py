@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from scipy.special import chdtrc, fdtrc, ndtri, stdtr, stdtrit
 
-from bayeslmm.likelihood.kenward_roger import KenwardRoger
+from bayeslmm.likelihood.kenward_roger import KenwardRoger, unit_variance_rows
 from bayeslmm.likelihood.satterthwaite import (
     VarianceCurvature,
     satterthwaite_df,
@@ -42,11 +42,13 @@ class NormalInference:
 
     def f_test(self, L: np.ndarray, beta: np.ndarray) -> tuple[float, float, float]:
         """Wald chi-squared over its degrees of freedom."""
-        L = np.atleast_2d(L)
-        middle = np.linalg.pinv(L @ self.vcov @ L.T, hermitian=True)
-        rank = int(np.linalg.matrix_rank(L @ self.vcov @ L.T, hermitian=True))
+        L = unit_variance_rows(L, self.vcov)
+        if len(L) == 0:
+            return np.nan, 0.0, np.inf
+        middle = np.linalg.pinv(L @ self.vcov @ L.T, rcond=1e-10, hermitian=True)
+        rank = int(np.linalg.matrix_rank(L @ self.vcov @ L.T, rtol=1e-10, hermitian=True))
         difference = L @ beta
-        return float(difference @ middle @ difference / max(rank, 1)), float(rank), np.inf
+        return float(difference @ middle @ difference / rank), float(rank), np.inf
 
 
 @dataclass(frozen=True)

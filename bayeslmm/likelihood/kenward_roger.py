@@ -19,7 +19,7 @@ from bayeslmm.gaussian import (
 )
 from bayeslmm.gaussian.coordinates import Coordinates
 
-__all__ = ["KenwardRoger", "adjustment", "kenward_roger"]
+__all__ = ["KenwardRoger", "adjustment", "kenward_roger", "unit_variance_rows"]
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,18 @@ class KenwardRoger:
         return float(scale * statistic), float(len(L)), denominator
 
     def df(self, L: np.ndarray) -> np.ndarray:
-        """Denominator degrees of freedom of each row of `L` by itself, shape (k,)."""
+        """Denominator degrees of freedom of each row of `L` by itself, shape (k,).
+
+        NaN for a row without variance, such as one of an aliased coefficient.
+        """
         rows = np.atleast_2d(L) @ self.coordinates.G_inverse
-        return np.array([self._scaling(row[None, :])[0] for row in rows])
+        variance = np.einsum("ka,ab,kb->k", rows, self.Phi, rows)
+        return np.array(
+            [
+                self._scaling(row[None, :])[0] if size > 0 else np.nan
+                for row, size in zip(rows, variance, strict=True)
+            ]
+        )
 
     def _scaling(self, L: np.ndarray) -> tuple[float, float]:
         """Denominator degrees of freedom and the factor lambda."""
@@ -167,7 +176,24 @@ def _divide(a: float, b: float) -> float:
 
 
 def _independent(covariance: np.ndarray) -> np.ndarray:
-    """Combinations of rows that span the same hypothesis, linearly independent."""
-    values, vectors = np.linalg.eigh(covariance)
-    kept = values > max(1e-10 * values[-1], 0.0)
-    return np.eye(len(values)) if kept.all() else vectors[:, kept].T
+    """Combinations of rows that span the same hypothesis, linearly independent.
+
+    A test of several combinations does not depend on their units, and so its rank must not.
+    """
+    variance = np.diag(covariance)
+    used = np.flatnonzero(variance > 0)
+    scale = np.zeros((len(used), len(variance)))
+    scale[np.arange(len(used)), used] = 1.0 / np.sqrt(variance[used])
+    values, vectors = np.linalg.eigh(scale @ covariance @ scale.T)
+    kept = values > 1e-10 * max(values.max(initial=0.0), 0.0)
+    return scale if kept.all() else vectors[:, kept].T @ scale
+
+
+def unit_variance_rows(L: np.ndarray, vcov: np.ndarray) -> np.ndarray:
+    """Rows scaled to estimates of variance 1; those without variance left out.
+
+    A test of several combinations does not depend on their units, and so its rank must not.
+    """
+    L = np.atleast_2d(L)
+    variance = np.einsum("ka,ab,kb->k", L, vcov, L)
+    return L[variance > 0] / np.sqrt(variance[variance > 0])[:, None]

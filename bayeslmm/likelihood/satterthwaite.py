@@ -18,6 +18,7 @@ from bayeslmm.gaussian import (
     solve,
     unpack_theta,
 )
+from bayeslmm.likelihood.kenward_roger import unit_variance_rows
 
 __all__ = [
     "VarianceCurvature",
@@ -205,7 +206,11 @@ def satterthwaite_f_df(
     """
     L = np.atleast_2d(L)
     values, vectors = np.linalg.eigh(L @ vcov @ L.T)
-    kept = values > max(1e-8 * values[-1], 0.0)
+    kept = values > 1e-8 * max(values.max(initial=0.0), 0.0)
+    if not kept.all():  # rows in very different units, or dependent ones: only the latter go
+        L = unit_variance_rows(L, vcov)
+        values, vectors = np.linalg.eigh(L @ vcov @ L.T)
+        kept = values > 1e-8 * max(values.max(initial=0.0), 0.0)
     rows = vectors[:, kept].T @ L
     rank = int(kept.sum())
     if rank == 0:

@@ -10,12 +10,14 @@ import pandas as pd
 
 from bayeslmm.errors import ModelWarning
 from bayeslmm.formula import Design
-from bayeslmm.formula.sumcoding import sum_coded
+from bayeslmm.formula.cells import FixedCells, fixed_cells
+from bayeslmm.likelihood.estimability import ColumnSpace
 from bayeslmm.likelihood.hypotheses import (
-    in_own_coefficients,
-    marginal_hypotheses,
-    sequential_hypotheses,
-    sum_coded_hypotheses,
+    after_all_others,
+    after_some,
+    annihilator,
+    of_means,
+    span,
 )
 from bayeslmm.likelihood.inference import f_probability
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from bayeslmm.results.likelihood import LikelihoodFit
 
 __all__ = ["anova_table"]
+
+_SEEN = 1e-6
 
 
 def anova_table(fit: LikelihoodFit, type: int, ddf: str) -> pd.DataFrame:
@@ -35,67 +39,112 @@ def anova_table(fit: LikelihoodFit, type: int, ddf: str) -> pd.DataFrame:
     """
     if type not in (1, 2, 3) or isinstance(type, bool):
         raise ValueError(f"type must be 1, 2 or 3, not {type!r}.")
-    design, kept = fit.design, fit.kept
+    design = fit.design
     columns = ["numdf", "dendf", "F", "p"]
     if not any(term.name != "Intercept" for term in design.terms):
         return pd.DataFrame(columns=columns, index=pd.Index([], name="term"), dtype=float)
-    hypotheses = term_hypotheses(design, kept, type)
+    hypotheses = term_hypotheses(design, fit.column_space, type)
     inference = fit.inference(ddf)
-    rows, untestable = {}, []
+    rows, names, nothing, empty = [], [], [], []
     for term, L in zip(design.terms, hypotheses, strict=True):
-        if term.name == "Intercept":
+        if not term.components:
             continue
+        names.append(term.name)
         if L is None or len(L) == 0:
-            untestable.append(term.name)
-            rows[term.name] = (np.nan, np.nan, np.nan, np.nan)
+            (empty if L is None else nothing).append(term.name)
+            rows.append((np.nan, np.nan, np.nan, np.nan))
             continue
         statistic, numerator, denominator = inference.f_test(L, fit._solution.beta)
         p = f_probability(statistic, numerator, denominator)
-        rows[term.name] = (numerator, denominator, statistic, p)
-    if untestable:
-        warnings.warn(
-            f"No type {type} test of {', '.join(untestable)}: some cells have no rows, or its "
-            "columns are aliased.",
-            ModelWarning,
-            stacklevel=3,
+        rows.append((numerator, denominator, statistic, p))
+    _tell_untested(type, nothing, empty)
+    return pd.DataFrame(rows, columns=columns, index=pd.Index(names, name="term"))
+
+
+def _tell_untested(type: int, nothing: list[str], empty: list[str]) -> None:
+    reasons = []
+    if empty:
+        reasons.append(
+            f"No type {type} test of {', '.join(empty)}: it compares means over cells some of "
+            "which have no rows or are not estimable. Type 2 compares what was observed."
         )
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
-    table.index.name = "term"
-    return table
+    if nothing:
+        reasons.append(
+            f"No type {type} test of {', '.join(nothing)}: nothing of it is left beside the "
+            "other terms, of which its columns are combinations."
+        )
+    if reasons:
+        warnings.warn(" ".join(reasons), ModelWarning, stacklevel=4)
 
 
-def term_hypotheses(design: Design, kept: np.ndarray, type: int) -> list[np.ndarray | None]:
-    """Hypothesis matrix of each term, on the columns that are kept."""
-    X = design.X_reduced[:, kept]
-    columns = [
-        np.flatnonzero((kept >= term.columns.start) & (kept < term.columns.stop))
-        for term in design.terms
+def term_hypotheses(design: Design, columns: ColumnSpace, type: int) -> list[np.ndarray | None]:
+    """Hypothesis matrix of each term, on the columns that are kept; None where cells lack."""
+    cells = fixed_cells(design)
+    spaces = [columns.coordinates(cells.space(at)) for at in range(len(cells.terms))]
+    own = [
+        np.flatnonzero(np.isin(columns.kept, cells.own_columns(at)))
+        for at in range(len(cells.terms))
     ]
     if type == 1:
-        return list(sequential_hypotheses(X, columns))
-    if type == 2:
-        return list(marginal_hypotheses(X, columns, _containments(design)))
-    X_sum, owner = sum_coded(design)
-    found = sum_coded_hypotheses(X, X_sum, owner, len(design.terms))
+        return list(_sequential(columns, spaces, own))
     hypotheses: list[np.ndarray | None] = []
-    for L, own, term in zip(found, columns, design.terms, strict=True):
-        # a term with an aliased column has lost part of its hypothesis
-        complete = len(own) == term.columns.stop - term.columns.start
-        hypotheses.append(None if L is None or not complete else in_own_coefficients(L, own))
+    for at in range(len(cells.terms)):
+        above = cells.containing(at)
+        others = [spaces[j] for j in range(len(spaces)) if j != at and j not in above]
+        before = np.hstack([*others, np.empty((len(columns.R), 0))])
+        if not above:
+            hypotheses.append(after_all_others(columns, before, own[at]))
+        elif type == 2:
+            hypotheses.append(after_some(columns, span(before), spaces[at], own[at]))
+        else:
+            hypotheses.append(_of_equal_cells(design, cells, columns, at, own[at]))
     return hypotheses
 
 
-def _containments(design: Design) -> list[list[int]]:
-    """Per term, the terms that have its factors and more, and the same covariates."""
-    parts = [
-        (frozenset(t.categorical), frozenset(t.components) - frozenset(t.categorical))
-        for t in design.terms
-    ]
-    return [
-        [
-            j
-            for j, (factors, covariates) in enumerate(parts)
-            if j != i and parts[i][0] < factors and covariates == parts[i][1]
-        ]
-        for i in range(len(parts))
-    ]
+def _sequential(columns: ColumnSpace, spaces: list[np.ndarray], own: list[np.ndarray]):
+    before = np.empty((len(columns.R), 0))
+    for H, mine in zip(spaces, own, strict=True):
+        yield after_some(columns, before, H, mine)
+        before = np.hstack([before, span(H, before)])
+
+
+def _of_equal_cells(
+    design: Design, cells: FixedCells, columns: ColumnSpace, at: int, own: np.ndarray
+) -> np.ndarray | None:
+    """Type III of a term that others contain: its means over their cells, equally weighted.
+
+    Compared are means of the function that multiplies the term's covariates, by contrasts that
+    sum to zero over all that terms not containing this one can tell apart.
+    """
+    term = cells.terms[at]
+
+    def observed(factors: tuple[str, ...]) -> np.ndarray:
+        return _observed(design, cells, columns, factors)
+
+    found, rows = cells.mean_rows(at, observed)
+    frame = pd.DataFrame(found, index=range(len(rows)))
+    groups = [np.empty((len(rows), 0))]
+    for other in cells.terms:
+        if other.covariates == term.covariates and not term.factors <= other.factors:
+            shared = sorted(other.factors & term.factors)
+            number = frame.groupby(shared).ngroup() if shared else np.zeros(len(rows), dtype=int)
+            groups.append(np.eye(np.max(number) + 1)[np.asarray(number)])
+    contrasts = annihilator(np.hstack(groups))
+    means = np.concatenate([rows[:, :, k] for k in range(rows.shape[2])])
+    contrasts = np.kron(np.eye(rows.shape[2]), contrasts)
+    return of_means(columns, means, contrasts, own)
+
+
+def _observed(
+    design: Design, cells: FixedCells, columns: ColumnSpace, factors: tuple[str, ...]
+) -> np.ndarray:
+    """Level codes (m, number of factors) of the combinations that have rows."""
+    at = next(i for i, term in enumerate(cells.terms) if term.factors >= set(factors))
+    directions = cells.indicators(at, factors)
+    lengths = np.linalg.norm(
+        columns.R @ columns.coordinates(directions.reshape(len(directions), -1)), axis=0
+    )
+    lengths = lengths.reshape(directions.shape[1:]).max(axis=1)
+    seen = np.flatnonzero(lengths > _SEEN * lengths.max())
+    shape = [cells.levels[name] for name in factors]
+    return np.column_stack(np.unravel_index(seen, shape))

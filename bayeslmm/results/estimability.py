@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bayeslmm.likelihood.estimability import column_space
+
 if TYPE_CHECKING:
     import pandas as pd
 
     from bayeslmm.model import LMM
 
-__all__ = ["estimable", "inestimable_text", "undetermined"]
+__all__ = ["inestimable_text", "undetermined"]
 
-_TOLERANCE = 1e-8
 _SHOWN = 5
 
 
@@ -39,18 +40,7 @@ def undetermined(model: LMM, rows: np.ndarray) -> np.ndarray:
     if not aliased:
         return np.zeros((len(rows), 0), dtype=bool)
     kept = np.setdiff1d(np.arange(len(names)), aliased)
-    X = model.design.X_reduced
-    weights = np.linalg.lstsq(X[:, kept], X[:, aliased], rcond=None)[0]
-    gap = rows[:, aliased] - rows[:, kept] @ weights
-    size = np.maximum(np.abs(rows).max(axis=1), 1e-300)[:, None] * np.maximum(
-        np.abs(weights).max(axis=0, initial=0.0), 1.0
-    )
-    return np.abs(gap) > _TOLERANCE * size
-
-
-def estimable(model: LMM, rows: np.ndarray) -> np.ndarray:
-    """Which combinations do not depend on how aliased columns are resolved, shape (k,)."""
-    return ~undetermined(model, rows).any(axis=1)
+    return column_space(model.design.X_reduced, kept).undetermined(rows)
 
 
 def inestimable_text(model: LMM, found: np.ndarray, index: pd.Index | Sequence) -> str | None:

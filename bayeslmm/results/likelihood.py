@@ -14,6 +14,7 @@ from bayeslmm.bayes.priors import component_names
 from bayeslmm.errors import DataError, ModelWarning
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import Problem, TooManyEffectsError, effect_covariances, solve
+from bayeslmm.likelihood.estimability import ColumnSpace, column_space
 from bayeslmm.likelihood.inference import (
     Inference,
     KenwardRogerInference,
@@ -25,7 +26,6 @@ from bayeslmm.likelihood.kenward_roger import kenward_roger
 from bayeslmm.likelihood.optimize import Optimum
 from bayeslmm.likelihood.satterthwaite import VarianceCurvature, variance_curvature
 from bayeslmm.results.contrasts import contextual_contrast, contrast_matrix
-from bayeslmm.results.estimability import estimable
 from bayeslmm.results.plotting import FitPlots
 from bayeslmm.results.prediction import likelihood_prediction, row_weights
 from bayeslmm.results.tables import check_level, format_table
@@ -248,9 +248,16 @@ class LikelihoodFit(FitPlots):
         table = t_table(rows[:, self.kept], self._solution.beta, self.inference(ddf), level, offset)
         return pd.DataFrame(table)
 
+    @cached_property
+    def column_space(self) -> ColumnSpace:
+        """The space of the coefficients' columns, in terms of those that are kept."""
+        return column_space(self.design.X_reduced, self.kept)
+
     def _estimable(self, rows: np.ndarray) -> np.ndarray:
         """Which combinations do not depend on how aliased columns are resolved, shape (k,)."""
-        return estimable(self.model, rows)
+        if not self.model.aliased:
+            return np.ones(len(rows), dtype=bool)
+        return self.column_space.estimable(rows)
 
     def inference(self, ddf: str = "satterthwaite") -> Inference:
         """The test machinery for one choice of degrees of freedom.

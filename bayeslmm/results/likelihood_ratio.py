@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from bayeslmm.formula import Design
     from bayeslmm.results.likelihood import LikelihoodFit
 
-__all__ = ["likelihood_ratio_test"]
+__all__ = ["basis_change", "likelihood_ratio_test", "same_fixed_space"]
+
+#: Deviances that differ by less through their columns are shown as they are.
+_SAME_BASIS = 1e-6
 
 
 def likelihood_ratio_test(
@@ -50,6 +53,7 @@ def likelihood_ratio_test(
     -------
     pandas.DataFrame
         A row per model: ``n_parameters loglik deviance aic bic statistic df p reference``.
+        Restricted likelihoods are those for the columns of the null model's fixed effects.
 
     Raises
     ------
@@ -82,9 +86,18 @@ def likelihood_ratio_test(
     null, full = sorted((fit0, fit1), key=lambda fit: fit.n_parameters)
     _refuse_incomparable(null, full)
     null, full = _comparable_method(null, full)
-    statistic = max(null.deviance - full.deviance + _basis_change(null, full), 0.0)
+    change = basis_change(null, full)
+    if abs(change) > _SAME_BASIS:
+        warnings.warn(
+            "A restricted likelihood depends on the columns that span the fixed effects: that of "
+            f"{full.design.formula.text!r} is given for the columns of "
+            f"{null.design.formula.text!r}.",
+            ModelWarning,
+            stacklevel=2,
+        )
+    statistic = max(null.deviance - full.deviance + change, 0.0)
     df = full.n_parameters - null.n_parameters
-    mixture = _mixture_order(null.design, full.design)
+    mixture = _mixture_order(null, full)
     p, reference = _p_value(statistic, df, method, mixture)
     if method == "bootstrap":
         p = _bootstrap_p(null, full, statistic, n_sims, random_seed, progressbar)
@@ -96,7 +109,10 @@ def likelihood_ratio_test(
             ModelWarning,
             stacklevel=2,
         )
-    rows = [(fit.n_parameters, fit.loglik, fit.deviance, fit.aic, fit.bic) for fit in (null, full)]
+    rows = [
+        (fit.n_parameters, fit.loglik + by / 2, fit.deviance - by, fit.aic - by, fit.bic - by)
+        for fit, by in ((null, 0.0), (full, change))
+    ]
     columns = ["n_parameters", "loglik", "deviance", "aic", "bic"]
     names = [fit.design.formula.text for fit in (null, full)]
     table = pd.DataFrame(rows, columns=columns, index=pd.Index(names, name="model"))
@@ -185,27 +201,26 @@ def _random_nested(a: Design, b: Design) -> bool:
     return True
 
 
-def _basis_change(null: LikelihoodFit, full: LikelihoodFit) -> float:
-    """What REML deviances differ by because the same space has another basis.
+def basis_change(one: LikelihoodFit, other: LikelihoodFit) -> float:
+    """What REML deviances differ by because the same fixed space has other columns.
 
     The restricted likelihood depends on the columns of X through log|X'V^-1X|: with X1 = X0 B
-    it changes by 2 log|det B|.
+    it changes by 2 log|det B|. Add it to the difference of the deviances, `one` minus `other`.
     """
-    if not (null.reml and full.reml) or not len(null.kept):
+    if not (one.reml and other.reml):
         return 0.0
-    X0, X1 = null.design.X[:, null.kept], full.design.X[:, full.kept]
-    B = np.linalg.lstsq(X0, X1, rcond=None)[0]
-    return 2.0 * float(np.linalg.slogdet(B)[1])
+    return 2.0 * (other.column_space.log_volume - one.column_space.log_volume)
 
 
-def _same_fixed(null: LikelihoodFit, full: LikelihoodFit) -> bool:
+def same_fixed_space(null: LikelihoodFit, full: LikelihoodFit) -> bool:
+    """Whether the fixed effects of two fits span the same space, in whatever columns."""
     X0, X1 = null.design.X[:, null.kept], full.design.X[:, full.kept]
     return X0.shape == X1.shape and _spans(X1, X0) and _spans(X0, X1)
 
 
 def _comparable_method(null: LikelihoodFit, full: LikelihoodFit):
     """Refit by ML where REML likelihoods cannot be compared."""
-    if null.reml and full.reml and _same_fixed(null, full):
+    if null.reml and full.reml and same_fixed_space(null, full):
         return null, full
     if null.reml or full.reml:
         why = "with different fixed effects" if null.reml and full.reml else "and ML fits"
@@ -235,8 +250,9 @@ def _adds_variances(a: Design, b: Design) -> bool:
     return bool(_added_effects(a, b))
 
 
-def _mixture_order(a: Design, b: Design) -> int | None:
+def _mixture_order(null: LikelihoodFit, full: LikelihoodFit) -> int | None:
     """q where exactly one effect with q covariances is added and nothing else changes."""
+    a, b = null.design, full.design
     added = _added_effects(a, b)
     extra = sum(_n_covariances(block) for block in b.blocks)
     extra -= sum(_n_covariances(block) for block in a.blocks)
@@ -244,7 +260,7 @@ def _mixture_order(a: Design, b: Design) -> int | None:
         return None
     if len(added) != 1 or extra != added[0][2] + 1:
         return None
-    if a.X.shape[1] != b.X.shape[1]:
+    if len(null.kept) != len(full.kept):
         return None
     return added[0][2]
 
@@ -263,11 +279,11 @@ def _bootstrap_p(
 ) -> float:
     """Share of simulations from the null model with a statistic at least as large."""
     rng = np.random.default_rng(random_seed)
-    larger, basis_change = 0, _basis_change(null, full)
+    larger, change = 0, basis_change(null, full)
     for _ in progress(range(n_sims), "Bootstrap", show=progressbar):
         y = simulate_responses(null, 1, rng)[0]
         deviances = []
         for fit in (null, full):
             deviances.append(fit.reestimate(y).deviance)
-        larger += deviances[0] - deviances[1] + basis_change >= statistic
+        larger += deviances[0] - deviances[1] + change >= statistic
     return (larger + 1) / (n_sims + 1)

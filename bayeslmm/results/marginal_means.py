@@ -15,6 +15,7 @@ import pandas as pd
 
 from bayeslmm.errors import listed
 from bayeslmm.formula import Design
+from bayeslmm.results.studentized_range import studentized_range_ppf, studentized_range_sf
 
 __all__ = ["adjusted", "pair_rows", "reference_rows"]
 
@@ -90,7 +91,8 @@ def adjusted(table: pd.DataFrame, adjust: str | None, n_means: int, level: float
     ----------
     adjust : {"holm", "tukey", None}
         Holm (1979, Scandinavian Journal of Statistics 6); or Tukey's studentized range, with
-        the intervals widened to match.
+        the intervals widened to match. The family is the comparisons that can be made: those
+        that are NaN are not counted, nor means that none of the others compares.
 
     Raises
     ------
@@ -99,20 +101,19 @@ def adjusted(table: pd.DataFrame, adjust: str | None, n_means: int, level: float
     """
     if adjust is None:
         return table
+    exists = table["p"].notna().to_numpy()
     if adjust == "holm":
-        p = table["p"].to_numpy()
+        p = table["p"].to_numpy()[exists]
         order = np.argsort(p)
         steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-        table["p"] = np.minimum(steps, 1.0)[np.argsort(order)]
+        table.loc[exists, "p"] = np.minimum(steps, 1.0)[np.argsort(order)]
         return table
     if adjust == "tukey":
-        from scipy import stats
-
-        df = np.where(np.isfinite(table["df"]), table["df"], 1e6)
-        table["p"] = stats.studentized_range.sf(
-            np.sqrt(2) * np.abs(table["t"].to_numpy()), n_means, df
-        )
-        half = stats.studentized_range.ppf(level, n_means, df) / np.sqrt(2) * table["se"]
+        pairs = np.array(list(combinations(range(n_means), 2)))
+        compared = max(len(np.unique(pairs[exists])), 2)
+        t, df = table["t"].to_numpy(), table["df"].to_numpy()
+        table["p"] = studentized_range_sf(np.sqrt(2) * np.abs(t), compared, df)
+        half = studentized_range_ppf(level, compared, df) / np.sqrt(2) * table["se"]
         table["lower"] = table["estimate"] - half
         table["upper"] = table["estimate"] + half
         return table

@@ -6,11 +6,14 @@ they are about the same rows, response, unit and kind.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+
+from bayeslmm.errors import ModelWarning
 
 if TYPE_CHECKING:
     from bayeslmm.results.likelihood import LikelihoodFit
@@ -46,7 +49,8 @@ def compare_models(
     -------
     pandas.DataFrame
         Of posteriors, what ``az.compare`` gives, unrounded, best first. Of likelihood fits,
-        columns ``df loglik aic bic delta_aic``, smallest AIC first.
+        columns ``df loglik aic bic delta_aic``, smallest AIC first; restricted likelihoods are
+        those for the columns of the first model's fixed effects.
 
     Raises
     ------
@@ -181,6 +185,7 @@ def _same_levels(name: str, one: LeftOut, other_name: str, other: LeftOut) -> No
 
 
 def _by_likelihood(models: Mapping[str, LikelihoodFit]) -> pd.DataFrame:
+    from bayeslmm.results.likelihood_ratio import basis_change, same_fixed_space
     from bayeslmm.results.loo import LeftOut
 
     names = list(models)
@@ -195,14 +200,27 @@ def _by_likelihood(models: Mapping[str, LikelihoodFit]) -> pd.DataFrame:
                 f"{names[0]!r} is a {first.method} fit and {name!r} a {fit.method} fit: their "
                 "likelihoods are not comparable. Fit all with model.ml()."
             )
-        if fit.reml and not _same_fixed_part(first, fit):
+        if fit.reml and not same_fixed_space(first, fit):
             raise ValueError(
                 f"{names[0]!r} and {name!r} are REML fits with different fixed effects, whose "
                 "restricted likelihoods are not comparable. Fit both with model.ml()."
             )
+    changes = {name: basis_change(first, fit) for name, fit in models.items()}
+    if others := [name for name, change in changes.items() if abs(change) > 1e-6]:
+        warnings.warn(
+            "A restricted likelihood depends on the columns that span the fixed effects: that of "
+            f"{', '.join(map(repr, others))} is given for the columns of {names[0]!r}.",
+            ModelWarning,
+            stacklevel=3,
+        )
     table = pd.DataFrame(
         {
-            name: {"df": fit.n_parameters, "loglik": fit.loglik, "aic": fit.aic, "bic": fit.bic}
+            name: {
+                "df": fit.n_parameters,
+                "loglik": fit.loglik + changes[name] / 2,
+                "aic": fit.aic - changes[name],
+                "bic": fit.bic - changes[name],
+            }
             for name, fit in models.items()
         }
     ).T
@@ -210,9 +228,3 @@ def _by_likelihood(models: Mapping[str, LikelihoodFit]) -> pd.DataFrame:
     table["delta_aic"] = table["aic"] - table["aic"].min()
     table.index.name = "model"
     return table.sort_values("aic", kind="stable")
-
-
-def _same_fixed_part(one: LikelihoodFit, other: LikelihoodFit) -> bool:
-    """The same columns: REML's criterion has log|X'X| in it, so another coding differs too."""
-    X, Y = one.design.X[:, one.kept], other.design.X[:, other.kept]
-    return X.shape == Y.shape and np.allclose(X, Y, rtol=1e-12, atol=0.0)

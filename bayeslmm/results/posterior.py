@@ -278,7 +278,8 @@ class PosteriorFit(PosteriorPlots):
         """
         check_level(level, interval)
         labels, rows, offset = reference_rows(self.model.design, terms, at)
-        table = self._combined(rows, offset, labels.index, level, interval)
+        names = [" ".join(map(str, row)) for row in labels.itertuples(index=False)]
+        table = self._combined(rows, offset, labels.index, level, interval, names=names)
         return pd.concat([labels, table], axis=1)
 
     def pairwise(
@@ -309,16 +310,25 @@ class PosteriorFit(PosteriorPlots):
             level,
             interval,
             lambda draws: {"p_positive": (draws > 0).mean(axis=(0, 1))},
+            names=labels["contrast"],
         )
         return pd.concat([labels, table], axis=1)
 
     def _combined(
-        self, rows: np.ndarray, offset, index: pd.Index, level: float, interval: str, more=None
+        self,
+        rows: np.ndarray,
+        offset,
+        index: pd.Index,
+        level: float,
+        interval: str,
+        more=None,
+        names=None,
     ) -> pd.DataFrame:
         """Summaries of linear combinations of the coefficients."""
         from bayeslmm.results.posterior_prediction import warn_of_priors_alone
 
-        warn_of_priors_alone(self, rows, index, stacklevel=4)
+        names = list(index if names is None else names)
+        warn_of_priors_alone(self, rows, names, stacklevel=4)
         beta, offset = self.posterior["beta"].to_numpy(), np.broadcast_to(offset, len(rows))
         return summarize_blocks(
             lambda part: beta @ rows[part].T + offset[part],

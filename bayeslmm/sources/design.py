@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,15 +13,12 @@ import pandas as pd
 from bayeslmm.errors import DataError
 from bayeslmm.formula import Design
 from bayeslmm.formula.statistics import RowStatistics
-from bayeslmm.formula.sumcoding import sum_coded_rows
 from bayeslmm.gaussian import CrossProducts
 from bayeslmm.gaussian.orthogonal import gram_root
 from bayeslmm.sources.base import Source
 from bayeslmm.sources.rows import ModelRows, RowBatch
 
 __all__ = ["NotHeld", "StreamedDesign"]
-
-_MAX_CELLS = 20_000
 
 
 class NotHeld:
@@ -104,55 +100,13 @@ class StreamedDesign(Design):
         p = cp.p
         # rows of [(X - x0) T, 1] with the right products; then X itself, x0 added back
         root = gram_root(np.delete(np.delete(cp.gram_unweighted, p, 0), p, 1))
-        return root[:, :p] @ cp.shift.unmixing + np.outer(root[:, p], cp.shift.X)
+        reduced = root[:, :p] @ cp.shift.unmixing + np.outer(root[:, p], cp.shift.X)
+        # the column of an empty cell is 0, not a rounding error
+        empty = (np.diag(cp.gram_unweighted)[:p] == 0) & (cp.shift.X == 0)
+        return np.where(empty, 0.0, reduced)
 
     def column_values(self, name: str) -> tuple[float, np.ndarray | None]:
         return self.numbers[name]
-
-    def sum_coded(self) -> tuple[np.ndarray, np.ndarray]:
-        """Sum-to-zero columns in the reduced rows, and the term of each.
-
-        Both codings span the same functions of the columns, so that one is a fixed linear map of
-        the other; it is found on rows that have every cell.
-        """
-        grid = self._grid()
-        X, _ = self.fixed.evaluate(grid)
-        X_sum, owner = sum_coded_rows(self, grid)
-        if not X_sum.shape[1]:
-            return np.empty((len(self.X_reduced), 0)), owner
-        T = np.linalg.lstsq(X, X_sum, rcond=1e-12)[0]
-        gap = np.abs(X @ T - X_sum).max(initial=0.0)
-        if gap > 1e-8 * max(np.abs(X_sum).max(initial=0.0), 1.0):
-            raise DataError(
-                "Type III tests need the rows of this formula in memory: use type 1 or 2."
-            )
-        return self.X_reduced @ T, owner
-
-    def _grid(self) -> pd.DataFrame:
-        """Plain rows with every cell of the factors of the fixed part, several times over."""
-        factors = {}
-        for name in self._columns_of([self.formula.fixed]):
-            levels, column = self._categories(name), self.prototype[name]
-            if levels is not None:
-                factors[name] = levels
-            elif self.numbers.get(name, (0.0, None))[1] is not None:
-                factors[name] = self.numbers[name][1].tolist()
-        cells = int(np.prod([len(v) for v in factors.values()])) if factors else 1
-        if cells > _MAX_CELLS:
-            raise DataError(f"The factors of the fixed part have {cells} cells: too many to list.")
-        repeats = max(2 * len(self.coef_names) // cells, 3)
-        rng = np.random.default_rng(0)
-        at = rng.integers(0, len(self.prototype), repeats * cells)
-        grid = self.prototype.iloc[at].reset_index(drop=True)
-        rows = list(product(*factors.values())) * repeats
-        for j, name in enumerate(factors):
-            values = [row[j] for row in rows]
-            column = self.prototype[name]
-            if isinstance(column.dtype, pd.CategoricalDtype):
-                grid[name] = pd.Categorical(values, dtype=column.dtype)
-            else:
-                grid[name] = np.array(values, dtype=column.dtype)
-        return grid
 
     def batches(self) -> Iterator[tuple[int, RowBatch]]:
         """Read the rows once more: number of the first row of each batch, and its used rows.

@@ -334,9 +334,11 @@ def test_marginal_means_average_over_the_other_factors(toy):
 def test_anova_says_where_cells_are_empty(toy):
     frame = toy[~((toy.f == "a") & (toy.h == "u"))]
     fit = _fit("y ~ f * h + (1 | g)", frame)
-    with pytest.warns(blm.ModelWarning, match="No type 3 test"):
+    with pytest.warns(blm.ModelWarning, match="No type 3 test of f, h: .* have no rows"):
         table = fit.anova()
-    assert table.loc["f:h"].isna().all()
+    assert table.loc[["f", "h"]].isna().all(axis=None)
+    # what is left of the highest interaction is tested
+    assert table.loc["f:h", "numdf"] == 1
     with pytest.raises(ValueError, match="type must be"):
         fit.anova(4)
     with pytest.raises(ValueError, match="ddf must be"):
@@ -441,8 +443,21 @@ def test_reml_likelihood_ratio_does_not_depend_on_the_basis_of_the_fixed_effects
     data = sleepstudy.assign(Hours=24 * sleepstudy["Days"])
     small = _fit("Reaction ~ Days + (1 | Subject)", data)
     large = _fit("Reaction ~ Hours + (Hours | Subject)", data)
-    row = blm.likelihood_ratio_test(small, large).iloc[1]
-    assert row["statistic"] == pytest.approx(42.8368, abs=1e-3)
+    with pytest.warns(blm.ModelWarning, match="given for the columns of"):
+        table = blm.likelihood_ratio_test(small, large)
+    assert table["statistic"].iloc[1] == pytest.approx(42.8368, abs=1e-3)
+    same = _fit("Reaction ~ Days + (Days | Subject)", data)
+    columns = ["loglik", "deviance", "aic", "bic", "statistic", "p"]
+    for other in (large, _fit("Reaction ~ poly(Days, 1) + (Hours | Subject)", data)):
+        with pytest.warns(blm.ModelWarning, match="given for the columns of"):
+            table = blm.likelihood_ratio_test(other, small)
+        expected = blm.likelihood_ratio_test(small, same)
+        np.testing.assert_allclose(table[columns], expected[columns], rtol=1e-6)
+        change = 2 * (table["loglik"].iloc[1] - table["loglik"].iloc[0])
+        assert change == pytest.approx(table["statistic"].iloc[1])
+    # a column that is aliased adds no parameter
+    twice = _fit("Reaction ~ Days + Hours + (Days | Subject)", data)
+    assert "mixture" in blm.likelihood_ratio_test(small, twice)["reference"].iloc[1]
 
 
 def test_correlated_effects_are_not_nested_in_independent_ones(toy):
