@@ -20,7 +20,7 @@ from bayeslmm.reanalysis.components import (
 from bayeslmm.reanalysis.integrated import source_and_likelihood
 from bayeslmm.reanalysis.posteriors import normal_parameters
 from bayeslmm.reanalysis.reweighting import BF_ERROR, Reweighter
-from bayeslmm.reanalysis.theta import draw_theta, fitted_theta
+from bayeslmm.reanalysis.theta import draw_theta, effective_resampled, fitted_theta
 
 if TYPE_CHECKING:
     from bayeslmm.bayes.priors import Prior, Priors
@@ -110,7 +110,9 @@ def log_marginal_likelihood(
     Parameters
     ----------
     fit : PosteriorFit
-        Its draws of the covariance parameters are bridged.
+        Its draws of the covariance parameters are bridged, where they come from chains. An
+        importance sample has an estimate of its own, which is returned instead: its resampled
+        draws repeat each other, and a bridge from them would understate its error.
     method : {"bridge", "importance"}
         Importance sampling draws anew.
     draws : int
@@ -143,13 +145,19 @@ def log_marginal_likelihood(
     density = _density(fit)
     if method == "importance":
         return draw_theta(density, random_seed, draws).evidence
+    if fit.info.method == "importance" or fit.conditioning is not None:
+        if fit.info.log_marginal_likelihood is None:  # of other rows than the fit has now
+            return draw_theta(density, random_seed, draws).evidence
+        return Evidence(
+            fit.info.log_marginal_likelihood, fit.info.log_marginal_likelihood_error, "importance"
+        )
     rng = np.random.default_rng(np.random.SeedSequence([random_seed, 12]))
     with single_threaded_blas():
         return bridge_sampling(density, fitted_theta(fit, density), rng)
 
 
 def bayes_factor(fit1: PosteriorFit, fit0: PosteriorFit, *, random_seed: int = 0) -> BayesFactor:
-    """Bayes factor of two fitted models by bridge sampling.
+    """Bayes factor of two fitted models by bridge or importance sampling.
 
     Parameters
     ----------
@@ -195,7 +203,7 @@ def bayes_factor(fit1: PosteriorFit, fit0: PosteriorFit, *, random_seed: int = 0
     return BayesFactor(
         top.value - bottom.value,
         float(np.hypot(top.error, bottom.error)),
-        "bridge sampling",
+        " and ".join(f"{name} sampling" for name in dict.fromkeys((top.method, bottom.method))),
         fit1.model.design.formula.text,
         fit0.model.design.formula.text,
         tuple(only_one),
@@ -315,6 +323,7 @@ def _has_default(source, label: str) -> bool:
 
 
 def _component(model, name: str, position: int, draws: int, random_seed: int) -> BayesFactor:
+    from bayeslmm.results.loo import refuse_old_theta
     from bayeslmm.results.posterior import PosteriorFit
 
     if isinstance(model, PosteriorFit):
@@ -328,9 +337,11 @@ def _component(model, name: str, position: int, draws: int, random_seed: int) ->
             f"The prior of {key} is flat, and a Bayes factor needs a proper one, such as "
             'blm.Prior("HalfNormal", sigma=...).'
         )
+    refuse_old_theta(fit)
     density = _density(fit)
     x = fitted_theta(fit, density)
-    log_bf, error = log_component_bayes_factor(density, x, position)
+    resampled = effective_resampled(fit)
+    log_bf, error = log_component_bayes_factor(density, x, position, effective=resampled)
     method = "conditional density at zero, averaged"
     if error > BF_ERROR:
         rng = np.random.default_rng(np.random.SeedSequence([random_seed, 13]))

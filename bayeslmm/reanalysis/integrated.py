@@ -274,7 +274,8 @@ def source_and_likelihood(
         source = effect_source(
             fit.model, fit.priors, effect, random_seed=random_seed, draws=draws, cores=cores
         )
-        if not _own_prior_is_normal(source):
+        old = fit.conditioning is not None and not fit.conditioning.reweighted
+        if old or not _own_prior_is_normal(source):  # else its draws are of this posterior
             return source, source.likelihood()
         theta = fitted_factors(fit)
         return source, source.likelihood_at(theta, source.effect.mean, source.effect.sd)
