@@ -25,7 +25,7 @@ from bayeslmm.gaussian import single_threaded_blas
 if TYPE_CHECKING:
     from bayeslmm.model import LMM
 
-__all__ = ["component_position", "log_component_bayes_factor", "log_evidences_ratio"]
+__all__ = ["chain_error", "component_position", "log_component_bayes_factor", "log_evidences_ratio"]
 
 #: Draws the quadrature is repeated for, and nodes per panel.
 _DRAWS = 400
@@ -91,7 +91,7 @@ def log_component_bayes_factor(
     terms = np.where(np.isfinite(terms), terms, -np.inf)
     log_density = float(np.logaddexp.reduce(terms) - np.log(len(terms)))
     relative = np.exp(terms - log_density)
-    return prior_at_zero - log_density, _chain_error(relative, x.shape[0], effective)
+    return prior_at_zero - log_density, chain_error(relative, x.shape[0], effective)
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def _panels(sd: np.ndarray, nodes: int) -> tuple[np.ndarray, np.ndarray]:
     return np.append(_ZERO * breaks[4], s), np.append(0.0, w)
 
 
-def _chain_error(relative: np.ndarray, chains: int, effective: float = np.inf) -> float:
+def chain_error(relative: np.ndarray, chains: int, effective: float = np.inf) -> float:
     """Standard error of the mean of thinned draws, autocorrelation and resampling included."""
     from arviz_stats.base import array_stats
 
