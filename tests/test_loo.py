@@ -149,3 +149,72 @@ def test_a_wrong_unit_or_prior_is_refused():
     other = blm.PosteriorFit(fit.model, odd, fit.idata, fit.info)
     with pytest.raises(blm.SamplingError, match="conditional=True"):
         other.loo()
+
+
+@cache
+def _outlying(method: str = "nuts"):
+    """Four groups, one far out, under the default priors written out."""
+    rng = np.random.default_rng(3)
+    frame = pd.DataFrame({"g": np.arange(14) % 4, "x": rng.normal(size=14)})
+    frame["y"] = frame["x"] + 2 * rng.standard_t(2, size=4)[frame["g"]]
+    frame["y"] += rng.standard_t(2, size=14)
+    size = frame["y"].std()
+    priors = {
+        "Intercept": blm.Prior("Normal", mu=frame["y"].mean(), sigma=2.5 * size),
+        "x": blm.Prior("Normal", mu=0, sigma=2.5 * size / frame["x"].std()),
+        "sd": blm.Prior("HalfStudentT", nu=3, sigma=size),
+        "sigma": blm.Prior("HalfStudentT", nu=3, sigma=size),
+    }
+    model = quietly("y ~ x + (1 | g)", frame, priors=priors)
+    return model.fit(method=method, draws=500, random_seed=3, progressbar=False)
+
+
+def test_with_few_rows_units_are_refitted_above_half_and_their_effective_draws_reported():
+    fit = _outlying()
+    smoothed = fit.loo("g", exact=False, progressbar=False)
+    result = fit.loo("g", progressbar=False)
+    refitted = smoothed.pareto_k.to_numpy() > 0.5
+    assert refitted.any()
+    assert smoothed.pareto_k.max() < 0.7  # so that none was refitted when 0.7 was the bound
+    np.testing.assert_array_equal(np.isfinite(result.n_eff_i.to_numpy()), refitted)
+    assert result.n_eff_i.min() > 500
+    exact = _exact(fit, "g", 20_000)
+    # smoothing leaves 0.27 here; 6 standard errors of a refit, with the reference's own
+    assert np.abs(smoothed.elpd_i.to_numpy() - exact).max() > 0.15
+    gap = np.abs(result.elpd_i.to_numpy() - exact)
+    assert np.all(gap < 6 * np.hypot(result.mcse_i.to_numpy(), 0.02))
+    assert f"Refitted: {refitted.sum()} units" in repr(result)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_the_standard_error_does_not_depend_on_refits(exact):
+    result = _outlying().loo("g", exact=exact, progressbar=False)
+    values = result.elpd_i.to_numpy()
+    assert result.se == pytest.approx(np.sqrt(len(values) * values.var(ddof=1)))
+    assert result.elpd == pytest.approx(values.sum())
+
+
+def test_the_monte_carlo_error_is_the_spread_over_seeds():
+    model = _fit().model
+    found = [
+        model.fit(method="importance", draws=100, random_seed=seed, progressbar=False).loo(
+            exact=False, progressbar=False
+        )
+        for seed in range(30)
+    ]
+    stated = np.mean([result.mcse for result in found])
+    spread = np.std([result.elpd for result in found], ddof=1)
+    # a standard deviation over 30 seeds is within a factor of 2 of the right one but for less than
+    # one run in a million
+    assert 0.5 < stated / spread < 2.0
+    rows = np.mean([result.mcse_i.to_numpy() for result in found], axis=0)
+    each = np.std([result.elpd_i.to_numpy() for result in found], axis=0, ddof=1)
+    assert 0.6 < np.sqrt((rows**2).sum() / (each**2).sum()) < 1.7
+
+
+def test_where_k_hat_is_high_no_monte_carlo_error_is_stated():
+    result = _pairs().loo(conditional=True, progressbar=False)
+    high = result.pareto_k.to_numpy() > 0.7
+    assert np.isnan(result.mcse)
+    np.testing.assert_array_equal(np.isnan(result.mcse_i.to_numpy()), high)
+    assert f"k-hat above 0.7 in {high.sum()} units" in repr(result)

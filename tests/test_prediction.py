@@ -314,7 +314,7 @@ def test_posterior_results_that_rest_on_priors_alone_say_so():
     fit = model.fit(method="importance", draws=50, random_seed=1, progressbar=False)
     calls = {
         "Row nothing": lambda: fit.predict(cells(), random="population"),
-        "Row 5": lambda: fit.marginal_means(["a", "b"]),
+        "Row r v": lambda: fit.marginal_means(["a", "b"]),
         "rows": lambda: fit.pairwise(["a", "b"]),
         "Row v in r": lambda: fit.contrast({"v in r": {"b[v]": 1, "a[r]:b[v]": 1}}),
     }

@@ -105,9 +105,13 @@ class Calibration:
         The columns are the levels; a right program is within about ``2 sqrt(level (1 - level) /
         n_sims)`` of each.
         """
-        # the position of the truth among the draws, jittered within its rank, is uniform
-        u = (self.ranks.to_numpy() + 0.5) / (self.n_draws + 1)
-        table = {level: (np.abs(u - 0.5) <= level / 2).mean(axis=0) for level in levels}
+        # a uniform position within its rank is uniform: a rank counts by its share inside
+        low = self.ranks.to_numpy() / (self.n_draws + 1)
+        width = 1.0 / (self.n_draws + 1)
+        table = {}
+        for level in levels:
+            inside = np.minimum(low + width, 0.5 + level / 2) - np.maximum(low, 0.5 - level / 2)
+            table[level] = (np.clip(inside, 0.0, width) / width).mean(axis=0)
         return pd.DataFrame(table, index=self.ranks.columns)
 
     def plot(self, **options: Any):

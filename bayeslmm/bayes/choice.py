@@ -105,9 +105,16 @@ def fit_posterior(
     -------
     idata : xarray.DataTree
     info : FitInfo
+
+    Raises
+    ------
+    PriorError
+        If flat priors leave the posterior improper.
     """
     from bayeslmm.bayes.marginal import marginal_obstacle
+    from bayeslmm.bayes.propriety import refuse_improper_posterior
 
+    refuse_improper_posterior(design, priors)
     chosen, reason = choose_parameterization(design, priors, parameterization, method, options)
     settings |= {"reason": reason, "options": options}
     if chosen != "marginal":

@@ -23,6 +23,7 @@ from bayeslmm.bayes.defaults import (
     without_map,
 )
 from bayeslmm.bayes.effect_maps import EffectMaps
+from bayeslmm.bayes.propriety import reaches_below_zero, refuse_no_distribution
 from bayeslmm.bayes.residual_priors import (
     check_residual_support,
     residual_interval,
@@ -109,8 +110,8 @@ class Prior:
     Raises
     ------
     PriorError
-        If there is no such distribution, or it has no such parameter, or a value is not a
-        finite number.
+        If there is no such distribution, or it has no such parameter, a value is not a finite
+        number, or with these values it is no distribution of one number.
 
     Examples
     --------
@@ -137,8 +138,6 @@ class Prior:
                     f"{name}: {key} must be a number, not {value!r}. (A prior on a prior's "
                     "parameter is not supported; take model.pymc_model() further in PyMC.)"
                 )
-        if name == "LKJ" and not parameters.get("eta", 1.0) > 0:
-            raise PriorError("LKJ: eta must be positive; 1 is uniform over correlation matrices.")
         self.name = name
         self.parameters = {key: _plain(value) for key, value in parameters.items()}
         _check_values(self)
@@ -613,12 +612,7 @@ def _check_values(prior: Prior) -> None:
     for group in _REQUIRED.get(prior.name, ()):
         if not prior.parameters.keys() & set(group):
             raise PriorError(f"{prior.name} needs the parameter {' or '.join(group)}.")
-    for key in ("sigma", "nu", "tau", "lam", "b", "s", "scale"):
-        if key in prior.parameters and not prior.parameters[key] > 0:
-            raise PriorError(f"{prior!r}: {key} must be positive.")
-    bounds = prior.parameters
-    if {"lower", "upper"} <= bounds.keys() and not bounds["lower"] < bounds["upper"]:
-        raise PriorError(f"{prior!r}: lower must be below upper.")
+    refuse_no_distribution(prior, known=prior.name in _KNOWN)
 
 
 def _check_support(key: str, prior: Prior) -> None:
@@ -627,6 +621,12 @@ def _check_support(key: str, prior: Prior) -> None:
     if is_corr != (prior.name == "LKJ"):
         wanted = 'Prior("LKJ", eta=2)' if is_corr else "another distribution than LKJ"
         raise PriorError(f"{key}: use {wanted}, not {prior!r}.")
+    if prior.name == "HalfFlat" and (key == "range" or key.startswith("nu")):
+        what = "range" if key == "range" else "degrees of freedom"
+        raise PriorError(
+            f"{key}: the likelihood does not bound the {what}, so that a flat prior leaves the "
+            "posterior improper. Use a proper prior, such as Gamma or HalfNormal."
+        )
     is_positive = key in ("sigma", "nu", "range") or key.startswith(("sd(", "nu(", "sigma["))
     if not is_positive or prior.name in _POSITIVE:
         return
@@ -636,16 +636,9 @@ def _check_support(key: str, prior: Prior) -> None:
         return
     if prior.parameters.get("lower", -1.0) >= 0:
         return
-    if prior.name in _KNOWN or _density_below_zero(prior):
+    if prior.name in _KNOWN or reaches_below_zero(prior):
         what = "the degrees of freedom" if key.startswith("nu") else "a standard deviation"
         raise PriorError(
             f"{key} is {what}, and {prior!r} allows negative values. Use "
             "HalfNormal, HalfStudentT, Exponential, Gamma, LogNormal or Uniform(lower=0, ...)."
         )
-
-
-def _density_below_zero(prior: Prior) -> bool:
-    import pymc as pm
-
-    distribution = getattr(pm, prior.name).dist(**prior.parameters)
-    return bool(np.isfinite(pm.logp(distribution, -1.0).eval()))

@@ -26,7 +26,7 @@ from bayeslmm.plots.scene import (
     shown_rows,
 )
 from bayeslmm.plots.style import BAND, POPULATION, THICK, THIN, fading, legend_below, one_axes
-from bayeslmm.results.estimability import estimable
+from bayeslmm.results.estimability import undetermined
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -198,7 +198,7 @@ def _evaluated(fit, scene: Scene, lines: list[Line]) -> list[NewRows]:
         return []
     rows = scene.design.evaluate(pd.concat([line.frame for line in lines], ignore_index=True))
     if not is_posterior(fit):
-        shown = estimable(fit.model, rows.X)
+        shown = ~undetermined(fit.model, rows.X).any(axis=1)
         rows = replace(rows, offset=np.where(shown, rows.offset, np.nan))
     ends = np.cumsum([len(line.frame) for line in lines])
     return [

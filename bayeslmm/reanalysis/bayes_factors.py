@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.bayes.marginal import MarginalDensity, marginal_density, marginal_obstacle
+from bayeslmm.bayes.priors import coef_key, component_names
+from bayeslmm.bayes.propriety import refuse_improper_posterior
 from bayeslmm.errors import PriorError
 from bayeslmm.gaussian import single_threaded_blas
 from bayeslmm.reanalysis.bridge import Evidence, bridge_sampling
@@ -17,10 +19,21 @@ from bayeslmm.reanalysis.components import (
     log_component_bayes_factor,
     log_evidences_ratio,
 )
+from bayeslmm.reanalysis.correlation_at_zero import (
+    CorrelationPair,
+    correlation_pair,
+    log_correlation_bayes_factor,
+)
 from bayeslmm.reanalysis.integrated import source_and_likelihood
+from bayeslmm.reanalysis.joint import JointTest, term_columns
 from bayeslmm.reanalysis.posteriors import normal_parameters
 from bayeslmm.reanalysis.reweighting import BF_ERROR, Reweighter
-from bayeslmm.reanalysis.theta import draw_theta, fitted_theta
+from bayeslmm.reanalysis.theta import (
+    draw_theta,
+    effective_resampled,
+    fitted_factors,
+    fitted_theta,
+)
 
 if TYPE_CHECKING:
     from bayeslmm.bayes.priors import Prior, Priors
@@ -110,7 +123,9 @@ def log_marginal_likelihood(
     Parameters
     ----------
     fit : PosteriorFit
-        Its draws of the covariance parameters are bridged.
+        Its draws of the covariance parameters are bridged, where they come from chains. An
+        importance sample has an estimate of its own, which is returned instead: its resampled
+        draws repeat each other, and a bridge from them would understate its error.
     method : {"bridge", "importance"}
         Importance sampling draws anew.
     draws : int
@@ -143,13 +158,19 @@ def log_marginal_likelihood(
     density = _density(fit)
     if method == "importance":
         return draw_theta(density, random_seed, draws).evidence
+    if fit.info.method == "importance" or fit.conditioning is not None:
+        if fit.info.log_marginal_likelihood is None:  # of other rows than the fit has now
+            return draw_theta(density, random_seed, draws).evidence
+        return Evidence(
+            fit.info.log_marginal_likelihood, fit.info.log_marginal_likelihood_error, "importance"
+        )
     rng = np.random.default_rng(np.random.SeedSequence([random_seed, 12]))
     with single_threaded_blas():
         return bridge_sampling(density, fitted_theta(fit, density), rng)
 
 
 def bayes_factor(fit1: PosteriorFit, fit0: PosteriorFit, *, random_seed: int = 0) -> BayesFactor:
-    """Bayes factor of two fitted models by bridge sampling.
+    """Bayes factor of two fitted models by bridge or importance sampling.
 
     Parameters
     ----------
@@ -195,7 +216,7 @@ def bayes_factor(fit1: PosteriorFit, fit0: PosteriorFit, *, random_seed: int = 0
     return BayesFactor(
         top.value - bottom.value,
         float(np.hypot(top.error, bottom.error)),
-        "bridge sampling",
+        " and ".join(f"{name} sampling" for name in dict.fromkeys((top.method, bottom.method))),
         fit1.model.design.formula.text,
         fit0.model.design.formula.text,
         tuple(only_one),
@@ -216,17 +237,21 @@ def savage_dickey(
 
     For a coefficient or contrast the exact conditional density at ``value`` is averaged over draws
     of the covariance parameters (where these do not reach, both marginal likelihoods are computed);
-    for a standard deviation see :mod:`bayeslmm.reanalysis.components`.
+    for all coefficients of a term at once see :mod:`bayeslmm.reanalysis.joint`, for a standard
+    deviation :mod:`bayeslmm.reanalysis.components`, for a correlation
+    :mod:`bayeslmm.reanalysis.correlation_at_zero`.
 
     Parameters
     ----------
     model : LMM or PosteriorFit
     parameter : str, dict or array
-        A coefficient, a contrast, or a standard deviation such as ``"sd(Days | Subject)"``.
+        A coefficient, a contrast, a term such as a factor, a standard deviation such as
+        ``"sd(Days | Subject)"``, or a correlation such as ``"corr(Intercept, Days | Subject)"``.
     value : float
-        Under the null model; 0 for a standard deviation.
+        Under the null model; 0 for everything but a coefficient or contrast.
     prior : Prior, optional
-        Of the coefficient or contrast under the alternative; by default the model's.
+        Of the coefficient or contrast under the alternative; by default the model's. For a term, a
+        normal prior that each of its coefficients gets.
     curve : bool
         Whether to add the Bayes factor for other scales of a normal prior.
     draws : int
@@ -251,15 +276,100 @@ def savage_dickey(
     >>> bool(blm.savage_dickey(model, "Days", prior=blm.Prior("Normal", mu=0, sigma=10)).bf10 > 100)
     True
     """
-    base = getattr(model, "model", model)
-    position = component_position(base, parameter) if isinstance(parameter, str) else None
-    if position is not None:
-        if value != 0 or prior is not None:
-            raise ValueError("A standard deviation is tested against 0, under the model's prior.")
-        return _component(model, parameter, position, draws, random_seed)
     if not np.isfinite(value):
         raise ValueError(f"value must be finite, not {value!r}.")
-    return _coefficient(model, parameter, value, prior, curve, draws, random_seed)
+    base = getattr(model, "model", model)
+    if not isinstance(parameter, str) or parameter in base.design.coef_names:
+        return _coefficient(model, parameter, value, prior, curve, draws, random_seed)
+    if value != 0:
+        raise ValueError(f"{parameter} is tested against 0 only.")
+    columns = term_columns(base.design, parameter)
+    if columns is not None and len(columns) == 1:
+        name = base.design.coef_names[columns[0]]
+        return _coefficient(model, name, value, prior, curve, draws, random_seed)
+    if columns is not None:
+        return _term(model, parameter, columns, prior, draws, random_seed)
+    position, pair = component_position(base, parameter), correlation_pair(base, parameter)
+    if position is None and pair is None:
+        raise ValueError(_what_works(base, parameter))
+    if prior is not None:
+        raise ValueError(f"{parameter} is tested under the model's own prior: set it there.")
+    fit = _fitted(model, draws, random_seed)
+    if position is not None:
+        return _component(fit, position, draws, random_seed)
+    return _correlation(fit, pair)
+
+
+def _what_works(model: LMM, name: str) -> str:
+    """That a parameter is not one of those, and how to get what may be meant."""
+    design = model.design
+    works = [*design.coef_names, *(t.name for t in design.terms if t.name != "Intercept")]
+    for block in design.blocks:
+        works += component_names(block)
+    text = f"{name!r} cannot be tested against a value. What can be: "
+    text += ", ".join(dict.fromkeys(works)) + ', or a contrast such as {"a": 1, "b": -1}.'
+    return text + (
+        " For anything else, such as all random effects of a factor, fit both models and give them "
+        "to blm.bayes_factor(fit1, fit0)."
+    )
+
+
+def _fitted(model, draws: int, random_seed: int) -> PosteriorFit:
+    """The fit given, or one of the model; its draws must be of its own posterior."""
+    from bayeslmm.results.loo import refuse_old_theta
+    from bayeslmm.results.posterior import PosteriorFit
+
+    if not isinstance(model, PosteriorFit):
+        return model.fit(draws=max(draws // 4, 250), random_seed=random_seed, progressbar=False)
+    refuse_old_theta(model)
+    return model
+
+
+def _correlation(fit: PosteriorFit, pair: CorrelationPair) -> BayesFactor:
+    density = _density(fit)
+    log_bf, error = log_correlation_bayes_factor(
+        density, fitted_theta(fit, density), pair, effective=effective_resampled(fit)
+    )
+    return BayesFactor(
+        log_bf,
+        error,
+        "conditional density at zero, averaged",
+        f"{pair.name} ~ {fit.priors[pair.key]!r}",
+        f"{pair.name} = 0",
+        (pair.key,) if fit.priors.is_default(pair.key) else (),
+    )
+
+
+def _term(model, name: str, columns, prior, draws: int, random_seed: int) -> BayesFactor:
+    from bayeslmm.results.posterior import PosteriorFit
+
+    base, priors = getattr(model, "model", model), model.priors
+    keys = [coef_key(base.design.coef_names[j]) for j in columns]
+    default = prior is None and any(priors.is_default(key) for key in keys)
+    if prior is not None:
+        if normal_parameters(prior) is None:
+            raise PriorError(f"The coefficients of a term need a normal prior, not {prior!r}.")
+        priors = priors.copy()
+        for key in keys:
+            priors[key] = prior
+    refuse_improper_posterior(base.design, priors)
+    density = _density_of(base, priors)
+    test = JointTest.of(base, priors, density, columns)
+    drawn = isinstance(model, PosteriorFit) and prior is None
+    if drawn and (model.conditioning is None or model.conditioning.reweighted):
+        theta = fitted_factors(model)
+    else:
+        theta = draw_theta(density, random_seed, draws)
+    log_bf, error = test.log_bayes_factor(theta)
+    method = "Savage-Dickey"
+    if error > BF_ERROR and all(prior.is_proper for prior in priors.values()):
+        found = test.log_evidences_ratio(random_seed, draws)
+        if found[1] < error:
+            (log_bf, error), method = found, "marginal likelihoods"
+    said = ", ".join(f"{key} ~ {priors[key]!r}" for key in keys)
+    return BayesFactor(
+        log_bf, error, method, said, f"all coefficients of {name} = 0", (name,) if default else ()
+    )
 
 
 def _coefficient(model, parameter, value, prior, with_curve, draws, random_seed) -> BayesFactor:
@@ -314,13 +424,7 @@ def _has_default(source, label: str) -> bool:
     return any(source.priors.is_default(key) for key in used)
 
 
-def _component(model, name: str, position: int, draws: int, random_seed: int) -> BayesFactor:
-    from bayeslmm.results.posterior import PosteriorFit
-
-    if isinstance(model, PosteriorFit):
-        fit = model
-    else:
-        fit = model.fit(draws=max(draws // 4, 250), random_seed=random_seed, progressbar=False)
+def _component(fit: PosteriorFit, position: int, draws: int, random_seed: int) -> BayesFactor:
     keys = [f"sd({e} | {b.name})" for b in fit.model.design.blocks for e in b.effects]
     key = keys[position]
     if not fit.priors[key].is_proper:
@@ -330,7 +434,8 @@ def _component(model, name: str, position: int, draws: int, random_seed: int) ->
         )
     density = _density(fit)
     x = fitted_theta(fit, density)
-    log_bf, error = log_component_bayes_factor(density, x, position)
+    resampled = effective_resampled(fit)
+    log_bf, error = log_component_bayes_factor(density, x, position, effective=resampled)
     method = "conditional density at zero, averaged"
     if error > BF_ERROR:
         rng = np.random.default_rng(np.random.SeedSequence([random_seed, 13]))
@@ -361,16 +466,19 @@ def _effect_at(design, position: int) -> tuple[int, int]:
 
 
 def _density(fit: PosteriorFit) -> MarginalDensity:
+    return _density_of(fit.model, fit.priors)
+
+
+def _density_of(model: LMM, priors: Priors) -> MarginalDensity:
     from bayeslmm.results.support import refuse_unless_derived
 
-    refuse_unless_derived(fit.model, "The marginal likelihood")
-    design, priors = fit.model.design, fit.priors
-    if obstacle := marginal_obstacle(design, priors):
+    refuse_unless_derived(model, "The marginal likelihood")
+    if obstacle := marginal_obstacle(model.design, priors):
         raise PriorError(
             f"The marginal likelihood is not available: {obstacle}. Use normal priors on "
             "coefficients and priors of the usual families on standard deviations."
         )
-    return marginal_density(design, priors, fit.model.problem)
+    return marginal_density(model.design, priors, model.problem)
 
 
 def _refuse_improper(priors: Priors) -> None:

@@ -25,7 +25,7 @@ from bayeslmm.gaussian import single_threaded_blas
 if TYPE_CHECKING:
     from bayeslmm.model import LMM
 
-__all__ = ["component_position", "log_component_bayes_factor", "log_evidences_ratio"]
+__all__ = ["chain_error", "component_position", "log_component_bayes_factor", "log_evidences_ratio"]
 
 #: Draws the quadrature is repeated for, and nodes per panel.
 _DRAWS = 400
@@ -47,7 +47,12 @@ def component_position(model: LMM, name: str) -> int | None:
 
 
 def log_component_bayes_factor(
-    density: MarginalDensity, x: np.ndarray, position: int, nodes: int = _NODES
+    density: MarginalDensity,
+    x: np.ndarray,
+    position: int,
+    nodes: int = _NODES,
+    *,
+    effective: float = np.inf,
 ) -> tuple[float, float]:
     """log BF of sd > 0 against sd = 0, and its Monte Carlo standard error.
 
@@ -60,6 +65,8 @@ def log_component_bayes_factor(
         Of the standard deviation.
     nodes : int
         Gauss-Legendre nodes per panel.
+    effective : float
+        Effective draws behind resampled ones.
 
     Raises
     ------
@@ -84,7 +91,7 @@ def log_component_bayes_factor(
     terms = np.where(np.isfinite(terms), terms, -np.inf)
     log_density = float(np.logaddexp.reduce(terms) - np.log(len(terms)))
     relative = np.exp(terms - log_density)
-    return prior_at_zero - log_density, _chain_error(relative, x.shape[0])
+    return prior_at_zero - log_density, chain_error(relative, x.shape[0], effective)
 
 
 @dataclass(frozen=True)
@@ -188,11 +195,12 @@ def _panels(sd: np.ndarray, nodes: int) -> tuple[np.ndarray, np.ndarray]:
     return np.append(_ZERO * breaks[4], s), np.append(0.0, w)
 
 
-def _chain_error(relative: np.ndarray, chains: int) -> float:
-    """Standard error of the mean of thinned draws, autocorrelation included."""
+def chain_error(relative: np.ndarray, chains: int, effective: float = np.inf) -> float:
+    """Standard error of the mean of thinned draws, autocorrelation and resampling included."""
     from arviz_stats.base import array_stats
 
     n = len(relative) // chains * chains
     ess = float(array_stats.ess(relative[:n].reshape(chains, -1), method="mean"))
     ess = ess if np.isfinite(ess) else 1.0
-    return float(np.std(relative) / np.sqrt(np.clip(ess, 1.0, len(relative))))
+    ess = float(np.clip(ess, 1.0, len(relative)))
+    return float(np.std(relative) * np.sqrt(1.0 / ess + 1.0 / effective))

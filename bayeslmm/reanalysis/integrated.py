@@ -19,6 +19,7 @@ import numpy as np
 
 from bayeslmm.bayes.marginal import MarginalDensity, marginal_density, marginal_obstacle
 from bayeslmm.bayes.priors import Prior, Priors
+from bayeslmm.bayes.propriety import refuse_improper_posterior, undetermined
 from bayeslmm.errors import DataError, PriorError
 from bayeslmm.gaussian import (
     MarginalModel,
@@ -236,12 +237,17 @@ def effect_source(
     ValueError
         If there is no such effect.
     PriorError
-        If another coefficient's prior is neither normal nor flat.
+        If another coefficient's prior is neither normal nor flat, or the posterior is improper.
+    DataError
+        If the data say nothing about the effect.
     """
     from bayeslmm.results.support import refuse_unless_derived
 
     refuse_unless_derived(model, "Reanalysis of an effect")
+    refuse_improper_posterior(model.design, priors)
     split = split_effect(model.design, priors, effect)
+    if np.isfinite(split.sd) and undetermined(model.design, priors, split.direction):
+        raise _nothing_said(split)
     trial = _with_flat(model, priors, split)
     density = None
     if marginal_obstacle(model.design, trial) is None:
@@ -265,7 +271,8 @@ def source_and_likelihood(
         source = effect_source(
             fit.model, fit.priors, effect, random_seed=random_seed, draws=draws, cores=cores
         )
-        if not _own_prior_is_normal(source):
+        old = fit.conditioning is not None and not fit.conditioning.reweighted
+        if old or not _own_prior_is_normal(source):  # else its draws are of this posterior
             return source, source.likelihood()
         theta = fitted_factors(fit)
         return source, source.likelihood_at(theta, source.effect.mean, source.effect.sd)
@@ -301,8 +308,12 @@ def _moments(
         mean, covariance = combination_moments(flat, theta.factors, theta.sigma, effect.row)
     m, v = mean[:, 0], covariance[:, 0, 0]
     if not (np.all(np.isfinite(m)) and np.all(v > 0)):
-        raise DataError(
-            f"The data say nothing about {effect.label} by itself: its columns are combinations "
-            "of others. Choose another effect, or a contrast that the data determine."
-        )
+        raise _nothing_said(effect)
     return m, v
+
+
+def _nothing_said(effect: Effect) -> DataError:
+    return DataError(
+        f"The data say nothing about {effect.label} by itself: its columns are combinations "
+        "of others. Choose another effect, or a contrast that the data determine."
+    )

@@ -19,7 +19,14 @@ from bayeslmm.reanalysis.bridge import Evidence, bridge_sampling
 if TYPE_CHECKING:
     from bayeslmm.results.posterior import PosteriorFit
 
-__all__ = ["ThetaDraws", "draw_theta", "fitted_factors", "fitted_theta", "smooth_weights"]
+__all__ = [
+    "ThetaDraws",
+    "draw_theta",
+    "effective_resampled",
+    "fitted_factors",
+    "fitted_theta",
+    "smooth_weights",
+]
 
 
 @dataclass(frozen=True)
@@ -123,11 +130,18 @@ def fitted_factors(fit: PosteriorFit) -> ThetaDraws:
     F = np.ascontiguousarray(np.concatenate(parts, axis=1))
     x = np.concatenate([np.log(sigma)[:, :, None], _log_sds(fit, posterior)], axis=2)
     n = sigma.size
-    inefficiency = n / _slowest(x)
-    if fit.info.effective_draws is not None:
-        inefficiency = max(inefficiency, n / fit.info.effective_draws)
+    inefficiency = max(n / _slowest(x), n / effective_resampled(fit))
     equal = np.full(n, -np.log(n))
     return ThetaDraws(F, sigma.ravel(), equal, np.nan, inefficiency, None, fit.info.method)
+
+
+def effective_resampled(fit: PosteriorFit) -> float:
+    """Effective draws behind those a fit resampled by weight; infinite for draws of chains."""
+    found = [fit.info.effective_draws]
+    if fit.conditioning is not None:
+        found.append(fit.conditioning.effective_draws)
+    noise = sum(1.0 / n for n in found if n is not None)
+    return 1.0 / noise if noise else np.inf
 
 
 def _log_sds(fit: PosteriorFit, posterior) -> np.ndarray:

@@ -214,7 +214,13 @@ def _assembled(fit: PosteriorFit, model: LMM, posterior, record: Conditioning) -
     stats = fit.idata["sample_stats"].to_dataset()
     posterior = posterior.assign_coords(chain=fit.posterior["chain"], draw=fit.posterior["draw"])
     tree = posterior_tree(model.design, fit.names, posterior, stats, dict(fit.posterior.attrs))
-    info = replace(fit.info, reason=f"{fit.info.reason}; {note}")
+    # the marginal likelihood was that of the rows before
+    info = replace(
+        fit.info,
+        reason=f"{fit.info.reason}; {note}",
+        log_marginal_likelihood=None,
+        log_marginal_likelihood_error=None,
+    )
     result = PosteriorFit(model, fit.priors.copy(), tree, info)
     result.conditioning = record
     return result

@@ -4,7 +4,7 @@ Given the covariance parameters theta, the predictive of a left-out row is Gauss
 (leverages), and that of a left-out group is a difference of two marginal likelihoods. Pareto-
 smoothed importance sampling (Vehtari, Gelman and Gabry 2017, Statistics and Computing 27) then
 corrects for theta alone, which moves little when a row is taken away; rows or groups for which
-it still moves too much (k-hat above 0.7) are refitted exactly.
+it still moves too much (k-hat above 0.7, or 0.5 where rows are few) are refitted exactly.
 """
 
 from __future__ import annotations
@@ -28,6 +28,14 @@ from bayeslmm.gaussian import (
 )
 from bayeslmm.model import factor_rows
 from bayeslmm.progress import progress
+from bayeslmm.results.loo_result import (
+    K_HAT,
+    Refits,
+    efficiency,
+    influences,
+    refit_above,
+    with_errors,
+)
 from bayeslmm.results.robust import is_robust
 
 if TYPE_CHECKING:
@@ -38,7 +46,6 @@ if TYPE_CHECKING:
 __all__ = ["LeftOut", "leave_one_out"]
 
 _MAX_VALUES = 4e7
-_K_HAT = 0.7
 
 
 @dataclass(frozen=True)
@@ -121,13 +128,16 @@ def leave_one_out(
         coords={"chain": posterior["chain"], "draw": posterior["draw"]},
     )
     tree = xr.DataTree.from_dict({"posterior": posterior, "log_likelihood": data})
-    result = _quiet(lambda: az.loo(tree, pointwise=True))
+    found = _quiet(lambda: az.loo(tree, pointwise=True))
+    refits = Refits()
+    if exact and not conditional:
+        refits = _refitted(fit, units, found.pareto_k.to_numpy(), progressbar)
+    per_draw = values.reshape(-1, len(units))
+    result = with_errors(found, per_draw, efficiency(fit, posterior), refits)
     result.likelihood = "conditional" if conditional else "integrated"
     if "nu" in posterior:
         result.outlier_weights = fit.outlier_weights()
     if not conditional:
-        if exact:
-            _refit_exactly(fit, unit, units, result, progressbar)
         result.p = _effective_parameters(fit, posterior, result)
     result.left_out = LeftOut(
         unit, conditional, design.response, design.index, design.y, _unit_labels(fit, unit)
@@ -316,34 +326,30 @@ def _marginals(model, theta: _Theta) -> np.ndarray:
     )
 
 
-def _refit_exactly(fit: PosteriorFit, unit: str, units, result, progressbar: bool) -> None:
-    """Replace the units with high k-hat by their exact densities, in place.
+def _refitted(fit: PosteriorFit, units, k_hat: np.ndarray, progressbar: bool) -> Refits:
+    """Exact densities of the units with high k-hat.
 
     p(y_u | y_-u) is the mean of p(y_u | y_-u, theta) over the posterior without the unit, drawn
     by importance sampling; the priors stay those of the fit.
     """
-    bad = np.flatnonzero(result.pareto_k.to_numpy() > _K_HAT)
+    threshold = refit_above(fit.model.design.n_rows)
+    bad = np.flatnonzero(~(k_hat <= threshold))
     if not len(bad) or marginal_obstacle(fit.model.design, fit.priors):
-        return
-    design, priors = fit.model.design, fit.priors
-    whole = marginal_density(design, priors, fit.model.problem)
-    pointwise = result.elpd_i.to_numpy().copy()
-    k_hat = result.pareto_k.to_numpy().copy()
+        return Refits()
+    whole = marginal_density(fit.model.design, fit.priors, fit.model.problem)
+    done = []
     with single_threaded_blas():
         for u in progress(bad, "Exact refits", show=progressbar):
             reduced, sample = draws_without(fit, units[u], int(u))
-            gain = whole.values(sample.x) - reduced.values(sample.x) + sample.log_weights
-            gain = gain[np.isfinite(gain)]
-            if sample.k_hat > _K_HAT or not len(gain):
+            gain = whole.values(sample.x) - reduced.values(sample.x)
+            finite = np.isfinite(gain)
+            if sample.k_hat > K_HAT or not finite.any():
                 continue
-            top = gain.max()
-            pointwise[u] = top + np.log(np.exp(gain - top).sum())
-            k_hat[u] = sample.k_hat
-    result.elpd_i = result.elpd_i.copy(data=pointwise)
-    result.pareto_k = result.pareto_k.copy(data=k_hat)
-    result.elpd = float(pointwise.sum())
-    result.se = float(np.sqrt(len(pointwise) * pointwise.var()))
-    result.warning = bool(np.any(k_hat > result.good_k))
+            gain, weights = gain[finite], sample.log_weights[finite]
+            value = np.logaddexp.reduce(gain + weights)
+            error = float(np.linalg.norm(influences(weights, gain)))
+            done.append((u, value, sample.k_hat, sample.effective_draws, error))
+    return Refits(*zip(*done, strict=True)) if done else Refits()
 
 
 def draws_without(fit: PosteriorFit, rows: np.ndarray, number: int):

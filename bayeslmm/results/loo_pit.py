@@ -17,7 +17,6 @@ from bayeslmm.bayes.marginal import marginal_obstacle
 from bayeslmm.gaussian import single_threaded_blas
 from bayeslmm.progress import progress
 from bayeslmm.results.loo import (
-    _K_HAT,
     _refuse_priors,
     _Theta,
     _theta,
@@ -27,6 +26,7 @@ from bayeslmm.results.loo import (
     refuse_old_theta,
     row_predictives,
 )
+from bayeslmm.results.loo_result import K_HAT, refit_above
 from bayeslmm.results.smoothing import smoothed_weights
 from bayeslmm.results.support import refuse_unless_derived
 
@@ -61,7 +61,7 @@ def loo_pit(
         below = ndtr((design.y - mean) / np.sqrt(variance))
         pit = (weights.T * below).sum(axis=0)
         if exact and not marginal_obstacle(design, fit.priors):
-            bad = np.flatnonzero(~(k_hat <= _K_HAT))
+            bad = np.flatnonzero(~(k_hat <= refit_above(design.n_rows)))
             for i in progress(bad, "Exact refits", show=progressbar):
                 pit[i] = _refitted(fit, int(i), float(pit[i]))
     rng = np.random.default_rng(random_seed)
@@ -87,7 +87,7 @@ def loo_pit(
 def _refitted(fit: PosteriorFit, row: int, smoothed: float) -> float:
     """PIT of one row under the posterior without it; the smoothed one where that fails."""
     reduced, sample = draws_without(fit, np.array([row]), row)
-    if sample.k_hat > _K_HAT:
+    if sample.k_hat > K_HAT:
         return smoothed
     _, factors, sigma = reduced.constrained(sample.x)
     mean, variance = row_predictives(fit, _Theta(factors, sigma), [row])

@@ -920,14 +920,16 @@ class PosteriorFit(PosteriorPlots):
         draws : int, optional
             Draws per chain to use, evenly spaced; by default all that fit in memory.
         exact : bool
-            Refit the units whose k-hat is above 0.7.
+            Refit the units whose k-hat is above 0.7, with at most 1000 rows above 0.5.
         progressbar : bool
 
         Returns
         -------
         arviz ELPD object
             What ``az.compare`` and ``az.plot_khat`` take. Its ``p`` is the log score of the
-            data seen minus that of the data left out. ``likelihood`` says whether it is
+            data seen minus that of the data left out. ``mcse`` and ``mcse_i`` are Monte Carlo
+            standard errors of ``elpd`` and ``elpd_i``, ``n_eff_i`` the effective draws behind the
+            units that were refitted. ``likelihood`` says whether it is
             ``"integrated"`` or ``"conditional"``; the latter is all there is for Student-t
             residuals or effects, whose fits also have ``outlier_weights``.
 

@@ -58,6 +58,14 @@ def test_coverage_is_the_level_for_uniform_ranks():
     assert _rule(4000, right=False).coverage((0.5,)).loc["a", 0.5] < 0.45
 
 
+@pytest.mark.parametrize("n_draws", [9, 99, 100])
+def test_coverage_of_every_rank_once_is_the_level(n_draws):
+    ranks = pd.DataFrame({"a": np.arange(n_draws + 1)})
+    levels = (0.5, 0.8, 0.9, 0.95, 0.99)
+    table = Calibration(ranks, ranks, n_draws, "nuts", 0).coverage(levels)
+    np.testing.assert_allclose(table.loc["a"], levels, rtol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("key", "method", "n_sims"),
     [("slopes", "importance", 100), ("crossed", "importance", 60), ("crossed", "nuts", 60)],
