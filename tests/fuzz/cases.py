@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -81,7 +82,7 @@ class Case:
         extra = {k: ("..." if k == "relationship" else v) for k, v in self.options.items()}
         return f"seed={self.seed} n={len(self.rows)} {self.formula!r} {extra or ''}".rstrip()
 
-    @property
+    @cached_property
     def rows(self) -> pd.DataFrame:
         """The rows used: complete in every used column, of positive weight."""
         used = [c for c in self.data.columns if self.uses(c)]
@@ -100,6 +101,7 @@ class Case:
         parts += [np.reshape(term.columns(rows), (len(rows), -1)) for term in self.fixed]
         return np.column_stack([np.zeros((len(rows), 0)), *parts])
 
+    @cached_property
     def dense(self) -> DenseModel:
         """The model as dense matrices."""
         rows = self.rows
@@ -421,7 +423,7 @@ def _identified(case: Case) -> bool:
     rows = case.rows
     if len(rows) < 12 or any(rows[f].nunique() < 2 for f in ("f", "h", "k", "s")):
         return False
-    model = case.dense()
+    model = case.dense
     n, p = len(model.y), model.X.shape[1]
     if model.kind == "unstructured":
         complete = np.bincount(model.group).max() == len(model.names)

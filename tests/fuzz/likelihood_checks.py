@@ -44,7 +44,7 @@ def fit_case(case: Case, reml: bool) -> blm.LikelihoodFit:
 
 def check_fit(case: Case, reml: bool, *, starts: int, rng) -> Checked:
     """Fit a case and compare all it says."""
-    fit, dense = fit_case(case, reml), case.dense()
+    fit, dense = fit_case(case, reml), case.dense
     found: list[str] = []
 
     def same(name: str, ours, theirs, unit, bound: float = SAME_NUMBER) -> None:

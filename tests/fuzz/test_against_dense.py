@@ -16,6 +16,7 @@ import bayeslmm as blm
 from bayeslmm.gaussian import single_threaded_blas
 from tests.fuzz.cases import Case, draw_case
 from tests.fuzz.likelihood_checks import check_fit, check_said
+from tests.fuzz.posterior_checks import check_densities, check_draws
 from tests.fuzz.transforms import KINDS, say_otherwise
 
 DESIGNS = int(os.environ.get("BAYESLMM_FUZZ_DESIGNS", "200"))
@@ -56,3 +57,31 @@ def test_likelihood_fits_are_those_of_dense_matrices_however_they_are_said():
         refused += no
     assert not found, f"{len(found)} violations:\n" + "\n".join(found)
     assert refused < 0.1 * DESIGNS + 1
+
+
+def posterior_violations_of(seed: int) -> tuple[list[str], bool]:
+    """What changes in a default posterior, and whether importance samples were compared."""
+    rng = np.random.default_rng([seed, 98])
+    with single_threaded_blas():
+        case, found, drawn = draw_case(seed), [], None
+        for kind in ("all", "origins", str(rng.choice(["rows", "labels", "units", "response"]))):
+            said = say_otherwise(case, kind, rng, keep_order=True)
+            if said is None:
+                continue
+            found += check_densities(case, said, rng)
+            if drawn is None:
+                drawn = check_draws(case, said, seed)
+                found += drawn or []
+    return ["\n    ".join([str(case), *found])] if found else [], drawn is not None
+
+
+@pytest.mark.slow
+def test_default_posteriors_do_not_depend_on_how_a_model_is_said():
+    found, compared, seed = [], 0, FIRST
+    while compared < DESIGNS and seed < FIRST + 2 * DESIGNS:  # weights may be refused
+        here, drawn = posterior_violations_of(seed)
+        found += here
+        compared += drawn
+        seed += 1
+    assert not found, f"{len(found)} violations:\n" + "\n".join(found)
+    assert compared == DESIGNS

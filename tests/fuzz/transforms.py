@@ -67,7 +67,7 @@ def say_otherwise(case: Case, kind: str, rng, *, keep_order: bool = False) -> Sa
 
 
 def _has_constant(case: Case) -> bool:
-    X = case.dense().X
+    X = case.dense.X
     return X.shape[1] > 0 and np.ptp(X[:, 0]) < 1e-12
 
 
@@ -98,7 +98,7 @@ def _relabel(data: pd.DataFrame, rng, keep_order: bool, relationship):
 
 
 def _matched(old: Case, new: Case, kind: str, scale: float) -> Said | None:
-    one, two = old.dense(), new.dense()
+    one, two = old.dense, new.dense
     order = old.rows.index.get_indexer(new.rows.index)
     if two.X.shape[1] != one.X.shape[1] or len(one.parts) != len(two.parts):
         return None
