@@ -279,6 +279,8 @@ class LMM:
 
         Warns
         -----
+        ModelWarning
+            If a prior that was set and the data disagree grossly.
         SamplingWarning
             On divergences, r-hat above 1.01, or effective sample sizes below 100 per chain.
 
@@ -288,6 +290,7 @@ class LMM:
         >>> post.fixef().round(-1)["mean"].tolist()
         [250.0, 10.0]
         """
+        from bayeslmm.reanalysis.conflicts import conflicting_priors
         from bayeslmm.results.fitting import refuse_perfect_model, refuse_perfect_posterior
         from bayeslmm.results.posterior import PosteriorFit
 
@@ -314,6 +317,8 @@ class LMM:
         )
         for problem in info.problems:
             warnings.warn(problem, SamplingWarning, stacklevel=2)
+        for conflict in conflicting_priors(self):
+            warnings.warn(conflict, ModelWarning, stacklevel=2)
         refuse_perfect_posterior(self, idata)
         return PosteriorFit(self, self.priors.copy(), idata, info)
 

@@ -21,7 +21,6 @@ from bayeslmm.bayes.choice import METHODS
 from bayeslmm.bayes.importance import MAX_K_HAT, importance_sample
 from bayeslmm.bayes.marginal import (
     MarginalDensity,
-    centering,
     coefficient_priors,
     marginal_density,
     marginal_obstacle,
@@ -237,7 +236,7 @@ class _Simulator:
             marginal_density(design, model.priors, model.problem),
             mean,
             sd,
-            np.linalg.inv(centering(design)),
+            np.linalg.inv(model.priors.combinations()),
             method,
             n_draws,
             [*names, *components],
@@ -262,12 +261,12 @@ class _Simulator:
 
     def _posterior(self, density: MarginalDensity, draws, rng) -> np.ndarray:
         """Draws of all parameters in the order of the names."""
-        sd, F, sigma = density.constrained(draws)
+        sd, F, sigma = density.computed(draws)
         factors = density.factors(F)
         normals = rng.standard_normal((self.n_draws, density.model.n_normals))
         parts = [np.ascontiguousarray(L) for L in factors]
         beta = draw_conditional_many(density.model, parts, sigma, normals)[0]
-        return self._named(beta, sd, factors, sigma)
+        return self._named(beta, *density.maps.to_formula(sd, factors), sigma)
 
     def _parameters(self, rng) -> tuple[np.ndarray, np.ndarray]:
         """beta and the unconstrained covariance parameters, from the priors."""
@@ -295,7 +294,8 @@ class _Simulator:
 
         design, old = self.model.design, self.density.model
         cp = CrossProducts.from_rows(y, design.X, factor_rows(design), weights=design.weights)
-        problem = old.problem.renewed(cp)
+        maps = self.density.maps
+        problem = old.problem.renewed(cp.with_effects(maps.matrices) if maps.needed else cp)
         fresh = replace(old, problem=problem, working_prior=old.prior.moved(problem.coordinates))
         return replace(self.density, model=fresh)
 

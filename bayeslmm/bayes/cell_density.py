@@ -160,7 +160,7 @@ class CellDensity(ResidualDensity):
             )  # fmt: skip
         return value + log_y, gradient
 
-    def constrained(self, X: np.ndarray):
+    def computed(self, X: np.ndarray):
         """sds (n, m), flat factors (n, f), eta (n, s) and c (n, 0) at rows of X."""
         m = self.correlations.n_effects
         rows = [

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from bayeslmm.bayes.effect_maps import EffectMaps
 from bayeslmm.bayes.effect_summaries import EffectSink, summarized
 from bayeslmm.bayes.marginal import MarginalDensity
 from bayeslmm.bayes.names import ModelNames
@@ -53,7 +54,7 @@ def posterior_values(
         ``beta``, ``sigma`` and, for every factor g, ``sd_g``, ``corr_g``, ``b_g``; each of shape
         (chains, draws, ...), or ``b_g`` an :class:`EffectSummary`.
     """
-    sds, F, sigma = density.constrained(x.reshape(-1, x.shape[-1]))
+    sds, F, sigma = density.computed(x.reshape(-1, x.shape[-1]))
     return values_given_covariances(
         density.model,
         design,
@@ -61,6 +62,7 @@ def posterior_values(
         sds,
         density.factors(F),
         sigma,
+        maps=density.maps,
         chains=len(x),
         random_seed=random_seed,
         cores=cores,
@@ -77,6 +79,7 @@ def values_given_covariances(
     factors: list[np.ndarray],
     sigma: np.ndarray,
     *,
+    maps: EffectMaps = EffectMaps(),  # noqa: B008 - frozen
     chains: int,
     random_seed: int,
     cores: int,
@@ -87,21 +90,27 @@ def values_given_covariances(
 
     Parameters
     ----------
+    model : MarginalModel
     sds : ndarray, shape (n, m)
-        Standard deviations of all effects, factor after factor.
+        Standard deviations of all effects of `model`, factor after factor.
     factors : list of ndarray, shapes (n, q_k, q_k)
         Lower triangular, Sigma_k = F_k F_k'.
     sigma : ndarray, shape (n,)
+    maps : EffectMaps
+        From the effects of `model` to those of the formula.
     chains : int
         Divides n.
     """
     shape = (chains, len(sigma) // chains)
     summarize = random_effects == "summary"
     if drawn is None:
-        beta, effects = _conditional_draws(model, factors, sigma, random_seed, cores, summarize)
+        beta, effects = _conditional_draws(
+            model, factors, sigma, maps, random_seed, cores, summarize
+        )
     else:
-        beta, effects = drawn
+        beta, effects = drawn[0], maps.effects(drawn[1])
         effects = summarized(effects) if summarize else effects
+    sds, factors = maps.to_formula(sds, factors)
     values = {"beta": beta.reshape(*shape, -1)} if design.coef_names else {}
     values["sigma"] = sigma.reshape(shape)
     start = 0
@@ -127,7 +136,7 @@ def _correlations(F: np.ndarray, sd: np.ndarray) -> np.ndarray:
 
 
 def _conditional_draws(
-    model: MarginalModel, factors, sigma, random_seed: int, cores: int, summarize: bool = False
+    model: MarginalModel, factors, sigma, maps, random_seed: int, cores: int, summarize: bool
 ):
     """beta (n, p) and b [(n, J_k, q_k)] or summaries, in chunks with a random stream each."""
     n = len(sigma)
@@ -149,6 +158,7 @@ def _conditional_draws(
         normals = rng.standard_normal((rows.stop - rows.start, model.n_normals))
         parts = [np.ascontiguousarray(L[rows]) for L in factors]
         beta[rows], found = draw_conditional_many(model, parts, sigma[rows], normals)
+        found = maps.effects(found)
         if sink is not None:
             sink.put(start, found)
             return

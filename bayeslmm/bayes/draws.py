@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.bayes.names import ModelNames
-from bayeslmm.bayes.priors import component_names
+from bayeslmm.bayes.priors import Priors, component_names
 from bayeslmm.bayes.residual_draws import residual_component_draws
 from bayeslmm.errors import SamplingError
 from bayeslmm.formula import Design
@@ -25,6 +25,7 @@ __all__ = [
     "effect_draws",
     "level_coefficient_draws",
     "long_labels",
+    "prior_covariance_draws",
 ]
 
 
@@ -70,6 +71,18 @@ def covariance_draws(design: Design, names: ModelNames, posterior: xr.Dataset) -
         else:
             matrices.append(product * np.eye(block.n_effects))
     return matrices
+
+
+def prior_covariance_draws(
+    design: Design, names: ModelNames, posterior: xr.Dataset, priors: Priors
+) -> list[np.ndarray]:
+    """As :func:`covariance_draws`, of the effects that the priors are about."""
+    maps = priors.effect_maps()
+    if not maps.needed:
+        return covariance_draws(design, names, posterior)
+    shape = posterior["sigma"].shape
+    factors = maps.from_formula(covariance_factors(design, names, posterior))
+    return [(F @ np.swapaxes(F, 1, 2)).reshape(*shape, *F.shape[1:]) for F in factors]
 
 
 def effect_array(posterior: xr.Dataset, variable: str) -> np.ndarray:

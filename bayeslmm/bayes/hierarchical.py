@@ -32,7 +32,8 @@ _MAX_DENSE_LEVELS = 3000
 
 __all__ = [
     "coords",
-    "correlation_factors",
+    "covariance_roots",
+    "flat_covariance_root",
     "hierarchical_model",
     "positive",
     "posterior_variables",
@@ -57,8 +58,11 @@ def hierarchical_model(
     pymc.Model
         Variables ``beta`` (coef), ``sigma`` and, for every grouping factor g, ``sd_g``
         (g_effect), ``corr_g`` (g_effect, g_effect_bis) where it has correlations, and ``b_g``
-        (g, g_effect). The free variable behind ``beta`` is ``beta_centered``: the same
-        coefficients with the intercept moved to the predictors' means. Student-t residuals add
+        (g, g_effect). The free variable behind ``beta`` is ``beta_centered``, the combinations
+        of :meth:`bayeslmm.bayes.priors.Priors.combinations`: the intercept at the predictors'
+        means, each later column with the earlier ones taken out. Where the effects of a factor
+        have their prior at the means of the covariates, the free standard deviations are
+        ``sd_g_centered``. Student-t residuals add
         ``nu``, Student-t random effects ``nu_g``. Correlated residuals make one multivariate
         normal per size of their groups.
 
@@ -78,8 +82,9 @@ def hierarchical_model(
     with pm.Model(coords=coords(design, names)) as model:
         mu, beta = _fixed_part(design, priors)
         effects = []
-        for block, block_names in zip(design.blocks, names.factors, strict=True):
-            b = _random_effects(block, block_names, priors, centered=centered)
+        maps = priors.effect_maps().matrices
+        for block, block_names, K in zip(design.blocks, names.factors, maps, strict=True):
+            b = _random_effects(block, block_names, priors, K, centered=centered)
             mu = mu + (block.Z * b[block.codes]).sum(axis=-1)
             effects.append(b)
         if design.modeled:
@@ -133,34 +138,31 @@ def coords(design: Design, names: ModelNames) -> dict:
 
 
 def _fixed_part(design: Design, priors: Priors):
-    """X beta + offset, sampled with the predictors centered where there is an intercept; beta."""
+    """X beta + offset, sampled in the combinations that the priors are about; beta."""
     import pymc as pm
     import pytensor.tensor as pt
 
     if not design.coef_names:
         return pt.as_tensor_variable(design.offset), pt.zeros(0)
-    X, at = design.X, design.intercept_column
+    X, A = design.X, priors.combinations()
     chosen = [priors[coef_key(name)] for name in design.coef_names]
-    if at is None:
+    if np.array_equal(A, np.eye(len(A))):
         beta = _stacked("beta", chosen, dims="coef")
         return pt.dot(X, beta) + design.offset, beta
-    means = design.predictor_means.copy()
-    means[at] = 0.0
     centered = _stacked("beta_centered", chosen, dims="coef")
-    shift = np.eye(len(means))
-    shift[at] -= means
-    beta = pm.Deterministic("beta", pt.dot(shift, centered), dims="coef")
-    return pt.dot(X - means, centered) + design.offset, beta
+    back = np.linalg.inv(A)
+    beta = pm.Deterministic("beta", pt.dot(back, centered), dims="coef")
+    return pt.dot(X @ back, centered) + design.offset, beta
 
 
-def _random_effects(block: RandomBlock, names: FactorNames, priors: Priors, *, centered: bool):
+def _random_effects(
+    block: RandomBlock, names: FactorNames, priors: Priors, K: np.ndarray | None, *, centered: bool
+):
     """b, shape (levels, effects)."""
     import pymc as pm
     import pytensor.tensor as pt
 
-    chosen = [priors[f"sd({effect} | {block.name})"] for effect in block.effects]
-    sd = positive(names.sd, chosen, dims=names.effect_dim)
-    chols = correlation_factors(block, names, priors)
+    factors = covariance_roots(block, names, priors, K)
     shape = (block.n_levels, block.n_effects)
     order = np.argsort([i for part in block.pattern for i in part])
     root = _levels_root(block, centered=centered)
@@ -175,25 +177,28 @@ def _random_effects(block: RandomBlock, names: FactorNames, priors: Priors, *, c
     columns = []
     for number, part in enumerate(block.pattern):
         at = list(part)
-        factor = sd[at[0]] if chols[number] is None else sd[at][:, None] * chols[number]
+        factor, single = factors[number], len(at) == 1
         if not centered:
             raw = z[:, at]
-            columns.append(raw * factor if chols[number] is None else pt.dot(raw, factor.T))
+            columns.append(raw * factor if single else pt.dot(raw, factor.T))
             continue
         name = names.b if len(block.pattern) == 1 else f"{names.b}_{number}"
         dims = (names.dim, names.effect_dim) if len(block.pattern) == 1 else None
         size = (shape[0], len(at))
         if root is not None:
-            factor = factor[None, None] if chols[number] is None else factor
+            factor = factor[None, None] if single else factor
             zeros = np.zeros(size)
+            # K F is not triangular, which a factor has to be
+            spread = {"colchol": factor} if K is None else {"colcov": pt.dot(factor, factor.T)}
             columns.append(
-                pm.MatrixNormal(name, zeros, rowchol=root, colchol=factor, dims=dims, shape=size)
+                pm.MatrixNormal(name, zeros, rowchol=root, **spread, dims=dims, shape=size)
             )
-        elif chols[number] is None:
+        elif single:
             columns.append(pm.Normal(name, 0.0, factor, dims=dims, shape=size))
         else:
             zero = np.zeros(len(at))
-            columns.append(pm.MvNormal(name, zero, chol=factor, dims=dims, shape=size))
+            spread = {"chol": factor} if K is None else {"cov": pt.dot(factor, factor.T)}
+            columns.append(pm.MvNormal(name, zero, **spread, dims=dims, shape=size))
     if centered and len(block.pattern) == 1:
         return columns[0]
     b = columns[0] if len(columns) == 1 else pt.concatenate(columns, axis=1)[:, order]
@@ -240,27 +245,73 @@ def _heavy_tails(block: RandomBlock, names: FactorNames, priors: Priors):
     return tau[:, None] ** -0.5
 
 
-def correlation_factors(block: RandomBlock, names: FactorNames, priors: Priors) -> list:
-    """Cholesky factor of each sub-block's correlations (None for a single effect)."""
+def covariance_roots(
+    block: RandomBlock, names: FactorNames, priors: Priors, K: np.ndarray | None
+) -> list:
+    """Per sub-block a root of the covariance of the formula's effects.
+
+    A number for a single effect, otherwise a matrix, lower triangular where there is no K. Adds the
+    standard deviations and correlations to the model.
+    """
+    import pytensor.tensor as pt
+
+    roots = _own_roots(block, names, priors, K)
+    if K is None:
+        return roots
+    return [
+        root if len(part) == 1 else pt.dot(K[np.ix_(part, part)], root)
+        for part, root in zip(block.pattern, roots, strict=True)
+    ]
+
+
+def flat_covariance_root(
+    block: RandomBlock, names: FactorNames, priors: Priors, K: np.ndarray | None
+):
+    """Lower triangular root of the covariance of the effects that the priors are about, flat."""
+    import pytensor.tensor as pt
+
+    return _whole(block, _own_roots(block, names, priors, K), pt).ravel()
+
+
+def _own_roots(block: RandomBlock, names: FactorNames, priors: Priors, K: np.ndarray | None):
+    """Roots of what the priors are about; standard deviations and correlations of the formula's."""
     import pymc as pm
     import pytensor.tensor as pt
 
-    if not block.correlated_pairs():
-        return [None] * len(block.pattern)
-    eta = priors[f"corr({block.name})"].parameters["eta"]
+    chosen = [priors[f"sd({effect} | {block.name})"] for effect in block.effects]
+    sd = positive(names.sd if K is None else f"{names.sd}_centered", chosen, names.effect_dim)
     several = sum(len(part) > 1 for part in block.pattern) > 1
-    chols, corr = [], pt.eye(block.n_effects)
+    chols = []
     for number, part in enumerate(block.pattern):
         if len(part) == 1:
-            chols.append(None)
+            chols.append(pt.ones(()))
             continue
+        eta = priors[f"corr({block.name})"].parameters["eta"]
         name = f"chol_{names.corr}" + (f"_{number}" if several else "")
-        chol = pm.LKJCorr(name, n=len(part), eta=eta)
+        chols.append(pm.LKJCorr(name, n=len(part), eta=eta))
+    roots = [
+        sd[part[0]] if len(part) == 1 else sd[list(part)][:, None] * chol
+        for part, chol in zip(block.pattern, chols, strict=True)
+    ]
+    unit = _whole(block, chols, pt)
+    if K is not None:
+        carried = pt.dot(K, _whole(block, roots, pt))
+        sd = pt.sqrt((carried**2).sum(axis=1))
+        pm.Deterministic(names.sd, sd, dims=names.effect_dim)
+        unit = carried / sd[:, None]
+    if block.correlated_pairs():
+        corr = pt.dot(unit, unit.T)
+        pm.Deterministic(names.corr, corr, dims=(names.effect_dim, names.effect_bis_dim))
+    return roots
+
+
+def _whole(block: RandomBlock, roots: list, pt):
+    """One matrix of the sub-blocks' roots."""
+    whole = pt.zeros((block.n_effects, block.n_effects))
+    for part, root in zip(block.pattern, roots, strict=True):
         rows, columns = np.ix_(part, part)
-        corr = corr[rows, columns].set(pt.dot(chol, chol.T))
-        chols.append(chol)
-    pm.Deterministic(names.corr, corr, dims=(names.effect_dim, names.effect_bis_dim))
-    return chols
+        whole = whole[rows, columns].set(root[None, None] if len(part) == 1 else root)
+    return whole
 
 
 def positive(name: str, chosen: list[Prior], dims: str | None):

@@ -29,7 +29,6 @@ from bayeslmm.formula import Design
 from bayeslmm.gaussian import (
     Problem,
     draws_to_user,
-    rotated_for_draws,
     single_threaded_blas,
 )
 
@@ -291,8 +290,7 @@ def fit_importance(
         raise SamplingError(f"Importance sampling has no option {next(iter(options))!r}.")
     start = time.perf_counter()
     cores = processors() if cores is None else cores
-    problem = rotated_for_draws(problem)
-    density = marginal_density(design, priors, problem)
+    density = marginal_density(design, priors, problem, rotate=True)
     rng = np.random.default_rng(np.random.SeedSequence([random_seed, 2]))
     # twice as many proposals as draws, so that few are repeated, unless each is expensive
     n = chains * draws * (2 if density.is_cheap else 1)
@@ -305,7 +303,7 @@ def fit_importance(
         rows = sample.resample(chains * draws, rng)
         drawn = None
         if sample.effects is not None:
-            drawn = draws_to_user(problem, sample.fixed[rows], sample.effects[rows])
+            drawn = draws_to_user(density.model.problem, sample.fixed[rows], sample.effects[rows])
         values = density.posterior_values(
             design, names, sample.x[rows].reshape(chains, draws, -1),
             random_seed=random_seed, cores=cores, drawn=drawn, random_effects=random_effects,

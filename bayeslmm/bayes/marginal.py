@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numba import njit
 
+from bayeslmm.bayes.effect_maps import EffectMaps
 from bayeslmm.bayes.priors import Prior, Priors, coef_key
 from bayeslmm.bayes.residual_priors import residual_obstacle
 from bayeslmm.bayes.scales import Scales, scale_terms, scales, supported_scale, unconstrain
@@ -29,12 +30,14 @@ from bayeslmm.gaussian import (
     Problem,
     log_marginal_and_draw,
     log_marginal_flat,
+    rotated_for_draws,
     with_prior,
 )
 from bayeslmm.gaussian._criteria import marginal_head
 from bayeslmm.gaussian.correlations import (
     CorrelationLayout,
     correlation_layout,
+    correlations_from_factors,
     factors_from_correlations,
     lkj_exponents,
     log_lkj,
@@ -150,6 +153,8 @@ class MarginalDensity:
     alone : bool
         Whether one thread at a time evaluates it, the main one or another: with very many levels an
         evaluation may then use several threads.
+    maps : EffectMaps
+        From the effects computed with, which the priors are about, to those of the formula.
     """
 
     model: MarginalModel
@@ -158,6 +163,7 @@ class MarginalDensity:
     exponent: np.ndarray
     constant: float
     alone: bool = False
+    maps: EffectMaps = EffectMaps()
 
     @property
     def n_dim(self) -> int:
@@ -233,11 +239,22 @@ class MarginalDensity:
         """What :func:`density_head` takes after x, but for the last argument."""
         return (*self._prior_arguments, self.model.kernel_arguments())
 
-    def constrained(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Standard deviations (n, m), flat factors (n, sum q_k^2) and sigma (n,) at rows of X."""
+    def computed(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As :meth:`constrained`, of the effects computed with."""
         X = np.ascontiguousarray(np.atleast_2d(X), dtype=float)
         sds, F = constrained_rows(X, self.correlations, self.scales)
         return sds[:, :-1], F, np.ascontiguousarray(sds[:, -1])
+
+    def constrained(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Standard deviations (n, m), flat factors (n, sum q_k^2) and sigma (n,) at rows of X.
+
+        Of the effects in the formula's columns.
+        """
+        sds, F, sigma = self.computed(X)
+        if not self.maps.needed:
+            return sds, F, sigma
+        sds, factors = self.maps.to_formula(sds, self.factors(F))
+        return sds, np.concatenate([f.reshape(len(F), -1) for f in factors], axis=1), sigma
 
     def factors(self, F: np.ndarray) -> list[np.ndarray]:
         """(n, q_k, q_k) factors of each grouping factor from flat ones (n, sum q_k^2)."""
@@ -274,6 +291,25 @@ class MarginalDensity:
         used = shares if self.correlations.n_effects else shares[:1]
         return [self.starting_point(share) for share in used]
 
+    def with_model(self, problem: Problem, prior: FixedPrior) -> MarginalDensity:
+        """The same priors on the covariance parameters for another problem and prior on beta.
+
+        Parameters
+        ----------
+        problem : Problem
+            In the formula's columns.
+        prior : FixedPrior
+        """
+        return replace(self, model=with_prior(self.maps.applied(problem), prior))
+
+    def position(self, F: np.ndarray, sigma: float) -> np.ndarray:
+        """x (d,) of flat factors (sum q_k^2,) in the formula's columns: see :meth:`constrained`."""
+        own = self.maps.from_formula([L[0] for L in self.factors(F[None])])
+        flat = np.concatenate([np.zeros(0), *(L.ravel() for L in own)])
+        sd, u = correlations_from_factors(self.correlations, flat)
+        at = unconstrain(self.scales, np.append(sd, sigma))
+        return np.concatenate([at[:-1], np.clip(u, -18.0, 18.0), at[-1:]])
+
     def posterior_values(self, design: Design, names: ModelNames, x: np.ndarray, **options):
         """Every variable of a posterior from unconstrained draws (chains, draws, d)."""
         from bayeslmm.bayes.conditional import posterior_values
@@ -305,7 +341,7 @@ def level_spread(lay: CorrelationLayout, levels: list[int]) -> tuple[np.ndarray,
 
 
 def marginal_density(
-    design: Design, priors: Priors, problem: Problem | StructuredProblem
+    design: Design, priors: Priors, problem: Problem | StructuredProblem, *, rotate: bool = False
 ) -> MarginalDensity | ResidualDensity:
     """The density of a model; its priors must pass :func:`marginal_obstacle`.
 
@@ -315,12 +351,18 @@ def marginal_density(
     priors : Priors
     problem : Problem or StructuredProblem
         Of the cross-products of the design, the offset subtracted from the response; its blocks
-        or cells where residuals have a structure.
+        or cells where residuals have a structure. In the formula's columns.
+    rotate : bool
+        Whether thousands of evaluations are to come, which repay a rotation of related levels.
     """
+    maps = priors.effect_maps()
+    problem = maps.applied(problem, design)
     if design.residual is not None:
         from bayeslmm.bayes.residual_density import residual_density
 
-        return residual_density(design, priors, problem)
+        return residual_density(design, priors, problem, maps)
+    if rotate:
+        problem = rotated_for_draws(problem)
     chosen = [
         priors[f"sd({effect} | {block.name})"]
         for block in design.blocks
@@ -334,6 +376,7 @@ def marginal_density(
         scales([*chosen, priors["sigma"]]),
         exponent,
         constant,
+        maps=maps,
     )
 
 
@@ -377,8 +420,8 @@ def fixed_obstacle(design: Design, priors: Priors) -> str | None:
 
 
 def fixed_prior(design: Design, priors: Priors) -> FixedPrior:
-    """Normal and flat priors on beta, the intercept's at the means of the predictors."""
-    return FixedPrior.on_combinations(centering(design), *coefficient_priors(design, priors))
+    """Normal and flat priors on the combinations of beta that :class:`Priors` are about."""
+    return FixedPrior.on_combinations(priors.combinations(), *coefficient_priors(design, priors))
 
 
 def coefficient_priors(design: Design, priors: Priors) -> tuple[np.ndarray, np.ndarray]:
@@ -387,16 +430,6 @@ def coefficient_priors(design: Design, priors: Priors) -> tuple[np.ndarray, np.n
     mean = np.array([prior.parameters.get("mu", 0.0) for prior in chosen], dtype=float)
     sd = np.array([_normal_sd(prior) for prior in chosen], dtype=float)
     return mean, sd
-
-
-def centering(design: Design) -> np.ndarray:
-    """A with A beta = the coefficients whose intercept is at the means of the predictors."""
-    A = np.eye(len(design.coef_names))
-    at = design.intercept_column
-    if at is not None:
-        A[at] = design.predictor_means
-        A[at, at] = 1.0
-    return A
 
 
 def _normal_sd(prior: Prior) -> float:

@@ -20,7 +20,6 @@ from bayeslmm.formula import Design
 from bayeslmm.gaussian import (
     Problem,
     draws_to_user,
-    rotated_for_draws,
     single_threaded_blas,
 )
 
@@ -139,8 +138,7 @@ def fit_marginal(
     check_sampler_arguments(draws, MARGINAL_TUNE if tune is None else tune, chains)
     nuts_options(options)
     start = time.perf_counter()
-    problem = rotated_for_draws(problem)
-    density = marginal_density(design, priors, problem)
+    density = marginal_density(design, priors, problem, rotate=True)
     size = 8 * chains * draws * sum(block.n_levels * block.n_effects for block in design.blocks)
     with single_threaded_blas():
         sampled = sample_covariances(
@@ -151,7 +149,7 @@ def fit_marginal(
         )  # fmt: skip
         rest, drawn = sampled.trajectories, None
         if rest is not None and rest.effects is not None:
-            drawn = draws_to_user(problem, rest.fixed, rest.effects)
+            drawn = draws_to_user(density.model.problem, rest.fixed, rest.effects)
         given = {} if drawn is None else {"drawn": drawn}
         values = density.posterior_values(
             design, names, sampled.x, random_seed=random_seed, cores=cores or processors(),

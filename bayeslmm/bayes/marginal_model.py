@@ -9,7 +9,7 @@ import numpy as np
 
 from bayeslmm.bayes.conditional import values_given_covariances
 from bayeslmm.bayes.fitting import FitInfo, assemble
-from bayeslmm.bayes.hierarchical import coords, correlation_factors, positive
+from bayeslmm.bayes.hierarchical import coords, flat_covariance_root, positive
 from bayeslmm.bayes.marginal import fixed_obstacle, fixed_prior
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.nuts import processors
@@ -58,20 +58,12 @@ def marginal_model(design: Design, priors: Priors, names: ModelNames, problem: P
 
     if obstacle := fixed_obstacle(design, priors):
         raise PriorError(f"There is no marginal model: {obstacle}.")
-    model = with_prior(problem, fixed_prior(design, priors))
+    maps = priors.effect_maps()
+    model = with_prior(maps.applied(problem), fixed_prior(design, priors))
     with pm.Model(coords=coords(design, names)) as result:
         parts = [pt.zeros(0)]
-        for block, factor in zip(design.blocks, names.factors, strict=True):
-            chosen = [priors[f"sd({effect} | {block.name})"] for effect in block.effects]
-            sd = positive(factor.sd, chosen, dims=factor.effect_dim)
-            root = pt.diag(sd)
-            chols = correlation_factors(block, factor, priors)
-            for part, chol in zip(block.pattern, chols, strict=True):
-                if chol is not None:
-                    at = list(part)
-                    rows, columns = np.ix_(part, part)
-                    root = root[rows, columns].set(sd[at][:, None] * chol)
-            parts.append(root.ravel())
+        for block, factor, K in zip(design.blocks, names.factors, maps.matrices, strict=True):
+            parts.append(flat_covariance_root(block, factor, priors, K))
         sigma = positive("sigma", [priors["sigma"]], dims=None)
         log_y = log_marginal_likelihood(model, pt.concatenate(parts), sigma)
         pm.Potential("log_marginal", log_y)

@@ -9,12 +9,20 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from bayeslmm.bayes.defaults import (
+    CoefficientDefaults,
+    EffectDefaults,
+    coefficient_defaults,
+    effect_defaults,
+    without_map,
+)
+from bayeslmm.bayes.effect_maps import EffectMaps
 from bayeslmm.bayes.residual_priors import (
     check_residual_support,
     residual_interval,
@@ -24,7 +32,7 @@ from bayeslmm.bayes.residual_priors import (
 from bayeslmm.errors import PriorError
 from bayeslmm.formula import Design
 from bayeslmm.formula.random import RandomBlock
-from bayeslmm.formula.statistics import BlockStatistics, spread
+from bayeslmm.formula.statistics import spread
 
 __all__ = ["Prior", "Priors", "coef_key", "component_names", "default_priors"]
 
@@ -80,6 +88,8 @@ _REQUIRED = {
 }
 _ALIASES = {"Lognormal": "LogNormal"}
 _CLASSES = ("beta", "sd", "corr", "sigma", "nu")
+#: Where a file has what the defaults were made from; no parameter is called so.
+_DEFAULTS = "(defaults)"
 #: Degrees of freedom of a Student-t distribution: Juarez and Steel (2010), Journal of Business
 #: and Economic Statistics 28(1), section 2.
 _NU = {"alpha": 2, "beta": 0.1}
@@ -198,7 +208,8 @@ class Priors(Mapping):
         self._classes = _members(design, family)
         self._interval = (-1.0, 1.0) if design.residual is None else residual_interval(design)
         self._aliases = _pair_aliases(design)
-        defaults = default_priors(design, family=family, random=random)
+        self._defaults = _Defaults.of(design)
+        defaults = _priors_of(design, self._defaults, family, random)
         self._entries = {key: _Entry(prior, "default") for key, prior in defaults.items()}
         user = {} if user is None else user
         if not isinstance(user, Mapping):
@@ -226,6 +237,16 @@ class Priors(Mapping):
             if not check_residual_support(target, prior, self._interval):
                 _check_support(target, prior)
         self._entries.update({target: _Entry(prior, "user") for target in keys})
+        self._fill_in()
+
+    def _fill_in(self) -> None:
+        """The defaults of what is not set, given what is."""
+        for key, prior in self._defaults.given(self._is_set).items():
+            if not self._is_set(key):
+                self._entries[key] = _Entry(prior, "default")
+
+    def _is_set(self, key: str) -> bool:
+        return key in self._entries and self._entries[key].source != "default"
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -242,18 +263,30 @@ class Priors(Mapping):
             f"  {key:<{width}}  {entry.prior!r}" + ("" if entry.source == "default" else "  (set)")
             for key, entry in self._entries.items()
         ]
-        note = (
-            "  Intercept: at the means of the predictors" if "Intercept" in self._entries else None
-        )
-        return "\n".join(["Priors", *lines, *([note] if note else [])])
+        return "\n".join(["Priors", *lines, *self._defaults.notes(self._is_set)])
 
     def is_default(self, key: str) -> bool:
         """Whether the prior of `key` was filled in rather than set."""
         return self._entries[self._key(key)].source == "default"
 
+    def combinations(self) -> np.ndarray:
+        """A (p, p), so that the priors of the coefficients are independent ones of A beta.
+
+        Row j belongs to coefficient j: the coefficient itself where its prior was set, the value
+        at the means of the predictors for the intercept, and for a default the coefficient in the
+        model whose later columns have the earlier ones taken out; see
+        :mod:`bayeslmm.bayes.defaults`.
+        """
+        return self._defaults.combinations(self._is_set)[0]
+
+    def effect_maps(self) -> EffectMaps:
+        """What the priors on random effects are about, beside the effects in the formula."""
+        return EffectMaps(tuple(K for K, _ in self._defaults.effects_given(self._is_set)))
+
     def copy(self) -> Priors:
         """An independent copy."""
         twin = object.__new__(Priors)
+        twin._defaults = self._defaults
         twin._classes, twin._aliases = self._classes, self._aliases
         twin._interval = self._interval
         twin._entries = dict(self._entries)
@@ -261,13 +294,17 @@ class Priors(Mapping):
 
     def to_dict(self) -> dict[str, dict]:
         """As plain data for a file, sources included."""
-        return {
+        entries = {
             key: {**entry.prior.to_dict(), "source": entry.source}
             for key, entry in self._entries.items()
         }
+        return entries | {_DEFAULTS: self._defaults.to_dict()}
 
     def restore(self, record: Mapping[str, Mapping]) -> None:
         """Take over the numbers of :meth:`to_dict`, as they were when the file was written."""
+        record = dict(record)
+        held = record.pop(_DEFAULTS, None)
+        self._defaults = self._defaults.alone() if held is None else _Defaults.from_dict(held)
         for key, values in record.items():
             values = dict(values)
             source = values.pop("source", "user")
@@ -297,12 +334,19 @@ def default_priors(
     With s_y the standard deviation of the response (less its offset) and s_x that of a column:
 
     - intercept, at the means of the predictors: Normal(mean y, 2.5 s_y);
-    - other coefficients: Normal(0, 2.5 s_y / s_x). Without an intercept, columns that add up
-      to a constant (a mean per cell) are centered at the mean of y instead of 0;
+    - other coefficients: Normal(0, 2.5 s_y / s_x), with s_x of what the columns before leave of
+      the column. It is the prior of the column's coefficient where later columns have the earlier
+      ones taken out; jointly N(0, (2.5 s_y)^2 S^-1), S the covariance matrix of the columns, which
+      does not depend on their order, origin, unit or coding (see :mod:`bayeslmm.bayes.defaults`).
+      Without an intercept, columns that add up to a constant (a mean per cell) have the same
+      prior as with one;
     - sigma: HalfStudentT(3, s_y), times the root of the mean weight where there are weights;
-    - sd of an effect with covariate z: HalfStudentT(3, s_y / s_z), and HalfStudentT(3, s_y)
-      for an intercept or a 0/1 column, whose s_z says only how rare it is;
-    - correlations: LKJ(2), Lewandowski, Kurowicka and Joe (2009);
+    - sd of an effect with covariate z: HalfStudentT(3, s_y / s_z), s_z of what the columns that
+      are marginal to it leave; HalfStudentT(3, s_y) for an intercept or a 0/1 column, whose s_z
+      says only how rare it is;
+    - correlations: LKJ(2), Lewandowski, Kurowicka and Joe (2009). Standard deviations and
+      correlations are those at the means of the covariates: of each column with the columns
+      marginal to it taken out;
     - a covariate x whose missing values are modeled: its mean Normal(mean x, 2.5 s_x), its
       standard deviation HalfStudentT(3, s_x), over the observed values;
     - degrees of freedom of Student-t residuals or random effects: Gamma(2, 0.1), Juarez and
@@ -322,29 +366,19 @@ def default_priors(
     dict of str to Prior
         In the order in which parameters are printed.
     """
-    rows = design.statistics
-    mean_y, sd_y = rows.mean_y, rows.sd_y
-    sd_y = sd_y if sd_y > 0 else 1.0
-    priors: dict[str, Prior] = {}
-    centers = np.zeros(len(design.coef_names))
-    if not design.has_intercept and rows.ones is not None:
-        centers = mean_y * rows.ones
-    for j, name in enumerate(design.coef_names):
-        if name == "Intercept":
-            priors[name] = Prior("Normal", mu=mean_y, sigma=2.5 * sd_y)
-        else:
-            scale = 2.5 * sd_y / float(rows.spread[j])
-            priors[coef_key(name)] = Prior("Normal", mu=float(centers[j]), sigma=scale)
-    for block, covariates in zip(design.blocks, rows.blocks, strict=True):
-        spreads = _effect_spreads(block, covariates)
-        for j, effect in enumerate(block.effects):
-            scale = sd_y / float(spreads[j])
-            priors[f"sd({effect} | {block.name})"] = Prior("HalfStudentT", nu=3, sigma=scale)
+    return _priors_of(design, _Defaults.of(design), family, random)
+
+
+def _priors_of(design: Design, defaults: _Defaults, family: str, random: str) -> dict[str, Prior]:
+    scaled = defaults.given(lambda key: False)
+    priors = {key: scaled[key] for key in defaults.keys}
+    for block in design.blocks:
+        priors |= {key: scaled[key] for key in component_names(block) if key in scaled}
         if block.correlated_pairs():
             priors[f"corr({block.name})"] = Prior("LKJ", eta=2)
         if random == "student":
             priors[f"nu({block.name})"] = Prior("Gamma", **_NU)
-    priors |= residual_priors(design, sd_y)
+    priors |= residual_priors(design, _sd_y(design))
     for covariate in design.modeled:
         observed = covariate.observed
         center, size = float(np.mean(observed)), np.max(np.abs(observed))
@@ -354,6 +388,139 @@ def default_priors(
     if family == "student":
         priors["nu"] = Prior("Gamma", **_NU)
     return priors
+
+
+def _sd_y(design: Design) -> float:
+    return design.statistics.sd_y if design.statistics.sd_y > 0 else 1.0
+
+
+@dataclass(frozen=True)
+class _Defaults:
+    """What the defaults of coefficients and of random effects are made from; never changes.
+
+    Attributes
+    ----------
+    keys : tuple of str
+        Of the coefficients' priors.
+    coefficients : CoefficientDefaults
+    factors : tuple of (name, effects, pattern)
+        Of each grouping factor.
+    effects : tuple of EffectDefaults
+    """
+
+    keys: tuple[str, ...]
+    coefficients: CoefficientDefaults
+    factors: tuple[tuple[str, tuple[str, ...], tuple[tuple[int, ...], ...]], ...]
+    effects: tuple[EffectDefaults, ...]
+
+    @classmethod
+    def of(cls, design: Design) -> _Defaults:
+        blocks, sd_y = design.blocks, _sd_y(design)
+        return cls(
+            tuple(coef_key(name) for name in design.coef_names),
+            coefficient_defaults(design),
+            tuple((block.name, tuple(block.effects), block.pattern) for block in blocks),
+            tuple(
+                effect_defaults(design, block, covariates, sd_y)
+                for block, covariates in zip(blocks, design.statistics.blocks, strict=True)
+            ),
+        )
+
+    def combinations(self, is_set: Callable[[str], bool]):
+        """As :meth:`CoefficientDefaults.given`."""
+        return self.coefficients.given(np.array([is_set(key) for key in self.keys], dtype=bool))
+
+    def effects_given(self, is_set: Callable[[str], bool]):
+        """As :meth:`EffectDefaults.given`, per grouping factor."""
+        return [
+            own.given(
+                pattern,
+                np.array([is_set(f"sd({effect} | {name})") for effect in effects], dtype=bool),
+                is_set(f"corr({name})"),
+            )
+            for (name, effects, pattern), own in zip(self.factors, self.effects, strict=True)
+        ]
+
+    def given(self, is_set: Callable[[str], bool]) -> dict[str, Prior]:
+        """Default priors of all coefficients and standard deviations, given those that are set."""
+        _, mean, sd = self.combinations(is_set)
+        priors = {
+            key: Prior("Normal", mu=float(m), sigma=float(s))
+            for key, m, s in zip(self.keys, mean, sd, strict=True)
+        }
+        for (name, effects, _), (_, scales) in zip(
+            self.factors, self.effects_given(is_set), strict=True
+        ):
+            for effect, scale in zip(effects, scales, strict=True):
+                key = f"sd({effect} | {name})"
+                priors[key] = Prior("HalfStudentT", nu=3, sigma=float(scale))
+        return priors
+
+    def notes(self, is_set: Callable[[str], bool]) -> list[str]:
+        """Lines that say what the defaults are about."""
+        lines = []
+        if "Intercept" in self.keys:
+            lines.append("  Intercept: at the means of the predictors")
+        A = self.combinations(is_set)[0]
+        A[[key == "Intercept" for key in self.keys]] = 0.0
+        joint = [key for key, row in zip(self.keys, A, strict=True) if np.sum(row != 0) > 1]
+        if joint:
+            lines.append(
+                f"  {listed(joint)}: of the column, where later columns have the earlier ones "
+                "taken out (any shift, scale or coding of the columns gives the same prior)"
+            )
+        for (name, effects, _), (K, _) in zip(
+            self.factors, self.effects_given(is_set), strict=True
+        ):
+            if K is None:
+                continue
+            off = K - np.eye(len(K)) != 0
+            moved = [e for e, row in zip(effects, off, strict=True) if row.any()]
+            by = [e for e, column in zip(effects, off.T, strict=True) if column.any()]
+            lines.append(
+                f"  sd({listed(moved)} | {name}) and correlations: where {listed(by)} "
+                f"{'is' if len(by) == 1 else 'are'} at the mean"
+            )
+        return lines
+
+    def alone(self) -> _Defaults:
+        """Each coefficient by itself, each effect in its own column: files of version 0.1.0."""
+        own = self.coefficients
+        root = np.diag(np.where(np.arange(len(own.mean)) == own.intercept, 0.0, own.spread))
+        return replace(
+            self,
+            coefficients=replace(own, root=root),
+            effects=tuple(without_map(effect) for effect in self.effects),
+        )
+
+    def to_dict(self) -> dict:
+        """As plain data for a file."""
+        return {
+            "keys": self.keys,
+            "coefficients": self.coefficients.to_dict(),
+            "factors": self.factors,
+            "effects": [own.to_dict() for own in self.effects],
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping) -> _Defaults:
+        """From :meth:`to_dict`."""
+        factors = tuple(
+            (name, tuple(effects), tuple(tuple(part) for part in pattern))
+            for name, effects, pattern in record["factors"]
+        )
+        return cls(
+            tuple(record["keys"]),
+            CoefficientDefaults.from_dict(record["coefficients"]),
+            factors,
+            tuple(EffectDefaults.from_dict(own) for own in record["effects"]),
+        )
+
+
+def listed(names: list[str], most: int = 4) -> str:
+    """Names with commas, the first few where there are many."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def coef_key(name: str) -> str:
@@ -369,13 +536,6 @@ def component_names(block: RandomBlock) -> list[str]:
         for i, j in block.correlated_pairs()
     ]
     return sds + corrs
-
-
-def _effect_spreads(block: RandomBlock, covariates: BlockStatistics) -> np.ndarray:
-    """1 for intercepts and 0/1 columns, whose spread says only how rare they are."""
-    intercept = np.array([effect == "Intercept" for effect in block.effects])
-    spreads = spread(covariates.sd, covariates.size)
-    return np.where(intercept | covariates.indicator, 1.0, spreads)
 
 
 def _members(design: Design, family: str) -> dict[str, list[str]]:

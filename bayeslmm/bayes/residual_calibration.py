@@ -40,10 +40,10 @@ class ResidualSimulator(_Simulator):
         return replace(self.density, problem=problem)
 
     def _posterior(self, density, draws, rng) -> np.ndarray:
-        sd, F, eta, c = density.constrained(draws)
+        sd, F, eta, c = density.computed(draws)
         normals = rng.standard_normal((len(draws), density.problem.n_normals))
         beta = density.problem.draw(F, eta, c, density.prior, normals)[0]
-        return self._all_named(beta, sd, F, eta, c)
+        return self._all_named(beta, *density.to_formula(sd, F), eta, c)
 
     def _all_named(self, beta, sd, F, eta, c) -> np.ndarray:
         factors = self.density.problem.split(F)

@@ -15,6 +15,7 @@ from functools import cached_property
 import numpy as np
 from numba import njit
 
+from bayeslmm.bayes.effect_maps import EffectMaps
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.priors import Priors
 from bayeslmm.bayes.residual_draws import residual_values
@@ -146,6 +147,8 @@ class ResidualDensity:
     exponent : array
         Of each correlation's LKJ density.
     constant : float
+    maps : EffectMaps
+        From the effects computed with, which the priors are about, to those of the formula.
     """
 
     problem: BlockProblem
@@ -155,6 +158,7 @@ class ResidualDensity:
     n_log: int
     exponent: np.ndarray
     constant: float
+    maps: EffectMaps = EffectMaps()
 
     @cached_property
     def _root(self) -> tuple:
@@ -231,7 +235,22 @@ class ResidualDensity:
         return density_blocks(x, *self._kernel_arguments, want_gradient)
 
     def constrained(self, X: np.ndarray):
-        """sds (n, m), flat factors (n, f), eta (n, s) and c (n, k) at rows of X."""
+        """As :meth:`computed`, of the effects in the formula's columns."""
+        sds, F, eta, c = self.computed(X)
+        return *self.to_formula(sds, F), eta, c
+
+    def to_formula(self, sds: np.ndarray, F: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Standard deviations and flat factors in the formula's columns."""
+        if not self.maps.needed:
+            return sds, F
+        sds, factors = self.maps.to_formula(sds, self.problem.split(F))
+        return sds, np.concatenate([f.reshape(len(F), -1) for f in factors], axis=1)
+
+    def computed(self, X: np.ndarray):
+        """sds (n, m), flat factors (n, f), eta (n, s) and c (n, k) at rows of X.
+
+        Of the effects computed with.
+        """
         m, arguments = self.correlations.n_effects, self._kernel_arguments[:7]
         rows = [
             _natural(np.ascontiguousarray(x, dtype=float), *arguments[:4], arguments[6])
@@ -282,10 +301,11 @@ class ResidualDensity:
                 "the draws."
             )
         shape = x.shape[:2]
-        sds, F, eta, c = self.constrained(x.reshape(-1, x.shape[-1]))
+        sds, F, eta, c = self.computed(x.reshape(-1, x.shape[-1]))
         if drawn is None:
             drawn = self._conditional_draws(F, eta, c, random_seed, cores)
-        beta, effects = drawn
+        beta, effects = drawn[0], self.maps.effects(drawn[1])
+        sds, F = self.to_formula(sds, F)
         values = {"beta": beta.reshape(*shape, -1)} if design.coef_names else {}
         values |= residual_values(design, eta, c, shape)
         start = 0
@@ -322,7 +342,9 @@ class ResidualDensity:
         ]
 
 
-def residual_density(design: Design, priors: Priors, problem: StructuredProblem) -> ResidualDensity:
+def residual_density(
+    design: Design, priors: Priors, problem: StructuredProblem, maps: EffectMaps
+) -> ResidualDensity:
     """The density of a model with structured residuals."""
     from bayeslmm.bayes.marginal import _etas, fixed_prior
 
@@ -347,4 +369,5 @@ def residual_density(design: Design, priors: Priors, problem: StructuredProblem)
         len(scale_keys(design)),
         exponent,
         constant,
+        maps,
     )

@@ -10,7 +10,7 @@ import pytensor.tensor as pt
 from pytensor.graph.basic import Apply
 from pytensor.graph.op import Op
 
-from bayeslmm.bayes.hierarchical import coords, correlation_factors, positive
+from bayeslmm.bayes.hierarchical import coords, flat_covariance_root
 from bayeslmm.bayes.marginal import fixed_obstacle, fixed_prior
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.priors import Priors
@@ -79,20 +79,12 @@ def residual_marginal_model(
 
     if obstacle := fixed_obstacle(design, priors):
         raise PriorError(f"There is no marginal model: {obstacle}.")
-    operation = BlockLogMarginal(problem, fixed_prior(design, priors))
+    maps = priors.effect_maps()
+    operation = BlockLogMarginal(maps.applied(problem), fixed_prior(design, priors))
     with pm.Model(coords=coords(design, names)) as result:
         parts = [pt.zeros(0)]
-        for block, factor in zip(design.blocks, names.factors, strict=True):
-            chosen = [priors[f"sd({effect} | {block.name})"] for effect in block.effects]
-            sd = positive(factor.sd, chosen, dims=factor.effect_dim)
-            root = pt.diag(sd)
-            chols = correlation_factors(block, factor, priors)
-            for part, chol in zip(block.pattern, chols, strict=True):
-                if chol is not None:
-                    at = list(part)
-                    rows, columns = np.ix_(part, part)
-                    root = root[rows, columns].set(sd[at][:, None] * chol)
-            parts.append(root.ravel())
+        for block, factor, K in zip(design.blocks, names.factors, maps.matrices, strict=True):
+            parts.append(flat_covariance_root(block, factor, priors, K))
         eta, c = residual_parts(design, priors)
         c = pt.zeros(0) if c is None else pt.atleast_1d(c).ravel()
         pm.Potential("log_marginal", operation(pt.concatenate(parts), eta, c)[0])

@@ -98,9 +98,6 @@ class Design:
     residual : ResidualDesign or None
         Correlations and unequal variances of the residuals; None where they are independent
         with one variance.
-    center : ndarray, shape (p,), or None
-        Means of the predictors where they are not those of these rows: the intercept's prior
-        is meant there.
     """
 
     formula: ParsedFormula
@@ -119,12 +116,6 @@ class Design:
     group_means: tuple[GroupMean, ...] = field(repr=False, default=())
     modeled: tuple[ModeledCovariate, ...] = field(repr=False, default=())
     residual: ResidualDesign | None = None
-    center: np.ndarray | None = field(repr=False, default=None)
-
-    @property
-    def predictor_means(self) -> np.ndarray:
-        """Where the intercept's prior is meant, shape (p,)."""
-        return self.statistics.mean if self.center is None else self.center
 
     @property
     def X(self) -> np.ndarray:

@@ -1,6 +1,6 @@
 """A design with rows added: of known groups or of new ones, seen through the fit's eyes.
 
-Stateful transforms, contrasts, levels of predictors and the center of the intercept's prior stay
+Stateful transforms, contrasts and levels of predictors stay
 those of the rows the design was made from.
 """
 
@@ -53,7 +53,6 @@ def add_rows(design: Design, data) -> Design:
     frame = as_frame(data)
     y = _response(design, frame)
     new = design.evaluate(frame)
-    center = design.predictor_means
     n = design.n_rows
     return replace(
         design,
@@ -67,7 +66,6 @@ def add_rows(design: Design, data) -> Design:
         rows=np.concatenate([design.rows, design.missing.n_rows + np.arange(len(y))]),
         index=design.index.append(frame.index),
         columns=_columns(design, frame, n + len(y)),
-        center=center,
     )
 
 

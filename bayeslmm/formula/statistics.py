@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["BlockStatistics", "RowStatistics", "statistics_of_rows"]
 
+#: Rows whose columns are brought to triangular form at a time.
+_BLOCK = 1 << 16
+
 
 @dataclass(frozen=True)
 class BlockStatistics:
@@ -57,6 +60,8 @@ class RowStatistics:
     mean, sd, size : ndarray, shape (p,)
         Mean, standard deviation (divisor n - 1; exactly 0 for a constant column) and largest
         absolute value of the columns of X.
+    root : ndarray, shape (p, p)
+        R with R'R the covariance matrix (divisor n - 1) of the columns of X.
     ones : ndarray, shape (p,), or None
         Coefficients a with X a = 1, where there are any.
     mean_weight, mean_inverse_weight : float
@@ -73,6 +78,7 @@ class RowStatistics:
     mean: np.ndarray
     sd: np.ndarray
     size: np.ndarray
+    root: np.ndarray
     ones: np.ndarray | None
     mean_weight: float
     mean_inverse_weight: float
@@ -108,6 +114,7 @@ def statistics_of_rows(design: Design) -> RowStatistics:
         mean=X.mean(axis=0),
         sd=_sd(X),
         size=np.abs(X).max(axis=0, initial=0.0),
+        root=_root(X),
         ones=ones,
         mean_weight=1.0 if w is None else float(np.mean(w)),
         mean_inverse_weight=1.0 if w is None else float(np.mean(1.0 / w)),
@@ -126,6 +133,17 @@ def _of_block(codes: np.ndarray, Z: np.ndarray, n_levels: int) -> BlockStatistic
         gram=Z.T @ Z / len(Z),
         indicator=((Z == 0.0) | (Z == 1.0)).all(axis=0),
     )
+
+
+def _root(X: np.ndarray) -> np.ndarray:
+    """Triangular root of the covariance matrix of the columns, in blocks of rows."""
+    n, p = X.shape
+    mean, root = X.mean(axis=0), np.zeros((p, p))
+    constant = np.ptp(X, axis=0) == 0 if p else np.zeros(0, dtype=bool)
+    for start in range(0, n, _BLOCK) if p else ():
+        centered = np.where(constant, 0.0, X[start : start + _BLOCK] - mean)
+        root = np.linalg.qr(np.vstack([root, centered]), mode="r")
+    return root / np.sqrt(max(n - 1, 1))
 
 
 def _sd(columns: np.ndarray) -> np.ndarray:

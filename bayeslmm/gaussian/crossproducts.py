@@ -257,6 +257,32 @@ class CrossProducts:
             shift=Shift(self.shift.X[kept], self.shift.y),
         )
 
+    def with_effects(self, matrices: Sequence[np.ndarray | None]) -> CrossProducts:
+        """The same rows with other columns for the effects: Z_k K_k in place of Z_k.
+
+        Parameters
+        ----------
+        matrices : sequence of (q_k, q_k) array or None
+            K_k; None leaves a factor as it is.
+        """
+        Ks = [np.eye(f.q) if K is None else K for f, K in zip(self.factors, matrices, strict=True)]
+        return replace(
+            self,
+            factors=tuple(
+                replace(
+                    f,
+                    zz=np.ascontiguousarray(K.T @ f.zz @ K),
+                    zr=np.ascontiguousarray(K.T @ f.zr),
+                    zz_unweighted=K.T @ f.zz_unweighted @ K,
+                )
+                for f, K in zip(self.factors, Ks, strict=True)
+            ),
+            pairs={
+                (k, m): replace(pair, values=np.ascontiguousarray(Ks[k].T @ pair.values @ Ks[m]))
+                for (k, m), pair in self.pairs.items()
+            },
+        )
+
     def shifted_to(self, shift: Shift) -> CrossProducts:
         """The same data with other constants subtracted (exact algebra along the ones column)."""
         if shift.same_as(self.shift):

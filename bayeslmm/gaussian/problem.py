@@ -160,6 +160,21 @@ class Problem:
         fresh = prepare(cp, self.patterns, symbolic=self.symbolic)
         return replace(fresh, known_sigma=self.known_sigma)
 
+    def with_effects(self, matrices: Sequence[np.ndarray | None]) -> Problem:
+        """The same model with the columns Z_k K_k in place of Z_k.
+
+        Parameters
+        ----------
+        matrices : sequence of (q_k, q_k) array or None
+            K_k; None leaves a factor as it is.
+        """
+        return self.renewed(self.products.with_effects(matrices))
+
+    @property
+    def products(self) -> CrossProducts:
+        """The cross-products as given by the caller, whatever is computed with."""
+        return self.cp
+
     def with_products(self, cp: CrossProducts) -> Problem:
         """The same model for other columns in the coordinates of this problem's own ``cp``."""
         fresh = prepare(cp, self.patterns, symbolic=self.symbolic)

@@ -66,6 +66,11 @@ class RotatedProblem(Problem):
     order: tuple[np.ndarray | None, ...] = ()
 
     @property
+    def products(self) -> CrossProducts:
+        """See :attr:`Problem.products`."""
+        return self.original
+
+    @property
     def bordered(self) -> bool:
         """Factors that are not rotated make latent effects dependent given the data."""
         return any(levels is None for levels in self.order)

@@ -53,6 +53,10 @@ class FactorRows:
         """Number of random-effect columns."""
         return self.Z.shape[1]
 
+    def mapped(self, K: np.ndarray | None) -> FactorRows:
+        """The same factor with the columns Z K; itself without K."""
+        return self if K is None else FactorRows(self.codes, self.Z @ K, self.n_levels)
+
     def take(self, rows: np.ndarray) -> FactorRows:
         """The same factor on a subset of the rows; the levels stay."""
         return FactorRows(self.codes[rows], self.Z[rows], self.n_levels)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayeslmm.bayes.draws import coefficient_draws, component_draws
+from bayeslmm.bayes.draws import coefficient_draws, component_draws, prior_covariance_draws
 from bayeslmm.bayes.priors import Prior, coef_key
 from bayeslmm.bayes.residual_priors import residual_component_priors
 from bayeslmm.plots.estimates import pick
@@ -26,8 +26,10 @@ def plot_prior_posterior(
     """Posterior draws as histograms with the density of the prior over them.
 
     The prior of ``Intercept`` is on the intercept at the predictors' means, so that is what its
-    panel shows. A correlation's is its margin under the LKJ prior (Lewandowski, Kurowicka and
-    Joe 2009, J. Multivariate Analysis 100: a Beta on (-1, 1)). A flat prior has no line.
+    panel shows; likewise other defaults are shown for what they are about (see
+    :class:`bayeslmm.bayes.priors.Priors`), as the title says. A correlation's is
+    its margin under the LKJ prior (Lewandowski, Kurowicka and Joe 2009, J. Multivariate Analysis
+    100: a Beta on (-1, 1)). A flat prior has no line.
 
     Parameters
     ----------
@@ -55,7 +57,8 @@ def plot_prior_posterior(
     >>> [ax.get_title() for ax in post.plot_prior_posterior("sigma")]
     ['sigma']
     """
-    draws, priors = _centered_draws(fit), parameter_priors(fit)
+    draws, moved = _prior_draws(fit)
+    priors = parameter_priors(fit)
     names = [name for name in draws if name in priors]
     chosen = names[:_MOST] if parameters is None else pick("parameter", parameters, names)
     axes = grid_of_axes(len(chosen), columns=3, panel=(3.1, 2.4))
@@ -75,8 +78,7 @@ def plot_prior_posterior(
         ax.set_yticks([])
         ax.tick_params(labelsize="small")
         ax.locator_params(axis="x", nbins=5)
-        title = "Intercept at the predictors' means" if _is_centered(fit, name) else name
-        ax.set_title(title, fontsize="small")
+        ax.set_title(_title(fit, name, moved), fontsize="small")
     figure = axes[0].get_figure()
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(
@@ -94,15 +96,35 @@ def parameter_draws(fit: PosteriorFit) -> dict[str, np.ndarray]:
     return named | {name: values[..., j] for j, name in enumerate(components)}
 
 
-def _centered_draws(fit: PosteriorFit) -> dict[str, np.ndarray]:
-    """As :func:`parameter_draws`, the intercept at the predictors' means."""
-    from bayeslmm.bayes.marginal import centering
+def _prior_draws(fit: PosteriorFit) -> tuple[dict[str, np.ndarray], set[str]]:
+    """As :func:`parameter_draws`, of what each prior is about; and which differ by that."""
+    draws, design, priors = parameter_draws(fit), fit.model.design, fit.priors
+    found = {}
+    beta = coefficient_draws(design, fit.posterior)[1]
+    for name, row in zip(design.coef_names, priors.combinations(), strict=True):
+        if np.count_nonzero(row) > 1:
+            found[coef_key(name)] = beta @ row
+    Sigmas = prior_covariance_draws(design, fit.names, fit.posterior, priors)
+    for block, K, S in zip(design.blocks, priors.effect_maps().matrices, Sigmas, strict=True):
+        if K is None:
+            continue
+        sd = np.sqrt(np.diagonal(S, axis1=-2, axis2=-1))
+        for i in np.flatnonzero((np.eye(len(K)) != K).any(axis=1)):
+            found[f"sd({block.effects[i]} | {block.name})"] = sd[..., i]
+        for i, j in block.correlated_pairs():
+            name = f"corr({block.effects[i]}, {block.effects[j]} | {block.name})"
+            found[name] = S[..., i, j] / (sd[..., i] * sd[..., j])
+    return draws | found, set(found)
 
-    draws, design = parameter_draws(fit), fit.model.design
-    if design.has_intercept:
-        beta = coefficient_draws(design, fit.posterior)[1]
-        draws["Intercept"] = beta @ centering(design)[design.intercept_column]
-    return draws
+
+def _title(fit: PosteriorFit, name: str, moved: set[str]) -> str:
+    if name not in moved:
+        return name
+    if name == "Intercept":
+        return "Intercept at the predictors' means"
+    if name.startswith(("sd(", "corr(")):
+        return f"{name}, at the covariates' means"
+    return f"{name}, later columns adjusted"
 
 
 def parameter_priors(fit: PosteriorFit) -> dict[str, tuple[Prior, int]]:
@@ -184,7 +206,3 @@ def _range(name: str, values: np.ndarray, prior: Prior, dimension: int, whole: b
     if name.startswith("corr("):
         low, high = -1.0, 1.0
     return np.linspace(low, high, 400)
-
-
-def _is_centered(fit: PosteriorFit, name: str) -> bool:
-    return name == "Intercept" and len(fit.model.design.coef_names) > 1

@@ -394,8 +394,9 @@ class _Study:
 
     def _posterior(self, problem, y, Ls, sigma, shifts, seed: int):
         plan = self.plan
-        flat = replace(plan.density, model=with_prior(problem, plan.effect.rest))
-        likelihood = self._likelihood(flat, flat, Ls, sigma, seed, 0.0, np.inf)
+        flat = with_prior(problem, plan.effect.rest)
+        own = plan.density.with_model(problem, plan.effect.rest)
+        likelihood = self._likelihood(flat, own, Ls, sigma, seed, 0.0, np.inf)
         wins, refits, width = [], 0, np.nan
         for at, shift in enumerate(shifts):
             moved = replace(likelihood, mean=likelihood.mean + shift)
@@ -415,15 +416,15 @@ class _Study:
         plan = self.plan
         base = normal_parameters(plan.analysis_prior) or (first.mean, 3 * first.sd)
         problem = self._problem(y + self.rows.X @ plan.effect.direction * shift)
-        flat = replace(plan.density, model=with_prior(problem, plan.effect.rest))
-        own = replace(flat, model=with_prior(problem, plan.effect.with_normal(*base)))
+        flat = with_prior(problem, plan.effect.rest)
+        own = plan.density.with_model(problem, plan.effect.with_normal(*base))
         likelihood = self._likelihood(flat, own, Ls, sigma, seed, *base)
         return posterior_under(likelihood, plan.analysis_prior)
 
     def _likelihood(self, flat, density, Ls, sigma, seed, mean, sd) -> EffectLikelihood:
         first = _coordinates(density, Ls, sigma)
         theta = draw_theta(density, seed, self.plan.draws, 1, first)
-        m, v = combination_moments(flat.model, theta.factors, theta.sigma, self.plan.effect.row)
+        m, v = combination_moments(flat, theta.factors, theta.sigma, self.plan.effect.row)
         return EffectLikelihood(
             m[:, 0], v[:, 0, 0], theta.log_weights, mean, sd, theta.inefficiency, k_hat=theta.k_hat
         )
@@ -431,7 +432,7 @@ class _Study:
 
 def _coordinates(density: MarginalDensity, Ls: list[np.ndarray], sigma: float) -> np.ndarray:
     """Unconstrained coordinates of true parameters, away from a vanishing variance."""
-    F = np.concatenate([np.zeros(0), *(L.ravel() for L in Ls)])
+    F = np.concatenate([np.zeros(0), *(L.ravel() for L in density.maps.from_formula(Ls))])
     sd, u = correlations_from_factors(density.correlations, F)
     sd = np.maximum(sd, 1e-3 * sigma)
     at = unconstrain(density.scales, np.append(sd, sigma))

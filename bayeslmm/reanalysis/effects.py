@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bayeslmm.bayes.marginal import centering, coefficient_priors
+from bayeslmm.bayes.marginal import coefficient_priors
 from bayeslmm.bayes.priors import Prior, Priors, coef_key
 from bayeslmm.errors import PriorError
 from bayeslmm.formula import Design
@@ -140,8 +140,7 @@ def split_effect(design: Design, priors: Priors, effect) -> Effect:
         If another coefficient's prior is neither normal nor flat.
     """
     label, row = effect_row(design, effect)
-    mean, sd = _normal_priors(design, priors, row)
-    A = centering(design)
+    A, mean, sd = _normal_priors(design, priors, row)
     weights = np.linalg.solve(A.T, row)  # c'beta = weights'(A beta)
     weights[np.abs(weights) <= 1e-12 * np.abs(weights).max()] = 0.0
     flat = ~np.isfinite(sd)
@@ -180,7 +179,7 @@ def _without(prior: FixedPrior, w: np.ndarray, own_sd: float) -> FixedPrior:
 
 
 def _normal_priors(design: Design, priors: Priors, row: np.ndarray):
-    """Means and sds of all coefficients; a lone coefficient under study may have any prior."""
+    """Combinations with their means and sds; a lone coefficient under study may have any prior."""
     single = int(np.flatnonzero(row)[0]) if np.count_nonzero(row) == 1 else None
     trial = priors.copy()
     for j, name in enumerate(design.coef_names):
@@ -194,4 +193,4 @@ def _normal_priors(design: Design, priors: Priors, row: np.ndarray):
             f"The prior of {key} is {priors[key]!r}; next to the effect under study, coefficients "
             "need normal or flat priors, which are integrated out exactly."
         )
-    return coefficient_priors(design, trial)
+    return trial.combinations(), *coefficient_priors(design, trial)

@@ -155,7 +155,8 @@ class EffectSource:
         SamplingError
             If the covariance parameters cannot be sampled.
         """
-        density = self._density(self.effect.with_normal(mean, sd))
+        prior = self.effect.with_normal(mean, sd)
+        density = self._known_density.with_model(self.model.problem, prior)
         theta = draw_theta(density, self.random_seed, self.draws, self.cores)
         return self.likelihood_at(theta, mean, sd)
 
@@ -198,7 +199,7 @@ class EffectSource:
             y, design.X @ B, factor_rows(design), weights=design.weights
         )
         problem = prepare(products, covariance_patterns(design))
-        return self._replaced(with_prior(problem, self.effect.pinned(B)))
+        return self._known_density.with_model(problem, self.effect.pinned(B))
 
     def nuisance_priors(self) -> list[Prior]:
         """Priors of everything but the effect, where that is a lone coefficient."""
@@ -208,19 +209,15 @@ class EffectSource:
         own = {key for key in flat if alone and self.priors[key] is not trial[key]}
         return [trial[key] for key in trial if key not in own]
 
-    def _density(self, prior) -> MarginalDensity:
-        return self._replaced(with_prior(self.model.problem, prior))
-
-    def _replaced(self, marginal: MarginalModel) -> MarginalDensity:
-        from dataclasses import replace
-
+    @property
+    def _known_density(self) -> MarginalDensity:
         if self.density is None:
             obstacle = marginal_obstacle(self.model.design, self.priors)
             raise PriorError(
                 f"The covariance parameters cannot be sampled again, because {obstacle}. Use a "
                 "prior of the usual families."
             )
-        return replace(self.density, model=marginal)
+        return self.density
 
 
 def effect_source(

@@ -43,6 +43,17 @@ def log_prior_density(prior: Prior, e: np.ndarray) -> np.ndarray:
     return _distribution(prior).logpdf(e)
 
 
+def prior_quantiles(prior: Prior) -> np.ndarray:
+    """199 quantiles of a prior on an effect, evenly spread.
+
+    Raises
+    ------
+    PriorError
+        If the family is not known here.
+    """
+    return _distribution(prior).ppf(np.linspace(0.005, 0.995, 199))
+
+
 def _distribution(prior: Prior):
     """The scipy distribution of a prior, in PyMC's parameters."""
     from scipy import stats

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bayeslmm.bayes.draws import coefficient_draws, component_draws
-from bayeslmm.bayes.marginal import centering, fixed_prior
+from bayeslmm.bayes.draws import coefficient_draws, component_draws, prior_covariance_draws
+from bayeslmm.bayes.marginal import fixed_prior
 from bayeslmm.bayes.priors import Priors, coef_key
 from bayeslmm.bayes.scales import constrain, scale_terms, scales, supported_scale, unconstrain
 from bayeslmm.errors import PriorError
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from bayeslmm.results.posterior import PosteriorFit
 
-__all__ = ["log_prior_draws", "power_scaling", "power_scaling_tree"]
+__all__ = ["log_prior_draws", "log_scale_prior", "power_scaling", "power_scaling_tree"]
 
 #: Above this a margin depends on what was scaled (Kallioinen et al., section 3).
 THRESHOLD = 0.05
@@ -137,22 +137,28 @@ def log_prior_draws(fit: PosteriorFit) -> dict[str, np.ndarray]:
     design, priors, posterior = fit.model.design, fit.priors, fit.posterior
     out: dict[str, np.ndarray] = {}
     coefs, beta = coefficient_draws(design, posterior)
-    centered = beta @ centering(design).T
+    combinations = beta @ priors.combinations().T
     for j, name in enumerate(coefs):
-        out[coef_key(name)] = log_prior_density(priors[coef_key(name)], centered[:, :, j])
-    for block, factor in zip(design.blocks, fit.names.factors, strict=True):
-        sd = posterior[factor.sd].to_numpy()
+        out[coef_key(name)] = log_prior_density(priors[coef_key(name)], combinations[:, :, j])
+    effects = zip(
+        design.blocks,
+        prior_covariance_draws(design, fit.names, posterior, priors),
+        strict=True,
+    )
+    for block, Sigma in effects:
+        sd = np.sqrt(np.diagonal(Sigma, axis1=-2, axis2=-1))
         for j, effect in enumerate(block.effects):
             key = f"sd({effect} | {block.name})"
-            out[key] = _log_scale_prior(key, priors[key], sd[:, :, j])
+            out[key] = log_scale_prior(key, priors[key], sd[:, :, j])
         if block.correlated_pairs():
             key = f"corr({block.name})"
-            out[key] = _log_lkj(posterior[factor.corr].to_numpy(), block, priors[key])
-    out["sigma"] = _log_scale_prior("sigma", priors["sigma"], posterior["sigma"].to_numpy())
+            corr = Sigma / (sd[..., :, None] * sd[..., None, :])
+            out[key] = _log_lkj(corr, block, priors[key])
+    out["sigma"] = log_scale_prior("sigma", priors["sigma"], posterior["sigma"].to_numpy())
     return {key: out[key] for key in priors}
 
 
-def _log_scale_prior(key: str, prior, sd: np.ndarray) -> np.ndarray:
+def log_scale_prior(key: str, prior, sd: np.ndarray) -> np.ndarray:
     """Log prior density of a standard deviation (not of its logarithm)."""
     if not supported_scale(prior):
         raise PriorError(f"The density of the prior of {key}, {prior!r}, is not known here.")

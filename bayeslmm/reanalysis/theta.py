@@ -13,9 +13,7 @@ from bayeslmm.bayes.marginal import MarginalDensity
 from bayeslmm.bayes.marginal_fitting import sample_covariances
 from bayeslmm.bayes.mode import find_mode
 from bayeslmm.bayes.nuts import processors
-from bayeslmm.bayes.scales import unconstrain
 from bayeslmm.gaussian import lower_factor, single_threaded_blas
-from bayeslmm.gaussian.correlations import correlations_from_factors
 from bayeslmm.reanalysis.bridge import Evidence, bridge_sampling
 
 if TYPE_CHECKING:
@@ -141,12 +139,8 @@ def _log_sds(fit: PosteriorFit, posterior) -> np.ndarray:
 def fitted_theta(fit: PosteriorFit, density: MarginalDensity) -> np.ndarray:
     """Unconstrained coordinates (chains, draws, d) of a posterior fit's draws."""
     theta = fitted_factors(fit)
-    x = np.empty((len(theta.sigma), density.n_dim))
-    m = density.correlations.n_effects
-    for i, (F, sigma) in enumerate(zip(theta.factors, theta.sigma, strict=True)):
-        sd, u = correlations_from_factors(density.correlations, F)
-        scales = unconstrain(density.scales, np.append(sd, sigma))
-        x[i] = np.concatenate([scales[:m], np.clip(u, -18.0, 18.0), scales[m:]])
+    pairs = zip(theta.factors, theta.sigma, strict=True)
+    x = np.array([density.position(F, sigma) for F, sigma in pairs])
     return x.reshape(*fit.posterior["sigma"].shape, -1)
 
 

@@ -204,5 +204,9 @@ class StructuredProblem(ABC):
         """The same rows and levels with another response (less its offset)."""
 
     @abstractmethod
+    def with_effects(self, matrices: Sequence[np.ndarray | None]) -> StructuredProblem:
+        """The same rows with the columns Z_k K_k in place of Z_k; None leaves a factor as it is."""
+
+    @abstractmethod
     def with_rows(self, keep: np.ndarray, y: np.ndarray, X: np.ndarray) -> StructuredProblem:
         """Some of the rows (y, X of all of them); levels, groups, times and limits stay."""

@@ -322,6 +322,14 @@ class CellProblem(StructuredProblem):
         weights = None if self.weights is None else self.weights[keep]
         return self._rebuilt(y[keep], X[keep], factors, self.scale[keep], weights)
 
+    def with_effects(self, matrices: Sequence[np.ndarray | None]) -> CellProblem:
+        """See :meth:`StructuredProblem.with_effects`."""
+        factors = tuple(f.mapped(K) for f, K in zip(self.factors, matrices, strict=True))
+        whole = self.whole.with_effects(matrices)
+        cell, contrasts = cell_codes(self.scale)
+        products = _cell_products(whole, self.R, factors, cell, contrasts, self.weights)
+        return replace(self, whole=whole, products=products, factors=factors)
+
     def _rebuilt(self, y, X, factors, scale, weights) -> CellProblem:
         return prepare_cells(
             y, X, factors, self.patterns, self.structure, scale, weights,

@@ -225,6 +225,13 @@ class BlockProblem(StructuredProblem):
         W, coordinates, rest = _working(self.blocks, y, X)
         return replace(self, W=W, coordinates=coordinates, rest=rest)
 
+    def with_effects(self, matrices: Sequence[np.ndarray | None]) -> BlockProblem:
+        """See :meth:`StructuredProblem.with_effects`."""
+        factors = tuple(f.mapped(K) for f, K in zip(self.factors, matrices, strict=True))
+        blocks = _blocks(self.structure, self.group, self.time, self.scale, self.weights, factors)
+        W = blocks.data(self.blocks.rows(self.W, self.p + 1))
+        return replace(self, blocks=blocks, W=W, factors=factors)
+
     def with_rows(self, keep: np.ndarray, y: np.ndarray, X: np.ndarray) -> BlockProblem:
         """See :meth:`StructuredProblem.with_rows`."""
         return prepare_blocks(
@@ -273,20 +280,24 @@ def prepare_blocks(
     weights : (n,) array, optional
         Var(eps_i) = sd_i^2 / w_i.
     """
-    blocks = make_blocks(
+    blocks = _blocks(structure, group, time, scale, weights, factors)
+    W, coordinates, rest = _working(blocks, np.asarray(y, dtype=float), X)
+    return BlockProblem(
+        blocks, W, len(y), X.shape[1], tuple(patterns), tuple(factors), structure, coordinates,
+        rest, group, time, scale, weights,
+    )  # fmt: skip
+
+
+def _blocks(structure: Structure, group, time, scale, weights, factors) -> Blocks:
+    return make_blocks(
         group,
-        time if structure.uses_time else np.zeros(len(y)),
+        time if structure.uses_time else np.zeros(len(group)),
         scale,
         weights,
         factors,
         (structure.code, structure.n_times),
         shift_times=structure.uses_time and structure.n_times == 0,
     )
-    W, coordinates, rest = _working(blocks, np.asarray(y, dtype=float), X)
-    return BlockProblem(
-        blocks, W, len(y), X.shape[1], tuple(patterns), tuple(factors), structure, coordinates,
-        rest, group, time, scale, weights,
-    )  # fmt: skip
 
 
 def _working(blocks: Blocks, y: np.ndarray, X: np.ndarray):

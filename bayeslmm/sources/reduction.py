@@ -222,6 +222,7 @@ def row_statistics(state: Reduced, cp: CrossProducts) -> RowStatistics:
         mean=state.X.mean,
         sd=state.X.sd,
         size=state.X.size if cp.p else np.zeros(0),
+        root=_covariance_root(cp, state.X.sd),
         ones=_ones(cp),
         mean_weight=state.weights / n if weighted else 1.0,
         mean_inverse_weight=state.inverse_weights / n if weighted else 1.0,
@@ -229,6 +230,17 @@ def row_statistics(state: Reduced, cp: CrossProducts) -> RowStatistics:
         has_offset=state.has_offset,
         blocks=blocks,
     )
+
+
+def _covariance_root(cp: CrossProducts, sd: np.ndarray) -> np.ndarray:
+    """R with R'R the covariance matrix of the columns of X; zero for constant columns."""
+    from bayeslmm.sources.design import gram_root
+
+    p = cp.p
+    sums = cp.gram_unweighted[-1, :p]
+    covariance = cp.gram_unweighted[:p, :p] - np.outer(sums, sums) / cp.n
+    root = gram_root(covariance / max(cp.n - 1, 1))
+    return np.where(sd > 0, root, 0.0)
 
 
 def _ones(cp: CrossProducts) -> np.ndarray | None:
