@@ -64,7 +64,7 @@ def posterior_violations_of(seed: int) -> tuple[list[str], bool]:
     rng = np.random.default_rng([seed, 98])
     with single_threaded_blas():
         case, found, drawn = draw_case(seed), [], None
-        for kind in ("all", "origins", str(rng.choice(["rows", "labels", "units", "response"]))):
+        for kind in ("all", "origins", "coding", str(rng.choice(["rows", "labels", "units"]))):
             said = say_otherwise(case, kind, rng, keep_order=True)
             if said is None:
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from tests.fuzz.dense import DenseModel, State
 
 __all__ = ["KINDS", "Said", "say_otherwise"]
 
-KINDS = ("rows", "labels", "origins", "units", "response", "all")
+KINDS = ("rows", "labels", "origins", "units", "response", "coding", "all")
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ def say_otherwise(case: Case, kind: str, rng, *, keep_order: bool = False) -> Sa
     Parameters
     ----------
     keep_order : bool
-        Whether the levels of f and h stay in their order (their first is the baseline).
+        Whether levels that random effects are coded by stay in their order (the first is the
+        baseline, whose variance is that of the intercept).
     """
     data, scale, relationship = case.data.copy(), 1.0, case.relationship
     every = kind == "all"
@@ -59,10 +61,16 @@ def say_otherwise(case: Case, kind: str, rng, *, keep_order: bool = False) -> Sa
         data["y"] = scale * (data["y"].astype(float) + shift * data["y"].astype(float).std())
         data["o"] = scale * data["o"]
     if kind == "labels" or every:
-        relationship = _relabel(data, rng, keep_order, relationship)
+        bars = " ".join(term.text.partition("|")[0] for term in case.random).replace("(", " ")
+        kept = [name for name in ("f", "h") if keep_order and name in bars.split()]
+        relationship = _relabel(data, rng, kept, relationship)
     if kind == "rows" or every:
         data = data.iloc[rng.permutation(len(data))]
     made = replace(case, data=data, relationship=relationship)
+    if kind == "coding":
+        made = _recoded(made)
+        if made.formula == case.formula:
+            return None
     return _matched(case, made, kind, scale)
 
 
@@ -81,13 +89,28 @@ def _move(data: pd.DataFrame, rng, *, shift: bool, stretch: bool) -> None:
         data[name] = a + b * values
 
 
-def _relabel(data: pd.DataFrame, rng, keep_order: bool, relationship):
+def _recoded(case: Case) -> Case:
+    """Other columns for the same fixed part: cell means, orthogonal polynomials, nesting."""
+    fixed = []
+    for term in case.fixed:
+        text, (first, *rest) = term.text, term.text.split("*")
+        if rest and first in "fh":
+            sizes = range(1, len(rest) + 1)
+            inside = [":".join(some) for size in sizes for some in combinations(rest, size)]
+            text = " + ".join([first, *(f"{first}:{some}" for some in inside)])
+        elif "**2" in text:
+            text = f"poly({text.partition(' ')[0]}, 2)"
+        fixed.append(replace(term, text=text))
+    cells = any(term.text.split("*")[0].split(" ")[0] == "f" for term in case.fixed)
+    return replace(case, fixed=tuple(fixed), intercept=case.intercept != cells)
+
+
+def _relabel(data: pd.DataFrame, rng, kept: list[str], relationship):
     for name in ("g", "s", "k", "f", "h"):
         labels = sorted(data[name].dropna().unique())
         if relationship is not None and name in relationship:
             labels = list(relationship[name].index)
-        keep = keep_order and name in ("f", "h")
-        order = np.arange(len(labels)) if keep else rng.permutation(len(labels))
+        order = np.arange(len(labels)) if name in kept else rng.permutation(len(labels))
         new = {label: f"{name.upper()}{i:02d}" for label, i in zip(labels, order, strict=True)}
         data[name] = data[name].map(new)
         if relationship is not None and name in relationship:
