@@ -199,10 +199,9 @@ def _free_directions(design: Design, priors: Priors) -> np.ndarray:
 
     flat = [j for j, name in enumerate(design.coef_names) if not priors[coef_key(name)].is_proper]
     X = design.X * _used(design)[:, None] if design.rows_in_memory else design.X_reduced
-    at, columns = design.intercept_column, np.array(X[:, flat], dtype=float)
-    if at is not None and at not in flat:
-        # the intercept at the means keeps its prior: a slope turns the line about them
-        columns = columns - X[:, [at]] * design.predictor_means[flat]
+    # the other combinations of the coefficients keep their priors, such as the intercept at the
+    # means: a slope turns the line about them
+    columns = X @ np.linalg.inv(priors.combinations())[:, flat]
     length = np.linalg.norm(X[:, flat], axis=0)
     columns[:, np.linalg.norm(columns, axis=0) <= 1e-10 * length] = 0.0
     for j in aliased_columns(columns):

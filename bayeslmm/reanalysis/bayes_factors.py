@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -326,6 +327,7 @@ def _fitted(model, draws: int, random_seed: int) -> PosteriorFit:
 
 
 def _correlation(fit: PosteriorFit, pair: CorrelationPair) -> BayesFactor:
+    _refuse_other_columns(fit, pair.name, pair.effects)
     density = _density(fit)
     log_bf, error = log_correlation_bayes_factor(
         density, fitted_theta(fit, density), pair, effective=effective_resampled(fit)
@@ -432,6 +434,7 @@ def _component(fit: PosteriorFit, position: int, draws: int, random_seed: int) -
             f"The prior of {key} is flat, and a Bayes factor needs a proper one, such as "
             'blm.Prior("HalfNormal", sigma=...).'
         )
+    _refuse_other_columns(fit, key, [position])
     density = _density(fit)
     x = fitted_theta(fit, density)
     resampled = effective_resampled(fit)
@@ -442,27 +445,34 @@ def _component(fit: PosteriorFit, position: int, draws: int, random_seed: int) -
         found = log_evidences_ratio(density, position, draws, rng)
         if found is not None and found[1] < error:
             (log_bf, error), method = found, "marginal likelihoods"
-    block, effect = _effect_at(fit.model.design, position)
-    K = fit.priors.effect_maps().matrices[block]
-    moved = K is not None and np.count_nonzero(K[effect]) > 1
-    label = f"{key} at the covariates' means" if moved else key
     return BayesFactor(
         log_bf,
         error,
         method,
-        f"{label} ~ {fit.priors[key]!r}",
-        f"{label} = 0",
+        f"{key} ~ {fit.priors[key]!r}",
+        f"{key} = 0",
         (key,) if fit.priors.is_default(key) else (),
     )
 
 
-def _effect_at(design, position: int) -> tuple[int, int]:
-    """Grouping factor and effect of the standard deviation at a position among all of them."""
-    for number, block in enumerate(design.blocks):
-        if position < block.n_effects:
-            return number, position
-        position -= block.n_effects
-    raise ValueError(position)
+def _refuse_other_columns(fit: PosteriorFit, name: str, effects: Sequence[int]) -> None:
+    """Refuse parameters whose default prior is about the means of the covariates.
+
+    Parameters
+    ----------
+    effects : sequence of int
+        Positions among all random effects.
+    """
+    moved: list[bool] = []
+    maps = fit.priors.effect_maps().matrices
+    for block, K in zip(fit.model.design.blocks, maps, strict=True):
+        moved += [False] * block.n_effects if K is None else (np.eye(len(K)) != K).any(1).tolist()
+    if any(moved[i] for i in effects):
+        raise PriorError(
+            f"The default prior of {name} is about the means of the covariates, and the value is "
+            "tested where they are zero. Set a prior on it (and on the correlations), which then is "
+            "about the formula's columns, or center the covariates."
+        )
 
 
 def _density(fit: PosteriorFit) -> MarginalDensity:

@@ -43,17 +43,20 @@ class CorrelationPair:
         Effects of the block, by position in it, the pair first.
     start : int
         First of the block's numbers u, column by column, among all correlations.
+    effects : tuple of int
+        The two, by position among all random effects.
     """
 
     name: str
     key: str
     order: tuple[int, ...]
     start: int
+    effects: tuple[int, int]
 
 
 def correlation_pair(model: LMM, name: str) -> CorrelationPair | None:
     """The pair a name stands for; None if it is not the name of a random-effects correlation."""
-    squeezed, start = "".join(name.split()), 0
+    squeezed, start, first = "".join(name.split()), 0, 0
     for block in model.design.blocks:
         pairs = block.correlated_pairs()
         for part in block.pattern:
@@ -66,8 +69,11 @@ def correlation_pair(model: LMM, name: str) -> CorrelationPair | None:
                         names.append(f"corr({block.name})")
                     if squeezed in ("".join(text.split()) for text in names):
                         order = (a, b, *(i for i in range(q) if i not in (a, b)))
-                        return CorrelationPair(names[0], f"corr({block.name})", order, start)
+                        effects = first + part[a], first + part[b]
+                        key = f"corr({block.name})"
+                        return CorrelationPair(names[0], key, order, start, effects)
             start += q * (q - 1) // 2
+        first += block.n_effects
     return None
 
 

@@ -9,7 +9,7 @@ Cognitive Psychology 60(3)). The null model keeps the prior of the other coeffic
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -102,7 +102,10 @@ class JointTest:
         C = np.eye(len(self.model.design.coef_names))[self.columns]
         with single_threaded_blas():
             mean, covariance = combination_moments(
-                self.density.model, theta.factors, theta.sigma, C
+                with_prior(self.model.problem, self.density.model.prior),
+                theta.factors,
+                theta.sigma,
+                C,
             )
         try:
             roots = np.linalg.cholesky(covariance)
@@ -135,7 +138,7 @@ class JointTest:
             design.y - design.offset, X, factor_rows(design), weights=design.weights
         )
         problem = prepare(products, covariance_patterns(design))
-        return replace(self.density, model=with_prior(problem, self.rest))
+        return self.density.with_model(problem, self.rest)
 
 
 def _log_standard(z: np.ndarray) -> np.ndarray:
