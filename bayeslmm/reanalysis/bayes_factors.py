@@ -470,8 +470,8 @@ def _refuse_other_columns(fit: PosteriorFit, name: str, effects: Sequence[int]) 
     if any(moved[i] for i in effects):
         raise PriorError(
             f"The default prior of {name} is about the means of the covariates, and the value is "
-            "tested where they are zero. Set a prior on it (and on the correlations), which then is "
-            "about the formula's columns, or center the covariates."
+            "tested where they are zero. Set a prior on it (and on the correlations), which then "
+            "is about the formula's columns, or center the covariates."
         )
 
 

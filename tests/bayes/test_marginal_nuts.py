@@ -17,7 +17,7 @@ from bayeslmm.bayes.marginal import marginal_density
 from bayeslmm.bayes.mode import find_mode
 from bayeslmm.bayes.scales import scale_terms, unconstrain
 from bayeslmm.gaussian.correlations import correlations_from_factors, log_lkj
-from tests.bayes.test_hierarchical import _evaluate, _random_point, _value
+from tests.bayes.test_hierarchical import _evaluate, _own_factors, _random_point, _value
 from tests.bayes.test_marginal import MODELS, _density, _model
 from tests.conftest import dataset, quietly, sleepstudy_fit
 
@@ -251,13 +251,9 @@ def test_the_pymc_model_has_the_same_density_and_gradient(key):
     density, model = _density(lmm), lmm.pymc_model("marginal")
     point = _random_point(model)
     free = [rv for rv in model.free_RVs if not rv.name.startswith("chol_")]
-    scales = [np.atleast_1d(_value(model, n.sd, point)) for n in lmm.names.factors]
-    sd = np.concatenate([*scales, [float(_value(model, "sigma", point))]])
-    roots = []
-    for s, names, block in zip(scales, lmm.names.factors, lmm.design.blocks, strict=True):
-        R = _value(model, names.corr, point) if block.correlated_pairs() else np.eye(len(s))
-        roots.append(s[:, None] * np.linalg.cholesky(R))
-    flat = np.concatenate([np.zeros(0), *(F.ravel() for F in roots)])
+    own = list(_own_factors(lmm, model, point))
+    sd = np.concatenate([*(part[0] for part in own), [float(_value(model, "sigma", point))]])
+    flat = np.concatenate([np.zeros(0), *(part[1].ravel() for part in own)])
     u = correlations_from_factors(density.correlations, flat)[1]
     at = unconstrain(density.scales, sd)
     x = np.concatenate((at[:-1], u, at[-1:]))

@@ -126,33 +126,22 @@ def test_the_marginal_pymc_model_has_the_same_density():
     other = {k: np.asarray(v) + 0.1 for k, v in point.items()}
     density = marginal_density(lmm.design, lmm.priors, lmm.problem)
 
+    def partials(p):
+        flat = np.concatenate([F.ravel() for _, F, _ in _own_factors(lmm, model, p)])
+        return correlations_from_factors(density.correlations, flat)[1]
+
     def at(p):
-        sds = np.concatenate([_value(model, f.sd, p) for f in lmm.names.factors])
-        corr = _value(model, lmm.names.factors[0].corr, p)
-        sd = _value(model, lmm.names.factors[0].sd, p)
-        F = sd[:, None] * np.linalg.cholesky(corr)
-        flat = np.concatenate([F.ravel(), _value(model, lmm.names.factors[1].sd, p)])
-        _, u = correlations_from_factors(density.correlations, flat)
+        sds = np.concatenate([sd for sd, _, _ in _own_factors(lmm, model, p)])
         s = unconstrain(density.scales, np.append(sds, float(_value(model, "sigma", p))))
-        return density.value(np.concatenate((s[:-1], u, s[-1:])))
+        return density.value(np.concatenate((s[:-1], partials(p), s[-1:])))
 
     # PyMC transforms the correlations otherwise: its Jacobian is taken out of both
     def without_jacobian(p):
         rv = next(rv for rv in model.free_RVs if rv.name.startswith("chol_"))
         both = [_log_density(model, p, vars=[rv], jacobian=j) for j in (True, False)]
-        _, u = correlations_from_factors(
-            density.correlations,
-            np.concatenate(
-                [
-                    (
-                        _value(model, lmm.names.factors[0].sd, p)[:, None]
-                        * np.linalg.cholesky(_value(model, lmm.names.factors[0].corr, p))
-                    ).ravel(),
-                    _value(model, lmm.names.factors[1].sd, p),
-                ]
-            ),
+        return (
+            float(_log_density(model, p)) - float(both[0] - both[1]) + _log_jacobian(2, partials(p))
         )
-        return float(_log_density(model, p)) - float(both[0] - both[1]) + _log_jacobian(2, u)
 
     for p in (point, other):
         assert at(p) == pytest.approx(without_jacobian(p), rel=1e-8)
