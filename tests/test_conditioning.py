@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import bayeslmm as blm
-from bayeslmm.bayes.marginal import centering, coefficient_priors
+from bayeslmm.bayes.marginal import coefficient_priors
 from bayeslmm.gaussian import single_threaded_blas, solve
 from tests.conftest import dataset, quietly
 
@@ -72,7 +72,7 @@ def test_reml_predictions_equal_a_fit_that_contained_the_group(formula, name, co
 def _dense_moments(fit, design, Sigma, sigma):
     """E and Var of (beta, b of the last group) given theta: one normal distribution, whole."""
     X, block = design.X, design.blocks[0]
-    A = np.linalg.inv(centering(fit.model.design))
+    A = np.linalg.inv(fit.priors.combinations())
     mean, sd = coefficient_priors(fit.model.design, fit.priors)
     m0, S0 = A @ mean, A @ np.diag(sd**2) @ A.T
     same = block.codes[:, None] == block.codes

@@ -383,7 +383,10 @@ def test_prior_panels_have_the_draws_and_the_density():
     post = posterior_of(*SLOPES)
     axes = post.plot_prior_posterior()
     drawn(axes[0])
-    assert [ax.get_title() for ax in axes[1:]] == list(post.summary().index[1:])
+    names = list(post.summary().index[1:])
+    at_means = [n for n in names if "Intercept" in n]
+    titles = [f"{n}, at the covariates' means" if n in at_means else n for n in names]
+    assert [ax.get_title() for ax in axes[1:]] == titles
     assert axes[0].get_title() == "Intercept at the predictors' means"
     beta = post.posterior["beta"].to_numpy()
     center = (beta[..., 0] + 4.5 * beta[..., 1]).ravel()

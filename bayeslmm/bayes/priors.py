@@ -215,7 +215,10 @@ class Priors(Mapping):
         if not isinstance(user, Mapping):
             raise PriorError('priors must be a dict such as {"Days": blm.Prior("Normal", ...)}.')
         # classes first, so that a component's own prior wins whatever the order written
-        for key in sorted(user, key=lambda key: key not in self._classes):
+        keys = sorted(user, key=lambda key: key not in self._classes)
+        if isinstance(user, Priors):  # what was a default there is a default here
+            keys = [key for key in keys if not user.is_default(key)]
+        for key in keys:
             self[key] = user[key]
 
     def __getitem__(self, key: str) -> Prior:
@@ -282,6 +285,25 @@ class Priors(Mapping):
     def effect_maps(self) -> EffectMaps:
         """What the priors on random effects are about, beside the effects in the formula."""
         return EffectMaps(tuple(K for K, _ in self._defaults.effects_given(self._is_set)))
+
+    @property
+    def coefficients(self) -> tuple[str, ...]:
+        """Keys of the coefficients' priors."""
+        return self._defaults.keys
+
+    def other_coordinates(self, other: Priors) -> list[str]:
+        """Grouping factors whose effects, the same in both, have priors about other columns."""
+        found = []
+        theirs = {own[:2]: K for own, K in other._located()}
+        for (name, effects, _), K in self._located():
+            twin = theirs.get((name, effects), K)
+            if (K is None) != (twin is None) or (K is not None and not np.allclose(K, twin)):
+                found.append(name)
+        return found
+
+    def _located(self):
+        matrices = self.effect_maps().matrices
+        return list(zip(self._defaults.factors, matrices, strict=True))
 
     def copy(self) -> Priors:
         """An independent copy."""

@@ -337,14 +337,27 @@ def _component(model, name: str, position: int, draws: int, random_seed: int) ->
         found = log_evidences_ratio(density, position, draws, rng)
         if found is not None and found[1] < error:
             (log_bf, error), method = found, "marginal likelihoods"
+    block, effect = _effect_at(fit.model.design, position)
+    K = fit.priors.effect_maps().matrices[block]
+    moved = K is not None and np.count_nonzero(K[effect]) > 1
+    label = f"{key} at the covariates' means" if moved else key
     return BayesFactor(
         log_bf,
         error,
         method,
-        f"{key} ~ {fit.priors[key]!r}",
-        f"{key} = 0",
+        f"{label} ~ {fit.priors[key]!r}",
+        f"{label} = 0",
         (key,) if fit.priors.is_default(key) else (),
     )
+
+
+def _effect_at(design, position: int) -> tuple[int, int]:
+    """Grouping factor and effect of the standard deviation at a position among all of them."""
+    for number, block in enumerate(design.blocks):
+        if position < block.n_effects:
+            return number, position
+        position -= block.n_effects
+    raise ValueError(position)
 
 
 def _density(fit: PosteriorFit) -> MarginalDensity:
@@ -386,13 +399,29 @@ def _refuse_other_data(fit1: PosteriorFit, fit0: PosteriorFit) -> None:
 
 
 def _refuse_two_priors(priors1: Priors, priors0: Priors) -> None:
+    """Refuse shared parameters with two priors.
+
+    Defaults of coefficients agree whatever other columns there are: that of the larger model
+    given zero for its own columns is that of the smaller one.
+    """
+    coefficients = set(priors1.coefficients)
     for key in priors1:
-        if key in set(priors0) and not _same(priors1[key], priors0[key]):
+        if key not in set(priors0):
+            continue
+        if key in coefficients and priors1.is_default(key) and priors0.is_default(key):
+            continue
+        if not _same(priors1[key], priors0[key]):
             raise PriorError(
                 f"{key} has the prior {priors1[key]!r} in one model and {priors0[key]!r} in the "
                 "other. Set the same prior in both, so that the Bayes factor is about what "
                 "differs."
             )
+    for name in priors1.other_coordinates(priors0):
+        raise PriorError(
+            f"The priors on the random effects of {name!r} are about the means of the covariates "
+            "in one model and about zero in the other, where a prior on the correlation or the "
+            "random intercept was set. Set the same priors in both models, or none."
+        )
 
 
 def _same(one: Prior, other: Prior) -> bool:

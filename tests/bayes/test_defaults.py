@@ -170,7 +170,9 @@ def test_a_prior_on_a_slopes_standard_deviation_leaves_the_intercepts_at_the_mea
 def test_printed_priors_say_what_they_are_about():
     text = repr(quietly("y ~ arm * year + (year | g)").priors)
     assert "Intercept: at the means of the predictors" in text
-    assert "arm[b], year: of the column, where later columns have the earlier ones taken out" in text
+    assert (
+        "arm[b], year: of the column, where later columns have the earlier ones taken out" in text
+    )
     assert "sd(Intercept | g) and correlations: where year is at the mean" in text
 
 

@@ -42,6 +42,25 @@ def _evaluate(model, outputs, point):
     return function(*(point[value.name] for value in inputs))
 
 
+def _own_factors(lmm, model, point):
+    """Per factor: sd and lower factor of the effects the priors are about, K times the factor."""
+    parts = zip(
+        lmm.design.blocks, lmm.names.factors, lmm.priors.effect_maps().matrices, strict=True
+    )
+    for block, names, K in parts:
+        sd = _value(model, names.sd, point)
+        corr = np.eye(len(sd))
+        if block.correlated_pairs():
+            corr = _value(model, names.corr, point)
+        if K is not None:
+            Sigma = np.linalg.solve(K, np.linalg.solve(K, sd[:, None] * corr * sd).T)
+            sd = _value(model, f"{names.sd}_centered", point)
+            np.testing.assert_allclose(np.diag(Sigma), sd**2, rtol=1e-8)
+            corr = Sigma / np.outer(sd, sd)
+        F = sd[:, None] * np.linalg.cholesky(corr)
+        yield sd, F, F if K is None else K @ F
+
+
 def _random_point(model, seed=3):
     rng = np.random.default_rng(seed)
     start = model.initial_point()
@@ -155,8 +174,10 @@ def test_priors_of_different_families_in_one_block_are_used():
     point = _random_point(model)
     logps = _log_density(model, point, jacobian=False, sum=False)
     by_name = dict(zip([rv.name for rv in model.basic_RVs], logps, strict=True))
-    sd = _value(model, "sd_Worker", point)
-    assert by_name["sd_Worker_1"].sum() == pytest.approx(stats.expon.logpdf(sd[1], scale=2))
+    sd = _value(model, "sd_Worker_centered", point)
+    assert by_name["sd_Worker_centered_1"].sum() == pytest.approx(
+        stats.expon.logpdf(sd[1], scale=2)
+    )
     centered = _value(model, "beta_centered", point)
     assert by_name["beta_centered_1"].sum() == pytest.approx(
         stats.t.logpdf(centered[1], 4, loc=1, scale=2)

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 import bayeslmm as blm
-from bayeslmm.bayes.marginal import centering, marginal_density, marginal_obstacle
+from bayeslmm.bayes.marginal import marginal_density, marginal_obstacle
 from bayeslmm.bayes.priors import coef_key
 from bayeslmm.bayes.scales import scale_terms, scales, unconstrain
 from bayeslmm.gaussian import CovariancePattern, prepare
@@ -19,7 +19,7 @@ from bayeslmm.gaussian.correlations import (
     log_lkj,
     pullback_to_correlations,
 )
-from tests.bayes.test_hierarchical import _log_density, _random_point, _value
+from tests.bayes.test_hierarchical import _log_density, _own_factors, _random_point, _value
 from tests.conftest import dataset, quietly
 
 FLAT = {"beta": blm.Prior("Flat"), "Intercept": blm.Prior("Flat")}
@@ -80,7 +80,7 @@ def _log_conditional(lmm, factors, sigma, centered, z):
     """log p(beta centered, z | theta, y), dense; z in the order of the blocks, level by level."""
     design = lmm.design
     w = np.ones(design.n_rows) if design.weights is None else design.weights
-    columns = [design.X @ np.linalg.inv(centering(design))]
+    columns = [design.X @ np.linalg.inv(lmm.priors.combinations())]
     for block, F in zip(design.blocks, factors, strict=True):
         Z = np.zeros((design.n_rows, block.n_levels, block.n_effects))
         Z[np.arange(design.n_rows), block.codes] = block.Z @ F
@@ -121,16 +121,14 @@ def test_it_is_the_joint_density_of_the_pymc_model_less_the_conditional(key):
     model, density = lmm.pymc_model(), _density(lmm)
     point = _random_point(model)
     sds, factors, z, jacobian = [], [], [], 0.0
-    for block, names in zip(lmm.design.blocks, lmm.names.factors, strict=True):
-        sd = _value(model, names.sd, point)
-        corr = np.eye(len(sd))
-        if block.correlated_pairs():
-            corr = _value(model, names.corr, point)
-        sds.append(sd)
-        factors.append(sd[:, None] * np.linalg.cholesky(corr))
+    own = []
+    for found, names in zip(_own_factors(lmm, model, point), lmm.names.factors, strict=True):
+        sds.append(found[0])
+        own.append(found[1])
+        factors.append(found[2])
         z.append(np.asarray(point[names.z]).ravel())
     sigma = float(_value(model, "sigma", point))
-    flat = np.concatenate([np.zeros(0), *(F.ravel() for F in factors)])
+    flat = np.concatenate([np.zeros(0), *(F.ravel() for F in own)])
     sd, u = correlations_from_factors(density.correlations, flat)
     np.testing.assert_allclose(sd, np.concatenate([np.zeros(0), *sds]), rtol=1e-12)
     start = 0
@@ -164,7 +162,7 @@ def test_it_is_the_dense_normal_density_with_beta_integrated_out(key):
         Z = Z.reshape(design.n_rows, -1)
         V += Z @ Z.T
     mean, precision = _prior_of_coefficients(lmm)
-    X = design.X @ np.linalg.inv(centering(design))
+    X = design.X @ np.linalg.inv(lmm.priors.combinations())
     V += (X / precision) @ X.T
     log_y = stats.multivariate_normal(X @ mean, V).logpdf(design.y - design.offset)
     at = np.concatenate((x[: density.correlations.n_effects], x[-1:]))

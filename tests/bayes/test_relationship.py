@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import bayeslmm as blm
-from bayeslmm.bayes.marginal import centering, marginal_density
+from bayeslmm.bayes.marginal import marginal_density
 from bayeslmm.bayes.scales import unconstrain
 from bayeslmm.gaussian.correlations import correlations_from_factors
-from tests.bayes.test_hierarchical import _log_density, _random_point, _value
+from tests.bayes.test_hierarchical import _log_density, _own_factors, _random_point, _value
 from tests.bayes.test_marginal import _log_jacobian, _prior_of_coefficients
 from tests.conftest import quietly
 from tests.relationship.test_model import clones, herd, once
@@ -40,7 +40,7 @@ def _root(block, parameterization: str) -> np.ndarray:
 def _log_conditional(lmm, roots, factors, sigma, centered, z):
     """log p(beta centered, z | theta, y), dense; b = root z F'."""
     design = lmm.design
-    columns = [design.X @ np.linalg.inv(centering(design))]
+    columns = [design.X @ np.linalg.inv(lmm.priors.combinations())]
     for block, T, F in zip(design.blocks, roots, factors, strict=True):
         Z = np.einsum("nl,nq->nlq", T[block.codes], block.Z @ F)
         columns.append(Z.reshape(design.n_rows, -1))
@@ -59,12 +59,12 @@ def _compare(lmm, parameterization):
     density = marginal_density(lmm.design, lmm.priors, lmm.problem)
     point = _random_point(model)
     sds, factors, roots, z, jacobian = [], [], [], [], 0.0
-    for block, names in zip(lmm.design.blocks, lmm.names.factors, strict=True):
-        sd = _value(model, names.sd, point)
-        corr = np.eye(len(sd))
-        if block.correlated_pairs():
-            corr = _value(model, names.corr, point)
-        F, T = sd[:, None] * np.linalg.cholesky(corr), _root(block, parameterization)
+    own = []
+    for block, names, found in zip(
+        lmm.design.blocks, lmm.names.factors, _own_factors(lmm, model, point), strict=True
+    ):
+        sd, F, T = found[0], found[2], _root(block, parameterization)
+        own.append(found[1])
         if parameterization == "noncentered":
             z.append(np.asarray(point[names.z]).ravel())
         else:  # p(b) = p(z) / |T|^q |F|^J
@@ -75,7 +75,7 @@ def _compare(lmm, parameterization):
         factors.append(F)
         roots.append(T)
     sigma = float(_value(model, "sigma", point))
-    flat = np.concatenate([F.ravel() for F in factors])
+    flat = np.concatenate([F.ravel() for F in own])
     _, u = correlations_from_factors(density.correlations, flat)
     start = 0
     for rv in model.free_RVs:

@@ -119,11 +119,7 @@ def test_where_savage_dickey_cannot_reach_both_models_are_sampled():
     model = blm.LMM("Reaction ~ Days + (Days | Subject)", dataset("sleepstudy"))
     found = blm.savage_dickey(model, "Days", curve=False)
     assert found.method == "marginal likelihoods"
-    null = blm.LMM(
-        "Reaction ~ 1 + (Days | Subject)",
-        dataset("sleepstudy"),
-        priors={key: model.priors[key] for key in model.priors if key != "Days"},
-    )
+    null = blm.LMM("Reaction ~ 1 + (Days | Subject)", dataset("sleepstudy"))
     pair = [m.fit(random_seed=1, progressbar=False) for m in (model, null)]
     bridged = blm.bayes_factor(*pair)
     total = np.hypot(found.relative_error, bridged.relative_error)
@@ -138,6 +134,33 @@ def test_where_savage_dickey_cannot_reach_both_models_are_sampled():
     bridged = blm.bayes_factor(pair[0], without)
     total = np.hypot(far.relative_error, bridged.relative_error)
     assert far.log_bf10 == pytest.approx(bridged.log_bf10, abs=5 * total)
+
+
+def test_bayes_factors_of_nested_models_with_default_priors_are_those_of_savage_dickey():
+    """A correlated column beside the one that is tested, and years far from zero."""
+    data = dataset("sleepstudy").head(60)
+    data["year"] = data["Days"] + 2013
+    data["z"] = np.sin(np.arange(60)) + 0.3 * data["Days"]
+    whole = blm.LMM("Reaction ~ year + z + (1 | Subject)", data)
+    null = blm.LMM("Reaction ~ year + (1 | Subject)", data)
+    found = blm.savage_dickey(whole, "z", curve=False)
+    pair = [m.fit(random_seed=1, progressbar=False) for m in (whole, null)]
+    bridged = blm.bayes_factor(*pair)
+    total = np.hypot(found.relative_error, bridged.relative_error)
+    assert found.log_bf10 == pytest.approx(bridged.log_bf10, abs=5 * total + 1e-3)
+
+
+def test_priors_about_other_columns_are_not_compared():
+    data = dataset("sleepstudy")
+    own = {"sd(Intercept | Subject)": blm.Prior("HalfStudentT", nu=3, sigma=data["Reaction"].std())}
+    fits = [
+        blm.LMM("Reaction ~ Days + (Days | Subject)", data, priors=priors).fit(
+            method="importance", random_seed=1, progressbar=False
+        )
+        for priors in (None, own)
+    ]
+    with pytest.raises(blm.PriorError, match="Subject"):
+        blm.bayes_factor(*fits)
 
 
 def test_a_null_other_than_zero_shifts_the_response():

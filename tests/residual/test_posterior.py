@@ -10,12 +10,13 @@ import pytest
 from scipy import stats
 
 import bayeslmm as blm
-from bayeslmm.bayes.marginal import centering, marginal_density
+from bayeslmm.bayes.marginal import marginal_density
 from bayeslmm.bayes.scales import scale_terms, unconstrain
 from bayeslmm.gaussian.correlations import correlations_from_factors, log_lkj
 from tests.bayes.test_marginal import (
     _log_density,
     _log_jacobian,
+    _own_factors,
     _prior_of_coefficients,
     _random_point,
     _value,
@@ -106,7 +107,7 @@ def test_it_is_the_dense_normal_density_with_beta_integrated_out(key):
     x = near(found)
     V, _, _, _ = _covariance(lmm, found, x)
     mean, precision = _prior_of_coefficients(lmm)
-    X = lmm.design.X @ np.linalg.inv(centering(lmm.design))
+    X = lmm.design.X @ np.linalg.inv(lmm.priors.combinations())
     log_y = stats.multivariate_normal(X @ mean, V + (X / precision) @ X.T).logpdf(
         lmm.design.y - lmm.design.offset
     )
@@ -119,7 +120,7 @@ def test_it_is_the_dense_normal_density_with_beta_integrated_out(key):
 def _log_conditional(lmm, R, roots, centered, z):
     """log p(beta centered, z | theta, y), dense."""
     design = lmm.design
-    columns = [design.X @ np.linalg.inv(centering(design))]
+    columns = [design.X @ np.linalg.inv(lmm.priors.combinations())]
     for block, F in zip(design.blocks, roots, strict=True):
         Z = np.zeros((design.n_rows, block.n_levels, block.n_effects))
         Z[np.arange(design.n_rows), block.codes] = block.Z @ F
@@ -141,15 +142,13 @@ def test_it_is_the_joint_density_of_the_pymc_model_less_the_conditional(key):
     point = _random_point(pymc_model)
     residual, design = lmm.design.residual, lmm.design
     sds, roots, z, jacobian, u = [], [], [], 0.0, [np.zeros(0)]
-    for block, names in zip(design.blocks, lmm.names.factors, strict=True):
-        sd = _value(pymc_model, names.sd, point)
-        corr = (
-            _value(pymc_model, names.corr, point) if block.correlated_pairs() else np.eye(len(sd))
-        )
-        sds.append(sd)
-        roots.append(sd[:, None] * np.linalg.cholesky(corr))
+    own = []
+    for one, names in zip(_own_factors(lmm, pymc_model, point), lmm.names.factors, strict=True):
+        sds.append(one[0])
+        own.append(one[1])
+        roots.append(one[2])
         z.append(np.asarray(point[names.z]).ravel())
-    flat = np.concatenate([np.zeros(0), *(F.ravel() for F in roots)])
+    flat = np.concatenate([np.zeros(0), *(F.ravel() for F in own)])
     u.append(correlations_from_factors(found.correlations, flat)[1])
     scalars = [np.zeros(0), *sds]
     if residual.variance.kind == "cells":
