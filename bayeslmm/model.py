@@ -148,6 +148,9 @@ class LMM:
         check_design(self.design, sigma_known=_sigma_is_given(priors))
         self.aliased: tuple[str, ...] = _aliased(self.design)
         self.priors = Priors(self.design, priors, family=family, random=random)
+        from bayeslmm.results.identification import warn_unidentified
+
+        warn_unidentified(self)
 
     @property
     def names(self) -> ModelNames:
@@ -158,6 +161,16 @@ class LMM:
     def cross_products(self) -> CrossProducts:
         """Products of [Z X y] with the offset subtracted: what every fit needs of the rows."""
         return reduce_rows(self.design)
+
+    @cached_property
+    def unidentified(self) -> tuple[tuple[str, ...], ...]:
+        """Variance components that cannot be told apart, as ``(1 | g)`` from ``(0 + f | g)``.
+
+        The covariance of the data stays the same while those of one tuple change.
+        """
+        from bayeslmm.results.identification import unidentified_components
+
+        return unidentified_components(self)
 
     @cached_property
     def problem(self) -> Problem | StructuredProblem:
@@ -380,7 +393,7 @@ class LMM:
         """The same model, priors included, for other rows of the same columns."""
         twin = copy(self)
         twin._like = None
-        for name in ("cross_products", "problem"):
+        for name in ("cross_products", "problem", "unidentified"):
             twin.__dict__.pop(name, None)
         twin.design = design
         twin.priors = self.priors.copy()

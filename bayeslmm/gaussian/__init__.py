@@ -58,6 +58,7 @@ _HOME = {
     "Problem": "problem",
     "prepare": "problem",
     "rotated_for_draws": "rotation",
+    "unidentified_directions": "identifiability",
     "FactorRows": "rows",
     "RunningProducts": "running",
     "analyze": "symbolic",

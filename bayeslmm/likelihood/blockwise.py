@@ -6,10 +6,12 @@ Coordinates x are those of :class:`bayeslmm.residual.coordinates.Coordinates`, u
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from bayeslmm.gaussian import VarianceDerivatives, lower_factor, single_threaded_blas
+from bayeslmm.gaussian import VarianceDerivatives, single_threaded_blas
+from bayeslmm.likelihood.boundary import BoundarySearch
 from bayeslmm.likelihood.kenward_roger import KenwardRoger, adjustment
 from bayeslmm.likelihood.optimize import Optimum
 from bayeslmm.likelihood.satterthwaite import VarianceCurvature, _pseudo_inverse
@@ -22,18 +24,14 @@ from bayeslmm.residual.problem import BlockProblem
 
 __all__ = ["block_curvature", "block_kenward_roger", "optimize_blocks"]
 
-_NEARLY_ZERO = 1e-5
-_SAME = 1e-8
-_MAX_ROUNDS = 5
 
-
-class _Search:
+class _Search(BoundarySearch):
     def __init__(self, problem: StructuredProblem, reml: bool):
-        self.problem, self.ml = problem, not reml
+        self.problem, self.ml, self.patterns = problem, not reml, problem.patterns
         self.coordinates = Coordinates(problem)
         self.flat = problem.prior(None)
         self.n_evaluations = 0
-        self.converged, self.message = True, ""
+        self.message = ""
 
     def deviance(self, x: np.ndarray, gradient: bool = True):
         self.n_evaluations += 1
@@ -63,86 +61,38 @@ class _Search:
                 options={"maxiter": 2000, "maxfun": 4000, "ftol": 1e-14, "gtol": 1e-5,
                          "maxcor": 30},
             )  # fmt: skip
-        flat = 1e-3 * (1 + abs(found.fun)) ** 0.5
-        self.converged = bool(found.success or np.max(np.abs(found.jac), initial=0.0) < flat)
-        self.message = "" if self.converged else str(found.message)
+        self.message = str(found.message)
         return found.x, float(found.fun)
 
-    def settle(self, x: np.ndarray, value: float) -> tuple[np.ndarray, float]:
-        """Zero variances that vanish, and leave zero where the likelihood rises inward."""
-        for _ in range(_MAX_ROUNDS):
-            x, value = self._zero_what_vanishes(x, value)
-            inward = self._inward(x, value)
-            if inward is None:
-                return x, value
-            x, value = self.descend(inward)
-        return x, value
+    def value(self, x: np.ndarray) -> float:
+        return self.deviance(x, False)[0]
 
-    def _scaled(self, x: np.ndarray):
-        """Per correlated block: factor number, positions, covariance in units of the spread."""
-        theta = self.coordinates.theta(x)
-        for k, (pattern, Sigma) in enumerate(
-            zip(self.problem.patterns, self.problem.covariances(theta.F), strict=True)
-        ):
-            unit = self.coordinates.column_scales[k] / self.problem.spread
-            for block in pattern.blocks:
-                at = np.ix_(block, block)
-                yield k, list(block), (Sigma * np.outer(unit, unit))[at], unit[list(block)]
+    def slope(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        return self.deviance(x)
 
-    def _zero_what_vanishes(self, x, value):
-        Ls = [L.copy() for L in self.problem.split(self.coordinates.theta(x).F)]
-        changed = False
-        for k, block, Sigma, unit in self._scaled(x):
-            values, vectors = np.linalg.eigh(Sigma)
-            small = values < _NEARLY_ZERO * max(1.0, values[-1])
-            if not small.any() or np.all(values[small] == 0):
-                continue
-            reduced = (vectors[:, ~small] * values[~small]) @ vectors[:, ~small].T
-            reduced = reduced / np.outer(unit, unit)
-            Ls[k][np.ix_(block, block)] = lower_factor(0.5 * (reduced + reduced.T))
-            changed = True
-        if not changed:
-            return x, value
-        trial, trial_value = self.descend(self.coordinates.with_factors(x, Ls))
-        if trial_value <= value + _SAME * (1 + abs(value)):
-            return trial, trial_value
-        return x, value
+    @cached_property
+    def _row_units(self) -> list[np.ndarray]:
+        """Per effect, what makes its standard deviation one in units of the residual spread."""
+        return [scale / self.problem.spread for scale in self.coordinates.column_scales]
 
-    def _inward(self, x, value):
-        if not self.is_singular(x):
-            return None
-        theta = self.coordinates.theta(x)
-        slopes = self.problem.evaluate(theta, self.flat, self.ml)[1]
-        Ls = self.problem.split(theta.F)
-        D = self.problem.split(-2.0 * slopes)
-        for k, block, Sigma, unit in self._scaled(x):
-            at = np.ix_(block, block)
-            slope, vectors = np.linalg.eigh(D[k][at] / np.outer(unit, unit))
-            if slope[0] >= -1e-6 * (1 + abs(slope[-1])):
-                continue
-            for step in (1e-1, 1e-2, 1e-3, 1e-4):
-                raised = Sigma + step * np.outer(vectors[:, 0], vectors[:, 0])
-                trial = [L.copy() for L in Ls]
-                trial[k][at] = lower_factor(raised / np.outer(unit, unit))
-                candidate = self.coordinates.with_factors(x, trial)
-                if self.deviance(candidate, False)[0] < value - 1e-9 * (1 + abs(value)):
-                    return candidate
-        return None
+    def factors(self, x: np.ndarray) -> list[np.ndarray]:
+        Ls = self.problem.split(self.coordinates.theta(x).F)
+        return [u[:, None] * L for L, u in zip(Ls, self._row_units, strict=True)]
 
-    def ranks(self, x: np.ndarray) -> tuple[tuple[int, ...], ...]:
-        """Rank of every correlated block, factor by factor."""
-        out: list[list[int]] = [[] for _ in self.problem.patterns]
-        for k, _, Sigma, _ in self._scaled(x):
-            values = np.linalg.eigvalsh(Sigma)
-            out[k].append(int((values > 1e-8 * max(1.0, values[-1])).sum()))
-        return tuple(tuple(ranks) for ranks in out)
+    def with_factors(self, x: np.ndarray, factors: list[np.ndarray]) -> np.ndarray:
+        Ls = [F / u[:, None] for F, u in zip(factors, self._row_units, strict=True)]
+        return self.coordinates.with_factors(x, Ls)
 
-    def is_singular(self, x: np.ndarray) -> bool:
-        return any(
-            rank < len(block)
-            for ranks, pattern in zip(self.ranks(x), self.problem.patterns, strict=True)
-            for rank, block in zip(ranks, pattern.blocks, strict=True)
-        )
+    def covariance_slopes(self, x: np.ndarray) -> list[np.ndarray]:
+        self.n_evaluations += 1
+        slopes = self.problem.evaluate(self.coordinates.theta(x), self.flat, self.ml)[1]
+        return [
+            D / np.outer(u, u)
+            for D, u in zip(self.problem.split(-2.0 * slopes), self._row_units, strict=True)
+        ]
+
+    def steps(self, x: np.ndarray) -> np.ndarray:
+        return np.ones_like(x)
 
 
 def optimize_blocks(
@@ -165,20 +115,20 @@ def optimize_blocks(
     search = _Search(problem, reml)
     with single_threaded_blas():
         starts = [start] if start is not None else search.coordinates.starts()
-        starts = sorted(starts, key=lambda x: search.deviance(x, False)[0])[:2]
-        best, value, state = None, np.inf, (True, "")
+        starts = sorted(starts, key=search.value)[:2]
+        best, value = None, np.inf
         for point in starts:
             x, found = search.descend(np.asarray(point, dtype=float))
             if best is None or found < value:
-                best, value, state = x, found, (search.converged, search.message)
-        search.converged, search.message = state
+                best, value = x, found
         best, value = search.settle(best, value)
+        converged = search.is_stationary(best)
     return Optimum(
         theta=best,
         criterion=float(value),
         n_evaluations=search.n_evaluations,
-        converged=search.converged and bool(np.isfinite(value)),
-        message=search.message,
+        converged=converged,
+        message="" if converged else search.message,
         rank=search.ranks(best),
     )
 

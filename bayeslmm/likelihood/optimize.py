@@ -2,9 +2,7 @@
 
 The criterion is minimized over the *unbounded* entries of the L_k: flipping the sign of a column
 of L_k changes nothing, so a bound at zero would be a wall that is not there, and bounded
-optimizers do stop at it. What remains special is a truly vanishing variance: with a zero column
-the gradient in L is zero whatever the data say, so there the derivative in the covariance matrix
-itself decides (Karush-Kuhn-Tucker conditions on the positive semidefinite cone).
+optimizers do stop at it. What remains special is a vanishing variance: see ``boundary``.
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ import numpy as np
 
 from bayeslmm.gaussian import (
     Problem,
-    lower_factor,
     pack_theta,
     profiled_covariance_gradient,
     profiled_criterion,
@@ -24,16 +21,12 @@ from bayeslmm.gaussian import (
     single_threaded_blas,
     unpack_theta,
 )
+from bayeslmm.likelihood.boundary import BoundarySearch
 
 __all__ = ["Optimum", "optimize"]
 
-#: An eigenvalue of a (scaled, relative) covariance matrix below this may be an exact zero.
-_NEARLY_ZERO = 1e-5
-#: The criterion may rise by this when an eigenvalue is set to exactly zero.
-_SAME = 1e-9
-#: A relative standard deviation below this, times the root of the levels, is looked at closely.
+#: A relative standard deviation below this, over the root of the levels, is looked at closely.
 _TENDS_TO_ZERO = 0.1
-_MAX_ROUNDS = 8
 
 
 @dataclass(frozen=True)
@@ -87,29 +80,30 @@ def optimize(problem: Problem, *, reml: bool = True, start: np.ndarray | None = 
     with single_threaded_blas():
         first = search.default_start() if start is None else np.asarray(start, dtype=float)
         theta, value = search.descend(first)
-        theta, value = search.settle_boundary(theta, value)
+        theta, value = search.settle(theta, value)
         if search.is_singular(theta):  # a boundary may be a local optimum: look from elsewhere
             other, other_value = search.descend(0.1 * search.default_start())
-            other, other_value = search.settle_boundary(other, other_value)
+            other, other_value = search.settle(other, other_value)
             if other_value < value - 1e-8 * (1 + abs(value)):
                 theta, value = other, other_value
+        converged = search.is_stationary(theta)
     return Optimum(
         theta=theta,
         criterion=float(value),
         n_evaluations=search.n_evaluations,
-        converged=search.converged and bool(np.isfinite(value)),
-        message=search.message,
+        converged=converged,
+        message="" if converged else search.message,
         rank=search.ranks(theta),
     )
 
 
-class _Search:
+class _Search(BoundarySearch):
     """The criterion on columns scaled to unit size, and the steps of the search."""
 
     def __init__(self, problem: Problem, reml: bool):
-        self.problem, self.reml = problem, reml
+        self.problem, self.reml, self.patterns = problem, reml, problem.patterns
         self.n_evaluations = 0
-        self.converged, self.message = True, ""
+        self.message = ""
         self.scales = [factor.column_scales for factor in problem.cp.factors]
 
     def default_start(self) -> np.ndarray:
@@ -139,7 +133,7 @@ class _Search:
             return self._minimize(theta, lambda x: (x * unit, unit), theta / unit)
         start = np.log(np.abs(theta) / unit) * self._size
         theta, value = self._minimize(theta, self._exponential(unit), start)
-        if np.any(np.abs(theta) * self._size < _TENDS_TO_ZERO * unit):
+        if np.any(np.abs(theta) < _TENDS_TO_ZERO * unit):
             theta, value = self._minimize(theta, lambda x: (x * unit, unit), theta / unit)
         return theta, value
 
@@ -172,10 +166,7 @@ class _Search:
             method="L-BFGS-B",
             options={"maxiter": 2000, "maxfun": 5000, "ftol": 1e-13, "gtol": 1e-5, "maxcor": 20},
         )
-        # an abnormal line search at the limit of rounding is an optimum all the same
-        flat = 1e-3 * (1 + abs(result.fun)) ** 0.5
-        self.converged = bool(result.success or np.max(np.abs(result.jac)) < flat)
-        self.message = "" if self.converged else str(result.message)
+        self.message = str(result.message)
         return to_theta(result.x)[0], float(result.fun)
 
     def _unit(self) -> np.ndarray:
@@ -202,92 +193,20 @@ class _Search:
         ]
         return np.concatenate(rows)
 
-    def settle_boundary(self, theta: np.ndarray, value: float) -> tuple[np.ndarray, float]:
-        """Zero what vanishes, and leave the boundary where the criterion falls inward."""
-        for _ in range(_MAX_ROUNDS):
-            theta, value = self._zero_what_vanishes(self._positive(theta), value)
-            inward = self._inward_direction(theta, value)
-            if inward is None:
-                return theta, value
-            theta, value = self.descend(inward)
-        return self._positive(theta), value
+    def slope(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+        self.n_evaluations += 1
+        return profiled_criterion_and_gradient(self.problem, theta, self.reml)
 
-    def _positive(self, theta: np.ndarray) -> np.ndarray:
-        """The same covariance matrices with nonnegative diagonals of L."""
-        Ls = []
-        for L in self.unpack(theta):
-            signs = np.where(np.diag(L) < 0, -1.0, 1.0)
-            Ls.append(L * signs)
-        return self.pack(Ls)
+    def factors(self, theta: np.ndarray) -> list[np.ndarray]:
+        return [s[:, None] * L for L, s in zip(self.unpack(theta), self.scales, strict=True)]
 
-    def _zero_what_vanishes(self, theta: np.ndarray, value: float) -> tuple[np.ndarray, float]:
-        """Try the covariance matrices with their small eigenvalues set to zero."""
-        Ls, changed = self.unpack(theta), False
-        for k, pattern in enumerate(self.problem.patterns):
-            for block in pattern.blocks:
-                at = np.ix_(block, block)
-                scale = self.scales[k][list(block)]
-                Sigma = (Ls[k] @ Ls[k].T)[at] * np.outer(scale, scale)
-                values, vectors = np.linalg.eigh(Sigma)
-                small = values < _NEARLY_ZERO * max(1.0, values[-1])
-                if not small.any() or np.all(values[small] == 0):
-                    continue
-                reduced = (vectors[:, ~small] * values[~small]) @ vectors[:, ~small].T
-                reduced /= np.outer(scale, scale)
-                Ls[k] = Ls[k].copy()
-                Ls[k][at] = lower_factor(0.5 * (reduced + reduced.T))
-                changed = True
-        if not changed:
-            return theta, value
-        candidate, candidate_value = self.descend(self.pack(Ls))
-        candidate = self._positive(candidate)
-        if candidate_value <= value + _SAME * (1 + abs(value)):
-            return candidate, candidate_value
-        return theta, value
+    def with_factors(self, theta: np.ndarray, factors: list[np.ndarray]) -> np.ndarray:
+        return self.pack([F / s[:, None] for F, s in zip(factors, self.scales, strict=True)])
 
-    def _inward_direction(self, theta: np.ndarray, value: float) -> np.ndarray | None:
-        """A better point off the boundary, or None where the optimum is at it."""
-        if not self.is_singular(theta):
-            return None
-        gradients = profiled_covariance_gradient(self.problem, theta, self.reml)
-        Ls = self.unpack(theta)
-        for k, pattern in enumerate(self.problem.patterns):
-            for block in pattern.blocks:
-                at = np.ix_(block, block)
-                scale = self.scales[k][list(block)]
-                slope, vectors = np.linalg.eigh(gradients[k][at] / np.outer(scale, scale))
-                if slope[0] >= -1e-6 * (1 + abs(slope[-1])):
-                    continue
-                direction = vectors[:, 0] / scale
-                Sigma = (Ls[k] @ Ls[k].T)[at]
-                for step in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5):
-                    trial = [L.copy() for L in Ls]
-                    trial[k][at] = lower_factor(Sigma + step * np.outer(direction, direction))
-                    candidate = self.pack(trial)
-                    if self.value(candidate) < value - 1e-9 * (1 + abs(value)):
-                        return candidate
-        return None
+    def covariance_slopes(self, theta: np.ndarray) -> list[np.ndarray]:
+        self.n_evaluations += 1
+        slopes = profiled_covariance_gradient(self.problem, theta, self.reml)
+        return [D / np.outer(s, s) for D, s in zip(slopes, self.scales, strict=True)]
 
-    def ranks(self, theta: np.ndarray) -> tuple[tuple[int, ...], ...]:
-        return tuple(
-            tuple(
-                int(np.linalg.matrix_rank(_scaled(L, block, scale), tol=1e-4))
-                for block in pattern.blocks
-            )
-            for L, pattern, scale in zip(
-                self.unpack(theta), self.problem.patterns, self.scales, strict=True
-            )
-        )
-
-    def is_singular(self, theta: np.ndarray) -> bool:
-        return any(
-            rank < len(block)
-            for ranks, pattern in zip(self.ranks(theta), self.problem.patterns, strict=True)
-            for rank, block in zip(ranks, pattern.blocks, strict=True)
-        )
-
-
-def _scaled(L: np.ndarray, block: tuple[int, ...], scale: np.ndarray) -> np.ndarray:
-    """Rows of L on the scale of their columns, relative to the largest."""
-    part = L[np.ix_(block, block)] * scale[list(block)][:, None]
-    return part / max(1.0, float(np.max(np.abs(part), initial=0.0)))
+    def steps(self, theta: np.ndarray) -> np.ndarray:
+        return self._unit()

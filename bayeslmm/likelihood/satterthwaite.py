@@ -40,14 +40,32 @@ class VarianceCurvature:
         Derivative of the coefficients' covariance matrix in (theta, sigma).
     hessian : (r + 1, r + 1) array
         Of the deviance in (theta, sigma).
-    flat : int
-        Eigenvalues of the Hessian that are not positive; they are left out of its inverse.
+    flat_directions : (r + 1, f) array
+        Directions in which the deviance has no positive curvature; they are left out of the
+        inverse. As long as a standard error would be if nothing else were estimated.
     """
 
     covariance: np.ndarray
     jacobian: np.ndarray
     hessian: np.ndarray
-    flat: int
+    flat_directions: np.ndarray
+
+    @property
+    def flat(self) -> int:
+        """Number of the flat directions."""
+        return self.flat_directions.shape[1]
+
+    def undetermined(self, jacobian: np.ndarray) -> np.ndarray:
+        """Which functions of the parameters change in a flat direction, shape (k,).
+
+        Parameters
+        ----------
+        jacobian : (k, r + 1) array
+        """
+        curvature = np.abs(np.diag(self.hessian))  # 0 for a known sigma
+        naive = np.sqrt(np.divide(1.0, curvature, out=0 * curvature, where=curvature > 0))
+        size = np.linalg.norm(jacobian * naive, axis=1)
+        return np.any(np.abs(jacobian @ self.flat_directions) > 0.01 * size[:, None], axis=1)
 
 
 def variance_curvature(problem: Problem, theta: np.ndarray, *, reml: bool) -> VarianceCurvature:
@@ -87,7 +105,8 @@ def variance_curvature(problem: Problem, theta: np.ndarray, *, reml: bool) -> Va
         slope, unscaled = _first_derivatives(problem, center)
     sigma = center.sigma
     if problem.known_sigma is not None:
-        covariance, flat = _pseudo_inverse(0.5 * (second + second.T)) if r else (second, 0)
+        covariance, flat = _pseudo_inverse(0.5 * (second + second.T))
+        flat = np.pad(flat, ((0, 1), (0, 0)))
         padded, jacobian = np.zeros((r + 1, r + 1)), np.zeros((r + 1, p, p))
         padded[:r, :r], jacobian[:r] = 2 * covariance, sigma**2 * unscaled
         hessian = np.pad(0.5 * (second + second.T), ((0, 1), (0, 1)))
@@ -205,11 +224,11 @@ def satterthwaite_f_df(
     return statistic, float(rank), 2 * expectation / (expectation - rank)
 
 
-def _pseudo_inverse(hessian: np.ndarray) -> tuple[np.ndarray, int]:
-    """Inverse on the positive eigenvalues; the others are counted."""
+def _pseudo_inverse(hessian: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Inverse on the positive eigenvalues, and the directions of the others."""
     # equilibrated, so that "positive" does not depend on the units of theta and sigma
     scale = np.sqrt(np.maximum(np.abs(np.diag(hessian)), 1e-300))
     values, vectors = np.linalg.eigh(hessian / np.outer(scale, scale))
-    good = values > 1e-8 * max(values[-1], 0.0)
+    good = values > 1e-8 * max(values[-1], 0.0) if len(values) else np.zeros(0, dtype=bool)
     inverse = (vectors[:, good] / values[good]) @ vectors[:, good].T
-    return inverse / np.outer(scale, scale), int((~good).sum())
+    return inverse / np.outer(scale, scale), vectors[:, ~good] / scale[:, None]

@@ -13,6 +13,8 @@ from bayeslmm.errors import DataError, ModelWarning, PriorError
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import CrossProducts, Problem, single_threaded_blas
 from bayeslmm.likelihood.optimize import optimize
+from bayeslmm.likelihood.unbounded import grows_as_sigma_vanishes
+from bayeslmm.results.identification import sigma_is_known
 from bayeslmm.results.likelihood import LikelihoodFit
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ def likelihood_fit(model: LMM, *, reml: bool) -> LikelihoodFit:
         problem = _problem(model)
         _refuse_perfect(design, _ols_sigma(problem.cp))
         optimum = optimize(problem, reml=reml)
+        refuse_unbounded(problem, optimum.theta, reml=reml)
     if not np.isfinite(optimum.criterion):
         raise DataError(
             "The likelihood cannot be evaluated. Check the scale of the columns and whether "
@@ -116,6 +119,23 @@ def _refuse_unidentified(design: Design) -> None:
             )
 
 
+def refuse_unbounded(problem: Problem, theta: np.ndarray, *, reml: bool) -> None:
+    """Refuse a likelihood that grows, or stays, as sigma tends to 0.
+
+    Raises
+    ------
+    DataError
+    """
+    if not grows_as_sigma_vanishes(problem, theta, reml=reml):
+        return
+    route = "" if reml else ", fit by reml() (its profiles need this likelihood too)"
+    raise DataError(
+        f"Coefficients and random effects together fit the {problem.n} rows perfectly, so that "
+        f"the {'restricted ' if reml else ''}likelihood has no maximum: it does not fall as sigma "
+        f"tends to 0. Leave terms out{route} or use model.fit(), where the priors decide."
+    )
+
+
 def _ols_sigma(cp: CrossProducts) -> float:
     """Residual standard deviation of least squares, from the cross-products."""
     p = cp.p
@@ -136,7 +156,7 @@ def refuse_perfect_model(model: LMM) -> None:
     ------
     DataError
     """
-    if not _sigma_is_known(model):
+    if not sigma_is_known(model):
         with single_threaded_blas():
             _refuse_perfect(model.design, _ols_sigma(model.cross_products))
 
@@ -148,13 +168,8 @@ def refuse_perfect_posterior(model: LMM, idata: xr.DataTree) -> None:
     ------
     DataError
     """
-    if not _sigma_is_known(model):
+    if not sigma_is_known(model):
         _refuse_perfect(model.design, float(idata["posterior"]["sigma"].median()))
-
-
-def _sigma_is_known(model: LMM) -> bool:
-    """Whether sigma is one parameter, with a fixed value."""
-    return "sigma" in model.priors and model.priors["sigma"].name == "Fixed"
 
 
 def _refuse_perfect(design: Design, sigma: float) -> None:

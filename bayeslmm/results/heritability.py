@@ -152,7 +152,8 @@ def likelihood_share(
     Returns
     -------
     pandas.Series
-        ``estimate se lower upper``; the last three NaN at a boundary with the delta method.
+        ``estimate se lower upper``; with the delta method no interval within a standard error
+        of a boundary, and no standard error at it.
 
     Raises
     ------
@@ -220,18 +221,21 @@ def _delta(fit, share: Share, point, estimate: float, level: float):
         behind[i] -= step
         slope[i] = (_at(fit, share, ahead) - _at(fit, share, behind)) / (2 * step)
     variance = float(slope @ fit._curvature.covariance @ slope)
-    if not (1e-8 < estimate < 1 - 1e-8 and variance > 0):
+    se = np.sqrt(variance) if variance > 0 else np.nan
+    if fit._curvature.undetermined(slope[None])[0]:
+        se = np.nan
+    half = se / (estimate * (1 - estimate)) if 1e-8 < estimate < 1 - 1e-8 else np.nan
+    # more than 2 on the logit scale, as more than 1 in a log standard deviation: 0 is within reach
+    if not half < 2:
         warnings.warn(
-            f"The {share.name} is estimated at its boundary, where the delta method says nothing: "
-            'method="bootstrap" gives an interval.',
+            f"The {share.name} is estimated at its boundary or near it, or is not determined by "
+            'the data: the delta method has no interval there, method="bootstrap" has one.',
             ModelWarning,
             stacklevel=5,
         )
-        return np.nan, np.nan, np.nan
-    se = np.sqrt(variance)
-    half = ndtri(0.5 + level / 2) * se / (estimate * (1 - estimate))
-    center = logit(estimate)
-    return se, float(expit(center - half)), float(expit(center + half))
+        return (se if half >= 2 else np.nan), np.nan, np.nan
+    half, center = ndtri(0.5 + level / 2) * half, logit(estimate)
+    return float(se), float(expit(center - half)), float(expit(center + half))
 
 
 def _bootstrap(fit, share: Share, level, n_sims, random_seed, progressbar):

@@ -85,8 +85,11 @@ def _wald(fit: LikelihoodFit, level: float) -> pd.DataFrame:
 
 
 def _profile(fit: LikelihoodFit, level: float, wanted: list[str], progressbar: bool):
+    from bayeslmm.results.fitting import refuse_unbounded
+
     problem = fit._problem
     best, solution = ml_optimum(problem, None if fit.singular else fit.theta)
+    refuse_unbounded(problem, best.theta, reml=False)
     values = pd.Series(
         np.concatenate(
             [solution.beta, component_values(fit.design, solution.Sigmas, solution.sigma)]

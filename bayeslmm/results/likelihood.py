@@ -325,7 +325,9 @@ class LikelihoodFit(FitPlots):
         -------
         pandas.DataFrame
             Columns ``estimate se lower upper``; standard errors by the delta method from the
-            observed information. NaN where a component is at its boundary.
+            observed information. NaN where a component is at its boundary or near it (where a
+            standard error reaches the boundary), or is not determined by the data;
+            ``confint()`` has an interval there.
 
         Examples
         --------

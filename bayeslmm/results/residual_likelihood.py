@@ -11,7 +11,7 @@ import pandas as pd
 
 from bayeslmm.bayes.priors import component_names
 from bayeslmm.errors import DataError, ModelWarning
-from bayeslmm.gaussian import TooManyEffectsError
+from bayeslmm.gaussian import TooManyEffectsError, single_threaded_blas
 from bayeslmm.gaussian.criterion import Solution
 from bayeslmm.likelihood.blockwise import (
     block_curvature,
@@ -21,6 +21,7 @@ from bayeslmm.likelihood.blockwise import (
 from bayeslmm.likelihood.inference import KenwardRogerInference
 from bayeslmm.likelihood.optimize import Optimum
 from bayeslmm.likelihood.satterthwaite import VarianceCurvature
+from bayeslmm.likelihood.unbounded import collapsing_cells, collapsing_correlation
 from bayeslmm.residual.base import StructuredProblem, Theta
 from bayeslmm.residual.components import component_map, residual_component_names
 from bayeslmm.residual.coordinates import Coordinates
@@ -131,7 +132,9 @@ class ResidualLikelihoodFit(LikelihoodFit):
         -------
         pandas.DataFrame
             Columns ``estimate se lower upper``; standard errors by the delta method from the
-            observed information. NaN where a component is at its boundary.
+            observed information. NaN where a component is at its boundary or near it (where a
+            standard error reaches the boundary), or is not determined by the data;
+            ``confint()`` has an interval there.
         """
         from bayeslmm.results.residual_tables import residual_variance_table
 
@@ -269,6 +272,7 @@ def residual_likelihood_fit(model: LMM, *, reml: bool) -> ResidualLikelihoodFit:
             "model fits perfectly."
         )
     fit = ResidualLikelihoodFit(model, problem, optimum, reml=reml)
+    _refuse_unbounded(fit)
     if fit.sigma <= _PERFECT * spread:
         raise DataError(
             f"The residual standard deviation of {design.response!r} tends to 0: the random "
@@ -279,6 +283,38 @@ def residual_likelihood_fit(model: LMM, *, reml: bool) -> ResidualLikelihoodFit:
     if fit.singular:
         _warn("At a boundary: " + "; ".join(fit.singular_components) + ".")
     return fit
+
+
+def _refuse_unbounded(fit: ResidualLikelihoodFit) -> None:
+    """Refuse a likelihood that grows forever as residual variances vanish.
+
+    Raises
+    ------
+    DataError
+    """
+    design, problem, theta, reml = fit.design, fit._problem, fit._theta, fit.reml
+    end = "" if reml else " (reml() has one more often)"
+    no_maximum = f"the {'restricted ' if reml else ''}likelihood has no maximum{end}"
+    X, y = design.X[:, fit.kept], design.y - design.offset
+    with single_threaded_blas():
+        if design.residual.variance.kind == "cells":
+            cells = collapsing_cells(problem, theta, X, reml=reml)
+            if cells is not None:
+                names = ", ".join(design.residual.variance.names[c] for c in cells)
+                raise DataError(
+                    f"{names}: coefficients and random effects can fit these rows perfectly, so "
+                    f"that {no_maximum}. Join the cells with others, leave terms out, or use "
+                    "model.fit(), where the priors decide."
+                )
+        if collapsing_correlation(problem, theta, X, y, reml=reml):
+            few = "groups with the same times" if problem.structure.n_times else "groups"
+            raise DataError(
+                f"residual={design.residual.syntax.text!r}: there are too few {few} for so many "
+                "coefficients and correlations. A combination of the residuals can be 0 in all of "
+                f"them, so that {no_maximum}: it grows forever as the residual correlation matrix "
+                "becomes singular. Use a structure with fewer correlations, leave coefficients "
+                "out, or use model.fit(), where the priors decide."
+            )
 
 
 def refuse_confounded(design) -> None:

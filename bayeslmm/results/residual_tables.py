@@ -43,30 +43,34 @@ def residual_variance_table(fit: ResidualLikelihoodFit, level: float) -> pd.Data
     variance = np.einsum("ki,ij,kj->k", jacobian, fit._curvature.covariance, jacobian)
     se = np.sqrt(np.where(variance > 0, variance, np.nan))
     z = ndtri(0.5 + level / 2)
+    undetermined = fit._curvature.undetermined(jacobian)
+    undetermined |= estimate.index.isin([name for one in fit.model.unidentified for name in one])
     rows = []
     limit = fit._problem.structure.boundary(fit._theta.c)
-    for name, value, error in zip(estimate.index, estimate.to_numpy(), se, strict=True):
-        at_limit = limit is not None and (name in ("rho", "range"))
-        if (
-            not np.isfinite(value)
-            or not np.isfinite(error)
-            or at_limit
-            or _at_boundary(name, value)
-        ):
+    for k, (name, value) in enumerate(estimate.items()):
+        forward, back, slope = transform_of(name, fit)
+        at_limit = limit is not None and name in ("rho", "range")
+        if at_limit or undetermined[k] or not _inside(name, value, se[k], slope):
             rows.append((value, np.nan, np.nan, np.nan))
             continue
-        forward, back, slope = transform_of(name, fit)
-        center, half = forward(value), z * error * slope(value)
-        rows.append((value, error, back(center - half), back(center + half)))
+        center, half = forward(value), z * se[k] * slope(value)
+        rows.append((value, se[k], back(center - half), back(center + half)))
     table = pd.DataFrame(rows, columns=["estimate", "se", "lower", "upper"], index=estimate.index)
     table.index.name = "component"
     return table
 
 
-def _at_boundary(name: str, value: float) -> bool:
-    if name.startswith("corr("):
-        return not abs(value) < 1 - 1e-8
-    return name.startswith(("sd(", "sigma")) and not value > 0
+def _inside(name: str, value: float, se: float, slope) -> bool:
+    """Whether the boundary is out of reach: see :func:`bayeslmm.results.variances.variance_table`.
+
+    The logit of rho is twice Fisher's z.
+    """
+    if name.startswith("log_sigma["):
+        return bool(np.isfinite(se))
+    if not np.isfinite(value) or (value <= 0 and name.startswith(("sd(", "sigma"))):
+        return False
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return bool(se * slope(value) < (2.0 if name == "rho" else 1.0))
 
 
 def _jacobian(fit: ResidualLikelihoodFit) -> np.ndarray:

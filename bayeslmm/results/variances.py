@@ -40,7 +40,10 @@ def component_values(design: Design, Sigmas: list[np.ndarray], sigma: float) -> 
 
 
 def variance_table(fit: LikelihoodFit, level: float) -> pd.DataFrame:
-    """Estimates, standard errors and Wald intervals of the variance components."""
+    """Estimates, standard errors and Wald intervals of the variance components.
+
+    Both are left out where a component is at its boundary or near it, or is not determined.
+    """
     estimate = fit.components()
     covariance = fit._curvature.covariance
     jacobian = _jacobian(fit)
@@ -48,7 +51,12 @@ def variance_table(fit: LikelihoodFit, level: float) -> pd.DataFrame:
     se = np.sqrt(np.where(variance > 0, variance, np.nan))
     values = estimate.to_numpy()
     is_corr = np.array([name.startswith("corr(") for name in estimate.index])
-    boundary = np.where(is_corr, ~(np.abs(values) < 1 - 1e-8), ~(values > 0))
+    # on the scales of the intervals, log and Fisher's z, a standard error of more than 1 puts the
+    # boundary within reach: the interval would span orders of magnitude
+    with np.errstate(invalid="ignore"):
+        boundary = np.where(is_corr, ~(se < 1 - values**2), ~(se < values))
+    boundary |= fit._curvature.undetermined(jacobian)
+    boundary |= estimate.index.isin([name for names in fit.model.unidentified for name in names])
     se[boundary] = np.nan
     z = ndtri(0.5 + level / 2)
     lower, upper = np.full(len(values), np.nan), np.full(len(values), np.nan)
