@@ -7,7 +7,7 @@ optimizers do stop at it. What remains special is a vanishing variance: see ``bo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -24,6 +24,9 @@ from bayeslmm.gaussian import (
 from bayeslmm.likelihood.boundary import BoundarySearch
 
 __all__ = ["Optimum", "optimize"]
+
+#: Up to this many random effects a search takes a millisecond, so that several are made.
+_FEW_EFFECTS = 200
 
 #: A relative standard deviation below this, over the root of the levels, is looked at closely.
 _TENDS_TO_ZERO = 0.1
@@ -73,16 +76,66 @@ def optimize(problem: Problem, *, reml: bool = True, start: np.ndarray | None = 
     -------
     Optimum
     """
-    search = _Search(problem, reml)
     if problem.n_parameters == 0:
         value = profiled_criterion(problem, np.zeros(0), reml)
         return Optimum(np.zeros(0), float(value), 1, bool(np.isfinite(value)), "", ())
+    Ks = _decorrelating(problem)
+    if Ks is None:
+        return _optimize(problem, reml, start)
+    patterns = problem.patterns
+    if start is not None:
+        start = pack_theta(patterns, _mapped(unpack_theta(patterns, start), Ks, np.linalg.solve))
+    with single_threaded_blas():
+        found = _optimize(problem.with_effects(Ks), reml, start)
+    Ls = _mapped(unpack_theta(patterns, found.theta), Ks, np.matmul)
+    return replace(found, theta=pack_theta(patterns, Ls))
+
+
+def _decorrelating(problem: Problem) -> list[np.ndarray | None] | None:
+    """K such that correlated effects of the columns Z K have uncorrelated columns of unit size.
+
+    Their covariance L L' is then on a scale of its own, wherever the covariates have their origin:
+    K L is the factor of the effects of Z. None where no effects are correlated.
+    """
+    Ks: list[np.ndarray | None] = []
+    for pattern, factor in zip(problem.patterns, problem.products.factors, strict=True):
+        K = np.eye(pattern.q)
+        for block in pattern.blocks:
+            at = np.ix_(block, block)
+            gram = factor.zz_unweighted[at]
+            size = np.sqrt(np.diag(gram))
+            if len(block) == 1 or not np.all(size > 0):
+                continue
+            scaled = gram / np.outer(size, size)
+            if np.linalg.eigvalsh(scaled)[0] > 1e-12:
+                root = np.linalg.inv(np.linalg.cholesky(scaled)).T
+                K[at] = root / size[:, None] * np.sqrt(problem.n)
+        Ks.append(None if np.array_equal(K, np.eye(pattern.q)) else K)
+    return None if all(K is None for K in Ks) else Ks
+
+
+def _mapped(Ls, Ks, how) -> list[np.ndarray]:
+    """Lower triangular factors of K L L' K', or with K^-1 in place of K."""
+    out = []
+    for L, K in zip(Ls, Ks, strict=True):
+        if K is not None:
+            R = np.linalg.qr(how(K, L).T, mode="r")
+            L = (R * np.where(np.diag(R) < 0, -1.0, 1.0)[:, None]).T
+        out.append(L)
+    return out
+
+
+def _optimize(problem: Problem, reml: bool, start: np.ndarray | None) -> Optimum:
+    search = _Search(problem, reml)
     with single_threaded_blas():
         first = search.default_start() if start is None else np.asarray(start, dtype=float)
         theta, value = search.descend(first)
         theta, value = search.settle(theta, value)
-        if search.is_singular(theta):  # a boundary may be a local optimum: look from elsewhere
-            other, other_value = search.descend(0.1 * search.default_start())
+        # a boundary may be a local optimum, and so may any point: look from elsewhere
+        small = problem.symbolic.n_columns <= _FEW_EFFECTS and start is None
+        others = (0.1, 10.0) if small else (0.1,) if search.is_singular(theta) else ()
+        for size in others:
+            other, other_value = search.descend(size * search.default_start())
             other, other_value = search.settle(other, other_value)
             if other_value < value - 1e-8 * (1 + abs(value)):
                 theta, value = other, other_value

@@ -70,7 +70,8 @@ def _inside(name: str, value: float, se: float, slope) -> bool:
     if not np.isfinite(value) or (value <= 0 and name.startswith(("sd(", "sigma"))):
         return False
     with np.errstate(divide="ignore", invalid="ignore"):
-        return bool(se * slope(value) < (2.0 if name == "rho" else 1.0))
+        # of numpy, whose division by zero is infinite: a correlation may be exactly 1
+        return bool(se * slope(np.float64(value)) < (2.0 if name == "rho" else 1.0))
 
 
 def _jacobian(fit: ResidualLikelihoodFit) -> np.ndarray:

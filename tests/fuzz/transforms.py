@@ -83,7 +83,7 @@ def _move(data: pd.DataFrame, rng, *, shift: bool, stretch: bool) -> None:
     for name in ("x", "z", "u", "year"):
         values = data[name].astype(float)
         b = float(rng.choice([-1.0, 1.0]) * 10.0 ** rng.uniform(-2, 2)) if stretch else 1.0
-        a = float(rng.choice([-30.0, 3.0, 100.0])) * float(values.std()) if shift else 0.0
+        a = float(rng.choice([-30.0, 3.0, 10.0])) * float(values.std()) if shift else 0.0
         if name == "u":
             a, b = 0.0, abs(b)  # its logarithm is taken
         data[name] = a + b * values
