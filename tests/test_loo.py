@@ -218,3 +218,20 @@ def test_where_k_hat_is_high_no_monte_carlo_error_is_stated():
     assert np.isnan(result.mcse)
     np.testing.assert_array_equal(np.isnan(result.mcse_i.to_numpy()), high)
     assert f"k-hat above 0.7 in {high.sum()} units" in repr(result)
+
+
+def test_a_unit_that_alone_determines_a_flat_coefficient_is_named():
+    rng = np.random.default_rng(1)
+    frame = pd.DataFrame({"g": np.repeat(np.arange(6), 5), "x": rng.normal(size=30)})
+    frame["late"] = (frame["g"] == 5).astype(float)
+    frame["y"] = frame["x"] + rng.normal(size=6)[frame["g"]] + rng.normal(size=30)
+    flat = {"late": blm.Prior("Flat"), "Intercept": blm.Prior("Flat")}
+    model = quietly("y ~ x + late + (1 | g)", frame, priors=flat)
+    fit = model.fit(method="importance", random_seed=1, progressbar=False)
+    assert np.isfinite(fit.loo(progressbar=False).elpd)  # four other rows are left
+    with pytest.raises(blm.SamplingError, match="Without 5 of g.*flat prior"):
+        fit.loo("g")
+    # with its prior the intercept holds the level, of which the other groups then tell
+    model.priors["Intercept"] = blm.Prior("Normal", mu=0, sigma=5)
+    held = model.fit(method="importance", random_seed=1, progressbar=False)
+    assert np.isfinite(held.loo("g", progressbar=False).elpd)

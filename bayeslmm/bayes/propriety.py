@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bayeslmm.bayes.priors import Prior, Priors
 
 __all__ = [
+    "needed_unit",
     "reaches_below_zero",
     "refuse_improper_posterior",
     "refuse_no_distribution",
@@ -185,6 +186,26 @@ def undetermined(design: Design, priors: Priors, direction: np.ndarray) -> bool:
         return True
     free = _free_directions(design, priors)
     return free.shape[1] in aliased_columns(np.column_stack([free, column]))
+
+
+def needed_unit(design: Design, priors: Priors, units: list[np.ndarray]) -> int | None:
+    """The first unit without whose rows a flat coefficient is not determined; None if none.
+
+    Parameters
+    ----------
+    units : list of int arrays
+        Rows of each.
+    """
+    free = _free_directions(design, priors)
+    if not free.shape[1]:
+        return None
+    Q = np.linalg.qr(free)[0]
+    for u, rows in enumerate(units):
+        part = Q[rows]
+        # the largest share of a direction that these rows hold is at most the trace
+        if (part**2).sum() > 1 - 1e-9 and np.linalg.norm(part, 2) ** 2 > 1 - 1e-9:
+            return u
+    return None
 
 
 def _free_directions(design: Design, priors: Priors) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 
 from bayeslmm.bayes.draws import covariance_factors
 from bayeslmm.bayes.marginal import fixed_obstacle, fixed_prior, marginal_density, marginal_obstacle
+from bayeslmm.bayes.propriety import needed_unit
 from bayeslmm.bayes.residual_draws import correlated
 from bayeslmm.bayes.tree import log_likelihood
 from bayeslmm.errors import SamplingError
@@ -114,6 +115,7 @@ def leave_one_out(
         raise ValueError('conditional=True goes with unit="observation" only.')
     if not conditional:
         _refuse_priors(fit)
+    _refuse_needed(fit, unit, units)
     posterior = _thinned(fit, len(units), draws)
     if conditional:
         values = log_likelihood(design, fit.names, posterior)[fit.names.response].to_numpy()
@@ -178,6 +180,17 @@ def _refuse_priors(fit: PosteriorFit) -> None:
         raise SamplingError(
             f"Coefficients cannot be integrated out ({obstacle}). conditional=True gives the "
             "leave-one-out of the conditional likelihood."
+        )
+
+
+def _refuse_needed(fit: PosteriorFit, unit: str, units) -> None:
+    at = needed_unit(fit.model.design, fit.priors, units)
+    if at is not None:
+        labels = _unit_labels(fit, unit)
+        what = f"row {at}" if unit == "observation" else f"{labels[at]!r} of {unit}"
+        raise SamplingError(
+            f"Without {what} a coefficient with a flat prior is not identified, so its "
+            "leave-one-out density does not exist. Give that coefficient a proper prior."
         )
 
 

@@ -1,0 +1,238 @@
+"""Are the stated uncertainties right? Simulations from known truth, too slow for the tests.
+
+    uv run python benchmarks/calibration.py [PART ...] [--sims N] [--seed S]
+
+Parts (all by default):
+
+bayes-factors   bayes_factor and savage_dickey in 2 x 2 designs with crossed subjects and items,
+                both models equally likely before: the mean of BF01 where model 1 is true has to be
+                1, and model probabilities right on average and on the log odds (z statistics).
+kinship         simulation-based calibration with effects of related individuals.
+student         simulation-based calibration with Student-t residuals, of the hierarchical model.
+intervals       coverage of 90 % bootstrap intervals of R2 and of the variance components.
+trajectories    moments by trajectories of a surrogate against NUTS, in standard errors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+
+import numpy as np
+import pandas as pd
+
+import bayeslmm as blm
+
+PROPER = {
+    "Intercept": blm.Prior("Normal", mu=0, sigma=1),
+    "beta": blm.Prior("Normal", mu=0, sigma=0.6),
+    "sd": blm.Prior("HalfNormal", sigma=0.5),
+    "sigma": blm.Prior("HalfNormal", sigma=1),
+}
+
+
+def quietly(formula, data, **options) -> blm.LMM:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return blm.LMM(formula, data, **options)
+
+
+def bayes_factors(n: int, seed: int) -> None:
+    subj, item = (v.ravel() for v in np.meshgrid(np.arange(10), np.arange(8)))
+    cell = (subj + item) % 4
+    A, B = np.where(cell < 2, 0.5, -0.5), np.where(cell % 2 == 0, 0.5, -0.5)
+    data = pd.DataFrame({"A": A, "B": B, "AB": 2 * A * B, "subj": subj, "item": item})
+    data["y"] = np.random.default_rng(0).standard_normal(len(data))
+    random = " + (1 + A || subj) + (1 + A || item)"
+    one = quietly("y ~ A + B + AB" + random, data, priors=PROPER)
+    rows = []
+    for sim in range(n):
+        rng = np.random.default_rng([seed, sim])
+        tested, present = ("A", "AB")[sim % 2], bool(rng.random() < 0.5)
+        others = [name for name in ("A", "B", "AB") if name != tested]
+        zero = quietly(f"y ~ {' + '.join(others)}" + random, data, priors=PROPER)
+        y = rng.normal() + sum(
+            rng.normal(0, 0.6) * data[c] * (present or c != tested) for c in ("A", "B", "AB")
+        )
+        y = y + abs(rng.normal()) * rng.standard_normal(len(data))
+        for group in (subj, item):
+            b = rng.standard_normal((group.max() + 1, 2)) * np.abs(rng.normal(0, 0.5, 2))
+            y = y + b[group, 0] + b[group, 1] * A
+        models = [model.with_response(np.asarray(y)) for model in (one, zero)]
+        dickey = blm.savage_dickey(models[0], tested, curve=False, draws=1000, random_seed=sim)
+        record = {"present": present, "savage_dickey": dickey.log_bf10}
+        try:
+            fits = [
+                m.fit(method="importance", draws=250, random_seed=sim, progressbar=False)
+                for m in models
+            ]
+        except blm.SamplingError:
+            fits = [m.fit(draws=500, random_seed=sim, progressbar=False) for m in models]
+        record["bayes_factor"] = blm.bayes_factor(*fits, random_seed=sim).log_bf10
+        rows.append(record)
+    table = pd.DataFrame(rows)
+    for name in ("savage_dickey", "bayes_factor"):
+        bf01 = np.exp(-table.loc[table["present"], name])
+        p = np.clip(1 / (1 + np.exp(-table[name])), 1e-12, 1 - 1e-12)
+        gap, variance = table["present"] - p, p * (1 - p)
+        odds = np.clip(table[name], -6, 6)
+        print(
+            f"{name}: {n} data sets; mean BF01 under model 1 {bf01.mean():.3f} +- "
+            f"{bf01.std() / np.sqrt(len(bf01)):.3f}; z of the probabilities "
+            f"{gap.sum() / np.sqrt(variance.sum()):.2f}, of the log odds "
+            f"{(gap * odds).sum() / np.sqrt((variance * odds**2).sum()):.2f}"
+        )
+    both = table["savage_dickey"] - table["bayes_factor"]
+    print(f"difference of the two log Bayes factors: rms {np.sqrt((both**2).mean()):.3f}")
+
+
+def kinship(n: int, seed: int) -> None:
+    rng = np.random.default_rng(1)
+    names = [f"a{i}" for i in range(30)]
+    # even numbers are male
+    parent = [
+        [names[rng.integers(i // 2) * 2 + sex] if i > 7 else None for i in range(30)]
+        for sex in (0, 1)
+    ]
+    pedigree = pd.DataFrame({"id": names, "sire": parent[0], "dam": parent[1]})
+    A = blm.pedigree_relationship(pedigree)
+    data = pd.DataFrame({"id": rng.choice(names, 60), "x": rng.normal(size=60)})
+    data["y"] = rng.normal(size=60)
+    for formula, options in (
+        ("y ~ x + (1 | id)", {"relationship": {"id": A}}),
+        ("y ~ x + (x | id)", {"relationship": {"id": A.to_frame()}}),
+    ):
+        model = quietly(formula, data, priors=PROPER, **options)
+        found = blm.sbc(model, n, method="importance", random_seed=seed, progressbar=False)
+        print(f"{formula}, related\n{found!r}")
+
+
+def student(n: int, seed: int) -> None:
+    """Ranks of the hierarchical model, compiled once and given other responses."""
+    import nutpie
+
+    from bayeslmm.bayes.calibration import Calibration
+
+    rng = np.random.default_rng(2)
+    g = np.repeat(np.arange(8), 5)
+    data = pd.DataFrame({"g": g, "x": rng.normal(size=40), "y": rng.normal(size=40)})
+    priors = PROPER | {"nu": blm.Prior("Gamma", alpha=2, beta=0.1)}
+    model = quietly("y ~ x + (1 | g)", data, family="student", priors=priors)
+    compiled = nutpie.compile_pymc_model(model.pymc_model("noncentered"))
+    ranks, truth, names = [], [], ["Intercept", "x", "sd", "sigma", "nu"]
+    for sim in range(n):
+        rng = np.random.default_rng([seed, sim])
+        alpha, slope, sd, sigma = (
+            rng.normal(), 0.6 * rng.normal(), abs(0.5 * rng.normal()), abs(rng.normal())
+        )  # fmt: skip
+        nu = rng.gamma(2, 10)
+        x = data["x"].to_numpy()
+        intercept = alpha - slope * x.mean()
+        y = (
+            intercept
+            + slope * x
+            + (sd * rng.standard_normal(8))[g]
+            + sigma * rng.standard_t(nu, 40)
+        )
+        trace = nutpie.sample(
+            compiled.with_data(**{model.names.data: y}), draws=99 * 8, tune=400, chains=1, cores=1,
+            seed=sim, progress_bar=False, target_accept=0.9,
+        )  # fmt: skip
+        draws = trace["posterior"]
+        beta = draws["beta"].to_numpy()[0, ::8]
+        columns = [beta[:, 0], beta[:, 1], draws[model.names.factors[0].sd].to_numpy()[0, ::8, 0]]
+        columns += [draws[name].to_numpy()[0, ::8] for name in ("sigma", "nu")]
+        true = np.array([intercept, slope, sd, sigma, nu])
+        ranks.append((np.column_stack(columns) < true).sum(axis=0))
+        truth.append(true)
+    frames = [pd.DataFrame(values, columns=names) for values in (ranks, truth)]
+    print(f"Student-t residuals\n{Calibration(*frames, 99, 'nuts', 0)!r}")
+
+
+def intervals(n: int, seed: int) -> None:
+    rng = np.random.default_rng(3)
+    g = np.repeat(np.arange(20), 5)
+    data = pd.DataFrame({"g": g, "x": rng.normal(size=100)})
+    beta, sd, sigma = 0.5, 0.8, 1.0
+    fixed = beta**2 * data["x"].var()
+    total = fixed + sd**2 + sigma**2
+    true = {
+        "marginal": fixed / total,
+        "conditional": (fixed + sd**2) / total,
+        "x": beta,
+        "sd(Intercept | g)": sd,
+        "sigma": sigma,
+    }
+    model = quietly("y ~ x + (1 | g)", data.assign(y=rng.normal(size=100)))
+    covered = []
+    for sim in range(n):
+        rng = np.random.default_rng([seed, sim])
+        y = beta * data["x"] + (sd * rng.standard_normal(20))[g] + sigma * rng.standard_normal(100)
+        fit = model.with_response(y.to_numpy()).reml()
+        options = {"n_sims": 199, "level": 0.9, "random_seed": sim, "progressbar": False}
+        table = pd.concat([fit.r2(**options), fit.confint("bootstrap", **options)])
+        inside = {
+            name: table.loc[name, "lower"] <= value <= table.loc[name, "upper"]
+            for name, value in true.items()
+        }
+        covered.append(inside)
+    share = pd.DataFrame(covered).mean()
+    print(f"Coverage of 90 % bootstrap intervals in {n} data sets (standard error "
+          f"{np.sqrt(0.09 / n):.3f})\n{share.round(3).to_string()}")  # fmt: skip
+
+
+def trajectories(n: int, seed: int) -> None:
+    """n is the number of designs."""
+    import arviz as az
+
+    shapes = [(s, i, f) for s, i in ((45, 40), (60, 30), (80, 25)) for f in ("(x | s)", "(1 | s)")]
+    for k, (subjects, items, term) in enumerate(shapes[:n]):
+        rng = np.random.default_rng([seed, k])
+        cells = np.argwhere(rng.random((subjects, items)) < 0.5)
+        s, i = cells.T
+        x = rng.normal(size=len(cells))
+        y = 1 + rng.normal(size=subjects)[s] + 0.5 * rng.normal(size=items)[i] + 0.3 * x
+        y = y + 0.4 * rng.normal(size=subjects)[s] * x + rng.normal(size=len(x))
+        frame = pd.DataFrame({"y": y, "x": x, "s": s, "i": i})
+        model = quietly(f"y ~ x + {term} + (x | i)", frame)
+        options = {"draws": 500, "random_seed": k, "progressbar": False}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pair = [model.fit(**options), model.fit(target_accept=0.8, **options)]
+        largest = 0.0
+        names = ["beta", "sigma", *(f.sd for f in model.names.factors)]
+        for name in names:
+            one, two = (fit.posterior[name] for fit in pair)
+            error = np.hypot(*(az.mcse(fit.posterior[[name]])[name].to_numpy() for fit in pair))
+            gap = one.mean(("chain", "draw")).to_numpy() - two.mean(("chain", "draw")).to_numpy()
+            largest = max(largest, float(np.abs(gap / error).max()))
+        print(f"{model.design.formula.text}, {len(x)} rows: {pair[0].info.sampler} against "
+              f"{pair[1].info.sampler}: largest |z| of a mean {largest:.2f}")  # fmt: skip
+
+
+PARTS = {
+    "bayes-factors": (bayes_factors, 300),
+    "kinship": (kinship, 200),
+    "student": (student, 200),
+    "intervals": (intervals, 200),
+    "trajectories": (trajectories, 6),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []])
+    parser.add_argument("--sims", type=int)
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+    for name in given.parts or PARTS:
+        run, size = PARTS[name]
+        start = time.perf_counter()
+        print(f"== {name}", flush=True)
+        run(given.sims or size, given.seed)
+        print(f"   {time.perf_counter() - start:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
