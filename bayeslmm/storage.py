@@ -253,6 +253,7 @@ def _model_dataset(fit: PosteriorFit) -> xr.Dataset:
         "missing_option": "model" if design.modeled else "drop",
         "priors": fit.priors.to_dict(),
         "model_priors": fit.model.priors.to_dict(),
+        "prior_defaults": fit.priors.defaults_to_dict(),
         "info": asdict(fit.info),
         "versions": versions(),
     }
@@ -321,6 +322,7 @@ def _streamed_dataset(fit: PosteriorFit) -> xr.Dataset:
         "namespace": sorted(fit.model.design.namespace),
         "priors": fit.priors.to_dict(),
         "model_priors": fit.model.priors.to_dict(),
+        "prior_defaults": fit.priors.defaults_to_dict(),
         "info": asdict(fit.info),
         "versions": versions(),
     }
@@ -418,9 +420,10 @@ def _with_priors(model: LMM, record) -> tuple[LMM, Priors]:
     for kept in (record["model_priors"], record["priors"]):
         if absent := [key for key in model.priors if key not in kept]:
             raise FileFormatError(f"the prior of {absent[0]!r} is missing.")
-    model.priors.restore(record["model_priors"])
+    defaults = record.get("prior_defaults")  # None before they could be about other columns
     priors = model.priors.copy()
-    priors.restore(record["priors"])
+    model.priors.restore(record["model_priors"], defaults)
+    priors.restore(record["priors"], defaults)
     return model, priors
 
 

@@ -127,6 +127,24 @@ class CoefficientDefaults:
         rest = {k: record[k] for k in ("scale", "intercept", "mean_y")}
         return cls(root=root, **arrays, **rest)
 
+    def fits(self, other: CoefficientDefaults) -> bool:
+        """Whether these are numbers about the same coefficients."""
+        p = len(other.mean)
+        arrays = (self.root, self.mean, self.spread, self.means)
+        return (
+            self.root.shape[1:] == (p,)
+            and all(len(a) == p for a in arrays[1:])
+            and all(np.all(np.isfinite(a)) for a in arrays)
+            and bool(np.all(self.spread > 0))
+            and self.intercept == other.intercept
+            and all(_is_number(x) for x in (self.scale, self.mean_y))
+            and self.scale > 0
+        )
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and bool(np.isfinite(value))
+
 
 def _triangular(root: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Columns of ``order`` that are no combination of those before, and their QR factors."""
@@ -221,6 +239,16 @@ class EffectDefaults:
         lower = tuple(tuple(int(i) for i in row) for row in record["lower"])
         K, scales = (np.array(record[key], dtype=float) for key in ("K", "scales"))
         return cls(K, scales, lower)
+
+    def fits(self, other: EffectDefaults) -> bool:
+        """Whether these are numbers about the same effects."""
+        return (
+            self.K.shape == other.K.shape
+            and self.scales.shape == other.scales.shape
+            and self.lower == other.lower
+            and bool(np.all(np.isfinite(self.K)) and np.all(np.diag(self.K) == 1))
+            and bool(np.all(np.isfinite(self.scales)) and np.all(self.scales > 0))
+        )
 
 
 def effect_defaults(

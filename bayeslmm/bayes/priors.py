@@ -89,8 +89,6 @@ _REQUIRED = {
 }
 _ALIASES = {"Lognormal": "LogNormal"}
 _CLASSES = ("beta", "sd", "corr", "sigma", "nu")
-#: Where a file has what the defaults were made from; no parameter is called so.
-_DEFAULTS = "(defaults)"
 #: Degrees of freedom of a Student-t distribution: Juarez and Steel (2010), Journal of Business
 #: and Economic Statistics 28(1), section 2.
 _NU = {"alpha": 2, "beta": 0.1}
@@ -315,17 +313,33 @@ class Priors(Mapping):
 
     def to_dict(self) -> dict[str, dict]:
         """As plain data for a file, sources included."""
-        entries = {
+        return {
             key: {**entry.prior.to_dict(), "source": entry.source}
             for key, entry in self._entries.items()
         }
-        return entries | {_DEFAULTS: self._defaults.to_dict()}
 
-    def restore(self, record: Mapping[str, Mapping]) -> None:
-        """Take over the numbers of :meth:`to_dict`, as they were when the file was written."""
-        record = dict(record)
-        held = record.pop(_DEFAULTS, None)
-        self._defaults = self._defaults.alone() if held is None else _Defaults.from_dict(held)
+    def defaults_to_dict(self) -> dict[str, Any]:
+        """What the defaults were made from, as plain data for a file."""
+        return self._defaults.to_dict()
+
+    def restore(
+        self, record: Mapping[str, Mapping], defaults: Mapping[str, Any] | None = None
+    ) -> None:
+        """Take over the numbers of :meth:`to_dict`, as they were when the file was written.
+
+        Parameters
+        ----------
+        record : dict
+        defaults : dict, optional
+            Of :meth:`defaults_to_dict`; files of version 0.1.0 have none.
+
+        Raises
+        ------
+        ValueError
+            If they are not of this model's parameters.
+        """
+        own = self._defaults
+        self._defaults = own.alone() if defaults is None else own.restored(defaults)
         for key, values in record.items():
             values = dict(values)
             source = values.pop("source", "user")
@@ -517,25 +531,30 @@ class _Defaults:
     def to_dict(self) -> dict:
         """As plain data for a file."""
         return {
-            "keys": self.keys,
             "coefficients": self.coefficients.to_dict(),
-            "factors": self.factors,
             "effects": [own.to_dict() for own in self.effects],
         }
 
-    @classmethod
-    def from_dict(cls, record: Mapping) -> _Defaults:
-        """From :meth:`to_dict`."""
-        factors = tuple(
-            (name, tuple(effects), tuple(tuple(part) for part in pattern))
-            for name, effects, pattern in record["factors"]
+    def restored(self, record: Mapping) -> _Defaults:
+        """These with the numbers of :meth:`to_dict`.
+
+        Raises
+        ------
+        ValueError
+            If they are of other parameters, or not numbers.
+        """
+        try:
+            coefficients = CoefficientDefaults.from_dict(record["coefficients"])
+            effects = tuple(EffectDefaults.from_dict(own) for own in record["effects"])
+        except (AttributeError, KeyError, TypeError, ValueError) as err:
+            raise ValueError("what its default priors were made from is not complete.") from err
+        mine = [self.coefficients, *self.effects]
+        same = len(effects) == len(self.effects) and all(
+            found.fits(own) for found, own in zip([coefficients, *effects], mine, strict=True)
         )
-        return cls(
-            tuple(record["keys"]),
-            CoefficientDefaults.from_dict(record["coefficients"]),
-            factors,
-            tuple(EffectDefaults.from_dict(own) for own in record["effects"]),
-        )
+        if not same:
+            raise ValueError("what its default priors were made from is of another model.")
+        return replace(self, coefficients=coefficients, effects=effects)
 
 
 def coef_key(name: str) -> str:

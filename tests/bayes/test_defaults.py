@@ -182,6 +182,7 @@ def test_priors_of_a_file_are_those_that_were_saved(tmp_path):
     fit.save(tmp_path / "fit.nc")
     again = blm.load(tmp_path / "fit.nc").priors
     assert again.to_dict() == fit.priors.to_dict()
+    assert again.defaults_to_dict() == fit.priors.defaults_to_dict()
     np.testing.assert_array_equal(again.combinations(), fit.priors.combinations())
     for K, L in zip(again.effect_maps().matrices, fit.priors.effect_maps().matrices, strict=True):
         np.testing.assert_array_equal(K, L)
@@ -190,11 +191,26 @@ def test_priors_of_a_file_are_those_that_were_saved(tmp_path):
 def test_a_record_without_what_the_defaults_were_made_from_keeps_its_numbers():
     """Files of version 0.1.0: each coefficient by itself, effects in the formula's columns."""
     priors = quietly("y ~ arm * year + (year | g)").priors
-    record = {key: entry for key, entry in priors.to_dict().items() if key != "(defaults)"}
-    priors.restore(record)
+    priors.restore(priors.to_dict())
     A = priors.combinations()
     np.testing.assert_array_equal(A[1:], np.eye(len(A))[1:])
     assert not priors.effect_maps().needed
+
+
+def test_what_defaults_were_made_from_is_checked():
+    priors, other = (quietly(f"y ~ {f} + (year | g)").priors for f in ("arm * year", "arm"))
+    record = priors.defaults_to_dict()
+    priors.copy().restore(priors.to_dict(), record)
+    for damaged in (
+        other.defaults_to_dict(),
+        {**record, "effects": []},
+        {**record, "coefficients": {**record["coefficients"], "scale": -1.0}},
+        {**record, "coefficients": {**record["coefficients"], "root": "x"}},
+        {**record, "effects": [{**record["effects"][0], "K": [[1.0]]}]},
+        {"coefficients": record["coefficients"]},
+    ):
+        with pytest.raises(ValueError, match="default priors"):
+            priors.copy().restore(priors.to_dict(), damaged)
 
 
 @pytest.mark.parametrize(
