@@ -106,45 +106,51 @@ def _node_quadratic(state, factors: Sequence[FactorRows], used=None) -> np.ndarr
     symbolic = state.problem.symbolic
     used = range(len(factors)) if used is None else used
     nodes = np.column_stack([symbolic.position[symbolic.base[k] + factors[k].codes] for k in used])
-    factors = [factors[k] for k in used]
-    Z = np.ascontiguousarray(np.concatenate([f.Z for f in factors], axis=1))
-    offsets = np.concatenate(([0], np.cumsum([f.q for f in factors]))).astype(np.int64)
+    Z = np.ascontiguousarray(np.concatenate([factors[k].Z for k in used], axis=1))
+    offsets = np.concatenate(([0], np.cumsum([factors[k].q for k in used]))).astype(np.int64)
     Qdiag, Qpanel = state._head_inverse
     out = _row_quadratic(
         state.problem.layout, np.ascontiguousarray(nodes), Z, offsets, Qdiag, Qpanel,
         state.tail_covariance,
     )  # fmt: skip
     apart = np.flatnonzero(np.isnan(out))
-    if len(apart):
-        columns = [state.problem.symbolic.factor_columns(k) for k in used]
-        parts = [(c[f.codes[apart]], f.Z[apart]) for c, f in zip(columns, factors, strict=True)]
-        out[apart] = _solved_quadratic(
-            state, np.hstack([at for at, _ in parts]), np.hstack([z for _, z in parts])
-        )
+    if len(apart) and len(used) > 1:
+        rows = [FactorRows(f.codes[apart], f.Z[apart], f.n_levels) for f in factors]
+        out[apart] = _solved_quadratic(state, rows, list(used))
     return out
 
 
-def _solved_quadratic(state, at: np.ndarray, Z: np.ndarray) -> np.ndarray:
-    """z'Qz of rows z with entries Z (m, q) in the columns `at` (m, q) of the elimination order.
+def _solved_quadratic(state, factors: Sequence[FactorRows], used: list[int]) -> np.ndarray:
+    """z'Qz of rows whose pairs of levels need not have met, Q = Lambda M^-1 Lambda'.
 
-    With right-hand sides z and a Gram matrix of zeros the elimination leaves 0 - z'Qz. Rows that
-    are alike are solved for once.
+    Q is solved for in the columns of the levels of all factors but the one with most of them,
+    some hundreds at a time.
     """
-    rows, inverse = np.unique(np.hstack([at, Z]), axis=0, return_inverse=True)
-    at, Z = rows[:, : at.shape[1]].astype(np.int64), rows[:, at.shape[1] :]
-    n_columns = state.problem.symbolic.n_columns
-    together = int(np.clip(_RIGHT_HAND_SIDES // max(n_columns, 1), 8, 256))
-    out = np.empty(len(rows))
-    for start in range(0, len(rows), together):
-        part = slice(start, min(start + together, len(rows)))
-        m = part.stop - part.start
-        rhs = np.zeros((n_columns, m))
-        rhs[at[part], np.arange(m)[:, None]] = Z[part]
+    symbolic = state.problem.symbolic
+    largest = max(used, key=lambda k: len(np.unique(factors[k].codes)))
+    used = [largest, *(k for k in used if k != largest)]
+    at = np.hstack([symbolic.factor_columns(k)[factors[k].codes] for k in used])
+    Z = np.hstack([factors[k].Z for k in used])
+    q = factors[largest].q
+    weighted = Z * np.where(np.arange(Z.shape[1]) < q, 2.0, 1.0)  # both sides of the diagonal
+    out = _node_quadratic(state, factors, [largest])
+    wanted = np.unique(at[:, q:][Z[:, q:] != 0])
+    together = int(np.clip(_RIGHT_HAND_SIDES // max(symbolic.n_columns, 1), 8, 256))
+    for start in range(0, len(wanted), together):
+        columns = wanted[start : start + together]
+        m = len(columns)
+        unit = np.zeros((symbolic.n_columns, m))
+        unit[columns, np.arange(m)] = 1.0
         values = state.problem.values._replace(
-            rhs=rhs, gram=np.zeros((m, m)), levels=np.empty((0, 0))
+            rhs=unit, gram=np.zeros((m, m)), levels=np.empty((0, 0))
         )
-        out[part] = -np.diag(eliminate(replace(state.problem, values=values), state.F).S)
-    return out[inverse.ravel()]
+        Q = eliminate(replace(state.problem, values=values), state.F).b
+        for j in range(q, at.shape[1]):
+            mine = np.flatnonzero(np.isin(at[:, j], columns))
+            column = np.searchsorted(columns, at[mine, j])
+            products = Q[at[mine], column[:, None]] * weighted[mine]
+            out[mine] += Z[mine, j] * products.sum(axis=1)
+    return out
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
