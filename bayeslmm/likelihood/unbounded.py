@@ -66,6 +66,12 @@ def grows_as_sigma_vanishes(problem: Problem, theta: np.ndarray, *, reml: bool) 
     )
 
 
+def _subsets(n: int) -> Iterator[tuple[int, ...]]:
+    """Subsets of n cells: all of them, or each cell and the whole where they are many."""
+    for size in range(1, n + 1) if n <= _MOST else (1, n):
+        yield from combinations(range(n), size)
+
+
 def _enough(levels: np.ndarray, n: int) -> Iterator[np.ndarray]:
     """Indicators of the effects that have at least n levels together."""
     if len(levels) > _MOST:
@@ -100,10 +106,7 @@ def collapsing_cells(
     # of standard deviations that have collapsed already, no digits would be left further out
     collapsed = theta.eta < np.log(1e-3 * problem.spread)
     start = np.where(collapsed, np.log(0.1 * problem.spread), theta.eta)
-    subsets = [s for size in range(1, cells + 1) for s in combinations(range(cells), size)]
-    if cells > _MOST:
-        subsets = [*((c,) for c in range(cells)), tuple(range(cells))]
-    for subset in subsets:
+    for subset in _subsets(cells):
         at = list(subset)
         if not reml and _reproduced(problem, X, problem.scale[:, at].any(axis=1)):
             return np.array(at)
