@@ -16,7 +16,12 @@ import numpy as np
 from bayeslmm.gaussian import Problem, pack_theta, profiled_criterion
 from bayeslmm.residual.base import StructuredProblem, Theta
 
-__all__ = ["collapsing_cells", "collapsing_correlation", "grows_as_sigma_vanishes"]
+__all__ = [
+    "collapsing_cells",
+    "collapsing_correlation",
+    "collapsing_tail",
+    "grows_as_sigma_vanishes",
+]
 
 #: Points of a ray, in units of where it starts.
 _FAR, _FARTHER = 1e3, 1e4
@@ -121,6 +126,29 @@ def collapsing_cells(
 
             if _falls(along):
                 return np.array(at)
+    return None
+
+
+def collapsing_tail(problem: StructuredProblem, X: np.ndarray) -> int | None:
+    """A column of a log-linear sigma whose extreme rows can be fitted perfectly, by likelihood.
+
+    With log sd_i falling by z_i - c, the standard deviations of the rows with z > c tend to 0 and
+    those of the others grow; log|V| falls where the mean of z is above c, and coefficients that
+    reproduce the rows above c keep the residuals' part bounded.
+
+    Returns
+    -------
+    int, the column of ``problem.scale``, or None
+    """
+    if np.abs(problem.scale @ problem.on_scale(np.ones(problem.n)) - 1).max() > 1e-8:
+        return None
+    for j, column in enumerate(problem.scale.T):
+        for z in (column, -column):
+            values = np.unique(z)[::-1]
+            for c in values[1 : X.shape[1] + 1]:
+                rows = z > c
+                if z.mean() > c and _rank(X[rows].T) == rows.sum():
+                    return j
     return None
 
 
