@@ -16,7 +16,12 @@ import numpy as np
 from bayeslmm.gaussian import Problem, pack_theta, profiled_criterion
 from bayeslmm.residual.base import StructuredProblem, Theta
 
-__all__ = ["collapsing_cells", "collapsing_correlation", "grows_as_sigma_vanishes"]
+__all__ = [
+    "collapsing_cells",
+    "collapsing_correlation",
+    "collapsing_tail",
+    "grows_as_sigma_vanishes",
+]
 
 #: Points of a ray, in units of where it starts.
 _FAR, _FARTHER = 1e3, 1e4
@@ -66,6 +71,12 @@ def grows_as_sigma_vanishes(problem: Problem, theta: np.ndarray, *, reml: bool) 
     )
 
 
+def _subsets(n: int) -> Iterator[tuple[int, ...]]:
+    """Subsets of n cells: all of them, or each cell and the whole where they are many."""
+    for size in range(1, n + 1) if n <= _MOST else (1, n):
+        yield from combinations(range(n), size)
+
+
 def _enough(levels: np.ndarray, n: int) -> Iterator[np.ndarray]:
     """Indicators of the effects that have at least n levels together."""
     if len(levels) > _MOST:
@@ -100,10 +111,7 @@ def collapsing_cells(
     # of standard deviations that have collapsed already, no digits would be left further out
     collapsed = theta.eta < np.log(1e-3 * problem.spread)
     start = np.where(collapsed, np.log(0.1 * problem.spread), theta.eta)
-    subsets = [s for size in range(1, cells + 1) for s in combinations(range(cells), size)]
-    if cells > _MOST:
-        subsets = [*((c,) for c in range(cells)), tuple(range(cells))]
-    for subset in subsets:
+    for subset in _subsets(cells):
         at = list(subset)
         if not reml and _reproduced(problem, X, problem.scale[:, at].any(axis=1)):
             return np.array(at)
@@ -118,6 +126,29 @@ def collapsing_cells(
 
             if _falls(along):
                 return np.array(at)
+    return None
+
+
+def collapsing_tail(problem: StructuredProblem, X: np.ndarray) -> int | None:
+    """A column of a log-linear sigma whose extreme rows can be fitted perfectly, by likelihood.
+
+    With log sd_i falling by z_i - c, the standard deviations of the rows with z > c tend to 0 and
+    those of the others grow; log|V| falls where the mean of z is above c, and coefficients that
+    reproduce the rows above c keep the residuals' part bounded.
+
+    Returns
+    -------
+    int, the column of ``problem.scale``, or None
+    """
+    if np.abs(problem.scale @ problem.on_scale(np.ones(problem.n)) - 1).max() > 1e-8:
+        return None
+    for j, column in enumerate(problem.scale.T):
+        for z in (column, -column):
+            values = np.unique(z)[::-1]
+            for c in values[1 : X.shape[1] + 1]:
+                rows = z > c
+                if z.mean() > c and _rank(X[rows].T) == rows.sum():
+                    return j
     return None
 
 

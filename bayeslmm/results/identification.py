@@ -83,7 +83,7 @@ def warn_unidentified(model: LMM) -> None:
             "meet within a level. Leave out a term, or a correlation. A likelihood fit has no "
             "standard errors for these; in a posterior the priors decide.",
             ModelWarning,
-            stacklevel=4,
+            stacklevel=3,
         )
 
 

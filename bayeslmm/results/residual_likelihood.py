@@ -21,7 +21,11 @@ from bayeslmm.likelihood.blockwise import (
 from bayeslmm.likelihood.inference import KenwardRogerInference
 from bayeslmm.likelihood.optimize import Optimum
 from bayeslmm.likelihood.satterthwaite import VarianceCurvature
-from bayeslmm.likelihood.unbounded import collapsing_cells, collapsing_correlation
+from bayeslmm.likelihood.unbounded import (
+    collapsing_cells,
+    collapsing_correlation,
+    collapsing_tail,
+)
 from bayeslmm.residual.base import StructuredProblem, Theta
 from bayeslmm.residual.components import component_map, residual_component_names
 from bayeslmm.residual.coordinates import Coordinates
@@ -298,6 +302,12 @@ def _refuse_unbounded(fit: ResidualLikelihoodFit) -> None:
                     f"that {no_maximum}. Join the cells with others, leave terms out, or use "
                     "model.fit(), where the priors decide."
                 )
+        elif not reml and (column := collapsing_tail(problem, X)) is not None:
+            raise DataError(
+                f"{design.residual.variance.names[column]}: the coefficients can fit the rows at "
+                f"one end of it perfectly, so that {no_maximum}. Leave terms out, or use "
+                "model.fit(), where the priors decide."
+            )
         if collapsing_correlation(problem, theta, X, y, reml=reml):
             few = "groups with the same times" if problem.structure.n_times else "groups"
             raise DataError(

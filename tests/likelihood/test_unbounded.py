@@ -78,6 +78,21 @@ def test_a_cell_whose_rows_are_reproduced_has_no_ml_fit():
         quiet_fit("y ~ x + (1 | g)", data, reml=False, sigma="~ arm")
 
 
+def test_a_few_extreme_rows_of_a_log_linear_sigma_have_no_ml_fit():
+    rng = np.random.default_rng(6)
+    data = pd.DataFrame(rng.normal(size=(24, 2)), columns=["y", "x"])
+    for few, refused in ((2, True), (4, False)):
+        # a numeric dummy is a cell, and two coefficients fit two rows
+        rare = data.assign(z=1.0 * (np.arange(24) < few))
+        assert quiet_fit("y ~ x", rare, sigma="~ z").converged
+        if refused:
+            with pytest.raises(blm.DataError, match=r"log_sigma\[z\].*no maximum"):
+                quiet_fit("y ~ x", rare, reml=False, sigma="~ z")
+        else:
+            assert quiet_fit("y ~ x", rare, reml=False, sigma="~ z").converged
+    assert quiet_fit("y ~ x", data, reml=False, sigma="~ x").converged
+
+
 def visits(rng, complete: int, T: int = 3) -> pd.DataFrame:
     """`complete` groups seen at all times, and 12 that miss one each."""
     rows = [(g, t) for g in range(complete + 12) for t in range(T) if g < complete or t != g % T]

@@ -413,7 +413,14 @@ def test_everything_a_crossed_fit_says_is_there():
     assert 0 < fit.icc().to_numpy().min() < 1
     V = fit.implied_covariance()
     assert np.linalg.eigvalsh(V.to_numpy())[0] > 0
-    profile = fit.confint(parameters=["x", "sigma[f=A]", "sd(Intercept | g)"], progressbar=False)
+    # two coefficients fit the two rows of the third cell: maximum likelihood has no maximum
+    names = ["x", "sigma[f=A]", "sd(Intercept | g)"]
+    with pytest.raises(blm.DataError, match=r"sigma\[f=C\].*no maximum"):
+        fit.confint(parameters=names, progressbar=False)
+    larger = frame().assign(f=frame()["f"].replace("C", "B"))
+    profile = quietly(*MODELS["crossed"][:1], larger, sigma="~ f").reml().confint(
+        parameters=names, progressbar=False
+    )  # fmt: skip
     assert (profile["lower"] < profile["estimate"]).all()
     assert (profile["upper"] > profile["estimate"]).all()
     boot = fit.confint("bootstrap", n_sims=20, random_seed=1, progressbar=False)
