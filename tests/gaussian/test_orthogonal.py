@@ -104,6 +104,45 @@ def test_raw_powers_of_years_have_the_digits_of_their_rows(powers):
     np.testing.assert_allclose(beta, rational_least_squares(X, y), rtol=1e-8)
 
 
+@pytest.mark.parametrize("degree", [4, 7, 10])
+def test_raw_polynomials_are_as_accurate_as_a_qr_of_the_rows(degree):
+    x = np.arange(21.0)
+    X = np.column_stack([x**k for k in range(degree + 1)])
+    y = X[:, :5].sum(axis=1) + 1e3 * np.random.default_rng(0).normal(size=21)
+    expected = rational_least_squares(X, y)
+    beta = solve(prepare(CrossProducts.from_rows(y, X, []), []), np.zeros(0)).beta
+    Q, R = np.linalg.qr(X)
+    error = np.abs(np.linalg.solve(R, Q.T @ y) / expected - 1).max()
+    assert np.abs(beta / expected - 1).max() < 10 * error + 1e-12
+
+
+def test_longley_has_eleven_digits():
+    """Certified by NIST (Statistical Reference Datasets, Longley 1967)."""
+    columns = [
+        [60323, 61122, 60171, 61187, 63221, 63639, 64989, 63761, 66019, 67857, 68169, 66513,
+         68655, 69564, 69331, 70551],
+        [83.0, 88.5, 88.2, 89.5, 96.2, 98.1, 99.0, 100.0, 101.2, 104.6, 108.4, 110.8, 112.6,
+         114.2, 115.7, 116.9],
+        [234289, 259426, 258054, 284599, 328975, 346999, 365385, 363112, 397469, 419180, 442769,
+         444546, 482704, 502601, 518173, 554894],
+        [2356, 2325, 3682, 3351, 2099, 1932, 1870, 3578, 2904, 2822, 2936, 4681, 3813, 3931,
+         4806, 4007],
+        [1590, 1456, 1616, 1650, 3099, 3594, 3547, 3350, 3048, 2857, 2798, 2637, 2552, 2514,
+         2572, 2827],
+        [107608, 108632, 109773, 110929, 112075, 113270, 115094, 116219, 117388, 118734, 120445,
+         121950, 123366, 125368, 127852, 130081],
+        list(range(1947, 1963)),
+    ]  # fmt: skip
+    y, *x = (np.array(column, dtype=float) for column in columns)
+    certified = [
+        -3482258.63459582, 15.0618722713733, -0.0358191792925910, -2.02022980381683,
+        -1.03322686717359, -0.0511041056535807, 1829.15146461355,
+    ]  # fmt: skip
+    X = np.column_stack([np.ones(16), *x])
+    beta = solve(prepare(CrossProducts.from_rows(y, X, []), []), np.zeros(0)).beta
+    np.testing.assert_allclose(beta, certified, rtol=2e-11)
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("gap", GAPS)
