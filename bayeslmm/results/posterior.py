@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterable
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,8 +18,6 @@ from bayeslmm.bayes.draws import (
 from bayeslmm.bayes.fitting import FitInfo
 from bayeslmm.bayes.names import ModelNames, model_names
 from bayeslmm.bayes.priors import Priors
-from bayeslmm.errors import ModelWarning
-from bayeslmm.likelihood.estimability import ColumnSpace, column_space
 from bayeslmm.results.contrasts import contextual_contrast, contrast_matrix
 from bayeslmm.results.marginal_means import pair_rows, reference_rows
 from bayeslmm.results.plotting import PosteriorPlots
@@ -230,7 +226,6 @@ class PosteriorFit(PosteriorPlots):
         1
         """
         rows, index = contrast_matrix(L, self.model.design.coef_names)
-        self._tell_inestimable(rows, index)
         return self._table((index, self._combined(rows)), "contrast", level, interval)
 
     def contextual_effect(
@@ -276,8 +271,6 @@ class PosteriorFit(PosteriorPlots):
         """
         check_level(level, interval)
         labels, rows, offset = reference_rows(self.model.design, terms, at)
-        names = [" ".join(map(str, row)) for row in labels.itertuples(index=False)]
-        self._tell_inestimable(rows, names)
         draws = self._combined(rows) + offset
         table = summarize_draws(draws, labels.index, level=level, interval=interval)
         return pd.concat([labels, table], axis=1)
@@ -303,31 +296,10 @@ class PosteriorFit(PosteriorPlots):
         """
         check_level(level, interval)
         labels, rows, offset, _ = pair_rows(self.model.design, terms, at)
-        self._tell_inestimable(rows, labels["contrast"])
         draws = self._combined(rows) + offset
         table = summarize_draws(draws, labels.index, level=level, interval=interval)
         table["p_positive"] = (draws > 0).mean(axis=(0, 1))
         return pd.concat([labels, table], axis=1)
-
-    @cached_property
-    def column_space(self) -> ColumnSpace:
-        """The space of the coefficients' columns, in terms of those that are not aliased."""
-        design, aliased = self.model.design, self.model.aliased
-        kept = [j for j, name in enumerate(design.coef_names) if name not in aliased]
-        return column_space(design.X_reduced, np.array(kept, dtype=int))
-
-    def _tell_inestimable(self, rows: np.ndarray, names: Iterable) -> None:
-        """Warn of combinations on which the data have nothing to say."""
-        if not self.model.aliased or (estimable := self.column_space.estimable(rows)).all():
-            return
-        found = [str(name) for name, known in zip(names, estimable, strict=True) if not known]
-        shown = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
-        warnings.warn(
-            f"Not estimable, because of empty cells or aliased columns: {shown}. The data say "
-            "nothing about part of it, where the posterior is the prior.",
-            ModelWarning,
-            stacklevel=3,
-        )
 
     def _combined(self, rows: np.ndarray) -> np.ndarray:
         """Draws (chains, draws, k) of linear combinations of the coefficients."""
