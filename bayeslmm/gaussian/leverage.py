@@ -9,7 +9,7 @@ sigma^2 / (w_i (1 - h_i)).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatch
 
 import numpy as np
@@ -18,6 +18,9 @@ from numba import njit
 from .factor import eliminate
 from .marginal import MarginalModel, _statistics
 from .rows import FactorRows
+
+#: Entries of right-hand sides that are solved for together.
+_RIGHT_HAND_SIDES = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,8 @@ def row_moments(
 ) -> RowMoments:
     """Fitted values, variances and leverages of rows, O(1) look-ups per row and pair of factors.
 
-    Pairs of levels that never share a row in the data have no stored covariance, so the rows
-    must be among those of the cross-products.
+    Pairs of levels that never share a row in the data have no stored covariance: such rows are
+    solved for, some hundreds at a time.
 
     Parameters
     ----------
@@ -59,11 +62,6 @@ def row_moments(
     X : (n, p) array
     factors : sequence of FactorRows
     weights : (n,) array, optional
-
-    Raises
-    ------
-    ValueError
-        If a row combines levels that do not occur together in the data.
     """
     problem = model.problem
     coordinates = problem.coordinates
@@ -112,22 +110,50 @@ def _node_quadratic(state, factors: Sequence[FactorRows], used=None) -> np.ndarr
     Z = np.ascontiguousarray(np.concatenate([f.Z for f in factors], axis=1))
     offsets = np.concatenate(([0], np.cumsum([f.q for f in factors]))).astype(np.int64)
     Qdiag, Qpanel = state._head_inverse
-    out, missing = _row_quadratic(
+    out = _row_quadratic(
         state.problem.layout, np.ascontiguousarray(nodes), Z, offsets, Qdiag, Qpanel,
         state.tail_covariance,
     )  # fmt: skip
-    if missing:
-        raise ValueError("a row combines levels that do not occur together in the data")
+    apart = np.flatnonzero(np.isnan(out))
+    if len(apart):
+        columns = [state.problem.symbolic.factor_columns(k) for k in used]
+        parts = [(c[f.codes[apart]], f.Z[apart]) for c, f in zip(columns, factors, strict=True)]
+        out[apart] = _solved_quadratic(
+            state, np.hstack([at for at, _ in parts]), np.hstack([z for _, z in parts])
+        )
     return out
+
+
+def _solved_quadratic(state, at: np.ndarray, Z: np.ndarray) -> np.ndarray:
+    """z'Qz of rows z with entries Z (m, q) in the columns `at` (m, q) of the elimination order.
+
+    With right-hand sides z and a Gram matrix of zeros the elimination leaves 0 - z'Qz. Rows that
+    are alike are solved for once.
+    """
+    rows, inverse = np.unique(np.hstack([at, Z]), axis=0, return_inverse=True)
+    at, Z = rows[:, : at.shape[1]].astype(np.int64), rows[:, at.shape[1] :]
+    n_columns = state.problem.symbolic.n_columns
+    together = int(np.clip(_RIGHT_HAND_SIDES // max(n_columns, 1), 8, 256))
+    out = np.empty(len(rows))
+    for start in range(0, len(rows), together):
+        part = slice(start, min(start + together, len(rows)))
+        m = part.stop - part.start
+        rhs = np.zeros((n_columns, m))
+        rhs[at[part], np.arange(m)[:, None]] = Z[part]
+        values = state.problem.values._replace(
+            rhs=rhs, gram=np.zeros((m, m)), levels=np.empty((0, 0))
+        )
+        out[part] = -np.diag(eliminate(replace(state.problem, values=values), state.F).S)
+    return out[inverse.ravel()]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _row_quadratic(lay, nodes, Z, offsets, Qdiag, Qpanel, Qtail):
+    """(n,) z'Qz; nan for rows of a pair of levels without a stored covariance."""
     n, n_factors = nodes.shape
     n_head = lay.sizes[1]
     head_columns = lay.sizes[2]
     out = np.zeros(n)
-    missing = 0
     for i in range(n):
         total = 0.0
         for k in range(n_factors):
@@ -151,16 +177,15 @@ def _row_quadratic(lay, nodes, Z, offsets, Qdiag, Qpanel, Qtail):
                     low = lay.pcol_ptr[r]
                     high = lay.pcol_ptr[r + 1]
                     c = np.searchsorted(lay.pcol[low:high], column)
-                    if low + c >= high or lay.pcol[low + c] != column:
-                        missing += 1
-                        continue
+                    stored = low + c < high and lay.pcol[low + c] == column
                     at = lay.panel_ptr[r] + c
                     for a in range(lay.node_q[r]):
                         for b in range(lay.node_q[s]):
-                            entry = Qpanel[at + a * (high - low) + b]
-                            total += (
-                                2 * Z[i, offsets[first] + a] * entry * Z[i, offsets[second] + b]
-                            )
+                            weight = Z[i, offsets[first] + a] * Z[i, offsets[second] + b]
+                            if stored:
+                                total += 2 * weight * Qpanel[at + a * (high - low) + b]
+                            elif weight != 0.0:
+                                total = np.nan
                 else:
                     top = lay.node_col[r] - head_columns
                     for a in range(lay.node_q[r]):
@@ -170,4 +195,4 @@ def _row_quadratic(lay, nodes, Z, offsets, Qdiag, Qpanel, Qtail):
                                 2 * Z[i, offsets[first] + a] * entry * Z[i, offsets[second] + b]
                             )
         out[i] = total
-    return out, missing
+    return out

@@ -45,8 +45,8 @@ class ColumnSpace:
         """Half the log-determinant of X'X, of the kept columns."""
         return float(np.log(np.abs(np.diag(self.R)) * self.scale).sum())
 
-    def estimable(self, rows: np.ndarray) -> np.ndarray:
-        """Which combinations of the p coefficients do not depend on how aliases are resolved.
+    def undetermined(self, rows: np.ndarray) -> np.ndarray:
+        """Which combinations of the p coefficients depend on how which aliases are resolved.
 
         A combination is estimable if it vanishes wherever X does: c_j = sum_k w_kj c_k for each
         aliased column j (Searle 1971, Linear Models, section 5.4).
@@ -57,14 +57,18 @@ class ColumnSpace:
 
         Returns
         -------
-        (k,) bool array
+        (k, p - r) bool array
         """
         rows = np.atleast_2d(rows)
         kept, aliased = rows[:, self.kept], rows[:, self.aliased]
         gap = np.abs(aliased - kept @ self.weights)
         # weights are known up to rounding, which is relative to the columns' lengths
         rounding = np.abs(self.weights) + self.lengths[self.aliased] / self.scale[:, None]
-        return np.all(gap <= _GAP * (np.abs(aliased) + np.abs(kept) @ rounding), axis=1)
+        return gap > _GAP * (np.abs(aliased) + np.abs(kept) @ rounding)
+
+    def estimable(self, rows: np.ndarray) -> np.ndarray:
+        """Which combinations do not depend on how aliases are resolved, shape (k,)."""
+        return ~self.undetermined(rows).any(axis=1)
 
     def coordinates(self, directions: np.ndarray) -> np.ndarray:
         """X times `directions` (p, m) as combinations of the kept columns, in their lengths.
