@@ -35,6 +35,9 @@ __all__ = ["LMM"]
 #: Unequal variances of so few rows in a block, and in all, are evaluated block by block.
 _SMALL_BLOCK, _FEW_ROWS = 30, 2000
 
+#: A column of which other columns leave less than this share of its length deserves a warning.
+_HARDLY_LEFT = 1e-5
+
 #: Distributions of residuals and of random effects.
 FAMILIES = ("gaussian", "student")
 
@@ -692,24 +695,49 @@ def _describe_families(model: LMM) -> list[str]:
 
 
 def _aliased(design: Design) -> tuple[str, ...]:
-    """Coefficients whose columns are combinations of earlier ones, with a warning."""
-    from bayeslmm.gaussian import aliased_columns, detect_aliased, single_threaded_blas
+    """Coefficients whose columns are combinations of earlier ones, with a warning.
+
+    Raises
+    ------
+    DataError
+        If there are no more rows than coefficients, aliased ones not counted.
+    """
+    from bayeslmm.gaussian import single_threaded_blas
+    from bayeslmm.gaussian.aliasing import remaining_shares, remaining_shares_of_products
 
     with single_threaded_blas():
         if design.rows_in_memory:
-            found = aliased_columns(design.X)
+            shares = remaining_shares(design.X)
         else:
-            found = detect_aliased(design.cross_products)
-        names = tuple(design.coef_names[i] for i in found)
-    if names:
+            shares = remaining_shares_of_products(design.cross_products)
+    names, n, rank = design.coef_names, design.n_rows, int(np.count_nonzero(shares))
+    if n <= rank:
+        aliased = f" ({len(names) - rank} more are aliased)" if rank < len(names) else ""
+        raise DataError(
+            f"{rank} coefficients{aliased} and {n} rows: there must be more rows than "
+            "coefficients. Leave terms out."
+        )
+    aliased = tuple(name for name, share in zip(names, shares, strict=True) if share == 0)
+    if aliased:
         warnings.warn(
-            f"The model matrix is rank deficient: {', '.join(names)} can be written as a "
+            f"The model matrix is rank deficient: {', '.join(aliased)} can be written as a "
             "combination of the columns before. The data say nothing about such a coefficient "
             "alone: in the posterior its prior decides, REML leaves it out.",
             ModelWarning,
             stacklevel=3,
         )
-    return names
+    for name, share in zip(names, shares, strict=True):
+        if 0 < share < _HARDLY_LEFT:
+            warnings.warn(
+                f"The column of {name} is nearly a combination of the columns before it: "
+                f"{share:.0e} of its length is left. The data say little about these coefficients "
+                "one by one, and standard errors of their combinations lose digits. Leave one "
+                "out, or make the difference between the columns a column of its own (for "
+                "powers: poly(), or center() the covariate).",
+                ModelWarning,
+                stacklevel=3,
+            )
+    return aliased
 
 
 def _sigma_is_given(priors) -> bool:

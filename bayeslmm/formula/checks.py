@@ -20,12 +20,15 @@ _SMALLEST = 1e-100
 #: A slope's covariate this many standard deviations from zero makes the intercept's variance
 #: and its correlation with the slope statements about a far-off point.
 _FAR_FROM_ZERO = 10.0
+#: Smallest eigenvalues of the products of random effects' covariates, scaled to one, below which
+#: rounding error is all that tells them apart, and below which it costs half of the digits.
+_DEPENDENT, _NEARLY_DEPENDENT = 1e-10, 1e-7
 #: Text that reads as a date, perhaps with a time: 2020-01-31, 31.1.2020, 1/31/20.
 _DATE = re.compile(r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4})([T ].*)?")
 
 
 def check_design(design: Design, *, sigma_known: bool = False) -> None:
-    """Warn about effects the data cannot separate, refuse what has no degrees of freedom.
+    """Warn about effects the data cannot separate, refuse columns without use.
 
     Parameters
     ----------
@@ -37,7 +40,7 @@ def check_design(design: Design, *, sigma_known: bool = False) -> None:
     Raises
     ------
     DataError
-        If there are no more rows than coefficients.
+        If squares of a column are no numbers, or a random effect's covariate is zero.
 
     Warns
     -----
@@ -47,15 +50,10 @@ def check_design(design: Design, *, sigma_known: bool = False) -> None:
         coefficients already, or a predictor is text that reads as dates or, but for a few
         values, as numbers.
     """
-    n, p = design.n_rows, len(design.coef_names)
+    n = design.n_rows
     _check_text(design)
     if design.rows_in_memory:
         _refuse_extremes(design)
-    if n <= p:
-        raise DataError(
-            f"{p} coefficients and {n} rows: there must be more rows than coefficients. "
-            "Leave terms out."
-        )
     for block, covariates in zip(design.blocks, design.statistics.blocks, strict=True):
         _check_rank(block, covariates)
         if not sigma_known:
@@ -152,7 +150,7 @@ def _refuse_extremes(design: Design) -> None:
 
 
 def _check_rank(block: RandomBlock, covariates: BlockStatistics) -> None:
-    """Columns of Z that are zero, or combinations of others they are correlated with."""
+    """Columns of Z that are zero, or (nearly) combinations of others they are correlated with."""
     size = np.sqrt(np.diag(covariates.gram))
     zero = [e for e, s in zip(block.effects, size, strict=True) if s == 0]
     if zero:
@@ -163,11 +161,19 @@ def _check_rank(block: RandomBlock, covariates: BlockStatistics) -> None:
     for part in block.pattern:
         columns = list(part)
         gram = covariates.gram[np.ix_(columns, columns)] / np.outer(size[columns], size[columns])
-        if np.linalg.matrix_rank(gram, tol=1e-10, hermitian=True) < len(part):
-            names = ", ".join(block.effects[i] for i in part)
+        left = np.linalg.eigvalsh(gram)[0]
+        names = ", ".join(block.effects[i] for i in part)
+        if left < _DEPENDENT:
             _warn(
                 f"The covariates of the random effects {names} of {block.name!r} are linearly "
                 "dependent: the data say nothing about their variances one by one. Leave one out."
+            )
+        elif left < _NEARLY_DEPENDENT:
+            _warn(
+                f"The covariates of the random effects {names} of {block.name!r} are nearly "
+                f"linearly dependent (but for {np.sqrt(left):.0e} of their size): their variances "
+                "and correlations are found with few digits. center() the covariates, or use the "
+                "difference between two of them in place of one."
             )
 
 

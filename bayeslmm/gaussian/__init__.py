@@ -22,7 +22,7 @@ _HOME = {
     "profiled_criterion_and_gradient": "criterion",
     "solve": "criterion",
     "CrossProducts": "crossproducts",
-    "Shift": "crossproducts",
+    "Shift": "shift",
     "fitted_variance": "crossproducts",
     "random_variance": "crossproducts",
     "TooManyEffectsError": "derivatives",

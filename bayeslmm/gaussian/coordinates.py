@@ -6,15 +6,20 @@ columns, 1 = X_c a, both shifts are a mere change of coordinates of the fixed ef
     y - X beta = (y - y0) - (X - 1 x0') gamma,     gamma = beta + a (x0'beta - y0),
 
 and everything is computed in gamma.  Without an intercept the shift is undone in the products.
+Columns that were mixed as well, (X - 1 x0') T, have T^-1 gamma for gamma.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .crossproducts import CrossProducts, Shift
+from .shift import Shift
+
+if TYPE_CHECKING:
+    from .crossproducts import CrossProducts
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,11 @@ class Coordinates:
     G_inverse: np.ndarray
     offset: np.ndarray
 
+    @classmethod
+    def identity(cls, p: int) -> Coordinates:
+        """Coefficients as they are computed with."""
+        return cls(np.eye(p), np.eye(p), np.zeros(p))
+
     def to_user(self, gamma: np.ndarray) -> np.ndarray:
         """beta from gamma; leading axes of ``gamma`` are draws."""
         return (gamma - self.offset) @ self.G_inverse.T
@@ -44,6 +54,20 @@ class Coordinates:
     def covariance_to_user(self, covariance: np.ndarray) -> np.ndarray:
         """Cov(beta) from Cov(gamma)."""
         return self.G_inverse @ covariance @ self.G_inverse.T
+
+    def root_to_user(self, covariance: np.ndarray) -> np.ndarray | None:
+        """W with Cov(beta) = W W', from Cov(gamma); None where that is not positive definite.
+
+        |c'W|^2 keeps the digits that c'Cov(beta)c loses where columns are nearly collinear.
+        """
+        if not (np.all(np.isfinite(covariance)) and np.all(np.diag(covariance) > 0)):
+            return None
+        sd = np.sqrt(np.diag(covariance))
+        try:
+            root = np.linalg.cholesky(covariance / np.outer(sd, sd))
+        except np.linalg.LinAlgError:
+            return None
+        return self.G_inverse @ (sd[:, None] * root)
 
     def information_to_user(self, information: np.ndarray) -> np.ndarray:
         """X'AX in user columns from the shifted columns (last two axes)."""
@@ -57,9 +81,10 @@ def ones_in_span(cp: CrossProducts) -> np.ndarray | None:
     a full set of cells), so that G has determinant one.
     """
     p = cp.p
-    G, total = cp.gram, cp.gram[-1, -1]
+    total = cp.gram[-1, -1]
     if p == 0 or total <= 0:
         return None
+    G = unmixed_gram(cp)
     unshifted = np.flatnonzero(cp.shift.X == 0)
     diagonal, sums = G.diagonal()[unshifted], G[-1, unshifted]
     constant = unshifted[(sums**2 >= (1 - 1e-13) * diagonal * total) & (sums != 0)]
@@ -84,11 +109,23 @@ def _snap(a: np.ndarray) -> np.ndarray:
 
 def working_products(cp: CrossProducts) -> tuple[CrossProducts, Coordinates]:
     """Cross-products to compute with, and the way back to the user's coefficients."""
-    p = cp.p
+    p, T, inverse = cp.p, cp.shift.mixing, cp.shift.unmixing
     a = ones_in_span(cp)
     if a is None:
-        plain = cp.shifted_to(Shift(np.zeros(p), 0.0))
-        return plain, Coordinates(np.eye(p), np.eye(p), np.zeros(p))
+        plain = cp.shifted_to(Shift(np.zeros(p), 0.0).mixed(cp.shift.T))
+        return plain, Coordinates(inverse, T, np.zeros(p))
     # x0'a = 0 because a is supported on unshifted columns: the inverse is the opposite shift.
     shear = np.outer(a, cp.shift.X)
-    return cp, Coordinates(np.eye(p) + shear, np.eye(p) - shear, -cp.shift.y * a)
+    G, G_inverse = np.eye(p) + shear, np.eye(p) - shear
+    if cp.shift.T is None:
+        return cp, Coordinates(G, G_inverse, -cp.shift.y * a)
+    return cp, Coordinates(inverse @ G, G_inverse @ T, -cp.shift.y * (inverse @ a))
+
+
+def unmixed_gram(cp: CrossProducts) -> np.ndarray:
+    """[X y 1]'W[X y 1] with X and y shifted and no more, (p + 2, p + 2)."""
+    if cp.shift.T is None:
+        return cp.gram
+    M = np.eye(cp.p + 2)
+    M[:-2, :-2] = cp.shift.unmixing
+    return M.T @ cp.gram @ M

@@ -35,6 +35,8 @@ class Solution:
     reml : bool
     Ls : list of (q_k, q_k) arrays
         Relative factors: Sigma_k = sigma^2 L_k L_k'.
+    root : (p, p) array, optional
+        W with vcov = W W'.
     """
 
     theta: np.ndarray
@@ -45,6 +47,18 @@ class Solution:
     loglik: float
     reml: bool
     Ls: list[np.ndarray]
+    root: np.ndarray | None = None
+
+    def variances(self, rows: np.ndarray) -> np.ndarray:
+        """Variance of the estimate of each combination, (k,).
+
+        Parameters
+        ----------
+        rows : (k, p) array
+        """
+        if self.root is None:
+            return np.einsum("ka,ab,kb->k", rows, self.vcov, rows)
+        return np.sum((rows @ self.root) ** 2, axis=1)
 
     @property
     def Sigmas(self) -> list[np.ndarray]:
@@ -175,4 +189,5 @@ def solve(problem: Problem, theta: np.ndarray, reml: bool = True) -> Solution:
         loglik=-0.5 * value,
         reml=reml,
         Ls=Ls,
+        root=coordinates.root_to_user(sigma2 * inverse),
     )

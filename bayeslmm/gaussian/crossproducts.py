@@ -6,7 +6,9 @@ marginal likelihood with a normal prior on beta is a function of the products of
 of a cluster, a group left out.
 
 y and the covariates are accumulated after subtracting a constant (`Shift`), which always is along
-the carried column of ones; a response of 1e9 plus noise keeps the digits of the noise.
+the carried column of ones; a response of 1e9 plus noise keeps the digits of the noise. Covariates
+that are nearly collinear are orthogonalized before they are squared (``orthogonal``): squares
+lose twice the digits that the columns have in common.
 """
 
 from __future__ import annotations
@@ -17,38 +19,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from . import _accumulate
+from .orthogonal import selected, well_conditioned
 from .rows import FactorRows
+from .shift import MixedShift, Shift
 
 _CHUNK = 1 << 16
-
-
-@dataclass(frozen=True)
-class Shift:
-    """Constants subtracted before squaring: X - 1 x', y - y0.
-
-    Attributes
-    ----------
-    X : (p,) array
-    y : float
-    """
-
-    X: np.ndarray
-    y: float
-
-    @classmethod
-    def pilot(cls, y: np.ndarray, X: np.ndarray) -> Shift:
-        """Means, except of constant and of -1/0/1 columns, which have no digits to lose."""
-        x0 = np.zeros(X.shape[1])
-        if len(y) == 0:
-            return cls(x0, 0.0)
-        for c, column in enumerate(X.T):
-            if column.min() < column.max() and np.any(column * column * column != column):
-                x0[c] = column.mean()
-        return cls(x0, float(y.mean()))
-
-    def same_as(self, other: Shift) -> bool:
-        """Whether both subtract the same constants."""
-        return self.y == other.y and np.array_equal(self.X, other.X)
 
 
 @dataclass(frozen=True)
@@ -152,7 +127,7 @@ class CrossProducts:
         weights: np.ndarray | None = None,
         shift: Shift | None = None,
     ) -> CrossProducts:
-        """Reduce rows to cross-products in one pass.
+        """Reduce rows to cross-products: one pass, and one more where columns are nearly collinear.
 
         Parameters
         ----------
@@ -163,49 +138,20 @@ class CrossProducts:
             Prior weights w_i, Var(eps_i) = sigma^2 / w_i.  Rows with w_i = 0 are dropped and
             counted.
         shift : Shift, optional
-            Constants to subtract; the data's own means by default.
+            The columns to square; by default the data's own means are subtracted, and nearly
+            collinear columns orthogonalized.
 
         Raises
         ------
         ValueError
             On disagreeing shapes, non-finite values, negative or missing weights.
         """
-        y, X, weights, factors, n_dropped = _checked(y, X, factors, weights)
-        shift = Shift.pilot(y, X) if shift is None else shift
-        if np.shape(shift.X) != (X.shape[1],):
+        rows = _checked(y, X, factors, weights)
+        if shift is None:
+            return well_conditioned(lambda s: _reduced(rows, s), Shift.pilot(*rows[:2]))
+        if np.shape(shift.X) != (rows[1].shape[1],):
             raise ValueError("the shift has another number of columns than X")
-        unweighted = weights is None
-        w = np.ones(len(y)) if unweighted else weights
-        levels = [_empty_factor(f.n_levels, f.q, X.shape[1]) for f in factors]
-        gram = np.zeros((X.shape[1] + 2,) * 2)
-        plain = np.zeros_like(gram)
-        for start in range(0, len(y), _CHUNK):
-            rows = slice(start, start + _CHUNK)
-            R = np.empty((len(y[rows]), X.shape[1] + 2))
-            np.subtract(X[rows], shift.X, out=R[:, :-2])
-            np.subtract(y[rows], shift.y, out=R[:, -2])
-            R[:, -1] = 1.0
-            product = R.T @ R
-            plain += product
-            gram += product if unweighted else (R * w[rows, None]).T @ R
-            for f, out in zip(factors, levels, strict=True):
-                _accumulate.accumulate_factor(
-                    f.codes[rows], f.Z[rows], R, w[rows], out.zz, out.zr, out.counts,
-                    out.zz_unweighted,
-                )  # fmt: skip
-        for out in levels:
-            _accumulate.mirror_lower(out.zz)
-            _accumulate.mirror_lower(out.zz_unweighted[None])
-        return cls(
-            factors=tuple(levels),
-            pairs=_pair_products(factors, w),
-            gram=0.5 * (gram + gram.T),
-            gram_unweighted=0.5 * (plain + plain.T),
-            shift=shift,
-            n=len(y),
-            n_dropped=n_dropped,
-            sum_log_weights=0.0 if unweighted else float(np.log(w).sum()),
-        )
+        return _reduced(rows, shift)
 
     def save(self, path) -> None:
         """Write to one npz file, with a version and a checksum.
@@ -235,7 +181,7 @@ class CrossProducts:
         """
         from bayeslmm.archive import read_archive
 
-        parts = (CrossProducts, FactorProducts, PairProducts, Shift)
+        parts = (CrossProducts, FactorProducts, PairProducts, Shift, MixedShift)
         return read_archive(path, "cross-products", {kind.__name__: kind for kind in parts})
 
     def with_columns(self, columns: np.ndarray) -> CrossProducts:
@@ -246,29 +192,37 @@ class CrossProducts:
         columns : int array
         """
         kept = np.asarray(columns, dtype=np.int64)
-        all_kept = np.concatenate((kept, [self.p, self.p + 1])).astype(np.int64)
-        return replace(
-            self,
-            factors=tuple(
-                replace(f, zr=np.ascontiguousarray(f.zr[:, :, all_kept])) for f in self.factors
-            ),
-            gram=np.ascontiguousarray(self.gram[np.ix_(all_kept, all_kept)]),
-            gram_unweighted=np.ascontiguousarray(self.gram_unweighted[np.ix_(all_kept, all_kept)]),
-            shift=Shift(self.shift.X[kept], self.shift.y),
-        )
+        M = np.zeros((self.p + 2, len(kept) + 2))
+        M[:-2, :-2], T = selected(self, kept)
+        M[-2, -2] = M[-1, -1] = 1.0
+        return self.combined(M, Shift(self.shift.X[kept], self.shift.y).mixed(T))
 
     def shifted_to(self, shift: Shift) -> CrossProducts:
-        """The same data with other constants subtracted (exact algebra along the ones column)."""
+        """The same data in other columns (exact algebra along the ones column)."""
         if shift.same_as(self.shift):
             return self
-        T = np.eye(self.p + 2)  # [X - new, y - new, 1] = [X - old, y - old, 1] T
-        T[-1, :-2] = self.shift.X - shift.X
-        T[-1, -2] = self.shift.y - shift.y
+        # [(X - new) S, y - new, 1] = [(X - old) T, y - old, 1] M
+        M = np.eye(self.p + 2)
+        if self.shift.T is not shift.T:
+            M[:-2, :-2] = self.shift.unmixing @ shift.mixing
+        M[-1, :-2] = (self.shift.X - shift.X) @ shift.mixing
+        M[-1, -2] = self.shift.y - shift.y
+        return self.combined(M, shift)
+
+    def combined(self, M: np.ndarray, shift: Shift) -> CrossProducts:
+        """Products of [Z, R M] for the columns R = [X y 1] as they are squared here.
+
+        Parameters
+        ----------
+        M : (p + 2, k + 2) array
+        shift : Shift
+            What makes the columns R M of the rows.
+        """
         return replace(
             self,
-            factors=tuple(replace(f, zr=f.zr @ T) for f in self.factors),
-            gram=T.T @ self.gram @ T,
-            gram_unweighted=T.T @ self.gram_unweighted @ T,
+            factors=tuple(replace(f, zr=np.ascontiguousarray(f.zr @ M)) for f in self.factors),
+            gram=M.T @ self.gram @ M,
+            gram_unweighted=M.T @ self.gram_unweighted @ M,
             shift=shift,
         )
 
@@ -330,8 +284,9 @@ def fitted_variance(cp: CrossProducts, beta: np.ndarray) -> float:
     """
     G = cp.gram_unweighted
     p = cp.p
-    total = G[-1, :p] @ beta
-    return float((beta @ G[:p, :p] @ beta - total**2 / cp.n) / (cp.n - 1))
+    gamma = cp.shift.unmixing @ beta
+    total = G[-1, :p] @ gamma
+    return float((gamma @ G[:p, :p] @ gamma - total**2 / cp.n) / (cp.n - 1))
 
 
 def random_variance(cp: CrossProducts, Sigmas: Sequence[np.ndarray]) -> np.ndarray:
@@ -364,6 +319,46 @@ def _checked(y, X, factors, weights):
         y, X, weights = y[keep], X[keep], weights[keep]
         factors = [f.take(keep) for f in factors]
     return y, np.ascontiguousarray(X), weights, tuple(factors), n_dropped
+
+
+def _reduced(rows: tuple, shift: Shift) -> CrossProducts:
+    """Cross-products of checked rows in the columns of ``shift``."""
+    y, X, weights, factors, n_dropped = rows
+    p = X.shape[1]
+    unweighted = weights is None
+    w = np.ones(len(y)) if unweighted else weights
+    levels = [_empty_factor(f.n_levels, f.q, p) for f in factors]
+    gram, plain = np.zeros((p + 2, p + 2)), np.zeros((p + 2, p + 2))
+    accumulate(y, X, factors, None if unweighted else w, shift, levels, gram, plain)
+    for out in levels:
+        _accumulate.mirror_lower(out.zz)
+        _accumulate.mirror_lower(out.zz_unweighted[None])
+    return CrossProducts(
+        factors=tuple(levels),
+        pairs=_pair_products(factors, w),
+        gram=0.5 * (gram + gram.T),
+        gram_unweighted=0.5 * (plain + plain.T),
+        shift=shift,
+        n=len(y),
+        n_dropped=n_dropped,
+        sum_log_weights=0.0 if unweighted else float(np.log(w).sum()),
+    )
+
+
+def accumulate(y, X, factors, weights, shift: Shift, levels, gram, plain) -> None:
+    """Add the products of rows to those of each factor and to the Gram matrices, in place."""
+    w = np.ones(len(y)) if weights is None else weights
+    for start in range(0, len(y), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        R = shift.applied(y[rows], X[rows])
+        product = R.T @ R
+        plain += product
+        gram += product if weights is None else (R * w[rows, None]).T @ R
+        for f, out in zip(factors, levels, strict=True):
+            _accumulate.accumulate_factor(
+                f.codes[rows], f.Z[rows], R, w[rows], out.zz, out.zr, out.counts,
+                out.zz_unweighted,
+            )  # fmt: skip
 
 
 def _empty_factor(n_levels: int, q: int, p: int) -> FactorProducts:

@@ -12,7 +12,6 @@ import numpy as np
 
 from . import _accumulate
 from .crossproducts import (
-    _CHUNK,
     CrossProducts,
     PairProducts,
     Shift,
@@ -20,6 +19,7 @@ from .crossproducts import (
     _combine_pairs,
     _empty_factor,
     _pair_products,
+    accumulate,
 )
 from .rows import FactorRows
 
@@ -34,7 +34,7 @@ class RunningProducts:
     sizes : sequence of (int, int)
         Levels and effects of each grouping factor.
     shift : Shift
-        Constants to subtract, the same in everything that is to be merged.
+        The columns to square, the same in everything that is to be merged.
     """
 
     def __init__(self, sizes: Sequence[tuple[int, int]], shift: Shift):
@@ -64,20 +64,7 @@ class RunningProducts:
         y, X, weights, factors, n_dropped = _checked(y, X, factors, weights)
         unweighted = weights is None
         w = np.ones(len(y)) if unweighted else weights
-        for start in range(0, len(y), _CHUNK):
-            rows = slice(start, start + _CHUNK)
-            R = np.empty((len(y[rows]), X.shape[1] + 2))
-            np.subtract(X[rows], self.shift.X, out=R[:, :-2])
-            np.subtract(y[rows], self.shift.y, out=R[:, -2])
-            R[:, -1] = 1.0
-            product = R.T @ R
-            self.plain += product
-            self.gram += product if unweighted else (R * w[rows, None]).T @ R
-            for f, out in zip(factors, self.factors, strict=True):
-                _accumulate.accumulate_factor(
-                    f.codes[rows], f.Z[rows], R, w[rows], out.zz, out.zr, out.counts,
-                    out.zz_unweighted,
-                )  # fmt: skip
+        accumulate(y, X, factors, weights, self.shift, self.factors, self.gram, self.plain)
         for key, found in _pair_products(factors, w).items():
             self._add_pairs(key, found)
         self.n += len(y)

@@ -299,12 +299,17 @@ def block_kenward_roger(
     """
     if isinstance(problem, CellProblem):
         with single_threaded_blas():
-            return adjustment(*cell_derivatives(problem, theta, log_linear=log_linear))
-    return adjustment(*_block_derivatives(problem, theta, log_linear))
+            terms, second = cell_derivatives(problem, theta, log_linear=log_linear)
+    else:
+        terms, second = _block_derivatives(problem, theta, log_linear)
+    return adjustment(terms, problem.coordinates, second)
 
 
 def _block_derivatives(problem: BlockProblem, theta: Theta, log_linear: bool):
-    """Terms in the derivatives of V, and those in its second derivatives (or None)."""
+    """Terms in the derivatives of V, and those in its second derivatives (or None).
+
+    Of the columns computed with.
+    """
     layout, p = problem.layout, problem.p
     natural = _natural_parameters(problem, theta, log_linear)
     units = [
@@ -336,16 +341,9 @@ def _block_derivatives(problem: BlockProblem, theta: Theta, log_linear: bool):
             first += n_rep * np.einsum("iaa->i", VD)
             if not natural.linear:
                 second += _second_derivatives(layout, k, natural, len(units)) @ G
-    G = problem.coordinates.G
-
-    def to_user(matrices):
-        return np.einsum("...ab,ac,bd->...cd", matrices, G, G, optimize=True)
-
     phi = np.concatenate([np.zeros(len(units)), natural.phi])
-    terms = VarianceDerivatives(
-        phi, to_user(information), to_user(P), to_user(Q.reshape(r, r, p, p)), trace, first
-    )
-    return terms, None if natural.linear else to_user(second.reshape(r, r, p, p))
+    terms = VarianceDerivatives(phi, information, P, Q.reshape(r, r, p, p), trace, first)
+    return terms, None if natural.linear else second.reshape(r, r, p, p)
 
 
 def _effect_derivatives(layout, k: int, units) -> np.ndarray:

@@ -7,7 +7,7 @@ derivatives of V, which is linear in its parameters; formulas as in Halekoh and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,8 +17,9 @@ from bayeslmm.gaussian import (
     single_threaded_blas,
     variance_derivative_terms,
 )
+from bayeslmm.gaussian.coordinates import Coordinates
 
-__all__ = ["KenwardRoger", "adjustment", "kenward_roger", "unit_variance_rows"]
+__all__ = ["KenwardRoger", "adjustment", "kenward_roger", "unit_rows"]
 
 
 @dataclass(frozen=True)
@@ -27,20 +28,31 @@ class KenwardRoger:
 
     Attributes
     ----------
-    vcov : (p, p) array
-        Unadjusted covariance Phi.
-    adjusted : (p, p) array
-        Adjusted covariance Phi_A.
+    Phi, Phi_A : (p, p) arrays
+        Unadjusted and adjusted covariance, of the coefficients computed with.
     P : (r, p, p) array
-        X'V^-1 V_i V^-1 X for the free entries of the Sigma_k and sigma^2.
+        X'V^-1 V_i V^-1 X for the free entries of the Sigma_k and sigma^2, X as computed with.
     W : (r, r) array
         Inverse expected information of these parameters.
+    coordinates : Coordinates
+        Between the user's coefficients and those computed with.
     """
 
-    vcov: np.ndarray
-    adjusted: np.ndarray
+    Phi: np.ndarray
+    Phi_A: np.ndarray
     P: np.ndarray
     W: np.ndarray
+    coordinates: Coordinates
+
+    @property
+    def vcov(self) -> np.ndarray:
+        """Unadjusted covariance, (p, p)."""
+        return self.coordinates.covariance_to_user(self.Phi)
+
+    @property
+    def adjusted(self) -> np.ndarray:
+        """Adjusted covariance, (p, p)."""
+        return self.coordinates.covariance_to_user(self.Phi_A)
 
     def f_test(self, L: np.ndarray, beta: np.ndarray) -> tuple[float, float, float]:
         """Scaled F statistic of L beta = 0, with its degrees of freedom.
@@ -55,12 +67,15 @@ class KenwardRoger:
         F, numerator, denominator : float
             Kenward and Roger (1997), section 3.
         """
-        L = _full_rank_rows(np.atleast_2d(L), self.vcov)
-        if len(L) == 0:
+        L = np.atleast_2d(L)
+        rows = L @ self.coordinates.G_inverse
+        kept = _independent(rows @ self.Phi @ rows.T)
+        if len(kept) == 0:
             return np.nan, 0.0, np.nan
-        denominator, scale = self._scaling(L)
+        L, rows = kept @ L, kept @ rows
+        denominator, scale = self._scaling(rows)
         difference = L @ beta
-        statistic = difference @ np.linalg.solve(L @ self.adjusted @ L.T, difference) / len(L)
+        statistic = difference @ np.linalg.solve(rows @ self.Phi_A @ rows.T, difference) / len(L)
         return float(scale * statistic), float(len(L)), denominator
 
     def df(self, L: np.ndarray) -> np.ndarray:
@@ -68,8 +83,8 @@ class KenwardRoger:
 
         NaN for a row without variance, such as one of an aliased coefficient.
         """
-        rows = np.atleast_2d(L)
-        variance = np.einsum("ka,ab,kb->k", rows, self.vcov, rows)
+        rows = np.atleast_2d(L) @ self.coordinates.G_inverse
+        variance = np.einsum("ka,ab,kb->k", rows, self.Phi, rows)
         return np.array(
             [
                 self._scaling(row[None, :])[0] if size > 0 else np.nan
@@ -80,8 +95,8 @@ class KenwardRoger:
     def _scaling(self, L: np.ndarray) -> tuple[float, float]:
         """Denominator degrees of freedom and the factor lambda."""
         q = len(L)
-        Theta = L.T @ np.linalg.solve(L @ self.vcov @ L.T, L)
-        TP = np.einsum("ab,bc,icd,de->iae", Theta, self.vcov, self.P, self.vcov, optimize=True)
+        Theta = L.T @ np.linalg.solve(L @ self.Phi @ L.T, L)
+        TP = np.einsum("ab,bc,icd,de->iae", Theta, self.Phi, self.P, self.Phi, optimize=True)
         traces = np.einsum("iaa->i", TP)
         A1 = float(traces @ self.W @ traces)
         A2 = float(np.einsum("ij,iab,jba->", self.W, TP, TP, optimize=True))
@@ -114,17 +129,22 @@ def kenward_roger(problem: Problem, Ls: list[np.ndarray], sigma: float) -> Kenwa
     -----
     Phi_A = Phi + 2 Phi [sum_ij W_ij (Q_ij - P_i Phi P_j)] Phi (Kenward and Roger 1997, eq. 4).
     """
+    computed = replace(problem, coordinates=Coordinates.identity(problem.p))
     with single_threaded_blas():
-        terms = variance_derivative_terms(problem, Ls, sigma)
-    return adjustment(terms)
+        terms = variance_derivative_terms(computed, Ls, sigma)
+    return adjustment(terms, problem.coordinates)
 
 
-def adjustment(terms: VarianceDerivatives, second: np.ndarray | None = None) -> KenwardRoger:
+def adjustment(
+    terms: VarianceDerivatives, coordinates: Coordinates, second: np.ndarray | None = None
+) -> KenwardRoger:
     """Adjusted covariance from the derivatives of V.
 
     Parameters
     ----------
     terms : VarianceDerivatives
+        Of the columns computed with: those of the user may be nearly collinear.
+    coordinates : Coordinates
     second : (r, r, p, p) array, optional
         R_ij = X'V^-1 V_ij V^-1 X with V_ij the second derivatives, where V is not linear in its
         parameters: Phi_A = Phi + 2 Phi [sum_ij W_ij (Q_ij - P_i Phi P_j - R_ij / 4)] Phi.
@@ -137,7 +157,7 @@ def adjustment(terms: VarianceDerivatives, second: np.ndarray | None = None) -> 
     if second is not None:
         inner -= 0.25 * np.einsum("ij,ijab->ab", W, second, optimize=True)
     adjusted = Phi + 2 * Phi @ inner @ Phi
-    return KenwardRoger(Phi, 0.5 * (adjusted + adjusted.T), terms.P, W)
+    return KenwardRoger(Phi, 0.5 * (adjusted + adjusted.T), terms.P, W, coordinates)
 
 
 def _inverse_information(information: np.ndarray) -> np.ndarray:
@@ -155,19 +175,20 @@ def _divide(a: float, b: float) -> float:
     return a / b if b != 0 else np.inf
 
 
-def _full_rank_rows(L: np.ndarray, vcov: np.ndarray) -> np.ndarray:
-    """Rows spanning the same hypothesis, linearly independent, each with variance 1."""
-    L = unit_variance_rows(L, vcov)
-    values, vectors = np.linalg.eigh(L @ vcov @ L.T)
-    kept = values > 1e-10 * max(values.max(initial=0.0), 0.0)
-    return L if kept.all() else vectors[:, kept].T @ L
+def _independent(covariance: np.ndarray) -> np.ndarray:
+    """Combinations of rows that span the same hypothesis, linearly independent.
 
-
-def unit_variance_rows(L: np.ndarray, vcov: np.ndarray) -> np.ndarray:
-    """Rows scaled to estimates of variance 1; those without variance left out.
-
-    A test of several combinations does not depend on their units, and so its rank must not.
+    Judged with each row in units of its standard error: a test of several combinations does not
+    depend on their units, and so its rank must not.
     """
-    L = np.atleast_2d(L)
-    variance = np.einsum("ka,ab,kb->k", L, vcov, L)
-    return L[variance > 0] / np.sqrt(variance[variance > 0])[:, None]
+    units = unit_rows(covariance)
+    values, vectors = np.linalg.eigh(units @ covariance @ units.T)
+    kept = values > 1e-10 * max(values.max(initial=0.0), 0.0)
+    return units if kept.all() else vectors[:, kept].T @ units
+
+
+def unit_rows(covariance: np.ndarray) -> np.ndarray:
+    """Diagonal scaling of rows to variance 1, without those that have none."""
+    variance = np.diag(covariance)
+    kept = np.flatnonzero(variance > 0)
+    return np.eye(len(variance))[kept] / np.sqrt(variance[kept])[:, None]

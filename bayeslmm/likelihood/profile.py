@@ -9,16 +9,14 @@ column is moved to the offset.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import chdtri
 
 from bayeslmm.gaussian import (
     CovariancePattern,
-    CrossProducts,
     Problem,
-    Shift,
     factorize,
     lower_factor,
     single_threaded_blas,
@@ -31,6 +29,7 @@ from bayeslmm.gaussian.correlations import (
     factors_from_correlations,
     pullback_to_correlations,
 )
+from bayeslmm.gaussian.orthogonal import with_coefficient_fixed
 from bayeslmm.likelihood.optimize import optimize
 
 __all__ = ["coefficient_profile", "component_profile", "ml_deviance", "profile_interval"]
@@ -265,30 +264,13 @@ def coefficient_profile(problem: Problem, theta: np.ndarray, j: int) -> Callable
     state = {"theta": theta}
 
     def deviance(value: float) -> float:
-        reduced = problem.with_products(_with_coefficient_fixed(problem.cp, j, value))
+        reduced = problem.with_products(with_coefficient_fixed(problem.cp, j, value))
         start = state["theta"] if np.all(np.isfinite(state["theta"])) else None
         found = optimize(reduced, reml=False, start=start)
         state["theta"] = found.theta
         return found.criterion
 
     return deviance
-
-
-def _with_coefficient_fixed(cp: CrossProducts, j: int, value: float) -> CrossProducts:
-    """Cross-products of [Z, X without column j, y - value x_j, 1]."""
-    p = cp.p
-    keep = [c for c in range(p + 2) if c != j]
-    T = np.eye(p + 2)
-    T[j, p] = -value  # y - value x_j, in the shifted columns
-    T = T[:, keep]
-    shift = Shift(np.delete(cp.shift.X, j), cp.shift.y - value * cp.shift.X[j])
-    return replace(
-        cp,
-        factors=tuple(replace(f, zr=np.ascontiguousarray(f.zr @ T)) for f in cp.factors),
-        gram=T.T @ cp.gram @ T,
-        gram_unweighted=T.T @ cp.gram_unweighted @ T,
-        shift=shift,
-    )
 
 
 def profile_interval(

@@ -18,7 +18,7 @@ from bayeslmm.gaussian import (
     solve,
     unpack_theta,
 )
-from bayeslmm.likelihood.kenward_roger import unit_variance_rows
+from bayeslmm.likelihood.kenward_roger import unit_rows
 
 __all__ = [
     "VarianceCurvature",
@@ -115,23 +115,22 @@ def _first_derivatives(problem: Problem, solution) -> tuple[np.ndarray, np.ndarr
     """
     state = factorize(problem, solution.Ls)
     scale = solution.sigma**2
-    inverse = solution.vcov / scale
+    inverse = np.linalg.inv(state.S[:-1, :-1])
     divisor = problem.n - problem.p if solution.reml else problem.n
-    G = problem.coordinates.G
     combination = np.append(-problem.coordinates.from_user(solution.beta), 1.0)
     slopes, derivatives = [], []
     for pattern, L, related in zip(
         problem.patterns, solution.Ls, state.outer_products(), strict=True
     ):
         outer = np.einsum("abps,p,s->ab", related, combination, combination, optimize=True)
-        X_part = np.einsum("pi,abps,sj->abij", G, related[:, :, :-1, :-1], G, optimize=True)
+        X_part = related[:, :, :-1, :-1]
         for a, b in zip(*pattern.entries, strict=True):
             E = np.zeros_like(L)
             E[a, b] = 1.0
             D = E @ L.T + L @ E.T
             slopes.append(-np.sum(D * outer) / (divisor * scale))
             inner = np.einsum("ab,abij->ij", D, X_part)
-            derivatives.append(inverse @ inner @ inverse)
+            derivatives.append(problem.coordinates.covariance_to_user(inverse @ inner @ inverse))
     p = problem.p
     return np.array(slopes), np.array(derivatives).reshape(len(slopes), p, p)
 
@@ -190,7 +189,7 @@ def satterthwaite_f_df(
     values, vectors = np.linalg.eigh(L @ vcov @ L.T)
     kept = values > 1e-8 * max(values.max(initial=0.0), 0.0)
     if not kept.all():  # rows in very different units, or dependent ones: only the latter go
-        L = unit_variance_rows(L, vcov)
+        L = unit_rows(L @ vcov @ L.T) @ L
         values, vectors = np.linalg.eigh(L @ vcov @ L.T)
         kept = values > 1e-8 * max(values.max(initial=0.0), 0.0)
     rows = vectors[:, kept].T @ L

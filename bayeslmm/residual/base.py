@@ -53,12 +53,15 @@ class Moments:
     vcov : (p, p) array
     b : list of (J_k, q_k) arrays
         Conditional means of the effects.
+    root : (p, p) array or None
+        W with vcov = W W', where that is positive definite.
     """
 
     value: float
     beta: np.ndarray
     vcov: np.ndarray
     b: list[np.ndarray]
+    root: np.ndarray | None
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ class _Maker:
 def cell_derivatives(
     problem: CellProblem, theta: Theta, *, log_linear: bool = False
 ) -> tuple[VarianceDerivatives, np.ndarray | None]:
-    """All first- and second-order terms in the derivatives of V.
+    """All first- and second-order terms in the derivatives of V, of the columns computed with.
 
     Parameters
     ----------
@@ -166,15 +166,7 @@ def cell_derivatives(
     for pattern, Sigma in zip(problem.patterns, problem.covariances(theta.F), strict=True):
         phi.append(pattern.pack(Sigma))
     phi.append(theta.eta if log_linear else 1.0 / w)
-    G = problem.coordinates.G
-
-    def to_user(matrices):
-        return np.einsum("...ab,ac,bd->...cd", matrices, G, G, optimize=True)
-
-    terms = VarianceDerivatives(
-        np.concatenate(phi), to_user(information), to_user(P), to_user(Q), trace, first
-    )
-    return terms, None if second is None else to_user(second)
+    return VarianceDerivatives(np.concatenate(phi), information, P, Q, trace, first), second
 
 
 def _units(problem: CellProblem) -> list:

@@ -194,6 +194,7 @@ class CellProblem(StructuredProblem):
             self.coordinates.to_user(gamma),
             self.coordinates.covariance_to_user(covariance),
             self.whole.effects(state.b @ np.append(-gamma, 1.0)),
+            self.coordinates.root_to_user(covariance),
         )
 
     def row_information(self, theta: Theta, prior: FixedPrior | None = None) -> RowInformation:
@@ -358,8 +359,7 @@ def prepare_cells(
     y, X = np.asarray(y, dtype=float), np.asarray(X, dtype=float)
     cp = CrossProducts.from_rows(y, X, factors, weights=weights)
     whole = prepare(cp, patterns, symbolic=symbolic)
-    shift = working_products(cp)[0].shift
-    R = np.column_stack([X - shift.X, y - shift.y])
+    R = np.ascontiguousarray(working_products(cp)[0].shift.applied(y, X)[:, :-1])
     cell, contrasts = cell_codes(scale)
     rest = R[:, -1] - R[:, :-1] @ np.linalg.lstsq(R[:, :-1], R[:, -1], rcond=None)[0]
     products = _cell_products(whole, R, tuple(factors), cell, contrasts, weights)

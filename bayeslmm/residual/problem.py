@@ -8,7 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
-from bayeslmm.gaussian.coordinates import Coordinates
+from bayeslmm.gaussian.coordinates import Coordinates, working_products
+from bayeslmm.gaussian.crossproducts import CrossProducts
 from bayeslmm.gaussian.marginal import FixedPrior
 from bayeslmm.gaussian.patterns import CovariancePattern
 from bayeslmm.gaussian.rows import FactorRows
@@ -95,6 +96,7 @@ class BlockProblem(StructuredProblem):
             self.coordinates.to_user(gamma),
             self.coordinates.covariance_to_user(covariance),
             b,
+            self.coordinates.root_to_user(covariance),
         )
 
     def row_information(self, theta: Theta, prior: FixedPrior | None = None) -> RowInformation:
@@ -290,25 +292,10 @@ def prepare_blocks(
 
 
 def _working(blocks: Blocks, y: np.ndarray, X: np.ndarray):
-    """[X y] shifted by means along the ones, where these are in the span of the columns."""
-    n, p = X.shape
-    ones = np.ones(n)
-    a = np.zeros(p)
-    constant = np.flatnonzero(np.all(X[:1] == X, axis=0) & (X[0] != 0)) if p else []
-    if len(constant):
-        a[constant[0]] = 1.0 / X[0, constant[0]]
-    elif p:
-        found = np.linalg.lstsq(X, ones, rcond=None)[0]
-        if np.allclose(X @ found, ones, atol=1e-9):
-            a = np.where(np.abs(found - np.round(found)) < 1e-9, np.round(found), found)
-    x0, y0 = np.zeros(p), 0.0
-    if np.any(a):
-        x0 = np.where(a == 0, X.mean(axis=0), 0.0)
-        y0 = float(y.mean())
-    shear = np.outer(a, x0)
-    coordinates = Coordinates(np.eye(p) + shear, np.eye(p) - shear, -y0 * a)
-    centered, response = X - x0, y - y0
-    rest = response
-    if p:
-        rest = response - centered @ np.linalg.lstsq(centered, response, rcond=None)[0]
-    return blocks.data(np.column_stack([centered, response])), coordinates, rest
+    """[X y] shifted along the ones and, where columns are nearly collinear, orthogonalized."""
+    working, coordinates = working_products(CrossProducts.from_rows(y, X, []))
+    R = np.ascontiguousarray(working.shift.applied(y, X)[:, :-1])
+    rest = R[:, -1]
+    if X.shape[1]:
+        rest = rest - R[:, :-1] @ np.linalg.lstsq(R[:, :-1], R[:, -1], rcond=None)[0]
+    return blocks.data(R), coordinates, rest

@@ -119,7 +119,9 @@ def _refuse_unidentified(design: Design) -> None:
 def _ols_sigma(cp: CrossProducts) -> float:
     """Residual standard deviation of least squares, from the cross-products."""
     p = cp.p
-    gram = cp.gram
+    scale = np.sqrt(np.where(np.diag(cp.gram) > 0, np.diag(cp.gram), 1.0))
+    scale[p] = 1.0
+    gram = cp.gram / np.outer(scale, scale)
     X = np.column_stack([gram[:, :p], gram[:, p + 1]])[[*range(p), p + 1]]
     y = gram[[*range(p), p + 1], p]
     explained = y @ np.linalg.lstsq(X, y, rcond=1e-12)[0] if len(y) else 0.0

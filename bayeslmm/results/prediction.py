@@ -154,7 +154,7 @@ def likelihood_prediction(
             estimate = estimate + np.einsum("iq,iq->i", Z, b[c])
         variance = fit.predictor_variance(X, own, codes)
     else:
-        variance = np.einsum("ia,ab,ib->i", X, fit._solution.vcov, X)
+        variance = fit._solution.variances(X)
     for known, Z, Sigma in zip(seen, rows.Z, fit._solution.Sigmas, strict=False):
         variance = variance + np.where(known, 0.0, np.einsum("ia,ab,ib->i", Z, Sigma, Z))
     if kind == "response":

@@ -235,6 +235,7 @@ def _solution(problem: StructuredProblem, theta: Theta, x: np.ndarray, reml: boo
         loglik=found.value,
         reml=reml,
         Ls=[L / sigma for L in problem.split(theta.F)],
+        root=found.root,
     )
 
 

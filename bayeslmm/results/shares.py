@@ -65,7 +65,9 @@ def variance_parts(
     Sigmas : list of (..., q_k, q_k) arrays
     sigma : (...) array
     """
-    fixed = np.einsum("...a,ab,...b->...", beta, _fixed_moments(model), beta)
+    moments, unmixing = _fixed_moments(model)
+    gamma = beta @ unmixing.T
+    fixed = np.einsum("...a,ab,...b->...", gamma, moments, gamma)
     random = [
         np.einsum("...ab,ab->...", Sigma, moment)
         for Sigma, moment in zip(Sigmas, mean_moments(model), strict=True)
@@ -80,13 +82,16 @@ def residual_scale(model: LMM) -> float:
     return model.design.statistics.mean_inverse_weight
 
 
-def _fixed_moments(model: LMM) -> np.ndarray:
-    """Sample covariance (divisor n - 1) of the columns of X over the rows, shape (p, p)."""
+def _fixed_moments(model: LMM) -> tuple[np.ndarray, np.ndarray]:
+    """Sample covariance (divisor n - 1) of the columns of X T over the rows, and T^-1, (p, p).
+
+    T orthogonalizes nearly collinear columns (``gaussian.orthogonal``).
+    """
     cp = model.cross_products
     n, p = cp.n, cp.p
     plain = cp.gram_unweighted
     moment = plain[:p, :p] - np.outer(plain[:p, -1], plain[:p, -1]) / n
-    return moment / max(n - 1, 1)
+    return moment / max(n - 1, 1), cp.shift.unmixing
 
 
 def mean_moments(model: LMM) -> list[np.ndarray]:
@@ -195,10 +200,10 @@ def term_shares(model: LMM) -> Shares:
             "kind": ["fixed"] * len(fixed) + ["random"] * len(random) + ["residual"],
         }
     )
-    moments, by_row = _fixed_moments(model), mean_moments(model)
+    (moments, unmixing), by_row = _fixed_moments(model), mean_moments(model)
 
     def values(beta, Sigmas, sigma) -> dict[str, np.ndarray]:
-        covariance = beta * np.einsum("ab,...b->...a", moments, beta)
+        covariance = beta * (beta @ unmixing.T @ moments @ unmixing)
         parts = [covariance[..., term.columns].sum(axis=-1) for term in fixed]
         for k, _, columns in random:
             block = np.ix_(columns, columns)

@@ -26,7 +26,8 @@ from bayeslmm.formula.matrices import ModelMatrix, model_matrix, response_matrix
 from bayeslmm.formula.missing import MissingRows
 from bayeslmm.formula.random import GroupingFactor, RandomBlock, grouping_factor, random_block
 from bayeslmm.formula.syntax import Bar, ParsedFormula, parse_formula
-from bayeslmm.gaussian import Shift
+from bayeslmm.gaussian import CrossProducts, Shift
+from bayeslmm.gaussian.orthogonal import well_conditioned
 from bayeslmm.sources.base import Source
 from bayeslmm.sources.design import NotHeld, StreamedDesign
 from bayeslmm.sources.reduction import ReductionPass, row_statistics
@@ -106,8 +107,14 @@ def build_streamed_design(
     )
     rows = _row_model(plain, response, y_matrix, fixed, blocks, codes)
     numbers = tuple(n for n in trial.predictors if kinds[n] != "category")
-    state = source.run(_reduction(rows, blocks, numbers, trial.rows), columns)
-    cp = state.products.finish()
+    reduction, state = _reduction(rows, blocks, numbers, trial.rows), None
+
+    def reduce(shift: Shift) -> CrossProducts:
+        nonlocal state
+        state = source.run(replace(reduction, shift=shift), columns)
+        return state.products.finish()
+
+    cp = well_conditioned(reduce, reduction.shift)
     _refuse_constant(response, state.response, cp.n)
     means = state.numbers.mean if numbers else ()
     return made_design(
@@ -513,7 +520,8 @@ def _reduction(
     else:
         y = rows.response.evaluate(sample)[0][:, 0]
     X, offset = rows.fixed.evaluate(sample)
-    shift = Shift.pilot(y if offset is None else y - offset, X)
+    # nearly collinear columns are so in the sample: one pass over the data, not two
+    shift = CrossProducts.from_rows(y if offset is None else y - offset, X, []).shift
     pilots = tuple(
         np.column_stack([m.evaluate(sample)[0] for m in matrices]).mean(axis=0)
         for matrices in rows.effects

@@ -14,10 +14,11 @@ from bayeslmm.errors import DataError
 from bayeslmm.formula import Design
 from bayeslmm.formula.statistics import RowStatistics
 from bayeslmm.gaussian import CrossProducts
+from bayeslmm.gaussian.orthogonal import column_lengths, gram_root
 from bayeslmm.sources.base import Source
 from bayeslmm.sources.rows import ModelRows, RowBatch
 
-__all__ = ["NotHeld", "StreamedDesign", "gram_root"]
+__all__ = ["NotHeld", "StreamedDesign"]
 
 
 class NotHeld:
@@ -91,11 +92,11 @@ class StreamedDesign(Design):
     def X_reduced(self) -> np.ndarray:
         cp = self.cross_products
         p = cp.p
-        # rows of [X - x0, 1] with the right products; then X itself, x0 added back
+        # rows of [(X - x0) T, 1] with the right products; then X itself, x0 added back
         root = gram_root(np.delete(np.delete(cp.gram_unweighted, p, 0), p, 1))
-        reduced = root[:, :p] + np.outer(root[:, p], cp.shift.X)
+        reduced = root[:, :p] @ cp.shift.unmixing + np.outer(root[:, p], cp.shift.X)
         # the column of an empty cell is 0, not a rounding error
-        empty = (np.diag(cp.gram_unweighted)[:p] == 0) & (cp.shift.X == 0)
+        empty = (column_lengths(cp) == 0)[:p]
         return np.where(empty, 0.0, reduced)
 
     def column_values(self, name: str) -> tuple[float, np.ndarray | None]:
@@ -121,10 +122,3 @@ class StreamedDesign(Design):
             if batch is not None:
                 yield start, batch
             start += len(frame)
-
-
-def gram_root(gram: np.ndarray) -> np.ndarray:
-    """A square R with R'R = gram, gram positive semidefinite."""
-    scale = np.sqrt(np.where(np.diag(gram) > 0, np.diag(gram), 1.0))
-    values, vectors = np.linalg.eigh(gram / np.outer(scale, scale))
-    return np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T * scale

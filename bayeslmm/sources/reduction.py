@@ -123,7 +123,13 @@ class ReductionPass:
         """The same for passes that give the same state."""
         return repr(("reduction", self.rows.fingerprint(), self.n_levels, self.numbers)) + "".join(
             array.tobytes().hex()
-            for array in (self.shift.X, np.array(self.shift.y), *self.z_pilots, self.number_pilots)
+            for array in (
+                self.shift.X,
+                np.array(self.shift.y),
+                self.shift.mixing,
+                *self.z_pilots,
+                self.number_pilots,
+            )
         )
 
     def start(self) -> Reduced:

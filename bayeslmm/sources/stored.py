@@ -17,6 +17,7 @@ from bayeslmm.formula.statistics import BlockStatistics, RowStatistics
 from bayeslmm.formula.syntax import parse_formula
 from bayeslmm.gaussian import CrossProducts, Shift
 from bayeslmm.gaussian.crossproducts import FactorProducts, PairProducts
+from bayeslmm.gaussian.shift import MixedShift
 from bayeslmm.sources.building import LeftOut, assemble_blocks, evaluate_on, made_design
 from bayeslmm.sources.design import NotHeld, StreamedDesign
 from bayeslmm.sources.rows import PlainRows
@@ -25,7 +26,7 @@ from bayeslmm.sources.states import stateful_calls
 __all__ = ["restored_design", "stored_design"]
 
 _CLASSES = (
-    CrossProducts, FactorProducts, PairProducts, Shift, RowStatistics, BlockStatistics,
+    CrossProducts, FactorProducts, PairProducts, Shift, MixedShift, RowStatistics, BlockStatistics,
 )  # fmt: skip
 
 

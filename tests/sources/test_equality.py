@@ -15,7 +15,7 @@ import pytest
 
 import bayeslmm as blm
 from bayeslmm.errors import DataError, FormulaError
-from bayeslmm.gaussian import profiled_criterion
+from bayeslmm.gaussian import CrossProducts, profiled_criterion
 from tests.sources.source_helpers import crossed_data
 
 DATA = crossed_data()
@@ -282,3 +282,31 @@ def test_a_saved_fit_of_batches_is_the_same_without_its_source(formula, tmp_path
     assert fit.r2().equals(back.r2())
     with pytest.raises(DataError, match="no rows"):
         next(blm.fitted_batches(back))
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_nearly_collinear_columns_in_batches_are_as_accurate_as_in_memory(hidden, tmp_path):
+    """Hidden: the sample that is looked at first, evenly spaced rows, does not tell."""
+    rng = np.random.default_rng(5)
+    n = 30_000
+    x = rng.normal(size=n)
+    if hidden:
+        x.reshape(-1, 5000)[:, np.linspace(0, 4999, 200).astype(int)] = 0.0
+    x2 = x + np.where(x == 0, 0.0, 1e-6 * rng.normal(size=n))
+    g = np.arange(n) % 20
+    y = 1 + x + 1e5 * (x2 - x) + rng.normal(size=20)[g] + rng.normal(size=n)
+    frame = pd.DataFrame({"y": y, "x": x, "x2": x2, "g": g.astype(str)})
+    frame.to_parquet(tmp_path / "rows.parquet")
+    fits = [
+        model("y ~ x + x2 + (1 | g)", rows).reml()
+        for rows in (frame, blm.scan(tmp_path / "rows.parquet", batch_rows=5000))
+    ]
+    assert fits[1].model.cross_products.shift.T is not None
+    a, b = (fit.fixef() for fit in fits)
+    np.testing.assert_allclose(a["estimate"], b["estimate"], rtol=1e-6)
+    np.testing.assert_allclose(a["se"], b["se"], rtol=1e-6)
+    path = tmp_path / "sums.npz"
+    fits[1].model.cross_products.save(path)
+    back = CrossProducts.load(path)
+    assert back.shift.same_as(fits[1].model.cross_products.shift)
+    assert not back.shift.same_as(back.shift.mixed(None))

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from bayeslmm.archive import read_archive, write_archive
 from bayeslmm.errors import FileFormatError
 from bayeslmm.gaussian import CrossProducts, FactorRows, RunningProducts, Shift
-from bayeslmm.sources.design import NotHeld, gram_root
+from bayeslmm.gaussian.orthogonal import gram_root
+from bayeslmm.sources.design import NotHeld
 from bayeslmm.sources.reduction import Moments
 from bayeslmm.sources.states import _from_ordered_integers, _ordered_integers
 from bayeslmm.sources.survey import Combinations, Distinct
