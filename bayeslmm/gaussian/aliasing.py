@@ -73,9 +73,11 @@ def remaining_shares_of_products(cp: CrossProducts) -> np.ndarray:
     order = np.concatenate((support, np.setdiff1d(np.arange(p), support)))
     working = working_products(cp)[0]
     gram = working.gram[:p, :p]
+    length = column_lengths(cp)[order]
     rows = (gram_root(gram) @ working.shift.unmixing)[:, order]
+    rows = np.where(length > 0, rows, 0.0)  # an empty cell's column is 0, not a rounding error
     squared = np.sqrt(np.diag(gram))[order]
-    floor = np.maximum(_DIGITS * column_lengths(cp)[order], _SQUARED * squared)
+    floor = np.maximum(_DIGITS * length, _SQUARED * squared)
     shares = np.empty(p)
     shares[order] = _shares(rows, np.linalg.norm(rows, axis=0), floor)
     return shares

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from bayeslmm.likelihood.estimability import ColumnSpace
+from bayeslmm.likelihood.columnspace import ColumnSpace
 
 __all__ = ["after_all_others", "after_some", "annihilator", "of_means", "span"]
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from scipy.special import chdtrc, fdtrc, ndtri, stdtr, stdtrit
 
-from bayeslmm.likelihood.kenward_roger import KenwardRoger, unit_variance_rows
+from bayeslmm.likelihood.kenward_roger import KenwardRoger, unit_rows
 from bayeslmm.likelihood.satterthwaite import (
     VarianceCurvature,
     satterthwaite_df,
@@ -42,7 +42,8 @@ class NormalInference:
 
     def f_test(self, L: np.ndarray, beta: np.ndarray) -> tuple[float, float, float]:
         """Wald chi-squared over its degrees of freedom."""
-        L = unit_variance_rows(L, self.vcov)
+        L = np.atleast_2d(L)
+        L = unit_rows(L @ self.vcov @ L.T) @ L
         if len(L) == 0:
             return np.nan, 0.0, np.inf
         middle = np.linalg.pinv(L @ self.vcov @ L.T, rcond=1e-10, hermitian=True)

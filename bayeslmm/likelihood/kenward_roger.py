@@ -19,7 +19,7 @@ from bayeslmm.gaussian import (
 )
 from bayeslmm.gaussian.coordinates import Coordinates
 
-__all__ = ["KenwardRoger", "adjustment", "kenward_roger", "unit_variance_rows"]
+__all__ = ["KenwardRoger", "adjustment", "kenward_roger", "unit_rows"]
 
 
 @dataclass(frozen=True)
@@ -178,22 +178,17 @@ def _divide(a: float, b: float) -> float:
 def _independent(covariance: np.ndarray) -> np.ndarray:
     """Combinations of rows that span the same hypothesis, linearly independent.
 
-    A test of several combinations does not depend on their units, and so its rank must not.
+    Judged with each row in units of its standard error: a test of several combinations does not
+    depend on their units, and so its rank must not.
     """
-    variance = np.diag(covariance)
-    used = np.flatnonzero(variance > 0)
-    scale = np.zeros((len(used), len(variance)))
-    scale[np.arange(len(used)), used] = 1.0 / np.sqrt(variance[used])
-    values, vectors = np.linalg.eigh(scale @ covariance @ scale.T)
+    units = unit_rows(covariance)
+    values, vectors = np.linalg.eigh(units @ covariance @ units.T)
     kept = values > 1e-10 * max(values.max(initial=0.0), 0.0)
-    return scale if kept.all() else vectors[:, kept].T @ scale
+    return units if kept.all() else vectors[:, kept].T @ units
 
 
-def unit_variance_rows(L: np.ndarray, vcov: np.ndarray) -> np.ndarray:
-    """Rows scaled to estimates of variance 1; those without variance left out.
-
-    A test of several combinations does not depend on their units, and so its rank must not.
-    """
-    L = np.atleast_2d(L)
-    variance = np.einsum("ka,ab,kb->k", L, vcov, L)
-    return L[variance > 0] / np.sqrt(variance[variance > 0])[:, None]
+def unit_rows(covariance: np.ndarray) -> np.ndarray:
+    """Diagonal scaling of rows to variance 1, without those that have none."""
+    variance = np.diag(covariance)
+    kept = np.flatnonzero(variance > 0)
+    return np.eye(len(variance))[kept] / np.sqrt(variance[kept])[:, None]

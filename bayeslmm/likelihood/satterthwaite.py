@@ -18,7 +18,7 @@ from bayeslmm.gaussian import (
     solve,
     unpack_theta,
 )
-from bayeslmm.likelihood.kenward_roger import unit_variance_rows
+from bayeslmm.likelihood.kenward_roger import unit_rows
 
 __all__ = [
     "VarianceCurvature",
@@ -208,7 +208,7 @@ def satterthwaite_f_df(
     values, vectors = np.linalg.eigh(L @ vcov @ L.T)
     kept = values > 1e-8 * max(values.max(initial=0.0), 0.0)
     if not kept.all():  # rows in very different units, or dependent ones: only the latter go
-        L = unit_variance_rows(L, vcov)
+        L = unit_rows(L @ vcov @ L.T) @ L
         values, vectors = np.linalg.eigh(L @ vcov @ L.T)
         kept = values > 1e-8 * max(values.max(initial=0.0), 0.0)
     rows = vectors[:, kept].T @ L

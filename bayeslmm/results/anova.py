@@ -11,7 +11,7 @@ import pandas as pd
 from bayeslmm.errors import ModelWarning
 from bayeslmm.formula import Design
 from bayeslmm.formula.cells import FixedCells, fixed_cells
-from bayeslmm.likelihood.estimability import ColumnSpace
+from bayeslmm.likelihood.columnspace import ColumnSpace
 from bayeslmm.likelihood.hypotheses import (
     after_all_others,
     after_some,

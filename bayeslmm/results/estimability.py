@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayeslmm.likelihood.estimability import column_space
+from bayeslmm.likelihood.columnspace import column_space
 
 if TYPE_CHECKING:
     import pandas as pd

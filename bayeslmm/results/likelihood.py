@@ -14,7 +14,7 @@ from bayeslmm.bayes.priors import component_names
 from bayeslmm.errors import DataError, ModelWarning
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import Problem, TooManyEffectsError, effect_covariances, solve
-from bayeslmm.likelihood.estimability import ColumnSpace, column_space
+from bayeslmm.likelihood.columnspace import ColumnSpace, column_space
 from bayeslmm.likelihood.inference import (
     Inference,
     KenwardRogerInference,
@@ -26,6 +26,7 @@ from bayeslmm.likelihood.kenward_roger import kenward_roger
 from bayeslmm.likelihood.optimize import Optimum
 from bayeslmm.likelihood.satterthwaite import VarianceCurvature, variance_curvature
 from bayeslmm.results.contrasts import contextual_contrast, contrast_matrix
+from bayeslmm.results.estimability import undetermined
 from bayeslmm.results.plotting import FitPlots
 from bayeslmm.results.prediction import likelihood_prediction, row_weights
 from bayeslmm.results.tables import check_level, format_table
@@ -255,9 +256,7 @@ class LikelihoodFit(FitPlots):
 
     def _estimable(self, rows: np.ndarray) -> np.ndarray:
         """Which combinations do not depend on how aliased columns are resolved, shape (k,)."""
-        if not self.model.aliased:
-            return np.ones(len(rows), dtype=bool)
-        return self.column_space.estimable(rows)
+        return ~undetermined(self.model, rows).any(axis=1)
 
     def inference(self, ddf: str = "satterthwaite") -> Inference:
         """The test machinery for one choice of degrees of freedom.

@@ -14,7 +14,7 @@ from bayeslmm.errors import DataError
 from bayeslmm.formula import Design
 from bayeslmm.formula.statistics import RowStatistics
 from bayeslmm.gaussian import CrossProducts
-from bayeslmm.gaussian.orthogonal import gram_root
+from bayeslmm.gaussian.orthogonal import column_lengths, gram_root
 from bayeslmm.sources.base import Source
 from bayeslmm.sources.rows import ModelRows, RowBatch
 
@@ -102,7 +102,7 @@ class StreamedDesign(Design):
         root = gram_root(np.delete(np.delete(cp.gram_unweighted, p, 0), p, 1))
         reduced = root[:, :p] @ cp.shift.unmixing + np.outer(root[:, p], cp.shift.X)
         # the column of an empty cell is 0, not a rounding error
-        empty = (np.diag(cp.gram_unweighted)[:p] == 0) & (cp.shift.X == 0)
+        empty = (column_lengths(cp) == 0)[:p]
         return np.where(empty, 0.0, reduced)
 
     def column_values(self, name: str) -> tuple[float, np.ndarray | None]:

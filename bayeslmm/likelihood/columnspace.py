@@ -45,10 +45,6 @@ class ColumnSpace:
         """Half the log-determinant of X'X, of the kept columns."""
         return float(np.log(np.abs(np.diag(self.R)) * self.scale).sum())
 
-    def estimable(self, rows: np.ndarray) -> np.ndarray:
-        """Which combinations of the p coefficients the data determine, (k,) bool array."""
-        return ~self.undetermined(rows).any(axis=1)
-
     def undetermined(self, rows: np.ndarray) -> np.ndarray:
         """Which combinations of the p coefficients depend on how which aliases are resolved.
 
@@ -69,6 +65,10 @@ class ColumnSpace:
         # weights are known up to rounding, which is relative to the columns' lengths
         rounding = np.abs(self.weights) + self.lengths[self.aliased] / self.scale[:, None]
         return gap > _GAP * (np.abs(aliased) + np.abs(kept) @ rounding)
+
+    def estimable(self, rows: np.ndarray) -> np.ndarray:
+        """Which combinations do not depend on how aliases are resolved, shape (k,)."""
+        return ~self.undetermined(rows).any(axis=1)
 
     def coordinates(self, directions: np.ndarray) -> np.ndarray:
         """X times `directions` (p, m) as combinations of the kept columns, in their lengths.
