@@ -72,26 +72,36 @@ def add_covariates(design: Design, priors, beta, effects: list):
 
 
 def missing_part(
-    design: Design, names: ModelNames, posterior: xr.Dataset, *, random: bool = True
+    design: Design,
+    names: ModelNames,
+    posterior: xr.Dataset,
+    *,
+    random: bool = True,
+    rows: slice = slice(None),
 ) -> np.ndarray | float:
-    """What the missing values add to the linear predictor, shape (chains, draws, n).
+    """What the missing values add to the linear predictor, shape (chains, draws, rows).
 
     Parameters
     ----------
     random : bool
         Whether random slopes on them count.
+    rows : slice
+        Rows wanted, all by default.
     """
     if not design.modeled:
         return 0.0
-    total = np.zeros((posterior.sizes["chain"], posterior.sizes["draw"], design.n_rows))
+    start, stop, _ = rows.indices(design.n_rows)
+    total = np.zeros((posterior.sizes["chain"], posterior.sizes["draw"], stop - start))
     for covariate in design.modeled:
+        here = (covariate.rows >= start) & (covariate.rows < stop)
+        at = covariate.rows[here]
         x = posterior[covariate_names(covariate).missing].to_numpy()
-        slope = np.zeros((*total.shape[:2], len(covariate.rows)))
+        slope = np.zeros((*total.shape[:2], len(at)))
         if design.coef_names:
-            slope += posterior["beta"].to_numpy() @ covariate.X_slope.T
+            slope += posterior["beta"].to_numpy() @ covariate.X_slope[here].T
         for block, factor, Z in zip(design.blocks, names.factors, covariate.Z_slopes, strict=True):
             if random and np.any(Z):
-                b = posterior[factor.b].to_numpy()[:, :, block.codes[covariate.rows]]
-                slope += (b * Z).sum(axis=-1)
-        total[:, :, covariate.rows] += (x[..., covariate.unit] - covariate.fill) * slope
+                b = posterior[factor.b].to_numpy()[:, :, block.codes[at]]
+                slope += (b * Z[here]).sum(axis=-1)
+        total[:, :, at - start] += (x[..., covariate.unit[here]] - covariate.fill) * slope
     return total

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -97,7 +98,8 @@ def effect_array(posterior: xr.Dataset, variable: str) -> np.ndarray:
         raise SamplingError(
             f"This needs the draws of {variable!r}, and the fit kept only summaries of random "
             'effects (random_effects="summary"): ranef() has them, predict() works with '
-            'random="population" or "new", and fit() without that option keeps the draws.'
+            'random="population", and with "new" where no group keeps its own effects; fit() '
+            "without that option keeps the draws."
         )
     return posterior[variable].to_numpy()
 
@@ -116,34 +118,46 @@ def covariance_factors(
 
 def effect_draws(
     design: Design, names: ModelNames, posterior: xr.Dataset, factor: str
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """Labels (group, level, effect) and draws (chains, draws, J q) of one factor's effects."""
+) -> tuple[pd.DataFrame, Callable[[slice], np.ndarray]]:
+    """Effects of one factor, labels and draws as in :func:`level_coefficient_draws`."""
     block = design.block(factor)
     draws = effect_array(posterior, names.factor(factor).b)
-    labels = long_labels(factor, block.levels, block.effects)
-    return labels, draws.reshape(*draws.shape[:2], -1)
+    draws = draws.reshape(*draws.shape[:2], -1)
+    return long_labels(factor, block.levels, block.effects), lambda part: draws[..., part]
 
 
 def level_coefficient_draws(
     design: Design, names: ModelNames, posterior: xr.Dataset, factor: str
-) -> tuple[pd.DataFrame, np.ndarray]:
+) -> tuple[pd.DataFrame, Callable[[slice], np.ndarray]]:
     """Coefficients of each level: fixed plus random, as lme4's ``coef``.
 
     An effect without a fixed counterpart of the same name counts from 0; a coefficient
     without a random effect is the same at every level.
+
+    Returns
+    -------
+    labels : pandas.DataFrame
+        Columns group, level and effect, one row per quantity.
+    block : callable
+        Draws (chains, draws, len) of a slice of the quantities: all of them, every level with
+        every coefficient, may be far more than the posterior itself.
     """
     block = design.block(factor)
     b = effect_array(posterior, names.factor(factor).b)
     coefs, beta = coefficient_draws(design, posterior)
     wanted = [*coefs, *(effect for effect in block.effects if effect not in coefs)]
-    total = np.zeros((*b.shape[:3], len(wanted)))
-    for at, name in enumerate(wanted):
-        if name in coefs:
-            total[..., at] += beta[:, :, None, coefs.index(name)]
-        if name in block.effects:
-            total[..., at] += b[..., block.effects.index(name)]
-    labels = long_labels(factor, block.levels, wanted)
-    return labels, total.reshape(*total.shape[:2], -1)
+    fixed = np.array([coefs.index(n) if n in coefs else -1 for n in wanted])
+    random = np.array([block.effects.index(n) if n in block.effects else -1 for n in wanted])
+
+    def draws(part: slice) -> np.ndarray:
+        levels, which = np.divmod(np.arange(part.start, part.stop), len(wanted))
+        total = np.zeros((*b.shape[:2], len(which)))
+        j, a = fixed[which], random[which]
+        total[..., j >= 0] += beta[..., j[j >= 0]]
+        total[..., a >= 0] += b[..., levels[a >= 0], a[a >= 0]]
+        return total
+
+    return long_labels(factor, block.levels, wanted), draws
 
 
 def long_labels(factor: str, levels, effects) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import pymc as pm
     import xarray as xr
 
-__all__ = ["posterior_predictive", "prior_predictive"]
+__all__ = ["factors_anew", "posterior_predictive", "prior_predictive"]
 
 _MAX_VALUES = 1e8
 
@@ -32,7 +33,7 @@ def posterior_predictive(
     names: ModelNames,
     posterior: xr.Dataset,
     *,
-    groups: str = "same",
+    groups: str | Sequence[str] = "same",
     draws: int | None = None,
     random_seed: int | None = None,
 ) -> xr.Dataset:
@@ -40,8 +41,9 @@ def posterior_predictive(
 
     Parameters
     ----------
-    groups : {"same", "new"}
-        With the fitted groups' own effects, or with effects drawn from their distribution.
+    groups : {"same", "new"} or list of str
+        With the fitted groups' own effects, or with effects drawn from their distribution: of all
+        grouping factors, or of those named.
     draws : int, optional
         Draws per chain, evenly spaced.
     random_seed : int, optional
@@ -53,8 +55,7 @@ def posterior_predictive(
     """
     import xarray as xr
 
-    if groups not in ("same", "new"):
-        raise ValueError(f'groups must be "same" or "new", not {groups!r}.')
+    anew = factors_anew(design, groups)
     available = posterior.sizes["draw"]
     if draws is None:
         room = int(_MAX_VALUES // (design.n_rows * posterior.sizes["chain"]))
@@ -64,12 +65,13 @@ def posterior_predictive(
     if draws < available:
         posterior = posterior.isel(draw=np.linspace(0, available - 1, draws).astype(int))
     rng = np.random.default_rng(random_seed)
-    if groups == "new":
-        posterior = _new_effects(design, names, posterior, rng)
-    mean = linear_predictor(design, names, posterior)
-    values = mean + residual_noise(
-        design, posterior, draw_noise(rng, mean.shape, residual_nu(posterior))
-    )
+    if anew:
+        posterior = _new_effects(design, names, posterior, rng, anew)
+    shape = (posterior.sizes["chain"], posterior.sizes["draw"], design.n_rows)
+    z = draw_noise(rng, shape, residual_nu(posterior))
+    values = residual_noise(design, posterior, z)
+    del z  # rows times draws, as what follows
+    values += linear_predictor(design, names, posterior)
     coords = {"chain": posterior["chain"], "draw": posterior["draw"]}
     return xr.Dataset(
         {names.response: (("chain", "draw", "obs"), values)},
@@ -77,12 +79,43 @@ def posterior_predictive(
     )
 
 
+def factors_anew(design: Design, groups: str | Sequence[str]) -> list[str]:
+    """Names of the grouping factors whose levels are new in a replication.
+
+    Raises
+    ------
+    ValueError
+        If `groups` is neither "same" nor "new" nor a list of grouping factors.
+    """
+    factors = [block.name for block in design.blocks]
+    if isinstance(groups, str):
+        if groups not in ("same", "new"):
+            raise ValueError(
+                'groups must be "same", "new" or a list of grouping factors '
+                f"({', '.join(factors) or 'none here'}), not {groups!r}."
+            )
+        return factors if groups == "new" else []
+    unknown = [name for name in groups if name not in factors]
+    if unknown:
+        raise ValueError(
+            f"groups: there is no grouping factor {unknown[0]!r}; this model has: "
+            f"{', '.join(factors) or 'none'}."
+        )
+    return list(groups)
+
+
 def _new_effects(
-    design: Design, names: ModelNames, posterior: xr.Dataset, rng: np.random.Generator
+    design: Design,
+    names: ModelNames,
+    posterior: xr.Dataset,
+    rng: np.random.Generator,
+    anew: Sequence[str],
 ) -> xr.Dataset:
-    """The posterior with every group's effects drawn anew."""
+    """The posterior with the effects of every level of some factors drawn anew."""
     factors = covariance_factors(design, names, posterior)
     for block, factor, F in zip(design.blocks, names.factors, factors, strict=True):
+        if block.name not in anew:
+            continue
         if block.relationship is None:
             z = rng.standard_normal((len(F), block.n_levels, block.n_effects))
         else:

@@ -173,9 +173,11 @@ def mean_sigma(design: Design, posterior: xr.Dataset) -> np.ndarray:
         return posterior["sigma"].to_numpy()
     weights = np.ones(design.n_rows) if design.weights is None else design.weights
     out = np.empty((posterior.sizes["chain"], posterior.sizes["draw"]))
-    for chain in range(out.shape[0]):  # rows times draws of one chain at a time
-        sd = row_scales(design, posterior.isel(chain=[chain]))
-        out[chain] = np.sqrt((sd[0] ** 2 / weights).mean(axis=-1) / np.mean(1.0 / weights))
+    block = max(1, int(5e6 // (design.n_rows * out.shape[0])))
+    for start in range(0, out.shape[1], block):  # rows times draws, some draws at a time
+        part = slice(start, start + block)
+        sd = row_scales(design, posterior.isel(draw=part))
+        out[:, part] = np.sqrt((sd**2 / weights).mean(axis=-1) / np.mean(1.0 / weights))
     return out
 
 

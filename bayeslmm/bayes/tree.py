@@ -151,8 +151,11 @@ def linear_predictor(design: Design, names: ModelNames, posterior: xr.Dataset) -
     for block, factor in zip(design.blocks, names.factors, strict=True):
         b = effect_array(posterior, factor.b)
         for j in range(block.n_effects):
-            mean += b[:, :, block.codes, j] * block.Z[:, j]
-    return mean + missing_part(design, names, posterior)
+            for total, one in zip(mean, b, strict=True):  # a chain at a time: rows times draws
+                total += one[:, block.codes, j] * block.Z[:, j]
+    if design.modeled:
+        mean += missing_part(design, names, posterior)
+    return mean
 
 
 def log_likelihood(design: Design, names: ModelNames, posterior: xr.Dataset) -> xr.Dataset:

@@ -9,7 +9,7 @@ sigma^2 / (w_i (1 - h_i)).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatch
 
 import numpy as np
@@ -18,6 +18,9 @@ from numba import njit
 from .factor import eliminate
 from .marginal import MarginalModel, _statistics
 from .rows import FactorRows
+
+#: Entries of right-hand sides that are solved for together.
+_RIGHT_HAND_SIDES = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,8 @@ def row_moments(
 ) -> RowMoments:
     """Fitted values, variances and leverages of rows, O(1) look-ups per row and pair of factors.
 
-    Pairs of levels that never share a row in the data have no stored covariance, so the rows
-    must be among those of the cross-products.
+    Pairs of levels that never share a row in the data have no stored covariance: such rows are
+    solved for, some hundreds at a time.
 
     Parameters
     ----------
@@ -59,11 +62,6 @@ def row_moments(
     X : (n, p) array
     factors : sequence of FactorRows
     weights : (n,) array, optional
-
-    Raises
-    ------
-    ValueError
-        If a row combines levels that do not occur together in the data.
     """
     problem = model.problem
     coordinates = problem.coordinates
@@ -108,26 +106,60 @@ def _node_quadratic(state, factors: Sequence[FactorRows], used=None) -> np.ndarr
     symbolic = state.problem.symbolic
     used = range(len(factors)) if used is None else used
     nodes = np.column_stack([symbolic.position[symbolic.base[k] + factors[k].codes] for k in used])
-    factors = [factors[k] for k in used]
-    Z = np.ascontiguousarray(np.concatenate([f.Z for f in factors], axis=1))
-    offsets = np.concatenate(([0], np.cumsum([f.q for f in factors]))).astype(np.int64)
+    Z = np.ascontiguousarray(np.concatenate([factors[k].Z for k in used], axis=1))
+    offsets = np.concatenate(([0], np.cumsum([factors[k].q for k in used]))).astype(np.int64)
     Qdiag, Qpanel = state._head_inverse
-    out, missing = _row_quadratic(
+    out = _row_quadratic(
         state.problem.layout, np.ascontiguousarray(nodes), Z, offsets, Qdiag, Qpanel,
         state.tail_covariance,
     )  # fmt: skip
-    if missing:
-        raise ValueError("a row combines levels that do not occur together in the data")
+    apart = np.flatnonzero(np.isnan(out))
+    if len(apart) and len(used) > 1:
+        rows = [FactorRows(f.codes[apart], f.Z[apart], f.n_levels) for f in factors]
+        out[apart] = _solved_quadratic(state, rows, list(used))
+    return out
+
+
+def _solved_quadratic(state, factors: Sequence[FactorRows], used: list[int]) -> np.ndarray:
+    """z'Qz of rows whose pairs of levels need not have met, Q = Lambda M^-1 Lambda'.
+
+    Q is solved for in the columns of the levels of all factors but the one with most of them,
+    some hundreds at a time.
+    """
+    symbolic = state.problem.symbolic
+    largest = max(used, key=lambda k: len(np.unique(factors[k].codes)))
+    used = [largest, *(k for k in used if k != largest)]
+    at = np.hstack([symbolic.factor_columns(k)[factors[k].codes] for k in used])
+    Z = np.hstack([factors[k].Z for k in used])
+    q = factors[largest].q
+    weighted = Z * np.where(np.arange(Z.shape[1]) < q, 2.0, 1.0)  # both sides of the diagonal
+    out = _node_quadratic(state, factors, [largest])
+    wanted = np.unique(at[:, q:][Z[:, q:] != 0])
+    together = int(np.clip(_RIGHT_HAND_SIDES // max(symbolic.n_columns, 1), 8, 256))
+    for start in range(0, len(wanted), together):
+        columns = wanted[start : start + together]
+        m = len(columns)
+        unit = np.zeros((symbolic.n_columns, m))
+        unit[columns, np.arange(m)] = 1.0
+        values = state.problem.values._replace(
+            rhs=unit, gram=np.zeros((m, m)), levels=np.empty((0, 0))
+        )
+        Q = eliminate(replace(state.problem, values=values), state.F).b
+        for j in range(q, at.shape[1]):
+            mine = np.flatnonzero(np.isin(at[:, j], columns))
+            column = np.searchsorted(columns, at[mine, j])
+            products = Q[at[mine], column[:, None]] * weighted[mine]
+            out[mine] += Z[mine, j] * products.sum(axis=1)
     return out
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _row_quadratic(lay, nodes, Z, offsets, Qdiag, Qpanel, Qtail):
+    """(n,) z'Qz; nan for rows of a pair of levels without a stored covariance."""
     n, n_factors = nodes.shape
     n_head = lay.sizes[1]
     head_columns = lay.sizes[2]
     out = np.zeros(n)
-    missing = 0
     for i in range(n):
         total = 0.0
         for k in range(n_factors):
@@ -151,16 +183,15 @@ def _row_quadratic(lay, nodes, Z, offsets, Qdiag, Qpanel, Qtail):
                     low = lay.pcol_ptr[r]
                     high = lay.pcol_ptr[r + 1]
                     c = np.searchsorted(lay.pcol[low:high], column)
-                    if low + c >= high or lay.pcol[low + c] != column:
-                        missing += 1
-                        continue
+                    stored = low + c < high and lay.pcol[low + c] == column
                     at = lay.panel_ptr[r] + c
                     for a in range(lay.node_q[r]):
                         for b in range(lay.node_q[s]):
-                            entry = Qpanel[at + a * (high - low) + b]
-                            total += (
-                                2 * Z[i, offsets[first] + a] * entry * Z[i, offsets[second] + b]
-                            )
+                            weight = Z[i, offsets[first] + a] * Z[i, offsets[second] + b]
+                            if stored:
+                                total += 2 * weight * Qpanel[at + a * (high - low) + b]
+                            elif weight != 0.0:
+                                total = np.nan
                 else:
                     top = lay.node_col[r] - head_columns
                     for a in range(lay.node_q[r]):
@@ -170,4 +201,4 @@ def _row_quadratic(lay, nodes, Z, offsets, Qdiag, Qpanel, Qtail):
                                 2 * Z[i, offsets[first] + a] * entry * Z[i, offsets[second] + b]
                             )
         out[i] = total
-    return out, missing
+    return out

@@ -146,8 +146,14 @@ def group_lines(scene: Scene) -> list[Line]:
 
 
 def included_factors(scene: Scene) -> list[int]:
-    """Grouping factors whose level the group, x and by determine together."""
-    known = {*scene.block.factor.columns, scene.x.name, scene.by}
+    """Grouping factors whose level the group, x and by determine together.
+
+    Not by x on a numeric axis: most points of a line are between the values that occur, where a
+    level such as a subject's day is a new one.
+    """
+    known = {*scene.block.factor.columns, scene.by}
+    if scene.x.levels is not None:
+        known.add(scene.x.name)
     blocks = enumerate(scene.design.blocks)
     return [k for k, block in blocks if set(block.factor.columns) <= known]
 

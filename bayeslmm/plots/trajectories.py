@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +26,7 @@ from bayeslmm.plots.scene import (
     shown_rows,
 )
 from bayeslmm.plots.style import BAND, POPULATION, THICK, THIN, fading, legend_below, one_axes
+from bayeslmm.results.estimability import estimable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +55,9 @@ def plot_trajectories(
     Predictors that are on no axis are held at their mean or most frequent level (the caption
     says at what); those that are constant within a group are held at the group's value for its
     line. Random effects of other grouping factors are left out (the average level), unless
-    group and x together determine their level, as with ``Worker:Machine`` over ``Machine``.
+    group and x, a factor, together determine their level, as with ``Worker:Machine`` over
+    ``Machine``. Lines of a likelihood fit leave out points that aliased columns leave
+    undetermined.
 
     Parameters
     ----------
@@ -107,7 +111,7 @@ def _fan(fit, scene: Scene, level: float, ax: Axes) -> Axes:
     points = draw_points(ax, scene, rows, fading(len(rows)))
     lines = group_lines(scene)
     drawn, (beta, b) = [], _point_estimates(fit)
-    for line, rows in zip(lines, _evaluated(scene, lines), strict=True):
+    for line, rows in zip(lines, _evaluated(fit, scene, lines), strict=True):
         drawn += ax.plot(
             scene.x.position(line.frame[scene.x.name]),
             _sum(rows, scene, beta, b)[0],
@@ -137,7 +141,7 @@ def _small_multiples(fit, scene: Scene, level: float) -> np.ndarray:
     lines = group_lines(scene)
     bands = _bands(fit, scene, lines, level)
     beta, b = _point_estimates(fit)
-    for line, rows, band in zip(lines, _evaluated(scene, lines), bands, strict=True):
+    for line, rows, band in zip(lines, _evaluated(fit, scene, lines), bands, strict=True):
         panel, color = panel_of[line.code], scene.color(line.split)
         at = scene.x.position(line.frame[scene.x.name])
         marker = "o" if len(at) == 1 else None
@@ -185,11 +189,17 @@ def _point_estimates(fit) -> tuple[np.ndarray, list[np.ndarray]]:
     return coefficients(fit)[None], [b[None] for b in effects(fit)]
 
 
-def _evaluated(scene: Scene, lines: list[Line]) -> list[NewRows]:
-    """The rows of every line in the terms of the design, evaluated together."""
+def _evaluated(fit, scene: Scene, lines: list[Line]) -> list[NewRows]:
+    """The rows of every line in the terms of the design, evaluated together.
+
+    The offset is NaN where the mean of a likelihood fit is not estimable.
+    """
     if not lines:
         return []
     rows = scene.design.evaluate(pd.concat([line.frame for line in lines], ignore_index=True))
+    if not is_posterior(fit):
+        shown = estimable(fit.model, rows.X)
+        rows = replace(rows, offset=np.where(shown, rows.offset, np.nan))
     ends = np.cumsum([len(line.frame) for line in lines])
     return [
         NewRows(
@@ -219,18 +229,13 @@ def _bands(fit, scene: Scene, lines: list[Line], level: float) -> list:
     tail = (1 - level) / 2
     return [
         np.quantile(_sum(rows, scene, beta, b), [tail, 1 - tail], axis=0)
-        for rows in _evaluated(scene, lines)
+        for rows in _evaluated(fit, scene, lines)
     ]
 
 
 def _sum(rows: NewRows, scene: Scene, beta: np.ndarray, b: list[np.ndarray]) -> np.ndarray:
-    """offset + x'beta + z'b of the factors that are drawn, shape (draws, points).
-
-    NaN where a combination of levels was not seen.
-    """
+    """offset + x'beta + z'b of the factors that are drawn, shape (draws, points)."""
     values = rows.offset + beta @ rows.X.T
     for k in included_factors(scene):
-        codes = rows.codes[k]
-        term = np.einsum("siq,iq->si", b[k][:, codes], rows.Z[k])
-        values = values + np.where(codes < 0, np.nan, term)
+        values = values + np.einsum("siq,iq->si", b[k][:, rows.codes[k]], rows.Z[k])
     return values

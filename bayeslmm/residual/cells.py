@@ -41,9 +41,6 @@ __all__ = ["CellProblem", "CellProducts", "TooManyCellsError", "cell_codes", "pr
 #: Most numbers in the cross-products of all cells, 16 bytes each.
 MOST_ENTRIES = 250_000_000
 
-#: Rows whose variance is asked for in one elimination.
-_TOGETHER = 256
-
 
 class TooManyCellsError(ValueError):
     """The cross-products of all cells would not fit into memory."""
@@ -237,27 +234,9 @@ class CellProblem(StructuredProblem):
         columns = np.asarray(X, dtype=float) @ self.coordinates.G_inverse
         spread = self._less_effects(state, columns, factors)
         variance = np.einsum("ij,jk,ik->i", spread, Phi, spread)
-        if not factors:
-            return variance
-        try:
-            return variance + effect_variance(state.problem, state, factors)
-        except ValueError:  # levels that never met in the data
-            return variance + self._solved_variance(state, factors)
-
-    def _solved_variance(self, state: Elimination, factors: list[FactorRows]) -> np.ndarray:
-        """z'Qz of any rows: with right-hand sides z the elimination leaves 0 - z'Qz."""
-        symbolic, n = self.whole.symbolic, len(factors[0].codes)
-        out = np.empty(n)
-        for start in range(0, n, _TOGETHER):
-            part = slice(start, min(start + _TOGETHER, n))
-            m = part.stop - start
-            rhs = np.zeros((symbolic.n_columns, m))
-            for k, f in enumerate(factors):
-                columns = symbolic.factor_columns(k)[f.codes[part]]
-                rhs[columns, np.arange(m)[:, None]] = f.Z[part]
-            values = state.problem.values._replace(rhs=rhs, gram=np.zeros((m, m)))
-            out[part] = -np.diag(eliminate(replace(state.problem, values=values), state.F).S)
-        return out
+        if factors:
+            variance += effect_variance(state.problem, state, factors)
+        return variance
 
     def draw(self, F, eta, c, prior: FixedPrior, normals: np.ndarray):
         """See :meth:`StructuredProblem.draw`."""

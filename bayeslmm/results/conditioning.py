@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayeslmm.bayes.marginal import fixed_obstacle, fixed_prior
-from bayeslmm.errors import SamplingError, SamplingWarning
+from bayeslmm.errors import ModelWarning, SamplingError, SamplingWarning
 from bayeslmm.formula.extension import add_rows
 from bayeslmm.gaussian import log_marginal_flat, single_threaded_blas, with_prior
 from bayeslmm.results.smoothing import smoothed_weights
@@ -92,15 +92,16 @@ def condition_likelihood(fit: LikelihoodFit, rows) -> LikelihoodFit:
 
     refuse_unless_derived(fit.model, "Conditioning on more rows")
     model = _extended(fit.model, rows)
+    twin = copy(fit)
+    for name in ("kept", "_curvature", "_kenward_roger", "_effect_covariances"):
+        twin.__dict__.pop(name, None)
+    twin.model = model
     absolute = [fit.sigma * L for L in fit._solution.Ls]
     with single_threaded_blas():
-        products = reduce_rows(model.design, columns=fit.kept)
+        products = reduce_rows(model.design, columns=twin.kept)
         problem = prepare(products, covariance_patterns(model.design))
         moments = conditional_moments(with_prior(problem), absolute, fit.sigma)
-    twin = copy(fit)
-    for name in ("_curvature", "_kenward_roger", "_effect_covariances"):
-        twin.__dict__.pop(name, None)
-    twin.model, twin._problem = model, problem
+    twin._problem = problem
     twin.loglik = float("nan")
     twin._solution = Solution(
         theta=fit.theta,
@@ -116,8 +117,18 @@ def condition_likelihood(fit: LikelihoodFit, rows) -> LikelihoodFit:
 
 
 def _extended(model: LMM, rows) -> LMM:
-    """The same model, priors included, with rows added."""
-    return model.with_design(add_rows(model.design, rows))
+    """The same model, priors included, with rows added.
+
+    They may determine coefficients that were aliased before, in a cell that was empty.
+    """
+    from bayeslmm.model import _aliased
+
+    twin = model.with_design(add_rows(model.design, rows))
+    if model.aliased:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ModelWarning)  # said when the model was made
+            twin.aliased = _aliased(twin.design)
+    return twin
 
 
 def _redrawn(fit: PosteriorFit, model: LMM, chosen, random_seed) -> dict[str, np.ndarray]:

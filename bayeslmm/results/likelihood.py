@@ -25,7 +25,9 @@ from bayeslmm.likelihood.kenward_roger import kenward_roger
 from bayeslmm.likelihood.optimize import Optimum
 from bayeslmm.likelihood.satterthwaite import VarianceCurvature, variance_curvature
 from bayeslmm.results.contrasts import contextual_contrast, contrast_matrix
+from bayeslmm.results.estimability import estimable
 from bayeslmm.results.plotting import FitPlots
+from bayeslmm.results.prediction import likelihood_prediction, row_weights
 from bayeslmm.results.tables import check_level, format_table
 
 if TYPE_CHECKING:
@@ -248,16 +250,7 @@ class LikelihoodFit(FitPlots):
 
     def _estimable(self, rows: np.ndarray) -> np.ndarray:
         """Which combinations do not depend on how aliased columns are resolved, shape (k,)."""
-        aliased = [j for j in range(rows.shape[1]) if j not in self.kept]
-        if not aliased:
-            return np.ones(len(rows), dtype=bool)
-        X = self.design.X_reduced
-        weights = np.linalg.lstsq(X[:, self.kept], X[:, aliased], rcond=None)[0]
-        gap = rows[:, aliased] - rows[:, self.kept] @ weights
-        size = np.maximum(np.abs(rows).max(axis=1), 1e-300)[:, None] * np.maximum(
-            np.abs(weights).max(axis=0), 1.0
-        )
-        return np.all(np.abs(gap) <= 1e-8 * size, axis=1)
+        return estimable(self.model, rows)
 
     def inference(self, ddf: str = "satterthwaite") -> Inference:
         """The test machinery for one choice of degrees of freedom.
@@ -493,6 +486,7 @@ class LikelihoodFit(FitPlots):
         *,
         given=None,
         random: str = "conditional",
+        allow_new_levels: bool = False,
         kind: str = "mean",
         level: float = 0.95,
     ) -> pd.DataFrame:
@@ -507,7 +501,13 @@ class LikelihoodFit(FitPlots):
             predicted from as well; the variance parameters stay.
         random : {"conditional", "population", "new"}
             With each group's own effects; for the average group, which in a linear model is
-            the marginal mean too; or for a group not seen yet.
+            the marginal mean too; or for groups not seen yet. Under "new" levels that are not
+            in the fit have the variance of the population, levels that are keep their own
+            effects; where `newdata` has no level that is not in the fit, its levels stand for
+            new ones like them.
+        allow_new_levels : bool
+            Under "conditional": levels that are not in the fit have the variance of the
+            population instead of being an error.
         kind : {"mean", "response"}
             Uncertainty of the mean, or of a new response.
         level : float
@@ -515,12 +515,18 @@ class LikelihoodFit(FitPlots):
         Returns
         -------
         pandas.DataFrame
-            Columns ``estimate se lower upper``, indexed as `newdata`.
+            Columns ``estimate se lower upper``, indexed as `newdata`; NaN where aliased columns
+            leave a row's mean undetermined.
 
         Raises
         ------
         DataError
             If a predictor is missing or has a level that was not in the fit.
+
+        Warns
+        -----
+        ModelWarning
+            If a row is not estimable.
 
         Examples
         --------
@@ -529,10 +535,34 @@ class LikelihoodFit(FitPlots):
         0     251.4  6.8  238.0  264.8
         1     303.7  9.6  285.0  322.5
         """
-        from bayeslmm.results.prediction import likelihood_prediction
-
         check_level(level)
-        return likelihood_prediction(self._given(given), newdata, random, kind, level)
+        return likelihood_prediction(
+            self._given(given), newdata, random, kind, level, allow_new_levels
+        )
+
+    def predictor_variance(self, X: np.ndarray, Z, codes) -> np.ndarray:
+        """Var(x'beta + z'b | y) of rows at the estimated variances, shape (m,).
+
+        Parameters
+        ----------
+        X : (m, p) array
+            Columns of the estimated coefficients.
+        Z : sequence of (m, q_k) arrays
+        codes : sequence of (m,) int arrays
+            Levels, which need not have met in the data.
+        """
+        from bayeslmm.gaussian import FactorRows, row_moments, with_prior
+
+        factors = [
+            FactorRows(c, z, block.n_levels)
+            for c, z, block in zip(codes, Z, self.design.blocks, strict=True)
+        ]
+        absolute = [self.sigma * L for L in self._solution.Ls]
+        return row_moments(with_prior(self._problem), absolute, self.sigma, X, factors).variance
+
+    def residual_variance(self, newdata, n: int) -> np.ndarray:
+        """Residual variance of each of n new responses, or of those fitted (None)."""
+        return self.sigma**2 / row_weights(self.design, newdata, n)
 
     def r2(
         self,

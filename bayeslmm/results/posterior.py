@@ -21,7 +21,12 @@ from bayeslmm.bayes.priors import Priors
 from bayeslmm.results.contrasts import contextual_contrast, contrast_matrix
 from bayeslmm.results.marginal_means import pair_rows, reference_rows
 from bayeslmm.results.plotting import PosteriorPlots
-from bayeslmm.results.tables import check_level, format_table, summarize_draws
+from bayeslmm.results.tables import (
+    check_level,
+    format_table,
+    summarize_blocks,
+    summarize_draws,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -226,7 +231,9 @@ class PosteriorFit(PosteriorPlots):
         1
         """
         rows, index = contrast_matrix(L, self.model.design.coef_names)
-        return self._table((index, self._combined(rows)), "contrast", level, interval)
+        check_level(level, interval)
+        index = pd.Index(index, name="contrast", dtype=object)
+        return self._combined(rows, 0.0, index, level, interval)
 
     def contextual_effect(
         self, x: str, g: str, *, level: float = 0.95, interval: str = "eti"
@@ -271,8 +278,7 @@ class PosteriorFit(PosteriorPlots):
         """
         check_level(level, interval)
         labels, rows, offset = reference_rows(self.model.design, terms, at)
-        draws = self._combined(rows) + offset
-        table = summarize_draws(draws, labels.index, level=level, interval=interval)
+        table = self._combined(rows, offset, labels.index, level, interval)
         return pd.concat([labels, table], axis=1)
 
     def pairwise(
@@ -296,14 +302,32 @@ class PosteriorFit(PosteriorPlots):
         """
         check_level(level, interval)
         labels, rows, offset, _ = pair_rows(self.model.design, terms, at)
-        draws = self._combined(rows) + offset
-        table = summarize_draws(draws, labels.index, level=level, interval=interval)
-        table["p_positive"] = (draws > 0).mean(axis=(0, 1))
+        table = self._combined(
+            rows,
+            offset,
+            labels.index,
+            level,
+            interval,
+            lambda draws: {"p_positive": (draws > 0).mean(axis=(0, 1))},
+        )
         return pd.concat([labels, table], axis=1)
 
-    def _combined(self, rows: np.ndarray) -> np.ndarray:
-        """Draws (chains, draws, k) of linear combinations of the coefficients."""
-        return self.posterior["beta"].to_numpy() @ rows.T
+    def _combined(
+        self, rows: np.ndarray, offset, index: pd.Index, level: float, interval: str, more=None
+    ) -> pd.DataFrame:
+        """Summaries of linear combinations of the coefficients."""
+        from bayeslmm.results.posterior_prediction import warn_of_priors_alone
+
+        warn_of_priors_alone(self, rows, index, stacklevel=4)
+        beta, offset = self.posterior["beta"].to_numpy(), np.broadcast_to(offset, len(rows))
+        return summarize_blocks(
+            lambda part: beta @ rows[part].T + offset[part],
+            index,
+            beta.shape[0] * beta.shape[1],
+            level=level,
+            interval=interval,
+            more=more,
+        )
 
     def predict(
         self,
@@ -311,6 +335,7 @@ class PosteriorFit(PosteriorPlots):
         *,
         given=None,
         random: str = "conditional",
+        allow_new_levels: bool = False,
         kind: str = "mean",
         level: float = 0.95,
         interval: str = "eti",
@@ -328,14 +353,20 @@ class PosteriorFit(PosteriorPlots):
             account as :meth:`condition_on` does.
         random : {"conditional", "population", "new"}
             With each group's own effects; for the average group, which in a linear model is
-            the marginal mean too; or for groups not seen yet, whose effects are drawn from
-            the population (rows with the same label share them).
+            the marginal mean too; or for groups not seen yet. Under "new" effects of levels
+            that are not in the fit are drawn from the population (rows with the same label
+            share them), levels that are in the fit keep their own; where `newdata` has no
+            level that is not in the fit, its levels stand for new ones like them.
+        allow_new_levels : bool
+            Under "conditional": effects of levels that are not in the fit are drawn from the
+            population instead of being an error.
         kind : {"mean", "response"}
             The linear predictor, or a new response around it.
         level, interval
             As in :meth:`summary`.
         draws : bool
-            Return all draws instead, dimensions (chain, draw, row).
+            Return all draws instead, dimensions (chain, draw, row): 32 MB per 1,000 rows and
+            4,000 draws. A table is made in blocks of rows.
         random_seed : int, optional
             For new groups and new responses.
 
@@ -349,6 +380,12 @@ class PosteriorFit(PosteriorPlots):
         DataError
             If a predictor is missing or has a level that was not in the fit.
 
+        Warns
+        -----
+        ModelWarning
+            If aliased columns leave a row's mean undetermined: its prediction then rests on the
+            priors of single coefficients.
+
         Examples
         --------
         >>> post.predict({"Days": [0, 5]}, random="population").round(-1)
@@ -356,16 +393,17 @@ class PosteriorFit(PosteriorPlots):
         0  250.0  10.0  240.0  270.0
         1  300.0  10.0  280.0  320.0
         """
-        from bayeslmm.results.posterior_prediction import posterior_prediction
+        from bayeslmm.results.posterior_prediction import PosteriorPrediction
 
         check_level(level, interval)
         fit = self if given is None else self.condition_on(given, random_seed=random_seed)
-        values, index = posterior_prediction(fit, newdata, random, kind, random_seed)
+        prediction = PosteriorPrediction(fit, newdata, random, kind, random_seed, allow_new_levels)
         if draws:
             import xarray as xr
 
-            return xr.DataArray(values, dims=("chain", "draw", "row"), name="prediction")
-        return summarize_draws(values, index, level=level, interval=interval, diagnostics=False)
+            dims = ("chain", "draw", "row")
+            return xr.DataArray(prediction.draws(), dims=dims, name="prediction")
+        return prediction.table(level, interval)
 
     def condition_on(
         self, rows, *, reweight: bool = False, random_seed: int | None = None
@@ -424,7 +462,12 @@ class PosteriorFit(PosteriorPlots):
         return self.predict(random=random, **options)
 
     def residuals(
-        self, random: str = "conditional", kind: str = "raw", *, weights: bool = False
+        self,
+        random: str = "conditional",
+        kind: str = "raw",
+        *,
+        weights: bool = False,
+        random_seed: int | None = None,
     ) -> pd.Series | pd.DataFrame:
         """Response minus posterior mean of the linear predictor.
 
@@ -437,6 +480,8 @@ class PosteriorFit(PosteriorPlots):
             of its parameters. They need ``random="conditional"``.
         weights : bool
             Also the column ``weight`` of :meth:`outlier_weights`.
+        random_seed : int, optional
+            For new groups.
 
         Examples
         --------
@@ -444,12 +489,13 @@ class PosteriorFit(PosteriorPlots):
         (180,)
         """
         from bayeslmm.bayes.residual_draws import whitened
+        from bayeslmm.results.posterior_prediction import PosteriorPrediction
 
         if kind not in ("raw", "normalized"):
             raise ValueError(f'kind must be "raw" or "normalized", not {kind!r}.')
         if kind == "normalized" and random != "conditional":
             raise ValueError('Normalized residuals are those of random="conditional".')
-        mean = self.predict(random=random, draws=True).mean(("chain", "draw")).to_numpy()
+        mean = PosteriorPrediction(self, None, random, "mean", random_seed).means()
         design = self.model.design
         values = design.y - mean
         if kind == "normalized":
@@ -502,10 +548,13 @@ class PosteriorFit(PosteriorPlots):
         tables = [pd.DataFrame(columns=["covariate", "row", "mean", "sd", "lower", "upper"])]
         for covariate in self.model.design.modeled:
             draws = self.posterior[covariate_names(covariate).missing].to_numpy()
-            table = summarize_draws(
-                draws[..., covariate.unit], range(len(covariate.rows)), level=level,
+            table = summarize_blocks(
+                lambda part, draws=draws, unit=covariate.unit: draws[..., unit[part]],
+                range(len(covariate.rows)),
+                draws.shape[0] * draws.shape[1],
+                level=level,
                 interval=interval,
-            )  # fmt: skip
+            )
             table.insert(0, "covariate", covariate.name)
             table.insert(1, "row", self.model.design.index[covariate.rows])
             tables.append(table)
@@ -727,7 +776,7 @@ class PosteriorFit(PosteriorPlots):
 
     def posterior_predictive(
         self,
-        groups: str = "same",
+        groups: str | list[str] = "same",
         *,
         draws: int | None = None,
         random_seed: int | None = None,
@@ -736,8 +785,10 @@ class PosteriorFit(PosteriorPlots):
 
         Parameters
         ----------
-        groups : {"same", "new"}
-            The fitted groups with their effects, or as many new ones like them.
+        groups : {"same", "new"} or list of str
+            The fitted groups with their effects, or as many new ones like them. A list names
+            the grouping factors whose levels are new: ``["item"]`` is the same subjects with
+            other items.
         draws : int, optional
             Draws per chain to use, evenly spaced; by default all, or as many as keep the
             result below 100 million values.
@@ -747,7 +798,12 @@ class PosteriorFit(PosteriorPlots):
         -------
         xarray.DataTree
             With the group ``posterior_predictive``. For the same groups it is :attr:`idata`, to
-            which the group is added; for new ones a tree of its own.
+            which the group is added; otherwise a tree of its own.
+
+        Raises
+        ------
+        ValueError
+            If a name is not a grouping factor.
 
         Examples
         --------
@@ -755,10 +811,11 @@ class PosteriorFit(PosteriorPlots):
         >>> dict(tree["posterior_predictive"].sizes)
         {'chain': 4, 'draw': 20, 'obs': 180}
         """
-        from bayeslmm.bayes.predictive import posterior_predictive
+        from bayeslmm.bayes.predictive import factors_anew, posterior_predictive
         from bayeslmm.results.support import refuse_unless_derived
 
-        if groups == "new":
+        anew = factors_anew(self.model.design, groups)
+        if anew:
             refuse_unless_derived(self.model, "Replication for new groups", related=True)
         group = posterior_predictive(
             self.model.design,
@@ -777,7 +834,7 @@ class PosteriorFit(PosteriorPlots):
         statistics=None,
         *,
         factor: str | None = None,
-        groups: str = "same",
+        groups: str | list[str] = "same",
         draws: int = 250,
         random_seed: int | None = None,
     ) -> pd.DataFrame:
@@ -791,9 +848,10 @@ class PosteriorFit(PosteriorPlots):
             sd of the groups' slopes for each numeric random slope.
         factor : str, optional
             Grouping factor of the codes; the first by default.
-        groups : {"same", "new"}
+        groups : {"same", "new"} or list of str
             Replicate for the same groups or for new ones, which checks the distribution of
-            the random effects as well (Gelman, Meng and Stern 1996, Statistica Sinica 6).
+            the random effects as well (Gelman, Meng and Stern 1996, Statistica Sinica 6); as in
+            :meth:`posterior_predictive`.
         draws : int
             Replications per chain; at most as many as keep them below 20 million values.
         random_seed : int, optional
@@ -1044,10 +1102,11 @@ class PosteriorFit(PosteriorPlots):
         design = self.model.design
         factors = [block.name for block in design.blocks] if factor is None else [factor]
         tables = []
+        width = self.posterior.sizes["chain"] * self.posterior.sizes["draw"]
         for name in factors:
-            labels, draws = draws_of(design, self.names, self.posterior, name)
-            table = summarize_draws(
-                draws, labels.index, level=level, interval=interval, diagnostics=diagnostics
+            labels, block = draws_of(design, self.names, self.posterior, name)
+            table = summarize_blocks(
+                block, labels.index, width, level=level, interval=interval, diagnostics=diagnostics
             )
             tables.append(pd.concat([labels, table], axis=1))
         if not tables:

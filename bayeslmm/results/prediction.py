@@ -1,24 +1,30 @@
-"""Predictions for fitted or new rows: for known groups, the population, or new groups."""
+"""Predictions for fitted or new rows: for known groups, the population, or new groups.
+
+Every level of every grouping factor is decided about by itself: a known class of a known school
+has both effects, a new class of a known school that of the school and one drawn for the class.
+"""
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from bayeslmm.bayes.residuals import effect_multipliers
-from bayeslmm.errors import DataError
+from bayeslmm.errors import DataError, ModelWarning
 from bayeslmm.formula import Design
 from bayeslmm.formula.columns import as_frame
 from bayeslmm.formula.design import NewRows
+from bayeslmm.results.estimability import inestimable_text, undetermined
 
 if TYPE_CHECKING:
     from bayeslmm.results.likelihood import LikelihoodFit
 
 __all__ = [
+    "check_prediction",
     "likelihood_prediction",
-    "prediction_draws",
     "prediction_rows",
     "row_weights",
     "scale_rows",
@@ -42,8 +48,23 @@ def check_prediction(random: str, kind: str) -> None:
             )
 
 
-def prediction_rows(design: Design, newdata, random: str) -> tuple[NewRows, pd.Index]:
+def prediction_rows(
+    design: Design, newdata, random: str, allow_new_levels: bool = False
+) -> tuple[NewRows, pd.Index]:
     """The rows to predict, in the terms of the design, and their index labels.
+
+    Parameters
+    ----------
+    random : {"conditional", "population", "new"}
+    allow_new_levels : bool
+        Whether levels that are not in the fit are new ones under "conditional" too.
+
+    Returns
+    -------
+    NewRows
+        A code is the level whose effects the row has, -1 where it has those of a new level:
+        rows with the same label share them. Without random effects for the population.
+    pandas.Index
 
     Raises
     ------
@@ -51,23 +72,35 @@ def prediction_rows(design: Design, newdata, random: str) -> tuple[NewRows, pd.I
         If a group is not among those fitted and its own effects are asked for.
     """
     if newdata is None:
-        Z = tuple(block.Z for block in design.blocks)
-        codes = tuple(block.codes for block in design.blocks)
-        labels = tuple([block.levels[c] for c in block.codes] for block in design.blocks)
-        return NewRows(design.X, design.offset, Z, codes, labels), design.index
-    frame = as_frame(newdata)
-    rows = design.evaluate(frame, random=random != "population")
-    if random == "conditional":
-        for block, codes, labels in zip(design.blocks, rows.codes, rows.labels, strict=True):
-            unseen = list(dict.fromkeys(np.array(labels, dtype=object)[codes < 0]))
-            if unseen:
-                shown = ", ".join(map(repr, unseen[:5])) + (", ..." if len(unseen) > 5 else "")
-                raise DataError(
-                    f"Level(s) {shown} of {block.name!r} are not in the fit, so they have no "
-                    'effects of their own. Use random="new" for groups not seen yet, or '
-                    'random="population" for the average group.'
-                )
-    return rows, frame.index
+        index, blocks = design.index, design.blocks
+        if random == "population":
+            return NewRows(design.X, design.offset), index
+        codes = tuple(block.codes for block in blocks)
+        labels = tuple([block.levels[c] for c in block.codes] for block in blocks)
+        rows = NewRows(design.X, design.offset, tuple(block.Z for block in blocks), codes, labels)
+    else:
+        frame = as_frame(newdata)
+        index = frame.index
+        rows = design.evaluate(frame, random=random != "population")
+    unseen = any(np.any(codes < 0) for codes in rows.codes)
+    if random == "new" and not unseen:  # all groups are known: others like them
+        rows = replace(rows, codes=tuple(np.full_like(codes, -1) for codes in rows.codes))
+    elif random == "conditional" and unseen and not allow_new_levels:
+        _refuse_unseen(design, rows)
+    return rows, index
+
+
+def _refuse_unseen(design: Design, rows: NewRows) -> None:
+    for block, codes, labels in zip(design.blocks, rows.codes, rows.labels, strict=True):
+        found = list(dict.fromkeys(np.array(labels, dtype=object)[codes < 0]))
+        if found:
+            shown = ", ".join(map(repr, found[:5])) + (", ..." if len(found) > 5 else "")
+            raise DataError(
+                f"Level(s) {shown} of {block.name!r} are not in the fit, so they have no effects "
+                "of their own. allow_new_levels=True draws theirs from the population and leaves "
+                'known levels their own, as random="new" does; random="population" is for the '
+                "average group."
+            )
 
 
 def row_weights(design: Design, newdata, n: int) -> np.ndarray:
@@ -94,51 +127,13 @@ def scale_rows(design: Design, newdata) -> np.ndarray:
     return design.evaluate_residuals(newdata, scale_only=True).scale
 
 
-def prediction_draws(
-    design: Design,
-    rows: NewRows,
-    beta: np.ndarray,
-    effects: list[np.ndarray],
-    roots: list[np.ndarray],
-    random: str,
-    rng: np.random.Generator,
-    tails: list | None = None,
-) -> np.ndarray:
-    """Draws of the linear predictor.
-
-    Parameters
-    ----------
-    beta : (m, p) array
-    effects : list of (m, J_k, q_k) arrays
-        Effects of the fitted levels.
-    roots : list of (m, q_k, q_k) arrays
-        Factors of the covariance matrices, for new groups; rows with the same label share
-        their effects.
-    tails : list of array or None
-        Degrees of freedom of each factor's Student-t effects, None where they are normal.
-
-    Returns
-    -------
-    (m, rows) array
-    """
-    total = beta @ rows.X.T + rows.offset
-    if random == "population":
-        return total
-    for k, Z in enumerate(rows.Z):
-        if random == "conditional":
-            codes, b = rows.codes[k], effects[k]
-        else:
-            codes, levels = pd.factorize(np.array([str(v) for v in rows.labels[k]], dtype=object))
-            z = rng.standard_normal((len(beta), len(levels), Z.shape[1]))
-            b = np.einsum("mab,mjb->mja", roots[k], z)
-            b = b * effect_multipliers(rng, tails[k] if tails else None, len(levels))
-        for a in range(Z.shape[1]):
-            total += b[:, codes, a] * Z[:, a]
-    return total
-
-
 def likelihood_prediction(
-    fit: LikelihoodFit, newdata, random: str, kind: str, level: float
+    fit: LikelihoodFit,
+    newdata,
+    random: str,
+    kind: str,
+    level: float,
+    allow_new_levels: bool = False,
 ) -> pd.DataFrame:
     """Predictions at the estimated variances, with the coefficients' uncertainty.
 
@@ -147,48 +142,31 @@ def likelihood_prediction(
     """
     from scipy.special import ndtri
 
-    from bayeslmm.gaussian import FactorRows, row_moments, with_prior
-
     check_prediction(random, kind)
-    design = fit.design
-    rows, index = prediction_rows(design, newdata, random)
+    rows, index = prediction_rows(fit.design, newdata, random, allow_new_levels)
     X = rows.X[:, fit.kept]
     estimate = X @ fit._solution.beta + rows.offset
-    variance = np.einsum("ia,ab,ib->i", X, fit._solution.vcov, X)
-    if random == "new":
-        for Z, Sigma in zip(rows.Z, fit._solution.Sigmas, strict=True):
-            variance = variance + np.einsum("ia,ab,ib->i", Z, Sigma, Z)
-    elif random == "conditional" and rows.Z:
-        factors = [
-            FactorRows(codes, Z, block.n_levels)
-            for codes, Z, block in zip(rows.codes, rows.Z, design.blocks, strict=True)
-        ]
-        absolute = [fit.sigma * L for L in fit._solution.Ls]
-        for Z, codes, b in zip(rows.Z, rows.codes, fit._solution.b, strict=True):
-            estimate = estimate + np.einsum("iq,iq->i", Z, b[codes])
-        try:
-            flat = with_prior(fit._problem)
-            variance = row_moments(flat, absolute, fit.sigma, X, factors).variance
-        except ValueError:  # levels that never met in the data
-            variance = _drawn_variance(fit, absolute, rows)
+    seen = [codes >= 0 for codes in rows.codes]
+    if any(np.any(known) for known in seen):
+        codes = [np.maximum(c, 0) for c in rows.codes]
+        own = [np.where(known[:, None], Z, 0.0) for known, Z in zip(seen, rows.Z, strict=True)]
+        for Z, c, b in zip(own, codes, fit._solution.b, strict=True):
+            estimate = estimate + np.einsum("iq,iq->i", Z, b[c])
+        variance = fit.predictor_variance(X, own, codes)
+    else:
+        variance = np.einsum("ia,ab,ib->i", X, fit._solution.vcov, X)
+    for known, Z, Sigma in zip(seen, rows.Z, fit._solution.Sigmas, strict=False):
+        variance = variance + np.where(known, 0.0, np.einsum("ia,ab,ib->i", Z, Sigma, Z))
     if kind == "response":
-        variance = variance + fit.sigma**2 / row_weights(design, newdata, len(X))
+        variance = variance + fit.residual_variance(newdata, len(X))
     se = np.sqrt(np.maximum(variance, 0.0))
+    if newdata is not None:
+        found = undetermined(fit.model, rows.X)
+        if text := inestimable_text(fit.model, found, index):
+            warnings.warn(f"{text}. Predictions are NaN there.", ModelWarning, stacklevel=3)
+            estimate[found.any(axis=1)] = se[found.any(axis=1)] = np.nan
     half = ndtri(0.5 + level / 2) * se
     return pd.DataFrame(
         {"estimate": estimate, "se": se, "lower": estimate - half, "upper": estimate + half},
         index=index,
     )
-
-
-def _drawn_variance(fit: LikelihoodFit, absolute: list, rows: NewRows) -> np.ndarray:
-    """Variance of x'beta + z'b from 4,000 exact draws, for levels without a common row."""
-    from bayeslmm.gaussian import draw_conditional, with_prior
-
-    model = with_prior(fit._problem)
-    rng = np.random.default_rng(0)
-    normals = rng.standard_normal((4000, model.n_normals))
-    beta, effects = draw_conditional(model, absolute, fit.sigma, normals)
-    kept = NewRows(rows.X[:, fit.kept], rows.offset, rows.Z, rows.codes, rows.labels)
-    draws = prediction_draws(fit.design, kept, beta, effects, [], "conditional", rng)
-    return draws.var(axis=0, ddof=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,14 +27,14 @@ def predictive_check(
     statistics: Mapping[str, Statistic] | None,
     *,
     factor: str | None,
-    groups: str,
+    groups: str | Sequence[str],
     draws: int,
     random_seed: int | None,
 ) -> pd.DataFrame:
     """See :meth:`bayeslmm.PosteriorFit.predictive_check`."""
-    from bayeslmm.bayes.predictive import posterior_predictive
+    from bayeslmm.bayes.predictive import factors_anew, posterior_predictive
 
-    if groups == "new":
+    if factors_anew(fit.model.design, groups):
         refuse_unless_derived(fit.model, "Replication for new groups", related=True)
     design = fit.model.design
     block = _block(design, factor)

@@ -28,6 +28,7 @@ from bayeslmm.residual.coordinates import Coordinates
 from bayeslmm.results.cell_variances import refuse_determined_cells, vanishing
 from bayeslmm.results.intervals import Estimates
 from bayeslmm.results.likelihood import LikelihoodFit, describe_singularity
+from bayeslmm.results.prediction import row_weights, scale_rows
 from bayeslmm.results.support import refuse_unless_derived
 from bayeslmm.results.tables import check_level
 from bayeslmm.results.variances import component_values
@@ -43,7 +44,9 @@ _PERFECT = 1e-7
 class ResidualLikelihoodFit(LikelihoodFit):
     """A likelihood fit whose residuals are correlated or have unequal variances.
 
-    As :class:`LikelihoodFit`, with these differences.
+    As :class:`LikelihoodFit`, with these differences. A response that is predicted is taken as one
+    of its own: its residual has the standard deviation of its row and is not correlated with
+    those of the fit.
 
     Attributes
     ----------
@@ -171,26 +174,14 @@ class ResidualLikelihoodFit(LikelihoodFit):
             refuse_unless_derived(self.model, "Conditioning on more rows")
         return self
 
-    def predict(
-        self,
-        newdata=None,
-        *,
-        random: str = "conditional",
-        kind: str = "mean",
-        given=None,
-        level: float = 0.95,
-    ) -> pd.DataFrame:
-        """Predictions with intervals, the variance parameters taken as known.
+    def predictor_variance(self, X: np.ndarray, Z, codes) -> np.ndarray:
+        """As :meth:`LikelihoodFit.predictor_variance`."""
+        return self._problem.predictor_variance(self._theta, X, Z, codes)
 
-        As :meth:`LikelihoodFit.predict`. A new response is taken as one of its own: its
-        residual has the standard deviation of its row and is not correlated with those of the
-        fit.
-        """
-        from bayeslmm.results.residual_prediction import block_prediction
-
-        check_level(level)
-        self._given(given)
-        return block_prediction(self, newdata, random, kind, level)
+    def residual_variance(self, newdata, n: int) -> np.ndarray:
+        """As :meth:`LikelihoodFit.residual_variance`; not correlated with rows of the fit."""
+        own = np.exp(2.0 * scale_rows(self.design, newdata) @ self._theta.eta)
+        return own / row_weights(self.design, newdata, n)
 
     def implied_covariance(self, data=None) -> pd.DataFrame:
         """Marginal covariance of a group's responses, residual correlations included.

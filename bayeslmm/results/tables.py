@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 
 from bayeslmm.bayes.diagnostics import convergence
 
-__all__ = ["check_level", "format_table", "interval_bounds", "summarize_draws"]
+__all__ = [
+    "block_size",
+    "blocks_of",
+    "check_level",
+    "format_table",
+    "interval_bounds",
+    "summarize_blocks",
+    "summarize_draws",
+]
 
 #: Beyond this many quantities convergence diagnostics are left out unless asked for.
 MAX_DIAGNOSED = 2000
+
+#: Draws of quantities that are summarized together: 16 MB.
+_TOGETHER = 2**21
 
 
 def check_level(level: float, interval: str = "eti") -> None:
@@ -85,22 +96,70 @@ def summarize_draws(
         Columns ``mean sd lower upper`` and perhaps ``ess_bulk ess_tail r_hat``; a quantity
         that does not vary has no diagnostics (NaN).
     """
+    return summarize_blocks(
+        lambda part: draws[..., part],
+        names,
+        draws.shape[0] * draws.shape[1],
+        level=level,
+        interval=interval,
+        diagnostics=diagnostics,
+    )
+
+
+def block_size(width: int) -> int:
+    """How many quantities of `width` numbers each are made at a time."""
+    return max(1, _TOGETHER // max(width, 1))
+
+
+def blocks_of(n: int, width: int) -> Iterator[slice]:
+    """Slices of n quantities, :func:`block_size` of them each."""
+    size = block_size(width)
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))
+
+
+def summarize_blocks(
+    block: Callable[[slice], np.ndarray],
+    names: Sequence | pd.Index,
+    width: int,
+    *,
+    level: float = 0.95,
+    interval: str = "eti",
+    diagnostics: bool | None = None,
+    more: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None,
+) -> pd.DataFrame:
+    """As :func:`summarize_draws`, of draws that are made when they are summarized.
+
+    Parameters
+    ----------
+    block : callable
+        Gives the draws (chains, draws, len) of a slice of the quantities.
+    width : int
+        Numbers that one quantity takes while it is computed: at least its draws.
+    more : callable, optional
+        Further columns, from the draws of a block.
+    """
     if diagnostics is None:
-        diagnostics = draws.shape[-1] <= MAX_DIAGNOSED
-    lower, upper = interval_bounds(draws, level, interval)
-    table = pd.DataFrame(
-        {
+        diagnostics = len(names) <= MAX_DIAGNOSED
+    diagnosed = ("ess_bulk", "ess_tail", "r_hat") if diagnostics else ()
+    columns: dict[str, list] = {n: [] for n in ("mean", "sd", "lower", "upper", *diagnosed)}
+    for part in blocks_of(len(names), width):
+        draws = block(part)
+        lower, upper = interval_bounds(draws, level, interval)
+        found = {
             "mean": draws.mean(axis=(0, 1)),
             "sd": draws.std(axis=(0, 1), ddof=1),
             "lower": lower,
             "upper": upper,
-        },
+        }
+        if diagnostics:
+            found |= dict(zip(diagnosed, convergence(draws), strict=True))
+        for name, values in (found | (more(draws) if more else {})).items():
+            columns.setdefault(name, []).append(values)
+    return pd.DataFrame(
+        {name: np.concatenate([np.zeros(0), *parts]) for name, parts in columns.items()},
         index=names,
     )
-    if diagnostics:
-        bulk, tail, r_hat = convergence(draws)
-        table["ess_bulk"], table["ess_tail"], table["r_hat"] = bulk, tail, r_hat
-    return table
 
 
 def format_table(table: pd.DataFrame) -> str:
