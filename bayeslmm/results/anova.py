@@ -11,6 +11,7 @@ import pandas as pd
 from bayeslmm.errors import ModelWarning
 from bayeslmm.formula import Design
 from bayeslmm.formula.cells import FixedCells, fixed_cells
+from bayeslmm.gaussian import single_threaded_blas
 from bayeslmm.likelihood.columnspace import ColumnSpace
 from bayeslmm.likelihood.hypotheses import (
     after_all_others,
@@ -43,7 +44,8 @@ def anova_table(fit: LikelihoodFit, type: int, ddf: str) -> pd.DataFrame:
     columns = ["numdf", "dendf", "F", "p"]
     if not any(term.name != "Intercept" for term in design.terms):
         return pd.DataFrame(columns=columns, index=pd.Index([], name="term"), dtype=float)
-    hypotheses = term_hypotheses(design, fit.column_space, type)
+    with single_threaded_blas():
+        hypotheses = term_hypotheses(design, fit.column_space, type)
     inference = fit.inference(ddf)
     rows, names, nothing, empty = [], [], [], []
     for term, L in zip(design.terms, hypotheses, strict=True):

@@ -807,16 +807,17 @@ class LikelihoodFit(FitPlots):
         Parameters
         ----------
         type : {1, 2, 3}
-            Sequential; respecting marginality; or independent of the coding of factors, with
-            continuous covariates at 0. Hypotheses as in lmerTest.
+            Sequential; what a term adds to all that do not contain it; or comparing equally
+            weighted cells, with continuous covariates at 0. As in lmerTest where no cell is
+            empty; none depends on coding, or on which of dependent columns is aliased.
         ddf : str
             As in :meth:`fixef`.
 
         Returns
         -------
         pandas.DataFrame
-            One row per term, columns ``numdf dendf F p``; NaN where empty cells leave nothing
-            to test.
+            One row per term, columns ``numdf dendf F p``; NaN, with a warning, where empty cells
+            or other terms leave nothing to test.
 
         Examples
         --------
