@@ -161,7 +161,8 @@ class BlockProblem(StructuredProblem):
         Sigmas = self.covariances(theta.F)
         members = [_rows_by_level(f) for f in self.factors]
         owner, place = self._blocks_of_rows
-        for i in range(len(spread)):
+        effects = np.array([np.any(z, axis=1) for z in Z]).reshape(len(Z), len(spread))
+        for i in np.flatnonzero(effects.any(axis=0)):
             rows, h = [], []
             for f, Sigma in enumerate(Sigmas):
                 z, at = Z[f][i], members[f][codes[f][i]]

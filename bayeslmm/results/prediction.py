@@ -152,9 +152,11 @@ def likelihood_prediction(
         own = [np.where(known[:, None], Z, 0.0) for known, Z in zip(seen, rows.Z, strict=True)]
         for Z, c, b in zip(own, codes, fit._solution.b, strict=True):
             estimate = estimate + np.einsum("iq,iq->i", Z, b[c])
-        variance = fit.predictor_variance(X, own, codes)
     else:
-        variance = fit._solution.variances(X)
+        codes = [np.zeros(len(X), dtype=np.int64) for _ in fit.design.blocks]
+        own = [np.zeros((len(X), block.n_effects)) for block in fit.design.blocks]
+    # not X vcov X': columns far from zero, such as powers of a year, leave it no digits
+    variance = fit.predictor_variance(X, own, codes)
     for known, Z, Sigma in zip(seen, rows.Z, fit._solution.Sigmas, strict=False):
         variance = variance + np.where(known, 0.0, np.einsum("ia,ab,ib->i", Z, Sigma, Z))
     if kind == "response":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from dataclasses import dataclass
 
@@ -122,8 +123,25 @@ def _check_numbers(fit, dense: DenseModel, state: State, X, T, kept, same) -> No
 
 
 def has_maximum(case: Case, reml: bool, rng) -> bool:
-    """Whether a dense search ends inside: no residual variance vanishes, no correlation is 1."""
+    """Whether no residual variance vanishes and no correlation is 1, as far as a search tells.
+
+    A likelihood without a maximum may still have a local one, so ranks are looked at first:
+    coefficients and effects that fit a cell whatever the response is, and effects alone do not.
+    """
     dense = case.dense
+    p = dense.X.shape[1]
+    if not reml and dense.kind != "independent":
+        sizes = np.bincount(dense.group)
+        if np.sum(sizes == sizes.max()) <= p:
+            return False
+    for cell in range(len(dense.names)) if not reml and len(dense.names) > 1 else ():
+        rows = dense.cell == cell
+        for chosen in itertools.product([False, True], repeat=len(dense.parts)):
+            columns = [c.columns[rows] for c, yes in zip(dense.parts, chosen, strict=True) if yes]
+            Z = np.column_stack([np.zeros((rows.sum(), 1)), *columns])
+            joint = np.linalg.matrix_rank(np.column_stack([dense.X[rows], Z]))
+            if joint == rows.sum() > np.linalg.matrix_rank(Z):
+                return False
     _, state = dense.maximize(reml, 4, rng)
     smallest = np.linalg.eigvalsh(dense.correlation(state.corr))[0]
     return bool(state.sds.min() > 1e-3 * state.sds.max() and smallest > 1e-6)

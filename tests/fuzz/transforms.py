@@ -86,7 +86,7 @@ def _move(data: pd.DataFrame, rng, *, shift: bool, stretch: bool) -> None:
         a = float(rng.choice([-30.0, 3.0, 10.0])) * float(values.std()) if shift else 0.0
         if name == "u":
             a, b = 0.0, abs(b)  # its logarithm is taken
-        data[name] = a + b * values
+        data[name] = b * (values + a)
 
 
 def _recoded(case: Case) -> Case:
@@ -126,7 +126,7 @@ def _matched(old: Case, new: Case, kind: str, scale: float) -> Said | None:
     if two.X.shape[1] != one.X.shape[1] or len(one.parts) != len(two.parts):
         return None
     X = one.X[order]
-    if X.size and np.abs(two.X - X @ (X.T @ two.X)).max() > 1e-7:
+    if X.size and np.abs(two.X - X @ (X.T @ two.X)).max() > 1e-8:
         return None
     maps = []
     for a, b in zip(one.parts, two.parts, strict=True):
