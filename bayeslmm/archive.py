@@ -14,7 +14,7 @@ import json
 import math
 import os
 import zipfile
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -127,7 +127,8 @@ def _made(kind: type, values: dict[str, Any]):
     FileFormatError
         If they are not all that it has.
     """
-    if is_dataclass(kind) and not {field.name for field in fields(kind)} <= values.keys():
+    known = fields(kind) if is_dataclass(kind) else ()
+    if not {field.name for field in known if field.default is MISSING} <= values.keys():
         raise FileFormatError(f"The file holds a {kind.__name__!r} with parts missing.")
     made = object.__new__(kind)
     made.__dict__.update(values)

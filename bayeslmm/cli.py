@@ -322,7 +322,13 @@ def main() -> None:
     except Exception as err:
         if os.environ.get("BAYESLMM_TRACEBACK"):
             raise
-        _say(f"Error: {_in_a_sentence(err)}")
+        try:
+            sentence = _in_a_sentence(err)
+        except Exception:  # too little memory even to find the words
+            sentence = (
+                "There is not enough memory, or a limit (ulimit) lets this process have none."
+            )
+        _say(f"Error: {sentence}")
         _leave(_DATA_ERROR)
 
 
@@ -347,6 +353,7 @@ def _in_a_sentence(err: Exception) -> str:
 def _is_lack_of_memory(err: BaseException | None) -> bool:
     """Whether an error, or one behind it, is that of a library that got no memory."""
     signs = ("allocate memory", "failed to map", "new thread", "out of memory", "malloc")
+    signs += ("error return without exception set",)  # a library that could not make its error
     while err is not None:
         if isinstance(err, MemoryError) or getattr(err, "errno", None) == errno.ENOMEM:
             return True

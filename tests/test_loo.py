@@ -226,6 +226,7 @@ def test_a_unit_that_alone_determines_a_flat_coefficient_is_named():
     frame["late"] = (frame["g"] == 5).astype(float)
     frame["y"] = frame["x"] + rng.normal(size=6)[frame["g"]] + rng.normal(size=30)
     flat = {"late": blm.Prior("Flat"), "Intercept": blm.Prior("Flat")}
+    flat["x"] = blm.Prior("Normal", mu=0, sigma=5)  # a default would be about x given late
     model = quietly("y ~ x + late + (1 | g)", frame, priors=flat)
     fit = model.fit(method="importance", random_seed=1, progressbar=False)
     assert np.isfinite(fit.loo(progressbar=False).elpd)  # four other rows are left

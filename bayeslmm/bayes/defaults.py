@@ -92,6 +92,8 @@ class CoefficientDefaults:
         order = np.concatenate([columns[~fixed[columns]], columns[fixed[columns]]])
         basis, Q, R = _triangular(self.root, order)
         along = Q.T @ self.root
+        # a column with a prior of its own that is a combination of these adds nothing to them
+        along[:, np.setdiff1d(np.flatnonzero(fixed), basis)] = 0.0
         for row, j in enumerate(basis):
             if fixed[j]:
                 break

@@ -263,7 +263,11 @@ class Priors(Mapping):
             f"  {key:<{width}}  {entry.prior!r}" + ("" if entry.source == "default" else "  (set)")
             for key, entry in self._entries.items()
         ]
-        return "\n".join(["Priors", *lines, *self._defaults.notes(self._is_set)])
+        return "\n".join(["Priors", *lines, *(f"  {note}" for note in self.notes())])
+
+    def notes(self) -> list[str]:
+        """What the priors are about, where that is not the parameter in the formula's columns."""
+        return self._defaults.notes(self._is_set)
 
     def is_default(self, key: str) -> bool:
         """Whether the prior of `key` was filled in rather than set."""
@@ -495,13 +499,13 @@ class _Defaults:
         """Lines that say what the defaults are about."""
         lines = []
         if "Intercept" in self.keys:
-            lines.append("  Intercept: at the means of the predictors")
+            lines.append("Intercept: at the means of the predictors")
         A = self.combinations(is_set)[0]
         A[[key == "Intercept" for key in self.keys]] = 0.0
         joint = [key for key, row in zip(self.keys, A, strict=True) if np.sum(row != 0) > 1]
         if joint:
             lines.append(
-                f"  {listed(joint)}: of the column, where later columns have the earlier ones "
+                f"{listed(joint)}: of the column, where later columns have the earlier ones "
                 "taken out (any shift, scale or coding of the columns gives the same prior)"
             )
         for (name, effects, _), (K, _) in zip(
@@ -513,7 +517,7 @@ class _Defaults:
             moved = [e for e, row in zip(effects, off, strict=True) if row.any()]
             by = [e for e, column in zip(effects, off.T, strict=True) if column.any()]
             lines.append(
-                f"  sd({listed(moved)} | {name}) and correlations: where {listed(by)} "
+                f"sd({listed(moved)} | {name}) and correlations: where {listed(by)} "
                 f"{'is' if len(by) == 1 else 'are'} at the mean"
             )
         return lines

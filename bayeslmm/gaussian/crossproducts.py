@@ -424,10 +424,11 @@ def accumulate(y, X, factors, weights, shift: Shift, levels, gram, plain) -> Non
     w = np.ones(len(y)) if weights is None else weights
     for start in range(0, len(y), _CHUNK):
         rows = slice(start, start + _CHUNK)
-        R = shift.applied(y[rows], X[rows])
-        product = R.T @ R
-        plain += product
-        gram += product if weights is None else (R * w[rows, None]).T @ R
+        with np.errstate(over="ignore", invalid="ignore"):  # too large: refused where it is known
+            R = shift.applied(y[rows], X[rows])
+            product = R.T @ R
+            plain += product
+            gram += product if weights is None else (R * w[rows, None]).T @ R
         for f, out in zip(factors, levels, strict=True):
             _accumulate.accumulate_factor(
                 f.codes[rows], f.Z[rows], R, w[rows], out.zz, out.zr, out.counts,

@@ -45,6 +45,8 @@ def well_conditioned(reduce: Callable[[Shift], CrossProducts], shift: Shift) -> 
         To begin with.
     """
     plain = cp = reduce(shift)
+    if not np.all(np.isfinite(cp.gram)):  # columns too large to be squared, which are refused later
+        return plain
     needed = np.zeros(cp.p, dtype=bool)
     for _ in range(_ROUNDS):
         better, poor = _orthogonalized(cp)
@@ -128,8 +130,8 @@ def _orthogonalized(cp: CrossProducts) -> tuple[Shift | None, np.ndarray]:
     working = working_products(cp)[0]
     gram = working.gram[:-2, :-2]
     scale = np.sqrt(np.where(np.diag(gram) > 0, np.diag(gram), 1.0))
-    left = gram / np.outer(scale, scale)
     poor = np.zeros(cp.p, dtype=bool)
+    left = gram / np.outer(scale, scale)
     try:
         if np.diag(np.linalg.cholesky(left)).min(initial=1.0) >= _POOR:
             return None, poor

@@ -203,9 +203,7 @@ def _priors(fit: PosteriorFit) -> Section:
         [key, repr(prior), "default" if fit.priors.is_default(key) else "set"]
         for key, prior in fit.priors.items()
     ]
-    words = []
-    if "Intercept" in set(fit.priors):
-        words.append("The prior on the intercept is on its value at the means of the predictors.")
+    words = [f"{note.strip()}." for note in fit.priors.notes()]
     return Section("Priors", words, tables=[Table(["parameter", "prior", ""], rows)])
 
 
@@ -457,9 +455,13 @@ def _reproduce(fit, settings: Settings) -> Section:
 
 def reproducing_code(fit: PosteriorFit, settings: Settings) -> str:
     """Python that fits the model again and writes the report."""
+    # a default that is set is about the formula's columns: defaults stay defaults
     priors = "".join(
-        f"    {key!r}: blm.{_constructor(prior)},\n" for key, prior in fit.priors.items()
+        f"    {key!r}: blm.{_constructor(prior)},\n"
+        for key, prior in fit.priors.items()
+        if not fit.priors.is_default(key)
     )
+    priors = f", priors={{\n{priors}}}" if priors else ""
     design, info = fit.model.design, fit.info
     weights = f", weights={design.weights_name!r}" if design.weights_name else ""
     arguments = [f"draws={info.draws}", f"chains={info.chains}", f"random_seed={info.random_seed}"]
@@ -477,7 +479,7 @@ def reproducing_code(fit: PosteriorFit, settings: Settings) -> str:
     return (
         "import pandas as pd\nimport bayeslmm as blm\n\n"
         f"data = {settings.source}\n"
-        f"model = blm.LMM({design.formula.text!r}, data{weights}, priors={{\n{priors}}})\n"
+        f"model = blm.LMM({design.formula.text!r}, data{weights}{priors})\n"
         f"post = model.fit({', '.join(arguments)})\n"
         f'post.report("report.html"{call})\n'
     )

@@ -197,7 +197,7 @@ def test_new_families_are_drawn_with_their_relationship(posterior):
 
     lmm = posterior.model
     rng = np.random.default_rng(5)
-    drawn = _new_effects(lmm.design, lmm.names, posterior.posterior, rng)["b_id"].to_numpy()
+    drawn = _new_effects(lmm.design, lmm.names, posterior.posterior, rng, ["id"])["b_id"].to_numpy()
     sd = posterior.posterior["sd_id"].to_numpy()
     unit = (drawn / sd[:, :, None])[..., 0].reshape(-1, 70)
     A = lmm.design.blocks[0].relationship.covariance
