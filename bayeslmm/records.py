@@ -97,6 +97,8 @@ def check_record(record: Any) -> None:
     _check(record, _COMMON, "the record")
     if record.get("sealed", True) is not True:
         raise FileFormatError("it says that it has no checksum, and has one.")
+    if "sealed" in record:  # files of version 0.1.0 have no checksum, and no such part
+        _check(record, {"prior_defaults": {"coefficients": {}, "effects": list}}, "the record")
     if "design" in record:
         _check(record["design"], {}, "the design")
         return

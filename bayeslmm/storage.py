@@ -420,7 +420,7 @@ def _with_priors(model: LMM, record) -> tuple[LMM, Priors]:
     for kept in (record["model_priors"], record["priors"]):
         if absent := [key for key in model.priors if key not in kept]:
             raise FileFormatError(f"the prior of {absent[0]!r} is missing.")
-    defaults = record.get("prior_defaults")  # None before they could be about other columns
+    defaults = record.get("prior_defaults")  # files of version 0.1.0 have none
     priors = model.priors.copy()
     model.priors.restore(record["model_priors"], defaults)
     priors.restore(record["priors"], defaults)

@@ -27,16 +27,24 @@ covariates, and the covariance in the formula's columns is K Sigma K'.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bayeslmm.errors import listed
 from bayeslmm.formula import Design
 from bayeslmm.formula.marginality import categorical_ranges, effect_map, marginal_effects
 from bayeslmm.formula.random import RandomBlock
 from bayeslmm.formula.statistics import BlockStatistics, spread
 
-__all__ = ["CoefficientDefaults", "EffectDefaults", "coefficient_defaults", "effect_defaults"]
+__all__ = [
+    "CoefficientDefaults",
+    "Defaults",
+    "EffectDefaults",
+    "coefficient_defaults",
+    "response_spread",
+]
 
 #: A column of which the columns before it leave this share or less is a combination of them.
 _ALIASED = 1e-7
@@ -164,7 +172,7 @@ def _triangular(root: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.nda
 def coefficient_defaults(design: Design) -> CoefficientDefaults:
     """The defaults of a design's coefficients."""
     rows = design.statistics
-    scale = 2.5 * (rows.sd_y if rows.sd_y > 0 else 1.0)
+    scale = 2.5 * response_spread(design)
     at = design.intercept_column
     p = len(design.coef_names)
     root = np.diag(rows.spread) if rows.root is None else rows.root.copy()
@@ -279,3 +287,141 @@ def effect_defaults(
 def without_map(defaults: EffectDefaults) -> EffectDefaults:
     """Defaults meant in the formula's columns, as files of earlier versions have them."""
     return replace(defaults, K=np.eye(len(defaults.K)))
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What the defaults of coefficients and of random effects are made from; never changes.
+
+    Attributes
+    ----------
+    keys : tuple of str
+        Of the coefficients' priors.
+    coefficients : CoefficientDefaults
+    factors : tuple of (name, effects, pattern)
+        Of each grouping factor.
+    effects : tuple of EffectDefaults
+    """
+
+    keys: tuple[str, ...]
+    coefficients: CoefficientDefaults
+    factors: tuple[tuple[str, tuple[str, ...], tuple[tuple[int, ...], ...]], ...]
+    effects: tuple[EffectDefaults, ...]
+
+    @classmethod
+    def of(cls, design: Design, keys: tuple[str, ...]) -> Defaults:
+        """The defaults of a design; ``keys`` are those of its coefficients' priors."""
+        blocks, sd_y = design.blocks, response_spread(design)
+        return cls(
+            keys,
+            coefficient_defaults(design),
+            tuple((block.name, tuple(block.effects), block.pattern) for block in blocks),
+            tuple(
+                effect_defaults(design, block, covariates, sd_y)
+                for block, covariates in zip(blocks, design.statistics.blocks, strict=True)
+            ),
+        )
+
+    def combinations(self, is_set: Callable[[str], bool]):
+        """As :meth:`CoefficientDefaults.given`."""
+        return self.coefficients.given(np.array([is_set(key) for key in self.keys], dtype=bool))
+
+    def effects_given(self, is_set: Callable[[str], bool]):
+        """As :meth:`EffectDefaults.given`, per grouping factor."""
+        return [
+            own.given(
+                pattern,
+                np.array([is_set(f"sd({effect} | {name})") for effect in effects], dtype=bool),
+                is_set(f"corr({name})"),
+            )
+            for (name, effects, pattern), own in zip(self.factors, self.effects, strict=True)
+        ]
+
+    def given(self, is_set: Callable[[str], bool]) -> dict[str, dict]:
+        """Default priors of all coefficients and standard deviations, given those that are set.
+
+        As records, see :meth:`bayeslmm.bayes.priors.Prior.to_dict`.
+        """
+        _, mean, sd = self.combinations(is_set)
+        priors: dict[str, dict] = {
+            key: {"name": "Normal", "mu": float(m), "sigma": float(s)}
+            for key, m, s in zip(self.keys, mean, sd, strict=True)
+        }
+        for (name, effects, _), (_, scales) in zip(
+            self.factors, self.effects_given(is_set), strict=True
+        ):
+            for effect, scale in zip(effects, scales, strict=True):
+                key = f"sd({effect} | {name})"
+                priors[key] = {"name": "HalfStudentT", "nu": 3, "sigma": float(scale)}
+        return priors
+
+    def notes(self, is_set: Callable[[str], bool]) -> list[str]:
+        """Lines that say what the defaults are about."""
+        lines = []
+        if "Intercept" in self.keys:
+            lines.append("Intercept: at the means of the predictors")
+        A = self.combinations(is_set)[0]
+        A[[key == "Intercept" for key in self.keys]] = 0.0
+        joint = [key for key, row in zip(self.keys, A, strict=True) if np.sum(row != 0) > 1]
+        if joint:
+            lines.append(
+                f"{listed(joint)}: of the column, where later columns have the earlier ones "
+                "taken out (any shift, scale or coding of the columns gives the same prior)"
+            )
+        for (name, effects, _), (K, _) in zip(
+            self.factors, self.effects_given(is_set), strict=True
+        ):
+            if K is None:
+                continue
+            off = K - np.eye(len(K)) != 0
+            moved = [e for e, row in zip(effects, off, strict=True) if row.any()]
+            by = [e for e, column in zip(effects, off.T, strict=True) if column.any()]
+            lines.append(
+                f"sd({listed(moved)} | {name}) and correlations: where {listed(by)} "
+                f"{'is' if len(by) == 1 else 'are'} at the mean"
+            )
+        return lines
+
+    def alone(self) -> Defaults:
+        """Each coefficient by itself, each effect in its own column: files of version 0.1.0."""
+        own = self.coefficients
+        root = np.diag(np.where(np.arange(len(own.mean)) == own.intercept, 0.0, own.spread))
+        return replace(
+            self,
+            coefficients=replace(own, root=root),
+            effects=tuple(without_map(effect) for effect in self.effects),
+        )
+
+    def to_dict(self) -> dict:
+        """As plain data for a file."""
+        return {
+            "coefficients": self.coefficients.to_dict(),
+            "effects": [own.to_dict() for own in self.effects],
+        }
+
+    def restored(self, record: Mapping) -> Defaults:
+        """These with the numbers of :meth:`to_dict`.
+
+        Raises
+        ------
+        ValueError
+            If they are of other parameters, or not numbers.
+        """
+        try:
+            coefficients = CoefficientDefaults.from_dict(record["coefficients"])
+            effects = tuple(EffectDefaults.from_dict(own) for own in record["effects"])
+        except (AttributeError, KeyError, TypeError, ValueError) as err:
+            raise ValueError("what its default priors were made from is not complete.") from err
+        mine = [self.coefficients, *self.effects]
+        same = len(effects) == len(self.effects) and all(
+            found.fits(own) for found, own in zip([coefficients, *effects], mine, strict=True)
+        )
+        if not same:
+            raise ValueError("what its default priors were made from is of another model.")
+        return replace(self, coefficients=coefficients, effects=effects)
+
+
+def response_spread(design: Design) -> float:
+    """sd(y), or 1 where the response does not vary."""
+    sd_y = design.statistics.sd_y
+    return sd_y if sd_y > 0 else 1.0

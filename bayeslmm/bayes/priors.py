@@ -9,19 +9,13 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from bayeslmm.bayes.defaults import (
-    CoefficientDefaults,
-    EffectDefaults,
-    coefficient_defaults,
-    effect_defaults,
-    without_map,
-)
+from bayeslmm.bayes.defaults import Defaults, response_spread
 from bayeslmm.bayes.effect_maps import EffectMaps
 from bayeslmm.bayes.propriety import reaches_below_zero, refuse_no_distribution
 from bayeslmm.bayes.residual_priors import (
@@ -205,7 +199,7 @@ class Priors(Mapping):
         self._classes = _members(design, family)
         self._interval = (-1.0, 1.0) if design.residual is None else residual_interval(design)
         self._aliases = _pair_aliases(design)
-        self._defaults = _Defaults.of(design)
+        self._defaults = _defaults_of(design)
         defaults = _priors_of(design, self._defaults, family, random)
         self._entries = {key: _Entry(prior, "default") for key, prior in defaults.items()}
         user = {} if user is None else user
@@ -241,9 +235,9 @@ class Priors(Mapping):
 
     def _fill_in(self) -> None:
         """The defaults of what is not set, given what is."""
-        for key, prior in self._defaults.given(self._is_set).items():
+        for key, record in self._defaults.given(self._is_set).items():
             if not self._is_set(key):
-                self._entries[key] = _Entry(prior, "default")
+                self._entries[key] = _Entry(Prior.from_dict(record), "default")
 
     def _is_set(self, key: str) -> bool:
         return key in self._entries and self._entries[key].source != "default"
@@ -405,11 +399,21 @@ def default_priors(
     dict of str to Prior
         In the order in which parameters are printed.
     """
-    return _priors_of(design, _Defaults.of(design), family, random)
+    return _priors_of(
+        design,
+        _defaults_of(design),
+        family,
+        random,
+    )
 
 
-def _priors_of(design: Design, defaults: _Defaults, family: str, random: str) -> dict[str, Prior]:
-    scaled = defaults.given(lambda key: False)
+def _defaults_of(design: Design) -> Defaults:
+    return Defaults.of(design, tuple(coef_key(name) for name in design.coef_names))
+
+
+def _priors_of(design: Design, defaults: Defaults, family: str, random: str) -> dict[str, Prior]:
+    records = defaults.given(lambda key: False)
+    scaled = {key: Prior.from_dict(record) for key, record in records.items()}
     priors = {key: scaled[key] for key in defaults.keys}
     for block in design.blocks:
         priors |= {key: scaled[key] for key in component_names(block) if key in scaled}
@@ -417,7 +421,7 @@ def _priors_of(design: Design, defaults: _Defaults, family: str, random: str) ->
             priors[f"corr({block.name})"] = Prior("LKJ", eta=2)
         if random == "student":
             priors[f"nu({block.name})"] = Prior("Gamma", **_NU)
-    priors |= residual_priors(design, _sd_y(design))
+    priors |= residual_priors(design, response_spread(design))
     for covariate in design.modeled:
         observed = covariate.observed
         center, size = float(np.mean(observed)), np.max(np.abs(observed))
@@ -427,138 +431,6 @@ def _priors_of(design: Design, defaults: _Defaults, family: str, random: str) ->
     if family == "student":
         priors["nu"] = Prior("Gamma", **_NU)
     return priors
-
-
-def _sd_y(design: Design) -> float:
-    return design.statistics.sd_y if design.statistics.sd_y > 0 else 1.0
-
-
-@dataclass(frozen=True)
-class _Defaults:
-    """What the defaults of coefficients and of random effects are made from; never changes.
-
-    Attributes
-    ----------
-    keys : tuple of str
-        Of the coefficients' priors.
-    coefficients : CoefficientDefaults
-    factors : tuple of (name, effects, pattern)
-        Of each grouping factor.
-    effects : tuple of EffectDefaults
-    """
-
-    keys: tuple[str, ...]
-    coefficients: CoefficientDefaults
-    factors: tuple[tuple[str, tuple[str, ...], tuple[tuple[int, ...], ...]], ...]
-    effects: tuple[EffectDefaults, ...]
-
-    @classmethod
-    def of(cls, design: Design) -> _Defaults:
-        blocks, sd_y = design.blocks, _sd_y(design)
-        return cls(
-            tuple(coef_key(name) for name in design.coef_names),
-            coefficient_defaults(design),
-            tuple((block.name, tuple(block.effects), block.pattern) for block in blocks),
-            tuple(
-                effect_defaults(design, block, covariates, sd_y)
-                for block, covariates in zip(blocks, design.statistics.blocks, strict=True)
-            ),
-        )
-
-    def combinations(self, is_set: Callable[[str], bool]):
-        """As :meth:`CoefficientDefaults.given`."""
-        return self.coefficients.given(np.array([is_set(key) for key in self.keys], dtype=bool))
-
-    def effects_given(self, is_set: Callable[[str], bool]):
-        """As :meth:`EffectDefaults.given`, per grouping factor."""
-        return [
-            own.given(
-                pattern,
-                np.array([is_set(f"sd({effect} | {name})") for effect in effects], dtype=bool),
-                is_set(f"corr({name})"),
-            )
-            for (name, effects, pattern), own in zip(self.factors, self.effects, strict=True)
-        ]
-
-    def given(self, is_set: Callable[[str], bool]) -> dict[str, Prior]:
-        """Default priors of all coefficients and standard deviations, given those that are set."""
-        _, mean, sd = self.combinations(is_set)
-        priors = {
-            key: Prior("Normal", mu=float(m), sigma=float(s))
-            for key, m, s in zip(self.keys, mean, sd, strict=True)
-        }
-        for (name, effects, _), (_, scales) in zip(
-            self.factors, self.effects_given(is_set), strict=True
-        ):
-            for effect, scale in zip(effects, scales, strict=True):
-                key = f"sd({effect} | {name})"
-                priors[key] = Prior("HalfStudentT", nu=3, sigma=float(scale))
-        return priors
-
-    def notes(self, is_set: Callable[[str], bool]) -> list[str]:
-        """Lines that say what the defaults are about."""
-        lines = []
-        if "Intercept" in self.keys:
-            lines.append("Intercept: at the means of the predictors")
-        A = self.combinations(is_set)[0]
-        A[[key == "Intercept" for key in self.keys]] = 0.0
-        joint = [key for key, row in zip(self.keys, A, strict=True) if np.sum(row != 0) > 1]
-        if joint:
-            lines.append(
-                f"{listed(joint)}: of the column, where later columns have the earlier ones "
-                "taken out (any shift, scale or coding of the columns gives the same prior)"
-            )
-        for (name, effects, _), (K, _) in zip(
-            self.factors, self.effects_given(is_set), strict=True
-        ):
-            if K is None:
-                continue
-            off = K - np.eye(len(K)) != 0
-            moved = [e for e, row in zip(effects, off, strict=True) if row.any()]
-            by = [e for e, column in zip(effects, off.T, strict=True) if column.any()]
-            lines.append(
-                f"sd({listed(moved)} | {name}) and correlations: where {listed(by)} "
-                f"{'is' if len(by) == 1 else 'are'} at the mean"
-            )
-        return lines
-
-    def alone(self) -> _Defaults:
-        """Each coefficient by itself, each effect in its own column: files of version 0.1.0."""
-        own = self.coefficients
-        root = np.diag(np.where(np.arange(len(own.mean)) == own.intercept, 0.0, own.spread))
-        return replace(
-            self,
-            coefficients=replace(own, root=root),
-            effects=tuple(without_map(effect) for effect in self.effects),
-        )
-
-    def to_dict(self) -> dict:
-        """As plain data for a file."""
-        return {
-            "coefficients": self.coefficients.to_dict(),
-            "effects": [own.to_dict() for own in self.effects],
-        }
-
-    def restored(self, record: Mapping) -> _Defaults:
-        """These with the numbers of :meth:`to_dict`.
-
-        Raises
-        ------
-        ValueError
-            If they are of other parameters, or not numbers.
-        """
-        try:
-            coefficients = CoefficientDefaults.from_dict(record["coefficients"])
-            effects = tuple(EffectDefaults.from_dict(own) for own in record["effects"])
-        except (AttributeError, KeyError, TypeError, ValueError) as err:
-            raise ValueError("what its default priors were made from is not complete.") from err
-        mine = [self.coefficients, *self.effects]
-        same = len(effects) == len(self.effects) and all(
-            found.fits(own) for found, own in zip([coefficients, *effects], mine, strict=True)
-        )
-        if not same:
-            raise ValueError("what its default priors were made from is of another model.")
-        return replace(self, coefficients=coefficients, effects=effects)
 
 
 def coef_key(name: str) -> str:
