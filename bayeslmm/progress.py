@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
+from importlib.util import find_spec
 
 __all__ = ["progress", "watched"]
 
@@ -13,7 +14,9 @@ _PATIENCE = 2.0
 
 
 def _somebody_looks() -> bool:
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
+    if "ipykernel" in sys.modules:  # where a bar without ipywidgets is a warning and no bar
+        return find_spec("ipywidgets") is not None
+    return sys.stderr.isatty()
 
 
 def progress[T](items: Iterable[T], label: str, *, show: bool = True) -> Iterator[T]:
