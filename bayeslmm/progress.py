@@ -19,15 +19,27 @@ def _somebody_looks() -> bool:
     return sys.stderr.isatty()
 
 
-def progress[T](items: Iterable[T], label: str, *, show: bool = True) -> Iterator[T]:
-    """Iterate with a progress bar on a terminal or in a notebook."""
+def progress[T](
+    items: Iterable[T], label: str, *, show: bool = True, total: int | None = None
+) -> Iterator[T]:
+    """Iterate with a progress bar on a terminal or in a notebook.
+
+    Parameters
+    ----------
+    items : iterable
+    label : str
+    show : bool
+    total : int, optional
+        How many there are, where they do not say themselves.
+    """
     if not (show and _somebody_looks()):
         yield from items
         return
     from rich.console import Console
     from rich.progress import track
 
-    yield from track(items, description=label, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    yield from track(items, description=label, total=total, console=console, transient=True)
 
 
 def watched[T: Sized](

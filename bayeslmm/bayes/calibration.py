@@ -36,6 +36,7 @@ from bayeslmm.gaussian import (
     draw_levels,
     single_threaded_blas,
 )
+from bayeslmm.progress import progress
 
 if TYPE_CHECKING:
     from bayeslmm.model import LMM
@@ -190,7 +191,8 @@ def sbc(
     seeds = np.random.SeedSequence(random_seed).spawn(n_sims)
     workers = cores or os.cpu_count() or 1
     with single_threaded_blas(), ThreadPoolExecutor(workers) as pool:
-        results = list(_tracked(pool.map(simulator.run, seeds), n_sims, progressbar))
+        found = pool.map(simulator.run, seeds)
+        results = list(progress(found, "Calibrating", total=n_sims, show=progressbar))
     ranks = pd.DataFrame([r[0] for r in results], columns=simulator.names)
     truth = pd.DataFrame([r[1] for r in results], columns=simulator.names)
     known = [key for key, prior in model.priors.items() if prior.name == "Fixed"]
@@ -358,11 +360,3 @@ def _check(model: LMM, n_sims: int, method: str, n_draws: int) -> None:
         )
     if obstacle := marginal_obstacle(model.design, model.priors):
         raise PriorError(f"Calibration samples the marginal posterior, but {obstacle}.")
-
-
-def _tracked(results, total: int, progressbar: bool):
-    if not progressbar:
-        return results
-    from rich.progress import track
-
-    return track(results, description="Calibrating", total=total, transient=True)

@@ -39,6 +39,7 @@ from bayeslmm.gaussian import (
 from bayeslmm.gaussian.correlations import correlations_from_factors
 from bayeslmm.likelihood.optimize import optimize
 from bayeslmm.likelihood.satterthwaite import satterthwaite_df, variance_curvature
+from bayeslmm.progress import progress
 from bayeslmm.reanalysis.designs import Rows, resize
 from bayeslmm.reanalysis.effects import Effect, split_effect
 from bayeslmm.reanalysis.integrated import EffectLikelihood
@@ -215,7 +216,9 @@ def assurance(
     ]
     with single_threaded_blas(), ThreadPoolExecutor(workers) as pool:
         done = pool.map(lambda job: job[0].run(job[1]), jobs)
-        results = np.array(list(_tracked(done, len(jobs), progressbar)))
+        results = np.array(
+            list(progress(done, "Simulating studies", total=len(jobs), show=progressbar))
+        )
     results = results.reshape(len(sizes), n_sims, -1)
     return Assurance(
         _summary(sizes, studies, results),
@@ -544,16 +547,3 @@ def _sizes(n_groups) -> list[int]:
 def _check_count(name: str, value, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}.")
-
-
-def _tracked(results, total: int, progressbar: bool):
-    import sys
-
-    if not (progressbar and (sys.stderr.isatty() or "ipykernel" in sys.modules)):
-        return results
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(
-        results, "Simulating studies", total=total, console=Console(stderr=True), transient=True
-    )
