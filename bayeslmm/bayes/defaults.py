@@ -48,6 +48,10 @@ __all__ = [
 
 #: A column of which the columns before it leave this share or less is a combination of them.
 _ALIASED = 1e-7
+#: Sums this small beside what is summed are zero.
+_ROUNDING = 1e-12
+#: Coefficients that a note names one by one.
+_FEW = 4
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,9 @@ class CoefficientDefaults:
                 break
             A[j] = along[row] / R[row, row]
             A[j, basis[:row]], A[j, j] = 0.0, 1.0
+            size = np.abs(A[j]) @ np.abs(self.mean)
             mean[j] = A[j] @ self.mean
+            mean[j] = 0.0 if abs(mean[j]) <= _ROUNDING * size else mean[j]
             sd[j] = self.scale / abs(R[row, row])
         if self.intercept is not None:
             at = self.intercept
@@ -364,8 +370,9 @@ class Defaults:
         A[[key == "Intercept" for key in self.keys]] = 0.0
         joint = [key for key, row in zip(self.keys, A, strict=True) if np.sum(row != 0) > 1]
         if joint:
+            which = listed(joint) if len(joint) <= _FEW else "Other coefficients by default"
             lines.append(
-                f"{listed(joint)}: of the column, where later columns have the earlier ones "
+                f"{which}: of the column, where later columns have the earlier ones "
                 "taken out (any shift, scale or coding of the columns gives the same prior)"
             )
         for (name, effects, _), (K, _) in zip(
