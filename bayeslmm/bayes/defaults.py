@@ -48,7 +48,7 @@ __all__ = [
 
 #: A column of which the columns before it leave this share or less is a combination of them.
 _ALIASED = 1e-7
-#: Sums this small beside what is summed are zero.
+#: Prior means this small beside their standard deviation are rounding errors of zero.
 _ROUNDING = 1e-12
 #: Coefficients that a note names one by one.
 _FEW = 4
@@ -111,10 +111,9 @@ class CoefficientDefaults:
                 break
             A[j] = along[row] / R[row, row]
             A[j, basis[:row]], A[j, j] = 0.0, 1.0
-            size = np.abs(A[j]) @ np.abs(self.mean)
-            mean[j] = A[j] @ self.mean
-            mean[j] = 0.0 if abs(mean[j]) <= _ROUNDING * size else mean[j]
             sd[j] = self.scale / abs(R[row, row])
+            mean[j] = A[j] @ self.mean
+            mean[j] = 0.0 if abs(mean[j]) <= _ROUNDING * sd[j] else mean[j]
         if self.intercept is not None:
             at = self.intercept
             A[at] = self.means
