@@ -542,6 +542,7 @@ def test_transformed_predictors_are_drawn_as_curves_over_the_column(sleepstudy):
 
 def test_axes_given_are_drawn_on_and_no_figure_is_made():
     fit = reml_of(*SLOPES)
+    plt.close("all")  # those of other tests
     figure, (left, right) = plt.subplots(1, 2, layout="constrained")
     assert fit.plot_trajectories(ax=left) is left
     assert fit.plot_shrinkage(ax=right) is right
