@@ -6,7 +6,7 @@ K Sigma K' is that of the formula's effects, b = K b_c. See :mod:`bayeslmm.bayes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     from bayeslmm.formula import Design
 
-__all__ = ["EffectMaps", "lower_root"]
+__all__ = ["EffectMaps"]
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,27 @@ class EffectMaps:
         sds : (n, m) array
         factors : sequence of (n, q_k, q_k) arrays
         """
+        from bayeslmm.gaussian import lower_root
+
         if not self.needed:
             return sds, factors
         pairs = zip(self.matrices, factors, strict=True)
         moved = [F if K is None else lower_root(K @ F) for K, F in pairs]
         return np.concatenate([np.linalg.norm(F, axis=2) for F in moved], axis=1), moved
 
+    def flat_to_formula(
+        self, sds: np.ndarray, F: np.ndarray, split: Callable[[np.ndarray], list[np.ndarray]]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As :meth:`to_formula`, of flat factors (n, sum q_k^2), which ``split`` takes apart."""
+        if not self.needed:
+            return sds, F
+        sds, factors = self.to_formula(sds, split(F))
+        return sds, np.concatenate([L.reshape(len(F), -1) for L in factors], axis=1)
+
     def from_formula(self, factors: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Factors (..., q_k, q_k) of Sigma from those of K Sigma K'."""
+        from bayeslmm.gaussian import lower_root
+
         return [
             F if K is None else lower_root(np.linalg.solve(K, F))
             for F, K in zip(factors, self.matrices or (None,) * len(factors), strict=True)
@@ -91,10 +104,3 @@ class EffectMaps:
             return list(b)
         pairs = zip(b, self.matrices, strict=True)
         return [part if K is None else part @ K.T for part, K in pairs]
-
-
-def lower_root(A: np.ndarray) -> np.ndarray:
-    """Lower triangular L with L L' = A A' and no negative diagonal, (..., q, q)."""
-    R = np.linalg.qr(np.swapaxes(A, -1, -2), mode="r")
-    sign = np.where(np.diagonal(R, axis1=-2, axis2=-1) < 0, -1.0, 1.0)
-    return np.swapaxes(R * sign[..., None], -1, -2)

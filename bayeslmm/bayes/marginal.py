@@ -251,10 +251,7 @@ class MarginalDensity:
         Of the effects in the formula's columns.
         """
         sds, F, sigma = self.computed(X)
-        if not self.maps.needed:
-            return sds, F, sigma
-        sds, factors = self.maps.to_formula(sds, self.factors(F))
-        return sds, np.concatenate([f.reshape(len(F), -1) for f in factors], axis=1), sigma
+        return *self.maps.flat_to_formula(sds, F, self.factors), sigma
 
     def factors(self, F: np.ndarray) -> list[np.ndarray]:
         """(n, q_k, q_k) factors of each grouping factor from flat ones (n, sum q_k^2)."""

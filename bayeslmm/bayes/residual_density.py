@@ -241,10 +241,7 @@ class ResidualDensity:
 
     def to_formula(self, sds: np.ndarray, F: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Standard deviations and flat factors in the formula's columns."""
-        if not self.maps.needed:
-            return sds, F
-        sds, factors = self.maps.to_formula(sds, self.problem.split(F))
-        return sds, np.concatenate([f.reshape(len(F), -1) for f in factors], axis=1)
+        return self.maps.flat_to_formula(sds, F, self.problem.split)
 
     def computed(self, X: np.ndarray):
         """sds (n, m), flat factors (n, f), eta (n, s) and c (n, k) at rows of X.

@@ -50,6 +50,7 @@ _HOME = {
     "diagonal_positions": "patterns",
     "initial_theta": "patterns",
     "lower_factor": "patterns",
+    "lower_root": "patterns",
     "n_parameters": "patterns",
     "pack_theta": "patterns",
     "unpack_theta": "patterns",

@@ -151,6 +151,13 @@ def covariance_gradient_to_theta(
     return np.concatenate(parts)
 
 
+def lower_root(A: np.ndarray) -> np.ndarray:
+    """Lower triangular L with L L' = A A' and no negative diagonal, (..., q, q)."""
+    R = np.linalg.qr(np.swapaxes(A, -1, -2), mode="r")
+    sign = np.where(np.diagonal(R, axis1=-2, axis2=-1) < 0, -1.0, 1.0)
+    return np.swapaxes(R * sign[..., None], -1, -2)
+
+
 def lower_factor(Sigma: np.ndarray) -> np.ndarray:
     """Lower triangular L with L L' = Sigma, for positive *semi*definite Sigma.
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from bayeslmm.gaussian import (
     Problem,
+    lower_root,
     pack_theta,
     profiled_covariance_gradient,
     profiled_criterion,
@@ -116,13 +117,7 @@ def _decorrelating(problem: Problem) -> list[np.ndarray | None] | None:
 
 def _mapped(Ls, Ks, how) -> list[np.ndarray]:
     """Lower triangular factors of K L L' K', or with K^-1 in place of K."""
-    out = []
-    for L, K in zip(Ls, Ks, strict=True):
-        if K is not None:
-            R = np.linalg.qr(how(K, L).T, mode="r")
-            L = (R * np.where(np.diag(R) < 0, -1.0, 1.0)[:, None]).T
-        out.append(L)
-    return out
+    return [L if K is None else lower_root(how(K, L)) for L, K in zip(Ls, Ks, strict=True)]
 
 
 def _optimize(problem: Problem, reml: bool, start: np.ndarray | None) -> Optimum:

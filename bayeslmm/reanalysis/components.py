@@ -25,10 +25,20 @@ from bayeslmm.gaussian import single_threaded_blas
 if TYPE_CHECKING:
     from bayeslmm.model import LMM
 
-__all__ = ["chain_error", "component_position", "log_component_bayes_factor", "log_evidences_ratio"]
+__all__ = [
+    "BREAKS",
+    "averaged_density",
+    "component_position",
+    "log_component_bayes_factor",
+    "log_evidences_ratio",
+    "quadrature",
+    "thinned",
+]
 
 #: Draws the quadrature is repeated for, and nodes per panel.
 _DRAWS = 400
+#: Probabilities of the draws' quantiles between which panels of a quadrature lie.
+BREAKS = (0.0005, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.9995)
 _NODES = 10
 
 #: This small beside its typical value, a standard deviation is zero.
@@ -75,7 +85,7 @@ def log_component_bayes_factor(
     """
     prior_at_zero = _log_prior_at_zero(density, position)
     flat = x.reshape(-1, x.shape[-1])
-    chosen = np.linspace(0, len(flat) - 1, min(_DRAWS, len(flat))).astype(int)
+    chosen = thinned(len(flat))
     s, weights = _panels(np.exp(flat[:, position]), nodes)
     log_s = np.log(s)
     terms = np.empty(len(chosen))
@@ -88,10 +98,29 @@ def log_component_bayes_factor(
             zero = values[0]
             log_mass = np.logaddexp.reduce(values[1:] + np.log(weights[1:]))
             terms[i] = zero - log_mass
+    log_density, error = averaged_density(terms, x.shape[0], effective)
+    return prior_at_zero - log_density, error
+
+
+def thinned(n: int) -> np.ndarray:
+    """Positions of the draws that a quadrature is repeated for."""
+    return np.linspace(0, n - 1, min(_DRAWS, n)).astype(int)
+
+
+def averaged_density(terms: np.ndarray, chains: int, effective: float) -> tuple[float, float]:
+    """Log of the mean of densities from their logs, and its Monte Carlo standard error.
+
+    Parameters
+    ----------
+    terms : (n,) array
+        Log densities given thinned draws, chain after chain.
+    chains : int
+    effective : float
+        Effective draws behind resampled ones.
+    """
     terms = np.where(np.isfinite(terms), terms, -np.inf)
     log_density = float(np.logaddexp.reduce(terms) - np.log(len(terms)))
-    relative = np.exp(terms - log_density)
-    return prior_at_zero - log_density, chain_error(relative, x.shape[0], effective)
+    return log_density, _chain_error(np.exp(terms - log_density), chains, effective)
 
 
 @dataclass(frozen=True)
@@ -185,17 +214,22 @@ def _log_prior_at_zero(density: MarginalDensity, position: int) -> float:
 
 def _panels(sd: np.ndarray, nodes: int) -> tuple[np.ndarray, np.ndarray]:
     """Zero (first) and Gauss-Legendre nodes with weights, panels set by the draws."""
-    breaks = np.quantile(sd, [0.0005, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.9995])
+    breaks = np.quantile(sd, BREAKS)
     low, high = breaks[0], breaks[-1]
     edges = np.unique([0.0, 0.25 * low, 0.5 * low, *breaks, 1.5 * high, 3 * high, 8 * high])
-    node, weight = np.polynomial.legendre.leggauss(nodes)
-    half = 0.5 * np.diff(edges)[:, None]
-    middle = 0.5 * (edges[1:] + edges[:-1])[:, None]
-    s, w = (middle + half * node).ravel(), (half * weight).ravel()
+    s, w = quadrature(edges, nodes)
     return np.append(_ZERO * breaks[4], s), np.append(0.0, w)
 
 
-def chain_error(relative: np.ndarray, chains: int, effective: float = np.inf) -> float:
+def quadrature(edges: np.ndarray, nodes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gauss-Legendre points and weights of every panel between the edges."""
+    node, weight = np.polynomial.legendre.leggauss(nodes)
+    half = 0.5 * np.diff(edges)[:, None]
+    middle = 0.5 * (edges[1:] + edges[:-1])[:, None]
+    return (middle + half * node).ravel(), (half * weight).ravel()
+
+
+def _chain_error(relative: np.ndarray, chains: int, effective: float = np.inf) -> float:
     """Standard error of the mean of thinned draws, autocorrelation and resampling included."""
     from arviz_stats.base import array_stats
 

@@ -16,15 +16,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayeslmm.bayes.marginal import MarginalDensity
-from bayeslmm.gaussian import single_threaded_blas
-from bayeslmm.reanalysis.components import chain_error
+from bayeslmm.gaussian import lower_root, single_threaded_blas
+from bayeslmm.reanalysis.components import (
+    BREAKS,
+    averaged_density,
+    quadrature,
+    thinned,
+)
 
 if TYPE_CHECKING:
     from bayeslmm.model import LMM
 
 __all__ = ["CorrelationPair", "correlation_pair", "log_correlation_bayes_factor"]
 
-_DRAWS = 400
 _NODES = 10
 
 #: atanh of the largest correlation looked at: nearer to one nothing can be told in doubles.
@@ -105,7 +109,7 @@ def log_correlation_bayes_factor(
     # exponent of the pair's (1 - z^2) in atanh z: that of the first column
     a = float(density.exponent[here[0]])
     flat = x.reshape(-1, x.shape[-1])
-    chosen = np.linspace(0, len(flat) - 1, min(_DRAWS, len(flat))).astype(int)
+    chosen = thinned(len(flat))
     moved = _reordered(flat[np.ix_(chosen, at)], pair.order)
     u, weights = _panels(moved[:, 0], nodes)
     back = tuple(np.argsort(pair.order))
@@ -120,11 +124,9 @@ def log_correlation_bayes_factor(
             own = _log_sech(points[:, at]) @ (2.0 * density.exponent[here])
             values = density.values(points) - own + 2.0 * a * _log_sech(u)
             terms[k] = values[0] - np.logaddexp.reduce(values[1:] + np.log(weights[1:]))
-    terms = np.where(np.isfinite(terms), terms, -np.inf)
-    log_density = float(np.logaddexp.reduce(terms) - np.log(len(terms)))
+    log_density, error = averaged_density(terms, x.shape[0], effective)
     # d atanh z / dz is one at zero
     at_prior = -((2 * a - 1) * log(2.0) + 2 * lgamma(a) - lgamma(2 * a))
-    error = chain_error(np.exp(terms - log_density), x.shape[0], effective)
     return at_prior - log_density, error
 
 
@@ -147,8 +149,7 @@ def _reordered(u: np.ndarray, order: tuple[int, ...]) -> np.ndarray:
             left[:, i] *= 1.0 - z[:, at] ** 2
             at += 1
     # the same rows in another order, made triangular by a rotation
-    turned = np.linalg.qr(L[:, list(order)].transpose(0, 2, 1), mode="r").transpose(0, 2, 1)
-    turned = turned * np.where(np.diagonal(turned, axis1=1, axis2=2) < 0, -1.0, 1.0)[:, None]
+    turned = lower_root(L[:, list(order)])
     rest = np.sqrt(np.cumsum(turned[:, :, ::-1] ** 2, axis=2)[:, :, ::-1])
     ratios = [turned[:, i, j] / rest[:, i, j] for j in range(q) for i in range(j + 1, q)]
     return np.arctanh(np.clip(np.stack(ratios, axis=1), -1 + 1e-15, 1 - 1e-15))
@@ -156,13 +157,10 @@ def _reordered(u: np.ndarray, order: tuple[int, ...]) -> np.ndarray:
 
 def _panels(u: np.ndarray, nodes: int) -> tuple[np.ndarray, np.ndarray]:
     """Zero (first) and Gauss-Legendre nodes with weights, panels set by the draws."""
-    breaks = np.quantile(u, [0.0005, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.9995])
+    breaks = np.quantile(u, BREAKS)
     width = max(breaks[-1] - breaks[0], 1e-3)
     out = width * np.array([0.15, 0.5, 1.0, 2.0, 4.0, 8.0])
     edges = np.concatenate([breaks[0] - out, breaks, breaks[-1] + out, [-_FARTHEST, _FARTHEST]])
     edges = np.unique(np.clip(edges, -_FARTHEST, _FARTHEST))
-    node, weight = np.polynomial.legendre.leggauss(nodes)
-    half = 0.5 * np.diff(edges)[:, None]
-    middle = 0.5 * (edges[1:] + edges[:-1])[:, None]
-    points, w = (middle + half * node).ravel(), (half * weight).ravel()
+    points, w = quadrature(edges, nodes)
     return np.append(0.0, points), np.append(0.0, w)

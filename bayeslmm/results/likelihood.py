@@ -26,7 +26,6 @@ from bayeslmm.likelihood.kenward_roger import kenward_roger
 from bayeslmm.likelihood.optimize import Optimum
 from bayeslmm.likelihood.satterthwaite import VarianceCurvature, variance_curvature
 from bayeslmm.results.contrasts import contextual_contrast, contrast_matrix
-from bayeslmm.results.estimability import undetermined
 from bayeslmm.results.plotting import FitPlots
 from bayeslmm.results.prediction import likelihood_prediction, row_weights
 from bayeslmm.results.tables import check_level, format_table
@@ -256,7 +255,9 @@ class LikelihoodFit(FitPlots):
 
     def _estimable(self, rows: np.ndarray) -> np.ndarray:
         """Which combinations do not depend on how aliased columns are resolved, shape (k,)."""
-        return ~undetermined(self.model, rows).any(axis=1)
+        if not self.model.aliased:  # nothing to decompose
+            return np.ones(len(rows), dtype=bool)
+        return self.column_space.estimable(rows)
 
     def inference(self, ddf: str = "satterthwaite") -> Inference:
         """The test machinery for one choice of degrees of freedom.
