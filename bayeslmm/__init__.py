@@ -17,12 +17,12 @@ __version__ = "0.1.0"
 # and ArviZ are imported only by what needs them.
 _HOMES = {
     "LMM": "bayeslmm.model",
-    "Prior": "bayeslmm.bayes.priors",
-    "Priors": "bayeslmm.bayes.priors",
-    "PosteriorFit": "bayeslmm.results.posterior",
-    "LikelihoodFit": "bayeslmm.results.likelihood",
+    "Prior": "bayeslmm.priors.table",
+    "Priors": "bayeslmm.priors.table",
+    "PosteriorFit": "bayeslmm.fits.posterior",
+    "LikelihoodFit": "bayeslmm.fits.likelihood",
     "compare_estimates": "bayeslmm.results.comparison",
-    "compare_models": "bayeslmm.results.model_comparison",
+    "compare_models": "bayeslmm.fits.model_comparison",
     "likelihood_ratio_test": "bayeslmm.results.likelihood_ratio",
     "reanalyze": "bayeslmm.reanalysis.reanalyze",
     "reanalyze_estimate": "bayeslmm.reanalysis.published",

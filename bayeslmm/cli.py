@@ -75,7 +75,7 @@ def fit(
 ) -> None:
     """Fit a model and print its tables. Files that are large are read in batches."""
     from bayeslmm import LMM, FileFormatError
-    from bayeslmm.model import describe_design
+    from bayeslmm.formula.description import describe_design
     from bayeslmm.results.tables import check_level
 
     check_level(level)

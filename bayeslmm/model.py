@@ -11,36 +11,32 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bayeslmm.assembly import prepared_problem, reduce_rows, structured_problem
 from bayeslmm.bayes.choice import METHODS, PARAMETERIZATIONS, fit_posterior
 from bayeslmm.bayes.names import ModelNames, model_names
-from bayeslmm.bayes.priors import Prior, Priors
+from bayeslmm.bayes.streams import seed_of
 from bayeslmm.errors import (
     DataError,
     DataWarning,
     ModelWarning,
-    SamplingError,
     SamplingWarning,
     listed,
 )
 from bayeslmm.formula import Design, build_design
 from bayeslmm.formula.checks import check_design
+from bayeslmm.formula.description import describe_design
+from bayeslmm.priors.table import Prior, Priors
 
 if TYPE_CHECKING:
     import pymc as pm
     import xarray as xr
 
-    from bayeslmm.gaussian import CovariancePattern, CrossProducts, FactorRows, Problem
-    from bayeslmm.residual.base import StructuredProblem
-    from bayeslmm.residual.blocks import Blocks
-    from bayeslmm.residual.cells import CellProblem
-    from bayeslmm.residual.problem import BlockProblem
-    from bayeslmm.results.likelihood import LikelihoodFit
-    from bayeslmm.results.posterior import PosteriorFit
+    from bayeslmm.fits.likelihood import LikelihoodFit
+    from bayeslmm.fits.posterior import PosteriorFit
+    from bayeslmm.gaussian import CrossProducts, Problem
+    from bayeslmm.gaussian.system import StructuredProblem
 
 __all__ = ["LMM"]
-
-#: Unequal variances of so few rows in a block, and in all, are evaluated block by block.
-_SMALL_BLOCK, _FEW_ROWS = 30, 2000
 
 #: A column of which other columns leave less than this share of its length deserves a warning.
 _HARDLY_LEFT = 1e-5
@@ -313,9 +309,9 @@ class LMM:
         >>> post.fixef().round(-1)["mean"].tolist()
         [250.0, 10.0]
         """
+        from bayeslmm.fits.fitting import refuse_perfect_model, refuse_perfect_posterior
+        from bayeslmm.fits.posterior import PosteriorFit
         from bayeslmm.reanalysis.conflicts import conflicting_priors
-        from bayeslmm.results.fitting import refuse_perfect_model, refuse_perfect_posterior
-        from bayeslmm.results.posterior import PosteriorFit
 
         _one_of("method", method, METHODS)
         _one_of("parameterization", parameterization, PARAMETERIZATIONS)
@@ -367,7 +363,7 @@ class LMM:
         >>> round(fit.loglik, 3)
         -871.814
         """
-        from bayeslmm.results.fitting import likelihood_fit
+        from bayeslmm.fits.fitting import likelihood_fit
 
         return likelihood_fit(self, reml=True)
 
@@ -379,7 +375,7 @@ class LMM:
         >>> round(model.ml().loglik, 2)
         -875.97
         """
-        from bayeslmm.results.fitting import likelihood_fit
+        from bayeslmm.fits.fitting import likelihood_fit
 
         return likelihood_fit(self, reml=False)
 
@@ -511,192 +507,6 @@ def _design_of(data, formula: str, *, residual, sigma, **options) -> Design:
     return build(formula, data, **options)
 
 
-def reduce_rows(design: Design, *, y=None, columns=slice(None)) -> CrossProducts:
-    """Cross-products of a design's rows, the offset subtracted from the response.
-
-    Parameters
-    ----------
-    design : Design
-    y : ndarray, shape (n,), optional
-        Another response of the same rows.
-    columns : index
-        Coefficients to keep, such as those that are not aliased.
-    """
-    from bayeslmm.gaussian import CrossProducts
-
-    if not design.rows_in_memory and y is None:
-        return design.cross_products.with_columns(np.arange(len(design.coef_names))[columns])
-    response = (design.y if y is None else y) - design.offset
-    return CrossProducts.from_rows(
-        response, design.X[:, columns], factor_rows(design), weights=design.weights
-    )
-
-
-def structured_problem(
-    design: Design, *, columns=slice(None), route: str = "auto"
-) -> StructuredProblem:
-    """A design with structured residuals, laid out for evaluation.
-
-    Parameters
-    ----------
-    design : Design
-    columns : index
-        Coefficients to keep.
-    route : {"auto", "blocks", "cells"}
-        Dense blocks of rows, or cross-products cell by cell where residuals are independent.
-
-    Raises
-    ------
-    DataError
-        If random effects join too many rows into one block, and there are no cells.
-    """
-    from bayeslmm.residual.blocks import LARGEST_BLOCK, largest_block
-
-    residual, factors = design.residual, factor_rows(design)
-    size = largest_block(residual.rows.group, factors)
-    if route == "auto":
-        small = size <= _SMALL_BLOCK and design.n_rows <= _FEW_ROWS
-        route = "cells" if residual.kind == "independent" and not small else "blocks"
-    if route == "cells":
-        return _cell_problem(design, factors, columns)
-    if size > LARGEST_BLOCK:
-        joined = ", ".join(block.name for block in design.blocks) or residual.factor.name
-        raise DataError(
-            f"{joined} join {size} rows into one block whose covariance would be a dense "
-            f"{size} x {size} matrix (at most {LARGEST_BLOCK}). Beside correlated residuals, group "
-            "random effects by the residual's own groups or by few rows above them: leave out "
-            "crossed factors, or make them fixed effects."
-        )
-    return _block_problem(design, factors, columns)
-
-
-def _cell_problem(design: Design, factors: list[FactorRows], columns) -> CellProblem:
-    from bayeslmm.gaussian import single_threaded_blas
-    from bayeslmm.residual.cells import TooManyCellsError, prepare_cells
-    from bayeslmm.residual.structures import make_structure
-
-    rows = design.residual.rows
-    try:
-        with single_threaded_blas():
-            return prepare_cells(
-                design.y - design.offset,
-                design.X[:, columns],
-                factors,
-                covariance_patterns(design),
-                make_structure("independent", rows.group, rows.time, 0, 1),
-                rows.scale,
-                design.weights,
-            )
-    except TooManyCellsError as err:
-        raise DataError(
-            f'sigma="~ {design.residual.syntax.sigma}": {err}, too many for memory. Use a formula '
-            "with fewer different values, such as rounded ones."
-        ) from None
-
-
-def _block_problem(design: Design, factors: list[FactorRows], columns) -> BlockProblem:
-    from bayeslmm.residual.problem import prepare_blocks
-    from bayeslmm.residual.structures import make_structure
-
-    residual, rows = design.residual, design.residual.rows
-    structure = make_structure(
-        residual.kind, rows.group, rows.time, len(residual.times), residual.largest_group
-    )
-    return prepare_blocks(
-        design.y - design.offset,
-        design.X[:, columns],
-        factors,
-        covariance_patterns(design),
-        structure,
-        rows.group,
-        rows.time,
-        rows.scale,
-        design.weights,
-    )
-
-
-def residual_blocks(design: Design) -> Blocks:
-    """Blocks of rows whose residuals are correlated, whatever random effects join them."""
-    from bayeslmm.residual.blocks import make_blocks
-    from bayeslmm.residual.structures import STRUCTURES
-
-    residual, rows = design.residual, design.residual.rows
-    made = STRUCTURES[residual.kind]
-    return make_blocks(
-        rows.group,
-        rows.time if made.uses_time else np.zeros(design.n_rows),
-        rows.scale,
-        design.weights,
-        [],
-        (made.code, len(residual.times)),
-        shift_times=made.uses_time and not residual.times,
-    )
-
-
-def factor_rows(design: Design) -> list[FactorRows]:
-    """Codes and covariates of each grouping factor, as the numerical core takes them."""
-    from bayeslmm.gaussian import FactorRows
-
-    return [FactorRows(block.codes, block.Z, block.n_levels) for block in design.blocks]
-
-
-def covariance_patterns(design: Design) -> list[CovariancePattern]:
-    """Which effects of each grouping factor are correlated."""
-    from bayeslmm.gaussian import CovariancePattern
-
-    return [CovariancePattern(block.n_effects, block.pattern) for block in design.blocks]
-
-
-def prepared_problem(design: Design, cp: CrossProducts) -> Problem:
-    """Cross-products of a design's rows laid out for evaluation."""
-    from bayeslmm.gaussian import prepare, single_threaded_blas
-
-    with single_threaded_blas():
-        return prepare(
-            cp,
-            covariance_patterns(design),
-            relationships=[block.relationship for block in design.blocks],
-        )
-
-
-def describe_design(design: Design) -> str:
-    """The model in a few lines: formula, rows, coefficients, grouping factors."""
-    dropped = design.missing.describe() or "none left out"
-    lines = [
-        f"Linear mixed model: {design.formula.text}",
-        f"Rows: {design.n_rows} used ({dropped})",
-        f"Coefficients: {', '.join(design.coef_names) or 'none'}",
-    ]
-    if not design.blocks:
-        lines.append("Random effects: none (complete pooling)")
-    statistics = design.statistics
-    for block, covariates in zip(design.blocks, statistics.blocks, strict=True):
-        low, high = covariates.counts.min(), covariates.counts.max()
-        rows = f"{low}" if low == high else f"{low} to {high}"
-        parts = [
-            " ~ ".join(block.effects[i] for i in part) + (" (correlated)" if len(part) > 1 else "")
-            for part in block.pattern
-        ]
-        lines.append(
-            f"Random effects by {block.name}: {block.n_levels} levels of {rows} rows; "
-            f"{'; '.join(parts)}"
-        )
-        if block.relationship is not None:
-            kind = "covariance" if block.relationship.precision is None else "precision"
-            without = int(np.sum(covariates.counts == 0))
-            lines.append(
-                f"  levels related by a known {kind}"
-                + (f", {without} of them without rows" if without else "")
-            )
-    if design.residual is not None:
-        lines.append(f"Residuals: {design.residual.describe()}")
-    if statistics.has_offset:
-        lines.append("Offset: yes")
-    if design.weights_name is not None:
-        lines.append(f"Weights: {design.weights_name}")
-    return "\n".join(lines)
-
-
 def _refuse_beside_residuals(relationship, family: str, random: str, missing: str) -> None:
     """Refuse what a residual structure cannot be combined with."""
     beside = {
@@ -773,14 +583,3 @@ def _sigma_is_given(priors) -> bool:
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}.")
-
-
-def seed_of(random_seed: int | None) -> int:
-    """The seed given, or one drawn, so that every fit can be repeated."""
-    if random_seed is None:
-        return int(np.random.SeedSequence().generate_state(1)[0])
-    if isinstance(random_seed, bool) or not isinstance(random_seed, int | np.integer):
-        raise SamplingError(f"random_seed must be a whole number, not {random_seed!r}.")
-    if random_seed < 0:
-        raise SamplingError("random_seed must not be negative.")
-    return int(random_seed)

@@ -23,15 +23,15 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.bayes.fitting import FitInfo, versions
-from bayeslmm.bayes.priors import Priors
 from bayeslmm.bayes.tree import SUMMARY_GROUP, posterior_layout
 from bayeslmm.errors import FileFormatError
 from bayeslmm.files import UnfailingFile, file_name, is_intact, replacing, seal
+from bayeslmm.fits.posterior import PosteriorFit
 from bayeslmm.formula import MissingRows
 from bayeslmm.hdf5 import check_structure
 from bayeslmm.model import LMM
+from bayeslmm.priors.table import Priors
 from bayeslmm.records import check_record
-from bayeslmm.results.posterior import PosteriorFit
 
 if TYPE_CHECKING:
     import xarray as xr

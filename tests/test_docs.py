@@ -82,9 +82,9 @@ def _modules() -> list[str]:
 # modules whose methods' examples go on from the example of their class
 _METHODS = (
     "bayeslmm.model",
-    "bayeslmm.results.likelihood",
-    "bayeslmm.results.plotting",
-    "bayeslmm.results.posterior",
+    "bayeslmm.fits.likelihood",
+    "bayeslmm.fits.plotting",
+    "bayeslmm.fits.posterior",
 )
 
 

@@ -27,8 +27,6 @@ from bayeslmm.bayes.marginal import (
 )
 from bayeslmm.bayes.marginal_fitting import sample_covariances
 from bayeslmm.bayes.mode import find_mode
-from bayeslmm.bayes.priors import component_names
-from bayeslmm.bayes.scales import draw_scales, unconstrain
 from bayeslmm.errors import PriorError, SamplingError
 from bayeslmm.gaussian import (
     CrossProducts,
@@ -36,6 +34,8 @@ from bayeslmm.gaussian import (
     draw_levels,
     single_threaded_blas,
 )
+from bayeslmm.parts.scales import draw_scales, unconstrain
+from bayeslmm.priors.table import component_names
 from bayeslmm.progress import progress
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ class _Simulator:
 
     @classmethod
     def of(cls, model: LMM, method: str, n_draws: int) -> _Simulator:
-        from bayeslmm.residual.components import residual_component_names
+        from bayeslmm.formula.components import residual_component_names
 
         design = model.design
         mean, sd = coefficient_priors(design, model.priors)
@@ -296,7 +296,7 @@ class _Simulator:
 
     def _density_of(self, y: np.ndarray) -> MarginalDensity:
         """The density for another response: symbolic analysis and priors are kept."""
-        from bayeslmm.model import factor_rows
+        from bayeslmm.assembly import factor_rows
 
         design, old = self.model.design, self.density.model
         cp = CrossProducts.from_rows(y, design.X, factor_rows(design), weights=design.weights)

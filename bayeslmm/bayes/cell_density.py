@@ -13,16 +13,16 @@ import numpy as np
 from numba import njit
 
 from bayeslmm.bayes.residual_density import ResidualDensity
-from bayeslmm.bayes.scales import scale_terms
 from bayeslmm.gaussian import MarginalModel, with_prior
-from bayeslmm.gaussian.correlations import (
+from bayeslmm.gaussian.cells._kernel import evaluate_head
+from bayeslmm.gaussian.cells.problem import CellProblem
+from bayeslmm.gaussian.system import Theta
+from bayeslmm.parts.correlations import (
     factors_from_correlations,
     log_lkj,
     pullback_from_covariances,
 )
-from bayeslmm.residual._cells import evaluate_head
-from bayeslmm.residual.base import Theta
-from bayeslmm.residual.cells import CellProblem
+from bayeslmm.parts.scales import scale_terms
 
 __all__ = ["CellDensity"]
 

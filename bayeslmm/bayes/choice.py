@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bayeslmm.bayes.names import ModelNames
-from bayeslmm.bayes.priors import Priors
 from bayeslmm.errors import SamplingError
 from bayeslmm.formula import Design
+from bayeslmm.priors.table import Priors
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -112,7 +112,7 @@ def fit_posterior(
         If flat priors leave the posterior improper.
     """
     from bayeslmm.bayes.marginal import marginal_obstacle
-    from bayeslmm.bayes.propriety import refuse_improper_posterior
+    from bayeslmm.priors.propriety import refuse_improper_posterior
 
     refuse_improper_posterior(design, priors)
     chosen, reason = choose_parameterization(design, priors, parameterization, method, options)

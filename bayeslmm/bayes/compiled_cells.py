@@ -17,7 +17,7 @@ from bayeslmm.bayes.tables import (
     report,
     scale_priors,
 )
-from bayeslmm.residual._cells import CellProducts
+from bayeslmm.gaussian.cells._kernel import CellProducts
 
 __all__ = ["N_ARRAYS", "arrays", "logp"]
 

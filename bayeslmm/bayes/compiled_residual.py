@@ -17,7 +17,7 @@ from bayeslmm.bayes.tables import (
     report,
     scale_priors,
 )
-from bayeslmm.residual._kernel import Data, Layout
+from bayeslmm.gaussian.blocks._kernel import Data, Layout
 
 __all__ = ["N_ARRAYS", "arrays", "logp"]
 

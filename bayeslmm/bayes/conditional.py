@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from bayeslmm.bayes.effect_maps import EffectMaps
 from bayeslmm.bayes.effect_summaries import EffectSink, summarized
 from bayeslmm.bayes.marginal import MarginalDensity
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import MarginalModel, draw_conditional_many, single_threaded_blas
+from bayeslmm.priors.effect_maps import EffectMaps
 
 __all__ = ["posterior_values", "values_given_covariances"]
 

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.bayes.names import ModelNames
-from bayeslmm.bayes.priors import Priors, component_names
 from bayeslmm.bayes.residual_draws import residual_component_draws
 from bayeslmm.errors import SamplingError
 from bayeslmm.formula import Design
+from bayeslmm.priors.table import Priors, component_names
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -108,7 +108,7 @@ def covariance_factors(
     design: Design, names: ModelNames, posterior: xr.Dataset
 ) -> list[np.ndarray]:
     """Lower triangular factors (chains * draws, q, q) of :func:`covariance_draws`."""
-    from bayeslmm.gaussian import lower_factor
+    from bayeslmm.parts.patterns import lower_factor
 
     return [
         np.array([lower_factor(S) for S in Sigma.reshape(-1, *Sigma.shape[2:])])

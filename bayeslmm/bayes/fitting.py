@@ -14,10 +14,10 @@ from bayeslmm.bayes.draws import coefficient_draws, component_draws
 from bayeslmm.bayes.effect_summaries import EffectSummary
 from bayeslmm.bayes.hierarchical import hierarchical_model, posterior_variables
 from bayeslmm.bayes.names import ModelNames
-from bayeslmm.bayes.priors import Priors
 from bayeslmm.bayes.sampling import check_sampler_arguments, quiet_pymc, sample_model
 from bayeslmm.bayes.tree import SUMMARY_GROUP, posterior_dataset, posterior_tree, summary_node
 from bayeslmm.formula import Design
+from bayeslmm.priors.table import Priors
 
 if TYPE_CHECKING:
     import xarray as xr

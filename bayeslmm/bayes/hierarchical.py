@@ -17,12 +17,12 @@ import numpy as np
 
 from bayeslmm.bayes.covariates import add_covariates, covariate_names
 from bayeslmm.bayes.names import FactorNames, ModelNames
-from bayeslmm.bayes.priors import Prior, Priors, coef_key
 from bayeslmm.bayes.residual_draws import residual_coords, residual_variables
 from bayeslmm.bayes.residual_model import structured_response
 from bayeslmm.errors import SamplingError
 from bayeslmm.formula import Design
 from bayeslmm.formula.random import RandomBlock
+from bayeslmm.priors.table import Prior, Priors, coef_key
 
 if TYPE_CHECKING:
     import pymc as pm
@@ -59,7 +59,7 @@ def hierarchical_model(
         Variables ``beta`` (coef), ``sigma`` and, for every grouping factor g, ``sd_g``
         (g_effect), ``corr_g`` (g_effect, g_effect_bis) where it has correlations, and ``b_g``
         (g, g_effect). The free variable behind ``beta`` is ``beta_centered``, the combinations
-        of :meth:`bayeslmm.bayes.priors.Priors.combinations`: the intercept at the predictors'
+        of :meth:`bayeslmm.priors.table.Priors.combinations`: the intercept at the predictors'
         means, each later column with the earlier ones taken out. Where the effects of a factor
         have their prior at the means of the covariates, the free standard deviations are
         ``sd_g_centered``. Student-t residuals add

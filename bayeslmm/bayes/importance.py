@@ -22,7 +22,6 @@ from bayeslmm.bayes.marginal import MarginalDensity, marginal_density
 from bayeslmm.bayes.mode import Mode, find_mode
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.nuts import processors
-from bayeslmm.bayes.priors import Priors
 from bayeslmm.bayes.sampling import check_sampler_arguments
 from bayeslmm.errors import SamplingError
 from bayeslmm.formula import Design
@@ -31,6 +30,7 @@ from bayeslmm.gaussian import (
     draws_to_user,
     single_threaded_blas,
 )
+from bayeslmm.priors.table import Priors
 
 if TYPE_CHECKING:
     import xarray as xr

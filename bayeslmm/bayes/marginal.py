@@ -19,10 +19,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
-from bayeslmm.bayes.effect_maps import EffectMaps
-from bayeslmm.bayes.priors import Prior, Priors, coef_key
-from bayeslmm.bayes.residual_priors import residual_obstacle
-from bayeslmm.bayes.scales import Scales, scale_terms, scales, supported_scale, unconstrain
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import (
     FixedPrior,
@@ -34,7 +30,8 @@ from bayeslmm.gaussian import (
     with_prior,
 )
 from bayeslmm.gaussian._criteria import marginal_head
-from bayeslmm.gaussian.correlations import (
+from bayeslmm.gaussian.threads import alone
+from bayeslmm.parts.correlations import (
     CorrelationLayout,
     correlation_layout,
     correlations_from_factors,
@@ -43,12 +40,15 @@ from bayeslmm.gaussian.correlations import (
     log_lkj,
     pullback_from_covariances,
 )
-from bayeslmm.gaussian.threads import alone
+from bayeslmm.parts.scales import Scales, scale_terms, scales, supported_scale, unconstrain
+from bayeslmm.priors.effect_maps import EffectMaps
+from bayeslmm.priors.residual_priors import residual_obstacle
+from bayeslmm.priors.table import Prior, Priors, coef_key
 
 if TYPE_CHECKING:
     from bayeslmm.bayes.names import ModelNames
     from bayeslmm.bayes.residual_density import ResidualDensity
-    from bayeslmm.residual.base import StructuredProblem
+    from bayeslmm.gaussian.system import StructuredProblem
 
 __all__ = ["MarginalDensity", "fixed_prior", "marginal_density", "marginal_obstacle"]
 

@@ -13,7 +13,6 @@ from bayeslmm.bayes.marginal import MarginalDensity, marginal_density
 from bayeslmm.bayes.mode import Mode, find_mode
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.nuts import MARGINAL_TUNE, nuts_options, processors, sample_density
-from bayeslmm.bayes.priors import Priors
 from bayeslmm.bayes.sampling import check_sampler_arguments
 from bayeslmm.bayes.trajectories import SURROGATE_TUNE, Trajectories, sample_trajectories
 from bayeslmm.formula import Design
@@ -22,6 +21,7 @@ from bayeslmm.gaussian import (
     draws_to_user,
     single_threaded_blas,
 )
+from bayeslmm.priors.table import Priors
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -13,11 +13,12 @@ from bayeslmm.bayes.hierarchical import coords, flat_covariance_root, positive
 from bayeslmm.bayes.marginal import fixed_obstacle, fixed_prior
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.nuts import processors
-from bayeslmm.bayes.priors import Priors
 from bayeslmm.bayes.sampling import check_sampler_arguments, quiet_pymc, sample_model
 from bayeslmm.errors import PriorError
 from bayeslmm.formula import Design
-from bayeslmm.gaussian import Problem, lower_factor, single_threaded_blas, with_prior
+from bayeslmm.gaussian import Problem, single_threaded_blas, with_prior
+from bayeslmm.parts.patterns import lower_factor
+from bayeslmm.priors.table import Priors
 
 if TYPE_CHECKING:
     import pymc as pm

@@ -10,7 +10,6 @@ import numpy as np
 
 from bayeslmm.bayes.draws import covariance_factors, effect_array
 from bayeslmm.bayes.names import ModelNames
-from bayeslmm.bayes.priors import Priors
 from bayeslmm.bayes.residual_draws import residual_noise
 from bayeslmm.bayes.residual_model import join_observed, observed_names
 from bayeslmm.bayes.residuals import draw_noise, effect_multipliers, effect_nu, residual_nu
@@ -18,6 +17,7 @@ from bayeslmm.bayes.sampling import quiet_pymc
 from bayeslmm.bayes.tree import linear_predictor
 from bayeslmm.errors import PriorError
 from bayeslmm.formula import Design
+from bayeslmm.priors.table import Priors
 
 if TYPE_CHECKING:
     import pymc as pm

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from bayeslmm.bayes.calibration import _Simulator
-from bayeslmm.bayes.scales import draw_scales, unconstrain
-from bayeslmm.residual.base import Theta
-from bayeslmm.residual.components import component_map
+from bayeslmm.formula.components import component_map
+from bayeslmm.gaussian.system import Theta
+from bayeslmm.parts.scales import draw_scales, unconstrain
 
 __all__ = ["ResidualSimulator"]
 

@@ -15,16 +15,17 @@ from functools import cached_property
 import numpy as np
 from numba import njit
 
-from bayeslmm.bayes.effect_maps import EffectMaps
 from bayeslmm.bayes.names import ModelNames
-from bayeslmm.bayes.priors import Priors
 from bayeslmm.bayes.residual_draws import residual_values
-from bayeslmm.bayes.residual_priors import CORR_KEY, log_scale_keys, scalar_key, scale_keys
-from bayeslmm.bayes.scales import Scales, scale_terms, scales, unconstrain
 from bayeslmm.errors import SamplingError
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import FixedPrior, single_threaded_blas
-from bayeslmm.gaussian.correlations import (
+from bayeslmm.gaussian.blocks._kernel import evaluate
+from bayeslmm.gaussian.blocks.problem import BlockProblem
+from bayeslmm.gaussian.cells.problem import CellProblem
+from bayeslmm.gaussian.system import StructuredProblem
+from bayeslmm.likelihood.coordinates import Coordinates
+from bayeslmm.parts.correlations import (
     CorrelationLayout,
     correlation_layout,
     factors_from_correlations,
@@ -33,12 +34,11 @@ from bayeslmm.gaussian.correlations import (
     pullback_from_covariances,
     pullback_to_correlations,
 )
-from bayeslmm.gaussian.patterns import CovariancePattern
-from bayeslmm.residual._kernel import evaluate
-from bayeslmm.residual.base import StructuredProblem
-from bayeslmm.residual.cells import CellProblem
-from bayeslmm.residual.coordinates import Coordinates
-from bayeslmm.residual.problem import BlockProblem
+from bayeslmm.parts.patterns import CovariancePattern
+from bayeslmm.parts.scales import Scales, scale_terms, scales, unconstrain
+from bayeslmm.priors.effect_maps import EffectMaps
+from bayeslmm.priors.residual_priors import CORR_KEY, log_scale_keys, scalar_key, scale_keys
+from bayeslmm.priors.table import Priors
 
 __all__ = ["ResidualDensity", "residual_density"]
 

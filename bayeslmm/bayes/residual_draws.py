@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayeslmm.formula import Design
-from bayeslmm.residual.components import component_map, residual_component_names, scalar_name
+from bayeslmm.formula.components import component_map, residual_component_names, scalar_name
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -185,8 +185,8 @@ def residual_noise(design: Design, posterior: xr.Dataset, z: np.ndarray) -> np.n
     """Residuals with the covariance of each draw from standard normals (chains, draws, n)."""
     if not correlated(design):
         return row_scales(design, posterior, weights=design.weights) * z
-    from bayeslmm.model import residual_blocks
-    from bayeslmm.residual._effects import noise
+    from bayeslmm.assembly import residual_blocks
+    from bayeslmm.gaussian.blocks._effects import noise
 
     blocks = residual_blocks(design)
     eta, c = residual_parameters(design, posterior)
@@ -209,7 +209,7 @@ def whitened(design: Design, posterior: xr.Dataset, residuals: np.ndarray) -> np
         scale = np.ones((design.n_rows, 1)) if design.residual is None else None
         scale = design.residual.rows.scale if scale is None else scale
         return residuals * np.sqrt(weights) / np.exp(scale @ eta)
-    from bayeslmm.model import residual_blocks
-    from bayeslmm.residual.blocks import residual_root
+    from bayeslmm.assembly import residual_blocks
+    from bayeslmm.gaussian.blocks.layout import residual_root
 
     return residual_root(residual_blocks(design), eta, c)(residuals, inverse=True)

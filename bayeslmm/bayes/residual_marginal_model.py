@@ -13,12 +13,12 @@ from pytensor.graph.op import Op
 from bayeslmm.bayes.hierarchical import coords, flat_covariance_root
 from bayeslmm.bayes.marginal import fixed_obstacle, fixed_prior
 from bayeslmm.bayes.names import ModelNames
-from bayeslmm.bayes.priors import Priors
 from bayeslmm.bayes.residual_model import residual_parts
 from bayeslmm.errors import PriorError
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import FixedPrior
-from bayeslmm.residual.base import StructuredProblem, Theta
+from bayeslmm.gaussian.system import StructuredProblem, Theta
+from bayeslmm.priors.table import Priors
 
 if TYPE_CHECKING:
     import pymc as pm

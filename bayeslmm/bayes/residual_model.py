@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayeslmm.bayes.names import ModelNames
-from bayeslmm.bayes.priors import Priors
-from bayeslmm.bayes.residual_priors import CORR_KEY, log_scale_keys, scalar_key, scale_keys
 from bayeslmm.formula import Design
+from bayeslmm.priors.residual_priors import CORR_KEY, log_scale_keys, scalar_key, scale_keys
+from bayeslmm.priors.table import Priors
 
 if TYPE_CHECKING:
     import xarray as xr

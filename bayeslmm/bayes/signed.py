@@ -24,7 +24,7 @@ from numba import njit
 from bayeslmm.bayes.marginal import MarginalDensity
 from bayeslmm.bayes.mode import Mode, climb
 from bayeslmm.bayes.residual_density import ResidualDensity
-from bayeslmm.bayes.scales import even_priors, signed_scales
+from bayeslmm.parts.scales import even_priors, signed_scales
 
 __all__ = ["Mirror", "fold", "image", "mirror", "reaches_zero", "signed_density", "signed_mode"]
 
@@ -55,7 +55,7 @@ def signed_density(density: Density, which: np.ndarray, unit: np.ndarray):
         In log coordinates.
     which : (m,) bool array
         Random effects' standard deviations that get w; their priors must be even, see
-        :func:`bayeslmm.bayes.scales.even_priors`.
+        :func:`bayeslmm.parts.scales.even_priors`.
     unit : (m,) array
         In units of the standard deviations.
 

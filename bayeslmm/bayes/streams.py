@@ -12,7 +12,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-__all__ = ["RandomColumns"]
+from bayeslmm.errors import SamplingError
+
+__all__ = ["RandomColumns", "seed_of"]
 
 #: Numbers up to which the array is simply kept.
 _KEPT = 2**21
@@ -67,3 +69,14 @@ class RandomColumns:
                 numbers = self._sample(rng, slice(draw, draw + 1), (1, self._size(at)))
                 out[draw, mine] = numbers[0, within]
         return out
+
+
+def seed_of(random_seed: int | None) -> int:
+    """The seed given, or one drawn, so that every fit can be repeated."""
+    if random_seed is None:
+        return int(np.random.SeedSequence().generate_state(1)[0])
+    if isinstance(random_seed, bool) or not isinstance(random_seed, int | np.integer):
+        raise SamplingError(f"random_seed must be a whole number, not {random_seed!r}.")
+    if random_seed < 0:
+        raise SamplingError("random_seed must not be negative.")
+    return int(random_seed)

@@ -12,9 +12,9 @@ import numpy as np
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
-from bayeslmm.bayes.scales import Scales
-from bayeslmm.gaussian.correlations import CorrelationLayout
 from bayeslmm.gaussian.symbolic import Layout
+from bayeslmm.parts.correlations import CorrelationLayout
+from bayeslmm.parts.scales import Scales
 
 __all__ = ["DOUBLES", "LOGP", "make_table"]
 

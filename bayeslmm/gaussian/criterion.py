@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bayeslmm.parts.patterns import unpack_theta
+
 from . import _criteria
 from .factor import Elimination, eliminate
-from .patterns import unpack_theta
 from .problem import Problem
 from .threads import level_sums
 

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bayeslmm.parts.patterns import CovariancePattern
+
 from .crossproducts import CrossProducts
-from .patterns import CovariancePattern
 
 __all__ = ["unidentified_directions"]
 

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from bayeslmm.parts.patterns import CovariancePattern
+
 from . import _ordering
 from ._levels import level_columns
 from .coordinates import Coordinates, working_products
 from .crossproducts import CrossProducts
-from .patterns import CovariancePattern
 from .symbolic import Symbolic, analyze
 from .threads import many_levels
 
 if TYPE_CHECKING:
-    from .relationship import Relationship
+    from bayeslmm.gaussian.related.relationship import Relationship
 
 
 class Values(NamedTuple):
@@ -213,7 +214,7 @@ def prepare(
     if [p.q for p in patterns] != [f.q for f in cp.factors]:
         raise ValueError("one covariance pattern per factor, of as many columns, is needed")
     if relationships is not None and any(r is not None for r in relationships):
-        from .rotation import prepare_related
+        from bayeslmm.gaussian.related.rotation import prepare_related
 
         return prepare_related(cp, patterns, tuple(relationships))
     symbolic = analyze(cp, route) if symbolic is None else symbolic

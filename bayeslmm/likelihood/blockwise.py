@@ -1,6 +1,6 @@
 """REML and ML with structured residuals: the optimum, its curvature, and Kenward-Roger.
 
-Coordinates x are those of :class:`bayeslmm.residual.coordinates.Coordinates`, unbounded.
+Coordinates x are those of :class:`bayeslmm.likelihood.coordinates.Coordinates`, unbounded.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from functools import cached_property
 import numpy as np
 
 from bayeslmm.gaussian import VarianceDerivatives, single_threaded_blas
+from bayeslmm.gaussian.blocks import _kernel
+from bayeslmm.gaussian.blocks.problem import BlockProblem
+from bayeslmm.gaussian.cells.derivatives import cell_derivatives
+from bayeslmm.gaussian.cells.problem import CellProblem
+from bayeslmm.gaussian.system import StructuredProblem, Theta
 from bayeslmm.likelihood.boundary import BoundarySearch
+from bayeslmm.likelihood.coordinates import Coordinates
 from bayeslmm.likelihood.kenward_roger import KenwardRoger, adjustment
 from bayeslmm.likelihood.optimize import Optimum
 from bayeslmm.likelihood.satterthwaite import VarianceCurvature, _pseudo_inverse
-from bayeslmm.residual import _kernel
-from bayeslmm.residual.base import StructuredProblem, Theta
-from bayeslmm.residual.cell_derivatives import cell_derivatives
-from bayeslmm.residual.cells import CellProblem
-from bayeslmm.residual.coordinates import Coordinates
-from bayeslmm.residual.problem import BlockProblem
 
 __all__ = ["block_curvature", "block_kenward_roger", "optimize_blocks"]
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from bayeslmm.gaussian import CovariancePattern, lower_factor
+from bayeslmm.parts.patterns import CovariancePattern, lower_factor
 
 __all__ = ["BoundarySearch"]
 

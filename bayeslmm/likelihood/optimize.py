@@ -14,15 +14,13 @@ import numpy as np
 
 from bayeslmm.gaussian import (
     Problem,
-    lower_root,
-    pack_theta,
     profiled_covariance_gradient,
     profiled_criterion,
     profiled_criterion_and_gradient,
     single_threaded_blas,
-    unpack_theta,
 )
 from bayeslmm.likelihood.boundary import BoundarySearch
+from bayeslmm.parts.patterns import lower_root, pack_theta, unpack_theta
 
 __all__ = ["Optimum", "optimize"]
 

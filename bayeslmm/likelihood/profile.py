@@ -14,23 +14,17 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import chdtri
 
-from bayeslmm.gaussian import (
-    CovariancePattern,
-    Problem,
-    factorize,
-    lower_factor,
-    single_threaded_blas,
-    solve,
-)
+from bayeslmm.gaussian import Problem, factorize, single_threaded_blas, solve
 from bayeslmm.gaussian._criteria import profile_statistics
-from bayeslmm.gaussian.correlations import (
+from bayeslmm.gaussian.orthogonal import with_coefficient_fixed
+from bayeslmm.likelihood.optimize import optimize
+from bayeslmm.parts.correlations import (
     correlation_layout,
     correlations_from_factors,
     factors_from_correlations,
     pullback_to_correlations,
 )
-from bayeslmm.gaussian.orthogonal import with_coefficient_fixed
-from bayeslmm.likelihood.optimize import optimize
+from bayeslmm.parts.patterns import CovariancePattern, lower_factor
 
 __all__ = ["coefficient_profile", "component_profile", "ml_deviance", "profile_interval"]
 

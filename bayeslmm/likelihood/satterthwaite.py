@@ -16,9 +16,9 @@ from bayeslmm.gaussian import (
     profiled_criterion_and_gradient,
     single_threaded_blas,
     solve,
-    unpack_theta,
 )
 from bayeslmm.likelihood.kenward_roger import unit_rows
+from bayeslmm.parts.patterns import unpack_theta
 
 __all__ = [
     "VarianceCurvature",

@@ -13,8 +13,9 @@ from itertools import combinations
 
 import numpy as np
 
-from bayeslmm.gaussian import Problem, pack_theta, profiled_criterion
-from bayeslmm.residual.base import StructuredProblem, Theta
+from bayeslmm.gaussian import Problem, profiled_criterion
+from bayeslmm.gaussian.system import StructuredProblem, Theta
+from bayeslmm.parts.patterns import pack_theta
 
 __all__ = [
     "collapsing_cells",

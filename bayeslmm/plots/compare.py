@@ -13,8 +13,8 @@ from bayeslmm.plots.style import CYCLE, grid_of_axes, intervals
 from bayeslmm.results.comparison import compare_estimates
 
 if TYPE_CHECKING:
-    from bayeslmm.results.likelihood import LikelihoodFit
-    from bayeslmm.results.posterior import PosteriorFit
+    from bayeslmm.fits.likelihood import LikelihoodFit
+    from bayeslmm.fits.posterior import PosteriorFit
 
 __all__ = ["plot_compare"]
 

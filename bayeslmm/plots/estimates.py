@@ -14,8 +14,8 @@ from bayeslmm.formula import Design
 from bayeslmm.formula.random import RandomBlock
 
 if TYPE_CHECKING:
-    from bayeslmm.results.likelihood import LikelihoodFit
-    from bayeslmm.results.posterior import PosteriorFit
+    from bayeslmm.fits.likelihood import LikelihoodFit
+    from bayeslmm.fits.posterior import PosteriorFit
 
 __all__ = [
     "block_of",

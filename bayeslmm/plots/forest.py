@@ -18,8 +18,8 @@ from bayeslmm.plots.style import GROUP, MUTED, intervals, one_axes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from bayeslmm.results.likelihood import LikelihoodFit
-    from bayeslmm.results.posterior import PosteriorFit
+    from bayeslmm.fits.likelihood import LikelihoodFit
+    from bayeslmm.fits.posterior import PosteriorFit
 
 __all__ = ["plot_forest"]
 

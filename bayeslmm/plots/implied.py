@@ -15,8 +15,8 @@ from bayeslmm.plots.reference import is_factor, predictors
 from bayeslmm.plots.style import GROUP, THIN, caption, fading, grid_of_axes
 
 if TYPE_CHECKING:
-    from bayeslmm.results.likelihood import LikelihoodFit
-    from bayeslmm.results.posterior import PosteriorFit
+    from bayeslmm.fits.likelihood import LikelihoodFit
+    from bayeslmm.fits.posterior import PosteriorFit
 
 __all__ = ["plot_implied_covariance"]
 

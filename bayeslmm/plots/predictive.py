@@ -15,9 +15,9 @@ from bayeslmm.plots.style import ALONE, CYCLE, GROUP, caption
 if TYPE_CHECKING:
     import xarray as xr
 
+    from bayeslmm.fits.posterior import PosteriorFit
     from bayeslmm.formula import Design
     from bayeslmm.model import LMM
-    from bayeslmm.results.posterior import PosteriorFit
 
 __all__ = [
     "plot_loo_pit",

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayeslmm.bayes.draws import coefficient_draws, component_draws, prior_covariance_draws
-from bayeslmm.bayes.priors import Prior, coef_key
-from bayeslmm.bayes.residual_priors import residual_component_priors
 from bayeslmm.plots.estimates import pick
 from bayeslmm.plots.style import GROUP, PRIOR, grid_of_axes
+from bayeslmm.priors.residual_priors import residual_component_priors
+from bayeslmm.priors.table import Prior, coef_key
 
 if TYPE_CHECKING:
-    from bayeslmm.results.posterior import PosteriorFit
+    from bayeslmm.fits.posterior import PosteriorFit
 
 __all__ = ["parameter_draws", "plot_prior_posterior", "prior_density"]
 
@@ -27,7 +27,7 @@ def plot_prior_posterior(
 
     The prior of ``Intercept`` is on the intercept at the predictors' means, so that is what its
     panel shows; likewise other defaults are shown for what they are about (see
-    :class:`bayeslmm.bayes.priors.Priors`), as the title says. A correlation's is
+    :class:`bayeslmm.priors.table.Priors`), as the title says. A correlation's is
     its margin under the LKJ prior (Lewandowski, Kurowicka and Joe 2009, J. Multivariate Analysis
     100: a Beta on (-1, 1)). A flat prior has no line.
 

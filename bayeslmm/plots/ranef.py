@@ -11,8 +11,8 @@ from bayeslmm.plots.estimates import block_of, center, is_posterior, pick
 from bayeslmm.plots.style import MUTED, caption, grid_of_axes, intervals
 
 if TYPE_CHECKING:
-    from bayeslmm.results.likelihood import LikelihoodFit
-    from bayeslmm.results.posterior import PosteriorFit
+    from bayeslmm.fits.likelihood import LikelihoodFit
+    from bayeslmm.fits.posterior import PosteriorFit
 
 __all__ = ["plot_ranef"]
 

@@ -13,8 +13,8 @@ from bayeslmm.plots.style import ALONE, DATA, GROUP, MUTED, caption, fading, gri
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from bayeslmm.results.likelihood import LikelihoodFit
-    from bayeslmm.results.posterior import PosteriorFit
+    from bayeslmm.fits.likelihood import LikelihoodFit
+    from bayeslmm.fits.posterior import PosteriorFit
 
 __all__ = ["normal_quantiles", "plot_residuals"]
 

@@ -31,8 +31,8 @@ from bayeslmm.results.estimability import undetermined
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from bayeslmm.results.likelihood import LikelihoodFit
-    from bayeslmm.results.posterior import PosteriorFit
+    from bayeslmm.fits.likelihood import LikelihoodFit
+    from bayeslmm.fits.posterior import PosteriorFit
 
 __all__ = ["plot_trajectories"]
 

@@ -12,8 +12,8 @@ from bayeslmm.results.explained import fitted_parts
 from bayeslmm.results.tables import check_level, interval_bounds
 
 if TYPE_CHECKING:
-    from bayeslmm.results.likelihood import LikelihoodFit
-    from bayeslmm.results.posterior import PosteriorFit
+    from bayeslmm.fits.likelihood import LikelihoodFit
+    from bayeslmm.fits.posterior import PosteriorFit
 
 __all__ = ["plot_variance"]
 

@@ -23,22 +23,22 @@ from scipy.special import stdtr, stdtrit
 
 from bayeslmm.bayes.importance import MAX_K_HAT
 from bayeslmm.bayes.marginal import MarginalDensity, marginal_density, marginal_obstacle
-from bayeslmm.bayes.priors import Prior, coef_key
-from bayeslmm.bayes.scales import unconstrain
 from bayeslmm.errors import DataError, PriorError, listed
 from bayeslmm.gaussian import (
     CrossProducts,
     aliased_columns,
     combination_moments,
-    lower_factor,
     prepare,
     single_threaded_blas,
     solve,
     with_prior,
 )
-from bayeslmm.gaussian.correlations import correlations_from_factors
 from bayeslmm.likelihood.optimize import optimize
 from bayeslmm.likelihood.satterthwaite import satterthwaite_df, variance_curvature
+from bayeslmm.parts.correlations import correlations_from_factors
+from bayeslmm.parts.patterns import lower_factor
+from bayeslmm.parts.scales import unconstrain
+from bayeslmm.priors.table import Prior, coef_key
 from bayeslmm.progress import progress
 from bayeslmm.reanalysis.designs import Rows, resize
 from bayeslmm.reanalysis.effects import Effect, split_effect
@@ -47,9 +47,9 @@ from bayeslmm.reanalysis.posteriors import _distribution, normal_parameters, pos
 from bayeslmm.reanalysis.theta import draw_theta
 
 if TYPE_CHECKING:
+    from bayeslmm.fits.likelihood import LikelihoodFit
+    from bayeslmm.fits.posterior import PosteriorFit
     from bayeslmm.model import LMM
-    from bayeslmm.results.likelihood import LikelihoodFit
-    from bayeslmm.results.posterior import PosteriorFit
 
 __all__ = ["Assurance", "assurance"]
 
@@ -198,7 +198,7 @@ def assurance(
     >>> result.table.index.tolist()
     [6, 12]
     """
-    from bayeslmm.model import seed_of
+    from bayeslmm.bayes.streams import seed_of
 
     plan = _Plan.of(
         model, effect, effect_prior, factor, design_value, analysis_prior, alpha, threshold,
@@ -465,7 +465,7 @@ def _analysis_prior(effect: Effect, prior: Prior | None) -> Prior:
 
 def _truths(model, base: LMM, effect: Effect, parameters: Mapping[str, float] | None):
     """Values of (beta with the effect at 0, absolute factors, sigma) to simulate from."""
-    from bayeslmm.results.posterior import PosteriorFit
+    from bayeslmm.fits.posterior import PosteriorFit
 
     if isinstance(model, PosteriorFit):
         if parameters:
@@ -474,7 +474,7 @@ def _truths(model, base: LMM, effect: Effect, parameters: Mapping[str, float] | 
     fit = model if hasattr(model, "components") else None
     values = dict(parameters or {})
     names = list(base.design.coef_names)
-    from bayeslmm.bayes.priors import component_names
+    from bayeslmm.priors.table import component_names
 
     known = [n for block in base.design.blocks for n in component_names(block)] + ["sigma"]
     unknown = [key for key in values if key not in {*names, *known}]

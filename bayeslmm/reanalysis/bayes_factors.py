@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.bayes.marginal import MarginalDensity, marginal_density, marginal_obstacle
-from bayeslmm.bayes.priors import coef_key, component_names
-from bayeslmm.bayes.propriety import refuse_improper_posterior
 from bayeslmm.errors import PriorError
 from bayeslmm.gaussian import single_threaded_blas
+from bayeslmm.priors.propriety import refuse_improper_posterior
+from bayeslmm.priors.table import coef_key, component_names
 from bayeslmm.reanalysis.bridge import Evidence, bridge_sampling
 from bayeslmm.reanalysis.components import (
     component_position,
@@ -37,9 +37,9 @@ from bayeslmm.reanalysis.theta import (
 )
 
 if TYPE_CHECKING:
-    from bayeslmm.bayes.priors import Prior, Priors
+    from bayeslmm.fits.posterior import PosteriorFit
     from bayeslmm.model import LMM
-    from bayeslmm.results.posterior import PosteriorFit
+    from bayeslmm.priors.table import Prior, Priors
 
 __all__ = ["BayesFactor", "bayes_factor", "log_marginal_likelihood", "savage_dickey"]
 
@@ -317,8 +317,8 @@ def _what_works(model: LMM, name: str) -> str:
 
 def _fitted(model, draws: int, random_seed: int) -> PosteriorFit:
     """The fit given, or one of the model; its draws must be of its own posterior."""
+    from bayeslmm.fits.posterior import PosteriorFit
     from bayeslmm.results.loo import refuse_old_theta
-    from bayeslmm.results.posterior import PosteriorFit
 
     if not isinstance(model, PosteriorFit):
         return model.fit(draws=max(draws // 4, 250), random_seed=random_seed, progressbar=False)
@@ -343,7 +343,7 @@ def _correlation(fit: PosteriorFit, pair: CorrelationPair) -> BayesFactor:
 
 
 def _term(model, name: str, columns, prior, draws: int, random_seed: int) -> BayesFactor:
-    from bayeslmm.results.posterior import PosteriorFit
+    from bayeslmm.fits.posterior import PosteriorFit
 
     base, priors = getattr(model, "model", model), model.priors
     keys = [coef_key(base.design.coef_names[j]) for j in columns]
@@ -412,14 +412,14 @@ def _coefficient(model, parameter, value, prior, with_curve, draws, random_seed)
 
 
 def _normal(mean: float, sd: float) -> Prior:
-    from bayeslmm.bayes.priors import Prior
+    from bayeslmm.priors.table import Prior
 
     return Prior("Normal", mu=mean, sigma=float(sd))
 
 
 def _has_default(source, label: str) -> bool:
     """Whether the effect's prior is one the user did not set."""
-    from bayeslmm.bayes.priors import coef_key
+    from bayeslmm.priors.table import coef_key
 
     names = source.model.design.coef_names
     used = [coef_key(names[j]) for j in np.flatnonzero(source.effect.row)]

@@ -18,9 +18,9 @@ import numpy as np
 from bayeslmm.bayes.importance import MAX_K_HAT, importance_sample
 from bayeslmm.bayes.marginal import MarginalDensity
 from bayeslmm.bayes.mode import find_mode
-from bayeslmm.bayes.scales import scale_terms
 from bayeslmm.errors import PriorError
 from bayeslmm.gaussian import single_threaded_blas
+from bayeslmm.parts.scales import scale_terms
 
 if TYPE_CHECKING:
     from bayeslmm.model import LMM

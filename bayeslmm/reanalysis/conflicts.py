@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayeslmm.bayes.priors import coef_key
-from bayeslmm.bayes.scales import draw_scales, scales, supported_scale
 from bayeslmm.errors import BayesLMMError, PriorError
+from bayeslmm.parts.scales import draw_scales, scales, supported_scale
+from bayeslmm.priors.table import coef_key
 from bayeslmm.reanalysis.posteriors import log_prior_density, prior_quantiles
 from bayeslmm.reanalysis.power_scaling import log_scale_prior
 
 if TYPE_CHECKING:
-    from bayeslmm.bayes.priors import Prior
     from bayeslmm.model import LMM
+    from bayeslmm.priors.table import Prior
 
 __all__ = ["conflicting_priors"]
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayeslmm.bayes.marginal import MarginalDensity
-from bayeslmm.gaussian import lower_root, single_threaded_blas
+from bayeslmm.gaussian import single_threaded_blas
+from bayeslmm.parts.patterns import lower_root
 from bayeslmm.reanalysis.components import (
     BREAKS,
     averaged_density,

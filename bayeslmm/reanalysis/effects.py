@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from bayeslmm.bayes.marginal import coefficient_priors
-from bayeslmm.bayes.priors import Prior, Priors, coef_key
 from bayeslmm.errors import PriorError, listed
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import FixedPrior
+from bayeslmm.priors.table import Prior, Priors, coef_key
 
 __all__ = ["Effect", "effect_row", "split_effect"]
 

@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayeslmm.bayes.marginal import MarginalDensity, marginal_density, marginal_obstacle
-from bayeslmm.bayes.priors import Prior, Priors
-from bayeslmm.bayes.propriety import refuse_improper_posterior, undetermined
 from bayeslmm.errors import DataError, PriorError
 from bayeslmm.gaussian import (
     MarginalModel,
@@ -28,13 +26,15 @@ from bayeslmm.gaussian import (
     single_threaded_blas,
     with_prior,
 )
+from bayeslmm.priors.propriety import refuse_improper_posterior, undetermined
+from bayeslmm.priors.table import Prior, Priors
 from bayeslmm.reanalysis.bridge import Evidence
 from bayeslmm.reanalysis.effects import Effect, split_effect
 from bayeslmm.reanalysis.theta import ThetaDraws, draw_theta, fitted_factors
 
 if TYPE_CHECKING:
+    from bayeslmm.fits.posterior import PosteriorFit
     from bayeslmm.model import LMM
-    from bayeslmm.results.posterior import PosteriorFit
 
 __all__ = [
     "EffectLikelihood",
@@ -190,8 +190,8 @@ class EffectSource:
 
     def null_density(self, value: float = 0.0) -> MarginalDensity:
         """The density of the covariance parameters with e fixed at ``value``."""
+        from bayeslmm.assembly import covariance_patterns, factor_rows
         from bayeslmm.gaussian import CrossProducts
-        from bayeslmm.model import covariance_patterns, factor_rows
 
         design = self.model.design
         B = self.effect.basis_without()
@@ -264,7 +264,7 @@ def source_and_likelihood(
     cores: int | None = None,
 ) -> tuple[EffectSource, EffectLikelihood]:
     """From a model (sampled under a flat prior on e) or from a fit (its own draws)."""
-    from bayeslmm.results.posterior import PosteriorFit
+    from bayeslmm.fits.posterior import PosteriorFit
 
     if isinstance(model_or_fit, PosteriorFit):
         fit = model_or_fit
@@ -293,7 +293,7 @@ def _own_prior_is_normal(source: EffectSource) -> bool:
 
 def _with_flat(model: LMM, priors: Priors, effect: Effect) -> Priors:
     """Priors that the marginal density takes: the lone coefficient's own prior is not used."""
-    from bayeslmm.bayes.priors import coef_key
+    from bayeslmm.priors.table import coef_key
 
     trial = priors.copy()
     if np.count_nonzero(effect.row) == 1:

@@ -130,7 +130,7 @@ class JointTest:
 
     def null_density(self) -> MarginalDensity:
         """The density of the covariance parameters without the term."""
-        from bayeslmm.model import covariance_patterns, factor_rows
+        from bayeslmm.assembly import covariance_patterns, factor_rows
 
         design = self.model.design
         X = np.delete(design.X, self.columns, axis=1)

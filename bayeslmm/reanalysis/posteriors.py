@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 from scipy.special import ndtr
 
-from bayeslmm.bayes.priors import Prior
 from bayeslmm.errors import PriorError
+from bayeslmm.priors.table import Prior
 from bayeslmm.reanalysis.integrated import EffectLikelihood, log_normal
 from bayeslmm.reanalysis.theta import smooth_weights
 

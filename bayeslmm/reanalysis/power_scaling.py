@@ -13,8 +13,6 @@ import pandas as pd
 
 from bayeslmm.bayes.draws import coefficient_draws, component_draws, prior_covariance_draws
 from bayeslmm.bayes.marginal import fixed_prior
-from bayeslmm.bayes.priors import Priors, coef_key
-from bayeslmm.bayes.scales import constrain, scale_terms, scales, supported_scale, unconstrain
 from bayeslmm.errors import PriorError
 from bayeslmm.gaussian import (
     FixedPrior,
@@ -23,13 +21,15 @@ from bayeslmm.gaussian import (
     single_threaded_blas,
     with_prior,
 )
+from bayeslmm.parts.scales import constrain, scale_terms, scales, supported_scale, unconstrain
+from bayeslmm.priors.table import Priors, coef_key
 from bayeslmm.reanalysis.posteriors import log_prior_density
 from bayeslmm.reanalysis.theta import fitted_factors
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from bayeslmm.results.posterior import PosteriorFit
+    from bayeslmm.fits.posterior import PosteriorFit
 
 __all__ = ["log_prior_draws", "log_scale_prior", "power_scaling", "power_scaling_tree"]
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bayeslmm.bayes.priors import Prior
 from bayeslmm.errors import PriorError
 from bayeslmm.formula import Design
+from bayeslmm.priors.table import Prior
 
 __all__ = ["RATIO_SCEPTICAL_SDS", "EffectScale", "default_mcid", "prior_set", "standard_priors"]
 

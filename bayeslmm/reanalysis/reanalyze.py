@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bayeslmm.bayes.priors import Prior
 from bayeslmm.errors import ModelWarning, PriorError
+from bayeslmm.priors.table import Prior
 from bayeslmm.reanalysis.integrated import EffectSource, source_and_likelihood
 from bayeslmm.reanalysis.posteriors import EffectPosterior, normal_parameters
 from bayeslmm.reanalysis.prior_sets import EffectScale, default_mcid, prior_set
 from bayeslmm.reanalysis.reweighting import Reweighter
 
 if TYPE_CHECKING:
+    from bayeslmm.fits.posterior import PosteriorFit
     from bayeslmm.model import LMM
-    from bayeslmm.results.posterior import PosteriorFit
 
 __all__ = ["Reanalysis", "reanalyze"]
 
@@ -237,7 +237,7 @@ def default_note(scale: EffectScale, priors) -> list[str]:
 
 def model_prior(source: EffectSource) -> Prior | None:
     """The prior the model itself has for the effect."""
-    from bayeslmm.bayes.priors import coef_key
+    from bayeslmm.priors.table import coef_key
 
     row, names = source.effect.row, source.model.design.coef_names
     at = np.flatnonzero(row)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bayeslmm.bayes.importance import MAX_K_HAT
-from bayeslmm.bayes.priors import Prior
 from bayeslmm.errors import SamplingWarning
+from bayeslmm.priors.table import Prior
 from bayeslmm.reanalysis.bridge import Evidence
 from bayeslmm.reanalysis.integrated import EffectLikelihood, EffectSource
 from bayeslmm.reanalysis.posteriors import EffectPosterior, normal_parameters, posterior_under

@@ -13,11 +13,12 @@ from bayeslmm.bayes.marginal import MarginalDensity
 from bayeslmm.bayes.marginal_fitting import sample_covariances
 from bayeslmm.bayes.mode import find_mode
 from bayeslmm.bayes.nuts import processors
-from bayeslmm.gaussian import lower_factor, single_threaded_blas
+from bayeslmm.gaussian import single_threaded_blas
+from bayeslmm.parts.patterns import lower_factor
 from bayeslmm.reanalysis.bridge import Evidence, bridge_sampling
 
 if TYPE_CHECKING:
-    from bayeslmm.results.posterior import PosteriorFit
+    from bayeslmm.fits.posterior import PosteriorFit
 
 __all__ = [
     "ThetaDraws",

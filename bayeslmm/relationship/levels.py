@@ -70,7 +70,7 @@ def relationships_of(design: Design) -> dict[str, RelationshipMatrix]:
 
 def _related_block(block: RandomBlock, matrix: RelationshipMatrix) -> RandomBlock:
     """The block with all individuals as levels and the matrix in their order."""
-    from bayeslmm.gaussian.relationship import NotPositiveError, Relationship
+    from bayeslmm.gaussian.related.relationship import NotPositiveError, Relationship
 
     factor = block.factor
     if len(factor.columns) != 1:
@@ -129,7 +129,7 @@ def _positions(levels: tuple, matrix: RelationshipMatrix, name: str) -> np.ndarr
 
 def _check_covariance(A: np.ndarray) -> None:
     from bayeslmm.gaussian import single_threaded_blas
-    from bayeslmm.gaussian.relationship import semidefinite_root
+    from bayeslmm.gaussian.related.relationship import semidefinite_root
 
     with single_threaded_blas():
         semidefinite_root(A)

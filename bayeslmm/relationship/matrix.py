@@ -126,7 +126,7 @@ class RelationshipMatrix:
         return pd.DataFrame(values, index=self.labels, columns=self.labels)
 
     def _numeric(self):
-        from bayeslmm.gaussian.relationship import Relationship
+        from bayeslmm.gaussian.related.relationship import Relationship
 
         return Relationship(self.covariance, self.precision)
 

@@ -16,11 +16,11 @@ from bayeslmm.report.pictures import Picture, draw
 from bayeslmm.report.tables import Table, table
 
 if TYPE_CHECKING:
+    from bayeslmm.fits.likelihood import LikelihoodFit
+    from bayeslmm.fits.posterior import PosteriorFit
     from bayeslmm.formula import Design
     from bayeslmm.reanalysis.reanalyze import Reanalysis
     from bayeslmm.reanalysis.sensitivity import Sensitivity
-    from bayeslmm.results.likelihood import LikelihoodFit
-    from bayeslmm.results.posterior import PosteriorFit
 
 __all__ = ["Section", "Settings", "sections"]
 

@@ -12,8 +12,8 @@ from bayeslmm.files import file_name, write_text
 from bayeslmm.report.content import Settings, sections
 
 if TYPE_CHECKING:
+    from bayeslmm.fits.posterior import PosteriorFit
     from bayeslmm.formula import Design
-    from bayeslmm.results.posterior import PosteriorFit
 
 __all__ = ["check_effect", "render", "write_report"]
 

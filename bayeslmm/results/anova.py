@@ -23,7 +23,7 @@ from bayeslmm.likelihood.hypotheses import (
 from bayeslmm.likelihood.inference import f_probability
 
 if TYPE_CHECKING:
-    from bayeslmm.results.likelihood import LikelihoodFit
+    from bayeslmm.fits.likelihood import LikelihoodFit
 
 __all__ = ["anova_table"]
 

@@ -12,8 +12,8 @@ from bayeslmm.progress import progress
 from bayeslmm.results.intervals import check_n_sims, simulate_responses
 
 if TYPE_CHECKING:
+    from bayeslmm.fits.likelihood import LikelihoodFit
     from bayeslmm.gaussian import Solution
-    from bayeslmm.results.likelihood import LikelihoodFit
 
 __all__ = ["bootstrap_statistics"]
 

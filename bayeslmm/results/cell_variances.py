@@ -8,10 +8,10 @@ import numpy as np
 
 from bayeslmm.errors import DataError
 from bayeslmm.formula import Design
-from bayeslmm.residual.base import Theta
+from bayeslmm.gaussian.system import Theta
 
 if TYPE_CHECKING:
-    from bayeslmm.results.residual_likelihood import ResidualLikelihoodFit
+    from bayeslmm.fits.residual_likelihood import ResidualLikelihoodFit
 
 __all__ = ["refuse_determined_cells", "vanishing"]
 

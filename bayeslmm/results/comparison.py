@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 if TYPE_CHECKING:
-    from bayeslmm.results.likelihood import LikelihoodFit
-    from bayeslmm.results.posterior import PosteriorFit
+    from bayeslmm.fits.likelihood import LikelihoodFit
+    from bayeslmm.fits.posterior import PosteriorFit
 
 __all__ = ["compare_estimates"]
 
@@ -63,7 +63,7 @@ def compare_estimates(
 
 def _unique(index: pd.Index, n_coefficients: int) -> list[str]:
     """A coefficient called sigma is told from the residual standard deviation."""
-    from bayeslmm.bayes.priors import coef_key
+    from bayeslmm.priors.table import coef_key
 
     return [coef_key(n) if i < n_coefficients else n for i, n in enumerate(index)]
 

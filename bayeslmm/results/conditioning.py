@@ -24,9 +24,9 @@ from bayeslmm.results.smoothing import smoothed_weights
 from bayeslmm.results.support import refuse_unless_derived
 
 if TYPE_CHECKING:
+    from bayeslmm.fits.likelihood import LikelihoodFit
+    from bayeslmm.fits.posterior import PosteriorFit
     from bayeslmm.model import LMM
-    from bayeslmm.results.likelihood import LikelihoodFit
-    from bayeslmm.results.posterior import PosteriorFit
 
 __all__ = ["Conditioning", "condition_likelihood", "condition_posterior"]
 
@@ -87,8 +87,8 @@ def condition_likelihood(fit: LikelihoodFit, rows) -> LikelihoodFit:
     Variance parameters stay at their estimates. For predictions: likelihood, tests and intervals
     of the copy mean nothing.
     """
+    from bayeslmm.assembly import covariance_patterns, reduce_rows
     from bayeslmm.gaussian import Solution, conditional_moments, prepare
-    from bayeslmm.model import covariance_patterns, reduce_rows
 
     refuse_unless_derived(fit.model, "Conditioning on more rows")
     model = _extended(fit.model, rows)
@@ -136,7 +136,7 @@ def _redrawn(fit: PosteriorFit, model: LMM, chosen, random_seed) -> dict[str, np
     from bayeslmm.bayes.conditional import values_given_covariances
     from bayeslmm.bayes.draws import covariance_factors
     from bayeslmm.bayes.nuts import processors
-    from bayeslmm.model import seed_of
+    from bayeslmm.bayes.streams import seed_of
 
     posterior, design = fit.posterior, model.design
     factors = covariance_factors(fit.model.design, fit.names, posterior)
@@ -207,7 +207,7 @@ def _warn_if_far(record: Conditioning, chains: int) -> None:
 
 def _assembled(fit: PosteriorFit, model: LMM, posterior, record: Conditioning) -> PosteriorFit:
     from bayeslmm.bayes.tree import posterior_tree
-    from bayeslmm.results.posterior import PosteriorFit
+    from bayeslmm.fits.posterior import PosteriorFit
 
     note = f"then {record.n_rows} rows added, "
     note += "theta kept" if not record.reweighted else f"theta reweighted, k-hat {record.k_hat:.2f}"

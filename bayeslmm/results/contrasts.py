@@ -18,7 +18,7 @@ def contrast_matrix(L, names: Sequence[str]) -> tuple[np.ndarray, list]:
     Parameters
     ----------
     L : dict, dict of dicts, DataFrame or array
-        See :meth:`bayeslmm.results.likelihood.LikelihoodFit.contrast`.
+        See :meth:`bayeslmm.fits.likelihood.LikelihoodFit.contrast`.
     names : sequence of str
         The coefficients.
 

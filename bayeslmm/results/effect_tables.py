@@ -12,7 +12,7 @@ from bayeslmm.bayes.tree import SUMMARY_GROUP
 from bayeslmm.results.tables import check_level
 
 if TYPE_CHECKING:
-    from bayeslmm.results.posterior import PosteriorFit
+    from bayeslmm.fits.posterior import PosteriorFit
 
 __all__ = ["summarized_effects"]
 

@@ -23,8 +23,8 @@ from bayeslmm.results.tables import check_level, summarize_draws
 if TYPE_CHECKING:
     import xarray as xr
 
-    from bayeslmm.results.likelihood import LikelihoodFit
-    from bayeslmm.results.posterior import PosteriorFit
+    from bayeslmm.fits.likelihood import LikelihoodFit
+    from bayeslmm.fits.posterior import PosteriorFit
 
 __all__ = ["fitted_parts", "likelihood_shares", "posterior_r2", "posterior_shares"]
 

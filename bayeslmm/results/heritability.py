@@ -19,9 +19,9 @@ import pandas as pd
 from bayeslmm.errors import DataError, ModelWarning
 
 if TYPE_CHECKING:
+    from bayeslmm.fits.likelihood import LikelihoodFit
     from bayeslmm.formula import Design
     from bayeslmm.model import LMM
-    from bayeslmm.results.likelihood import LikelihoodFit
 
 __all__ = ["Share", "heritability_share", "likelihood_share", "repeatability_share", "share_values"]
 
@@ -197,7 +197,7 @@ def _same_individuals(first: np.ndarray, second: np.ndarray) -> bool:
 
 def _at(fit: LikelihoodFit, share: Share, point: np.ndarray, beta=None) -> float:
     """The share at (theta, sigma)."""
-    from bayeslmm.gaussian import unpack_theta
+    from bayeslmm.parts.patterns import unpack_theta
 
     sigma = point[-1]
     Sigmas = [sigma**2 * L @ L.T for L in unpack_theta(fit._problem.patterns, point[:-1])]

@@ -26,8 +26,8 @@ def unidentified_components(model: LMM) -> tuple[tuple[str, ...], ...]:
         One per direction: effects that repeat one another, as ``(1 | g) + (0 + f | g)``, or
         that never meet within a level, as ``(0 + f | g)`` where f is constant in every g.
     """
+    from bayeslmm.assembly import covariance_patterns
     from bayeslmm.gaussian import single_threaded_blas, unidentified_directions
-    from bayeslmm.model import covariance_patterns
 
     design = model.design
     plain = [k for k, block in enumerate(design.blocks) if _levels_are_unrelated(block)]

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bayeslmm.bayes.priors import coef_key
 from bayeslmm.errors import ModelWarning, listed
-from bayeslmm.gaussian import draw_levels, lower_factor, solve
+from bayeslmm.gaussian import draw_levels, solve
 from bayeslmm.likelihood.optimize import optimize
 from bayeslmm.likelihood.profile import (
     coefficient_profile,
@@ -19,12 +18,14 @@ from bayeslmm.likelihood.profile import (
     ml_optimum,
     profile_interval,
 )
+from bayeslmm.parts.patterns import lower_factor
+from bayeslmm.priors.table import coef_key
 from bayeslmm.progress import progress
 from bayeslmm.results.variances import component_values
 
 if TYPE_CHECKING:
+    from bayeslmm.fits.likelihood import LikelihoodFit
     from bayeslmm.gaussian import Solution
-    from bayeslmm.results.likelihood import LikelihoodFit
 
 __all__ = ["bootstrap_estimates", "confidence_intervals", "simulate_responses"]
 
@@ -85,7 +86,7 @@ def _wald(fit: LikelihoodFit, level: float) -> pd.DataFrame:
 
 
 def _profile(fit: LikelihoodFit, level: float, wanted: list[str], progressbar: bool):
-    from bayeslmm.results.fitting import refuse_unbounded
+    from bayeslmm.fits.fitting import refuse_unbounded
 
     problem = fit._problem
     best, solution = ml_optimum(problem, None if fit.singular else fit.theta)
@@ -240,7 +241,7 @@ def reestimate(fit: LikelihoodFit, y: np.ndarray, start: np.ndarray | None) -> E
 
 def with_response(fit: LikelihoodFit, y: np.ndarray):
     """The fit's prepared problem with another response."""
-    from bayeslmm.model import reduce_rows
+    from bayeslmm.assembly import reduce_rows
 
     cp = reduce_rows(fit.design, y=y, columns=fit.kept)
     return fit._problem.renewed(cp)

@@ -14,8 +14,8 @@ from bayeslmm.progress import progress
 from bayeslmm.results.intervals import check_n_sims, simulate_responses
 
 if TYPE_CHECKING:
+    from bayeslmm.fits.likelihood import LikelihoodFit
     from bayeslmm.formula import Design
-    from bayeslmm.results.likelihood import LikelihoodFit
 
 __all__ = ["basis_change", "likelihood_ratio_test", "same_fixed_space"]
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bayeslmm.assembly import factor_rows
 from bayeslmm.bayes.draws import covariance_factors
 from bayeslmm.bayes.marginal import fixed_obstacle, fixed_prior, marginal_density, marginal_obstacle
-from bayeslmm.bayes.propriety import needed_unit
 from bayeslmm.bayes.residual_draws import correlated
 from bayeslmm.bayes.tree import log_likelihood
 from bayeslmm.errors import SamplingError
@@ -27,7 +27,7 @@ from bayeslmm.gaussian import (
     single_threaded_blas,
     with_prior,
 )
-from bayeslmm.model import factor_rows
+from bayeslmm.priors.propriety import needed_unit
 from bayeslmm.progress import progress
 from bayeslmm.results.loo_result import (
     K_HAT,
@@ -42,7 +42,7 @@ from bayeslmm.results.robust import is_robust
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bayeslmm.results.posterior import PosteriorFit
+    from bayeslmm.fits.posterior import PosteriorFit
 
 __all__ = ["LeftOut", "leave_one_out"]
 

@@ -33,7 +33,7 @@ from bayeslmm.results.support import refuse_unless_derived
 if TYPE_CHECKING:
     import xarray as xr
 
-    from bayeslmm.results.posterior import PosteriorFit
+    from bayeslmm.fits.posterior import PosteriorFit
 
 __all__ = ["loo_pit"]
 

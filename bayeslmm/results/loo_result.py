@@ -13,7 +13,7 @@ from bayeslmm.bayes.draws import component_draws
 if TYPE_CHECKING:
     import xarray as xr
 
-    from bayeslmm.results.posterior import PosteriorFit
+    from bayeslmm.fits.posterior import PosteriorFit
 
 __all__ = [
     "K_HAT",

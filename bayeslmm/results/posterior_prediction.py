@@ -29,7 +29,7 @@ from bayeslmm.results.prediction import (
 from bayeslmm.results.tables import block_size, blocks_of, summarize_blocks
 
 if TYPE_CHECKING:
-    from bayeslmm.results.posterior import PosteriorFit
+    from bayeslmm.fits.posterior import PosteriorFit
 
 __all__ = ["PosteriorPrediction", "warn_of_priors_alone"]
 

@@ -20,7 +20,7 @@ from bayeslmm.formula.design import NewRows
 from bayeslmm.results.estimability import inestimable_text, undetermined
 
 if TYPE_CHECKING:
-    from bayeslmm.results.likelihood import LikelihoodFit
+    from bayeslmm.fits.likelihood import LikelihoodFit
 
 __all__ = [
     "check_prediction",

@@ -13,7 +13,7 @@ from bayeslmm.formula.random import RandomBlock
 from bayeslmm.results.support import refuse_unless_derived
 
 if TYPE_CHECKING:
-    from bayeslmm.results.posterior import PosteriorFit
+    from bayeslmm.fits.posterior import PosteriorFit
 
 __all__ = ["default_statistics", "predictive_check"]
 

@@ -9,7 +9,7 @@ from bayeslmm.errors import DataError
 from bayeslmm.formula import Design
 from bayeslmm.formula.columns import as_frame
 from bayeslmm.formula.residual import ResidualRows
-from bayeslmm.residual import correlations
+from bayeslmm.parts.structures import correlations
 from bayeslmm.results.implied import implied_covariance
 
 __all__ = ["residual_implied_covariance"]

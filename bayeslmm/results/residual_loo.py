@@ -16,14 +16,14 @@ from bayeslmm.bayes.draws import covariance_draws
 from bayeslmm.bayes.marginal import fixed_prior
 from bayeslmm.bayes.residual_draws import residual_parameters
 from bayeslmm.errors import SamplingError
-from bayeslmm.gaussian import lower_factor
+from bayeslmm.gaussian.system import StructuredProblem, Theta
+from bayeslmm.parts.patterns import lower_factor
 from bayeslmm.progress import progress
-from bayeslmm.residual.base import StructuredProblem, Theta
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from bayeslmm.results.posterior import PosteriorFit
+    from bayeslmm.fits.posterior import PosteriorFit
 
 __all__ = ["block_group_densities", "block_row_densities", "block_thetas", "without_rows"]
 

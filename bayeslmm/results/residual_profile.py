@@ -15,19 +15,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bayeslmm.bayes.priors import coef_key
 from bayeslmm.errors import ModelWarning, listed
-from bayeslmm.gaussian import lower_factor, single_threaded_blas
-from bayeslmm.gaussian.correlations import correlations_from_factors
+from bayeslmm.formula.components import time_pairs
+from bayeslmm.gaussian import single_threaded_blas
 from bayeslmm.likelihood.blockwise import optimize_blocks
+from bayeslmm.likelihood.coordinates import Coordinates
 from bayeslmm.likelihood.profile import profile_interval
+from bayeslmm.parts.correlations import correlations_from_factors
+from bayeslmm.parts.patterns import lower_factor
+from bayeslmm.priors.table import coef_key
 from bayeslmm.progress import progress
-from bayeslmm.residual.components import time_pairs
-from bayeslmm.residual.coordinates import Coordinates
 
 if TYPE_CHECKING:
-    from bayeslmm.residual.base import StructuredProblem
-    from bayeslmm.results.residual_likelihood import ResidualLikelihoodFit
+    from bayeslmm.fits.residual_likelihood import ResidualLikelihoodFit
+    from bayeslmm.gaussian.system import StructuredProblem
 
 __all__ = ["profile_intervals"]
 
@@ -109,7 +110,7 @@ def _limits(name: str, fit: ResidualLikelihoodFit) -> tuple[float, float]:
 
 
 def _coefficient_deviance(fit: ResidualLikelihoodFit, at: int) -> Callable[[float], float]:
-    from bayeslmm.model import structured_problem
+    from bayeslmm.assembly import structured_problem
 
     design = fit.design
     others = np.delete(fit.kept, at)

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.special import ndtri
 
 if TYPE_CHECKING:
-    from bayeslmm.results.residual_likelihood import ResidualLikelihoodFit
+    from bayeslmm.fits.residual_likelihood import ResidualLikelihoodFit
 
 __all__ = ["residual_variance_table", "transform_of"]
 

@@ -25,7 +25,7 @@ from bayeslmm.bayes.tree import linear_predictor
 if TYPE_CHECKING:
     import xarray as xr
 
-    from bayeslmm.results.posterior import PosteriorFit
+    from bayeslmm.fits.posterior import PosteriorFit
 
 __all__ = ["is_robust", "median_variances", "row_weights_of_outliers", "variances"]
 

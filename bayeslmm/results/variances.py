@@ -10,11 +10,11 @@ from scipy.special import ndtri
 
 from bayeslmm.bayes.draws import long_labels
 from bayeslmm.formula import Design
-from bayeslmm.gaussian import unpack_theta
 from bayeslmm.likelihood.satterthwaite import theta_scales
+from bayeslmm.parts.patterns import unpack_theta
 
 if TYPE_CHECKING:
-    from bayeslmm.results.likelihood import LikelihoodFit
+    from bayeslmm.fits.likelihood import LikelihoodFit
 
 __all__ = [
     "component_values",

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 import bayeslmm as blm
-from bayeslmm.bayes.defaults import coefficient_defaults
 from bayeslmm.bayes.marginal import fixed_prior, marginal_density
+from bayeslmm.priors.defaults import coefficient_defaults
 
 SHIFT, UNIT = 2013.0, 12.0
 

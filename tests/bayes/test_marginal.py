@@ -8,10 +8,8 @@ from scipy import stats
 
 import bayeslmm as blm
 from bayeslmm.bayes.marginal import marginal_density, marginal_obstacle
-from bayeslmm.bayes.priors import coef_key
-from bayeslmm.bayes.scales import scale_terms, scales, unconstrain
-from bayeslmm.gaussian import CovariancePattern, prepare
-from bayeslmm.gaussian.correlations import (
+from bayeslmm.gaussian import prepare
+from bayeslmm.parts.correlations import (
     correlation_layout,
     correlations_from_factors,
     factors_from_correlations,
@@ -19,6 +17,9 @@ from bayeslmm.gaussian.correlations import (
     log_lkj,
     pullback_to_correlations,
 )
+from bayeslmm.parts.patterns import CovariancePattern
+from bayeslmm.parts.scales import scale_terms, scales, unconstrain
+from bayeslmm.priors.table import coef_key
 from tests.bayes.test_hierarchical import _log_density, _own_factors, _random_point, _value
 from tests.conftest import dataset, quietly
 

@@ -15,8 +15,8 @@ import bayeslmm as blm
 from bayeslmm.bayes import compiled, nuts
 from bayeslmm.bayes.marginal import marginal_density
 from bayeslmm.bayes.mode import find_mode
-from bayeslmm.bayes.scales import scale_terms, unconstrain
-from bayeslmm.gaussian.correlations import correlations_from_factors, log_lkj
+from bayeslmm.parts.correlations import correlations_from_factors, log_lkj
+from bayeslmm.parts.scales import scale_terms, unconstrain
 from tests.bayes.test_hierarchical import _evaluate, _own_factors, _random_point, _value
 from tests.bayes.test_marginal import MODELS, _density, _model
 from tests.conftest import dataset, quietly, sleepstudy_fit

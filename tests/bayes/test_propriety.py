@@ -8,7 +8,7 @@ import pytest
 
 import bayeslmm as blm
 from bayeslmm.bayes.marginal import marginal_density
-from bayeslmm.bayes.propriety import refuse_improper_posterior
+from bayeslmm.priors.propriety import refuse_improper_posterior
 from tests.conftest import quietly
 
 FLAT, HALF_FLAT = blm.Prior("Flat"), blm.Prior("HalfFlat")

@@ -7,8 +7,8 @@ import pytest
 
 import bayeslmm as blm
 from bayeslmm.bayes.marginal import marginal_density
-from bayeslmm.bayes.scales import unconstrain
-from bayeslmm.gaussian.correlations import correlations_from_factors
+from bayeslmm.parts.correlations import correlations_from_factors
+from bayeslmm.parts.scales import unconstrain
 from tests.bayes.test_hierarchical import _log_density, _own_factors, _random_point, _value
 from tests.bayes.test_marginal import _log_jacobian, _prior_of_coefficients
 from tests.conftest import quietly

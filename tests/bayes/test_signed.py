@@ -13,9 +13,9 @@ from bayeslmm.bayes import compiled, nuts
 from bayeslmm.bayes.diagnostics import convergence
 from bayeslmm.bayes.marginal import marginal_density
 from bayeslmm.bayes.mode import find_mode
-from bayeslmm.bayes.scales import even_priors, scales, signed_scales, unconstrain
 from bayeslmm.bayes.signed import fold, reaches_zero, signed_density, signed_mode
 from bayeslmm.gaussian import single_threaded_blas
+from bayeslmm.parts.scales import even_priors, scales, signed_scales, unconstrain
 from tests.bayes.test_marginal import FAMILIES, MODELS, _density, _model
 from tests.bayes.test_marginal_nuts import assert_same_posterior
 from tests.conftest import dataset, quietly

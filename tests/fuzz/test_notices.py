@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import bayeslmm as blm
+from bayeslmm.fits.likelihood import LikelihoodFit
 from bayeslmm.gaussian import profiled_criterion, single_threaded_blas
-from bayeslmm.results.likelihood import LikelihoodFit
 from tests.fuzz import likelihood_checks, posterior_checks
 from tests.fuzz.cases import FixedTerm, draw_case
 from tests.fuzz.likelihood_checks import check_fit, check_said

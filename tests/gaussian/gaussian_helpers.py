@@ -8,7 +8,8 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from bayeslmm.gaussian import CovariancePattern, CrossProducts, FactorRows, unpack_theta
+from bayeslmm.gaussian import CrossProducts, FactorRows
+from bayeslmm.parts.patterns import CovariancePattern, unpack_theta
 
 #: Every way to factorize; all must say the same.
 ROUTES = ("auto", "sparse", "blocked", "syrk", "dense")

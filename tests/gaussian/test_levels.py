@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bayeslmm.gaussian import (
-    CovariancePattern,
     CrossProducts,
     FactorRows,
     _lapack,
@@ -23,6 +22,7 @@ from bayeslmm.gaussian import (
     with_prior,
 )
 from bayeslmm.gaussian._levels import _log_product
+from bayeslmm.parts.patterns import CovariancePattern
 
 
 def _problems(seed, q, p=2, levels=7, route="auto"):

@@ -15,13 +15,13 @@ from bayeslmm.gaussian import (
     leverages,
     log_marginal,
     log_marginal_and_gradient,
-    lower_factor,
     prepare,
     profiled_criterion,
     row_moments,
     solve,
     with_prior,
 )
+from bayeslmm.parts.patterns import lower_factor
 
 from .gaussian_helpers import (
     ROUTES,

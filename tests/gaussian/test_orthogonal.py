@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from bayeslmm.gaussian import (
-    CovariancePattern,
     CrossProducts,
     FactorRows,
     FixedPrior,
@@ -30,6 +29,7 @@ from bayeslmm.gaussian import (
 )
 from bayeslmm.gaussian.aliasing import remaining_shares, remaining_shares_of_products
 from bayeslmm.gaussian.orthogonal import with_coefficient_fixed
+from bayeslmm.parts.patterns import CovariancePattern
 
 N = 96
 GAPS = [1e-3, 1e-5, 1e-6, 2e-7]

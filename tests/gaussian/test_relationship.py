@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from bayeslmm.gaussian import (
-    CovariancePattern,
     CrossProducts,
     FactorRows,
     FixedPrior,
@@ -23,7 +22,6 @@ from bayeslmm.gaussian import (
     effect_covariances,
     log_marginal,
     log_marginal_and_gradient,
-    pack_theta,
     prepare,
     profiled_criterion_and_gradient,
     rotated_for_draws,
@@ -32,11 +30,12 @@ from bayeslmm.gaussian import (
     variance_derivative_terms,
     with_prior,
 )
-from bayeslmm.gaussian.coupled import CoupledProblem
-from bayeslmm.gaussian.relationship import NotPositiveError, semidefinite_root
-from bayeslmm.gaussian.rotation import RotatedProblem
+from bayeslmm.gaussian.related.coupled import CoupledProblem
+from bayeslmm.gaussian.related.relationship import NotPositiveError, semidefinite_root
+from bayeslmm.gaussian.related.rotation import RotatedProblem
 from bayeslmm.gaussian.sparse import sparse_pattern
 from bayeslmm.likelihood.satterthwaite import _first_derivatives
+from bayeslmm.parts.patterns import CovariancePattern, pack_theta
 
 J, SIGMA = 30, 0.8
 

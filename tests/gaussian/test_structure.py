@@ -7,19 +7,21 @@ import numpy as np
 import pytest
 
 from bayeslmm.gaussian import (
-    CovariancePattern,
     CrossProducts,
     FactorRows,
     aliased_columns,
     analyze,
-    covariance_gradient_to_theta,
     detect_aliased,
-    diagonal_positions,
-    initial_theta,
-    pack_theta,
     prepare,
     profiled_criterion_and_gradient,
     single_threaded_blas,
+)
+from bayeslmm.parts.patterns import (
+    CovariancePattern,
+    covariance_gradient_to_theta,
+    diagonal_positions,
+    initial_theta,
+    pack_theta,
     unpack_theta,
 )
 

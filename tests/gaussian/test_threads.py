@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from bayeslmm.gaussian import (
-    CovariancePattern,
     CrossProducts,
     FactorRows,
     log_marginal_flat,
@@ -21,6 +20,7 @@ from bayeslmm.gaussian import (
     with_prior,
 )
 from bayeslmm.gaussian._criteria import marginal_head, profiled_head
+from bayeslmm.parts.patterns import CovariancePattern
 
 
 def _problem(q, levels=12_000, p=3):

@@ -146,8 +146,8 @@ def residual_variance(fit) -> np.ndarray:
 def deviance_at(fit, Sigmas, variance) -> float:
     if fit.design.residual is None or fit.design.residual.kind == "independent":
         return dense_deviance(fit, Sigmas, variance)
-    from bayeslmm.gaussian import lower_factor
-    from bayeslmm.residual.base import Theta
+    from bayeslmm.gaussian.system import Theta
+    from bayeslmm.parts.patterns import lower_factor
 
     F = np.concatenate([lower_factor(0.5 * (S + S.T)).ravel() for S in Sigmas])
     theta = Theta(F, fit._theta.eta, fit._theta.c)

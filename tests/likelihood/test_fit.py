@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import bayeslmm as blm
-from bayeslmm.gaussian import CrossProducts, initial_theta, prepare, profiled_criterion
+from bayeslmm.assembly import covariance_patterns, factor_rows
+from bayeslmm.gaussian import CrossProducts, prepare, profiled_criterion
 from bayeslmm.likelihood.optimize import optimize
-from bayeslmm.model import covariance_patterns, factor_rows
+from bayeslmm.parts.patterns import initial_theta
 from tests.conftest import dataset, quietly
 
 

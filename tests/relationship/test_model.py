@@ -329,7 +329,7 @@ def test_kenward_roger_and_satterthwaite_are_those_of_the_same_model_without_a_r
 
 
 def test_kenward_roger_of_a_huge_pedigree_is_refused_in_words(monkeypatch):
-    from bayeslmm.gaussian import coupled_derivatives
+    from bayeslmm.gaussian.related import coupled_derivatives
 
     monkeypatch.setattr(coupled_derivatives, "MAX_EFFECTS", 10)
     with pytest.raises(blm.DataError, match="satterthwaite"):

@@ -10,14 +10,15 @@ import pytest
 from scipy import stats
 
 import bayeslmm as blm
+from bayeslmm.assembly import covariance_patterns, factor_rows, structured_problem
 from bayeslmm.bayes.marginal import marginal_density
 from bayeslmm.gaussian import CrossProducts, FixedPrior, analyze, draws_to_user
+from bayeslmm.gaussian.blocks.problem import BlockProblem
+from bayeslmm.gaussian.cells import derivatives as cell_derivatives
+from bayeslmm.gaussian.cells import problem as cells
+from bayeslmm.gaussian.cells.problem import CellProblem, prepare_cells
 from bayeslmm.likelihood.blockwise import block_curvature, block_kenward_roger, optimize_blocks
-from bayeslmm.model import covariance_patterns, factor_rows, structured_problem
-from bayeslmm.residual import cell_derivatives, cells
-from bayeslmm.residual.cells import CellProblem, prepare_cells
-from bayeslmm.residual.coordinates import Coordinates
-from bayeslmm.residual.problem import BlockProblem
+from bayeslmm.likelihood.coordinates import Coordinates
 from tests.conftest import quietly
 from tests.residual.residual_helpers import dense_residual_covariance
 

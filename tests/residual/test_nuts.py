@@ -13,7 +13,7 @@ from bayeslmm.bayes import compiled, nuts
 from bayeslmm.bayes.marginal import marginal_density
 from bayeslmm.bayes.mode import find_mode
 from bayeslmm.bayes.signed import fold, reaches_zero, signed_density, signed_mode
-from bayeslmm.residual import _effects, _kernel
+from bayeslmm.gaussian.blocks import _effects, _kernel
 from tests.bayes.test_marginal_nuts import assert_same_posterior
 from tests.conftest import quietly
 from tests.residual.test_posterior import MODELS, density, near

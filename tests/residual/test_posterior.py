@@ -11,8 +11,8 @@ from scipy import stats
 
 import bayeslmm as blm
 from bayeslmm.bayes.marginal import marginal_density
-from bayeslmm.bayes.scales import scale_terms, unconstrain
-from bayeslmm.gaussian.correlations import correlations_from_factors, log_lkj
+from bayeslmm.parts.correlations import correlations_from_factors, log_lkj
+from bayeslmm.parts.scales import scale_terms, unconstrain
 from tests.bayes.test_marginal import (
     _log_density,
     _log_jacobian,

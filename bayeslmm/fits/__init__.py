@@ -1,0 +1,1 @@
+"""The fits a user holds: thin objects that delegate to results, plots and the report."""

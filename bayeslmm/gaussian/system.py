@@ -1,0 +1,215 @@
+"""A model with structured residuals, prepared: the counterpart of ``gaussian.Problem``.
+
+:class:`StructuredProblem` is what likelihood and posterior ask for. It is answered from dense
+blocks of rows (:class:`bayeslmm.gaussian.blocks.problem.BlockProblem`) or, where residuals are
+independent, from cross-products (:class:`bayeslmm.gaussian.cells.problem.CellProblem`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bayeslmm.gaussian.coordinates import Coordinates
+from bayeslmm.gaussian.marginal import FixedPrior
+from bayeslmm.gaussian.rows import FactorRows
+from bayeslmm.parts.patterns import CovariancePattern
+from bayeslmm.parts.structures import Structure
+
+__all__ = ["Moments", "RowInformation", "StructuredProblem", "Theta"]
+
+
+@dataclass(frozen=True)
+class Theta:
+    """Covariance parameters in natural units.
+
+    Attributes
+    ----------
+    F : (sum q_k^2,) array
+        Flat lower triangular factors, Sigma_k = F_k F_k'.
+    eta : (s,) array
+        Log residual standard deviations: log sd_i = scale_i eta.
+    c : array
+        Natural parameters of the correlation structure.
+    """
+
+    F: np.ndarray
+    eta: np.ndarray
+    c: np.ndarray
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Coefficients and effects at given covariance parameters.
+
+    Attributes
+    ----------
+    value : float
+        Log-likelihood (restricted or marginal where beta is integrated out).
+    beta : (p,) array
+    vcov : (p, p) array
+    b : list of (J_k, q_k) arrays
+        Conditional means of the effects.
+    root : (p, p) array or None
+        W with vcov = W W', where that is positive definite.
+    """
+
+    value: float
+    beta: np.ndarray
+    vcov: np.ndarray
+    b: list[np.ndarray]
+    root: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class RowInformation:
+    """What single rows need, in the order of the data.
+
+    Attributes
+    ----------
+    residual : (n,) array
+        V^-1 (y - X beta^).
+    columns : (n, p) array
+        V^-1 X in the coordinates computed with.
+    diagonal : (n,) array
+        [V^-1]_ii.
+    covariance : (p, p) array
+        Of the coefficients, in the coordinates computed with.
+    """
+
+    residual: np.ndarray
+    columns: np.ndarray
+    diagonal: np.ndarray
+    covariance: np.ndarray
+
+
+class StructuredProblem(ABC):
+    """Rows with structured residuals, ready to be evaluated at many covariance parameters.
+
+    Attributes
+    ----------
+    n, p : int
+    patterns : tuple of CovariancePattern
+    factors : tuple of FactorRows
+    structure : Structure
+    coordinates : Coordinates
+    rest : (n,) array
+        Least-squares residuals, for starting values.
+    group, time : (n,) arrays
+        Residual groups and times.
+    scale : (n, s) array
+        log sd_i = scale_i eta.
+    weights : (n,) array or None
+    layout
+        Positions; ``layout.f_ptr`` are the starts of the flat factors.
+    """
+
+    n: int
+    p: int
+    patterns: tuple[CovariancePattern, ...]
+    factors: tuple[FactorRows, ...]
+    structure: Structure
+    coordinates: Coordinates
+    rest: np.ndarray
+    group: np.ndarray
+    time: np.ndarray
+    scale: np.ndarray
+    weights: np.ndarray | None
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the least-squares residuals."""
+        return float(np.sqrt(self.rest @ self.rest / max(self.n - self.p, 1)))
+
+    def prior(self, prior: FixedPrior | None) -> tuple:
+        """root, target and log-determinant of a prior on beta, flat by default."""
+        prior = FixedPrior.flat(self.p) if prior is None else prior.moved(self.coordinates)
+        return prior.root, prior.target, prior.log_det
+
+    def split(self, F: np.ndarray) -> list[np.ndarray]:
+        """(..., q_k, q_k) factors from flat ones (..., sum q_k^2)."""
+        ptr = self.layout.f_ptr
+        return [
+            F[..., ptr[k] : ptr[k + 1]].reshape(*F.shape[:-1], p.q, p.q)
+            for k, p in enumerate(self.patterns)
+        ]
+
+    def covariances(self, F: np.ndarray) -> list[np.ndarray]:
+        """Sigma_k from flat factors."""
+        return [L @ np.swapaxes(L, -1, -2) for L in self.split(F)]
+
+    def row_variances(self, eta: np.ndarray) -> np.ndarray:
+        """Residual variance of every row, shape (..., n)."""
+        variance = np.exp(2.0 * (eta @ self.scale.T))
+        return variance if self.weights is None else variance / self.weights
+
+    def on_scale(self, values: np.ndarray) -> np.ndarray:
+        """Least-squares coefficients of values (n,) on the columns of ``scale``."""
+        return np.linalg.lstsq(self.scale, values, rcond=None)[0]
+
+    @property
+    @abstractmethod
+    def n_normals(self) -> int:
+        """Standard normals that one draw of (beta, b) takes."""
+
+    @abstractmethod
+    def evaluate(self, theta: Theta, prior: tuple, ml: bool = False, gradient: bool = True):
+        """Log-likelihood and its derivatives in Sigma (flat), eta and c.
+
+        nan where V is not positive definite.
+        """
+
+    @abstractmethod
+    def solve(self, theta: Theta, prior: FixedPrior | None = None, ml: bool = False) -> Moments:
+        """Coefficients, their covariance and conditional means of the effects."""
+
+    @abstractmethod
+    def row_information(self, theta: Theta, prior: FixedPrior | None = None) -> RowInformation:
+        """V^-1 of residuals and columns, and its diagonal."""
+
+    @abstractmethod
+    def effect_covariances(self, theta: Theta) -> list[np.ndarray]:
+        """Covariance of the effects of every level given y, beta and theta, (J_k, q_k, q_k)."""
+
+    @abstractmethod
+    def predictor_variance(self, theta: Theta, X, Z: Sequence, codes: Sequence) -> np.ndarray:
+        """Var(x'beta + z'b | y, theta) of rows whose levels are among those of the data.
+
+        Parameters
+        ----------
+        X : (m, p) array
+        Z : sequence of (m, q_k) arrays
+        codes : sequence of (m,) int arrays
+        """
+
+    @abstractmethod
+    def draw(self, F, eta, c, prior: FixedPrior, normals: np.ndarray):
+        """One exact draw of (beta, b) per row of F, eta, c and normals.
+
+        Returns
+        -------
+        beta : (m, p) array
+        b : list of (m, J_k, q_k) arrays
+        """
+
+    @abstractmethod
+    def residual_root(self, theta: Theta) -> Callable:
+        """A function of columns (n, ...) that multiplies by C or by C^-1, R = C C'.
+
+        Called as ``apply(values, inverse=...)``.
+        """
+
+    @abstractmethod
+    def with_response(self, y: np.ndarray, X: np.ndarray) -> StructuredProblem:
+        """The same rows and levels with another response (less its offset)."""
+
+    @abstractmethod
+    def with_effects(self, matrices: Sequence[np.ndarray | None]) -> StructuredProblem:
+        """The same rows with the columns Z_k K_k in place of Z_k; None leaves a factor as it is."""
+
+    @abstractmethod
+    def with_rows(self, keep: np.ndarray, y: np.ndarray, X: np.ndarray) -> StructuredProblem:
+        """Some of the rows (y, X of all of them); levels, groups, times and limits stay."""

@@ -1,0 +1,299 @@
+"""Priors on standard deviations as numbers a compiled density takes.
+
+Every family is a code, three numbers and a constant. The constrained standard deviation is
+``s = lower + exp(x)``, or ``lower + (upper - lower) / (1 + exp(-x))`` where the prior ends at an
+upper bound, so that the sampler never meets a wall; the Jacobian of that map is part of the
+density. A number on the whole line (``lower`` minus infinity) is its own coordinate. Where NUTS
+meets a standard deviation that may be zero it is ``|unit sinh(x)|``, see
+:mod:`bayeslmm.bayes.signed`. Parametrizations are PyMC's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import lgamma, log, pi, sqrt
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numba import njit
+
+if TYPE_CHECKING:
+    from bayeslmm.priors.table import Prior
+
+__all__ = [
+    "SCALE_FAMILIES",
+    "Scales",
+    "draw_scales",
+    "even_priors",
+    "scales",
+    "signed_scales",
+    "supported_scale",
+]
+
+_LOG_2 = log(2.0)
+_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
+_CONSTANT, _NORMAL, _STUDENT, _GAMMA, _INVERSE_GAMMA, _LOG_NORMAL, _WEIBULL, _FIXED = range(8)
+
+
+class Scales(NamedTuple):
+    """Priors of m standard deviations, the residual one last.
+
+    Attributes
+    ----------
+    code : (m,) int array
+        Family.
+    parameters : (m, 3) array
+        Its numbers; see :func:`_log_prior`.
+    constant : (m,) array
+        Log of the normalizing constant.
+    lower, upper : (m,) arrays
+        Support; ``upper`` may be infinite.
+    unit : (m,) array
+        Positive where x stands for s = unit sinh(x), of either sign, with half the prior's density
+        on each side; zero elsewhere.
+    """
+
+    code: np.ndarray
+    parameters: np.ndarray
+    constant: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    unit: np.ndarray
+
+
+def _sigma(p, default=1.0) -> float:
+    """A scale given as sigma or as the precision tau (or lam)."""
+    for key in ("tau", "lam"):
+        if key in p:
+            return 1.0 / sqrt(p[key])
+    return p.get("sigma", default)
+
+
+def _half_normal(p):
+    sigma = _sigma(p)
+    return _NORMAL, (0.0, sigma, 0.0), 0.5 * log(2 / pi) - log(sigma), 0.0, np.inf
+
+
+def _student(nu, sigma):
+    constant = log(2) + lgamma((nu + 1) / 2) - lgamma(nu / 2) - 0.5 * log(nu * pi) - log(sigma)
+    return _STUDENT, (nu, sigma, 0.0), constant, 0.0, np.inf
+
+
+def _gamma(alpha, beta):
+    return _GAMMA, (alpha, beta, 0.0), alpha * log(beta) - lgamma(alpha), 0.0, np.inf
+
+
+def _gamma_prior(p):
+    if "mu" in p:
+        return _gamma((p["mu"] / p["sigma"]) ** 2, p["mu"] / p["sigma"] ** 2)
+    return _gamma(p["alpha"], p["beta"])
+
+
+def _inverse_gamma(p):
+    if "mu" in p:
+        mu2, sigma2 = p["mu"] ** 2, p["sigma"] ** 2
+        alpha, beta = (2 * sigma2 + mu2) / sigma2, p["mu"] * (mu2 + sigma2) / sigma2
+    else:
+        alpha, beta = p["alpha"], p["beta"]
+    return _INVERSE_GAMMA, (alpha, beta, 0.0), alpha * log(beta) - lgamma(alpha), 0.0, np.inf
+
+
+def _log_normal(p):
+    mu, sigma = p.get("mu", 0.0), _sigma(p)
+    return _LOG_NORMAL, (mu, sigma, 0.0), -0.5 * log(2 * pi) - log(sigma), 0.0, np.inf
+
+
+def _weibull(p):
+    alpha, beta = p["alpha"], p["beta"]
+    return _WEIBULL, (alpha, beta, 0.0), log(alpha) - alpha * log(beta), 0.0, np.inf
+
+
+def _uniform(p):
+    lower, upper = p.get("lower", 0.0), p.get("upper", 1.0)
+    return _CONSTANT, (0.0, 0.0, 0.0), -log(upper - lower), lower, upper
+
+
+def _fixed(p):
+    # its coordinate is a standard normal that nothing depends on: the posterior stays exact
+    return _FIXED, (p["value"], 0.0, 0.0), -0.5 * log(2 * pi), 0.0, np.inf
+
+
+def _truncated_normal(p):
+    from scipy.special import log_ndtr
+
+    mu, sigma = p.get("mu", 0.0), _sigma(p)
+    lower, upper = p["lower"], p.get("upper", np.inf)
+    # mass between the bounds from the tail that holds it, so that it never is 1 - 1
+    low, high = log_ndtr((mu - lower) / sigma), log_ndtr((mu - upper) / sigma)
+    if lower < mu:
+        low, high = log_ndtr((upper - mu) / sigma), log_ndtr((lower - mu) / sigma)
+    mass = low + np.log1p(-np.exp(high - low))
+    constant = -0.5 * log(2 * pi) - log(sigma) - float(mass)
+    return _NORMAL, (mu, sigma, 0.0), constant, lower, upper
+
+
+#: Families of which the marginal density knows the numbers: name -> code, parameters, constant,
+#: lower, upper.
+SCALE_FAMILIES: dict[str, Callable] = {
+    "HalfFlat": lambda p: (_CONSTANT, (0.0, 0.0, 0.0), 0.0, 0.0, np.inf),
+    "HalfNormal": _half_normal,
+    "HalfStudentT": lambda p: _student(p["nu"], _sigma(p)),
+    "HalfCauchy": lambda p: _student(1.0, p["beta"]),
+    "Exponential": lambda p: _gamma(1.0, 1.0 / p["scale"] if "scale" in p else p["lam"]),
+    "Gamma": _gamma_prior,
+    "InverseGamma": _inverse_gamma,
+    "LogNormal": _log_normal,
+    "Weibull": _weibull,
+    "Uniform": _uniform,
+    "TruncatedNormal": _truncated_normal,
+    "Fixed": _fixed,
+}
+
+
+def supported_scale(prior: Prior) -> bool:
+    """Whether the prior is one of :data:`SCALE_FAMILIES` on the positive numbers."""
+    return prior.name in SCALE_FAMILIES and prior.parameters.get("lower", 0.0) >= 0
+
+
+def _on_the_line(p):
+    sigma = _sigma(p)
+    constant = -0.5 * log(2 * pi) - log(sigma)
+    return _NORMAL, (p.get("mu", 0.0), sigma, 0.0), constant, -np.inf, np.inf
+
+
+def scales(priors: Sequence[Prior]) -> Scales:
+    """Numbers of a sequence of priors, each of a family in :data:`SCALE_FAMILIES` or normal."""
+    rows = [
+        (_on_the_line if prior.name == "Normal" else SCALE_FAMILIES[prior.name])(prior.parameters)
+        for prior in priors
+    ]
+    codes, parameters, constants, lower, upper = zip(*rows, strict=True)
+    return Scales(
+        np.array(codes, dtype=np.int64),
+        np.array(parameters, dtype=float),
+        np.array(constants, dtype=float),
+        np.array(lower, dtype=float),
+        np.array(upper, dtype=float),
+        np.zeros(len(rows)),
+    )
+
+
+def even_priors(sc: Scales) -> np.ndarray:
+    """(m,) bool: the density goes on smoothly and symmetrically below zero."""
+    even = (sc.code == _CONSTANT) | (sc.code == _STUDENT)
+    even |= (sc.code == _NORMAL) & (sc.parameters[:, 0] == 0)
+    return even & (sc.lower == 0) & np.isinf(sc.upper)
+
+
+def signed_scales(sc: Scales, unit: np.ndarray) -> Scales:
+    """``sc`` with coordinates s = unit sinh(x) where ``unit`` (m,) is positive."""
+    if np.any((unit > 0) & ~even_priors(sc)):
+        raise ValueError("only an even prior goes on below zero")
+    return sc._replace(constant=sc.constant - _LOG_2 * (unit > 0), unit=unit)
+
+
+@njit(**_OPTIONS)
+def constrain(lower, upper, unit, x):
+    """s, ds/dx, log ds/dx and its derivative."""
+    if unit > 0.0:
+        size = abs(x)
+        log_cosh = size + np.log1p(np.exp(-2.0 * size)) - _LOG_2
+        return unit * np.sinh(x), unit * np.cosh(x), np.log(unit) + log_cosh, np.tanh(x)
+    if np.isinf(lower):
+        return x, 1.0, 0.0, 0.0
+    if np.isinf(upper):
+        s = np.exp(x)
+        return lower + s, s, x, 1.0
+    e = np.exp(-abs(x))
+    share = 1.0 / (1.0 + e) if x >= 0 else e / (1.0 + e)
+    slope = (upper - lower) * e / ((1.0 + e) * (1.0 + e))
+    log_slope = np.log(upper - lower) - abs(x) - 2.0 * np.log1p(e)
+    return lower + (upper - lower) * share, slope, log_slope, -np.tanh(0.5 * x)  # 1 - 2 share
+
+
+@njit(**_OPTIONS)
+def _log_prior(code, a, b, s):
+    """Log density less its constant, and its derivative in s."""
+    if code == 1:  # normal, mean a, sd b
+        gap = (s - a) / b
+        return -0.5 * gap * gap, -gap / b
+    if code == 2:  # Student t, a degrees of freedom, scale b
+        t = s / b
+        return -0.5 * (a + 1.0) * np.log1p(t * t / a), -(a + 1.0) * t / (b * (a + t * t))
+    if code == 3:  # gamma, shape a, rate b
+        return (a - 1.0) * np.log(s) - b * s, (a - 1.0) / s - b
+    if code == 4:  # inverse gamma, shape a, scale b
+        return -(a + 1.0) * np.log(s) - b / s, (b / s - a - 1.0) / s
+    if code == 5:  # log-normal, mean a and sd b of log s
+        gap = (np.log(s) - a) / b
+        return -0.5 * gap * gap - np.log(s), -(gap / b + 1.0) / s
+    if code == 6:  # Weibull, shape a, scale b
+        t = (s / b) ** a
+        return (a - 1.0) * np.log(s) - t, ((a - 1.0) - a * t) / s
+    return 0.0, 0.0
+
+
+@njit(**_OPTIONS)
+def scale_terms(sc, x):
+    """Standard deviations at x (m,), log prior with Jacobians, its gradient, and ds/dx."""
+    m = x.shape[0]
+    sd, slope, gradient = np.empty(m), np.empty(m), np.empty(m)
+    value = 0.0
+    for i in range(m):
+        if sc.code[i] == 7:  # a known value: x[i] is a standard normal of its own
+            value += sc.constant[i] - 0.5 * x[i] * x[i]
+            gradient[i], sd[i], slope[i] = -x[i], sc.parameters[i, 0], 0.0
+            continue
+        s, ds, log_ds, d_log_ds = constrain(sc.lower[i], sc.upper[i], sc.unit[i], x[i])
+        log_p, d_log_p = _log_prior(sc.code[i], sc.parameters[i, 0], sc.parameters[i, 1], s)
+        value += log_p + sc.constant[i] + log_ds
+        gradient[i] = d_log_p * ds + d_log_ds
+        sd[i], slope[i] = s, ds
+    return value, gradient, sd, slope
+
+
+def unconstrain(sc: Scales, sd: np.ndarray) -> np.ndarray:
+    """x of given standard deviations, kept inside the support by a millionth of its width."""
+    sd = np.asarray(sd, dtype=float)
+    x = np.empty(len(sd))
+    for i, s in enumerate(sd):
+        low, high = sc.lower[i], sc.upper[i]
+        if sc.unit[i] > 0:
+            x[i] = np.arcsinh(s / sc.unit[i])
+        elif sc.code[i] == _FIXED:
+            x[i] = 0.0
+        elif np.isinf(low):
+            x[i] = s
+        elif np.isinf(high):
+            x[i] = np.log(max(s - low, 1e-6 * max(s, 1e-300)))
+        else:
+            share = np.clip((s - low) / (high - low), 1e-6, 1 - 1e-6)
+            x[i] = np.log(share) - np.log1p(-share)
+    return x
+
+
+def draw_scales(sc: Scales, n: int, rng: np.random.Generator) -> np.ndarray:
+    """(n, m) independent draws from the priors (none of which may be flat)."""
+    from scipy import stats
+
+    out = np.empty((n, len(sc.code)))
+    for i, (code, (a, b, _)) in enumerate(zip(sc.code, sc.parameters, strict=True)):
+        low, high = sc.lower[i], sc.upper[i]
+        if code == _FIXED:
+            out[:, i] = a
+        elif code == _CONSTANT:
+            out[:, i] = rng.uniform(low, high, n)
+        elif code == _NORMAL:
+            bounds = ((low - a) / b, (high - a) / b)
+            out[:, i] = stats.truncnorm.rvs(*bounds, loc=a, scale=b, size=n, random_state=rng)
+        elif code == _STUDENT:
+            out[:, i] = np.abs(b * rng.standard_t(a, n))
+        elif code == _GAMMA:
+            out[:, i] = rng.gamma(a, 1.0 / b, n)
+        elif code == _INVERSE_GAMMA:
+            out[:, i] = b / rng.gamma(a, 1.0, n)
+        elif code == _LOG_NORMAL:
+            out[:, i] = rng.lognormal(a, b, n)
+        else:
+            out[:, i] = b * rng.weibull(a, n)
+    return out

@@ -1,0 +1,1 @@
+"""The priors of a design: defaults, what they are about, and whether the posterior is proper."""

@@ -1,0 +1,303 @@
+"""Is a prior a distribution, and does an improper one leave a posterior that is?
+
+A flat prior on coefficients gives a proper posterior where the data determine these coefficients.
+A flat prior on standard deviations S gives one where the likelihood falls off faster than the
+volume grows: far out it behaves as a power of the standard deviations, the rank of the columns
+they scale, less what flat coefficients take, and that has to exceed the number of elements for
+every subset of S. For one sd beside a flat intercept these are the three groups of Gelman (2006,
+Bayesian Analysis 1(3), section 2.2); the general case is the power counting of Hobert and Casella
+(1996, JASA 91(436), theorem 1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bayeslmm.errors import PriorError
+from bayeslmm.formula import Design
+from bayeslmm.gaussian import aliased_columns
+
+if TYPE_CHECKING:
+    from bayeslmm.priors.table import Prior, Priors
+
+__all__ = [
+    "needed_unit",
+    "reaches_below_zero",
+    "refuse_improper_posterior",
+    "refuse_no_distribution",
+    "undetermined",
+]
+
+#: Parameters that have to be positive, by family.
+_POSITIVE_PARAMETERS = {
+    "Normal": ("sigma", "tau"),
+    "StudentT": ("nu", "sigma", "lam"),
+    "Cauchy": ("beta",),
+    "Laplace": ("b",),
+    "Logistic": ("s",),
+    "SkewNormal": ("sigma", "tau"),
+    "HalfNormal": ("sigma", "tau"),
+    "HalfStudentT": ("nu", "sigma", "lam"),
+    "HalfCauchy": ("beta",),
+    "Exponential": ("lam", "scale"),
+    "Gamma": ("alpha", "beta", "mu", "sigma"),
+    "InverseGamma": ("alpha", "beta", "mu", "sigma"),
+    "LogNormal": ("sigma", "tau"),
+    "Weibull": ("alpha", "beta"),
+    "TruncatedNormal": ("sigma", "tau"),
+    "LKJ": ("eta",),
+}
+#: Families that are written with alpha and beta or with mu and sigma.
+_TWO_WAYS = {"Gamma", "InverseGamma"}
+#: Two ways to say one scale.
+_ONE_SCALE = (("sigma", "tau"), ("sigma", "lam"), ("lam", "scale"))
+_BOUNDS = {"Uniform": (0.0, 1.0), "TruncatedNormal": (-math.inf, math.inf)}
+
+#: Subsets of more flat standard deviations than this are not all looked at.
+_MAX_SUBSETS = 10
+
+#: PyTensor's mode for what is evaluated once: compiling would take seconds.
+_UNCOMPILED = "FAST_COMPILE"
+
+
+def refuse_no_distribution(prior: Prior, *, known: bool) -> None:
+    """Refuse parameters with which the family is no distribution on the real line.
+
+    Parameters
+    ----------
+    prior : Prior
+    known : bool
+        Whether the family is one of those named here; PyMC is asked about others.
+
+    Raises
+    ------
+    PriorError
+    """
+    if not known:
+        _ask_pymc(prior)
+        return
+    given = prior.parameters
+    for key in _POSITIVE_PARAMETERS.get(prior.name, ()):
+        if key in given and not given[key] > 0:
+            raise PriorError(
+                f"{prior!r} is not a distribution: {key} must be positive"
+                + (" (1 is uniform over correlation matrices)." if key == "eta" else ".")
+            )
+    if prior.name in _TWO_WAYS and set(given) not in ({"alpha", "beta"}, {"mu", "sigma"}):
+        raise PriorError(f"{prior!r}: give alpha and beta, or mu and sigma, and nothing else.")
+    for pair in _ONE_SCALE:
+        if set(pair) <= given.keys():
+            raise PriorError(f"{prior!r}: give {' or '.join(pair)}, not both.")
+    if prior.name in _BOUNDS:
+        default = _BOUNDS[prior.name]
+        lower, upper = given.get("lower", default[0]), given.get("upper", default[1])
+        if not lower < upper:
+            raise PriorError(
+                f"{prior!r}: lower must be below upper"
+                + (f" ({upper:g} by default)." if "upper" not in given else ".")
+            )
+
+
+def _ask_pymc(prior: Prior) -> None:
+    import pymc as pm
+    from pymc.distributions.distribution import support_point
+
+    family = getattr(pm, prior.name)
+    operator = getattr(family, "rv_op", None)
+    if not hasattr(operator, "ndim_supp"):
+        operator = getattr(family, "rv_type", None)
+    if getattr(operator, "ndim_supp", 0):
+        raise PriorError(
+            f"{prior.name} is a distribution of several numbers at once, and every parameter here "
+            "is one number. Correlations have LKJ priors."
+        )
+    try:
+        distribution = family.dist(**prior.parameters)
+        # the density first: it checks the parameters, without which a draw may take for ever
+        middle = pm.logp(distribution, support_point(distribution)).eval(mode=_UNCOMPILED)
+        draws = pm.draw(distribution, 50, random_seed=1, mode=_UNCOMPILED)
+        heights = pm.logp(distribution, draws).eval(mode=_UNCOMPILED)
+    except Exception as err:  # whatever PyMC and PyTensor raise
+        reason = str(err).strip().splitlines()
+        raise PriorError(
+            f"{prior!r} is not a distribution: {reason[0] if reason else type(err).__name__}"
+        ) from None
+    if np.isnan(middle) or not (np.isfinite(draws).all() and np.isfinite(heights).all()):
+        raise PriorError(
+            f"{prior!r} is not a distribution: its draws or its density are not finite."
+        )
+
+
+def reaches_below_zero(prior: Prior) -> bool:
+    """Whether a family that PyMC alone knows has density or draws below zero."""
+    import pymc as pm
+
+    distribution = getattr(pm, prior.name).dist(**prior.parameters)
+    draws = pm.draw(distribution, 1000, random_seed=1, mode=_UNCOMPILED)
+    points = -np.geomspace(1e-6, 1e6, 200) * max(float(np.median(np.abs(draws))), 1e-12)
+    heights = pm.logp(distribution, points).eval(mode=_UNCOMPILED)
+    return bool(np.any(draws < 0) or np.isfinite(heights).any())
+
+
+def refuse_improper_posterior(design: Design, priors: Priors) -> None:
+    """Refuse improper priors that the data do not make up for.
+
+    Raises
+    ------
+    PriorError
+        Naming the parameter and what is too few.
+    """
+    flat = [key for key, prior in priors.items() if not prior.is_proper]
+    if not flat:
+        return
+    free = _free_directions(design, priors)
+    scales = _scaled_columns(design, free.shape[1])
+    chosen = [key for key in flat if key in scales]
+    sizes = range(1, len(chosen) + 1) if len(chosen) <= _MAX_SUBSETS else (1, len(chosen))
+    for size in sizes:
+        for subset in combinations(chosen, size):
+            _refuse_too_few(subset, scales, free)
+    for covariate in design.modeled:
+        mean, sd = (f"{name}({covariate.name})" for name in ("mean", "sd"))
+        if sd in flat and len(covariate.observed) - (mean in flat) <= 1:
+            raise PriorError(
+                f"The flat prior of {sd} leaves its posterior improper: "
+                f"{len(covariate.observed)} observed values are too few. "
+                'Use a proper prior, such as blm.Prior("HalfStudentT", nu=3, sigma=...).'
+            )
+
+
+def undetermined(design: Design, priors: Priors, direction: np.ndarray) -> bool:
+    """Whether the data leave a direction of the coefficients open, beside flat ones.
+
+    Parameters
+    ----------
+    direction : (p,) array
+        A change of the coefficients that no proper prior of the others holds.
+    """
+    X = design.X * _used(design)[:, None] if design.rows_in_memory else design.X_reduced
+    column = X @ direction
+    if np.linalg.norm(column) <= 1e-10 * np.linalg.norm(X * direction):
+        return True
+    free = _free_directions(design, priors)
+    return free.shape[1] in aliased_columns(np.column_stack([free, column]))
+
+
+def needed_unit(design: Design, priors: Priors, units: list[np.ndarray]) -> int | None:
+    """The first unit without whose rows a flat coefficient is not determined; None if none.
+
+    Parameters
+    ----------
+    units : list of int arrays
+        Rows of each.
+    """
+    free = _free_directions(design, priors)
+    if not free.shape[1]:
+        return None
+    Q = np.linalg.qr(free)[0]
+    for u, rows in enumerate(units):
+        part = Q[rows]
+        # the largest share of a direction that these rows hold is at most the trace
+        if (part**2).sum() > 1 - 1e-9 and np.linalg.norm(part, 2) ** 2 > 1 - 1e-9:
+            return u
+    return None
+
+
+def _free_directions(design: Design, priors: Priors) -> np.ndarray:
+    """X v for every direction v of the coefficients that no proper prior holds, one a column.
+
+    Raises
+    ------
+    PriorError
+        If the data say nothing about one of them.
+    """
+    from bayeslmm.priors.table import coef_key
+
+    flat = [j for j, name in enumerate(design.coef_names) if not priors[coef_key(name)].is_proper]
+    X = design.X * _used(design)[:, None] if design.rows_in_memory else design.X_reduced
+    # the other combinations of the coefficients keep their priors, such as the intercept at the
+    # means: a slope turns the line about them
+    columns = X @ np.linalg.inv(priors.combinations())[:, flat]
+    length = np.linalg.norm(X[:, flat], axis=0)
+    columns[:, np.linalg.norm(columns, axis=0) <= 1e-10 * length] = 0.0
+    for j in aliased_columns(columns):
+        name = design.coef_names[flat[j]]
+        raise PriorError(
+            f"The prior of {coef_key(name)} is flat, and the data do not determine it: its column "
+            "is constant or a combination of others, so that its posterior would be improper. "
+            f'Give it a proper prior, such as blm.Prior("Normal", mu=0, sigma=...), or leave '
+            f"{name} out."
+        )
+    return columns
+
+
+def _used(design: Design) -> np.ndarray:
+    """(n,) 1 for rows that inform, 0 for those of no weight or with a filled-in covariate."""
+    used = np.ones(design.n_rows)
+    if design.weights is not None:
+        used[design.weights <= 0] = 0.0
+    for covariate in design.modeled:
+        used[covariate.rows] = 0.0
+    return used
+
+
+def _scaled_columns(
+    design: Design, n_free: int
+) -> dict[str, tuple[int, Callable[[], np.ndarray] | None]]:
+    """By standard deviation: how fast the likelihood falls at least, and the columns it scales.
+
+    The columns are None where the rows are not in memory.
+    """
+    found: dict[str, tuple[int, Callable[[], np.ndarray] | None]] = {}
+    held = design.rows_in_memory
+    used = _used(design) if held else None
+    for block in design.blocks:
+        for e, effect in enumerate(block.effects):
+            key = f"sd({effect} | {block.name})"
+            if not held:
+                found[key] = (block.n_levels - n_free, None)
+                continue
+            sizes = np.zeros(block.n_levels)
+            np.maximum.at(sizes, block.codes, np.abs(block.Z[:, e]) * used)
+
+            def columns(block=block, e=e):
+                out = np.zeros((design.n_rows, block.n_levels))
+                out[np.arange(design.n_rows), block.codes] = block.Z[:, e] * used
+                return out
+
+            found[key] = (int((sizes > 0).sum()) - n_free, columns)
+    if design.residual is None or design.residual.variance.kind != "cells":
+        columns = (lambda: np.diag(used)) if held else None
+        found["sigma"] = (int(used.sum()) if held else design.n_rows) - n_free, columns
+        return found
+    for name, cell in zip(
+        design.residual.variance.names, design.residual.rows.scale.T, strict=True
+    ):
+        at = np.flatnonzero(cell * used)
+        found[name] = (len(at) - n_free, lambda at=at: np.eye(design.n_rows)[:, at])
+    return found
+
+
+def _refuse_too_few(subset: tuple[str, ...], scales: dict, free: np.ndarray) -> None:
+    """Refuse flat priors on a set of standard deviations that the likelihood does not bound."""
+    power = max(scales[key][0] for key in subset)
+    if power > len(subset):
+        return
+    makers = [scales[key][1] for key in subset]
+    if None not in makers and len(free):
+        wide = np.column_stack([free, *(make() for make in makers)])
+        power = int(np.linalg.matrix_rank(wide)) - free.shape[1]
+    if power > len(subset):
+        return
+    names, beside = " and ".join(subset), " beside flat coefficients" if free.shape[1] else ""
+    raise PriorError(
+        f"The flat prior of {names} leaves the posterior improper: the data have only "
+        f"{max(power, 0)} independent {'values' if power != 1 else 'value'} of what it scales"
+        f"{beside}, and more than {len(subset)} are needed. Use a proper prior, such as "
+        'blm.Prior("HalfStudentT", nu=3, sigma=...).'
+    )

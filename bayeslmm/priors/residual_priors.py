@@ -1,0 +1,155 @@
+"""Default priors of the residual structure's parameters, and what each may be."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from bayeslmm.errors import PriorError
+from bayeslmm.formula import Design
+from bayeslmm.parts.scales import SCALE_FAMILIES
+
+__all__ = [
+    "CORR_KEY",
+    "check_residual_support",
+    "log_scale_keys",
+    "residual_component_priors",
+    "residual_interval",
+    "residual_members",
+    "residual_priors",
+    "scalar_key",
+    "scale_keys",
+]
+
+#: Key of the LKJ prior of an unstructured residual correlation matrix.
+CORR_KEY = "corr(residual)"
+
+
+def scale_keys(design: Design) -> list[str]:
+    """Keys of the residual standard deviations."""
+    if design.residual is None:
+        return ["sigma"]
+    variance = design.residual.variance
+    return list(variance.names[:1] if variance.kind == "log-linear" else variance.names)
+
+
+def log_scale_keys(design: Design) -> list[str]:
+    """Keys of the log-linear coefficients of the standard deviation."""
+    if design.residual is None or design.residual.variance.kind != "log-linear":
+        return []
+    return list(design.residual.variance.names[1:])
+
+
+def scalar_key(design: Design) -> str | None:
+    """``rho`` or ``range``."""
+    from bayeslmm.formula.components import scalar_name
+
+    return None if design.residual is None else scalar_name(design.residual)
+
+
+def residual_interval(design: Design) -> tuple[float, float]:
+    """Where rho or the range may lie."""
+    residual = design.residual
+    if residual.kind == "cs":
+        return -1.0 / (residual.largest_group - 1), 1.0
+    return (0.0, np.inf) if residual.kind == "car1" else (-1.0, 1.0)
+
+
+def residual_priors(design: Design, sd_y: float) -> dict:
+    """Defaults of everything about the residuals, ``sigma`` included.
+
+    - every standard deviation: HalfStudentT(3, s_y), times the root of the mean weight;
+    - log-linear coefficients of the standard deviation: Normal(0, 1 / s_x), Normal(0, 1) for a
+      0/1 column;
+    - rho: uniform over its interval (-1, 1), for compound symmetry (-1 / (m - 1), 1);
+    - range: HalfNormal with half the longest span of times within a group;
+    - unstructured correlations: LKJ(2).
+    """
+    from bayeslmm.priors.table import Prior
+
+    scale = sd_y * math.sqrt(design.statistics.mean_weight)
+    priors = {key: Prior("HalfStudentT", nu=3, sigma=scale) for key in scale_keys(design)}
+    residual = design.residual
+    if residual is None:
+        return priors
+    for j, key in enumerate(log_scale_keys(design), start=1):
+        column = residual.rows.scale[:, j]
+        two = len(np.unique(column)) == 2
+        priors[key] = Prior("Normal", mu=0.0, sigma=1.0 if two else 1.0 / float(np.std(column)))
+    key, (low, high) = scalar_key(design), residual_interval(design)
+    if key == "rho":
+        priors[key] = Prior("Uniform", lower=low, upper=high)
+    elif key == "range":
+        priors[key] = Prior("HalfNormal", sigma=0.5 * _longest_span(design))
+    if residual.times:
+        priors[CORR_KEY] = Prior("LKJ", eta=2)
+    return priors
+
+
+def _longest_span(design: Design) -> float:
+    rows = design.residual.rows
+    low = np.full(rows.group.max() + 1, np.inf)
+    high = np.full(rows.group.max() + 1, -np.inf)
+    np.minimum.at(low, rows.group, rows.time)
+    np.maximum.at(high, rows.group, rows.time)
+    return float(np.max(high - low))
+
+
+def residual_members(design: Design) -> dict[str, list[str]]:
+    """What the residual structure adds to the classes of priors."""
+    corr = [CORR_KEY] if design.residual is not None and design.residual.times else []
+    return {"sigma": scale_keys(design), "corr": corr}
+
+
+def check_residual_support(key: str, prior, interval: tuple[float, float]) -> bool:
+    """Check the prior of rho or of a log-linear coefficient; whether `key` is one of these.
+
+    Raises
+    ------
+    PriorError
+        If the prior reaches outside the interval of rho.
+    """
+    if key.startswith("log_sigma["):
+        if prior.name == "LKJ":
+            raise PriorError(f"{key}: use another distribution than LKJ.")
+        return True
+    if key != "rho":
+        return False
+    low, high = interval
+    bounds = prior.parameters
+    inside = bounds.get("lower", -np.inf) >= low - 1e-9 and bounds.get("upper", np.inf) <= high
+    if prior.name not in ("Uniform", "TruncatedNormal") or not inside:
+        raise PriorError(
+            f'rho lies between {low:.4g} and {high:.4g}: use blm.Prior("Uniform", lower={low:.4g}, '
+            f'upper={high:.4g}) or blm.Prior("TruncatedNormal", mu=..., sigma=..., lower=..., '
+            f"upper=...) within these bounds, not {prior!r}."
+        )
+    return True
+
+
+def residual_obstacle(design: Design, priors) -> str | None:
+    """Why the compiled density does not know a prior of the residual structure."""
+    for key in log_scale_keys(design):
+        if priors[key].name != "Normal":
+            return (
+                f"the prior of {key} is {priors[key]!r}, which the marginal density does not know"
+            )
+    for key in [*scale_keys(design), *(["range"] if scalar_key(design) == "range" else [])]:
+        prior = priors[key]
+        if prior.name not in SCALE_FAMILIES or prior.parameters.get("lower", 0.0) < 0:
+            return f"the prior of {key} is {prior!r}, which the marginal density does not know"
+    return None
+
+
+def residual_component_priors(design: Design, priors) -> dict[str, tuple]:
+    """Prior of each residual component and, for a correlation, the size of its matrix."""
+    from bayeslmm.formula.components import residual_component_names
+
+    if design.residual is None:
+        return {"sigma": (priors["sigma"], 0)}
+    size = len(design.residual.times)
+    return {
+        name: (priors[CORR_KEY], size) if name.startswith("corr(") else (priors[name], 0)
+        for name in residual_component_names(design.residual)
+    }

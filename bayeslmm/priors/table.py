@@ -1,0 +1,539 @@
+"""Priors: what a user may say, the defaults, and what is in force for every parameter.
+
+Defaults are weakly informative on the scale of the data, in the spirit of Gelman, Jakulin,
+Pittau and Su (2008, Annals of Applied Statistics 2(4)) and of rstanarm and brms; see
+:func:`default_priors` for the formulas.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bayeslmm.errors import PriorError, listed
+from bayeslmm.formula import Design
+from bayeslmm.formula.random import RandomBlock
+from bayeslmm.formula.statistics import spread
+from bayeslmm.priors.defaults import Defaults, response_spread
+from bayeslmm.priors.effect_maps import EffectMaps
+from bayeslmm.priors.propriety import reaches_below_zero, refuse_no_distribution
+from bayeslmm.priors.residual_priors import (
+    check_residual_support,
+    residual_interval,
+    residual_members,
+    residual_priors,
+)
+
+__all__ = ["Prior", "Priors", "coef_key", "component_names", "default_priors"]
+
+#: Distributions that are used most, with their parameters (PyMC's names). Others are looked
+#: up in PyMC itself, which takes seconds to import.
+_KNOWN = {
+    "Normal": ("mu", "sigma", "tau"),
+    "StudentT": ("nu", "mu", "sigma", "lam"),
+    "Cauchy": ("alpha", "beta"),
+    "Laplace": ("mu", "b"),
+    "Logistic": ("mu", "s"),
+    "SkewNormal": ("mu", "sigma", "alpha", "tau"),
+    "Flat": (),
+    "HalfFlat": (),
+    "HalfNormal": ("sigma", "tau"),
+    "HalfStudentT": ("nu", "sigma", "lam"),
+    "HalfCauchy": ("beta",),
+    "Exponential": ("lam", "scale"),
+    "Gamma": ("alpha", "beta", "mu", "sigma"),
+    "InverseGamma": ("alpha", "beta", "mu", "sigma"),
+    "LogNormal": ("mu", "sigma", "tau"),
+    "Weibull": ("alpha", "beta"),
+    "Uniform": ("lower", "upper"),
+    "TruncatedNormal": ("mu", "sigma", "lower", "upper", "tau"),
+    "LKJ": ("eta",),
+    "Fixed": ("value",),
+}
+_POSITIVE = {
+    "HalfFlat",
+    "HalfNormal",
+    "HalfStudentT",
+    "HalfCauchy",
+    "Exponential",
+    "Gamma",
+    "InverseGamma",
+    "LogNormal",
+    "Weibull",
+}
+_IMPROPER = {"Flat", "HalfFlat"}
+#: Parameters without a default in PyMC: one of each group must be given.
+_REQUIRED = {
+    "StudentT": (("nu",),),
+    "HalfStudentT": (("nu",),),
+    "Cauchy": (("alpha",), ("beta",)),
+    "HalfCauchy": (("beta",),),
+    "Laplace": (("mu",), ("b",)),
+    "Exponential": (("lam", "scale"),),
+    "Gamma": (("alpha", "mu"), ("beta", "sigma")),
+    "InverseGamma": (("alpha", "mu"), ("beta", "sigma")),
+    "Weibull": (("alpha",), ("beta",)),
+    "LKJ": (("eta",),),
+    "Fixed": (("value",),),
+}
+_ALIASES = {"Lognormal": "LogNormal"}
+_CLASSES = ("beta", "sd", "corr", "sigma", "nu")
+#: Degrees of freedom of a Student-t distribution: Juarez and Steel (2010), Journal of Business
+#: and Economic Statistics 28(1), section 2.
+_NU = {"alpha": 2, "beta": 0.1}
+
+
+class Prior:
+    """A prior distribution by its PyMC name.
+
+    Parameters
+    ----------
+    name : str
+        A PyMC distribution, ``"LKJ"`` for correlations, or ``"Fixed"`` for a parameter whose
+        value is known (``blm.Prior("Fixed", value=1)`` on sigma: known sampling variances).
+    **parameters : float
+        Its parameters, under PyMC's names.
+
+    Raises
+    ------
+    PriorError
+        If there is no such distribution, or it has no such parameter, a value is not a finite
+        number, or with these values it is no distribution of one number.
+
+    Examples
+    --------
+    >>> import bayeslmm as blm
+    >>> blm.Prior("Normal", mu=0, sigma=10)
+    Normal(mu=0, sigma=10)
+    """
+
+    __slots__ = ("name", "parameters")
+
+    def __init__(self, name: str, **parameters: float):
+        name = _ALIASES.get(name, name)
+        allowed = _parameters_of(name)
+        if allowed is not None:
+            wrong = [key for key in parameters if key not in allowed]
+            if wrong:
+                raise PriorError(
+                    f"{name} has no parameter {wrong[0]!r}. Its parameters: "
+                    f"{', '.join(allowed) or 'none'}."
+                )
+        for key, value in parameters.items():
+            if not _is_number(value):
+                raise PriorError(
+                    f"{name}: {key} must be a number, not {value!r}. (A prior on a prior's "
+                    "parameter is not supported; take model.pymc_model() further in PyMC.)"
+                )
+        self.name = name
+        self.parameters = {key: _plain(value) for key, value in parameters.items()}
+        _check_values(self)
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{key}={value:.4g}" for key, value in self.parameters.items())
+        return f"{self.name}({inside})"
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Prior)
+            and self.name == other.name
+            and self.parameters == other.parameters
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.name, tuple(sorted(self.parameters.items()))))
+
+    @property
+    def is_proper(self) -> bool:
+        """Whether it integrates to one."""
+        return self.name not in _IMPROPER
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data for a file."""
+        return {"name": self.name, **self.parameters}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Prior:
+        """From :meth:`to_dict`."""
+        record = dict(record)
+        return cls(record.pop("name"), **record)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    prior: Prior
+    source: str
+
+
+class Priors(Mapping):
+    """The priors in force, one per parameter; prints as a table, and can be edited.
+
+    Keys are coefficients (``"Days"``; ``"Intercept"`` is the intercept at the predictors'
+    means), variance components (``"sd(Days | Subject)"``, ``"sigma"``), the correlations of
+    a grouping factor (``"corr(Subject)"``) and the degrees of freedom of Student-t residuals
+    (``"nu"``) or random effects (``"nu(Subject)"``). Assigning to a class (``"beta"``: all
+    coefficients but the intercept, ``"sd"``, ``"corr"``) sets each of its members.
+
+    Examples
+    --------
+    >>> import bayeslmm as blm
+    >>> model = blm.LMM("Reaction ~ Days + (1 | Subject)", blm.load_dataset("sleepstudy"))
+    >>> model.priors["Days"] = blm.Prior("Normal", mu=0, sigma=10)
+    >>> model.priors["Days"]
+    Normal(mu=0, sigma=10)
+    """
+
+    def __init__(
+        self,
+        design: Design,
+        user: Mapping[str, Prior] | None = None,
+        *,
+        family: str = "gaussian",
+        random: str = "gaussian",
+    ):
+        self._classes = _members(design, family)
+        self._interval = (-1.0, 1.0) if design.residual is None else residual_interval(design)
+        self._aliases = _pair_aliases(design)
+        self._defaults = _defaults_of(design)
+        defaults = _priors_of(design, self._defaults, family, random)
+        self._entries = {key: _Entry(prior, "default") for key, prior in defaults.items()}
+        user = {} if user is None else user
+        if not isinstance(user, Mapping):
+            raise PriorError('priors must be a dict such as {"Days": blm.Prior("Normal", ...)}.')
+        # classes first, so that a component's own prior wins whatever the order written
+        keys = sorted(user, key=lambda key: key not in self._classes)
+        if isinstance(user, Priors):  # what was a default there is a default here
+            keys = [key for key in keys if not user.is_default(key)]
+        for key in keys:
+            self[key] = user[key]
+
+    def __getitem__(self, key: str) -> Prior:
+        return self._entries[self._key(key)].prior
+
+    def __setitem__(self, key: str, prior: Prior) -> None:
+        if not isinstance(prior, Prior):
+            raise PriorError(
+                f'The prior of {key!r} must be blm.Prior("Normal", mu=0, sigma=1) or another '
+                f"distribution, not {prior!r}."
+            )
+        keys = self._classes.get(key) if isinstance(key, str) else None
+        if keys is None:
+            keys = [self._key(key)]
+        elif not keys:
+            also = f" The coefficient is {coef_key(key)!r}." if coef_key(key) in self else ""
+            raise PriorError(f"This model has no parameter of class {key!r}.{also}")
+        for target in keys:
+            if not check_residual_support(target, prior, self._interval):
+                _check_support(target, prior)
+        self._entries.update({target: _Entry(prior, "user") for target in keys})
+        self._fill_in()
+
+    def _fill_in(self) -> None:
+        """The defaults of what is not set, given what is."""
+        for key, record in self._defaults.given(self._is_set).items():
+            if not self._is_set(key):
+                self._entries[key] = _Entry(Prior.from_dict(record), "default")
+
+    def _is_set(self, key: str) -> bool:
+        return key in self._entries and self._entries[key].source != "default"
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        width = max(len(key) for key in self._entries)
+        lines = [
+            f"  {key:<{width}}  {entry.prior!r}" + ("" if entry.source == "default" else "  (set)")
+            for key, entry in self._entries.items()
+        ]
+        return "\n".join(["Priors", *lines, *(f"  {note}" for note in self.notes())])
+
+    def notes(self) -> list[str]:
+        """What the priors are about, where that is not the parameter in the formula's columns."""
+        return self._defaults.notes(self._is_set)
+
+    def is_default(self, key: str) -> bool:
+        """Whether the prior of `key` was filled in rather than set."""
+        return self._entries[self._key(key)].source == "default"
+
+    def combinations(self) -> np.ndarray:
+        """A (p, p), so that the priors of the coefficients are independent ones of A beta.
+
+        Row j belongs to coefficient j: the coefficient itself where its prior was set, the value
+        at the means of the predictors for the intercept, and for a default the coefficient in the
+        model whose later columns have the earlier ones taken out; see
+        :mod:`bayeslmm.priors.defaults`.
+        """
+        return self._defaults.combinations(self._is_set)[0]
+
+    def effect_maps(self) -> EffectMaps:
+        """What the priors on random effects are about, beside the effects in the formula."""
+        return EffectMaps(tuple(K for K, _ in self._defaults.effects_given(self._is_set)))
+
+    @property
+    def coefficients(self) -> tuple[str, ...]:
+        """Keys of the coefficients' priors."""
+        return self._defaults.keys
+
+    def other_coordinates(self, other: Priors) -> list[str]:
+        """Grouping factors whose effects, the same in both, have priors about other columns."""
+        found = []
+        theirs = {own[:2]: K for own, K in other._located()}
+        for (name, effects, _), K in self._located():
+            twin = theirs.get((name, effects), K)
+            if (K is None) != (twin is None) or (K is not None and not np.allclose(K, twin)):
+                found.append(name)
+        return found
+
+    def _located(self):
+        matrices = self.effect_maps().matrices
+        return list(zip(self._defaults.factors, matrices, strict=True))
+
+    def copy(self) -> Priors:
+        """An independent copy."""
+        twin = object.__new__(Priors)
+        twin._defaults = self._defaults
+        twin._classes, twin._aliases = self._classes, self._aliases
+        twin._interval = self._interval
+        twin._entries = dict(self._entries)
+        return twin
+
+    def to_dict(self) -> dict[str, dict]:
+        """As plain data for a file, sources included."""
+        return {
+            key: {**entry.prior.to_dict(), "source": entry.source}
+            for key, entry in self._entries.items()
+        }
+
+    def defaults_to_dict(self) -> dict[str, Any]:
+        """What the defaults were made from, as plain data for a file."""
+        return self._defaults.to_dict()
+
+    def restore(
+        self, record: Mapping[str, Mapping], defaults: Mapping[str, Any] | None = None
+    ) -> None:
+        """Take over the numbers of :meth:`to_dict`, as they were when the file was written.
+
+        Parameters
+        ----------
+        record : dict
+        defaults : dict, optional
+            Of :meth:`defaults_to_dict`; files of version 0.1.0 have none.
+
+        Raises
+        ------
+        ValueError
+            If they are not of this model's parameters.
+        """
+        own = self._defaults
+        self._defaults = own.alone() if defaults is None else own.restored(defaults)
+        for key, values in record.items():
+            values = dict(values)
+            source = values.pop("source", "user")
+            self._entries[self._key(key)] = _Entry(Prior.from_dict(values), source)
+
+    def _key(self, key: str) -> str:
+        key = self._aliases.get(key, key)
+        if key in self._entries:
+            return key
+        squeezed = {"".join(k.split()): k for k in [*self._entries, *self._aliases]}
+        found = squeezed.get("".join(str(key).split()))
+        if found is not None:
+            return self._aliases.get(found, found)
+        close = difflib.get_close_matches(str(key), [*self._entries, *self._classes], n=2)
+        hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+        raise PriorError(
+            f"There is no parameter {key!r} to set a prior on.{hint} Parameters: "
+            f"{listed(self._entries)}. Classes: {', '.join(_CLASSES)}."
+        )
+
+
+def default_priors(
+    design: Design, *, family: str = "gaussian", random: str = "gaussian"
+) -> dict[str, Prior]:
+    """Weakly informative defaults on the scale of the data.
+
+    With s_y the standard deviation of the response (less its offset) and s_x that of a column:
+
+    - intercept, at the means of the predictors: Normal(mean y, 2.5 s_y);
+    - other coefficients: Normal(0, 2.5 s_y / s_x), with s_x of what the columns before leave of
+      the column. It is the prior of the column's coefficient where later columns have the earlier
+      ones taken out; jointly N(0, (2.5 s_y)^2 S^-1), S the covariance matrix of the columns, which
+      does not depend on their order, origin, unit or coding (see :mod:`bayeslmm.priors.defaults`).
+      Without an intercept, columns that add up to a constant (a mean per cell) have the same
+      prior as with one;
+    - sigma: HalfStudentT(3, s_y), times the root of the mean weight where there are weights;
+    - sd of an effect with covariate z: HalfStudentT(3, s_y / s_z), s_z of what the columns that
+      are marginal to it leave; HalfStudentT(3, s_y) for an intercept or a 0/1 column, whose s_z
+      says only how rare it is;
+    - correlations: LKJ(2), Lewandowski, Kurowicka and Joe (2009). Standard deviations and
+      correlations are those at the means of the covariates: of each column with the columns
+      marginal to it taken out;
+    - a covariate x whose missing values are modeled: its mean Normal(mean x, 2.5 s_x), its
+      standard deviation HalfStudentT(3, s_x), over the observed values;
+    - degrees of freedom of Student-t residuals or random effects: Gamma(2, 0.1), Juarez and
+      Steel (2010).
+    - residual structures: see :func:`bayeslmm.priors.residual_priors.residual_priors`.
+
+    All standard deviations have the divisor n - 1.
+
+    Parameters
+    ----------
+    design : Design
+    family, random : {"gaussian", "student"}
+        Distribution of the residuals and of the random effects.
+
+    Returns
+    -------
+    dict of str to Prior
+        In the order in which parameters are printed.
+    """
+    return _priors_of(
+        design,
+        _defaults_of(design),
+        family,
+        random,
+    )
+
+
+def _defaults_of(design: Design) -> Defaults:
+    return Defaults.of(design, tuple(coef_key(name) for name in design.coef_names))
+
+
+def _priors_of(design: Design, defaults: Defaults, family: str, random: str) -> dict[str, Prior]:
+    records = defaults.given(lambda key: False)
+    scaled = {key: Prior.from_dict(record) for key, record in records.items()}
+    priors = {key: scaled[key] for key in defaults.keys}
+    for block in design.blocks:
+        priors |= {key: scaled[key] for key in component_names(block) if key in scaled}
+        if block.correlated_pairs():
+            priors[f"corr({block.name})"] = Prior("LKJ", eta=2)
+        if random == "student":
+            priors[f"nu({block.name})"] = Prior("Gamma", **_NU)
+    priors |= residual_priors(design, response_spread(design))
+    for covariate in design.modeled:
+        observed = covariate.observed
+        center, size = float(np.mean(observed)), np.max(np.abs(observed))
+        scale = float(spread(np.std(observed, ddof=1), size))
+        priors[f"mean({covariate.name})"] = Prior("Normal", mu=center, sigma=2.5 * scale)
+        priors[f"sd({covariate.name})"] = Prior("HalfStudentT", nu=3, sigma=scale)
+    if family == "student":
+        priors["nu"] = Prior("Gamma", **_NU)
+    return priors
+
+
+def coef_key(name: str) -> str:
+    """Key of a coefficient's prior: its name, unless that means something else."""
+    return f"beta({name})" if name in _CLASSES else name
+
+
+def component_names(block: RandomBlock) -> list[str]:
+    """Names of a block's variance components, standard deviations first."""
+    sds = [f"sd({effect} | {block.name})" for effect in block.effects]
+    corrs = [
+        f"corr({block.effects[i]}, {block.effects[j]} | {block.name})"
+        for i, j in block.correlated_pairs()
+    ]
+    return sds + corrs
+
+
+def _members(design: Design, family: str) -> dict[str, list[str]]:
+    """Parameters of each class."""
+    members: dict[str, list[str]] = {name: [] for name in _CLASSES}
+    members["beta"] = [coef_key(name) for name in design.coef_names if name != "Intercept"]
+    members["nu"] = ["nu"] if family == "student" else []
+    for block in design.blocks:
+        members["sd"] += [f"sd({effect} | {block.name})" for effect in block.effects]
+        members["corr"] += [f"corr({block.name})"] if block.correlated_pairs() else []
+    for name, keys in residual_members(design).items():
+        members[name] += keys
+    return members
+
+
+def _pair_aliases(design: Design) -> dict[str, str]:
+    """``corr(a, b | g)`` may stand for ``corr(g)`` where g has just that one correlation."""
+    aliases = {}
+    for block in design.blocks:
+        if len(block.correlated_pairs()) == 1:
+            aliases[component_names(block)[-1]] = f"corr({block.name})"
+    return aliases
+
+
+def _parameters_of(name: str) -> tuple[str, ...] | None:
+    """Parameter names, or None where PyMC knows the distribution but we do not."""
+    if not isinstance(name, str):
+        raise PriorError(f"A prior starts with a distribution's name, not {name!r}.")
+    if name in _KNOWN:
+        return _KNOWN[name]
+    import pymc as pm
+
+    found = getattr(pm, name, None)
+    if isinstance(found, type) and issubclass(found, pm.Distribution):
+        if not issubclass(found, pm.Continuous):
+            raise PriorError(f"{name} is not a continuous univariate distribution.")
+        return None
+    close = difflib.get_close_matches(name, _KNOWN, n=3)
+    hint = f" Did you mean {' or '.join(close)}?" if close else ""
+    raise PriorError(
+        f"PyMC has no distribution {name!r}.{hint} Most used: {', '.join(_KNOWN)} (LKJ for "
+        "correlations)."
+    )
+
+
+def _is_number(value) -> bool:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return False
+    return math.isfinite(number) and not isinstance(value, bool | str)
+
+
+def _plain(value) -> float:
+    return int(value) if isinstance(value, int | np.integer) else float(value)
+
+
+def _check_values(prior: Prior) -> None:
+    for group in _REQUIRED.get(prior.name, ()):
+        if not prior.parameters.keys() & set(group):
+            raise PriorError(f"{prior.name} needs the parameter {' or '.join(group)}.")
+    refuse_no_distribution(prior, known=prior.name in _KNOWN)
+
+
+def _check_support(key: str, prior: Prior) -> None:
+    """Scales and degrees of freedom are positive; correlations have LKJ priors, nothing else."""
+    is_corr = key.startswith("corr(")
+    if is_corr != (prior.name == "LKJ"):
+        wanted = 'Prior("LKJ", eta=2)' if is_corr else "another distribution than LKJ"
+        raise PriorError(f"{key}: use {wanted}, not {prior!r}.")
+    if prior.name == "HalfFlat" and (key == "range" or key.startswith("nu")):
+        what = "range" if key == "range" else "degrees of freedom"
+        raise PriorError(
+            f"{key}: the likelihood does not bound the {what}, so that a flat prior leaves the "
+            "posterior improper. Use a proper prior, such as Gamma or HalfNormal."
+        )
+    is_positive = key in ("sigma", "nu", "range") or key.startswith(("sd(", "nu(", "sigma["))
+    if not is_positive or prior.name in _POSITIVE:
+        return
+    if prior.name == "Fixed":
+        if not prior.parameters["value"] > 0:
+            raise PriorError(f"{key} must be positive, so it cannot be fixed by {prior!r}.")
+        return
+    if prior.parameters.get("lower", -1.0) >= 0:
+        return
+    if prior.name in _KNOWN or reaches_below_zero(prior):
+        what = "the degrees of freedom" if key.startswith("nu") else "a standard deviation"
+        raise PriorError(
+            f"{key} is {what}, and {prior!r} allows negative values. Use "
+            "HalfNormal, HalfStudentT, Exponential, Gamma, LogNormal or Uniform(lower=0, ...)."
+        )
