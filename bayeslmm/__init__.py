@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 # and ArviZ are imported only by what needs them.
 _HOMES = {
     "LMM": "bayeslmm.model",
-    "Prior": "bayeslmm.priors.table",
+    "Prior": "bayeslmm.parts.prior",
     "Priors": "bayeslmm.priors.table",
     "PosteriorFit": "bayeslmm.fits.posterior",
     "LikelihoodFit": "bayeslmm.fits.likelihood",
@@ -32,9 +32,9 @@ _HOMES = {
     "bayes_factor": "bayeslmm.reanalysis.bayes_factors",
     "savage_dickey": "bayeslmm.reanalysis.bayes_factors",
     "log_marginal_likelihood": "bayeslmm.reanalysis.bayes_factors",
-    "load": "bayeslmm.storage",
+    "load": "bayeslmm.loading",
     "scan": "bayeslmm.sources.recognize",
-    "fitted_batches": "bayeslmm.sources.fitted",
+    "fitted_batches": "bayeslmm.results.fitted_batches",
     "missingness": "bayeslmm.formula.missingness",
     "within_between": "bayeslmm.formula.preparation",
     "inverse_normal_transform": "bayeslmm.formula.preparation",

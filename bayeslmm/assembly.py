@@ -166,9 +166,11 @@ def covariance_patterns(design: Design) -> list[CovariancePattern]:
 
 def prepared_problem(design: Design, cp: CrossProducts) -> Problem:
     """Cross-products of a design's rows laid out for evaluation."""
+    patterns = covariance_patterns(design)
+    relationships = [block.relationship for block in design.blocks]
     with single_threaded_blas():
-        return prepare(
-            cp,
-            covariance_patterns(design),
-            relationships=[block.relationship for block in design.blocks],
-        )
+        if all(relationship is None for relationship in relationships):
+            return prepare(cp, patterns)
+        from bayeslmm.gaussian.related.rotation import prepare_related
+
+        return prepare_related(cp, patterns, relationships)

@@ -20,12 +20,13 @@ from bayeslmm.errors import (
     DataWarning,
     ModelWarning,
     SamplingWarning,
-    listed,
 )
 from bayeslmm.formula import Design, build_design
 from bayeslmm.formula.checks import check_design
 from bayeslmm.formula.description import describe_design
-from bayeslmm.priors.table import Prior, Priors
+from bayeslmm.parts.prior import Prior
+from bayeslmm.priors.table import Priors
+from bayeslmm.results.identification import aliased_coefficients, warn_unidentified
 
 if TYPE_CHECKING:
     import pymc as pm
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
     from bayeslmm.gaussian.system import StructuredProblem
 
 __all__ = ["LMM"]
-
-#: A column of which other columns leave less than this share of its length deserves a warning.
-_HARDLY_LEFT = 1e-5
 
 #: Distributions of residuals and of random effects.
 FAMILIES = ("gaussian", "student")
@@ -152,9 +150,8 @@ class LMM:
                 )
             self.design = related_design(self.design, relationship)
         check_design(self.design, sigma_known=_sigma_is_given(priors))
-        self.aliased: tuple[str, ...] = _aliased(self.design)
+        self.aliased: tuple[str, ...] = aliased_coefficients(self.design)
         self.priors = Priors(self.design, priors, family=family, random=random)
-        from bayeslmm.results.identification import warn_unidentified
 
         warn_unidentified(self)
 
@@ -527,52 +524,6 @@ def _describe_families(model: LMM) -> list[str]:
     if model.random == "student":
         lines.append("Random effects: Student-t (standard deviations are their scales)")
     return lines
-
-
-def _aliased(design: Design) -> tuple[str, ...]:
-    """Coefficients whose columns are combinations of earlier ones, with a warning.
-
-    Raises
-    ------
-    DataError
-        If there are no more rows than coefficients, aliased ones not counted.
-    """
-    from bayeslmm.gaussian import single_threaded_blas
-    from bayeslmm.gaussian.aliasing import remaining_shares, remaining_shares_of_products
-
-    with single_threaded_blas():
-        if design.rows_in_memory:
-            shares = remaining_shares(design.X)
-        else:
-            shares = remaining_shares_of_products(design.cross_products)
-    names, n, rank = design.coef_names, design.n_rows, int(np.count_nonzero(shares))
-    if n <= rank:
-        aliased = f" ({len(names) - rank} more are aliased)" if rank < len(names) else ""
-        raise DataError(
-            f"{rank} coefficients{aliased} and {n} rows: there must be more rows than "
-            "coefficients. Leave terms out."
-        )
-    aliased = tuple(name for name, share in zip(names, shares, strict=True) if share == 0)
-    if aliased:
-        warnings.warn(
-            f"The model matrix is rank deficient: {listed(aliased)} can be written as a "
-            "combination of the columns before. The data say nothing about such a coefficient "
-            "alone: in the posterior its prior decides, REML leaves it out.",
-            ModelWarning,
-            stacklevel=3,
-        )
-    for name, share in zip(names, shares, strict=True):
-        if 0 < share < _HARDLY_LEFT:
-            warnings.warn(
-                f"The column of {name} is nearly a combination of the columns before it: "
-                f"{share:.0e} of its length is left. The data say little about these coefficients "
-                "one by one, and standard errors of their combinations lose digits. Leave one "
-                "out, or make the difference between the columns a column of its own (for "
-                "powers: poly(), or center() the covariate).",
-                ModelWarning,
-                stacklevel=3,
-            )
-    return aliased
 
 
 def _sigma_is_given(priors) -> bool:

@@ -39,7 +39,7 @@ from bayeslmm.priors.table import component_names
 from bayeslmm.progress import progress
 
 if TYPE_CHECKING:
-    from bayeslmm.model import LMM
+    from bayeslmm.protocols import Model
 
 __all__ = ["Calibration", "sbc"]
 
@@ -142,7 +142,7 @@ class Calibration:
 
 
 def sbc(
-    model: LMM,
+    model: Model,
     n_sims: int = 200,
     *,
     method: str = "nuts",
@@ -155,7 +155,7 @@ def sbc(
 
     Parameters
     ----------
-    model : LMM
+    model : Model
         Its rows, covariates, weights and *current* priors are used, its response is not.
     n_sims : int
         Simulated data sets; 500 or more for a sharp test.
@@ -205,7 +205,7 @@ def sbc(
     )
 
 
-def _simulator(model: LMM) -> type[_Simulator]:
+def _simulator(model: Model) -> type[_Simulator]:
     if model.design.residual is None:
         return _Simulator
     from bayeslmm.bayes.residual_calibration import ResidualSimulator
@@ -217,7 +217,7 @@ def _simulator(model: LMM) -> type[_Simulator]:
 class _Simulator:
     """What stays fixed over simulations."""
 
-    model: LMM
+    model: Model
     density: MarginalDensity
     coef_mean: np.ndarray
     coef_sd: np.ndarray
@@ -227,7 +227,7 @@ class _Simulator:
     names: list[str]
 
     @classmethod
-    def of(cls, model: LMM, method: str, n_draws: int) -> _Simulator:
+    def of(cls, model: Model, method: str, n_draws: int) -> _Simulator:
         from bayeslmm.formula.components import residual_component_names
 
         design = model.design
@@ -344,7 +344,7 @@ class _Simulator:
         return np.concatenate([*columns, sigma[:, None]], axis=1)
 
 
-def _check(model: LMM, n_sims: int, method: str, n_draws: int) -> None:
+def _check(model: Model, n_sims: int, method: str, n_draws: int) -> None:
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, not {method!r}.")
     for name, value, least in (("n_sims", n_sims, 1), ("n_draws", n_draws, 9)):

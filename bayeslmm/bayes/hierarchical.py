@@ -22,7 +22,8 @@ from bayeslmm.bayes.residual_model import structured_response
 from bayeslmm.errors import SamplingError
 from bayeslmm.formula import Design
 from bayeslmm.formula.random import RandomBlock
-from bayeslmm.priors.table import Prior, Priors, coef_key
+from bayeslmm.parts.prior import Prior
+from bayeslmm.priors.table import Priors, coef_key
 
 if TYPE_CHECKING:
     import pymc as pm

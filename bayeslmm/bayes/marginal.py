@@ -40,10 +40,11 @@ from bayeslmm.parts.correlations import (
     log_lkj,
     pullback_from_covariances,
 )
+from bayeslmm.parts.prior import Prior
 from bayeslmm.parts.scales import Scales, scale_terms, scales, supported_scale, unconstrain
 from bayeslmm.priors.effect_maps import EffectMaps
 from bayeslmm.priors.residual_priors import residual_obstacle
-from bayeslmm.priors.table import Prior, Priors, coef_key
+from bayeslmm.priors.table import Priors, coef_key
 
 if TYPE_CHECKING:
     from bayeslmm.bayes.names import ModelNames

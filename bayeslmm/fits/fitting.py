@@ -13,14 +13,14 @@ from bayeslmm.fits.likelihood import LikelihoodFit
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import CrossProducts, Problem, single_threaded_blas
 from bayeslmm.likelihood.optimize import optimize
-from bayeslmm.likelihood.unbounded import grows_as_sigma_vanishes
+from bayeslmm.likelihood.unbounded import refuse_unbounded
 from bayeslmm.priors.table import Priors
 from bayeslmm.results.identification import sigma_is_known
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from bayeslmm.model import LMM
+    from bayeslmm.protocols import Model
 
 __all__ = ["likelihood_fit"]
 
@@ -28,7 +28,7 @@ __all__ = ["likelihood_fit"]
 _PERFECT = 1e-7
 
 
-def likelihood_fit(model: LMM, *, reml: bool) -> LikelihoodFit:
+def likelihood_fit(model: Model, *, reml: bool) -> LikelihoodFit:
     """Fit `model`; see :meth:`bayeslmm.LMM.reml`."""
     design = model.design
     _refuse_other_families(model)
@@ -58,7 +58,7 @@ def likelihood_fit(model: LMM, *, reml: bool) -> LikelihoodFit:
     return fit
 
 
-def _problem(model: LMM) -> Problem:
+def _problem(model: Model) -> Problem:
     """The model's prepared problem, without aliased columns, with sigma where it is known."""
     return replace(_estimable_problem(model), known_sigma=known_sigma(model.priors))
 
@@ -81,7 +81,7 @@ def known_sigma(priors: Priors) -> float | None:
     return float(prior.parameters["value"]) if prior.name == "Fixed" else None
 
 
-def _estimable_problem(model: LMM) -> Problem:
+def _estimable_problem(model: Model) -> Problem:
     if not model.aliased:
         return model.problem
     from bayeslmm.assembly import prepared_problem, reduce_rows
@@ -91,7 +91,7 @@ def _estimable_problem(model: LMM) -> Problem:
     return prepared_problem(design, reduce_rows(design, columns=kept))
 
 
-def _refuse_other_families(model: LMM) -> None:
+def _refuse_other_families(model: Model) -> None:
     if model.design.modeled:
         raise DataError(
             'missing="model" needs model.fit(): REML and maximum likelihood know no missing '
@@ -119,23 +119,6 @@ def _refuse_unidentified(design: Design) -> None:
             )
 
 
-def refuse_unbounded(problem: Problem, theta: np.ndarray, *, reml: bool) -> None:
-    """Refuse a likelihood that grows, or stays, as sigma tends to 0.
-
-    Raises
-    ------
-    DataError
-    """
-    if not grows_as_sigma_vanishes(problem, theta, reml=reml):
-        return
-    route = "" if reml else ", fit by reml() (its profiles need this likelihood too)"
-    raise DataError(
-        f"Coefficients and random effects together fit the {problem.n} rows perfectly, so that "
-        f"the {'restricted ' if reml else ''}likelihood has no maximum: it does not fall as sigma "
-        f"tends to 0. Leave terms out{route} or use model.fit(), where the priors decide."
-    )
-
-
 def _ols_sigma(cp: CrossProducts) -> float:
     """Residual standard deviation of least squares, from the cross-products."""
     p = cp.p
@@ -148,7 +131,7 @@ def _ols_sigma(cp: CrossProducts) -> float:
     return float(np.sqrt(max(gram[p, p] - explained, 0.0) / max(cp.n, 1)))
 
 
-def refuse_perfect_model(model: LMM) -> None:
+def refuse_perfect_model(model: Model) -> None:
     """Refuse a response that the coefficients alone reproduce: its likelihood has no maximum.
 
     With sigma going to 0 the likelihood grows without bound, and the posterior is improper
@@ -163,7 +146,7 @@ def refuse_perfect_model(model: LMM) -> None:
             _refuse_perfect(model.design, _ols_sigma(model.cross_products))
 
 
-def refuse_perfect_posterior(model: LMM, idata: xr.DataTree) -> None:
+def refuse_perfect_posterior(model: Model, idata: xr.DataTree) -> None:
     """Refuse draws in which sigma has collapsed: random effects reproduce the response.
 
     Raises

@@ -31,7 +31,7 @@ from bayeslmm.results.prediction import likelihood_prediction, row_weights
 from bayeslmm.results.tables import check_level, format_table
 
 if TYPE_CHECKING:
-    from bayeslmm.model import LMM
+    from bayeslmm.protocols import Model
 
 __all__ = ["LikelihoodFit"]
 
@@ -45,7 +45,7 @@ class LikelihoodFit(FitPlots):
 
     Attributes
     ----------
-    model : LMM
+    model : Model
     method : {"REML", "ML"}
     theta : ndarray
         Free entries of the relative covariance factors, in the order of the grouping factors
@@ -70,7 +70,7 @@ class LikelihoodFit(FitPlots):
     (True, False, -871.814)
     """
 
-    def __init__(self, model: LMM, problem: Problem, optimum: Optimum, *, reml: bool):
+    def __init__(self, model: Model, problem: Problem, optimum: Optimum, *, reml: bool):
         self.model, self.reml, self.optimum = model, reml, optimum
         self.method = "REML" if reml else "ML"
         self._problem = problem

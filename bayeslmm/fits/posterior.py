@@ -31,7 +31,7 @@ from bayeslmm.results.tables import (
 if TYPE_CHECKING:
     import xarray as xr
 
-    from bayeslmm.model import LMM
+    from bayeslmm.protocols import Model
     from bayeslmm.results.conditioning import Conditioning
 
 __all__ = ["PosteriorFit"]
@@ -44,7 +44,7 @@ class PosteriorFit(PosteriorPlots):
 
     Attributes
     ----------
-    model : LMM
+    model : Model
         The model, able to predict and to be fitted again.
     priors : Priors
         The priors this posterior was made with.
@@ -69,7 +69,7 @@ class PosteriorFit(PosteriorPlots):
 
     conditioning: Conditioning | None = None
 
-    def __init__(self, model: LMM, priors: Priors, idata: xr.DataTree, info: FitInfo):
+    def __init__(self, model: Model, priors: Priors, idata: xr.DataTree, info: FitInfo):
         self.model, self.priors, self.idata, self.info = model, priors, idata, info
 
     @property

@@ -38,7 +38,7 @@ from bayeslmm.results.tables import check_level
 from bayeslmm.results.variances import component_values
 
 if TYPE_CHECKING:
-    from bayeslmm.model import LMM
+    from bayeslmm.protocols import Model
 
 __all__ = ["ResidualLikelihoodFit", "residual_likelihood_fit"]
 
@@ -62,7 +62,7 @@ class ResidualLikelihoodFit(LikelihoodFit):
         times the mean of 1/w is that mean.
     """
 
-    def __init__(self, model: LMM, problem: StructuredProblem, optimum: Optimum, *, reml: bool):
+    def __init__(self, model: Model, problem: StructuredProblem, optimum: Optimum, *, reml: bool):
         self.model, self.reml, self.optimum = model, reml, optimum
         self.method = "REML" if reml else "ML"
         self._problem = problem
@@ -195,7 +195,7 @@ class ResidualLikelihoodFit(LikelihoodFit):
         data : data frame, optional
             The covariates and times of the group's rows; by default those of the first group.
         """
-        from bayeslmm.results.residual_implied import residual_implied_covariance
+        from bayeslmm.results.implied import residual_implied_covariance
 
         theta = self._theta
         values, index = residual_implied_covariance(
@@ -246,7 +246,7 @@ def _solution(problem: StructuredProblem, theta: Theta, x: np.ndarray, reml: boo
     )
 
 
-def residual_likelihood_fit(model: LMM, *, reml: bool) -> ResidualLikelihoodFit:
+def residual_likelihood_fit(model: Model, *, reml: bool) -> ResidualLikelihoodFit:
     """Fit a model with structured residuals; see :meth:`bayeslmm.LMM.reml`."""
     from bayeslmm.assembly import structured_problem
 

@@ -19,7 +19,7 @@ from .symbolic import Symbolic, analyze
 from .threads import many_levels
 
 if TYPE_CHECKING:
-    from bayeslmm.gaussian.related.relationship import Relationship
+    pass
 
 
 class Values(NamedTuple):
@@ -186,7 +186,6 @@ def prepare(
     cp: CrossProducts,
     patterns: Sequence[CovariancePattern],
     *,
-    relationships: Sequence[Relationship | None] | None = None,
     symbolic: Symbolic | None = None,
     route: str = "auto",
 ) -> Problem:
@@ -197,8 +196,6 @@ def prepare(
     cp : CrossProducts
     patterns : sequence of CovariancePattern
         One per factor of ``cp``.
-    relationships : sequence of Relationship or None, optional
-        Known covariance between the levels of each factor.
     symbolic : Symbolic, optional
         Analysis of cross-products whose co-occurrences include those of ``cp``, e.g. of the full
         data when ``cp`` leaves a group out.
@@ -213,10 +210,6 @@ def prepare(
     patterns = tuple(patterns)
     if [p.q for p in patterns] != [f.q for f in cp.factors]:
         raise ValueError("one covariance pattern per factor, of as many columns, is needed")
-    if relationships is not None and any(r is not None for r in relationships):
-        from bayeslmm.gaussian.related.rotation import prepare_related
-
-        return prepare_related(cp, patterns, tuple(relationships))
     symbolic = analyze(cp, route) if symbolic is None else symbolic
     working, coordinates = working_products(cp)
     offsets = symbolic.layout.f_ptr

@@ -13,6 +13,7 @@ from itertools import combinations
 
 import numpy as np
 
+from bayeslmm.errors import DataError
 from bayeslmm.gaussian import Problem, profiled_criterion
 from bayeslmm.gaussian.system import StructuredProblem, Theta
 from bayeslmm.parts.patterns import pack_theta
@@ -22,6 +23,7 @@ __all__ = [
     "collapsing_correlation",
     "collapsing_tail",
     "grows_as_sigma_vanishes",
+    "refuse_unbounded",
 ]
 
 #: Points of a ray, in units of where it starts.
@@ -324,3 +326,20 @@ def _null(rows: np.ndarray) -> np.ndarray:
     _, values, vectors = np.linalg.svd(rows)
     rank = int((values > 1e-9 * values[0]).sum())
     return vectors[rank:].T
+
+
+def refuse_unbounded(problem: Problem, theta: np.ndarray, *, reml: bool) -> None:
+    """Refuse a likelihood that grows, or stays, as sigma tends to 0.
+
+    Raises
+    ------
+    DataError
+    """
+    if not grows_as_sigma_vanishes(problem, theta, reml=reml):
+        return
+    route = "" if reml else ", fit by reml() (its profiles need this likelihood too)"
+    raise DataError(
+        f"Coefficients and random effects together fit the {problem.n} rows perfectly, so that "
+        f"the {'restricted ' if reml else ''}likelihood has no maximum: it does not fall as sigma "
+        f"tends to 0. Leave terms out{route} or use model.fit(), where the priors decide."
+    )

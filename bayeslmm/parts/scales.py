@@ -18,7 +18,7 @@ import numpy as np
 from numba import njit
 
 if TYPE_CHECKING:
-    from bayeslmm.priors.table import Prior
+    from bayeslmm.parts.prior import Prior
 
 __all__ = [
     "SCALE_FAMILIES",

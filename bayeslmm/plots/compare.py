@@ -13,8 +13,7 @@ from bayeslmm.plots.style import CYCLE, grid_of_axes, intervals
 from bayeslmm.results.comparison import compare_estimates
 
 if TYPE_CHECKING:
-    from bayeslmm.fits.likelihood import LikelihoodFit
-    from bayeslmm.fits.posterior import PosteriorFit
+    from bayeslmm.protocols import LikelihoodResult, PosteriorResult
 
 __all__ = ["plot_compare"]
 
@@ -22,7 +21,7 @@ _MOST = 24
 
 
 def plot_compare(
-    *fits: PosteriorFit | LikelihoodFit,
+    *fits: PosteriorResult | LikelihoodResult,
     names: list[str] | None = None,
     parameters: str | list[str] | None = None,
     level: float = 0.95,
@@ -31,7 +30,7 @@ def plot_compare(
 
     Parameters
     ----------
-    *fits : PosteriorFit or LikelihoodFit
+    *fits : PosteriorResult or LikelihoodFit
         Or one table made by :func:`bayeslmm.compare_estimates`.
     names : list of str, optional
         What to call each fit.

@@ -14,8 +14,7 @@ from bayeslmm.formula import Design
 from bayeslmm.formula.random import RandomBlock
 
 if TYPE_CHECKING:
-    from bayeslmm.fits.likelihood import LikelihoodFit
-    from bayeslmm.fits.posterior import PosteriorFit
+    from bayeslmm.protocols import LikelihoodResult, PosteriorResult
 
 __all__ = [
     "block_of",
@@ -29,7 +28,7 @@ __all__ = [
 ]
 
 
-def is_posterior(fit: PosteriorFit | LikelihoodFit) -> bool:
+def is_posterior(fit: PosteriorResult | LikelihoodResult) -> bool:
     """Whether a fit has draws."""
     return hasattr(fit, "idata")
 
@@ -39,7 +38,7 @@ def center(table: pd.DataFrame) -> pd.Series:
     return table["mean"] if "mean" in table.columns else table["estimate"]
 
 
-def coefficients(fit: PosteriorFit | LikelihoodFit) -> np.ndarray:
+def coefficients(fit: PosteriorResult | LikelihoodResult) -> np.ndarray:
     """Point estimates of the coefficients, shape (p,); 0 where one is aliased."""
     design = fit.model.design
     beta = np.zeros(len(design.coef_names))
@@ -51,7 +50,7 @@ def coefficients(fit: PosteriorFit | LikelihoodFit) -> np.ndarray:
     return beta
 
 
-def effects(fit: PosteriorFit | LikelihoodFit) -> list[np.ndarray]:
+def effects(fit: PosteriorResult | LikelihoodResult) -> list[np.ndarray]:
     """Point estimates of the random effects, one (levels, q) array per grouping factor."""
     if not is_posterior(fit):
         return list(fit._solution.b)
@@ -59,7 +58,7 @@ def effects(fit: PosteriorFit | LikelihoodFit) -> list[np.ndarray]:
     return [posterior[f.b].mean(("chain", "draw")).to_numpy() for f in fit.names.factors]
 
 
-def fitted_values(fit: PosteriorFit | LikelihoodFit) -> np.ndarray:
+def fitted_values(fit: PosteriorResult | LikelihoodResult) -> np.ndarray:
     """Linear predictor of the fitted rows at the point estimates, shape (n,).
 
     The predictor is linear, so this is its posterior mean too, without an array of draws by rows.

@@ -18,14 +18,13 @@ from bayeslmm.plots.style import GROUP, MUTED, intervals, one_axes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from bayeslmm.fits.likelihood import LikelihoodFit
-    from bayeslmm.fits.posterior import PosteriorFit
+    from bayeslmm.protocols import LikelihoodResult, PosteriorResult
 
 __all__ = ["plot_forest"]
 
 
 def plot_forest(
-    fit: PosteriorFit | LikelihoodFit,
+    fit: PosteriorResult | LikelihoodResult,
     coefficients: str | list[str] | None = None,
     *,
     level: float = 0.95,
@@ -36,7 +35,7 @@ def plot_forest(
 
     Parameters
     ----------
-    fit : PosteriorFit or LikelihoodFit
+    fit : PosteriorResult or LikelihoodFit
     coefficients : str or list of str, optional
         Which; by default all but the intercept (and that where it is the only one).
     level, inner : float

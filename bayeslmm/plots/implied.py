@@ -15,8 +15,7 @@ from bayeslmm.plots.reference import is_factor, predictors
 from bayeslmm.plots.style import GROUP, THIN, caption, fading, grid_of_axes
 
 if TYPE_CHECKING:
-    from bayeslmm.fits.likelihood import LikelihoodFit
-    from bayeslmm.fits.posterior import PosteriorFit
+    from bayeslmm.protocols import LikelihoodResult, PosteriorResult
 
 __all__ = ["plot_implied_covariance"]
 
@@ -24,7 +23,7 @@ _MOST_ROWS, _MOST_TICKS, _MOST_CURVES = 200, 12, 15
 
 
 def plot_implied_covariance(
-    fit: PosteriorFit | LikelihoodFit,
+    fit: PosteriorResult | LikelihoodResult,
     data=None,
     *,
     x: str | None = None,
@@ -37,7 +36,7 @@ def plot_implied_covariance(
 
     Parameters
     ----------
-    fit : PosteriorFit or LikelihoodFit
+    fit : PosteriorResult or LikelihoodFit
     data : data frame, optional
         Covariates of the group's rows; by default those of the first group, and at most 200 of
         them.

@@ -15,9 +15,8 @@ from bayeslmm.plots.style import ALONE, CYCLE, GROUP, caption
 if TYPE_CHECKING:
     import xarray as xr
 
-    from bayeslmm.fits.posterior import PosteriorFit
     from bayeslmm.formula import Design
-    from bayeslmm.model import LMM
+    from bayeslmm.protocols import Model, PosteriorResult
 
 __all__ = [
     "plot_loo_pit",
@@ -34,7 +33,7 @@ _MOST_ROWS = 5000
 
 
 def plot_ppc(
-    fit: PosteriorFit,
+    fit: PosteriorResult,
     kind: str = "dist",
     *,
     stat: str | float | Callable = "mean",
@@ -47,7 +46,7 @@ def plot_ppc(
 
     Parameters
     ----------
-    fit : PosteriorFit
+    fit : PosteriorResult
         Its ``posterior_predictive`` group is used where there is one, otherwise replicates are
         drawn for the picture.
     kind : {"dist", "stat"}
@@ -84,7 +83,7 @@ def plot_ppc(
 
 
 def plot_prior_predictive(
-    model: LMM,
+    model: Model,
     kind: str = "dist",
     *,
     stat: str | float | Callable = "mean",
@@ -99,7 +98,7 @@ def plot_prior_predictive(
 
     Parameters
     ----------
-    model : LMM
+    model : Model
     kind, stat, random_seed, **options
         As in :func:`plot_ppc`; by default distribution functions, which need no bandwidth.
     draws : int
@@ -130,7 +129,7 @@ def plot_prior_predictive(
     return axes
 
 
-def plot_loo_pit(fit: PosteriorFit, *, random_seed: int | None = None, **options) -> np.ndarray:
+def plot_loo_pit(fit: PosteriorResult, *, random_seed: int | None = None, **options) -> np.ndarray:
     """Probability integral transforms of the rows left out, by ``az.plot_loo_pit``.
 
     For a calibrated model they are uniform and the line stays near 0. They rest on
@@ -139,7 +138,7 @@ def plot_loo_pit(fit: PosteriorFit, *, random_seed: int | None = None, **options
 
     Parameters
     ----------
-    fit : PosteriorFit
+    fit : PosteriorResult
     random_seed : int, optional
         For the replicates, where the fit has none yet.
     **options
@@ -179,13 +178,13 @@ def plot_loo_pit(fit: PosteriorFit, *, random_seed: int | None = None, **options
 
 
 def plot_rank(
-    fit: PosteriorFit, parameters: str | list[str] | None = None, **options
+    fit: PosteriorResult, parameters: str | list[str] | None = None, **options
 ) -> np.ndarray:
     """Ranks of the draws of each chain among all, by ``az.plot_rank``: uniform if they agree.
 
     Parameters
     ----------
-    fit : PosteriorFit
+    fit : PosteriorResult
     parameters : str or list of str, optional
         Rows of ``fit.summary()``; by default all, up to 16.
     **options
@@ -208,7 +207,7 @@ def plot_rank(
 
 
 def plot_trace(
-    fit: PosteriorFit, parameters: str | list[str] | None = None, **options
+    fit: PosteriorResult, parameters: str | list[str] | None = None, **options
 ) -> np.ndarray:
     """Draws in their order, chain by chain, by ``az.plot_trace``; arguments as `plot_rank`."""
     import arviz as az
@@ -238,7 +237,7 @@ def _check_kind(kind: str, stat, by: str | None) -> None:
         )
 
 
-def _replicates(fit: PosteriorFit, total: int, random_seed: int | None) -> xr.DataTree:
+def _replicates(fit: PosteriorResult, total: int, random_seed: int | None) -> xr.DataTree:
     """A tree with replicates, about `total` of them over all chains, and the data observed."""
     import xarray as xr
 
@@ -256,7 +255,7 @@ def _replicates(fit: PosteriorFit, total: int, random_seed: int | None) -> xr.Da
     return xr.DataTree.from_dict({"posterior_predictive": replicated, "observed_data": observed})
 
 
-def _draws_within(fit: PosteriorFit, values: float) -> int:
+def _draws_within(fit: PosteriorResult, values: float) -> int:
     return max(100, int(values // fit.model.design.n_rows))
 
 
@@ -388,7 +387,7 @@ def _statistic_name(stat) -> str:
     return stat if stat in _STATISTICS else f"quantile {stat}"
 
 
-def _chains(fit: PosteriorFit, parameters) -> xr.DataTree:
+def _chains(fit: PosteriorResult, parameters) -> xr.DataTree:
     """Draws of the named parameters, constants left out, with divergences."""
     import xarray as xr
 

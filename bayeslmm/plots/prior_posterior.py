@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayeslmm.bayes.draws import coefficient_draws, component_draws, prior_covariance_draws
+from bayeslmm.parts.prior import Prior
 from bayeslmm.plots.estimates import pick
 from bayeslmm.plots.style import GROUP, PRIOR, grid_of_axes
 from bayeslmm.priors.residual_priors import residual_component_priors
-from bayeslmm.priors.table import Prior, coef_key
+from bayeslmm.priors.table import coef_key
 
 if TYPE_CHECKING:
-    from bayeslmm.fits.posterior import PosteriorFit
+    from bayeslmm.protocols import PosteriorResult
 
 __all__ = ["parameter_draws", "plot_prior_posterior", "prior_density"]
 
@@ -21,7 +22,7 @@ _MOST = 16
 
 
 def plot_prior_posterior(
-    fit: PosteriorFit, parameters: str | list[str] | None = None, *, whole_prior: bool = False
+    fit: PosteriorResult, parameters: str | list[str] | None = None, *, whole_prior: bool = False
 ) -> np.ndarray:
     """Posterior draws as histograms with the density of the prior over them.
 
@@ -33,7 +34,7 @@ def plot_prior_posterior(
 
     Parameters
     ----------
-    fit : PosteriorFit
+    fit : PosteriorResult
     parameters : str or list of str, optional
         Rows of ``fit.summary()``; by default all, up to 16.
     whole_prior : bool
@@ -87,7 +88,7 @@ def plot_prior_posterior(
     return axes
 
 
-def parameter_draws(fit: PosteriorFit) -> dict[str, np.ndarray]:
+def parameter_draws(fit: PosteriorResult) -> dict[str, np.ndarray]:
     """Draws (chains, draws) of coefficients and variance components by their names."""
     design, posterior = fit.model.design, fit.posterior
     coefs, beta = coefficient_draws(design, posterior)
@@ -96,7 +97,7 @@ def parameter_draws(fit: PosteriorFit) -> dict[str, np.ndarray]:
     return named | {name: values[..., j] for j, name in enumerate(components)}
 
 
-def _prior_draws(fit: PosteriorFit) -> tuple[dict[str, np.ndarray], set[str]]:
+def _prior_draws(fit: PosteriorResult) -> tuple[dict[str, np.ndarray], set[str]]:
     """As :func:`parameter_draws`, of what each prior is about; and which differ by that."""
     draws, design, priors = parameter_draws(fit), fit.model.design, fit.priors
     found = {}
@@ -117,7 +118,7 @@ def _prior_draws(fit: PosteriorFit) -> tuple[dict[str, np.ndarray], set[str]]:
     return draws | found, set(found)
 
 
-def _title(fit: PosteriorFit, name: str, moved: set[str]) -> str:
+def _title(fit: PosteriorResult, name: str, moved: set[str]) -> str:
     if name not in moved:
         return name
     if name == "Intercept":
@@ -127,7 +128,7 @@ def _title(fit: PosteriorFit, name: str, moved: set[str]) -> str:
     return f"{name}, later columns adjusted"
 
 
-def parameter_priors(fit: PosteriorFit) -> dict[str, tuple[Prior, int]]:
+def parameter_priors(fit: PosteriorResult) -> dict[str, tuple[Prior, int]]:
     """Prior of each parameter and, for a correlation, the size of its matrix."""
     design, priors = fit.model.design, fit.priors
     found = {coef_key(name): (priors[coef_key(name)], 0) for name in design.coef_names}

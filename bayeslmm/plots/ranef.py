@@ -11,14 +11,13 @@ from bayeslmm.plots.estimates import block_of, center, is_posterior, pick
 from bayeslmm.plots.style import MUTED, caption, grid_of_axes, intervals
 
 if TYPE_CHECKING:
-    from bayeslmm.fits.likelihood import LikelihoodFit
-    from bayeslmm.fits.posterior import PosteriorFit
+    from bayeslmm.protocols import LikelihoodResult, PosteriorResult
 
 __all__ = ["plot_ranef"]
 
 
 def plot_ranef(
-    fit: PosteriorFit | LikelihoodFit,
+    fit: PosteriorResult | LikelihoodResult,
     factor: str | None = None,
     *,
     effects: str | list[str] | None = None,
@@ -29,7 +28,7 @@ def plot_ranef(
 
     Parameters
     ----------
-    fit : PosteriorFit or LikelihoodFit
+    fit : PosteriorResult or LikelihoodFit
     factor : str, optional
         One grouping factor; by default all of them.
     effects : str or list of str, optional

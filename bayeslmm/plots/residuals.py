@@ -13,15 +13,14 @@ from bayeslmm.plots.style import ALONE, DATA, GROUP, MUTED, caption, fading, gri
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from bayeslmm.fits.likelihood import LikelihoodFit
-    from bayeslmm.fits.posterior import PosteriorFit
+    from bayeslmm.protocols import LikelihoodResult, PosteriorResult
 
 __all__ = ["normal_quantiles", "plot_residuals"]
 
 _MOST_POINTS, _MOST_QUANTILES = 5000, 1000
 
 
-def plot_residuals(fit: PosteriorFit | LikelihoodFit) -> np.ndarray:
+def plot_residuals(fit: PosteriorResult | LikelihoodResult) -> np.ndarray:
     """Residuals against fitted values; normal quantiles of residuals and of random effects.
 
     Residuals are conditional on the random effects, at posterior means or estimates, and
@@ -30,7 +29,7 @@ def plot_residuals(fit: PosteriorFit | LikelihoodFit) -> np.ndarray:
 
     Parameters
     ----------
-    fit : PosteriorFit or LikelihoodFit
+    fit : PosteriorResult or LikelihoodFit
 
     Returns
     -------

@@ -36,7 +36,7 @@ from bayeslmm.plots.style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from bayeslmm.model import LMM
+    from bayeslmm.protocols import Model
 
 __all__ = [
     "Line",
@@ -83,7 +83,7 @@ class Line:
     frame: pd.DataFrame
 
 
-def build_scene(model: LMM, x, factor, by, groups, panels: bool) -> Scene:
+def build_scene(model: Model, x, factor, by, groups, panels: bool) -> Scene:
     """Choose what to draw; arguments as in :func:`bayeslmm.plots.plot_trajectories`.
 
     Raises

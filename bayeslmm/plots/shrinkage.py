@@ -25,8 +25,7 @@ from bayeslmm.plots.style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from bayeslmm.fits.likelihood import LikelihoodFit
-    from bayeslmm.fits.posterior import PosteriorFit
+    from bayeslmm.protocols import LikelihoodResult, PosteriorResult
 
 __all__ = ["Shrinkage", "plot_shrinkage", "shrinkage"]
 
@@ -63,7 +62,7 @@ class Shrinkage:
         return ~np.all(np.isfinite(self.alone), axis=1)
 
 
-def shrinkage(fit: PosteriorFit | LikelihoodFit, factor: str | None = None) -> Shrinkage:
+def shrinkage(fit: PosteriorResult | LikelihoodResult, factor: str | None = None) -> Shrinkage:
     """No pooling, partial pooling and complete pooling of a grouping factor's effects.
 
     The group's own estimate is the (weighted) least-squares fit of its rows on the columns of
@@ -73,7 +72,7 @@ def shrinkage(fit: PosteriorFit | LikelihoodFit, factor: str | None = None) -> S
 
     Parameters
     ----------
-    fit : PosteriorFit or LikelihoodFit
+    fit : PosteriorResult or LikelihoodFit
     factor : str, optional
         Grouping factor; by default the first.
 
@@ -107,7 +106,7 @@ def shrinkage(fit: PosteriorFit | LikelihoodFit, factor: str | None = None) -> S
 
 
 def plot_shrinkage(
-    fit: PosteriorFit | LikelihoodFit,
+    fit: PosteriorResult | LikelihoodResult,
     factor: str | None = None,
     *,
     effects: str | list[str] | None = None,
@@ -121,7 +120,7 @@ def plot_shrinkage(
 
     Parameters
     ----------
-    fit : PosteriorFit or LikelihoodFit
+    fit : PosteriorResult or LikelihoodFit
     factor : str, optional
         Grouping factor; by default the first.
     effects : str or list of str, optional

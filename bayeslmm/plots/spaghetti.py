@@ -25,7 +25,7 @@ from bayeslmm.plots.style import DATA, GROUP, THIN, caption, fading, one_axes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from bayeslmm.model import LMM
+    from bayeslmm.protocols import Model
 
 __all__ = ["plot_data"]
 
@@ -33,7 +33,7 @@ _MOST_STRIPS = 50
 
 
 def plot_data(
-    model: LMM,
+    model: Model,
     x: str | None = None,
     *,
     factor: str | None = None,
@@ -50,7 +50,7 @@ def plot_data(
 
     Parameters
     ----------
-    model : LMM
+    model : Model
     x, factor, by, groups, panels, ax
         As in :func:`bayeslmm.plots.plot_trajectories`.
 
@@ -96,7 +96,7 @@ def plot_data(
     return axes
 
 
-def _strips(model: LMM, factor: str | None, groups, ax: Axes) -> Axes:
+def _strips(model: Model, factor: str | None, groups, ax: Axes) -> Axes:
     """The responses of each group above its label, and their mean."""
     design = model.design
     block = block_of(design, factor)

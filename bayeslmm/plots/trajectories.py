@@ -31,8 +31,7 @@ from bayeslmm.results.estimability import undetermined
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from bayeslmm.fits.likelihood import LikelihoodFit
-    from bayeslmm.fits.posterior import PosteriorFit
+    from bayeslmm.protocols import LikelihoodResult, PosteriorResult
 
 __all__ = ["plot_trajectories"]
 
@@ -40,7 +39,7 @@ _DRAWS = 1000
 
 
 def plot_trajectories(
-    fit: PosteriorFit | LikelihoodFit,
+    fit: PosteriorResult | LikelihoodResult,
     x: str | None = None,
     *,
     factor: str | None = None,
@@ -61,7 +60,7 @@ def plot_trajectories(
 
     Parameters
     ----------
-    fit : PosteriorFit or LikelihoodFit
+    fit : PosteriorResult or LikelihoodFit
     x : str, optional
         Predictor on the horizontal axis; by default the first number with a random slope, the
         first number, or the first factor of the formula.

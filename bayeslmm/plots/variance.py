@@ -12,18 +12,17 @@ from bayeslmm.results.explained import fitted_parts
 from bayeslmm.results.tables import check_level, interval_bounds
 
 if TYPE_CHECKING:
-    from bayeslmm.fits.likelihood import LikelihoodFit
-    from bayeslmm.fits.posterior import PosteriorFit
+    from bayeslmm.protocols import LikelihoodResult, PosteriorResult
 
 __all__ = ["plot_variance"]
 
 
-def plot_variance(fit: PosteriorFit | LikelihoodFit, *, level: float = 0.95) -> np.ndarray:
+def plot_variance(fit: PosteriorResult | LikelihoodResult, *, level: float = 0.95) -> np.ndarray:
     """Standard deviations, correlations and shares of variance.
 
     Parameters
     ----------
-    fit : PosteriorFit or LikelihoodFit
+    fit : PosteriorResult or LikelihoodFit
     level : float
         Level of the intervals: posterior, or Wald intervals on the log and Fisher's z scale.
         A component at its boundary has none.

@@ -11,7 +11,6 @@ Bayesian Analysis 1(3), section 2.2); the general case is the power counting of 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -23,125 +22,16 @@ from bayeslmm.formula import Design
 from bayeslmm.gaussian import aliased_columns
 
 if TYPE_CHECKING:
-    from bayeslmm.priors.table import Prior, Priors
+    from bayeslmm.priors.table import Priors
 
 __all__ = [
     "needed_unit",
-    "reaches_below_zero",
     "refuse_improper_posterior",
-    "refuse_no_distribution",
     "undetermined",
 ]
 
-#: Parameters that have to be positive, by family.
-_POSITIVE_PARAMETERS = {
-    "Normal": ("sigma", "tau"),
-    "StudentT": ("nu", "sigma", "lam"),
-    "Cauchy": ("beta",),
-    "Laplace": ("b",),
-    "Logistic": ("s",),
-    "SkewNormal": ("sigma", "tau"),
-    "HalfNormal": ("sigma", "tau"),
-    "HalfStudentT": ("nu", "sigma", "lam"),
-    "HalfCauchy": ("beta",),
-    "Exponential": ("lam", "scale"),
-    "Gamma": ("alpha", "beta", "mu", "sigma"),
-    "InverseGamma": ("alpha", "beta", "mu", "sigma"),
-    "LogNormal": ("sigma", "tau"),
-    "Weibull": ("alpha", "beta"),
-    "TruncatedNormal": ("sigma", "tau"),
-    "LKJ": ("eta",),
-}
-#: Families that are written with alpha and beta or with mu and sigma.
-_TWO_WAYS = {"Gamma", "InverseGamma"}
-#: Two ways to say one scale.
-_ONE_SCALE = (("sigma", "tau"), ("sigma", "lam"), ("lam", "scale"))
-_BOUNDS = {"Uniform": (0.0, 1.0), "TruncatedNormal": (-math.inf, math.inf)}
-
 #: Subsets of more flat standard deviations than this are not all looked at.
 _MAX_SUBSETS = 10
-
-#: PyTensor's mode for what is evaluated once: compiling would take seconds.
-_UNCOMPILED = "FAST_COMPILE"
-
-
-def refuse_no_distribution(prior: Prior, *, known: bool) -> None:
-    """Refuse parameters with which the family is no distribution on the real line.
-
-    Parameters
-    ----------
-    prior : Prior
-    known : bool
-        Whether the family is one of those named here; PyMC is asked about others.
-
-    Raises
-    ------
-    PriorError
-    """
-    if not known:
-        _ask_pymc(prior)
-        return
-    given = prior.parameters
-    for key in _POSITIVE_PARAMETERS.get(prior.name, ()):
-        if key in given and not given[key] > 0:
-            raise PriorError(
-                f"{prior!r} is not a distribution: {key} must be positive"
-                + (" (1 is uniform over correlation matrices)." if key == "eta" else ".")
-            )
-    if prior.name in _TWO_WAYS and set(given) not in ({"alpha", "beta"}, {"mu", "sigma"}):
-        raise PriorError(f"{prior!r}: give alpha and beta, or mu and sigma, and nothing else.")
-    for pair in _ONE_SCALE:
-        if set(pair) <= given.keys():
-            raise PriorError(f"{prior!r}: give {' or '.join(pair)}, not both.")
-    if prior.name in _BOUNDS:
-        default = _BOUNDS[prior.name]
-        lower, upper = given.get("lower", default[0]), given.get("upper", default[1])
-        if not lower < upper:
-            raise PriorError(
-                f"{prior!r}: lower must be below upper"
-                + (f" ({upper:g} by default)." if "upper" not in given else ".")
-            )
-
-
-def _ask_pymc(prior: Prior) -> None:
-    import pymc as pm
-    from pymc.distributions.distribution import support_point
-
-    family = getattr(pm, prior.name)
-    operator = getattr(family, "rv_op", None)
-    if not hasattr(operator, "ndim_supp"):
-        operator = getattr(family, "rv_type", None)
-    if getattr(operator, "ndim_supp", 0):
-        raise PriorError(
-            f"{prior.name} is a distribution of several numbers at once, and every parameter here "
-            "is one number. Correlations have LKJ priors."
-        )
-    try:
-        distribution = family.dist(**prior.parameters)
-        # the density first: it checks the parameters, without which a draw may take for ever
-        middle = pm.logp(distribution, support_point(distribution)).eval(mode=_UNCOMPILED)
-        draws = pm.draw(distribution, 50, random_seed=1, mode=_UNCOMPILED)
-        heights = pm.logp(distribution, draws).eval(mode=_UNCOMPILED)
-    except Exception as err:  # whatever PyMC and PyTensor raise
-        reason = str(err).strip().splitlines()
-        raise PriorError(
-            f"{prior!r} is not a distribution: {reason[0] if reason else type(err).__name__}"
-        ) from None
-    if np.isnan(middle) or not (np.isfinite(draws).all() and np.isfinite(heights).all()):
-        raise PriorError(
-            f"{prior!r} is not a distribution: its draws or its density are not finite."
-        )
-
-
-def reaches_below_zero(prior: Prior) -> bool:
-    """Whether a family that PyMC alone knows has density or draws below zero."""
-    import pymc as pm
-
-    distribution = getattr(pm, prior.name).dist(**prior.parameters)
-    draws = pm.draw(distribution, 1000, random_seed=1, mode=_UNCOMPILED)
-    points = -np.geomspace(1e-6, 1e6, 200) * max(float(np.median(np.abs(draws))), 1e-12)
-    heights = pm.logp(distribution, points).eval(mode=_UNCOMPILED)
-    return bool(np.any(draws < 0) or np.isfinite(heights).any())
 
 
 def refuse_improper_posterior(design: Design, priors: Priors) -> None:

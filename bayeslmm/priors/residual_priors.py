@@ -8,6 +8,7 @@ import numpy as np
 
 from bayeslmm.errors import PriorError
 from bayeslmm.formula import Design
+from bayeslmm.parts.prior import Prior
 from bayeslmm.parts.scales import SCALE_FAMILIES
 
 __all__ = [
@@ -66,8 +67,6 @@ def residual_priors(design: Design, sd_y: float) -> dict:
     - range: HalfNormal with half the longest span of times within a group;
     - unstructured correlations: LKJ(2).
     """
-    from bayeslmm.priors.table import Prior
-
     scale = sd_y * math.sqrt(design.statistics.mean_weight)
     priors = {key: Prior("HalfStudentT", nu=3, sigma=scale) for key in scale_keys(design)}
     residual = design.residual

@@ -8,7 +8,6 @@ Pittau and Su (2008, Annals of Applied Statistics 2(4)) and of rstanarm and brms
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +18,9 @@ from bayeslmm.errors import PriorError, listed
 from bayeslmm.formula import Design
 from bayeslmm.formula.random import RandomBlock
 from bayeslmm.formula.statistics import spread
+from bayeslmm.parts.prior import KNOWN, POSITIVE, Prior, reaches_below_zero
 from bayeslmm.priors.defaults import Defaults, response_spread
 from bayeslmm.priors.effect_maps import EffectMaps
-from bayeslmm.priors.propriety import reaches_below_zero, refuse_no_distribution
 from bayeslmm.priors.residual_priors import (
     check_residual_support,
     residual_interval,
@@ -29,139 +28,12 @@ from bayeslmm.priors.residual_priors import (
     residual_priors,
 )
 
-__all__ = ["Prior", "Priors", "coef_key", "component_names", "default_priors"]
+__all__ = ["Priors", "coef_key", "component_names", "default_priors"]
 
-#: Distributions that are used most, with their parameters (PyMC's names). Others are looked
-#: up in PyMC itself, which takes seconds to import.
-_KNOWN = {
-    "Normal": ("mu", "sigma", "tau"),
-    "StudentT": ("nu", "mu", "sigma", "lam"),
-    "Cauchy": ("alpha", "beta"),
-    "Laplace": ("mu", "b"),
-    "Logistic": ("mu", "s"),
-    "SkewNormal": ("mu", "sigma", "alpha", "tau"),
-    "Flat": (),
-    "HalfFlat": (),
-    "HalfNormal": ("sigma", "tau"),
-    "HalfStudentT": ("nu", "sigma", "lam"),
-    "HalfCauchy": ("beta",),
-    "Exponential": ("lam", "scale"),
-    "Gamma": ("alpha", "beta", "mu", "sigma"),
-    "InverseGamma": ("alpha", "beta", "mu", "sigma"),
-    "LogNormal": ("mu", "sigma", "tau"),
-    "Weibull": ("alpha", "beta"),
-    "Uniform": ("lower", "upper"),
-    "TruncatedNormal": ("mu", "sigma", "lower", "upper", "tau"),
-    "LKJ": ("eta",),
-    "Fixed": ("value",),
-}
-_POSITIVE = {
-    "HalfFlat",
-    "HalfNormal",
-    "HalfStudentT",
-    "HalfCauchy",
-    "Exponential",
-    "Gamma",
-    "InverseGamma",
-    "LogNormal",
-    "Weibull",
-}
-_IMPROPER = {"Flat", "HalfFlat"}
-#: Parameters without a default in PyMC: one of each group must be given.
-_REQUIRED = {
-    "StudentT": (("nu",),),
-    "HalfStudentT": (("nu",),),
-    "Cauchy": (("alpha",), ("beta",)),
-    "HalfCauchy": (("beta",),),
-    "Laplace": (("mu",), ("b",)),
-    "Exponential": (("lam", "scale"),),
-    "Gamma": (("alpha", "mu"), ("beta", "sigma")),
-    "InverseGamma": (("alpha", "mu"), ("beta", "sigma")),
-    "Weibull": (("alpha",), ("beta",)),
-    "LKJ": (("eta",),),
-    "Fixed": (("value",),),
-}
-_ALIASES = {"Lognormal": "LogNormal"}
 _CLASSES = ("beta", "sd", "corr", "sigma", "nu")
 #: Degrees of freedom of a Student-t distribution: Juarez and Steel (2010), Journal of Business
 #: and Economic Statistics 28(1), section 2.
 _NU = {"alpha": 2, "beta": 0.1}
-
-
-class Prior:
-    """A prior distribution by its PyMC name.
-
-    Parameters
-    ----------
-    name : str
-        A PyMC distribution, ``"LKJ"`` for correlations, or ``"Fixed"`` for a parameter whose
-        value is known (``blm.Prior("Fixed", value=1)`` on sigma: known sampling variances).
-    **parameters : float
-        Its parameters, under PyMC's names.
-
-    Raises
-    ------
-    PriorError
-        If there is no such distribution, or it has no such parameter, a value is not a finite
-        number, or with these values it is no distribution of one number.
-
-    Examples
-    --------
-    >>> import bayeslmm as blm
-    >>> blm.Prior("Normal", mu=0, sigma=10)
-    Normal(mu=0, sigma=10)
-    """
-
-    __slots__ = ("name", "parameters")
-
-    def __init__(self, name: str, **parameters: float):
-        name = _ALIASES.get(name, name)
-        allowed = _parameters_of(name)
-        if allowed is not None:
-            wrong = [key for key in parameters if key not in allowed]
-            if wrong:
-                raise PriorError(
-                    f"{name} has no parameter {wrong[0]!r}. Its parameters: "
-                    f"{', '.join(allowed) or 'none'}."
-                )
-        for key, value in parameters.items():
-            if not _is_number(value):
-                raise PriorError(
-                    f"{name}: {key} must be a number, not {value!r}. (A prior on a prior's "
-                    "parameter is not supported; take model.pymc_model() further in PyMC.)"
-                )
-        self.name = name
-        self.parameters = {key: _plain(value) for key, value in parameters.items()}
-        _check_values(self)
-
-    def __repr__(self) -> str:
-        inside = ", ".join(f"{key}={value:.4g}" for key, value in self.parameters.items())
-        return f"{self.name}({inside})"
-
-    def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, Prior)
-            and self.name == other.name
-            and self.parameters == other.parameters
-        )
-
-    def __hash__(self) -> int:
-        return hash((self.name, tuple(sorted(self.parameters.items()))))
-
-    @property
-    def is_proper(self) -> bool:
-        """Whether it integrates to one."""
-        return self.name not in _IMPROPER
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data for a file."""
-        return {"name": self.name, **self.parameters}
-
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> Prior:
-        """From :meth:`to_dict`."""
-        record = dict(record)
-        return cls(record.pop("name"), **record)
 
 
 @dataclass(frozen=True)
@@ -470,46 +342,6 @@ def _pair_aliases(design: Design) -> dict[str, str]:
     return aliases
 
 
-def _parameters_of(name: str) -> tuple[str, ...] | None:
-    """Parameter names, or None where PyMC knows the distribution but we do not."""
-    if not isinstance(name, str):
-        raise PriorError(f"A prior starts with a distribution's name, not {name!r}.")
-    if name in _KNOWN:
-        return _KNOWN[name]
-    import pymc as pm
-
-    found = getattr(pm, name, None)
-    if isinstance(found, type) and issubclass(found, pm.Distribution):
-        if not issubclass(found, pm.Continuous):
-            raise PriorError(f"{name} is not a continuous univariate distribution.")
-        return None
-    close = difflib.get_close_matches(name, _KNOWN, n=3)
-    hint = f" Did you mean {' or '.join(close)}?" if close else ""
-    raise PriorError(
-        f"PyMC has no distribution {name!r}.{hint} Most used: {', '.join(_KNOWN)} (LKJ for "
-        "correlations)."
-    )
-
-
-def _is_number(value) -> bool:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return False
-    return math.isfinite(number) and not isinstance(value, bool | str)
-
-
-def _plain(value) -> float:
-    return int(value) if isinstance(value, int | np.integer) else float(value)
-
-
-def _check_values(prior: Prior) -> None:
-    for group in _REQUIRED.get(prior.name, ()):
-        if not prior.parameters.keys() & set(group):
-            raise PriorError(f"{prior.name} needs the parameter {' or '.join(group)}.")
-    refuse_no_distribution(prior, known=prior.name in _KNOWN)
-
-
 def _check_support(key: str, prior: Prior) -> None:
     """Scales and degrees of freedom are positive; correlations have LKJ priors, nothing else."""
     is_corr = key.startswith("corr(")
@@ -523,7 +355,7 @@ def _check_support(key: str, prior: Prior) -> None:
             "posterior improper. Use a proper prior, such as Gamma or HalfNormal."
         )
     is_positive = key in ("sigma", "nu", "range") or key.startswith(("sd(", "nu(", "sigma["))
-    if not is_positive or prior.name in _POSITIVE:
+    if not is_positive or prior.name in POSITIVE:
         return
     if prior.name == "Fixed":
         if not prior.parameters["value"] > 0:
@@ -531,7 +363,7 @@ def _check_support(key: str, prior: Prior) -> None:
         return
     if prior.parameters.get("lower", -1.0) >= 0:
         return
-    if prior.name in _KNOWN or reaches_below_zero(prior):
+    if prior.name in KNOWN or reaches_below_zero(prior):
         what = "the degrees of freedom" if key.startswith("nu") else "a standard deviation"
         raise PriorError(
             f"{key} is {what}, and {prior!r} allows negative values. Use "

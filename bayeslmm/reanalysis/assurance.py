@@ -37,9 +37,11 @@ from bayeslmm.likelihood.optimize import optimize
 from bayeslmm.likelihood.satterthwaite import satterthwaite_df, variance_curvature
 from bayeslmm.parts.correlations import correlations_from_factors
 from bayeslmm.parts.patterns import lower_factor
+from bayeslmm.parts.prior import Prior
 from bayeslmm.parts.scales import unconstrain
-from bayeslmm.priors.table import Prior, coef_key
+from bayeslmm.priors.table import coef_key
 from bayeslmm.progress import progress
+from bayeslmm.protocols import is_posterior
 from bayeslmm.reanalysis.designs import Rows, resize
 from bayeslmm.reanalysis.effects import Effect, split_effect
 from bayeslmm.reanalysis.integrated import EffectLikelihood
@@ -47,9 +49,7 @@ from bayeslmm.reanalysis.posteriors import _distribution, normal_parameters, pos
 from bayeslmm.reanalysis.theta import draw_theta
 
 if TYPE_CHECKING:
-    from bayeslmm.fits.likelihood import LikelihoodFit
-    from bayeslmm.fits.posterior import PosteriorFit
-    from bayeslmm.model import LMM
+    from bayeslmm.protocols import LikelihoodResult, Model, PosteriorResult
 
 __all__ = ["Assurance", "assurance"]
 
@@ -118,7 +118,7 @@ class Assurance:
 
 
 def assurance(
-    model: LMM | LikelihoodFit | PosteriorFit,
+    model: Model | LikelihoodResult | PosteriorResult,
     effect,
     effect_prior: Prior | float,
     n_groups,
@@ -140,7 +140,7 @@ def assurance(
 
     Parameters
     ----------
-    model : LMM, LikelihoodFit or PosteriorFit
+    model : Model, LikelihoodFit or PosteriorFit
         Its rows are the template of the design. Parameters other than the effect are the REML
         estimates; those of the fit; or, of a posterior fit, drawn anew for every study. A design
         without data can have any response if `parameters` gives all that matters.
@@ -259,7 +259,7 @@ def _summary(sizes, studies, results: np.ndarray) -> pd.DataFrame:
 class _Plan:
     """What does not change with the number of groups."""
 
-    model: LMM
+    model: Model
     effect: Effect
     factor: str
     effect_prior: Prior
@@ -442,7 +442,7 @@ def _coordinates(density: MarginalDensity, Ls: list[np.ndarray], sigma: float) -
     return np.concatenate([at[:-1], np.clip(u, -3.0, 3.0), at[-1:]])
 
 
-def _factor(model: LMM, factor: str | None) -> str:
+def _factor(model: Model, factor: str | None) -> str:
     names = [block.name for block in model.design.blocks]
     if not names:
         raise ValueError("The model has no groups, so their number cannot change.")
@@ -463,11 +463,9 @@ def _analysis_prior(effect: Effect, prior: Prior | None) -> Prior:
     return Prior("Normal", mu=effect.mean, sigma=effect.sd)
 
 
-def _truths(model, base: LMM, effect: Effect, parameters: Mapping[str, float] | None):
+def _truths(model, base: Model, effect: Effect, parameters: Mapping[str, float] | None):
     """Values of (beta with the effect at 0, absolute factors, sigma) to simulate from."""
-    from bayeslmm.fits.posterior import PosteriorFit
-
-    if isinstance(model, PosteriorFit):
+    if is_posterior(model):
         if parameters:
             raise ValueError("A posterior fit brings its own parameters; give the model instead.")
         return _posterior_truths(model, effect)
@@ -513,7 +511,7 @@ def _factor_matrix(block, components: Mapping[str, float]) -> np.ndarray:
     return lower_factor(sd[:, None] * R * sd)
 
 
-def _posterior_truths(fit: PosteriorFit, effect: Effect):
+def _posterior_truths(fit: PosteriorResult, effect: Effect):
     from bayeslmm.bayes.draws import coefficient_draws, covariance_draws
 
     posterior = fit.posterior

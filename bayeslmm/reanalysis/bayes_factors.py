@@ -14,6 +14,7 @@ from bayeslmm.errors import PriorError
 from bayeslmm.gaussian import single_threaded_blas
 from bayeslmm.priors.propriety import refuse_improper_posterior
 from bayeslmm.priors.table import coef_key, component_names
+from bayeslmm.protocols import is_posterior
 from bayeslmm.reanalysis.bridge import Evidence, bridge_sampling
 from bayeslmm.reanalysis.components import (
     component_position,
@@ -37,9 +38,9 @@ from bayeslmm.reanalysis.theta import (
 )
 
 if TYPE_CHECKING:
-    from bayeslmm.fits.posterior import PosteriorFit
-    from bayeslmm.model import LMM
-    from bayeslmm.priors.table import Prior, Priors
+    from bayeslmm.parts.prior import Prior
+    from bayeslmm.priors.table import Priors
+    from bayeslmm.protocols import Model, PosteriorResult
 
 __all__ = ["BayesFactor", "bayes_factor", "log_marginal_likelihood", "savage_dickey"]
 
@@ -117,13 +118,13 @@ class BayesFactor:
 
 
 def log_marginal_likelihood(
-    fit: PosteriorFit, *, method: str = "bridge", draws: int = 4000, random_seed: int = 0
+    fit: PosteriorResult, *, method: str = "bridge", draws: int = 4000, random_seed: int = 0
 ) -> Evidence:
     """log p(y) of a model, coefficients and random effects integrated out exactly.
 
     Parameters
     ----------
-    fit : PosteriorFit
+    fit : PosteriorResult
         Its draws of the covariance parameters are bridged, where they come from chains. An
         importance sample has an estimate of its own, which is returned instead: its resampled
         draws repeat each other, and a bridge from them would understate its error.
@@ -170,12 +171,14 @@ def log_marginal_likelihood(
         return bridge_sampling(density, fitted_theta(fit, density), rng)
 
 
-def bayes_factor(fit1: PosteriorFit, fit0: PosteriorFit, *, random_seed: int = 0) -> BayesFactor:
+def bayes_factor(
+    fit1: PosteriorResult, fit0: PosteriorResult, *, random_seed: int = 0
+) -> BayesFactor:
     """Bayes factor of two fitted models by bridge or importance sampling.
 
     Parameters
     ----------
-    fit1, fit0 : PosteriorFit
+    fit1, fit0 : PosteriorResult
         Of the same response in the same rows; priors of parameters that both have must be equal.
     random_seed : int
 
@@ -225,7 +228,7 @@ def bayes_factor(fit1: PosteriorFit, fit0: PosteriorFit, *, random_seed: int = 0
 
 
 def savage_dickey(
-    model: LMM | PosteriorFit,
+    model: Model | PosteriorResult,
     parameter,
     *,
     value: float = 0.0,
@@ -244,7 +247,7 @@ def savage_dickey(
 
     Parameters
     ----------
-    model : LMM or PosteriorFit
+    model : Model or PosteriorFit
     parameter : str, dict or array
         A coefficient, a contrast, a term such as a factor, a standard deviation such as
         ``"sd(Days | Subject)"``, or a correlation such as ``"corr(Intercept, Days | Subject)"``.
@@ -301,7 +304,7 @@ def savage_dickey(
     return _correlation(fit, pair)
 
 
-def _what_works(model: LMM, name: str) -> str:
+def _what_works(model: Model, name: str) -> str:
     """That a parameter is not one of those, and how to get what may be meant."""
     design = model.design
     works = [*design.coef_names, *(t.name for t in design.terms if t.name != "Intercept")]
@@ -315,18 +318,17 @@ def _what_works(model: LMM, name: str) -> str:
     )
 
 
-def _fitted(model, draws: int, random_seed: int) -> PosteriorFit:
+def _fitted(model, draws: int, random_seed: int) -> PosteriorResult:
     """The fit given, or one of the model; its draws must be of its own posterior."""
-    from bayeslmm.fits.posterior import PosteriorFit
     from bayeslmm.results.loo import refuse_old_theta
 
-    if not isinstance(model, PosteriorFit):
+    if not is_posterior(model):
         return model.fit(draws=max(draws // 4, 250), random_seed=random_seed, progressbar=False)
     refuse_old_theta(model)
     return model
 
 
-def _correlation(fit: PosteriorFit, pair: CorrelationPair) -> BayesFactor:
+def _correlation(fit: PosteriorResult, pair: CorrelationPair) -> BayesFactor:
     _refuse_other_columns(fit, pair.name, pair.effects)
     density = _density(fit)
     log_bf, error = log_correlation_bayes_factor(
@@ -343,8 +345,6 @@ def _correlation(fit: PosteriorFit, pair: CorrelationPair) -> BayesFactor:
 
 
 def _term(model, name: str, columns, prior, draws: int, random_seed: int) -> BayesFactor:
-    from bayeslmm.fits.posterior import PosteriorFit
-
     base, priors = getattr(model, "model", model), model.priors
     keys = [coef_key(base.design.coef_names[j]) for j in columns]
     default = prior is None and any(priors.is_default(key) for key in keys)
@@ -357,7 +357,7 @@ def _term(model, name: str, columns, prior, draws: int, random_seed: int) -> Bay
     refuse_improper_posterior(base.design, priors)
     density = _density_of(base, priors)
     test = JointTest.of(base, priors, density, columns)
-    drawn = isinstance(model, PosteriorFit) and prior is None
+    drawn = is_posterior(model) and prior is None
     if drawn and (model.conditioning is None or model.conditioning.reweighted):
         theta = fitted_factors(model)
     else:
@@ -412,7 +412,7 @@ def _coefficient(model, parameter, value, prior, with_curve, draws, random_seed)
 
 
 def _normal(mean: float, sd: float) -> Prior:
-    from bayeslmm.priors.table import Prior
+    from bayeslmm.parts.prior import Prior
 
     return Prior("Normal", mu=mean, sigma=float(sd))
 
@@ -426,7 +426,7 @@ def _has_default(source, label: str) -> bool:
     return any(source.priors.is_default(key) for key in used)
 
 
-def _component(fit: PosteriorFit, position: int, draws: int, random_seed: int) -> BayesFactor:
+def _component(fit: PosteriorResult, position: int, draws: int, random_seed: int) -> BayesFactor:
     keys = [f"sd({e} | {b.name})" for b in fit.model.design.blocks for e in b.effects]
     key = keys[position]
     if not fit.priors[key].is_proper:
@@ -455,7 +455,7 @@ def _component(fit: PosteriorFit, position: int, draws: int, random_seed: int) -
     )
 
 
-def _refuse_other_columns(fit: PosteriorFit, name: str, effects: Sequence[int]) -> None:
+def _refuse_other_columns(fit: PosteriorResult, name: str, effects: Sequence[int]) -> None:
     """Refuse parameters whose default prior is about the means of the covariates.
 
     Parameters
@@ -475,11 +475,11 @@ def _refuse_other_columns(fit: PosteriorFit, name: str, effects: Sequence[int]) 
         )
 
 
-def _density(fit: PosteriorFit) -> MarginalDensity:
+def _density(fit: PosteriorResult) -> MarginalDensity:
     return _density_of(fit.model, fit.priors)
 
 
-def _density_of(model: LMM, priors: Priors) -> MarginalDensity:
+def _density_of(model: Model, priors: Priors) -> MarginalDensity:
     from bayeslmm.results.support import refuse_unless_derived
 
     refuse_unless_derived(model, "The marginal likelihood")
@@ -501,7 +501,7 @@ def _refuse_improper(priors: Priors) -> None:
         )
 
 
-def _refuse_other_data(fit1: PosteriorFit, fit0: PosteriorFit) -> None:
+def _refuse_other_data(fit1: PosteriorResult, fit0: PosteriorResult) -> None:
     one, zero = fit1.model.design, fit0.model.design
     if one.n_rows != zero.n_rows or not np.array_equal(one.rows, zero.rows):
         raise ValueError(

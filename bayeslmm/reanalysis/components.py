@@ -23,7 +23,7 @@ from bayeslmm.gaussian import single_threaded_blas
 from bayeslmm.parts.scales import scale_terms
 
 if TYPE_CHECKING:
-    from bayeslmm.model import LMM
+    from bayeslmm.protocols import Model
 
 __all__ = [
     "BREAKS",
@@ -45,7 +45,7 @@ _NODES = 10
 _ZERO = 1e-7
 
 
-def component_position(model: LMM, name: str) -> int | None:
+def component_position(model: Model, name: str) -> int | None:
     """Position of ``sd(effect | factor)`` among the standard deviations; None if not one."""
     at, squeezed = 0, "".join(str(name).split())
     for block in model.design.blocks:

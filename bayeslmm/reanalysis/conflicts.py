@@ -19,8 +19,8 @@ from bayeslmm.reanalysis.posteriors import log_prior_density, prior_quantiles
 from bayeslmm.reanalysis.power_scaling import log_scale_prior
 
 if TYPE_CHECKING:
-    from bayeslmm.model import LMM
-    from bayeslmm.priors.table import Prior
+    from bayeslmm.parts.prior import Prior
+    from bayeslmm.protocols import Model
 
 __all__ = ["conflicting_priors"]
 
@@ -29,7 +29,7 @@ _FAR = 4.0
 _NEVER = ("Flat", "HalfFlat", "LKJ")
 
 
-def conflicting_priors(model: LMM) -> list[str]:
+def conflicting_priors(model: Model) -> list[str]:
     """What to say of every prior that the data contradict grossly.
 
     Only where a prior was set, or coefficients are measured from zero without a constant: the
@@ -37,7 +37,7 @@ def conflicting_priors(model: LMM) -> list[str]:
 
     Parameters
     ----------
-    model : LMM
+    model : Model
 
     Returns
     -------
@@ -65,7 +65,7 @@ def conflicting_priors(model: LMM) -> list[str]:
     ]
 
 
-def _coefficients(model: LMM, fit) -> dict[str, tuple[float, float]]:
+def _coefficients(model: Model, fit) -> dict[str, tuple[float, float]]:
     """Estimate and standard error of what each coefficient's prior is about."""
     names, found = model.design.coef_names, {}
     beta = fit.fixef("normal")["estimate"].reindex(names).to_numpy()
@@ -78,7 +78,7 @@ def _coefficients(model: LMM, fit) -> dict[str, tuple[float, float]]:
     return found
 
 
-def _components(model: LMM, fit) -> dict[str, tuple[float, float]]:
+def _components(model: Model, fit) -> dict[str, tuple[float, float]]:
     """Estimates of the standard deviations that have a prior of the user's."""
     table, priors = fit.varcomp(), model.priors
     return {

@@ -26,7 +26,7 @@ from bayeslmm.reanalysis.components import (
 )
 
 if TYPE_CHECKING:
-    from bayeslmm.model import LMM
+    from bayeslmm.protocols import Model
 
 __all__ = ["CorrelationPair", "correlation_pair", "log_correlation_bayes_factor"]
 
@@ -59,7 +59,7 @@ class CorrelationPair:
     effects: tuple[int, int]
 
 
-def correlation_pair(model: LMM, name: str) -> CorrelationPair | None:
+def correlation_pair(model: Model, name: str) -> CorrelationPair | None:
     """The pair a name stands for; None if it is not the name of a random-effects correlation."""
     squeezed, start, first = "".join(name.split()), 0, 0
     for block in model.design.blocks:

@@ -19,7 +19,8 @@ from bayeslmm.bayes.marginal import coefficient_priors
 from bayeslmm.errors import PriorError, listed
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import FixedPrior
-from bayeslmm.priors.table import Prior, Priors, coef_key
+from bayeslmm.parts.prior import Prior
+from bayeslmm.priors.table import Priors, coef_key
 
 __all__ = ["Effect", "effect_row", "split_effect"]
 

@@ -26,15 +26,16 @@ from bayeslmm.gaussian import (
     single_threaded_blas,
     with_prior,
 )
+from bayeslmm.parts.prior import Prior
 from bayeslmm.priors.propriety import refuse_improper_posterior, undetermined
-from bayeslmm.priors.table import Prior, Priors
+from bayeslmm.priors.table import Priors
+from bayeslmm.protocols import is_posterior
 from bayeslmm.reanalysis.bridge import Evidence
 from bayeslmm.reanalysis.effects import Effect, split_effect
 from bayeslmm.reanalysis.theta import ThetaDraws, draw_theta, fitted_factors
 
 if TYPE_CHECKING:
-    from bayeslmm.fits.posterior import PosteriorFit
-    from bayeslmm.model import LMM
+    from bayeslmm.protocols import Model, PosteriorResult
 
 __all__ = [
     "EffectLikelihood",
@@ -130,7 +131,7 @@ class EffectSource:
 
     Attributes
     ----------
-    model : LMM
+    model : Model
     priors : Priors
     effect : Effect
     density : MarginalDensity or None
@@ -140,7 +141,7 @@ class EffectSource:
     cores : int or None
     """
 
-    model: LMM
+    model: Model
     priors: Priors
     effect: Effect
     density: MarginalDensity | None
@@ -222,7 +223,7 @@ class EffectSource:
 
 
 def effect_source(
-    model: LMM,
+    model: Model,
     priors: Priors,
     effect,
     *,
@@ -256,7 +257,7 @@ def effect_source(
 
 
 def source_and_likelihood(
-    model_or_fit: LMM | PosteriorFit,
+    model_or_fit: Model | PosteriorResult,
     effect,
     *,
     random_seed: int,
@@ -264,9 +265,7 @@ def source_and_likelihood(
     cores: int | None = None,
 ) -> tuple[EffectSource, EffectLikelihood]:
     """From a model (sampled under a flat prior on e) or from a fit (its own draws)."""
-    from bayeslmm.fits.posterior import PosteriorFit
-
-    if isinstance(model_or_fit, PosteriorFit):
+    if is_posterior(model_or_fit):
         fit = model_or_fit
         source = effect_source(
             fit.model, fit.priors, effect, random_seed=random_seed, draws=draws, cores=cores
@@ -291,7 +290,7 @@ def _own_prior_is_normal(source: EffectSource) -> bool:
     return fixed_obstacle(source.model.design, source.priors) is None
 
 
-def _with_flat(model: LMM, priors: Priors, effect: Effect) -> Priors:
+def _with_flat(model: Model, priors: Priors, effect: Effect) -> Priors:
     """Priors that the marginal density takes: the lone coefficient's own prior is not used."""
     from bayeslmm.priors.table import coef_key
 

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from bayeslmm.errors import PriorError
-from bayeslmm.priors.table import Prior
+from bayeslmm.parts.prior import Prior
 from bayeslmm.reanalysis.integrated import EffectLikelihood, log_normal
 from bayeslmm.reanalysis.theta import smooth_weights
 

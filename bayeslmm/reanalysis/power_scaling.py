@@ -29,7 +29,7 @@ from bayeslmm.reanalysis.theta import fitted_factors
 if TYPE_CHECKING:
     import xarray as xr
 
-    from bayeslmm.fits.posterior import PosteriorFit
+    from bayeslmm.protocols import PosteriorResult
 
 __all__ = ["log_prior_draws", "log_scale_prior", "power_scaling", "power_scaling_tree"]
 
@@ -37,12 +37,12 @@ __all__ = ["log_prior_draws", "log_scale_prior", "power_scaling", "power_scaling
 THRESHOLD = 0.05
 
 
-def power_scaling(fit: PosteriorFit) -> pd.DataFrame:
+def power_scaling(fit: PosteriorResult) -> pd.DataFrame:
     """Sensitivity of every coefficient and component to every prior and to the likelihood.
 
     Parameters
     ----------
-    fit : PosteriorFit
+    fit : PosteriorResult
 
     Returns
     -------
@@ -99,7 +99,7 @@ def _diagnosis(prior: float, likelihood: float) -> str:
     return "strong prior or weak data"
 
 
-def power_scaling_tree(fit: PosteriorFit) -> xr.DataTree:
+def power_scaling_tree(fit: PosteriorResult) -> xr.DataTree:
     """What ``arviz_stats.psense`` takes: groups posterior, log_prior and log_likelihood.
 
     The log-likelihood is log p(y | coefficients, components), random effects integrated out: their
@@ -126,7 +126,7 @@ def power_scaling_tree(fit: PosteriorFit) -> xr.DataTree:
     return xr.DataTree.from_dict(groups)
 
 
-def log_prior_draws(fit: PosteriorFit) -> dict[str, np.ndarray]:
+def log_prior_draws(fit: PosteriorResult) -> dict[str, np.ndarray]:
     """Log density of every prior at every draw, shapes (chains, draws), by the prior's key.
 
     Raises
@@ -182,7 +182,7 @@ def _log_lkj(corr: np.ndarray, block, prior) -> np.ndarray:
     return (prior.parameters["eta"] - 1.0) * total
 
 
-def _total_log_likelihood(fit: PosteriorFit) -> np.ndarray:
+def _total_log_likelihood(fit: PosteriorResult) -> np.ndarray:
     """log p(y | beta, theta) at every draw, random effects integrated out.
 
     By Bayes' rule at any normal prior on beta: log p(y | theta) + log p(beta | theta, y) less the

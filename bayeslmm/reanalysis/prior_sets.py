@@ -14,7 +14,7 @@ import numpy as np
 
 from bayeslmm.errors import PriorError
 from bayeslmm.formula import Design
-from bayeslmm.priors.table import Prior
+from bayeslmm.parts.prior import Prior
 
 __all__ = ["RATIO_SCEPTICAL_SDS", "EffectScale", "default_mcid", "prior_set", "standard_priors"]
 

@@ -10,15 +10,14 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.errors import ModelWarning, PriorError
-from bayeslmm.priors.table import Prior
+from bayeslmm.parts.prior import Prior
 from bayeslmm.reanalysis.integrated import EffectSource, source_and_likelihood
 from bayeslmm.reanalysis.posteriors import EffectPosterior, normal_parameters
 from bayeslmm.reanalysis.prior_sets import EffectScale, default_mcid, prior_set
 from bayeslmm.reanalysis.reweighting import Reweighter
 
 if TYPE_CHECKING:
-    from bayeslmm.fits.posterior import PosteriorFit
-    from bayeslmm.model import LMM
+    from bayeslmm.protocols import Model, PosteriorResult
 
 __all__ = ["Reanalysis", "reanalyze"]
 
@@ -137,7 +136,7 @@ class Reanalysis:
 
 
 def reanalyze(
-    model: LMM | PosteriorFit,
+    model: Model | PosteriorResult,
     effect,
     priors="standard",
     *,
@@ -157,7 +156,7 @@ def reanalyze(
 
     Parameters
     ----------
-    model : LMM or PosteriorFit
+    model : Model or PosteriorFit
         A fit's draws and priors are used as they are; a model is sampled (importance sampling,
         NUTS where that is refused).
     effect : str, dict or array
@@ -260,7 +259,7 @@ def _bayes_factors(draws_of: Reweighter, posteriors: dict[str, EffectPosterior])
     )
 
 
-def _reml_rows(model: LMM, row: np.ndarray, level: float):
+def _reml_rows(model: Model, row: np.ndarray, level: float):
     """REML with each choice of degrees of freedom, and what there is to say about it."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ModelWarning)

@@ -9,7 +9,7 @@ import numpy as np
 
 from bayeslmm.bayes.importance import MAX_K_HAT
 from bayeslmm.errors import SamplingWarning
-from bayeslmm.priors.table import Prior
+from bayeslmm.parts.prior import Prior
 from bayeslmm.reanalysis.bridge import Evidence
 from bayeslmm.reanalysis.integrated import EffectLikelihood, EffectSource
 from bayeslmm.reanalysis.posteriors import EffectPosterior, normal_parameters, posterior_under

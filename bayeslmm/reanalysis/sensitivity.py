@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bayeslmm.priors.table import Prior
+from bayeslmm.parts.prior import Prior
 from bayeslmm.reanalysis.integrated import source_and_likelihood
 from bayeslmm.reanalysis.prior_sets import EffectScale, default_mcid
 from bayeslmm.reanalysis.reanalyze import effect_row_values
 from bayeslmm.reanalysis.reweighting import Reweighter
 
 if TYPE_CHECKING:
-    from bayeslmm.fits.posterior import PosteriorFit
-    from bayeslmm.model import LMM
+    from bayeslmm.protocols import Model, PosteriorResult
 
 __all__ = ["Sensitivity", "sensitivity"]
 
@@ -95,7 +94,7 @@ class Sensitivity:
 
 
 def sensitivity(
-    model: LMM | PosteriorFit,
+    model: Model | PosteriorResult,
     effect,
     *,
     scale=None,

@@ -18,7 +18,7 @@ from bayeslmm.parts.patterns import lower_factor
 from bayeslmm.reanalysis.bridge import Evidence, bridge_sampling
 
 if TYPE_CHECKING:
-    from bayeslmm.fits.posterior import PosteriorFit
+    from bayeslmm.protocols import PosteriorResult
 
 __all__ = [
     "ThetaDraws",
@@ -120,7 +120,7 @@ def _slowest(x: np.ndarray) -> float:
     return float(np.clip(np.nanmin(ess), 1.0, x.shape[0] * x.shape[1]))
 
 
-def fitted_factors(fit: PosteriorFit) -> ThetaDraws:
+def fitted_factors(fit: PosteriorResult) -> ThetaDraws:
     """The draws a posterior fit already has, equally weighted."""
     posterior = fit.posterior
     sigma = posterior["sigma"].to_numpy()
@@ -136,7 +136,7 @@ def fitted_factors(fit: PosteriorFit) -> ThetaDraws:
     return ThetaDraws(F, sigma.ravel(), equal, np.nan, inefficiency, None, fit.info.method)
 
 
-def effective_resampled(fit: PosteriorFit) -> float:
+def effective_resampled(fit: PosteriorResult) -> float:
     """Effective draws behind those a fit resampled by weight; infinite for draws of chains."""
     found = [fit.info.effective_draws]
     if fit.conditioning is not None:
@@ -145,13 +145,13 @@ def effective_resampled(fit: PosteriorFit) -> float:
     return 1.0 / noise if noise else np.inf
 
 
-def _log_sds(fit: PosteriorFit, posterior) -> np.ndarray:
+def _log_sds(fit: PosteriorResult, posterior) -> np.ndarray:
     parts = [np.log(np.maximum(posterior[f.sd].to_numpy(), 1e-300)) for f in fit.names.factors]
     shape = posterior["sigma"].shape
     return np.concatenate([np.zeros((*shape, 0)), *parts], axis=2)
 
 
-def fitted_theta(fit: PosteriorFit, density: MarginalDensity) -> np.ndarray:
+def fitted_theta(fit: PosteriorResult, density: MarginalDensity) -> np.ndarray:
     """Unconstrained coordinates (chains, draws, d) of a posterior fit's draws."""
     theta = fitted_factors(fit)
     pairs = zip(theta.factors, theta.sigma, strict=True)

@@ -16,9 +16,8 @@ from bayeslmm.report.pictures import Picture, draw
 from bayeslmm.report.tables import Table, table
 
 if TYPE_CHECKING:
-    from bayeslmm.fits.likelihood import LikelihoodFit
-    from bayeslmm.fits.posterior import PosteriorFit
     from bayeslmm.formula import Design
+    from bayeslmm.protocols import LikelihoodResult, PosteriorResult
     from bayeslmm.reanalysis.reanalyze import Reanalysis
     from bayeslmm.reanalysis.sensitivity import Sensitivity
 
@@ -74,12 +73,12 @@ class Settings:
     source: str
 
 
-def sections(fit: PosteriorFit, settings: Settings) -> list[Section]:
+def sections(fit: PosteriorResult, settings: Settings) -> list[Section]:
     """All sections of the report of a posterior fit.
 
     Parameters
     ----------
-    fit : PosteriorFit
+    fit : PosteriorResult
     settings : Settings
 
     Raises
@@ -105,7 +104,7 @@ def sections(fit: PosteriorFit, settings: Settings) -> list[Section]:
     return [section for section in found if section is not None]
 
 
-def _reml(fit: PosteriorFit) -> tuple[LikelihoodFit | None, list[str]]:
+def _reml(fit: PosteriorResult) -> tuple[LikelihoodResult | None, list[str]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -116,7 +115,7 @@ def _reml(fit: PosteriorFit) -> tuple[LikelihoodFit | None, list[str]]:
     return reml, [f"{note}" for note in dict.fromkeys(str(w.message) for w in caught)]
 
 
-def _model(fit: PosteriorFit, settings: Settings) -> Section:
+def _model(fit: PosteriorResult, settings: Settings) -> Section:
     design = fit.model.design
     words = [settings.question] if settings.question else []
     words.append(in_words(design))
@@ -198,7 +197,7 @@ def _response_summary(design: Design) -> pd.DataFrame:
     return pd.DataFrame({design.response: values}).T
 
 
-def _priors(fit: PosteriorFit) -> Section:
+def _priors(fit: PosteriorResult) -> Section:
     rows = [
         [key, repr(prior), "default" if fit.priors.is_default(key) else "set"]
         for key, prior in fit.priors.items()
@@ -207,7 +206,7 @@ def _priors(fit: PosteriorFit) -> Section:
     return Section("Priors", words, tables=[Table(["parameter", "prior", ""], rows)])
 
 
-def _diagnostics(fit: PosteriorFit) -> Section:
+def _diagnostics(fit: PosteriorResult) -> Section:
     info = fit.info
     words = [
         f"{info.chains} x {info.draws} draws by {info.method} ({info.parameterization}), "
@@ -238,7 +237,7 @@ def _diagnostics(fit: PosteriorFit) -> Section:
     return Section("Diagnostics", words, tables=[table(worst, first="")], pictures=pictures)
 
 
-def _estimates(fit, reml: LikelihoodFit | None, notes: list[str], level: float) -> Section:
+def _estimates(fit, reml: LikelihoodResult | None, notes: list[str], level: float) -> Section:
     percent = f"{100 * level:g} %"
     posterior = fit.fixef(level=level)
     columns = {"posterior": _with_interval(posterior, "mean")}
@@ -268,7 +267,7 @@ def _with_interval(frame: pd.DataFrame, center: str) -> pd.Series:
     return pd.Series(text, index=frame.index)
 
 
-def _components(fit, reml: LikelihoodFit | None, level: float) -> Section:
+def _components(fit, reml: LikelihoodResult | None, level: float) -> Section:
     percent = f"{100 * level:g} %"
     columns = {f"posterior ({percent})": _with_interval(fit.varcomp(level=level), "mean")}
     words = []
@@ -453,7 +452,7 @@ def _reproduce(fit, settings: Settings) -> Section:
     )
 
 
-def reproducing_code(fit: PosteriorFit, settings: Settings) -> str:
+def reproducing_code(fit: PosteriorResult, settings: Settings) -> str:
     """Python that fits the model again and writes the report."""
     # a default that is set is about the formula's columns: defaults stay defaults
     priors = "".join(

@@ -12,14 +12,14 @@ from bayeslmm.files import file_name, write_text
 from bayeslmm.report.content import Settings, sections
 
 if TYPE_CHECKING:
-    from bayeslmm.fits.posterior import PosteriorFit
     from bayeslmm.formula import Design
+    from bayeslmm.protocols import PosteriorResult
 
 __all__ = ["check_effect", "render", "write_report"]
 
 
 def write_report(
-    fit: PosteriorFit,
+    fit: PosteriorResult,
     path: str | os.PathLike,
     *,
     effect=None,

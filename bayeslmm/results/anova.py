@@ -23,14 +23,14 @@ from bayeslmm.likelihood.hypotheses import (
 from bayeslmm.likelihood.inference import f_probability
 
 if TYPE_CHECKING:
-    from bayeslmm.fits.likelihood import LikelihoodFit
+    from bayeslmm.protocols import LikelihoodResult
 
 __all__ = ["anova_table"]
 
 _SEEN = 1e-6
 
 
-def anova_table(fit: LikelihoodFit, type: int, ddf: str) -> pd.DataFrame:
+def anova_table(fit: LikelihoodResult, type: int, ddf: str) -> pd.DataFrame:
     """One row per fixed term but the intercept; see ``LikelihoodFit.anova``.
 
     Raises

@@ -12,14 +12,14 @@ from bayeslmm.progress import progress
 from bayeslmm.results.intervals import check_n_sims, simulate_responses
 
 if TYPE_CHECKING:
-    from bayeslmm.fits.likelihood import LikelihoodFit
     from bayeslmm.gaussian import Solution
+    from bayeslmm.protocols import LikelihoodResult
 
 __all__ = ["bootstrap_statistics"]
 
 
 def bootstrap_statistics(
-    fit: LikelihoodFit,
+    fit: LikelihoodResult,
     statistic: Callable[[Solution], np.ndarray],
     *,
     n_sims: int,
@@ -30,7 +30,7 @@ def bootstrap_statistics(
 
     Parameters
     ----------
-    fit : LikelihoodFit
+    fit : LikelihoodResult
     statistic : callable
         Of a fit's solution.
     n_sims : int

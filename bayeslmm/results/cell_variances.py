@@ -11,7 +11,7 @@ from bayeslmm.formula import Design
 from bayeslmm.gaussian.system import Theta
 
 if TYPE_CHECKING:
-    from bayeslmm.fits.residual_likelihood import ResidualLikelihoodFit
+    from bayeslmm.protocols import LikelihoodResult
 
 __all__ = ["refuse_determined_cells", "vanishing"]
 
@@ -48,7 +48,7 @@ def refuse_determined_cells(design: Design, kept: list[int]) -> None:
             )
 
 
-def vanishing(fit: ResidualLikelihoodFit) -> list[str]:
+def vanishing(fit: LikelihoodResult) -> list[str]:
     """Names of standard deviations of cells without which the likelihood is no worse."""
     variance, problem = fit.design.residual.variance, fit._problem
     if variance.kind != "cells":

@@ -7,20 +7,19 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 if TYPE_CHECKING:
-    from bayeslmm.fits.likelihood import LikelihoodFit
-    from bayeslmm.fits.posterior import PosteriorFit
+    from bayeslmm.protocols import LikelihoodResult, PosteriorResult
 
 __all__ = ["compare_estimates"]
 
 
 def compare_estimates(
-    *fits: PosteriorFit | LikelihoodFit, names: list[str] | None = None, level: float = 0.95
+    *fits: PosteriorResult | LikelihoodResult, names: list[str] | None = None, level: float = 0.95
 ) -> pd.DataFrame:
     """One table of coefficients and variance components of several fits.
 
     Parameters
     ----------
-    *fits : PosteriorFit or LikelihoodFit
+    *fits : PosteriorResult or LikelihoodFit
     names : list of str, optional
         What to call each; by default "posterior", "REML" or "ML", numbered where repeated.
     level : float

@@ -20,13 +20,12 @@ from bayeslmm.bayes.marginal import fixed_obstacle, fixed_prior
 from bayeslmm.errors import ModelWarning, SamplingError, SamplingWarning
 from bayeslmm.formula.extension import add_rows
 from bayeslmm.gaussian import log_marginal_flat, single_threaded_blas, with_prior
+from bayeslmm.results.identification import aliased_coefficients
 from bayeslmm.results.smoothing import smoothed_weights
 from bayeslmm.results.support import refuse_unless_derived
 
 if TYPE_CHECKING:
-    from bayeslmm.fits.likelihood import LikelihoodFit
-    from bayeslmm.fits.posterior import PosteriorFit
-    from bayeslmm.model import LMM
+    from bayeslmm.protocols import LikelihoodResult, Model, PosteriorResult
 
 __all__ = ["Conditioning", "condition_likelihood", "condition_posterior"]
 
@@ -54,8 +53,8 @@ class Conditioning:
 
 
 def condition_posterior(
-    fit: PosteriorFit, rows, *, reweight: bool = False, random_seed: int | None = None
-) -> PosteriorFit:
+    fit: PosteriorResult, rows, *, reweight: bool = False, random_seed: int | None = None
+) -> PosteriorResult:
     """See :meth:`bayeslmm.PosteriorFit.condition_on`."""
     from bayeslmm.bayes.tree import posterior_dataset
 
@@ -81,7 +80,7 @@ def condition_posterior(
     return _assembled(fit, model, posterior, record)
 
 
-def condition_likelihood(fit: LikelihoodFit, rows) -> LikelihoodFit:
+def condition_likelihood(fit: LikelihoodResult, rows) -> LikelihoodResult:
     """A copy of the fit with coefficients and effects predicted from more rows.
 
     Variance parameters stay at their estimates. For predictions: likelihood, tests and intervals
@@ -116,22 +115,20 @@ def condition_likelihood(fit: LikelihoodFit, rows) -> LikelihoodFit:
     return twin
 
 
-def _extended(model: LMM, rows) -> LMM:
+def _extended(model: Model, rows) -> Model:
     """The same model, priors included, with rows added.
 
     They may determine coefficients that were aliased before, in a cell that was empty.
     """
-    from bayeslmm.model import _aliased
-
     twin = model.with_design(add_rows(model.design, rows))
     if model.aliased:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ModelWarning)  # said when the model was made
-            twin.aliased = _aliased(twin.design)
+            twin.aliased = aliased_coefficients(twin.design)
     return twin
 
 
-def _redrawn(fit: PosteriorFit, model: LMM, chosen, random_seed) -> dict[str, np.ndarray]:
+def _redrawn(fit: PosteriorResult, model: Model, chosen, random_seed) -> dict[str, np.ndarray]:
     """Draws of everything given each theta; ``chosen`` are positions of theta's draws."""
     from bayeslmm.bayes.conditional import values_given_covariances
     from bayeslmm.bayes.draws import covariance_factors
@@ -159,7 +156,7 @@ def _redrawn(fit: PosteriorFit, model: LMM, chosen, random_seed) -> dict[str, np
         )
 
 
-def _resampled(fit: PosteriorFit, model: LMM, record: Conditioning, random_seed):
+def _resampled(fit: PosteriorResult, model: Model, record: Conditioning, random_seed):
     """Positions of draws of theta, drawn by p(y_new | y, theta), and the weights' record."""
     from bayeslmm.bayes.draws import covariance_factors
 
@@ -205,9 +202,10 @@ def _warn_if_far(record: Conditioning, chains: int) -> None:
         )
 
 
-def _assembled(fit: PosteriorFit, model: LMM, posterior, record: Conditioning) -> PosteriorFit:
+def _assembled(
+    fit: PosteriorResult, model: Model, posterior, record: Conditioning
+) -> PosteriorResult:
     from bayeslmm.bayes.tree import posterior_tree
-    from bayeslmm.fits.posterior import PosteriorFit
 
     note = f"then {record.n_rows} rows added, "
     note += "theta kept" if not record.reweighted else f"theta reweighted, k-hat {record.k_hat:.2f}"
@@ -221,6 +219,6 @@ def _assembled(fit: PosteriorFit, model: LMM, posterior, record: Conditioning) -
         log_marginal_likelihood=None,
         log_marginal_likelihood_error=None,
     )
-    result = PosteriorFit(model, fit.priors.copy(), tree, info)
+    result = type(fit)(model, fit.priors.copy(), tree, info)
     result.conditioning = record
     return result

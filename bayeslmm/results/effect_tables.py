@@ -12,13 +12,13 @@ from bayeslmm.bayes.tree import SUMMARY_GROUP
 from bayeslmm.results.tables import check_level
 
 if TYPE_CHECKING:
-    from bayeslmm.fits.posterior import PosteriorFit
+    from bayeslmm.protocols import PosteriorResult
 
 __all__ = ["summarized_effects"]
 
 
 def summarized_effects(
-    fit: PosteriorFit, factor: str | None, level: float, interval: str
+    fit: PosteriorResult, factor: str | None, level: float, interval: str
 ) -> pd.DataFrame:
     """Random effects of every level from stored summaries; see ``PosteriorFit.ranef``.
 

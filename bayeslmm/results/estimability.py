@@ -16,19 +16,19 @@ from bayeslmm.likelihood.columnspace import column_space
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bayeslmm.model import LMM
+    from bayeslmm.protocols import Model
 
 __all__ = ["inestimable_text", "undetermined"]
 
 _SHOWN = 5
 
 
-def undetermined(model: LMM, rows: np.ndarray) -> np.ndarray:
+def undetermined(model: Model, rows: np.ndarray) -> np.ndarray:
     """Which combinations depend on which aliased coefficients.
 
     Parameters
     ----------
-    model : LMM
+    model : Model
     rows : (k, p) array
 
     Returns
@@ -43,7 +43,7 @@ def undetermined(model: LMM, rows: np.ndarray) -> np.ndarray:
     return column_space(model.design.X_reduced, kept).undetermined(rows)
 
 
-def inestimable_text(model: LMM, found: np.ndarray, index: pd.Index | Sequence) -> str | None:
+def inestimable_text(model: Model, found: np.ndarray, index: pd.Index | Sequence) -> str | None:
     """The rows that are not estimable and the columns that leave them so; None if there are none.
 
     Parameters

@@ -23,8 +23,7 @@ from bayeslmm.results.tables import check_level, summarize_draws
 if TYPE_CHECKING:
     import xarray as xr
 
-    from bayeslmm.fits.likelihood import LikelihoodFit
-    from bayeslmm.fits.posterior import PosteriorFit
+    from bayeslmm.protocols import LikelihoodResult, PosteriorResult
 
 __all__ = ["fitted_parts", "likelihood_shares", "posterior_r2", "posterior_shares"]
 
@@ -32,7 +31,7 @@ _R2 = ("nakagawa", "gelman")
 _BLOCK = 4_000_000
 
 
-def fitted_parts(fit: PosteriorFit | LikelihoodFit) -> VarianceParts:
+def fitted_parts(fit: PosteriorResult | LikelihoodResult) -> VarianceParts:
     """Variances of the fixed part, the random effects and the residuals: draws or estimates."""
     refuse_unless_derived(
         fit.model, "A share of variance", related=True, heavy_tails=True, residuals=True
@@ -42,7 +41,7 @@ def fitted_parts(fit: PosteriorFit | LikelihoodFit) -> VarianceParts:
 
 
 def posterior_shares(
-    fit: PosteriorFit, kind: str, *, at=None, level: float, interval: str, draws: bool
+    fit: PosteriorResult, kind: str, *, at=None, level: float, interval: str, draws: bool
 ) -> pd.DataFrame | xr.Dataset:
     """Posterior of shares of variance.
 
@@ -62,7 +61,7 @@ def posterior_shares(
 
 
 def posterior_r2(
-    fit: PosteriorFit, method: str, *, level: float, interval: str, draws: bool
+    fit: PosteriorResult, method: str, *, level: float, interval: str, draws: bool
 ) -> pd.DataFrame | xr.Dataset:
     """Posterior of R2; see ``PosteriorFit.r2``."""
     _check_method(method)
@@ -73,7 +72,7 @@ def posterior_r2(
 
 
 def likelihood_shares(
-    fit: LikelihoodFit,
+    fit: LikelihoodResult,
     kind: str,
     *,
     at=None,
@@ -133,7 +132,7 @@ def _check_method(method: str) -> None:
         raise ValueError(f"method must be one of {', '.join(map(repr, _R2))}, not {method!r}.")
 
 
-def _estimates(fit: LikelihoodFit, solution=None) -> tuple:
+def _estimates(fit: LikelihoodResult, solution=None) -> tuple:
     """beta (p,), 0 where aliased, Sigmas and sigma of a solution, the fit's by default."""
     solution = fit._solution if solution is None else solution
     beta = np.zeros(len(fit.design.coef_names))
@@ -141,7 +140,7 @@ def _estimates(fit: LikelihoodFit, solution=None) -> tuple:
     return beta, solution.Sigmas, np.asarray(solution.sigma)
 
 
-def _parameter_draws(fit: PosteriorFit) -> tuple:
+def _parameter_draws(fit: PosteriorResult) -> tuple:
     """beta (chains, draws, p), Sigmas [(chains, draws, q_k, q_k)], sigma (chains, draws).
 
     Variances, also where residuals or effects are Student-t.
@@ -192,7 +191,7 @@ def _column(shares: Shares) -> str:
     return name
 
 
-def _dataset(fit: PosteriorFit, shares: Shares, values: dict[str, np.ndarray]) -> xr.Dataset:
+def _dataset(fit: PosteriorResult, shares: Shares, values: dict[str, np.ndarray]) -> xr.Dataset:
     """Draws under the names of the table; a "/" is not allowed in those of a Dataset."""
     import xarray as xr
 
@@ -217,7 +216,7 @@ def _variable(name: str, dims: tuple[str, ...]) -> str:
     return f"{name}_" if name in dims else name
 
 
-def _gelman(fit: PosteriorFit) -> dict[str, np.ndarray]:
+def _gelman(fit: PosteriorResult) -> dict[str, np.ndarray]:
     """Bayesian R2 (Gelman, Goodrich, Gabry and Vehtari 2019, The American Statistician 73(3)).
 
     Variance of the predicted means over the rows, divided by itself plus the modeled variance of
@@ -243,7 +242,7 @@ def _gelman(fit: PosteriorFit) -> dict[str, np.ndarray]:
     return {"marginal": marginal, "conditional": conditional}
 
 
-def _predictor_parts(fit: PosteriorFit, posterior) -> tuple[np.ndarray, np.ndarray]:
+def _predictor_parts(fit: PosteriorResult, posterior) -> tuple[np.ndarray, np.ndarray]:
     """x'beta and z'b of each draw and row, without the offset."""
     from bayeslmm.bayes.draws import coefficient_draws
     from bayeslmm.bayes.tree import linear_predictor

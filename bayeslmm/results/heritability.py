@@ -19,9 +19,8 @@ import pandas as pd
 from bayeslmm.errors import DataError, ModelWarning
 
 if TYPE_CHECKING:
-    from bayeslmm.fits.likelihood import LikelihoodFit
     from bayeslmm.formula import Design
-    from bayeslmm.model import LMM
+    from bayeslmm.protocols import LikelihoodResult, Model
 
 __all__ = ["Share", "heritability_share", "likelihood_share", "repeatability_share", "share_values"]
 
@@ -111,7 +110,7 @@ def repeatability_share(
 
 
 def share_values(
-    model: LMM, share: Share, Sigmas: list[np.ndarray], sigma: np.ndarray, beta: np.ndarray
+    model: Model, share: Share, Sigmas: list[np.ndarray], sigma: np.ndarray, beta: np.ndarray
 ) -> np.ndarray:
     """The share of each draw; leading dimensions of all arrays are draws.
 
@@ -135,7 +134,7 @@ def share_values(
 
 
 def likelihood_share(
-    fit: LikelihoodFit,
+    fit: LikelihoodResult,
     share: Share,
     *,
     level: float,
@@ -195,7 +194,7 @@ def _same_individuals(first: np.ndarray, second: np.ndarray) -> bool:
     return pairs == len(np.unique(first)) == len(np.unique(second))
 
 
-def _at(fit: LikelihoodFit, share: Share, point: np.ndarray, beta=None) -> float:
+def _at(fit: LikelihoodResult, share: Share, point: np.ndarray, beta=None) -> float:
     """The share at (theta, sigma)."""
     from bayeslmm.parts.patterns import unpack_theta
 

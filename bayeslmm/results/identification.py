@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayeslmm.errors import ModelWarning
+from bayeslmm.errors import DataError, ModelWarning, listed
 
 if TYPE_CHECKING:
     from bayeslmm.formula import Design
     from bayeslmm.formula.random import RandomBlock
-    from bayeslmm.model import LMM
+    from bayeslmm.protocols import Model
 
-__all__ = ["unidentified_components", "warn_unidentified"]
+__all__ = ["aliased_coefficients", "unidentified_components", "warn_unidentified"]
+
+#: A column of which other columns leave less than this share of its length deserves a warning.
+_HARDLY_LEFT = 1e-5
 
 
-def unidentified_components(model: LMM) -> tuple[tuple[str, ...], ...]:
+def unidentified_components(model: Model) -> tuple[tuple[str, ...], ...]:
     """Names of the components that change where the covariance of the data does not.
 
     Returns
@@ -42,7 +45,7 @@ def unidentified_components(model: LMM) -> tuple[tuple[str, ...], ...]:
     return tuple(_names(design, changes, residual) for changes, residual in found)
 
 
-def sigma_is_known(model: LMM) -> bool:
+def sigma_is_known(model: Model) -> bool:
     """Whether sigma is one parameter, with a fixed value."""
     return "sigma" in model.priors and model.priors["sigma"].name == "Fixed"
 
@@ -65,7 +68,7 @@ def _names(design: Design, changes: list[np.ndarray], residual: float) -> tuple[
     return (*names, "sigma") if abs(residual) > 1e-4 else tuple(names)
 
 
-def warn_unidentified(model: LMM) -> None:
+def warn_unidentified(model: Model) -> None:
     """Say which effects repeat others, but for those the checks of the design have named.
 
     Warns
@@ -96,3 +99,49 @@ def _same_groups(design: Design, names: tuple[str, ...]) -> bool:
         if f"sd({effect} | {block.name})" in names
     ]
     return len(parts) > 1 and len(set(parts)) == 1
+
+
+def aliased_coefficients(design: Design) -> tuple[str, ...]:
+    """Coefficients whose columns are combinations of earlier ones, with a warning.
+
+    Raises
+    ------
+    DataError
+        If there are no more rows than coefficients, aliased ones not counted.
+    """
+    from bayeslmm.gaussian import single_threaded_blas
+    from bayeslmm.gaussian.aliasing import remaining_shares, remaining_shares_of_products
+
+    with single_threaded_blas():
+        if design.rows_in_memory:
+            shares = remaining_shares(design.X)
+        else:
+            shares = remaining_shares_of_products(design.cross_products)
+    names, n, rank = design.coef_names, design.n_rows, int(np.count_nonzero(shares))
+    if n <= rank:
+        aliased = f" ({len(names) - rank} more are aliased)" if rank < len(names) else ""
+        raise DataError(
+            f"{rank} coefficients{aliased} and {n} rows: there must be more rows than "
+            "coefficients. Leave terms out."
+        )
+    aliased = tuple(name for name, share in zip(names, shares, strict=True) if share == 0)
+    if aliased:
+        warnings.warn(
+            f"The model matrix is rank deficient: {listed(aliased)} can be written as a "
+            "combination of the columns before. The data say nothing about such a coefficient "
+            "alone: in the posterior its prior decides, REML leaves it out.",
+            ModelWarning,
+            stacklevel=3,
+        )
+    for name, share in zip(names, shares, strict=True):
+        if 0 < share < _HARDLY_LEFT:
+            warnings.warn(
+                f"The column of {name} is nearly a combination of the columns before it: "
+                f"{share:.0e} of its length is left. The data say little about these coefficients "
+                "one by one, and standard errors of their combinations lose digits. Leave one "
+                "out, or make the difference between the columns a column of its own (for "
+                "powers: poly(), or center() the covariate).",
+                ModelWarning,
+                stacklevel=3,
+            )
+    return aliased

@@ -18,14 +18,15 @@ from bayeslmm.likelihood.profile import (
     ml_optimum,
     profile_interval,
 )
+from bayeslmm.likelihood.unbounded import refuse_unbounded
 from bayeslmm.parts.patterns import lower_factor
 from bayeslmm.priors.table import coef_key
 from bayeslmm.progress import progress
 from bayeslmm.results.variances import component_values
 
 if TYPE_CHECKING:
-    from bayeslmm.fits.likelihood import LikelihoodFit
     from bayeslmm.gaussian import Solution
+    from bayeslmm.protocols import LikelihoodResult
 
 __all__ = ["bootstrap_estimates", "confidence_intervals", "simulate_responses"]
 
@@ -33,7 +34,7 @@ _METHODS = ("profile", "wald", "bootstrap")
 
 
 def confidence_intervals(
-    fit: LikelihoodFit,
+    fit: LikelihoodResult,
     method: str,
     level: float,
     parameters: list[str] | None,
@@ -72,22 +73,20 @@ def confidence_intervals(
     return table
 
 
-def all_estimates(fit: LikelihoodFit) -> pd.Series:
+def all_estimates(fit: LikelihoodResult) -> pd.Series:
     """Coefficients and variance components; a coefficient called sigma is ``beta(sigma)``."""
     names = [coef_key(fit.design.coef_names[j]) for j in fit.kept]
     beta = pd.Series(fit._solution.beta, index=names)
     return pd.concat([beta, fit.components()])
 
 
-def _wald(fit: LikelihoodFit, level: float) -> pd.DataFrame:
+def _wald(fit: LikelihoodResult, level: float) -> pd.DataFrame:
     fixed = fit.fixef("normal", level=level)[["lower", "upper"]].iloc[fit.kept]
     fixed.index = [coef_key(name) for name in fixed.index]
     return pd.concat([fixed, fit.varcomp(level=level)[["lower", "upper"]]])
 
 
-def _profile(fit: LikelihoodFit, level: float, wanted: list[str], progressbar: bool):
-    from bayeslmm.fits.fitting import refuse_unbounded
-
+def _profile(fit: LikelihoodResult, level: float, wanted: list[str], progressbar: bool):
     problem = fit._problem
     best, solution = ml_optimum(problem, None if fit.singular else fit.theta)
     refuse_unbounded(problem, best.theta, reml=False)
@@ -141,7 +140,7 @@ def _profile(fit: LikelihoodFit, level: float, wanted: list[str], progressbar: b
     return pd.DataFrame.from_dict(rows, orient="index", columns=["lower", "upper"])
 
 
-def _component_steps(fit: LikelihoodFit, values: pd.Series) -> pd.Series:
+def _component_steps(fit: LikelihoodResult, values: pd.Series) -> pd.Series:
     """A first guess of how far each variance component may move."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ModelWarning)
@@ -155,7 +154,7 @@ def _component_steps(fit: LikelihoodFit, values: pd.Series) -> pd.Series:
     return se.where(se.notna() & (se > 0), fallback)
 
 
-def _targets(fit: LikelihoodFit) -> dict[str, tuple]:
+def _targets(fit: LikelihoodResult) -> dict[str, tuple]:
     """What each name stands for."""
     targets: dict[str, tuple] = {}
     for at, j in enumerate(fit.kept):
@@ -170,7 +169,7 @@ def _targets(fit: LikelihoodFit) -> dict[str, tuple]:
     return targets
 
 
-def simulate_responses(fit: LikelihoodFit, n_sims: int, rng: np.random.Generator) -> np.ndarray:
+def simulate_responses(fit: LikelihoodResult, n_sims: int, rng: np.random.Generator) -> np.ndarray:
     """Responses (n_sims, n) from the fitted model, new random effects each time."""
     design = fit.design
     mean = fit.fitted("population").to_numpy()
@@ -187,7 +186,7 @@ def simulate_responses(fit: LikelihoodFit, n_sims: int, rng: np.random.Generator
 
 
 def bootstrap_estimates(
-    fit: LikelihoodFit, n_sims: int, random_seed: int | None, progressbar: bool
+    fit: LikelihoodResult, n_sims: int, random_seed: int | None, progressbar: bool
 ) -> pd.DataFrame:
     """Estimates of the same model on data simulated from it, one row per simulation."""
     check_n_sims(n_sims, least=2)
@@ -230,7 +229,7 @@ class Estimates:
     deviance: float
 
 
-def reestimate(fit: LikelihoodFit, y: np.ndarray, start: np.ndarray | None) -> Estimates:
+def reestimate(fit: LikelihoodResult, y: np.ndarray, start: np.ndarray | None) -> Estimates:
     """Fit another response, from cross-products alone."""
     problem = with_response(fit, y)
     found = optimize(problem, reml=fit.reml, start=start)
@@ -239,7 +238,7 @@ def reestimate(fit: LikelihoodFit, y: np.ndarray, start: np.ndarray | None) -> E
     return Estimates(solution, components, -2 * solution.loglik)
 
 
-def with_response(fit: LikelihoodFit, y: np.ndarray):
+def with_response(fit: LikelihoodResult, y: np.ndarray):
     """The fit's prepared problem with another response."""
     from bayeslmm.assembly import reduce_rows
 

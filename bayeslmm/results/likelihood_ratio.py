@@ -14,8 +14,8 @@ from bayeslmm.progress import progress
 from bayeslmm.results.intervals import check_n_sims, simulate_responses
 
 if TYPE_CHECKING:
-    from bayeslmm.fits.likelihood import LikelihoodFit
     from bayeslmm.formula import Design
+    from bayeslmm.protocols import LikelihoodResult
 
 __all__ = ["basis_change", "likelihood_ratio_test", "same_fixed_space"]
 
@@ -24,8 +24,8 @@ _SAME_BASIS = 1e-6
 
 
 def likelihood_ratio_test(
-    fit0: LikelihoodFit,
-    fit1: LikelihoodFit,
+    fit0: LikelihoodResult,
+    fit1: LikelihoodResult,
     *,
     method: str = "auto",
     n_sims: int = 1000,
@@ -36,7 +36,7 @@ def likelihood_ratio_test(
 
     Parameters
     ----------
-    fit0, fit1 : LikelihoodFit
+    fit0, fit1 : LikelihoodResult
         In either order; the one with fewer parameters is the null model. REML fits that
         differ in their fixed effects are refitted by maximum likelihood, with a warning that
         says so.
@@ -134,7 +134,7 @@ def _p_value(statistic: float, df: int, method: str, mixture: int | None) -> tup
     return float(chdtrc(df, statistic)), f"chi2({df})"
 
 
-def _refuse_incomparable(null: LikelihoodFit, full: LikelihoodFit) -> None:
+def _refuse_incomparable(null: LikelihoodResult, full: LikelihoodResult) -> None:
     a, b = null.design, full.design
     same = a.n_rows == b.n_rows and np.array_equal(a.y - a.offset, b.y - b.offset)
     if not same:
@@ -201,7 +201,7 @@ def _random_nested(a: Design, b: Design) -> bool:
     return True
 
 
-def basis_change(one: LikelihoodFit, other: LikelihoodFit) -> float:
+def basis_change(one: LikelihoodResult, other: LikelihoodResult) -> float:
     """What REML deviances differ by because the same fixed space has other columns.
 
     The restricted likelihood depends on the columns of X through log|X'V^-1X|: with X1 = X0 B
@@ -212,13 +212,13 @@ def basis_change(one: LikelihoodFit, other: LikelihoodFit) -> float:
     return 2.0 * (other.column_space.log_volume - one.column_space.log_volume)
 
 
-def same_fixed_space(null: LikelihoodFit, full: LikelihoodFit) -> bool:
+def same_fixed_space(null: LikelihoodResult, full: LikelihoodResult) -> bool:
     """Whether the fixed effects of two fits span the same space, in whatever columns."""
     X0, X1 = null.design.X[:, null.kept], full.design.X[:, full.kept]
     return X0.shape == X1.shape and _spans(X1, X0) and _spans(X0, X1)
 
 
-def _comparable_method(null: LikelihoodFit, full: LikelihoodFit):
+def _comparable_method(null: LikelihoodResult, full: LikelihoodResult):
     """Refit by ML where REML likelihoods cannot be compared."""
     if null.reml and full.reml and same_fixed_space(null, full):
         return null, full
@@ -250,7 +250,7 @@ def _adds_variances(a: Design, b: Design) -> bool:
     return bool(_added_effects(a, b))
 
 
-def _mixture_order(null: LikelihoodFit, full: LikelihoodFit) -> int | None:
+def _mixture_order(null: LikelihoodResult, full: LikelihoodResult) -> int | None:
     """q where exactly one effect with q covariances is added and nothing else changes."""
     a, b = null.design, full.design
     added = _added_effects(a, b)
@@ -270,8 +270,8 @@ def _n_covariances(block) -> int:
 
 
 def _bootstrap_p(
-    null: LikelihoodFit,
-    full: LikelihoodFit,
+    null: LikelihoodResult,
+    full: LikelihoodResult,
     statistic: float,
     n_sims: int,
     random_seed: int | None,

@@ -42,7 +42,7 @@ from bayeslmm.results.robust import is_robust
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bayeslmm.fits.posterior import PosteriorFit
+    from bayeslmm.protocols import PosteriorResult
 
 __all__ = ["LeftOut", "leave_one_out"]
 
@@ -83,7 +83,7 @@ class LeftOut:
 
 
 def leave_one_out(
-    fit: PosteriorFit,
+    fit: PosteriorResult,
     *,
     unit: str = "observation",
     conditional: bool = False,
@@ -147,7 +147,7 @@ def leave_one_out(
     return result
 
 
-def _densities(fit: PosteriorFit, posterior, unit: str, units, progressbar: bool) -> np.ndarray:
+def _densities(fit: PosteriorResult, posterior, unit: str, units, progressbar: bool) -> np.ndarray:
     """Log density of every unit left out given each draw, (m, units)."""
     if fit.model.design.residual is None:
         theta = _theta(fit, posterior)
@@ -166,7 +166,7 @@ def _densities(fit: PosteriorFit, posterior, unit: str, units, progressbar: bool
     return block_group_densities(fit, thetas, units, progressbar)
 
 
-def _unit_labels(fit: PosteriorFit, unit: str) -> tuple:
+def _unit_labels(fit: PosteriorResult, unit: str) -> tuple:
     design = fit.model.design
     if unit == "observation":
         return ()
@@ -175,7 +175,7 @@ def _unit_labels(fit: PosteriorFit, unit: str) -> tuple:
     return design.residual.factor.levels
 
 
-def _refuse_priors(fit: PosteriorFit) -> None:
+def _refuse_priors(fit: PosteriorResult) -> None:
     if obstacle := fixed_obstacle(fit.model.design, fit.priors):
         raise SamplingError(
             f"Coefficients cannot be integrated out ({obstacle}). conditional=True gives the "
@@ -183,7 +183,7 @@ def _refuse_priors(fit: PosteriorFit) -> None:
         )
 
 
-def _refuse_needed(fit: PosteriorFit, unit: str, units) -> None:
+def _refuse_needed(fit: PosteriorResult, unit: str, units) -> None:
     at = needed_unit(fit.model.design, fit.priors, units)
     if at is not None:
         labels = _unit_labels(fit, unit)
@@ -194,7 +194,7 @@ def _refuse_needed(fit: PosteriorFit, unit: str, units) -> None:
         )
 
 
-def refuse_old_theta(fit: PosteriorFit) -> None:
+def refuse_old_theta(fit: PosteriorResult) -> None:
     """Refuse a fit whose variance parameters have not seen all of its rows.
 
     Raises
@@ -209,7 +209,7 @@ def refuse_old_theta(fit: PosteriorFit) -> None:
         )
 
 
-def _units(fit: PosteriorFit, unit: str) -> list[np.ndarray]:
+def _units(fit: PosteriorResult, unit: str) -> list[np.ndarray]:
     """Rows of each unit to leave out."""
     design = fit.model.design
     if unit == "observation":
@@ -227,7 +227,7 @@ def _units(fit: PosteriorFit, unit: str) -> list[np.ndarray]:
     return np.split(order, np.flatnonzero(np.diff(codes[unit][order])) + 1)
 
 
-def _thinned(fit: PosteriorFit, n_units: int, draws: int | None):
+def _thinned(fit: PosteriorResult, n_units: int, draws: int | None):
     """Evenly spaced draws, as many as keep the densities in memory."""
     posterior = fit.posterior
     available, chains = posterior.sizes["draw"], posterior.sizes["chain"]
@@ -241,14 +241,14 @@ def _thinned(fit: PosteriorFit, n_units: int, draws: int | None):
     return posterior.isel(draw=at).assign_coords(draw=np.arange(draws))
 
 
-def _theta(fit: PosteriorFit, posterior) -> _Theta:
+def _theta(fit: PosteriorResult, posterior) -> _Theta:
     sigma = posterior["sigma"].to_numpy().ravel()
     factors = covariance_factors(fit.model.design, fit.names, posterior)
     parts = [np.zeros((len(sigma), 0)), *(F.reshape(len(sigma), -1) for F in factors)]
     return _Theta(np.ascontiguousarray(np.concatenate(parts, axis=1)), sigma)
 
 
-def _row_densities(fit: PosteriorFit, theta: _Theta, progressbar: bool) -> np.ndarray:
+def _row_densities(fit: PosteriorResult, theta: _Theta, progressbar: bool) -> np.ndarray:
     """log p(y_i | y_-i, theta), shape (m, n)."""
     mean, variance = row_predictives(fit, theta, progressbar=progressbar)
     return normal_log_density(fit.model.design.y, mean, variance)
@@ -260,7 +260,7 @@ def normal_log_density(y: np.ndarray, mean: np.ndarray, variance: np.ndarray) ->
 
 
 def row_predictives(
-    fit: PosteriorFit, theta: _Theta, rows=slice(None), *, progressbar: bool = False
+    fit: PosteriorResult, theta: _Theta, rows=slice(None), *, progressbar: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of y_i given all other rows and theta, from leverages.
 
@@ -302,7 +302,7 @@ def row_predictives(
     return mean, variance
 
 
-def _without(fit: PosteriorFit, rows: np.ndarray):
+def _without(fit: PosteriorResult, rows: np.ndarray):
     """Prepared cross-products with some rows left out."""
     model, design = fit.model, fit.model.design
     if design.residual is not None:
@@ -320,7 +320,7 @@ def _without(fit: PosteriorFit, rows: np.ndarray):
     return model.problem.renewed(model.cross_products - part)
 
 
-def _group_densities(fit: PosteriorFit, theta: _Theta, units, progressbar: bool) -> np.ndarray:
+def _group_densities(fit: PosteriorResult, theta: _Theta, units, progressbar: bool) -> np.ndarray:
     """log p(y_g | y_-g, theta), shape (m, groups), as a difference of marginal likelihoods."""
     prior = fixed_prior(fit.model.design, fit.priors)
     whole = _marginals(with_prior(fit.model.problem, prior), theta)
@@ -339,7 +339,7 @@ def _marginals(model, theta: _Theta) -> np.ndarray:
     )
 
 
-def _refitted(fit: PosteriorFit, units, k_hat: np.ndarray, progressbar: bool) -> Refits:
+def _refitted(fit: PosteriorResult, units, k_hat: np.ndarray, progressbar: bool) -> Refits:
     """Exact densities of the units with high k-hat.
 
     p(y_u | y_-u) is the mean of p(y_u | y_-u, theta) over the posterior without the unit, drawn
@@ -365,7 +365,7 @@ def _refitted(fit: PosteriorFit, units, k_hat: np.ndarray, progressbar: bool) ->
     return Refits(*zip(*done, strict=True)) if done else Refits()
 
 
-def draws_without(fit: PosteriorFit, rows: np.ndarray, number: int):
+def draws_without(fit: PosteriorResult, rows: np.ndarray, number: int):
     """The density of theta without some rows, and importance draws from it.
 
     Parameters
@@ -383,7 +383,7 @@ def draws_without(fit: PosteriorFit, rows: np.ndarray, number: int):
     return reduced, importance_sample(reduced, find_mode(reduced), 4000, rng)
 
 
-def _effective_parameters(fit: PosteriorFit, posterior, result) -> float:
+def _effective_parameters(fit: PosteriorResult, posterior, result) -> float:
     """Log score of the data the model has seen minus that of data left out.
 
     In blocks of draws: the conditional densities of all rows are summed, not kept.

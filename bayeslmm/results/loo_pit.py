@@ -33,13 +33,13 @@ from bayeslmm.results.support import refuse_unless_derived
 if TYPE_CHECKING:
     import xarray as xr
 
-    from bayeslmm.fits.posterior import PosteriorFit
+    from bayeslmm.protocols import PosteriorResult
 
 __all__ = ["loo_pit"]
 
 
 def loo_pit(
-    fit: PosteriorFit,
+    fit: PosteriorResult,
     *,
     draws: int | None = None,
     exact: bool = True,
@@ -84,7 +84,7 @@ def loo_pit(
     )
 
 
-def _refitted(fit: PosteriorFit, row: int, smoothed: float) -> float:
+def _refitted(fit: PosteriorResult, row: int, smoothed: float) -> float:
     """PIT of one row under the posterior without it; the smoothed one where that fails."""
     reduced, sample = draws_without(fit, np.array([row]), row)
     if sample.k_hat > K_HAT:

@@ -13,7 +13,7 @@ from bayeslmm.bayes.draws import component_draws
 if TYPE_CHECKING:
     import xarray as xr
 
-    from bayeslmm.fits.posterior import PosteriorFit
+    from bayeslmm.protocols import PosteriorResult
 
 __all__ = [
     "K_HAT",
@@ -148,7 +148,7 @@ def influences(log_weights: np.ndarray, values: np.ndarray) -> np.ndarray:
     return weights * (densities / (weights * densities).sum(axis=0) - 1.0)
 
 
-def efficiency(fit: PosteriorFit, posterior: xr.Dataset) -> float:
+def efficiency(fit: PosteriorResult, posterior: xr.Dataset) -> float:
     """Independent draws of the slowest covariance parameter, per draw."""
     from arviz_stats.base import array_stats
 

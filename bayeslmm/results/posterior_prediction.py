@@ -29,7 +29,7 @@ from bayeslmm.results.prediction import (
 from bayeslmm.results.tables import block_size, blocks_of, summarize_blocks
 
 if TYPE_CHECKING:
-    from bayeslmm.fits.posterior import PosteriorFit
+    from bayeslmm.protocols import PosteriorResult
 
 __all__ = ["PosteriorPrediction", "warn_of_priors_alone"]
 
@@ -49,7 +49,7 @@ class PosteriorPrediction:
 
     def __init__(
         self,
-        fit: PosteriorFit,
+        fit: PosteriorResult,
         newdata=None,
         random: str = "conditional",
         kind: str = "mean",
@@ -219,7 +219,7 @@ def _add_effects(total: np.ndarray, at: np.ndarray, b: np.ndarray, Z: np.ndarray
         total[:, where] += b[:, :, a] * Z[at, a]
 
 
-def warn_of_priors_alone(fit: PosteriorFit, rows: np.ndarray, index, *, stacklevel: int) -> None:
+def warn_of_priors_alone(fit: PosteriorResult, rows: np.ndarray, index, *, stacklevel: int) -> None:
     """Warn of combinations of coefficients that the data do not determine."""
     text = inestimable_text(fit.model, undetermined(fit.model, rows), index)
     if text:

@@ -20,7 +20,7 @@ from bayeslmm.formula.design import NewRows
 from bayeslmm.results.estimability import inestimable_text, undetermined
 
 if TYPE_CHECKING:
-    from bayeslmm.fits.likelihood import LikelihoodFit
+    from bayeslmm.protocols import LikelihoodResult
 
 __all__ = [
     "check_prediction",
@@ -128,7 +128,7 @@ def scale_rows(design: Design, newdata) -> np.ndarray:
 
 
 def likelihood_prediction(
-    fit: LikelihoodFit,
+    fit: LikelihoodResult,
     newdata,
     random: str,
     kind: str,

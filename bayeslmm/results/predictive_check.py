@@ -13,7 +13,7 @@ from bayeslmm.formula.random import RandomBlock
 from bayeslmm.results.support import refuse_unless_derived
 
 if TYPE_CHECKING:
-    from bayeslmm.fits.posterior import PosteriorFit
+    from bayeslmm.protocols import PosteriorResult
 
 __all__ = ["default_statistics", "predictive_check"]
 
@@ -23,7 +23,7 @@ type Statistic = Callable[[np.ndarray, np.ndarray], float]
 
 
 def predictive_check(
-    fit: PosteriorFit,
+    fit: PosteriorResult,
     statistics: Mapping[str, Statistic] | None,
     *,
     factor: str | None,

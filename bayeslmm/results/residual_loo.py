@@ -23,12 +23,12 @@ from bayeslmm.progress import progress
 if TYPE_CHECKING:
     import xarray as xr
 
-    from bayeslmm.fits.posterior import PosteriorFit
+    from bayeslmm.protocols import PosteriorResult
 
 __all__ = ["block_group_densities", "block_row_densities", "block_thetas", "without_rows"]
 
 
-def block_thetas(fit: PosteriorFit, posterior: xr.Dataset) -> list[Theta]:
+def block_thetas(fit: PosteriorResult, posterior: xr.Dataset) -> list[Theta]:
     """Covariance parameters of every draw."""
     design = fit.model.design
     eta, c = residual_parameters(design, posterior)
@@ -44,7 +44,7 @@ def block_thetas(fit: PosteriorFit, posterior: xr.Dataset) -> list[Theta]:
     ]
 
 
-def block_row_densities(fit: PosteriorFit, thetas: list[Theta], progressbar: bool) -> np.ndarray:
+def block_row_densities(fit: PosteriorResult, thetas: list[Theta], progressbar: bool) -> np.ndarray:
     """log p(y_i | y_-i, theta), shape (m, n).
 
     Raises
@@ -68,7 +68,7 @@ def block_row_densities(fit: PosteriorFit, thetas: list[Theta], progressbar: boo
     return out
 
 
-def without_rows(fit: PosteriorFit, rows: np.ndarray) -> StructuredProblem:
+def without_rows(fit: PosteriorResult, rows: np.ndarray) -> StructuredProblem:
     """The prepared problem with some rows left out; groups, times and limits stay."""
     problem, design = fit.model.problem, fit.model.design
     keep = np.setdiff1d(np.arange(problem.n), rows)
@@ -76,7 +76,7 @@ def without_rows(fit: PosteriorFit, rows: np.ndarray) -> StructuredProblem:
 
 
 def block_group_densities(
-    fit: PosteriorFit, thetas: list[Theta], units: list[np.ndarray], progressbar: bool
+    fit: PosteriorResult, thetas: list[Theta], units: list[np.ndarray], progressbar: bool
 ) -> np.ndarray:
     """log p(y_g | y_-g, theta), shape (m, groups), as a difference of marginal likelihoods."""
     prior = fixed_prior(fit.model.design, fit.priors)

@@ -27,8 +27,8 @@ from bayeslmm.priors.table import coef_key
 from bayeslmm.progress import progress
 
 if TYPE_CHECKING:
-    from bayeslmm.fits.residual_likelihood import ResidualLikelihoodFit
     from bayeslmm.gaussian.system import StructuredProblem
+    from bayeslmm.protocols import LikelihoodResult
 
 __all__ = ["profile_intervals"]
 
@@ -36,7 +36,7 @@ _PENALTY = 1e4
 
 
 def profile_intervals(
-    fit: ResidualLikelihoodFit, level: float, parameters: list[str] | None, progressbar: bool
+    fit: LikelihoodResult, level: float, parameters: list[str] | None, progressbar: bool
 ) -> pd.DataFrame:
     """Intervals from the ML deviance, also for a REML fit.
 
@@ -96,7 +96,7 @@ def profile_intervals(
     return table
 
 
-def _limits(name: str, fit: ResidualLikelihoodFit) -> tuple[float, float]:
+def _limits(name: str, fit: LikelihoodResult) -> tuple[float, float]:
     structure = fit._problem.structure
     if name in {coef_key(n) for n in fit.design.coef_names} or name.startswith("log_sigma["):
         return -np.inf, np.inf
@@ -109,7 +109,7 @@ def _limits(name: str, fit: ResidualLikelihoodFit) -> tuple[float, float]:
     return floor, np.inf
 
 
-def _coefficient_deviance(fit: ResidualLikelihoodFit, at: int) -> Callable[[float], float]:
+def _coefficient_deviance(fit: LikelihoodResult, at: int) -> Callable[[float], float]:
     from bayeslmm.assembly import structured_problem
 
     design = fit.design
@@ -130,7 +130,7 @@ def _coefficient_deviance(fit: ResidualLikelihoodFit, at: int) -> Callable[[floa
     return deviance
 
 
-def _coordinate_of(fit: ResidualLikelihoodFit, name: str):
+def _coordinate_of(fit: LikelihoodResult, name: str):
     """Position in the coordinates and the map from the component to it, where there is one."""
     from bayeslmm.results.residual_tables import transform_of
 
@@ -154,14 +154,14 @@ def _coordinate_of(fit: ResidualLikelihoodFit, name: str):
     return None
 
 
-def _time_correlations(fit: ResidualLikelihoodFit) -> dict[str, tuple[int, int]]:
+def _time_correlations(fit: LikelihoodResult) -> dict[str, tuple[int, int]]:
     """Correlations of an unstructured covariance and the times they belong to."""
     residual = fit.design.residual
     times = residual.times
     return {f"corr({times[i]}, {times[j]})": (i, j) for i, j in time_pairs(residual)}
 
 
-def _correlation_deviance(fit: ResidualLikelihoodFit, i: int, j: int) -> Callable[[float], float]:
+def _correlation_deviance(fit: LikelihoodResult, i: int, j: int) -> Callable[[float], float]:
     """As :func:`_held_deviance`, with the two times put first: their partial correlation is then
     the correlation itself."""
     problem, T = fit._problem, len(fit.design.residual.times)
@@ -221,7 +221,7 @@ def _held_deviance(
     return deviance
 
 
-def _component_deviance(fit: ResidualLikelihoodFit, name: str) -> Callable[[float], float]:
+def _component_deviance(fit: LikelihoodResult, name: str) -> Callable[[float], float]:
     """The deviance minimized with one component held by an augmented Lagrangian.
 
     A component may be any smooth function of the coordinates, so this needs no coordinates of its

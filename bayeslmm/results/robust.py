@@ -25,7 +25,7 @@ from bayeslmm.bayes.tree import linear_predictor
 if TYPE_CHECKING:
     import xarray as xr
 
-    from bayeslmm.fits.posterior import PosteriorFit
+    from bayeslmm.protocols import PosteriorResult
 
 __all__ = ["is_robust", "median_variances", "row_weights_of_outliers", "variances"]
 
@@ -72,7 +72,7 @@ def median_variances(
     return middle, np.median(sigma)
 
 
-def row_weights_of_outliers(fit: PosteriorFit) -> pd.Series:
+def row_weights_of_outliers(fit: PosteriorResult) -> pd.Series:
     """See :meth:`bayeslmm.PosteriorFit.outlier_weights`."""
     design, posterior = fit.model.design, fit.posterior
     weights = np.ones(design.n_rows)

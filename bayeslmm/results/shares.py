@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
-    from bayeslmm.model import LMM
+    from bayeslmm.protocols import Model
 
 __all__ = [
     "Shares",
@@ -54,13 +54,13 @@ class VarianceParts:
 
 
 def variance_parts(
-    model: LMM, beta: np.ndarray, Sigmas: list[np.ndarray], sigma: np.ndarray
+    model: Model, beta: np.ndarray, Sigmas: list[np.ndarray], sigma: np.ndarray
 ) -> VarianceParts:
     """Variance parts of each draw.
 
     Parameters
     ----------
-    model : LMM
+    model : Model
     beta : (..., p) array
     Sigmas : list of (..., q_k, q_k) arrays
     sigma : (...) array
@@ -77,12 +77,12 @@ def variance_parts(
     return VarianceParts(np.maximum(fixed, 0.0), np.maximum(stacked, 0.0), residual)
 
 
-def residual_scale(model: LMM) -> float:
+def residual_scale(model: Model) -> float:
     """Mean of 1/w over the rows: mean residual variance in units of sigma^2."""
     return model.design.statistics.mean_inverse_weight
 
 
-def _fixed_moments(model: LMM) -> tuple[np.ndarray, np.ndarray]:
+def _fixed_moments(model: Model) -> tuple[np.ndarray, np.ndarray]:
     """Sample covariance (divisor n - 1) of the columns of X T over the rows, and T^-1, (p, p).
 
     T orthogonalizes nearly collinear columns (``gaussian.orthogonal``).
@@ -94,7 +94,7 @@ def _fixed_moments(model: LMM) -> tuple[np.ndarray, np.ndarray]:
     return moment / max(n - 1, 1), cp.shift.unmixing
 
 
-def mean_moments(model: LMM) -> list[np.ndarray]:
+def mean_moments(model: Model) -> list[np.ndarray]:
     """(q_k, q_k) mean over rows of A_jj z_ik z_ik': sum(Sigma_k * it) is the mean variance.
 
     A_jj, the diagonal of a relationship, is 1 where levels are not related.
@@ -148,12 +148,12 @@ class Shares:
     dim: str = ""
 
 
-def r2_shares(model: LMM) -> Shares:
+def r2_shares(model: Model) -> Shares:
     """R2 of Nakagawa and Schielzeth, marginal and conditional."""
     return Shares("r2", lambda *draws: r2_values(variance_parts(model, *draws)))
 
 
-def icc_shares(model: LMM, at=None) -> Shares:
+def icc_shares(model: Model, at=None) -> Shares:
     """Intraclass correlations over the rows, or at values of the random effects' covariates.
 
     At a point z the variance between groups is z'Sigma z (Goldstein, Browne and Rasbash 2002,
@@ -181,7 +181,7 @@ def icc_shares(model: LMM, at=None) -> Shares:
     return Shares("icc", values, points, "at")
 
 
-def term_shares(model: LMM) -> Shares:
+def term_shares(model: Model) -> Shares:
     """Share of each term in the total variance; they add up to one.
 
     A fixed term's part is the sample covariance of its contribution x_t'beta_t with the whole

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from bayeslmm.errors import DataError
 
 if TYPE_CHECKING:
-    from bayeslmm.model import LMM
+    from bayeslmm.protocols import Model
 
 __all__ = ["refuse_unless_derived"]
 
 
 def refuse_unless_derived(
-    model: LMM,
+    model: Model,
     what: str,
     *,
     related: bool = False,
@@ -24,7 +24,7 @@ def refuse_unless_derived(
 
     Parameters
     ----------
-    model : LMM
+    model : Model
     what : str
         The result, as the subject of a sentence in the singular.
     related : bool

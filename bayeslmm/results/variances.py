@@ -14,7 +14,7 @@ from bayeslmm.likelihood.satterthwaite import theta_scales
 from bayeslmm.parts.patterns import unpack_theta
 
 if TYPE_CHECKING:
-    from bayeslmm.fits.likelihood import LikelihoodFit
+    from bayeslmm.protocols import LikelihoodResult
 
 __all__ = [
     "component_values",
@@ -39,7 +39,7 @@ def component_values(design: Design, Sigmas: list[np.ndarray], sigma: float) -> 
     return np.array([*values, sigma])
 
 
-def variance_table(fit: LikelihoodFit, level: float) -> pd.DataFrame:
+def variance_table(fit: LikelihoodResult, level: float) -> pd.DataFrame:
     """Estimates, standard errors and Wald intervals of the variance components.
 
     Both are left out where a component is at its boundary or near it, or is not determined.
@@ -74,7 +74,7 @@ def variance_table(fit: LikelihoodFit, level: float) -> pd.DataFrame:
     return table
 
 
-def _jacobian(fit: LikelihoodFit) -> np.ndarray:
+def _jacobian(fit: LikelihoodResult) -> np.ndarray:
     """Derivative of the components in (theta, sigma), by central differences."""
     patterns, design = fit._problem.patterns, fit.design
     point = np.append(fit.theta, fit.sigma)
@@ -93,7 +93,7 @@ def _jacobian(fit: LikelihoodFit) -> np.ndarray:
     return np.nan_to_num(np.column_stack(columns))
 
 
-def effects_table(fit: LikelihoodFit, factor: str | None, level: float) -> pd.DataFrame:
+def effects_table(fit: LikelihoodResult, factor: str | None, level: float) -> pd.DataFrame:
     """Conditional modes and conditional standard deviations."""
     z = ndtri(0.5 + level / 2)
     tables = []
@@ -111,7 +111,7 @@ def effects_table(fit: LikelihoodFit, factor: str | None, level: float) -> pd.Da
     return _joined(fit, factor, tables, ["estimate", "sd", "lower", "upper"])
 
 
-def level_coefficients_table(fit: LikelihoodFit, factor: str | None) -> pd.DataFrame:
+def level_coefficients_table(fit: LikelihoodResult, factor: str | None) -> pd.DataFrame:
     """Fixed plus random effect of every level."""
     design = fit.design
     beta = dict.fromkeys(design.coef_names, np.nan)
@@ -130,7 +130,7 @@ def level_coefficients_table(fit: LikelihoodFit, factor: str | None) -> pd.DataF
     return _joined(fit, factor, tables, ["estimate"])
 
 
-def _joined(fit: LikelihoodFit, factor, tables: list, columns: list[str]) -> pd.DataFrame:
+def _joined(fit: LikelihoodResult, factor, tables: list, columns: list[str]) -> pd.DataFrame:
     if factor is not None:
         fit.design.block(factor)  # an unknown factor is named
     if not tables:

@@ -22,7 +22,6 @@ from bayeslmm.gaussian import (
     effect_covariances,
     log_marginal,
     log_marginal_and_gradient,
-    prepare,
     profiled_criterion_and_gradient,
     rotated_for_draws,
     row_moments,
@@ -32,7 +31,7 @@ from bayeslmm.gaussian import (
 )
 from bayeslmm.gaussian.related.coupled import CoupledProblem
 from bayeslmm.gaussian.related.relationship import NotPositiveError, semidefinite_root
-from bayeslmm.gaussian.related.rotation import RotatedProblem
+from bayeslmm.gaussian.related.rotation import RotatedProblem, prepare_related
 from bayeslmm.gaussian.sparse import sparse_pattern
 from bayeslmm.likelihood.satterthwaite import _first_derivatives
 from bayeslmm.parts.patterns import CovariancePattern, pack_theta
@@ -157,7 +156,7 @@ def case(key: str) -> Case:
         Ls.append(L)
     cp = CrossProducts.from_rows(y, X, factors)
     patterns = [CovariancePattern.full(f.q) for f in factors]
-    problem = prepare(cp, patterns, relationships=relationships)
+    problem = prepare_related(cp, patterns, relationships)
     return Case(problem, y, X, factors, As, Ls)
 
 
@@ -314,14 +313,14 @@ def test_another_response_or_fewer_rows_give_the_same_as_a_fresh_start(key):
         factors = [f.take(rows) for f in c.factors]
         cp = CrossProducts.from_rows(y[rows], c.X[rows], factors)
         if rows is not kept:
-            fresh = prepare(cp, c.problem.patterns, relationships=relationships)
+            fresh = prepare_related(cp, c.problem.patterns, relationships)
         else:  # as leaving a group out does it
             part = np.setdiff1d(np.arange(len(c.y)), kept)
             gone = CrossProducts.from_rows(
                 c.y[part], c.X[part], [f.take(part) for f in c.factors],
                 shift=getattr(c.problem, "original", c.problem.cp).shift,
             )  # fmt: skip
-            fresh = prepare(cp, c.problem.patterns, relationships=relationships)
+            fresh = prepare_related(cp, c.problem.patterns, relationships)
             cp = getattr(c.problem, "original", c.problem.cp) - gone
         renewed = c.problem.renewed(cp)
         for reml in (True, False):

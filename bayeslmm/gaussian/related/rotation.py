@@ -30,6 +30,7 @@ from bayeslmm.gaussian.crossproducts import (
     same_effects,
 )
 from bayeslmm.gaussian.problem import Problem, prepare
+from bayeslmm.gaussian.related.coupled import prepare_coupled
 from bayeslmm.gaussian.related.relationship import (
     _INDEFINITE,
     _RANK,
@@ -87,23 +88,32 @@ class RotatedProblem(Problem):
                 cp, self.patterns, self.relationships, self.order, self.roots, self.symbolic
             )
         else:
-            fresh = prepare(cp, self.patterns, relationships=self.relationships)
+            fresh = prepare_related(cp, self.patterns, self.relationships)
         return replace(fresh, known_sigma=self.known_sigma)
 
 
 def prepare_related(
     cp: CrossProducts,
     patterns: Sequence[CovariancePattern],
-    relationships: tuple[Relationship | None, ...],
+    relationships: Sequence[Relationship | None],
 ) -> Problem:
-    """Lay cross-products with a relationship out, rotated where one rotation is enough."""
-    from bayeslmm.gaussian.related.coupled import prepare_coupled
+    """Lay cross-products out as :func:`prepare`, rotated where one rotation is enough.
 
+    Parameters
+    ----------
+    cp : CrossProducts
+    patterns : sequence of CovariancePattern
+    relationships : sequence of Relationship or None
+        Known covariance between the levels of each factor.
+    """
+    patterns, relationships = tuple(patterns), tuple(relationships)
+    if all(r is None for r in relationships):
+        return prepare(cp, patterns)
     order = rotated_levels(cp, relationships)
     if order is None:
         return prepare_coupled(cp, patterns, relationships)
     roots = _rotation(cp, relationships, order)
-    return _rotated(cp, tuple(patterns), relationships, order, roots, None)
+    return _rotated(cp, patterns, relationships, order, roots, None)
 
 
 def rotated_for_draws(problem: Problem) -> Problem:
@@ -131,7 +141,7 @@ def rotated_for_draws(problem: Problem) -> Problem:
         return problem
     with single_threaded_blas():
         dense[lead] = Relationship(covariance=given.dense())
-        fresh = prepare(problem.cp, problem.patterns, relationships=dense)
+        fresh = prepare_related(problem.cp, problem.patterns, dense)
     return replace(fresh, known_sigma=problem.known_sigma)
 
 

@@ -1,0 +1,174 @@
+"""The rooms of the package: who may import whom, lazy imports and annotations included."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import bayeslmm
+
+PACKAGE = Path(bayeslmm.__file__).parent
+
+#: Lowest first. A module imports from its own room and from those above it in this list.
+ROOMS = (
+    "errors", "progress", "records", "files", "archive", "hdf5", "datasets",
+    "parts", "formula", "gaussian", "priors", "protocols", "assembly", "relationship", "sources",
+    "likelihood", "bayes", "results", "plots", "reanalysis", "report", "storage", "fits", "model",
+    "loading", "top", "cli",
+)  # fmt: skip
+
+#: Circles that are there; a circle may leave this list, none may join it or grow.
+CIRCLES: tuple[frozenset[str], ...] = (
+    frozenset({"bayes.calibration", "bayes.residual_calibration"}),
+    frozenset(
+        {"bayes.cell_density", "bayes.conditional", "bayes.marginal", "bayes.residual_density"}
+    ),
+    frozenset({"bayes.covariates", "bayes.hierarchical", "bayes.residual_model"}),
+    frozenset({"formula.design", "formula.statistics"}),
+    frozenset({"gaussian.coordinates", "gaussian.crossproducts", "gaussian.orthogonal"}),
+    frozenset(
+        {
+            "reanalysis.assurance",
+            "reanalysis.figures",
+            "reanalysis.reanalyze",
+            "reanalysis.sensitivity",
+        }
+    ),
+)
+
+#: Imports that are for the type checker alone are looked at as well.
+KINDS = ("module", "function", "annotation")
+
+
+def modules() -> dict[str, Path]:
+    """Every module by its name in the package; the package itself is ``top``."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        parts = parts[:-1] if parts[-1] == "__init__" else parts
+        found[".".join(parts) or "top"] = path
+    return found
+
+
+def imported(name: str, path: Path, known: set[str]) -> Iterator[tuple[str, str]]:
+    """(module, kind) of each import, wherever in the file it stands."""
+
+    def resolve(node: ast.ImportFrom) -> str:
+        if not node.level:
+            return node.module or ""
+        package = ["bayeslmm", *name.split(".")]
+        keep = len(package) - node.level + (path.name == "__init__.py")
+        return ".".join([*package[:keep], *([node.module] if node.module else [])])
+
+    def visit(node: ast.AST, kind: str) -> Iterator[tuple[str, str]]:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            kind = "function" if kind == "module" else kind
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            kind = "annotation"
+        targets = []
+        if isinstance(node, ast.Import):
+            targets = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            source = resolve(node)
+            targets = [f"{source}.{alias.name}" for alias in node.names]
+        for target in targets:
+            if target.split(".")[0] != "bayeslmm":
+                continue
+            inside = target.removeprefix("bayeslmm").removeprefix(".")
+            while inside and inside not in known:
+                inside = inside.rpartition(".")[0]
+            if (inside or "top") != name:
+                yield inside or "top", kind
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, kind)
+
+    yield from visit(ast.parse(path.read_text(encoding="utf-8")), "module")
+
+
+@cache
+def graph() -> dict[str, dict[str, set[str]]]:
+    """Module to imported module to the kinds of import."""
+    found = modules()
+    out: dict[str, dict[str, set[str]]] = {name: {} for name in found}
+    for name, path in found.items():
+        for target, kind in imported(name, path, set(found)):
+            out[name].setdefault(target, set()).add(kind)
+    return out
+
+
+def circles(edges: dict[str, set[str]]) -> list[frozenset[str]]:
+    """Strongly connected components of more than one module (Tarjan 1972)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found = []
+
+    def visit(name: str) -> None:
+        index[name] = low[name] = len(index)
+        stack.append(name)
+        for target in edges[name]:
+            if target not in index:
+                visit(target)
+                low[name] = min(low[name], low[target])
+            elif target in stack:
+                low[name] = min(low[name], index[target])
+        if low[name] == index[name]:
+            at = stack.index(name)
+            if len(stack) - at > 1:
+                found.append(frozenset(stack[at:]))
+            del stack[at:]
+
+    for name in edges:
+        if name not in index:
+            visit(name)
+    return found
+
+
+def room(name: str) -> str:
+    return name.split(".")[0]
+
+
+def test_every_module_is_in_a_known_room():
+    assert {room(name) for name in graph()} <= set(ROOMS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_room_imports_from_one_above_it(kind):
+    rank = {name: i for i, name in enumerate(ROOMS)}
+    upward = sorted(
+        f"{name} -> {target}"
+        for name, targets in graph().items()
+        for target, kinds in targets.items()
+        if kind in kinds and rank[room(name)] < rank[room(target)]
+    )
+    assert not upward, "\n".join(upward)
+
+
+def test_circles_of_imports_only_shrink():
+    edges = {name: set(targets) for name, targets in graph().items()}
+    new = [c for c in circles(edges) if not any(c <= known for known in CIRCLES)]
+    assert not new, "\n".join(", ".join(sorted(circle)) for circle in new)
+
+
+def test_a_known_circle_that_is_gone_leaves_the_list():
+    edges = {name: set(targets) for name, targets in graph().items()}
+    assert set(CIRCLES) <= set(circles(edges))
+
+
+def test_no_circle_has_more_than_four_modules_or_two_rooms():
+    edges = {name: set(targets) for name, targets in graph().items()}
+    for circle in circles(edges):
+        assert len(circle) <= 4, sorted(circle)
+        assert len({room(name) for name in circle}) == 1, sorted(circle)
+
+
+def test_the_guard_sees_lazy_imports_and_annotations():
+    """A circle through a function and an annotation is found in a made-up package."""
+    edges = {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}
+    assert circles(edges) == [frozenset("abc")]
+    kinds = {kind for targets in graph().values() for found in targets.values() for kind in found}
+    assert kinds == set(KINDS)
