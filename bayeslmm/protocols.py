@@ -6,12 +6,13 @@ The rooms below ``fits/`` and ``model.py`` are functions of these; :class:`bayes
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     import xarray as xr
+    from typing_extensions import TypeIs
 
     from bayeslmm.formula import Design
     from bayeslmm.gaussian import CrossProducts
@@ -44,6 +45,9 @@ class Model(Protocol):
     @property
     def unidentified(self) -> tuple[tuple[str, ...], ...]:
         """Variance components that cannot be told apart."""
+
+    def prior_predictive(self, draws: int = ..., random_seed: int | None = ...) -> Any:
+        """Parameters and responses drawn from the priors."""
 
     def pymc_model(self, parameterization: str = ...) -> Any:
         """The hierarchical PyMC model."""
@@ -161,6 +165,6 @@ class PosteriorResult(Fit, Protocol):
     def report(self, *args: Any, **options: Any) -> Any: ...
 
 
-def is_posterior(given: object) -> TypeGuard[PosteriorResult]:
+def is_posterior(given: object) -> TypeIs[PosteriorResult]:
     """Whether a posterior fit was given, rather than a model or a likelihood fit."""
     return hasattr(given, "idata")

@@ -70,17 +70,32 @@ def _effects(rng, n_levels: int, sd: float, at: np.ndarray) -> np.ndarray:
     return sd * rng.normal(size=n_levels)[at]
 
 
-def _crossed() -> pd.DataFrame:
-    """36 x 40 crossed levels, 400 rows: neither factor can be eliminated before the other."""
+def _crossed(n_g: int, n_h: int, n: int) -> pd.DataFrame:
+    """Rows at random in a table of n_g x n_h crossed levels, of two residual variances."""
     rng = np.random.RandomState(1)  # the stream of a RandomState never changes
-    n = 400
-    data = pd.DataFrame({"g": rng.randint(0, 36, n), "h": rng.randint(0, 40, n)})
+    data = pd.DataFrame({"g": rng.randint(0, n_g, n), "h": rng.randint(0, n_h, n)})
     data["x"] = np.round(rng.normal(size=n), 3)
+    data["w"] = np.round(rng.uniform(0.5, 2, n), 2)
     data["f"] = np.where(rng.uniform(size=n) < 0.4, "A", "B")
     noise = rng.normal(size=n) * np.where(data["f"] == "A", 0.6, 1.5)
-    y = 5 + data["x"] + _effects(rng, 36, 1.0, data["g"]) + _effects(rng, 40, 0.7, data["h"])
+    y = 5 + data["x"] + _effects(rng, n_g, 1.0, data["g"]) + _effects(rng, n_h, 0.7, data["h"])
     data["y"] = np.round(y + noise, 3)
     return data.assign(g="g" + data["g"].astype(str), h="h" + data["h"].astype(str))
+
+
+def _schools() -> pd.DataFrame:
+    """12 schools of 3 classes of 12 pupils each, with slopes by school."""
+    rng = np.random.RandomState(11)
+    school, klass = np.arange(432) // 36, np.arange(432) // 12
+    data = pd.DataFrame({"school": school, "klass": klass % 3})
+    data["x"] = np.round(rng.normal(size=432), 3)
+    data["f"] = np.where(rng.uniform(size=432) < 0.5, "A", "B")
+    y = 2 + _effects(rng, 12, 1.0, school) + (1 + _effects(rng, 12, 0.5, school)) * data["x"]
+    noise = rng.normal(size=432) * np.where(data["f"] == "A", 0.7, 1.2)
+    data["y"] = np.round(y + _effects(rng, 36, 0.8, klass) + noise, 3)
+    return data.assign(
+        school="s" + data["school"].astype(str), klass="c" + data["klass"].astype(str)
+    )
 
 
 def _flock() -> tuple[pd.DataFrame, blm.RelationshipMatrix]:
@@ -90,8 +105,8 @@ def _flock() -> tuple[pd.DataFrame, blm.RelationshipMatrix]:
     parents = [(None, None)] * 10
     value = list(1.2 * rng.normal(size=10))
     for i in range(10, 50):
-        half = i // 2  # sires come from even places, dams from odd ones
-        sire, dam = 2 * rng.randint(0, half), 2 * rng.randint(0, half) + 1
+        # sires have even numbers, dams odd ones
+        sire, dam = 2 * rng.randint(0, i // 2), 1 + 2 * rng.randint(0, i // 2)
         parents.append((names[sire], names[dam]))
         value.append(0.5 * (value[sire] + value[dam]) + 0.85 * rng.normal())
     at = rng.randint(10, 50, 120)
@@ -126,12 +141,14 @@ def _orthodont(formula: str, **options) -> blm.LMM:
     return blm.LMM(formula, blm.load_dataset("orthodont"), **options)
 
 
-def _pastes() -> blm.LMM:
-    return blm.LMM("strength ~ 1 + (1 | batch / cask)", blm.load_dataset("pastes"))
+def _head(**options) -> blm.LMM:
+    """Crossed factors of which each level is eliminated by itself."""
+    return blm.LMM("y ~ x + (1 | g) + (1 | h)", _crossed(36, 40, 400), **options)
 
 
-def _crossed_model(formula: str, **options) -> blm.LMM:
-    return blm.LMM(formula, _crossed(), **options)
+def _tail(**options) -> blm.LMM:
+    """Crossed factors with more levels, of which the second's remain as one dense matrix."""
+    return blm.LMM("y ~ x + (1 | g) + (1 | h)", _crossed(60, 52, 600), **options)
 
 
 def _pedigree() -> blm.LMM:
@@ -144,29 +161,29 @@ def _kinship() -> blm.LMM:
     return blm.LMM("y ~ field + (1 | line)", data, relationship={"line": K})
 
 
-def _nested_cells() -> blm.LMM:
-    """Too many rows in a group for dense blocks."""
-    data = _crossed()
-    data["top"] = "t" + (data.index % 8).astype(str)
-    data["y"] += np.round(0.5 * np.sin(3.0 * (data.index % 8)), 3)
-    return blm.LMM("y ~ x + (1 | top) + (1 | top:g)", data, sigma="~ f")
-
-
+#: Residual structures are evaluated block by block or, where only variances differ and a group
+#: has more than 30 rows, from cross-products of cells.
 MODELS: dict[str, Callable[[], blm.LMM]] = {
     "shared core": lambda: _sleepstudy("Reaction ~ Days + (Days | Subject)"),
-    "nested": _pastes,
-    "crossed, dense tail": lambda: _crossed_model("y ~ x + (1 | g) + (1 | h)"),
+    "nested": lambda: blm.LMM("strength ~ 1 + (1 | batch / cask)", blm.load_dataset("pastes")),
+    "crossed": _head,
+    "crossed, dense tail": lambda: _tail(weights="w"),
     "pedigree": _pedigree,
     "kinship": _kinship,
     "ar1": lambda: _sleepstudy("Reaction ~ Days + (1 | Subject)", residual="ar1(Days | Subject)"),
+    "car1": lambda: _sleepstudy("Reaction ~ Days", residual="car1(Days | Subject)"),
+    "cs, log-linear sigma": lambda: _orthodont(
+        "distance ~ age * Sex", residual="cs(Subject)", sigma="~ age"
+    ),
     "unstructured": lambda: _orthodont(
         "distance ~ age * Sex", residual="unstructured(age | Subject)"
     ),
-    "sigma, small blocks": lambda: _orthodont(
-        "distance ~ age * Sex + (1 | Subject)", sigma="~ Sex"
+    "sigma, blocks": lambda: _orthodont("distance ~ age * Sex + (age | Subject)", sigma="~ Sex"),
+    "sigma cells, nested": lambda: blm.LMM(
+        "y ~ x + (x | school) + (1 | school:klass)", _schools(), sigma="~ f"
     ),
-    "sigma cells, nested": _nested_cells,
-    "sigma cells, crossed": lambda: _crossed_model("y ~ x + (1 | g) + (1 | h)", sigma="~ f"),
+    "sigma cells, crossed": lambda: _head(sigma="~ f"),
+    "sigma cells, dense tail": lambda: _tail(sigma="~ f"),
 }
 
 
@@ -235,7 +252,7 @@ def _digest(values: np.ndarray) -> str:
 
 
 def _recorded_draws(draws: dict[str, np.ndarray]) -> dict[str, dict]:
-    """First and last draw of each chain, a digest of all, and moments over all."""
+    """First and last draw of each chain, moments of all draws, and a digest of them."""
     return {
         name: {
             "shape": list(values.shape),
@@ -349,8 +366,10 @@ def main() -> None:
     if not parser.parse_args().write:
         parser.error("nothing to do without --write; read the docstring first")
     models = {key: record(key, number) for number, key in enumerate(MODELS)}
-    content = {"written_with": _written_with(), "models": models}
-    GOLDEN.write_text(json.dumps(content, indent=None, separators=(",", ":")) + "\n")
+    # a line for each model: a diff says which ones changed
+    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(kept)}" for key, kept in models.items())
+    head = json.dumps(_written_with())
+    GOLDEN.write_text(f'{{"written_with": {head},\n"models": {{\n{lines}\n}}}}\n')
     print(f"{GOLDEN.name}: {len(models)} models, {GOLDEN.stat().st_size / 1e3:.0f} kB")
 
 

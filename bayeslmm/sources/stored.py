@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from bayeslmm.gaussian import CrossProducts, Shift
 from bayeslmm.gaussian.crossproducts import FactorProducts, PairProducts, is_consistent
 from bayeslmm.gaussian.shift import MixedShift
 from bayeslmm.sources.building import LeftOut, assemble_blocks, evaluate_on, made_design
-from bayeslmm.sources.design import NotHeld, StreamedDesign
+from bayeslmm.sources.design import StreamedDesign, not_held
 from bayeslmm.sources.rows import PlainRows
 from bayeslmm.sources.states import stateful_calls
 
@@ -93,7 +93,7 @@ def restored_design(
             ":".join(columns),
             columns,
             levels,
-            NotHeld("the level"),
+            not_held("the level"),
             components,
             (keys,) if isinstance(keys, np.ndarray) else keys,  # as older versions wrote them
         )  # fmt: skip
@@ -121,7 +121,7 @@ def restored_design(
         codes=codes,
         plain=plain,
         namespace=dict(namespace or {}),
-        missing=MissingRows(n_rows, LeftOut(n_dropped), by_column, lost, n_zero),
+        missing=MissingRows(n_rows, cast(Any, LeftOut(n_dropped)), by_column, lost, n_zero),
         empty=_empty(plain),
         prototype=rows,
         numbers=content["numbers"],
@@ -158,7 +158,7 @@ def _check_parts(content: Any) -> None:
 
 def _check_statistics(statistics: RowStatistics, cp: CrossProducts) -> None:
     """Refuse statistics of other columns than those of the cross-products."""
-    sizes = [(getattr(statistics, name), (cp.p,)) for name in ("mean", "sd", "size")]
+    sizes: list[tuple] = [(getattr(statistics, name), (cp.p,)) for name in ("mean", "sd", "size")]
     if statistics.root is not None:
         sizes.append((statistics.root, (cp.p, cp.p)))
     for block, factor in zip(statistics.blocks, cp.factors, strict=True):
