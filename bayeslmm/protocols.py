@@ -6,13 +6,12 @@ The rooms below ``fits/`` and ``model.py`` are functions of these; :class:`bayes
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     import xarray as xr
-    from typing_extensions import TypeIs
 
     from bayeslmm.formula import Design
     from bayeslmm.gaussian import CrossProducts
@@ -165,6 +164,6 @@ class PosteriorResult(Fit, Protocol):
     def report(self, *args: Any, **options: Any) -> Any: ...
 
 
-def is_posterior(given: object) -> TypeIs[PosteriorResult]:
+def is_posterior(given: object) -> TypeGuard[PosteriorResult]:
     """Whether a posterior fit was given, rather than a model or a likelihood fit."""
     return hasattr(given, "idata")
