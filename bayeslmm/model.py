@@ -14,6 +14,7 @@ import numpy as np
 from bayeslmm.assembly import prepared_problem, reduce_rows, structured_problem
 from bayeslmm.bayes.choice import METHODS, PARAMETERIZATIONS, fit_posterior
 from bayeslmm.bayes.names import ModelNames, model_names
+from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.bayes.streams import seed_of
 from bayeslmm.errors import (
     DataError,
@@ -312,24 +313,25 @@ class LMM:
 
         _one_of("method", method, METHODS)
         _one_of("parameterization", parameterization, PARAMETERIZATIONS)
-        _one_of("random_effects", random_effects, ("draws", "summary"))
-        seed = seed_of(random_seed)
+        sampling = Sampling(
+            draws=draws,
+            tune=tune,
+            chains=chains,
+            cores=cores,
+            random_seed=seed_of(random_seed),
+            progressbar=progressbar,
+            random_effects=random_effects,
+            options=sampler_options,
+        )
         refuse_perfect_model(self)
         idata, info = fit_posterior(
             self.design,
             self.priors,
             self.names,
             lambda: self.problem,
+            sampling,
             method=method,
             parameterization=parameterization,
-            draws=draws,
-            tune=tune,
-            chains=chains,
-            cores=cores,
-            random_seed=seed,
-            progressbar=progressbar,
-            random_effects=random_effects,
-            options=sampler_options,
         )
         for problem in info.problems:
             warnings.warn(problem, SamplingWarning, stacklevel=2)

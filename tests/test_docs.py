@@ -80,12 +80,7 @@ def _modules() -> list[str]:
 
 
 # modules whose methods' examples go on from the example of their class
-_METHODS = (
-    "bayeslmm.model",
-    "bayeslmm.fits.likelihood",
-    "bayeslmm.fits.plotting",
-    "bayeslmm.fits.posterior",
-)
+_METHODS = ("bayeslmm.model", "bayeslmm.fits.")
 
 
 @cache
@@ -100,7 +95,7 @@ def _example() -> dict[str, object]:
 def test_the_examples_in_docstrings_run(name, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")
     module = importlib.import_module(name)
-    known = _example() if name in _METHODS else None
+    known = _example() if name.startswith(_METHODS) else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         results = doctest.testmod(

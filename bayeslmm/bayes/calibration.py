@@ -27,6 +27,7 @@ from bayeslmm.bayes.marginal import (
 )
 from bayeslmm.bayes.marginal_fitting import sample_covariances
 from bayeslmm.bayes.mode import find_mode
+from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.errors import PriorError, SamplingError
 from bayeslmm.gaussian import (
     CrossProducts,
@@ -317,13 +318,13 @@ class _Simulator:
         sampled = sample_covariances(
             density,
             mode,
-            draws=self.n_draws * _THIN,
-            tune=_TUNE,
-            chains=1,
-            cores=1,
-            random_seed=int(rng.integers(2**31)),
-            progressbar=False,
-            options={},
+            Sampling(
+                draws=self.n_draws * _THIN,
+                tune=_TUNE,
+                chains=1,
+                cores=1,
+                random_seed=int(rng.integers(2**31)),
+            ),
             draw_rest=False,
         )
         return sampled.x[0, ::_THIN], fell_back

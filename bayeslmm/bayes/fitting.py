@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from bayeslmm.bayes.draws import coefficient_draws, component_draws
 from bayeslmm.bayes.effect_summaries import EffectSummary
 from bayeslmm.bayes.hierarchical import hierarchical_model, posterior_variables
 from bayeslmm.bayes.names import ModelNames
-from bayeslmm.bayes.sampling import check_sampler_arguments, quiet_pymc, sample_model
+from bayeslmm.bayes.sampling import PYMC_TUNE, Sampling, quiet_pymc, sample_model
 from bayeslmm.bayes.tree import SUMMARY_GROUP, posterior_dataset, posterior_tree, summary_node
 from bayeslmm.formula import Design
 from bayeslmm.priors.table import Priors
@@ -22,10 +23,9 @@ from bayeslmm.priors.table import Priors
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["FitInfo", "assemble", "fit_hierarchical", "versions"]
+    from bayeslmm.gaussian import Problem
 
-#: Warm-up draws per chain of the hierarchical model where none are asked for.
-_TUNE = 1000
+__all__ = ["FitInfo", "assemble", "fit_hierarchical", "versions"]
 
 
 @dataclass(frozen=True)
@@ -75,33 +75,39 @@ class FitInfo:
     log_marginal_likelihood: float | None = None
     log_marginal_likelihood_error: float | None = None
 
+    @classmethod
+    def of(cls, sampling: Sampling, start: float, **how: Any) -> Self:
+        """The record of what was asked for and begun at `start`, a ``time.perf_counter()``."""
+        return cls(
+            draws=sampling.draws,
+            chains=sampling.chains,
+            random_seed=sampling.random_seed,
+            seconds=time.perf_counter() - start,
+            **how,
+        )
+
 
 def fit_hierarchical(
     design: Design,
     priors: Priors,
     names: ModelNames,
+    problem: Callable[[], Problem],
+    sampling: Sampling,
     *,
     parameterization: str,
     reason: str,
-    draws: int,
-    tune: int | None,
-    chains: int,
-    cores: int | None,
-    random_seed: int,
-    progressbar: bool,
-    options: dict[str, Any],
 ) -> tuple[xr.DataTree, FitInfo]:
     """NUTS on the hierarchical PyMC model, random effects and all.
 
     Parameters
     ----------
+    problem : callable
+        Not used: this model is evaluated row by row.
+    sampling : Sampling
+        Its options are passed to ``pm.sample``.
     parameterization : {"noncentered", "centered"}
     reason : str
         Why that one, for the record.
-    draws, tune, chains, cores, random_seed, progressbar
-        As in :meth:`bayeslmm.LMM.fit`.
-    options : dict
-        Passed to ``pm.sample``.
 
     Returns
     -------
@@ -112,35 +118,28 @@ def fit_hierarchical(
     ------
     SamplingError
         If the sampler cannot run or is stopped early.
+    ValueError
+        If only summaries of the random effects are asked for.
     """
-    tune = _TUNE if tune is None else tune
-    check_sampler_arguments(draws, tune, chains)
+    if sampling.random_effects != "draws":
+        raise ValueError(
+            'random_effects="summary" goes with the marginal posterior only, and this fit is '
+            f"{parameterization} ({reason})."
+        )
     start = time.perf_counter()
     quiet_pymc()
     centered = parameterization == "centered"
     model = hierarchical_model(design, priors, names, centered=centered)
     variables = posterior_variables(design, names, priors)
-    sampled, stats = sample_model(
-        model,
-        variables,
-        draws=draws,
-        tune=tune,
-        chains=chains,
-        cores=cores,
-        random_seed=random_seed,
-        progressbar=progressbar,
-        options=options,
-    )
+    sampled, stats = sample_model(model, variables, sampling)
     values = {name: sampled[name].transpose("chain", "draw", ...).to_numpy() for name in variables}
-    info = FitInfo(
+    info = FitInfo.of(
+        sampling,
+        start,
         method="nuts",
         parameterization=parameterization,
         reason=reason,
-        draws=draws,
-        tune=tune,
-        chains=chains,
-        random_seed=random_seed,
-        seconds=time.perf_counter() - start,
+        tune=sampling.warm_up(PYMC_TUNE),
     )
     return assemble(design, names, values, stats, info)
 

@@ -10,10 +10,11 @@ shape k-hat says whether they can be trusted.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import lgamma, log, pi
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from bayeslmm.bayes.marginal import MarginalDensity, marginal_density
 from bayeslmm.bayes.mode import Mode, find_mode
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.nuts import processors
-from bayeslmm.bayes.sampling import check_sampler_arguments
+from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.errors import SamplingError
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import (
@@ -257,40 +258,32 @@ def fit_importance(
     design: Design,
     priors: Priors,
     names: ModelNames,
-    problem: Problem,
+    problem: Callable[[], Problem],
+    sampling: Sampling,
     *,
+    parameterization: str,
     reason: str,
-    draws: int,
-    tune: int | None,
-    chains: int,
-    cores: int | None,
-    random_seed: int,
-    progressbar: bool,
-    options: dict[str, Any],
-    random_effects: str = "draws",
 ) -> tuple[xr.DataTree, FitInfo]:
     """Importance sampling of the covariance parameters, then exact draws of beta and b.
 
     Parameters
     ----------
-    draws, chains : int
-        chains x draws resampled draws.
-    tune, progressbar
-        Not used: there is no warm-up, and little to wait for.
-    problem, reason, cores, random_seed, options
-        As in :func:`bayeslmm.bayes.marginal_fitting.fit_marginal`; there are no options.
+    sampling : Sampling
+        chains x draws resampled draws. There is no warm-up, little to wait for, and no option.
+    problem, parameterization, reason
+        As in :func:`bayeslmm.bayes.marginal_fitting.fit_marginal`.
 
     Raises
     ------
     SamplingError
         If k-hat is above 0.7, or an option is given.
     """
-    check_sampler_arguments(draws, 1, chains)
-    if options:
+    if options := sampling.options:
         raise SamplingError(f"Importance sampling has no option {next(iter(options))!r}.")
     start = time.perf_counter()
-    cores = processors() if cores is None else cores
-    density = marginal_density(design, priors, problem, rotate=True)
+    draws, chains, random_seed = sampling.draws, sampling.chains, sampling.random_seed
+    cores = processors() if sampling.cores is None else sampling.cores
+    density = marginal_density(design, priors, problem(), rotate=True)
     rng = np.random.default_rng(np.random.SeedSequence([random_seed, 2]))
     # twice as many proposals as draws, so that few are repeated, unless each is expensive
     n = chains * draws * (2 if density.is_cheap else 1)
@@ -306,18 +299,17 @@ def fit_importance(
             drawn = draws_to_user(density.model.problem, sample.fixed[rows], sample.effects[rows])
         values = density.posterior_values(
             design, names, sample.x[rows].reshape(chains, draws, -1),
-            random_seed=random_seed, cores=cores, drawn=drawn, random_effects=random_effects,
+            random_seed=random_seed, cores=cores, drawn=drawn,
+            random_effects=sampling.random_effects,
         )  # fmt: skip
     proper = all(prior.is_proper for prior in priors.values())
-    info = FitInfo(
+    info = FitInfo.of(
+        sampling,
+        start,
         method="importance",
-        parameterization="marginal",
+        parameterization=parameterization,
         reason=reason,
-        draws=draws,
         tune=0,
-        chains=chains,
-        random_seed=random_seed,
-        seconds=time.perf_counter() - start,
         sampler="importance sampling",
         k_hat=sample.k_hat,
         effective_draws=min(sample.effective_draws, chains * draws),

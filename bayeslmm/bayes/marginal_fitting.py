@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from bayeslmm.bayes.marginal import MarginalDensity, marginal_density
 from bayeslmm.bayes.mode import Mode, find_mode
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.nuts import MARGINAL_TUNE, nuts_options, processors, sample_density
-from bayeslmm.bayes.sampling import check_sampler_arguments
+from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.bayes.trajectories import SURROGATE_TUNE, Trajectories, sample_trajectories
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import (
@@ -60,11 +61,9 @@ class CovarianceDraws(NamedTuple):
 def sample_covariances(
     density: MarginalDensity,
     mode: Mode,
+    sampling: Sampling,
     *,
-    tune: int | None,
-    options: dict[str, Any],
     draw_rest: bool,
-    **settings: Any,
 ) -> CovarianceDraws:
     """By NUTS, or where evaluations are expensive by trajectories of a surrogate.
 
@@ -74,56 +73,42 @@ def sample_covariances(
     ----------
     density, mode
         In log coordinates.
-    tune : int or None
-        None for the sampler's own default.
-    options : dict
-        ``target_accept``, ``max_treedepth``.
+    sampling : Sampling
+        Its options are ``target_accept`` and ``max_treedepth``.
     draw_rest : bool
         Draw (beta, b) too where the same factorization serves both.
-    settings
-        ``draws``, ``chains``, ``cores``, ``random_seed``, ``progressbar``.
     """
-    if density.draws_with_value and not options:
-        warm_up = SURROGATE_TUNE if tune is None else tune
-        found = sample_trajectories(density, mode, tune=warm_up, draw_rest=draw_rest, **settings)
+    if density.draws_with_value and not sampling.options:
+        found = sample_trajectories(density, mode, sampling, draw_rest=draw_rest)
         if found is not None:
             sampler = f"HMC on a surrogate, {found.acceptance:.0%} accepted by the exact density"
-            return CovarianceDraws(found.x, found.stats, warm_up, sampler, found)
-    warm_up = MARGINAL_TUNE if tune is None else tune
-    density = _of_a_single_chain(density) if settings["chains"] == 1 else density
-    x, stats = sample_density(density, mode, tune=warm_up, options=options, **settings)
-    return CovarianceDraws(x, stats, warm_up)
+            tune = sampling.warm_up(SURROGATE_TUNE)
+            return CovarianceDraws(found.x, found.stats, tune, sampler, found)
+    density = _of_a_single_chain(density) if sampling.chains == 1 else density
+    x, stats = sample_density(density, mode, sampling)
+    return CovarianceDraws(x, stats, sampling.warm_up(MARGINAL_TUNE))
 
 
 def fit_marginal(
     design: Design,
     priors: Priors,
     names: ModelNames,
-    problem: Problem,
+    problem: Callable[[], Problem],
+    sampling: Sampling,
     *,
+    parameterization: str,
     reason: str,
-    draws: int,
-    tune: int | None,
-    chains: int,
-    cores: int | None,
-    random_seed: int,
-    progressbar: bool,
-    options: dict[str, Any],
-    random_effects: str = "draws",
 ) -> tuple[xr.DataTree, FitInfo]:
     """Draws of the covariance parameters, then exact ones of beta and b.
 
     Parameters
     ----------
-    problem : Problem
-        Cross-products of the design.
-    reason : str
-        Why this parameterization, for the record.
-    draws, tune, chains, cores, random_seed, progressbar
-        As in :meth:`bayeslmm.LMM.fit`.
-    options : dict
-        ``target_accept``, ``max_treedepth``.
-    random_effects : {"draws", "summary"}
+    problem : callable
+        Gives the prepared data of the design.
+    sampling : Sampling
+        Its options are ``target_accept`` and ``max_treedepth``.
+    parameterization, reason : str
+        "marginal" and why, for the record.
 
     Returns
     -------
@@ -135,35 +120,42 @@ def fit_marginal(
     SamplingError
         If the density is nowhere finite, or the sampler cannot run or is stopped early.
     """
-    check_sampler_arguments(draws, MARGINAL_TUNE if tune is None else tune, chains)
-    nuts_options(options)
+    nuts_options(sampling.options)  # before the work that comes first
     start = time.perf_counter()
-    density = marginal_density(design, priors, problem, rotate=True)
-    size = 8 * chains * draws * sum(block.n_levels * block.n_effects for block in design.blocks)
+    density = marginal_density(design, priors, problem(), rotate=True)
+    size = (
+        8
+        * sampling.chains
+        * sampling.draws
+        * sum(block.n_levels * block.n_effects for block in design.blocks)
+    )
     with single_threaded_blas():
         sampled = sample_covariances(
-            density, find_mode(density), tune=tune, options=options,
-            draw_rest=random_effects == "draws" or size < _ALONG,
-            draws=draws, chains=chains, cores=cores, random_seed=random_seed,
-            progressbar=progressbar,
-        )  # fmt: skip
+            density,
+            find_mode(density),
+            sampling,
+            draw_rest=sampling.random_effects == "draws" or size < _ALONG,
+        )
         rest, drawn = sampled.trajectories, None
         if rest is not None and rest.effects is not None:
             drawn = draws_to_user(density.model.problem, rest.fixed, rest.effects)
         given = {} if drawn is None else {"drawn": drawn}
         values = density.posterior_values(
-            design, names, sampled.x, random_seed=random_seed, cores=cores or processors(),
-            random_effects=random_effects, **given,
-        )  # fmt: skip
-    info = FitInfo(
+            design,
+            names,
+            sampled.x,
+            random_seed=sampling.random_seed,
+            cores=sampling.cores or processors(),
+            random_effects=sampling.random_effects,
+            **given,
+        )
+    info = FitInfo.of(
+        sampling,
+        start,
         method="nuts",
-        parameterization="marginal",
+        parameterization=parameterization,
         reason=reason,
-        draws=draws,
         tune=sampled.tune,
-        chains=chains,
-        random_seed=random_seed,
-        seconds=time.perf_counter() - start,
         sampler=sampled.sampler,
     )
     return assemble(design, names, values, sampled.stats, info)

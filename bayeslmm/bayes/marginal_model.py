@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from bayeslmm.bayes.hierarchical import coords, flat_covariance_root, positive
 from bayeslmm.bayes.marginal import fixed_obstacle, fixed_prior
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.nuts import processors
-from bayeslmm.bayes.sampling import check_sampler_arguments, quiet_pymc, sample_model
+from bayeslmm.bayes.sampling import PYMC_TUNE, Sampling, quiet_pymc, sample_model
 from bayeslmm.errors import PriorError
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import Problem, single_threaded_blas, with_prior
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["fit_marginal_model", "marginal_model"]
-
-#: Warm-up draws per chain: PyMC does not know the mode and its curvature.
-_TUNE = 1000
 
 
 def marginal_model(design: Design, priors: Priors, names: ModelNames, problem: Problem) -> pm.Model:
@@ -75,42 +73,25 @@ def fit_marginal_model(
     design: Design,
     priors: Priors,
     names: ModelNames,
-    problem: Problem,
+    problem: Callable[[], Problem],
+    sampling: Sampling,
     *,
+    parameterization: str,
     reason: str,
-    draws: int,
-    tune: int | None,
-    chains: int,
-    cores: int | None,
-    random_seed: int,
-    progressbar: bool,
-    options: dict[str, Any],
-    random_effects: str = "draws",
 ) -> tuple[xr.DataTree, FitInfo]:
     """``pm.sample`` on the marginal model, then exact draws of beta and b.
 
     For priors on standard deviations that the compiled density does not know. Arguments as in
     :func:`bayeslmm.bayes.marginal_fitting.fit_marginal`; options are those of ``pm.sample``.
     """
-    tune = _TUNE if tune is None else tune
-    check_sampler_arguments(draws, tune, chains)
     start = time.perf_counter()
     quiet_pymc()
-    model = marginal_model(design, priors, names, problem)
+    chains, draws = sampling.chains, sampling.draws
+    model = marginal_model(design, priors, names, problem())
     wanted = ["sigma"]
     for block, factor in zip(design.blocks, names.factors, strict=True):
         wanted += [factor.sd] + ([factor.corr] if block.correlated_pairs() else [])
-    sampled, stats = sample_model(
-        model,
-        wanted,
-        draws=draws,
-        tune=tune,
-        chains=chains,
-        cores=cores,
-        random_seed=random_seed,
-        progressbar=progressbar,
-        options=options,
-    )
+    sampled, stats = sample_model(model, wanted, sampling)
     flat = {name: sampled[name].transpose("chain", "draw", ...).to_numpy() for name in wanted}
     flat = {name: array.reshape(chains * draws, *array.shape[2:]) for name, array in flat.items()}
     sds, factors = [np.empty((chains * draws, 0))], []
@@ -123,25 +104,23 @@ def fit_marginal_model(
         factors.append(sd[:, :, None] * root)
     with single_threaded_blas():
         values = values_given_covariances(
-            with_prior(problem, fixed_prior(design, priors)),
+            with_prior(problem(), fixed_prior(design, priors)),
             design,
             names,
             np.concatenate(sds, axis=1),
             factors,
             flat["sigma"],
             chains=chains,
-            random_seed=random_seed,
-            cores=cores or processors(),
-            random_effects=random_effects,
+            random_seed=sampling.random_seed,
+            cores=sampling.cores or processors(),
+            random_effects=sampling.random_effects,
         )
-    info = FitInfo(
+    info = FitInfo.of(
+        sampling,
+        start,
         method="nuts",
-        parameterization="marginal",
+        parameterization=parameterization,
         reason=f"{reason}; sampled through PyMC",
-        draws=draws,
-        tune=tune,
-        chains=chains,
-        random_seed=random_seed,
-        seconds=time.perf_counter() - start,
+        tune=sampling.warm_up(PYMC_TUNE),
     )
     return assemble(design, names, values, stats, info)

@@ -17,6 +17,7 @@ import numpy as np
 
 from bayeslmm.bayes.marginal import MarginalDensity
 from bayeslmm.bayes.mode import Mode
+from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.bayes.signed import fold, signed_mode
 from bayeslmm.errors import SamplingError
 
@@ -77,16 +78,7 @@ def nuts_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sample_density(
-    density: MarginalDensity,
-    mode: Mode,
-    *,
-    draws: int,
-    tune: int,
-    chains: int,
-    cores: int | None,
-    random_seed: int,
-    progressbar: bool,
-    options: Mapping[str, Any],
+    density: MarginalDensity, mode: Mode, sampling: Sampling
 ) -> tuple[np.ndarray, xr.Dataset]:
     """Draws of the unconstrained covariance parameters.
 
@@ -96,13 +88,8 @@ def sample_density(
         In log coordinates, as :func:`bayeslmm.bayes.marginal.marginal_density` makes it.
     mode : Mode
         Of that density.
-    draws, tune, chains : int
-    cores : int or None
-        Chains run side by side; the draws do not depend on it.
-    random_seed : int
-    progressbar : bool
-    options : dict
-        ``target_accept``, ``max_treedepth``.
+    sampling : Sampling
+        Its options are ``target_accept`` and ``max_treedepth``.
 
     Returns
     -------
@@ -120,21 +107,22 @@ def sample_density(
     errors: list[Exception] = []
     sampled, center = signed_mode(density, mode)
     accept = _TARGET_ACCEPT if sampled is density else _TARGET_ACCEPT_NEAR_ZERO
+    chains, cores = sampling.chains, sampling.cores
     z, stats = _run(
         sampled,
         center,
         errors,
-        draws=draws,
-        tune=tune,
+        draws=sampling.draws,
+        tune=sampling.warm_up(MARGINAL_TUNE),
         chains=chains,
-        cores=min(chains, processors()) if cores is None else min(cores, chains),
-        seed=random_seed % 2**63,
-        progress_bar=progressbar,
-        **nuts_options({"target_accept": accept, **options}),
+        cores=min(chains, processors() if cores is None else cores),
+        seed=sampling.random_seed % 2**63,
+        progress_bar=sampling.progressbar,
+        **nuts_options({"target_accept": accept, **sampling.options}),
     )
     if errors:
         raise SamplingError(f"The posterior density failed: {errors[0]}") from errors[0]
-    if z.shape[:2] != (chains, draws) or not np.all(np.isfinite(z)):
+    if z.shape[:2] != (chains, sampling.draws) or not np.all(np.isfinite(z)):
         raise SamplingError(STOPPED)
     x, log_jacobian = fold(sampled, center.x + z @ center.scale.T)
     kept = _kept_stats(stats)

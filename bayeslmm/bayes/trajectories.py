@@ -29,6 +29,7 @@ import numpy as np
 from bayeslmm.bayes.marginal import MarginalDensity
 from bayeslmm.bayes.mode import Mode
 from bayeslmm.bayes.nuts import STOPPED, log_density, processors
+from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.bayes.signed import fold, mirror, signed_mode
 from bayeslmm.bayes.surrogate import Surrogate, fit_surrogate, follow, path_length
 from bayeslmm.errors import SamplingError
@@ -72,16 +73,7 @@ class Trajectories:
 
 
 def sample_trajectories(
-    density: MarginalDensity,
-    mode: Mode,
-    *,
-    draws: int,
-    tune: int,
-    chains: int,
-    cores: int | None,
-    random_seed: int,
-    progressbar: bool,
-    draw_rest: bool = True,
+    density: MarginalDensity, mode: Mode, sampling: Sampling, *, draw_rest: bool = True
 ) -> Trajectories | None:
     """Draws of the covariance parameters and, with the same factorizations, of (beta, b).
 
@@ -91,11 +83,8 @@ def sample_trajectories(
         In log coordinates, with a dense matrix in it (``density.draws_with_value``).
     mode : Mode
         Of that density.
-    draws, tune, chains : int
-    cores : int or None
-        Chains run side by side; the draws do not depend on it.
-    random_seed : int
-    progressbar : bool
+    sampling : Sampling
+        Without options.
     draw_rest : bool
         Draw (beta, b) too.
 
@@ -110,16 +99,20 @@ def sample_trajectories(
         If the density is not finite where chains start, or sampling is stopped.
     """
     sampled, center = signed_mode(density, mode)
-    cores = processors() if cores is None else cores
+    draws, tune, chains = sampling.draws, sampling.warm_up(SURROGATE_TUNE), sampling.chains
+    cores = processors() if sampling.cores is None else sampling.cores
     surrogate = fit_surrogate(
-        log_density(sampled, center), mirror(sampled, center), random_seed=random_seed, cores=cores
+        log_density(sampled, center),
+        mirror(sampled, center),
+        random_seed=sampling.random_seed,
+        cores=cores,
     )
     if surrogate is None:
         return None
     stop = Event()
-    streams = np.random.SeedSequence([random_seed, 4]).spawn(chains)
+    streams = np.random.SeedSequence([sampling.random_seed, 4]).spawn(chains)
     with (
-        _progress(chains * (draws + tune), progressbar) as advance,
+        _progress(chains * (draws + tune), sampling.progressbar) as advance,
         ThreadPoolExecutor(max(1, min(chains, cores))) as pool,
     ):
         running = [

@@ -13,6 +13,7 @@ from bayeslmm.bayes.marginal import MarginalDensity
 from bayeslmm.bayes.marginal_fitting import sample_covariances
 from bayeslmm.bayes.mode import find_mode
 from bayeslmm.bayes.nuts import processors
+from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.gaussian import single_threaded_blas
 from bayeslmm.parts.patterns import lower_factor
 from bayeslmm.reanalysis.bridge import Evidence, bridge_sampling
@@ -96,13 +97,7 @@ def draw_theta(
         x = sample_covariances(
             density,
             mode,
-            draws=max(draws // 4, 250),
-            tune=None,
-            chains=4,
-            cores=cores,
-            random_seed=random_seed,
-            progressbar=False,
-            options={},
+            Sampling(draws=max(draws // 4, 250), cores=cores, random_seed=random_seed),
             draw_rest=False,
         ).x
         _, F, sigma = density.constrained(x.reshape(-1, x.shape[-1]))

@@ -219,6 +219,4 @@ def _assembled(
         log_marginal_likelihood=None,
         log_marginal_likelihood_error=None,
     )
-    result = type(fit)(model, fit.priors.copy(), tree, info)
-    result.conditioning = record
-    return result
+    return type(fit)(model, fit.priors.copy(), tree, info, conditioning=record)

@@ -15,6 +15,7 @@ import bayeslmm as blm
 from bayeslmm.bayes import compiled, nuts
 from bayeslmm.bayes.marginal import marginal_density
 from bayeslmm.bayes.mode import find_mode
+from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.parts.correlations import correlations_from_factors, log_lkj
 from bayeslmm.parts.scales import scale_terms, unconstrain
 from tests.bayes.test_hierarchical import _evaluate, _own_factors, _random_point, _value
@@ -130,9 +131,9 @@ def test_sampling_as_c_function_and_as_callback_is_the_same(monkeypatch):
         "options": {},
     }  # fmt: skip
     assert compiled.supported(density)
-    fast, _ = nuts.sample_density(density, mode, **arguments)
+    fast, _ = nuts.sample_density(density, mode, Sampling(**arguments))
     monkeypatch.setattr(compiled, "supported", lambda density: False)
-    slow, _ = nuts.sample_density(density, mode, **arguments)
+    slow, _ = nuts.sample_density(density, mode, Sampling(**arguments))
     np.testing.assert_allclose(fast, slow, rtol=1e-6, atol=1e-6)
 
 
@@ -145,7 +146,7 @@ def test_the_dense_route_samples_the_same_chain():
     draws = []
     mode = find_mode(_density(lmm))
     for route in ("auto", "dense"):
-        draws.append(nuts.sample_density(_density(lmm, route), mode, **arguments)[0])
+        draws.append(nuts.sample_density(_density(lmm, route), mode, Sampling(**arguments))[0])
     np.testing.assert_allclose(draws[0], draws[1], rtol=1e-5, atol=1e-5)
 
 
@@ -165,9 +166,8 @@ def test_an_error_inside_the_density_is_ours_and_not_a_panic(monkeypatch, capfd)
     monkeypatch.setattr(nuts, "log_density", broken)
     with pytest.raises(blm.SamplingError, match="on purpose"):
         nuts.sample_density(
-            density, mode, draws=50, tune=50, chains=1, cores=1, random_seed=1,
-            progressbar=False, options={},
-        )  # fmt: skip
+            density, mode, Sampling(draws=50, tune=50, chains=1, cores=1, random_seed=1)
+        )
     assert "panicked" not in capfd.readouterr().err
 
 
@@ -184,8 +184,7 @@ def test_an_interrupted_run_is_refused(monkeypatch):
     monkeypatch.setattr(nuts, "_run", interrupted)
     with pytest.raises(blm.SamplingError, match="stopped before"):
         nuts.sample_density(
-            density, mode, draws=50, tune=50, chains=2, cores=1, random_seed=1,
-            progressbar=False, options={},
+            density, mode, Sampling(draws=50, tune=50, chains=2, cores=1, random_seed=1)
         )  # fmt: skip
 
 

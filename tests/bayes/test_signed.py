@@ -13,6 +13,7 @@ from bayeslmm.bayes import compiled, nuts
 from bayeslmm.bayes.diagnostics import convergence
 from bayeslmm.bayes.marginal import marginal_density
 from bayeslmm.bayes.mode import find_mode
+from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.bayes.signed import fold, reaches_zero, signed_density, signed_mode
 from bayeslmm.gaussian import single_threaded_blas
 from bayeslmm.parts.scales import even_priors, scales, signed_scales, unconstrain
@@ -159,7 +160,9 @@ ARGUMENTS = {
 
 def test_lp_is_the_log_density_of_the_returned_draws():
     density = _density(_near_zero())
-    x, stats = nuts.sample_density(density, find_mode(density), **{**ARGUMENTS, "draws": 50})
+    x, stats = nuts.sample_density(
+        density, find_mode(density), Sampling(**{**ARGUMENTS, "draws": 50})
+    )
     expected = [[density.value(point) for point in chain] for chain in x]
     np.testing.assert_allclose(stats["lp"], expected, rtol=1e-9)
 
@@ -168,9 +171,9 @@ def test_the_callback_samples_the_same_chain(monkeypatch):
     density = _density(_near_zero())
     mode = find_mode(density)
     arguments = {**ARGUMENTS, "draws": 30, "tune": 30, "chains": 2}
-    fast, _ = nuts.sample_density(density, mode, **arguments)
+    fast, _ = nuts.sample_density(density, mode, Sampling(**arguments))
     monkeypatch.setattr(compiled, "supported", lambda density: False)
-    slow, _ = nuts.sample_density(density, mode, **arguments)
+    slow, _ = nuts.sample_density(density, mode, Sampling(**arguments))
     np.testing.assert_allclose(fast, slow, rtol=1e-6, atol=1e-6)
 
 
@@ -231,7 +234,7 @@ def test_they_explore_a_left_tail_faster(monkeypatch, data):
     rates = []
     for _ in range(2):
         with single_threaded_blas():
-            x, stats = nuts.sample_density(density, mode, **ARGUMENTS)
+            x, stats = nuts.sample_density(density, mode, Sampling(**ARGUMENTS))
         sd = density.constrained(x.reshape(-1, x.shape[-1]))[0].reshape(*x.shape[:2], -1)
         bulk, tail, r_hat = convergence(sd)
         assert r_hat.max() < 1.02

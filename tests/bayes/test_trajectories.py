@@ -14,6 +14,7 @@ import bayeslmm as blm
 from bayeslmm.bayes import trajectories
 from bayeslmm.bayes.marginal import marginal_density
 from bayeslmm.bayes.mode import find_mode
+from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.bayes.signed import Mirror, image, mirror, signed_mode
 from bayeslmm.bayes.surrogate import Surrogate, fit_surrogate
 from bayeslmm.bayes.trajectories import sample_trajectories
@@ -183,8 +184,7 @@ def test_where_the_surrogate_fails_nuts_samples(monkeypatch):
     density = marginal_density(model.design, model.priors, model.problem)
     assert (
         sample_trajectories(
-            density, find_mode(density), draws=5, tune=5, chains=1, cores=1, random_seed=1,
-            progressbar=False,
+            density, find_mode(density), Sampling(draws=5, tune=5, chains=1, cores=1, random_seed=1)
         )
         is None
     )  # fmt: skip

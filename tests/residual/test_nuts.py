@@ -12,6 +12,7 @@ import bayeslmm as blm
 from bayeslmm.bayes import compiled, nuts
 from bayeslmm.bayes.marginal import marginal_density
 from bayeslmm.bayes.mode import find_mode
+from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.bayes.signed import fold, reaches_zero, signed_density, signed_mode
 from bayeslmm.gaussian.blocks import _effects, _kernel
 from tests.bayes.test_marginal_nuts import assert_same_posterior
@@ -29,9 +30,9 @@ def test_sampling_as_c_function_and_as_callback_is_the_same(monkeypatch, key):
     found = density(key)
     mode = find_mode(found)
     assert compiled.supported(found)
-    fast, stats = nuts.sample_density(found, mode, **ARGUMENTS)
+    fast, stats = nuts.sample_density(found, mode, Sampling(**ARGUMENTS))
     monkeypatch.setattr(compiled, "supported", lambda density: False)
-    slow, _ = nuts.sample_density(found, mode, **ARGUMENTS)
+    slow, _ = nuts.sample_density(found, mode, Sampling(**ARGUMENTS))
     np.testing.assert_allclose(fast, slow, rtol=1e-6, atol=1e-6)
     expected = [[found.value(x) for x in chain] for chain in fast]
     np.testing.assert_allclose(stats["lp"], expected, rtol=1e-9)

@@ -1,0 +1,215 @@
+"""Predictions of a posterior, and what they leave of the responses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+import pandas as pd
+
+from bayeslmm.fits.posterior_draws import PosteriorDraws
+from bayeslmm.results.tables import check_level
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["PosteriorPredictions"]
+
+
+class PosteriorPredictions(PosteriorDraws):
+    """Methods of :class:`bayeslmm.PosteriorFit` about single rows, old and new."""
+
+    def predict(
+        self,
+        newdata=None,
+        *,
+        given=None,
+        random: str = "conditional",
+        allow_new_levels: bool = False,
+        kind: str = "mean",
+        level: float = 0.95,
+        interval: str = "eti",
+        draws: bool = False,
+        random_seed: int | None = None,
+    ) -> pd.DataFrame | xr.DataArray:
+        """Predictions with intervals.
+
+        Parameters
+        ----------
+        newdata : data frame, optional
+            The fitted rows by default.
+        given : data frame, optional
+            Rows with responses, of new or of known groups, that the predictions take into
+            account as :meth:`condition_on` does.
+        random : {"conditional", "population", "new"}
+            With each group's own effects; for the average group, which in a linear model is
+            the marginal mean too; or for groups not seen yet. Under "new" effects of levels
+            that are not in the fit are drawn from the population (rows with the same label
+            share them), levels that are in the fit keep their own; where `newdata` has no
+            level that is not in the fit, its levels stand for new ones like them.
+        allow_new_levels : bool
+            Under "conditional": effects of levels that are not in the fit are drawn from the
+            population instead of being an error.
+        kind : {"mean", "response"}
+            The linear predictor, or a new response around it.
+        level, interval
+            As in :meth:`summary`.
+        draws : bool
+            Return all draws instead, dimensions (chain, draw, row): 32 MB per 1,000 rows and
+            4,000 draws. A table is made in blocks of rows.
+        random_seed : int, optional
+            For new groups and new responses.
+
+        Returns
+        -------
+        pandas.DataFrame or xarray.DataArray
+            Columns ``mean sd lower upper``, indexed as `newdata`.
+
+        Raises
+        ------
+        DataError
+            If a predictor is missing or has a level that was not in the fit.
+
+        Warns
+        -----
+        ModelWarning
+            If aliased columns leave a row's mean undetermined: its prediction then rests on the
+            priors of single coefficients.
+
+        Examples
+        --------
+        >>> post.predict({"Days": [0, 5]}, random="population").round(-1)
+            mean    sd  lower  upper
+        0  250.0  10.0  230.0  270.0
+        1  300.0  10.0  280.0  320.0
+        """
+        from bayeslmm.results.posterior_prediction import PosteriorPrediction
+
+        check_level(level, interval)
+        fit = self if given is None else self.condition_on(given, random_seed=random_seed)
+        prediction = PosteriorPrediction(fit, newdata, random, kind, random_seed, allow_new_levels)
+        if draws:
+            import xarray as xr
+
+            dims = ("chain", "draw", "row")
+            return xr.DataArray(prediction.draws(), dims=dims, name="prediction")
+        return prediction.table(level, interval)
+
+    def condition_on(self, rows, *, reweight: bool = False, random_seed: int | None = None) -> Self:
+        """The posterior given more rows, such as a new group's first responses; no refit.
+
+        Coefficients and random effects are drawn again, exactly, given all rows and each draw
+        of the variance parameters.
+
+        Parameters
+        ----------
+        rows : data frame
+            Response, predictors, groups (and weights) of the rows to add. Groups may be new.
+        reweight : bool
+            Update the variance parameters too: their draws are reweighted by the density of
+            the new responses and resampled. Otherwise they keep the draws of this fit.
+        random_seed : int, optional
+
+        Returns
+        -------
+        PosteriorFit
+            With the groups and rows added; its ``conditioning`` says how many, and k-hat of
+            the weights. ``.model.fit()`` is the full fit to all rows, same priors.
+
+        Raises
+        ------
+        FormulaError, DataError
+            If a column or value is missing, or a predictor has a level not in the fit.
+        SamplingError
+            If the coefficients' priors are not normal or flat.
+
+        Warns
+        -----
+        SamplingWarning
+            If k-hat of the weights is above 0.7.
+
+        Examples
+        --------
+        >>> new = data[data["Subject"] == "308"].assign(Subject="somebody")
+        >>> wider = post.condition_on(new, random_seed=1)
+        >>> "somebody" in set(wider.ranef()["level"])
+        True
+        """
+        from bayeslmm.results.conditioning import condition_posterior
+
+        return condition_posterior(self, rows, reweight=reweight, random_seed=random_seed)
+
+    def fitted(self, random: str = "conditional", **options) -> pd.DataFrame:
+        """Predictions for the fitted rows; options as in :meth:`predict`.
+
+        Examples
+        --------
+        >>> post.fitted().shape[0]
+        180
+        """
+        return self.predict(random=random, **options)
+
+    def residuals(
+        self,
+        random: str = "conditional",
+        kind: str = "raw",
+        *,
+        weights: bool = False,
+        random_seed: int | None = None,
+    ) -> pd.Series | pd.DataFrame:
+        """Response minus posterior mean of the linear predictor.
+
+        Parameters
+        ----------
+        random : {"conditional", "population", "new"}
+            As in :meth:`predict`.
+        kind : {"raw", "normalized"}
+            Normalized residuals are whitened by the residual covariance at the posterior means
+            of its parameters. They need ``random="conditional"``.
+        weights : bool
+            Also the column ``weight`` of :meth:`outlier_weights`.
+        random_seed : int, optional
+            For new groups.
+
+        Examples
+        --------
+        >>> post.residuals().shape
+        (180,)
+        """
+        from bayeslmm.bayes.residual_draws import whitened
+        from bayeslmm.results.posterior_prediction import PosteriorPrediction
+
+        if kind not in ("raw", "normalized"):
+            raise ValueError(f'kind must be "raw" or "normalized", not {kind!r}.')
+        if kind == "normalized" and random != "conditional":
+            raise ValueError('Normalized residuals are those of random="conditional".')
+        mean = PosteriorPrediction(self, None, random, "mean", random_seed).means()
+        design = self.model.design
+        values = design.y - mean
+        if kind == "normalized":
+            values = whitened(design, self.posterior, values)
+        residuals = pd.Series(values, index=design.index, name="residual")
+        if not weights:
+            return residuals
+        return pd.DataFrame({"residual": residuals, "weight": self.outlier_weights().to_numpy()})
+
+    def outlier_weights(self) -> pd.Series:
+        """Weight of each row's residual in a Student-t model, as its posterior mean.
+
+        A Student-t residual is a normal one with a precision multiplied by its own weight, 1 on
+        average; an outlier has a weight near 0 and hardly moves the fit (Lange, Little and
+        Taylor 1989, Journal of the American Statistical Association 84(408)). The weights of a
+        Gaussian model are all 1.
+
+        Returns
+        -------
+        pandas.Series
+            Indexed as the rows used.
+
+        Examples
+        --------
+        >>> float(post.outlier_weights().min())
+        1.0
+        """
+        from bayeslmm.results.robust import row_weights_of_outliers
+
+        return row_weights_of_outliers(self)

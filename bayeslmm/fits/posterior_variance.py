@@ -1,0 +1,235 @@
+"""Variance explained by a posterior's parts, and the covariances it implies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from bayeslmm.bayes.draws import coefficient_draws
+from bayeslmm.fits.posterior_draws import PosteriorDraws
+from bayeslmm.results.tables import check_level, summarize_draws
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["PosteriorVariance"]
+
+
+class PosteriorVariance(PosteriorDraws):
+    """Methods of :class:`bayeslmm.PosteriorFit` about variances and their shares."""
+
+    def r2(
+        self,
+        method: str = "nakagawa",
+        *,
+        level: float = 0.95,
+        interval: str = "eti",
+        draws: bool = False,
+    ) -> pd.DataFrame | xr.Dataset:
+        """Marginal and conditional R2: without and with the random effects.
+
+        Parameters
+        ----------
+        method : {"nakagawa", "gelman"}
+            From the variance parameters, for groups like these (Nakagawa and Schielzeth 2013;
+            Johnson 2014), or from the predictions for these rows and groups (Gelman, Goodrich,
+            Gabry and Vehtari 2019).
+        level, interval
+            As in :meth:`summary`.
+        draws : bool
+            Return all draws instead, a Dataset that ArviZ takes.
+
+        Returns
+        -------
+        pandas.DataFrame or xarray.Dataset
+
+        Examples
+        --------
+        >>> post.r2().index.tolist()
+        ['marginal', 'conditional']
+        """
+        from bayeslmm.results.explained import posterior_r2
+
+        return posterior_r2(self, method, level=level, interval=interval, draws=draws)
+
+    def icc(
+        self, at=None, *, level: float = 0.95, interval: str = "eti", draws: bool = False
+    ) -> pd.DataFrame | xr.Dataset:
+        """Intraclass correlation: adjusted, unadjusted, and adjusted by grouping factor.
+
+        Parameters
+        ----------
+        at : dict or data frame, optional
+            Values of the random effects' covariates, such as ``{"Days": [0, 5, 9]}``: with
+            varying slopes it depends on them. A dict stands for all combinations. By default
+            the average over the rows.
+        level, interval, draws
+            As in :meth:`r2`.
+
+        Examples
+        --------
+        >>> post.icc().index.tolist()
+        ['adjusted', 'unadjusted', 'Subject']
+        """
+        from bayeslmm.results.explained import posterior_shares
+
+        return posterior_shares(self, "icc", at=at, level=level, interval=interval, draws=draws)
+
+    def variance_shares(
+        self, *, level: float = 0.95, interval: str = "eti", draws: bool = False
+    ) -> pd.DataFrame | xr.Dataset:
+        """Share of each term in the variance; the shares add up to one.
+
+        A fixed term's share is the covariance of its contribution with the whole fixed part
+        (negative for a term that works against the others), a random term's its mean variance
+        over the rows.
+
+        Parameters
+        ----------
+        level, interval, draws
+            As in :meth:`r2`.
+
+        Returns
+        -------
+        pandas.DataFrame or xarray.Dataset
+            Columns ``term kind`` and those of :meth:`summary`.
+
+        Examples
+        --------
+        >>> post.variance_shares().index.tolist()
+        [0, 1, 2]
+        """
+        from bayeslmm.results.explained import posterior_shares
+
+        return posterior_shares(self, "term", level=level, interval=interval, draws=draws)
+
+    def heritability(
+        self,
+        factor: str | None = None,
+        *,
+        exclude: str | Iterable[str] = (),
+        fixed: bool = False,
+        level: float = 0.95,
+        interval: str = "eti",
+        draws: bool = False,
+    ) -> pd.DataFrame | xr.DataArray:
+        """Additive genetic variance over phenotypic variance.
+
+        Parameters
+        ----------
+        factor : str, optional
+            The grouping factor with a relationship, where there are several.
+        exclude : str or list of str
+            Grouping factors whose variance is left out of the phenotypic variance, such as
+            herds.
+        fixed : bool
+            Whether the variance of the fixed part is in the phenotypic variance.
+        level, interval
+            As in :meth:`summary`.
+        draws : bool
+            Return all draws instead, dimensions (chain, draw).
+
+        Raises
+        ------
+        DataError
+            If no grouping factor has a relationship, or it is not clear which is meant.
+        """
+        from bayeslmm.results.heritability import heritability_share
+
+        share = heritability_share(self.model.design, factor, exclude, fixed)
+        return self._share(share, level, interval, draws)
+
+    def repeatability(
+        self,
+        factors: str | Iterable[str] | None = None,
+        *,
+        exclude: str | Iterable[str] = (),
+        fixed: bool = False,
+        level: float = 0.95,
+        interval: str = "eti",
+        draws: bool = False,
+    ) -> pd.DataFrame | xr.DataArray:
+        """Variance between individuals over phenotypic variance.
+
+        Parameters
+        ----------
+        factors : str or list of str, optional
+            Grouping factors that are the individuals'; by default the related one and those
+            with the same individuals as levels (a permanent environment).
+        exclude, fixed, level, interval, draws
+            As in :meth:`heritability`.
+        """
+        from bayeslmm.results.heritability import repeatability_share
+
+        share = repeatability_share(self.model.design, factors, exclude, fixed)
+        return self._share(share, level, interval, draws)
+
+    def _share(self, share, level: float, interval: str, draws: bool):
+        from bayeslmm.bayes.draws import covariance_draws
+        from bayeslmm.results.heritability import share_values
+
+        posterior, design = self.posterior, self.model.design
+        Sigmas = covariance_draws(design, self.names, posterior)
+        beta = coefficient_draws(design, posterior)[1]
+        sigma = posterior["sigma"].to_numpy()
+        values = share_values(self.model, share, Sigmas, sigma, beta)
+        if not draws:
+            check_level(level, interval)
+            return summarize_draws(values[..., None], [share.name], level=level, interval=interval)
+        import xarray as xr
+
+        coords = {"chain": posterior["chain"], "draw": posterior["draw"]}
+        return xr.DataArray(values, dims=("chain", "draw"), coords=coords, name=share.name)
+
+    def implied_covariance(self, data=None) -> pd.DataFrame:
+        """Posterior mean of the marginal covariance of a group's responses.
+
+        With Student-t residuals or effects, whose variances have no posterior mean, the one at
+        the posterior medians of the variances, infinite where the median of nu is 2 or less.
+
+        Parameters
+        ----------
+        data : data frame, optional
+            The covariates of the group's rows; by default those of the first group.
+
+        Examples
+        --------
+        >>> post.implied_covariance().shape
+        (10, 10)
+        """
+        return self._implied(data, correlation=False)
+
+    def implied_correlation(self, data=None) -> pd.DataFrame:
+        """Posterior mean of the marginal correlation of a group's responses.
+
+        Examples
+        --------
+        >>> post.implied_correlation().shape
+        (10, 10)
+        """
+        return self._implied(data, correlation=True)
+
+    def _implied(self, data, *, correlation: bool) -> pd.DataFrame:
+        from bayeslmm.bayes.draws import covariance_draws
+        from bayeslmm.results.implied import as_correlation, implied_covariance, implied_of_draws
+        from bayeslmm.results.robust import is_robust, median_variances
+
+        posterior, design = self.posterior, self.model.design
+        matrices = covariance_draws(design, self.names, posterior)
+        if is_robust(self.names, posterior):
+            Sigmas, sigma = median_variances(self.names, posterior, matrices)
+            values, index = implied_covariance(design, Sigmas, sigma, data)
+            values = as_correlation(values) if correlation else values
+            return pd.DataFrame(values, index=index, columns=index)
+        Sigmas = [S.reshape(-1, *S.shape[2:]) for S in matrices]
+        implied = implied_of_draws(design, posterior)
+        count = posterior.sizes["chain"] * posterior.sizes["draw"]
+        total, index = 0.0, None
+        for start in range(0, count, 500):  # draws in blocks: a group may have many rows
+            part = slice(start, start + 500)
+            values, index = implied([S[part] for S in Sigmas], part, data)
+            values = as_correlation(values) if correlation else values
+            total = total + values.sum(axis=0)
+        return pd.DataFrame(total / count, index=index, columns=index)
