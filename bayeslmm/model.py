@@ -492,14 +492,12 @@ class LMM:
         return "\n".join(parts)
 
 
-def _design_of(data, formula: str, *, residual, sigma, **options) -> Design:
+def _design_of(data, formula: str, **options) -> Design:
     """The design of a data frame, or of data that are read in batches."""
     from bayeslmm.sources import is_source, source_design
 
     if isinstance(data, Design):  # read from a file
         return data
-    if residual is not None or sigma is not None:  # blocks of rows, which must be in memory
-        return build_design(formula, data, residual=residual, sigma=sigma, **options)
     build = source_design if is_source(data) else build_design
     return build(formula, data, **options)
 
