@@ -458,10 +458,8 @@ class LMM:
         error[i] ~ Normal(0, sigma^2)
         """
         from bayeslmm.results.equation import equation
-        from bayeslmm.results.support import refuse_unless_derived
 
-        refuse_unless_derived(self, "The equation")
-        return equation(self.design, form, format)
+        return equation(self.design, form, format, family=self.family, random=self.random)
 
     def plot_data(self, x: str | None = None, **options):
         """The data before any fit, group by group; see :func:`bayeslmm.plots.plot_data`.

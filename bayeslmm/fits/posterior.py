@@ -821,12 +821,8 @@ class PosteriorFit(PosteriorPlots):
         >>> dict(tree["posterior_predictive"].sizes)
         {'chain': 4, 'draw': 20, 'obs': 180}
         """
-        from bayeslmm.bayes.predictive import factors_anew, posterior_predictive
-        from bayeslmm.results.support import refuse_unless_derived
+        from bayeslmm.bayes.predictive import posterior_predictive
 
-        anew = factors_anew(self.model.design, groups)
-        if anew:
-            refuse_unless_derived(self.model, "Replication for new groups", related=True)
         group = posterior_predictive(
             self.model.design,
             self.names,
