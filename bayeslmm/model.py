@@ -460,10 +460,8 @@ class LMM:
         error[i] ~ Normal(0, sigma^2)
         """
         from bayeslmm.results.equation import equation
-        from bayeslmm.results.support import refuse_unless_derived
 
-        refuse_unless_derived(self, "The equation")
-        return equation(self.design, form, format)
+        return equation(self.design, form, format, family=self.family, random=self.random)
 
     def plot_data(self, x: str | None = None, **options):
         """The data before any fit, group by group; see :func:`bayeslmm.plots.plot_data`.
@@ -494,14 +492,12 @@ class LMM:
         return "\n".join(parts)
 
 
-def _design_of(data, formula: str, *, residual, sigma, **options) -> Design:
+def _design_of(data, formula: str, **options) -> Design:
     """The design of a data frame, or of data that are read in batches."""
     from bayeslmm.sources import is_source, source_design
 
     if isinstance(data, Design):  # read from a file
         return data
-    if residual is not None or sigma is not None:  # blocks of rows, which must be in memory
-        return build_design(formula, data, residual=residual, sigma=sigma, **options)
     build = source_design if is_source(data) else build_design
     return build(formula, data, **options)
 

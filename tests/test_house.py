@@ -18,7 +18,7 @@ ROOMS = (
     "errors", "compiling", "progress", "records", "files", "archive", "hdf5", "datasets",
     "parts", "formula", "gaussian", "priors", "protocols", "assembly", "relationship", "sources",
     "likelihood", "bayes", "results", "plots", "reanalysis", "report", "storage", "fits", "model",
-    "loading", "top", "cli",
+    "loading", "top", "cli_options", "cli",
 )  # fmt: skip
 
 #: Circles that are there; a circle may leave this list, none may join it or grow.
