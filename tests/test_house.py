@@ -172,3 +172,72 @@ def test_the_guard_sees_lazy_imports_and_annotations():
     assert circles(edges) == [frozenset("abc")]
     kinds = {kind for targets in graph().values() for found in targets.values() for kind in found}
     assert kinds == set(KINDS)
+
+
+#: Larger than the house allows; may only shrink, and leave.
+LARGE_FILES: dict[str, int] = {}
+LARGE_CLASSES: dict[str, int] = {}
+MANY_PARAMETERS: dict[str, int] = {}
+#: Public doors, whose keywords are the user's.
+DOORS = {
+    "model.LMM.__init__", "cli.fit", "cli.report", "reanalysis.assurance.assurance",
+    "reanalysis.published.reanalyze_estimate", "reanalysis.sensitivity.sensitivity",
+    "report.write.write_report",
+}  # fmt: skip
+
+
+def definitions() -> Iterator[tuple[str, ast.AST]]:
+    """Qualified name and node of every class and function."""
+
+    def visit(node: ast.AST, name: str) -> Iterator[tuple[str, ast.AST]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                yield f"{name}.{child.name}", child
+                yield from visit(child, f"{name}.{child.name}")
+            elif not isinstance(child, ast.expr):
+                yield from visit(child, name)
+
+    for name, path in modules().items():
+        yield from visit(ast.parse(path.read_text(encoding="utf-8")), name)
+
+
+def n_parameters(node: ast.FunctionDef) -> int:
+    given = node.args
+    names = [a.arg for a in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+    return len([n for n in names if n not in ("self", "cls")])
+
+
+def is_kernel(node: ast.FunctionDef) -> bool:
+    words = " ".join(ast.unparse(decorator) for decorator in node.decorator_list)
+    return any(word in words for word in ("kernel", "njit", "cfunc", "_sums"))
+
+
+def _only_shrinks(found: dict[str, int], known: dict[str, int]) -> None:
+    assert found == known, "update the list if a number fell; otherwise split what grew"
+
+
+def test_no_file_has_more_than_600_lines():
+    lengths = {
+        name: path.read_text(encoding="utf-8").count("\n") for name, path in modules().items()
+    }
+    _only_shrinks({name: n for name, n in lengths.items() if n > 600}, LARGE_FILES)
+
+
+def test_no_class_has_more_than_400_lines():
+    lengths = {
+        name: node.end_lineno - node.lineno + 1
+        for name, node in definitions()
+        if isinstance(node, ast.ClassDef)
+    }
+    _only_shrinks({name: n for name, n in lengths.items() if n > 400}, LARGE_CLASSES)
+
+
+def test_only_public_doors_and_kernels_have_more_than_ten_parameters():
+    counts = {
+        name: n_parameters(node)
+        for name, node in definitions()
+        if isinstance(node, ast.FunctionDef) and not is_kernel(node)
+    }
+    _only_shrinks(
+        {name: n for name, n in counts.items() if n > 10 and name not in DOORS}, MANY_PARAMETERS
+    )

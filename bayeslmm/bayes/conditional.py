@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
 from bayeslmm.bayes.effect_summaries import EffectSink, summarized
-from bayeslmm.bayes.marginal import MarginalDensity
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import MarginalModel, draw_conditional_many, single_threaded_blas
 from bayeslmm.priors.effect_maps import EffectMaps
 
-__all__ = ["posterior_values", "values_given_covariances"]
+__all__ = ["GivenCovariances", "posterior_values"]
 
 Drawn = tuple[np.ndarray, list[np.ndarray]]
 
@@ -21,24 +22,85 @@ Drawn = tuple[np.ndarray, list[np.ndarray]]
 _NORMALS = 200_000
 
 
+@dataclass(frozen=True)
+class GivenCovariances:
+    """n draws of the covariance parameters, and how everything else is drawn given them.
+
+    Attributes
+    ----------
+    sds : (n, m) array
+        Standard deviations of all effects computed with, factor after factor.
+    factors : list of (n, q_k, q_k) arrays
+        Lower triangular, Sigma_k = F_k F_k'.
+    residual : dict of str to (n, ...) array
+        Variables of the residuals: ``sigma`` and what their structure adds.
+    draw : callable
+        ``draw(rows, normals)`` gives exact draws of (beta, b), one per row of a slice of the n.
+    n_normals : int
+        Standard normals that one of them takes.
+    shapes : list of (int, int)
+        Levels and effects of each grouping factor.
+    n_coefficients : int
+    maps : EffectMaps
+        From the effects computed with to those of the formula.
+    """
+
+    sds: np.ndarray
+    factors: list[np.ndarray]
+    residual: dict[str, np.ndarray]
+    draw: Callable[[slice, np.ndarray], Drawn]
+    n_normals: int
+    shapes: list[tuple[int, int]]
+    n_coefficients: int
+    maps: EffectMaps = EffectMaps()
+
+    @property
+    def n(self) -> int:
+        """Draws."""
+        return len(self.sds)
+
+    @classmethod
+    def of(
+        cls,
+        model: MarginalModel,
+        sds: np.ndarray,
+        factors: list[np.ndarray],
+        sigma: np.ndarray,
+        maps: EffectMaps = EffectMaps(),  # noqa: B008 - frozen
+    ) -> GivenCovariances:
+        """Of a model with independent residuals of one variance."""
+
+        def draw(rows: slice, normals: np.ndarray) -> Drawn:
+            parts = [np.ascontiguousarray(L[rows]) for L in factors]
+            return draw_conditional_many(model, parts, sigma[rows], normals)
+
+        problem = model.problem
+        patterns = zip(problem.n_levels, problem.patterns, strict=True)
+        shapes = [(levels, pattern.q) for levels, pattern in patterns]
+        residual = {"sigma": sigma}
+        return cls(sds, factors, residual, draw, model.n_normals, shapes, problem.p, maps)
+
+
 def posterior_values(
-    density: MarginalDensity,
+    given: GivenCovariances,
     design: Design,
     names: ModelNames,
-    x: np.ndarray,
     *,
+    chains: int,
     random_seed: int,
     cores: int,
     drawn: Drawn | None = None,
     random_effects: str = "draws",
 ) -> dict[str, np.ndarray]:
-    """Every variable of a posterior from unconstrained draws.
+    """Every variable of a posterior from draws of the covariance parameters.
 
     beta and b are drawn from their exact conditional distribution at each draw.
 
     Parameters
     ----------
-    x : ndarray, shape (chains, draws, d)
+    given : GivenCovariances
+    chains : int
+        Divides the number of draws.
     random_seed : int
         The result depends on it and not on ``cores``.
     cores : int
@@ -51,72 +113,24 @@ def posterior_values(
     Returns
     -------
     dict of ndarray
-        ``beta``, ``sigma`` and, for every factor g, ``sd_g``, ``corr_g``, ``b_g``; each of shape
-        (chains, draws, ...), or ``b_g`` an :class:`EffectSummary`.
+        ``beta``, ``sigma``, what the residuals' structure adds and, for every factor g, ``sd_g``,
+        ``corr_g``, ``b_g``; each of shape (chains, draws, ...), or ``b_g`` an
+        :class:`EffectSummary`.
     """
-    sds, F, sigma = density.computed(x.reshape(-1, x.shape[-1]))
-    return values_given_covariances(
-        density.model,
-        design,
-        names,
-        sds,
-        density.factors(F),
-        sigma,
-        maps=density.maps,
-        chains=len(x),
-        random_seed=random_seed,
-        cores=cores,
-        drawn=drawn,
-        random_effects=random_effects,
-    )
-
-
-def values_given_covariances(
-    model: MarginalModel,
-    design: Design,
-    names: ModelNames,
-    sds: np.ndarray,
-    factors: list[np.ndarray],
-    sigma: np.ndarray,
-    *,
-    maps: EffectMaps = EffectMaps(),  # noqa: B008 - frozen
-    chains: int,
-    random_seed: int,
-    cores: int,
-    drawn: Drawn | None = None,
-    random_effects: str = "draws",
-) -> dict[str, np.ndarray]:
-    """As :func:`posterior_values`, from the covariance parameters themselves.
-
-    Parameters
-    ----------
-    model : MarginalModel
-    sds : ndarray, shape (n, m)
-        Standard deviations of all effects of `model`, factor after factor.
-    factors : list of ndarray, shapes (n, q_k, q_k)
-        Lower triangular, Sigma_k = F_k F_k'.
-    sigma : ndarray, shape (n,)
-    maps : EffectMaps
-        From the effects of `model` to those of the formula.
-    chains : int
-        Divides n.
-    """
-    shape = (chains, len(sigma) // chains)
+    shape = (chains, given.n // chains)
     summarize = random_effects == "summary"
     if drawn is None:
-        beta, effects = _conditional_draws(
-            model, factors, sigma, maps, random_seed, cores, summarize
-        )
+        beta, effects = _conditional_draws(given, random_seed, cores, summarize)
     else:
-        beta, effects = drawn[0], maps.effects(drawn[1])
+        beta, effects = drawn[0], given.maps.effects(drawn[1])
         effects = summarized(effects) if summarize else effects
-    sds, factors = maps.to_formula(sds, factors)
+    all_sds, factors = given.maps.to_formula(given.sds, given.factors)
     values = {"beta": beta.reshape(*shape, -1)} if design.coef_names else {}
-    values["sigma"] = sigma.reshape(shape)
+    values |= {name: v.reshape(*shape, *v.shape[1:]) for name, v in given.residual.items()}
     start = 0
     for k, (block, factor) in enumerate(zip(design.blocks, names.factors, strict=True)):
         q = block.n_effects
-        sd = sds[:, start : start + q]
+        sd = all_sds[:, start : start + q]
         values[factor.sd] = sd.reshape(*shape, q)
         if block.correlated_pairs():
             values[factor.corr] = _correlations(factors[k], sd).reshape(*shape, q, q)
@@ -136,29 +150,23 @@ def _correlations(F: np.ndarray, sd: np.ndarray) -> np.ndarray:
 
 
 def _conditional_draws(
-    model: MarginalModel, factors, sigma, maps, random_seed: int, cores: int, summarize: bool
-):
+    given: GivenCovariances, random_seed: int, cores: int, summarize: bool
+) -> tuple[np.ndarray, list]:
     """beta (n, p) and b [(n, J_k, q_k)] or summaries, in chunks with a random stream each."""
-    n = len(sigma)
-    size = int(np.clip(_NORMALS // max(model.n_normals, 1), 1, 500))
+    n = given.n
+    size = int(np.clip(_NORMALS // max(given.n_normals, 1), 1, 500))
     starts = range(0, n, size)
     streams = np.random.SeedSequence([random_seed, 1]).spawn(len(starts))
-    problem = model.problem
-    beta = np.empty((n, problem.p))
-    shapes = [
-        (levels, pattern.q)
-        for levels, pattern in zip(problem.n_levels, problem.patterns, strict=True)
-    ]
-    sink = EffectSink(n, shapes) if summarize else None
-    effects = [] if summarize else [np.empty((n, *shape)) for shape in shapes]
+    beta = np.empty((n, given.n_coefficients))
+    sink = EffectSink(n, given.shapes) if summarize else None
+    effects = [] if summarize else [np.empty((n, *shape)) for shape in given.shapes]
 
     def draw(start, stream):
         rows = slice(start, min(start + size, n))
         rng = np.random.Generator(np.random.SFC64(stream))  # the fastest of numpy's
-        normals = rng.standard_normal((rows.stop - rows.start, model.n_normals))
-        parts = [np.ascontiguousarray(L[rows]) for L in factors]
-        beta[rows], found = draw_conditional_many(model, parts, sigma[rows], normals)
-        found = maps.effects(found)
+        normals = rng.standard_normal((rows.stop - rows.start, given.n_normals))
+        beta[rows], found = given.draw(rows, normals)
+        found = given.maps.effects(found)
         if sink is not None:
             sink.put(start, found)
             return

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bayeslmm.bayes.conditional import posterior_values
 from bayeslmm.bayes.fitting import FitInfo, assemble
 from bayeslmm.bayes.marginal import MarginalDensity, marginal_density
 from bayeslmm.bayes.mode import Mode, find_mode
@@ -297,8 +298,8 @@ def fit_importance(
         drawn = None
         if sample.effects is not None:
             drawn = draws_to_user(density.model.problem, sample.fixed[rows], sample.effects[rows])
-        values = density.posterior_values(
-            design, names, sample.x[rows].reshape(chains, draws, -1),
+        values = posterior_values(
+            density.given(sample.x[rows]), design, names, chains=chains,
             random_seed=random_seed, cores=cores, drawn=drawn,
             random_effects=sampling.random_effects,
         )  # fmt: skip

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bayeslmm.bayes.conditional import GivenCovariances
 from bayeslmm.compiling import kernel
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import (
@@ -47,7 +48,6 @@ from bayeslmm.priors.residual_priors import residual_obstacle
 from bayeslmm.priors.table import Priors, coef_key
 
 if TYPE_CHECKING:
-    from bayeslmm.bayes.names import ModelNames
     from bayeslmm.bayes.residual_density import ResidualDensity
     from bayeslmm.gaussian.system import StructuredProblem
 
@@ -307,11 +307,10 @@ class MarginalDensity:
         at = unconstrain(self.scales, np.append(sd, sigma))
         return np.concatenate([at[:-1], np.clip(u, -18.0, 18.0), at[-1:]])
 
-    def posterior_values(self, design: Design, names: ModelNames, x: np.ndarray, **options):
-        """Every variable of a posterior from unconstrained draws (chains, draws, d)."""
-        from bayeslmm.bayes.conditional import posterior_values
-
-        return posterior_values(self, design, names, x, **options)
+    def given(self, x: np.ndarray) -> GivenCovariances:
+        """How the rest of a posterior is drawn at rows of x (n, d)."""
+        sds, F, sigma = self.computed(x)
+        return GivenCovariances.of(self.model, sds, self.factors(F), sigma, self.maps)
 
     def starting_point(self, share: float) -> np.ndarray:
         """x where the random effects make up ``share`` of the response's variance, equally."""

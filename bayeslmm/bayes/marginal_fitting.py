@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from bayeslmm.bayes.conditional import posterior_values
 from bayeslmm.bayes.fitting import FitInfo, assemble
 from bayeslmm.bayes.marginal import MarginalDensity, marginal_density
 from bayeslmm.bayes.mode import Mode, find_mode
@@ -139,15 +140,15 @@ def fit_marginal(
         rest, drawn = sampled.trajectories, None
         if rest is not None and rest.effects is not None:
             drawn = draws_to_user(density.model.problem, rest.fixed, rest.effects)
-        given = {} if drawn is None else {"drawn": drawn}
-        values = density.posterior_values(
+        values = posterior_values(
+            density.given(sampled.x.reshape(-1, sampled.x.shape[-1])),
             design,
             names,
-            sampled.x,
+            chains=len(sampled.x),
             random_seed=sampling.random_seed,
             cores=sampling.cores or processors(),
             random_effects=sampling.random_effects,
-            **given,
+            drawn=drawn,
         )
     info = FitInfo.of(
         sampling,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayeslmm.bayes.conditional import values_given_covariances
+from bayeslmm.bayes.conditional import GivenCovariances, posterior_values
 from bayeslmm.bayes.fitting import FitInfo, assemble
 from bayeslmm.bayes.hierarchical import coords, flat_covariance_root, positive
 from bayeslmm.bayes.marginal import fixed_obstacle, fixed_prior
@@ -103,13 +103,11 @@ def fit_marginal_model(
             root = np.array([lower_factor(R) for R in flat[factor.corr]])
         factors.append(sd[:, :, None] * root)
     with single_threaded_blas():
-        values = values_given_covariances(
-            with_prior(problem(), fixed_prior(design, priors)),
+        conditional = with_prior(problem(), fixed_prior(design, priors))
+        values = posterior_values(
+            GivenCovariances.of(conditional, np.concatenate(sds, axis=1), factors, flat["sigma"]),
             design,
             names,
-            np.concatenate(sds, axis=1),
-            factors,
-            flat["sigma"],
             chains=chains,
             random_seed=sampling.random_seed,
             cores=sampling.cores or processors(),

@@ -8,18 +8,17 @@ and b are integrated out block by block.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from bayeslmm.bayes.names import ModelNames
+from bayeslmm.bayes.conditional import GivenCovariances
 from bayeslmm.bayes.residual_draws import residual_values
 from bayeslmm.compiling import kernel
-from bayeslmm.errors import SamplingError
 from bayeslmm.formula import Design
-from bayeslmm.gaussian import FixedPrior, single_threaded_blas
+from bayeslmm.formula.residual import ResidualDesign
+from bayeslmm.gaussian import FixedPrior
 from bayeslmm.gaussian.blocks._kernel import evaluate
 from bayeslmm.gaussian.blocks.problem import BlockProblem
 from bayeslmm.gaussian.cells.problem import CellProblem
@@ -42,7 +41,6 @@ from bayeslmm.priors.table import Priors
 
 __all__ = ["ResidualDensity", "residual_density"]
 
-_NORMALS = 2_000_000
 _FEW_ROWS = 5_000
 
 
@@ -144,6 +142,8 @@ class ResidualDensity:
     exponent : array
         Of each correlation's LKJ density.
     constant : float
+    residual : ResidualDesign
+        Names of the residuals' variables.
     maps : EffectMaps
         From the effects computed with, which the priors are about, to those of the formula.
     """
@@ -155,6 +155,7 @@ class ResidualDensity:
     n_log: int
     exponent: np.ndarray
     constant: float
+    residual: ResidualDesign
     maps: EffectMaps = EffectMaps()
 
     @cached_property
@@ -272,68 +273,24 @@ class ResidualDensity:
             found.append(np.concatenate([unconstrain(self.scales, scalar), np.zeros(r), u]))
         return found
 
-    def posterior_values(
-        self,
-        design: Design,
-        names: ModelNames,
-        x: np.ndarray,
-        *,
-        random_seed: int,
-        cores: int,
-        drawn=None,
-        random_effects: str = "draws",
-    ) -> dict[str, np.ndarray]:
-        """Every variable of a posterior from unconstrained draws (chains, draws, d).
+    def given(self, x: np.ndarray) -> GivenCovariances:
+        """How the rest of a posterior is drawn at rows of x (n, d)."""
+        problem = self.problem
+        sds, F, eta, c = self.computed(x)
 
-        beta and b are drawn from their exact conditional distribution at each draw; the result
-        depends on ``random_seed`` and not on ``cores``. ``drawn`` are these draws where they were
-        made already.
-        """
-        if random_effects == "summary":
-            raise SamplingError(
-                'random_effects="summary" is not available beside residual= and sigma=: ask for '
-                "the draws."
-            )
-        shape = x.shape[:2]
-        sds, F, eta, c = self.computed(x.reshape(-1, x.shape[-1]))
-        if drawn is None:
-            drawn = self._conditional_draws(F, eta, c, random_seed, cores)
-        beta, effects = drawn[0], self.maps.effects(drawn[1])
-        sds, F = self.to_formula(sds, F)
-        values = {"beta": beta.reshape(*shape, -1)} if design.coef_names else {}
-        values |= residual_values(design, eta, c, shape)
-        start = 0
-        for k, (block, factor) in enumerate(zip(design.blocks, names.factors, strict=True)):
-            q = block.n_effects
-            sd = sds[:, start : start + q]
-            values[factor.sd] = sd.reshape(*shape, q)
-            if block.correlated_pairs():
-                L = self.problem.split(F)[k] / sd[:, :, None]
-                R = np.clip(L @ L.transpose(0, 2, 1), -1.0, 1.0)
-                R[:, np.arange(q), np.arange(q)] = 1.0
-                values[factor.corr] = R.reshape(*shape, q, q)
-            values[factor.b] = effects[k].reshape(*shape, block.n_levels, q)
-            start += q
-        return values
-
-    def _conditional_draws(self, F, eta, c, random_seed: int, cores: int):
-        n, problem = len(F), self.problem
-        size = int(np.clip(_NORMALS // max(problem.n_normals, 1), 1, 250))
-        starts = range(0, n, size)
-        seeds = np.random.SeedSequence([random_seed, 1]).spawn(len(starts))
-
-        def draw(start, seed):
-            rows = slice(start, min(start + size, n))
-            rng = np.random.default_rng(seed)
-            normals = rng.standard_normal((rows.stop - rows.start, problem.n_normals))
+        def draw(rows: slice, normals: np.ndarray):
             return problem.draw(F[rows], eta[rows], c[rows], self.prior, normals)
 
-        with single_threaded_blas(), ThreadPoolExecutor(max(1, cores)) as pool:
-            parts = list(pool.map(draw, starts, seeds))
-        beta = np.concatenate([part[0] for part in parts])
-        return beta, [
-            np.concatenate([part[1][k] for part in parts]) for k in range(len(problem.factors))
-        ]
+        return GivenCovariances(
+            sds,
+            problem.split(F),
+            residual_values(self.residual, eta, c),
+            draw,
+            problem.n_normals,
+            [(f.n_levels, f.q) for f in problem.factors],
+            problem.p,
+            self.maps,
+        )
 
 
 def residual_density(
@@ -363,5 +320,6 @@ def residual_density(
         len(scale_keys(design)),
         exponent,
         constant,
+        design.residual,
         maps,
     )

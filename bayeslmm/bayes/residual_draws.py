@@ -12,6 +12,7 @@ import numpy as np
 
 from bayeslmm.formula import Design
 from bayeslmm.formula.components import component_map, residual_component_names, scalar_name
+from bayeslmm.formula.residual import ResidualDesign
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -81,42 +82,38 @@ def residual_coords(design: Design) -> dict[str, np.ndarray]:
     return found
 
 
-def residual_values(design: Design, eta: np.ndarray, c: np.ndarray, shape) -> dict[str, np.ndarray]:
+def residual_values(
+    residual: ResidualDesign, eta: np.ndarray, c: np.ndarray
+) -> dict[str, np.ndarray]:
     """Residual variables from natural parameters of n draws.
 
     Parameters
     ----------
+    residual : ResidualDesign
     eta : (n, s) array
         Log standard deviations, or log sigma and log-linear coefficients.
     c : (n, k) array
-    shape : tuple
-        Chains and draws.
 
     Returns
     -------
-    dict of ndarray
+    dict of (n, ...) arrays
         ``sigma`` is the root of the rows' mean residual variance where there are cells, and the
         standard deviation at the means of the columns of a log-linear formula.
     """
-    residual = design.residual
     kind = residual.variance.kind
+    values = {"sigma": np.exp(eta[:, 0])}
     if kind == "cells":
         counts = residual.rows.scale.sum(axis=0)
         share = counts / counts.sum()
-        values = {
-            "sigma": np.sqrt(np.exp(2 * eta) @ share).reshape(shape),
-            "sigma_by": np.exp(eta).reshape(*shape, -1),
-        }
-    else:
-        values = {"sigma": np.exp(eta[:, 0]).reshape(shape)}
+        values = {"sigma": np.sqrt(np.exp(2 * eta) @ share), "sigma_by": np.exp(eta)}
     if kind == "log-linear":
-        values["log_sigma"] = eta[:, 1:].reshape(*shape, -1)
+        values["log_sigma"] = eta[:, 1:]
     if name := scalar_name(residual):
-        values[name] = c[:, 0].reshape(shape)
+        values[name] = c[:, 0]
     if T := len(residual.times):
         R = c.reshape(-1, T, T).copy()
         R[:, np.arange(T), np.arange(T)] = 1.0
-        values["corr_residual"] = R.reshape(*shape, T, T)
+        values["corr_residual"] = R
     return values
 
 

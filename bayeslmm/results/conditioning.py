@@ -130,7 +130,7 @@ def _extended(model: Model, rows) -> Model:
 
 def _redrawn(fit: PosteriorResult, model: Model, chosen, random_seed) -> dict[str, np.ndarray]:
     """Draws of everything given each theta; ``chosen`` are positions of theta's draws."""
-    from bayeslmm.bayes.conditional import values_given_covariances
+    from bayeslmm.bayes.conditional import GivenCovariances, posterior_values
     from bayeslmm.bayes.draws import covariance_factors
     from bayeslmm.bayes.nuts import processors
     from bayeslmm.bayes.streams import seed_of
@@ -143,13 +143,11 @@ def _redrawn(fit: PosteriorResult, model: Model, chosen, random_seed) -> dict[st
     if chosen is not None:
         factors, sigma, sds = [F[chosen] for F in factors], sigma[chosen], sds[chosen]
     with single_threaded_blas():
-        return values_given_covariances(
-            with_prior(model.problem, fixed_prior(design, fit.priors)),
+        extended = with_prior(model.problem, fixed_prior(design, fit.priors))
+        return posterior_values(
+            GivenCovariances.of(extended, sds, factors, sigma),
             design,
             fit.names,
-            sds,
-            factors,
-            sigma,
             chains=posterior.sizes["chain"],
             random_seed=seed_of(random_seed),
             cores=processors(),

@@ -15,6 +15,26 @@ OPTIONS = {"draws": 150, "chains": 2, "random_seed": 3, "progressbar": False}
 CROSSED = "y ~ x + (1 + z | g) + (1 | item)"
 
 
+@pytest.mark.parametrize(
+    "residuals",
+    [{"sigma": "~ part"}, {"residual": "cs(g)"}],
+    ids=["variance cells", "compound symmetry"],
+)
+def test_summaries_beside_structured_residuals_are_those_of_the_draws(toy, residuals):
+    rng = np.random.default_rng(2)
+    toy["part"] = np.where(rng.uniform(size=len(toy)) < 0.5, "one", "two")
+    toy["y"] += rng.normal(0, 2, 8)[toy["item"]]
+    factor = "item" if "sigma" in residuals else "g"
+    formula = "y ~ x + (1 | item)" if "sigma" in residuals else "y ~ x + (0 + z | g)"
+    model = quietly(formula, toy, **residuals)
+    full = model.fit(method="importance", **OPTIONS)
+    short = model.fit(method="importance", random_effects="summary", **OPTIONS)
+    assert full.summary().equals(short.summary())
+    one, two = full.ranef(factor, diagnostics=False), short.ranef(factor)
+    numbers = ["mean", "sd", "lower", "upper"]
+    np.testing.assert_allclose(one[numbers], two[numbers], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["nuts", "importance"])
 def test_summaries_are_those_of_the_draws(toy, method):

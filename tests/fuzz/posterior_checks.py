@@ -9,6 +9,7 @@ import numpy as np
 from scipy import optimize
 
 import bayeslmm as blm
+from bayeslmm.bayes.conditional import posterior_values
 from bayeslmm.bayes.marginal import marginal_density
 from tests.fuzz.cases import Case
 from tests.fuzz.dense import DenseModel, State
@@ -44,8 +45,13 @@ class _Density:
 
     def states(self, X: np.ndarray) -> list[State]:
         """Parameters at rows of X, from the variables of the posterior."""
-        values = self.density.posterior_values(
-            self.model.design, self.model.names, X[None], random_seed=1, cores=1
+        values = posterior_values(
+            self.density.given(X),
+            self.model.design,
+            self.model.names,
+            chains=1,
+            random_seed=1,
+            cores=1,
         )
         values = {key: value[0] for key, value in values.items() if not key.startswith("b_")}
         return [self._state({key: v[i] for key, v in values.items()}) for i in range(len(X))]
