@@ -8,7 +8,8 @@ import numpy as np
 
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.formula import Design
-from bayeslmm.priors.residual_priors import CORR_KEY, log_scale_keys, scalar_key, scale_keys
+from bayeslmm.parts.structures import STRUCTURES
+from bayeslmm.priors.residual_priors import log_scale_keys, scale_keys
 from bayeslmm.priors.table import Priors
 
 if TYPE_CHECKING:
@@ -74,16 +75,8 @@ def residual_parts(design: Design, priors: Priors):
     if kind == "log-linear":
         slopes = [priors[key] for key in log_scale_keys(design)]
         eta = pt.concatenate([eta, _stacked("log_sigma", slopes, dims="sigma_coef")])
-    if (key := scalar_key(design)) is not None:
-        c = getattr(pm, priors[key].name)(key, **priors[key].parameters)
-    elif residual.times:
-        T = len(residual.times)
-        chol = pm.LKJCorr("chol_corr_residual", n=T, eta=priors[CORR_KEY].parameters["eta"])
-        c = pt.dot(chol, chol.T)
-        pm.Deterministic("corr_residual", c, dims=("residual_time", "residual_time_bis"))
-    else:
-        c = None
-    return eta, c
+    made = STRUCTURES[residual.kind]
+    return eta, made.random_variables(pm, pt, priors, residual.rows)
 
 
 def structured_response(design: Design, priors: Priors, names: ModelNames, mu) -> None:
@@ -100,39 +93,20 @@ def structured_response(design: Design, priors: Priors, names: ModelNames, mu) -
         y = pm.Data(names.data, design.y, dims="obs")
         pm.Normal(names.response, mu=mu, sigma=sd, observed=y, dims="obs")
         return
-    time = residual.rows.time
+    time, made = residual.rows.time, STRUCTURES[residual.kind]
     weights = np.ones(design.n_rows) if design.weights is None else design.weights
     groups = _groups_by_size(design)
     for name, rows in zip(observed_names(design, names), groups.values(), strict=True):
-        gaps = time[rows] - time[rows][:, :1] if residual.kind in ("ar1", "car1") else time[rows]
-        if residual.kind == "cs":
-            gaps = np.zeros(rows.shape)
+        gaps = time[rows] if made.uses_time else np.zeros(rows.shape)
+        if made.times != "labels":
+            gaps = gaps - gaps[:, :1]
         features = np.concatenate(
             [gaps, weights[rows], residual.rows.scale[rows].reshape(len(rows), -1)], axis=1
         )
         _, first, pattern = np.unique(features, axis=0, return_index=True, return_inverse=True)
         part, at = sd[rows[first]], time[rows[first]]
-        correlation = _correlation(residual.kind, c, at)
+        correlation = made.correlations(pt, c, at)
         chol = pt.linalg.cholesky(part[:, :, None] * part[:, None, :] * correlation)
         data = names.data + name[len(names.response) :]
         y = pm.Data(data, design.y[rows])
         pm.MvNormal(name, mu=mu[rows], chol=chol[pattern.ravel()], observed=y)
-
-
-def _correlation(kind: str, c, time: np.ndarray):
-    """Correlation matrices (patterns, m, m) at times (patterns, m)."""
-    import pytensor.tensor as pt
-
-    gap = np.abs(time[:, :, None] - time[:, None, :])
-    if kind == "ar1":
-        whole = np.round(gap)
-        # by the absolute value: a negative base and a real exponent have no derivative
-        sign = pt.switch((c < 0) & (whole % 2 == 1), -1.0, 1.0)
-        return pt.switch(whole == 0, 1.0, sign * pt.abs(c) ** np.maximum(whole, 1.0))
-    if kind == "car1":
-        return pt.exp(-gap / c)
-    if kind == "cs":
-        eye = np.broadcast_to(np.eye(gap.shape[1]), gap.shape)
-        return pt.switch(eye == 1, 1.0, c)
-    at = time.astype(int)
-    return c[at[:, :, None], at[:, None, :]]

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bayeslmm.parts.structures import STRUCTURES
+
 if TYPE_CHECKING:
     from bayeslmm.formula.residual import ResidualDesign
 
 __all__ = ["component_map", "residual_component_names", "time_pairs"]
 
-_SCALAR = {"ar1": "rho", "cs": "rho", "car1": "range"}
-
 
 def scalar_name(residual: ResidualDesign) -> str | None:
     """``rho`` or ``range``, None where the structure has no such parameter."""
-    return _SCALAR.get(residual.kind)
+    return STRUCTURES[residual.kind].parameter
 
 
 def time_pairs(residual: ResidualDesign) -> list[tuple[int, int]]:
@@ -28,9 +28,11 @@ def time_pairs(residual: ResidualDesign) -> list[tuple[int, int]]:
 def residual_component_names(residual: ResidualDesign) -> list[str]:
     """``sigma`` or ``sigma[treatment=B]``, ``log_sigma[x]``; then ``rho``, ``range`` or
     ``corr(1, 2)`` for two times."""
-    scalar = scalar_name(residual)
-    pairs = [f"corr({residual.times[i]}, {residual.times[j]})" for i, j in time_pairs(residual)]
-    return [*residual.variance.names, *([scalar] if scalar else []), *pairs]
+    rows, made = residual.rows, STRUCTURES[residual.kind]
+    return [
+        *residual.variance.names,
+        *made.component_names(residual.times, rows.group, rows.time),
+    ]
 
 
 def component_map(residual: ResidualDesign, eta: np.ndarray, c: np.ndarray) -> np.ndarray:
@@ -46,8 +48,5 @@ def component_map(residual: ResidualDesign, eta: np.ndarray, c: np.ndarray) -> n
     scales = np.exp(eta)
     if residual.variance.kind == "log-linear":
         scales = np.concatenate([np.exp(eta[..., :1]), eta[..., 1:]], axis=-1)
-    T = len(residual.times)
-    if T:
-        i, j = np.array(time_pairs(residual)).T
-        c = c.reshape(*c.shape[:-1], T, T)[..., i, j]
+    c = STRUCTURES[residual.kind].component_values(c, len(residual.times))
     return np.concatenate([scales, c], axis=-1)

@@ -19,11 +19,12 @@ from bayeslmm.formula.matrices import ModelMatrix, model_matrix, refuse_many_ter
 from bayeslmm.formula.random import GroupingFactor, grouping_factor
 from bayeslmm.formula.syntax import parse_formula
 from bayeslmm.formula.syntaxtree import parse_part, variables_in
+from bayeslmm.parts.structures import STRUCTURES, Structure
 
 __all__ = ["CORRELATIONS", "ResidualDesign", "ResidualRows", "ResidualSyntax", "VarianceTerm"]
 
 #: Correlation structures by name, and whether they need times.
-CORRELATIONS = {"ar1": True, "car1": True, "cs": False, "unstructured": True}
+CORRELATIONS = {k: made.uses_time for k, made in STRUCTURES.items() if made is not Structure}
 
 _MOST_TIMES = 50
 _CALL = re.compile(r"\s*([A-Za-z][\w-]*)\s*\((.*)\)\s*", re.DOTALL)
@@ -202,7 +203,7 @@ def _with_ones(matrix: ModelMatrix, values: np.ndarray, means: np.ndarray) -> np
 
 def _variance_term(syntax: ResidualSyntax, plain: pd.DataFrame, options) -> VarianceTerm:
     text = syntax.sigma
-    if text is None and syntax.kind == "unstructured":
+    if text is None and STRUCTURES[syntax.kind].times == "labels":
         return _cells((syntax.time,), plain)
     if text is None or text == "1":
         return VarianceTerm("one", ("sigma",))
@@ -319,13 +320,13 @@ class ResidualDesign:
         return self.syntax.kind
 
     def order_of_text_times(self, levels: list) -> list[str] | None:
-        """Text levels of the times as ar1 takes them, where that may not be what is meant.
+        """Text levels of times taken as whole numbers, where that may not be what is meant.
 
         None for levels that are not text or in an order of their own, and for one text with
         numbers at equal distances in it that are in alphabetical order anyway.
         """
         text = all(isinstance(level, str) for level in levels) and levels == sorted(levels)
-        if self.kind != "ar1" or not text or len(levels) < 3:
+        if STRUCTURES[self.kind].times != "whole" or not text or len(levels) < 3:
             return None
         order = time_order(levels)
         return None if order == levels and spaced_evenly(order) else order
@@ -377,7 +378,7 @@ class ResidualDesign:
         time = np.zeros(n)
         if scale_only:
             return ResidualRows(np.arange(n), time, self.variance.evaluate(plain, n))
-        if self.kind == "unstructured":
+        if STRUCTURES[self.kind].times == "labels":
             labels = _labels(plain[self.syntax.time])
             unknown = [v for v in labels if v not in self.times]
             if unknown:
@@ -423,14 +424,16 @@ def residual_design(syntax: ResidualSyntax, plain: pd.DataFrame, options) -> Res
             "to estimate."
         )
     time, times = np.zeros(n), ()
-    if syntax.kind == "unstructured":
+    if STRUCTURES[syntax.kind].times == "labels":
         time, times = _time_levels(plain[syntax.time], syntax)
     elif syntax.time is not None:
         time = _checked_times(plain[syntax.time], syntax)
     if syntax.time is not None:
         _refuse_duplicates(factor.codes, time, factor.levels, syntax)
-    if syntax.kind == "unstructured":
+    if STRUCTURES[syntax.kind].times == "labels":
         _refuse_unseen_pairs(factor.codes, time.astype(int), times, syntax)
+    if text := STRUCTURES[syntax.kind].obstacle(factor.codes, time):
+        raise DataError(f"residual={syntax.text!r}: {text}")
     return ResidualDesign(syntax, factor, times, variance, ResidualRows(factor.codes, time, scale))
 
 
@@ -458,20 +461,23 @@ def _numeric_times(column: pd.Series) -> np.ndarray:
 
 
 def _checked_times(column: pd.Series, syntax: ResidualSyntax) -> np.ndarray:
-    if syntax.kind == "car1" and isinstance(column.dtype, pd.CategoricalDtype):
+    times = STRUCTURES[syntax.kind].times
+    if times == "numbers" and isinstance(column.dtype, pd.CategoricalDtype):
         raise DataError(
             f"residual={syntax.text!r}: {syntax.time!r} is text or categories; continuous time "
             "needs numbers."
         )
     time = _numeric_times(column)
-    if syntax.kind == "ar1" and np.any(np.abs(time - np.round(time)) > 1e-9 * (1 + np.abs(time))):
-        bad = time[np.abs(time - np.round(time)) > 1e-9 * (1 + np.abs(time))][0]
+    broken = np.abs(time - np.round(time)) > 1e-9 * (1 + np.abs(time))
+    if times == "whole" and broken.any():
+        bad = time[broken][0]
         group = ":".join(syntax.groups)
         raise DataError(
-            f"residual={syntax.text!r}: ar1 needs whole-numbered times, and {syntax.time!r} has "
-            f"{bad:g}. Use car1({syntax.time} | {group}), or divide by the spacing first."
+            f"residual={syntax.text!r}: {syntax.kind} needs whole-numbered times, and "
+            f"{syntax.time!r} has {bad:g}. Use car1({syntax.time} | {group}), or divide by "
+            "the spacing first."
         )
-    return np.round(time) if syntax.kind == "ar1" else time
+    return np.round(time) if times == "whole" else time
 
 
 def _time_levels(column: pd.Series, syntax: ResidualSyntax) -> tuple[np.ndarray, tuple[str, ...]]:

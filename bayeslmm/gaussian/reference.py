@@ -26,7 +26,7 @@ from bayeslmm.gaussian.marginal import FixedPrior
 from bayeslmm.gaussian.rows import FactorRows
 from bayeslmm.gaussian.system import Evaluation, Moments, RowInformation, System, Theta
 from bayeslmm.parts.patterns import CovariancePattern
-from bayeslmm.parts.structures import STRUCTURES, Structure, correlations
+from bayeslmm.parts.structures import Structure, correlations
 
 __all__ = ["DenseSystem"]
 
@@ -80,9 +80,8 @@ class DenseSystem(System):
 
     def residual_covariance(self, eta: np.ndarray, c: np.ndarray) -> np.ndarray:
         """R, (n, n)."""
-        kind = next(k for k, made in STRUCTURES.items() if type(self.structure) is made)
         sd = np.sqrt(self.row_variances(eta))
-        C = correlations(kind, c, self.group, self.time, self.structure.n_times)
+        C = correlations(self.structure.name, c, self.group, self.time, self.structure.n_times)
         return np.outer(sd, sd) * C
 
     def effect_covariance(self, F: np.ndarray) -> np.ndarray:

@@ -10,6 +10,8 @@ from bayeslmm.errors import PriorError
 from bayeslmm.formula import Design
 from bayeslmm.parts.prior import Prior
 from bayeslmm.parts.scales import SCALE_FAMILIES
+from bayeslmm.parts.structures import STRUCTURES
+from bayeslmm.parts.structures.unstructured import CORR_KEY
 
 __all__ = [
     "CORR_KEY",
@@ -22,9 +24,6 @@ __all__ = [
     "scalar_key",
     "scale_keys",
 ]
-
-#: Key of the LKJ prior of an unstructured residual correlation matrix.
-CORR_KEY = "corr(residual)"
 
 
 def scale_keys(design: Design) -> list[str]:
@@ -52,9 +51,7 @@ def scalar_key(design: Design) -> str | None:
 def residual_interval(design: Design) -> tuple[float, float]:
     """Where rho or the range may lie."""
     residual = design.residual
-    if residual.kind == "cs":
-        return -1.0 / (residual.largest_group - 1), 1.0
-    return (0.0, np.inf) if residual.kind == "car1" else (-1.0, 1.0)
+    return STRUCTURES[residual.kind].interval(residual.largest_group)
 
 
 def residual_priors(design: Design, sd_y: float) -> dict:
@@ -76,23 +73,9 @@ def residual_priors(design: Design, sd_y: float) -> dict:
         column = residual.rows.scale[:, j]
         two = len(np.unique(column)) == 2
         priors[key] = Prior("Normal", mu=0.0, sigma=1.0 if two else 1.0 / float(np.std(column)))
-    key, (low, high) = scalar_key(design), residual_interval(design)
-    if key == "rho":
-        priors[key] = Prior("Uniform", lower=low, upper=high)
-    elif key == "range":
-        priors[key] = Prior("HalfNormal", sigma=0.5 * _longest_span(design))
-    if residual.times:
-        priors[CORR_KEY] = Prior("LKJ", eta=2)
+    rows, made = residual.rows, STRUCTURES[residual.kind]
+    priors.update(made.default_priors(rows.group, rows.time, residual.largest_group))
     return priors
-
-
-def _longest_span(design: Design) -> float:
-    rows = design.residual.rows
-    low = np.full(rows.group.max() + 1, np.inf)
-    high = np.full(rows.group.max() + 1, -np.inf)
-    np.minimum.at(low, rows.group, rows.time)
-    np.maximum.at(high, rows.group, rows.time)
-    return float(np.max(high - low))
 
 
 def residual_members(design: Design) -> dict[str, list[str]]:
@@ -102,33 +85,35 @@ def residual_members(design: Design) -> dict[str, list[str]]:
 
 
 def check_residual_support(key: str, prior, interval: tuple[float, float]) -> bool:
-    """Check the prior of rho or of a log-linear coefficient; whether `key` is one of these.
+    """Check the prior of a log-linear coefficient or bounded parameter; whether `key` is one.
 
     Raises
     ------
     PriorError
-        If the prior reaches outside the interval of rho.
+        If the prior reaches outside the parameter's interval.
     """
     if key.startswith("log_sigma["):
         if prior.name == "LKJ":
             raise PriorError(f"{key}: use another distribution than LKJ.")
         return True
-    if key != "rho":
+    if key not in {made.bounded for made in STRUCTURES.values()}:
         return False
     low, high = interval
     bounds = prior.parameters
     inside = bounds.get("lower", -np.inf) >= low - 1e-9 and bounds.get("upper", np.inf) <= high
     if prior.name not in ("Uniform", "TruncatedNormal") or not inside:
         raise PriorError(
-            f'rho lies between {low:.4g} and {high:.4g}: use blm.Prior("Uniform", lower={low:.4g}, '
-            f'upper={high:.4g}) or blm.Prior("TruncatedNormal", mu=..., sigma=..., lower=..., '
-            f"upper=...) within these bounds, not {prior!r}."
+            f'{key} lies between {low:.4g} and {high:.4g}: use blm.Prior("Uniform", '
+            f'lower={low:.4g}, upper={high:.4g}) or blm.Prior("TruncatedNormal", mu=..., '
+            f"sigma=..., lower=..., upper=...) within these bounds, not {prior!r}."
         )
     return True
 
 
 def residual_obstacle(design: Design, priors) -> str | None:
     """Why the compiled density does not know a prior of the residual structure."""
+    if not STRUCTURES[design.residual.kind].compiled:
+        return f"residual={design.residual.syntax.text!r} is not in the marginal density"
     for key in log_scale_keys(design):
         if priors[key].name != "Normal":
             return (
@@ -151,4 +136,5 @@ def residual_component_priors(design: Design, priors) -> dict[str, tuple]:
     return {
         name: (priors[CORR_KEY], size) if name.startswith("corr(") else (priors[name], 0)
         for name in residual_component_names(design.residual)
+        if name in priors or size
     }

@@ -16,6 +16,7 @@ from bayeslmm.compiling import kernel
 from bayeslmm.gaussian._criteria import _residual_form, _solve_fixed, marginal_statistics
 from bayeslmm.gaussian._small import cholesky_lower, invert_from_cholesky
 from bayeslmm.gaussian.blocks._grams import add_gram_product, gram_adjoint
+from bayeslmm.parts.structures import add_kernel_gradient, kernel_correlation
 
 _LOG_2PI = float(np.log(2.0 * np.pi))
 
@@ -80,49 +81,6 @@ class Data(NamedTuple):
 
 
 @kernel
-def _power(x, n):
-    """x^n, n whole and not negative; n = 0 gives 1."""
-    result, base = 1.0, x
-    while n > 0:
-        if n % 2 == 1:
-            result *= base
-        base *= base
-        n //= 2
-    return result
-
-
-@kernel
-def correlation(kind, c, s, t):
-    """Correlation of two different rows of a group at times s and t."""
-    code = kind[0]
-    if code == 1:
-        return _power(c[0], int(round(abs(s - t))))
-    if code == 2:
-        return np.exp(-abs(s - t) / c[0])
-    if code == 3:
-        return c[0]
-    if code == 4:
-        return c[int(s) * kind[1] + int(t)]
-    return 0.0
-
-
-@kernel
-def _add_correlation_gradient(kind, c, s, t, d, out):
-    """Add d times the derivative of :func:`correlation` in c."""
-    code = kind[0]
-    if code == 1:
-        n = int(round(abs(s - t)))
-        out[0] += d * n * _power(c[0], n - 1)
-    elif code == 2:
-        gap = abs(s - t)
-        out[0] += d * np.exp(-gap / c[0]) * gap / (c[0] * c[0])
-    elif code == 3:
-        out[0] += d
-    elif code == 4:
-        out[int(s) * kind[1] + int(t)] += d
-
-
-@kernel
 def pattern_residual(lay, k, eta, c):
     """R (m, m) of pattern k."""
     m, at = lay.m[k], lay.row_ptr[k]
@@ -137,7 +95,11 @@ def pattern_residual(lay, k, eta, c):
         R[i, i] = sd[i] * sd[i]
         for j in range(i):
             if lay.group[at + i] == lay.group[at + j]:
-                value = sd[i] * sd[j] * correlation(lay.kind, c, lay.time[at + i], lay.time[at + j])
+                value = (
+                    sd[i]
+                    * sd[j]
+                    * kernel_correlation(lay.kind, c, lay.time[at + i], lay.time[at + j])
+                )
                 R[i, j] = value
                 R[j, i] = value
     return R
@@ -317,7 +279,7 @@ def _pull_back(lay, k, D, eta, c, d_Sigma, d_eta, d_c):
                 continue
             row += D[i, j] * R[i, j]
             if i != j:
-                _add_correlation_gradient(
+                add_kernel_gradient(
                     lay.kind, c, lay.time[at + i], lay.time[at + j], D[i, j] * sd[i] * sd[j], d_c
                 )
         for s in range(eta.shape[0]):
