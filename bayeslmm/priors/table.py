@@ -28,7 +28,7 @@ from bayeslmm.priors.residual_priors import (
     residual_priors,
 )
 
-__all__ = ["Priors", "coef_key", "component_names", "default_priors"]
+__all__ = ["Priors", "coef_key", "component_names", "default_priors", "sigma_is_given"]
 
 _CLASSES = ("beta", "sd", "corr", "sigma", "nu")
 #: Degrees of freedom of a Student-t distribution: Juarez and Steel (2010), Journal of Business
@@ -303,6 +303,12 @@ def _priors_of(design: Design, defaults: Defaults, family: str, random: str) -> 
     if family == "student":
         priors["nu"] = Prior("Gamma", **_NU)
     return priors
+
+
+def sigma_is_given(priors: object) -> bool:
+    """Whether the priors that a user gave fix sigma."""
+    sigma = priors.get("sigma") if isinstance(priors, Mapping) else None
+    return isinstance(sigma, Prior) and sigma.name == "Fixed"
 
 
 def coef_key(name: str) -> str:

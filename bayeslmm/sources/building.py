@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.errors import DataError, FormulaError, listed
+from bayeslmm.formula.building import columns_and_calls
 from bayeslmm.formula.columns import find_column, words_among_numbers
-from bayeslmm.formula.design import _used_columns
 from bayeslmm.formula.functions import allowed_calls, check_namespace
 from bayeslmm.formula.matrices import ModelMatrix, model_matrix, response_matrix
 from bayeslmm.formula.missing import MissingRows
@@ -83,7 +83,7 @@ def build_streamed_design(
     namespace = check_namespace(namespace)
     columns = used_columns(formula, source, weights=weights, namespace=namespace)
     header = pd.DataFrame(columns=list(source.columns))
-    used, calls = _used_columns(parsed, header, namespace, allowed_calls(namespace))
+    used, calls = columns_and_calls(parsed, header, namespace, allowed_calls(namespace))
     if calls:
         raise FormulaError(
             f"{calls[0]} needs the means of groups, which are not taken in batches. Make it a "
@@ -213,7 +213,9 @@ def used_columns(
     """
     namespace = check_namespace(namespace)
     header = pd.DataFrame(columns=list(source.columns))
-    names, _ = _used_columns(parse_formula(formula), header, namespace, allowed_calls(namespace))
+    names, _ = columns_and_calls(
+        parse_formula(formula), header, namespace, allowed_calls(namespace)
+    )
     for name in names:
         find_column(header, name)
     if isinstance(weights, str):
