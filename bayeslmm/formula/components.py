@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bayeslmm.parts.parameters import pair_key
+
 if TYPE_CHECKING:
     from bayeslmm.formula.residual import ResidualDesign
 
@@ -29,7 +31,7 @@ def residual_component_names(residual: ResidualDesign) -> list[str]:
     """``sigma`` or ``sigma[treatment=B]``, ``log_sigma[x]``; then ``rho``, ``range`` or
     ``corr(1, 2)`` for two times."""
     scalar = scalar_name(residual)
-    pairs = [f"corr({residual.times[i]}, {residual.times[j]})" for i, j in time_pairs(residual)]
+    pairs = [pair_key(residual.times[i], residual.times[j]) for i, j in time_pairs(residual)]
     return [*residual.variance.names, *([scalar] if scalar else []), *pairs]
 
 

@@ -1,4 +1,4 @@
-"""Default priors of the residual structure's parameters, and what each may be."""
+"""The parameters of the residuals, with their default priors."""
 
 from __future__ import annotations
 
@@ -6,25 +6,23 @@ import math
 
 import numpy as np
 
-from bayeslmm.errors import PriorError
 from bayeslmm.formula import Design
+from bayeslmm.formula.components import scalar_name, time_pairs
+from bayeslmm.parts.parameters import Component, Parameter, corr_key, pair_key
 from bayeslmm.parts.prior import Prior
 from bayeslmm.parts.scales import SCALE_FAMILIES
 
 __all__ = [
     "CORR_KEY",
-    "check_residual_support",
     "log_scale_keys",
-    "residual_component_priors",
-    "residual_interval",
-    "residual_members",
-    "residual_priors",
+    "residual_obstacle",
+    "residual_parameters",
     "scalar_key",
     "scale_keys",
 ]
 
 #: Key of the LKJ prior of an unstructured residual correlation matrix.
-CORR_KEY = "corr(residual)"
+CORR_KEY = corr_key("residual")
 
 
 def scale_keys(design: Design) -> list[str]:
@@ -44,21 +42,11 @@ def log_scale_keys(design: Design) -> list[str]:
 
 def scalar_key(design: Design) -> str | None:
     """``rho`` or ``range``."""
-    from bayeslmm.formula.components import scalar_name
-
     return None if design.residual is None else scalar_name(design.residual)
 
 
-def residual_interval(design: Design) -> tuple[float, float]:
-    """Where rho or the range may lie."""
-    residual = design.residual
-    if residual.kind == "cs":
-        return -1.0 / (residual.largest_group - 1), 1.0
-    return (0.0, np.inf) if residual.kind == "car1" else (-1.0, 1.0)
-
-
-def residual_priors(design: Design, sd_y: float) -> dict:
-    """Defaults of everything about the residuals, ``sigma`` included.
+def residual_parameters(design: Design, sd_y: float) -> list[Parameter]:
+    """Everything about the residuals, ``sigma`` included. Defaults:
 
     - every standard deviation: HalfStudentT(3, s_y), times the root of the mean weight;
     - log-linear coefficients of the standard deviation: Normal(0, 1 / s_x), Normal(0, 1) for a
@@ -68,22 +56,38 @@ def residual_priors(design: Design, sd_y: float) -> dict:
     - unstructured correlations: LKJ(2).
     """
     scale = sd_y * math.sqrt(design.statistics.mean_weight)
-    priors = {key: Prior("HalfStudentT", nu=3, sigma=scale) for key in scale_keys(design)}
+    found = [
+        _single(key, "sigma", Prior("HalfStudentT", nu=3, sigma=scale), (0.0, np.inf))
+        for key in scale_keys(design)
+    ]
     residual = design.residual
     if residual is None:
-        return priors
+        return found
     for j, key in enumerate(log_scale_keys(design), start=1):
         column = residual.rows.scale[:, j]
         two = len(np.unique(column)) == 2
-        priors[key] = Prior("Normal", mu=0.0, sigma=1.0 if two else 1.0 / float(np.std(column)))
-    key, (low, high) = scalar_key(design), residual_interval(design)
+        normal = Prior("Normal", mu=0.0, sigma=1.0 if two else 1.0 / float(np.std(column)))
+        found.append(_single(key, "log_sigma", normal))
+    key = scalar_key(design)
     if key == "rho":
-        priors[key] = Prior("Uniform", lower=low, upper=high)
+        low = -1.0 / (residual.largest_group - 1) if residual.kind == "cs" else -1.0
+        uniform = Prior("Uniform", lower=low, upper=1.0)
+        found.append(_single(key, "rho", uniform, (low, 1.0)))
     elif key == "range":
-        priors[key] = Prior("HalfNormal", sigma=0.5 * _longest_span(design))
-    if residual.times:
-        priors[CORR_KEY] = Prior("LKJ", eta=2)
-    return priors
+        half = Prior("HalfNormal", sigma=0.5 * _longest_span(design))
+        found.append(_single(key, "range", half, (0.0, np.inf)))
+    if times := residual.times:
+        shown = tuple(
+            Component(pair_key(times[i], times[j]), f"{times[i]}, {times[j]}", len(times))
+            for i, j in time_pairs(residual)
+        )
+        lkj = Prior("LKJ", eta=2)
+        found.append(Parameter(CORR_KEY, "corr", lkj, (-1.0, 1.0), components=shown))
+    return found
+
+
+def _single(key: str, kind: str, default: Prior, support=(-np.inf, np.inf)) -> Parameter:
+    return Parameter(key, kind, default, support, components=(Component(key, key),))
 
 
 def _longest_span(design: Design) -> float:
@@ -93,38 +97,6 @@ def _longest_span(design: Design) -> float:
     np.minimum.at(low, rows.group, rows.time)
     np.maximum.at(high, rows.group, rows.time)
     return float(np.max(high - low))
-
-
-def residual_members(design: Design) -> dict[str, list[str]]:
-    """What the residual structure adds to the classes of priors."""
-    corr = [CORR_KEY] if design.residual is not None and design.residual.times else []
-    return {"sigma": scale_keys(design), "corr": corr}
-
-
-def check_residual_support(key: str, prior, interval: tuple[float, float]) -> bool:
-    """Check the prior of rho or of a log-linear coefficient; whether `key` is one of these.
-
-    Raises
-    ------
-    PriorError
-        If the prior reaches outside the interval of rho.
-    """
-    if key.startswith("log_sigma["):
-        if prior.name == "LKJ":
-            raise PriorError(f"{key}: use another distribution than LKJ.")
-        return True
-    if key != "rho":
-        return False
-    low, high = interval
-    bounds = prior.parameters
-    inside = bounds.get("lower", -np.inf) >= low - 1e-9 and bounds.get("upper", np.inf) <= high
-    if prior.name not in ("Uniform", "TruncatedNormal") or not inside:
-        raise PriorError(
-            f'rho lies between {low:.4g} and {high:.4g}: use blm.Prior("Uniform", lower={low:.4g}, '
-            f'upper={high:.4g}) or blm.Prior("TruncatedNormal", mu=..., sigma=..., lower=..., '
-            f"upper=...) within these bounds, not {prior!r}."
-        )
-    return True
 
 
 def residual_obstacle(design: Design, priors) -> str | None:
@@ -139,16 +111,3 @@ def residual_obstacle(design: Design, priors) -> str | None:
         if prior.name not in SCALE_FAMILIES or prior.parameters.get("lower", 0.0) < 0:
             return f"the prior of {key} is {prior!r}, which the marginal density does not know"
     return None
-
-
-def residual_component_priors(design: Design, priors) -> dict[str, tuple]:
-    """Prior of each residual component and, for a correlation, the size of its matrix."""
-    from bayeslmm.formula.components import residual_component_names
-
-    if design.residual is None:
-        return {"sigma": (priors["sigma"], 0)}
-    size = len(design.residual.times)
-    return {
-        name: (priors[CORR_KEY], size) if name.startswith("corr(") else (priors[name], 0)
-        for name in residual_component_names(design.residual)
-    }
