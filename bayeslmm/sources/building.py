@@ -106,7 +106,7 @@ def build_streamed_design(
     blocks, codes = assemble_blocks(
         groups, lambda columns: _factor(columns, survey, kinds, levels), kinds
     )
-    rows = _row_model(plain, response, y_matrix, fixed, blocks, codes)
+    rows = row_model(plain, response, y_matrix, fixed, blocks, codes)
     numbers = tuple(n for n in trial.predictors if kinds[n] != "category")
     reduction, state = _reduction(rows, blocks, numbers, trial.rows), None
 
@@ -119,13 +119,10 @@ def build_streamed_design(
     _refuse_constant(response, state.response, cp.n)
     means = state.numbers.mean if numbers else ()
     return made_design(
-        parsed=parsed,
-        response=response,
-        y_matrix=y_matrix,
-        fixed=fixed,
-        blocks=blocks,
-        codes=codes,
-        plain=plain,
+        parsed,
+        response,
+        blocks,
+        rows,
         namespace=namespace,
         missing=MissingRows(
             survey.n_rows,
@@ -134,54 +131,51 @@ def build_streamed_design(
             _lost_levels(lost, blocks),
             survey.n_zero_weight,
         ),
-        empty=trial.sample.iloc[:0],
+        columns=trial.sample.iloc[:0],
         prototype=trial.rows,
         numbers={
             name: (float(mean), _sorted(state.distinct[name]))
             for name, mean in zip(numbers, means, strict=True)
         },
-        statistics=row_statistics(state, cp),
+        held_statistics=row_statistics(state, cp),
         cross_products=cp,
         source=source,
-        text=frozenset(name for name in levels if survey.columns[name].order is None),
+        text_columns=frozenset(name for name in levels if survey.columns[name].order is None),
         row_hash=state.row_hash,
         source_mark=mark,
     )
 
 
 def made_design(
-    *, parsed, response, y_matrix, fixed, blocks, codes, plain, namespace, missing, empty,
-    prototype, numbers, statistics, cross_products, source, text=frozenset(), row_hash=None,
-    source_mark=None,
-) -> StreamedDesign:  # fmt: skip
-    """Put a design together; see :class:`StreamedDesign` for what the parts are."""
+    parsed: ParsedFormula, response: str, blocks: tuple[RandomBlock, ...], rows: ModelRows, **more
+) -> StreamedDesign:
+    """Put a design together whose rows are not held.
+
+    Parameters
+    ----------
+    parsed, response, blocks
+    rows : ModelRows
+    **more
+        The other attributes of a :class:`StreamedDesign`.
+    """
+    weights = rows.plain.weights
     return StreamedDesign(
         formula=parsed,
         response=response,
         y=NotHeld("the response"),
-        fixed=fixed,
+        fixed=rows.fixed,
         offset=NotHeld("the offset"),
-        weights=None if plain.weights is None else NotHeld("the weights"),
+        weights=None if weights is None else NotHeld("the weights"),
         blocks=blocks,
-        missing=missing,
         rows=NotHeld("the positions of the rows"),
         index=NotHeld("the index of the rows"),
-        columns=empty,
-        weights_name=plain.weights,
-        namespace=namespace,
-        held_statistics=statistics,
-        cross_products=cross_products,
-        prototype=prototype,
-        numbers=numbers,
-        row_model=_row_model(plain, response, y_matrix, fixed, blocks, codes),
-        source=source,
-        text_columns=text,
-        row_hash=row_hash,
-        source_mark=source_mark,
+        weights_name=weights,
+        row_model=rows,
+        **more,
     )
 
 
-def _row_model(plain, response, y_matrix, fixed, blocks, codes) -> ModelRows:
+def row_model(plain, response, y_matrix, fixed, blocks, codes) -> ModelRows:
     effects = ModelRows.matrices_of(blocks)
     return ModelRows(plain, response if y_matrix is None else y_matrix, fixed, effects, codes)
 
