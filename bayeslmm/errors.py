@@ -20,6 +20,7 @@ __all__ = [
     "SamplingError",
     "SamplingWarning",
     "listed",
+    "one_of",
 ]
 
 
@@ -69,3 +70,14 @@ def listed(names: Iterable, most: int = 10) -> str:
     if len(shown) <= most:
         return ", ".join(shown)
     return f"{', '.join(shown[:most])}, ... ({len(shown)} in all)"
+
+
+def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Refuse a value that is none of those allowed.
+
+    Raises
+    ------
+    ValueError
+    """
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}.")

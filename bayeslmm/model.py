@@ -21,17 +21,20 @@ from bayeslmm.errors import (
     DataWarning,
     ModelWarning,
     SamplingWarning,
+    one_of,
 )
-from bayeslmm.formula import Design, build_design
-from bayeslmm.formula.checks import check_design
+from bayeslmm.fits.plotting import ModelViews
+from bayeslmm.formula import Design
+from bayeslmm.formula.checks import check_design, refuse_beside_residuals
 from bayeslmm.formula.description import describe_design
+from bayeslmm.parts.families import FAMILIES, describe_families
 from bayeslmm.parts.prior import Prior
-from bayeslmm.priors.table import Priors
+from bayeslmm.priors.table import Priors, sigma_is_given
 from bayeslmm.results.identification import aliased_coefficients, warn_unidentified
+from bayeslmm.sources import design_of
 
 if TYPE_CHECKING:
     import pymc as pm
-    import xarray as xr
 
     from bayeslmm.fits.likelihood import LikelihoodFit
     from bayeslmm.fits.posterior import PosteriorFit
@@ -40,11 +43,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LMM"]
 
-#: Distributions of residuals and of random effects.
-FAMILIES = ("gaussian", "student")
 
-
-class LMM:
+class LMM(ModelViews):
     """A linear mixed model.
 
     Parameters
@@ -125,11 +125,11 @@ class LMM:
         missing: str = "drop",
         namespace: Mapping[str, Any] | None = None,
     ):
-        _one_of("family", family, FAMILIES)
-        _one_of("random", random, FAMILIES)
+        one_of("family", family, FAMILIES)
+        one_of("random", random, FAMILIES)
         if residual is not None or sigma is not None:
-            _refuse_beside_residuals(relationship, family, random, missing)
-        self.design: Design = _design_of(
+            refuse_beside_residuals(relationship, family, random, missing)
+        self.design: Design = design_of(
             data,
             formula,
             weights=weights,
@@ -150,7 +150,7 @@ class LMM:
                     'covariates: leave out random="student" and missing="model".'
                 )
             self.design = related_design(self.design, relationship)
-        check_design(self.design, sigma_known=_sigma_is_given(priors))
+        check_design(self.design, sigma_known=sigma_is_given(priors))
         self.aliased: tuple[str, ...] = aliased_coefficients(self.design)
         self.priors = Priors(self.design, priors, family=family, random=random)
 
@@ -223,7 +223,7 @@ class LMM:
         from bayeslmm.bayes.hierarchical import hierarchical_model
         from bayeslmm.bayes.sampling import quiet_pymc
 
-        _one_of("parameterization", parameterization, PARAMETERIZATIONS[1:])
+        one_of("parameterization", parameterization, PARAMETERIZATIONS[1:])
         quiet_pymc()
         if parameterization == "marginal":
             from bayeslmm.bayes.marginal_model import marginal_model
@@ -311,8 +311,8 @@ class LMM:
         from bayeslmm.fits.posterior import PosteriorFit
         from bayeslmm.reanalysis.conflicts import conflicting_priors
 
-        _one_of("method", method, METHODS)
-        _one_of("parameterization", parameterization, PARAMETERIZATIONS)
+        one_of("method", method, METHODS)
+        one_of("parameterization", parameterization, PARAMETERIZATIONS)
         sampling = Sampling(
             draws=draws,
             tune=tune,
@@ -404,131 +404,6 @@ class LMM:
         twin.priors = self.priors.copy()
         return twin
 
-    def prior_predictive(self, draws: int = 500, random_seed: int | None = None) -> xr.DataTree:
-        """Parameters and responses drawn from the priors alone.
-
-        Parameters
-        ----------
-        draws : int
-        random_seed : int, optional
-
-        Returns
-        -------
-        xarray.DataTree
-            Groups prior, prior_predictive and observed_data.
-
-        Raises
-        ------
-        PriorError
-            If a prior is flat.
-        """
-        from bayeslmm.bayes.hierarchical import posterior_variables
-        from bayeslmm.bayes.predictive import prior_predictive
-
-        return prior_predictive(
-            self.design,
-            self.pymc_model(),
-            self.priors,
-            self.names,
-            posterior_variables(self.design, self.names, self.priors),
-            draws=draws,
-            random_seed=random_seed,
-        )
-
-    def equation(self, form: str = "conditional", format: str = "latex") -> str:
-        """The model as an equation, with the data's names.
-
-        Parameters
-        ----------
-        form : {"conditional", "marginal"}
-            Given the groups' own effects, or with them integrated out.
-        format : {"latex", "text"}
-            LaTeX is one ``aligned`` environment of amsmath.
-
-        Raises
-        ------
-        ValueError
-            If there is no such form or format.
-
-        Examples
-        --------
-        >>> import bayeslmm as blm
-        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("dyestuff"))
-        >>> print(model.equation(format="text"))
-        Yield[i] = beta0 + b0[Batch[i]] + error[i]
-        b0[j] ~ Normal(0, tau0^2),  j = 1, ..., 6 (Batch)
-        error[i] ~ Normal(0, sigma^2)
-        """
-        from bayeslmm.results.equation import equation
-
-        return equation(self.design, form, format, family=self.family, random=self.random)
-
-    def plot_data(self, x: str | None = None, **options):
-        """The data before any fit, group by group; see :func:`bayeslmm.plots.plot_data`.
-
-        Options: ``factor by groups panels ax``. Returns matplotlib axes.
-
-        Examples
-        --------
-        >>> model.plot_data().get_xlabel()
-        'Days'
-        """
-        from bayeslmm.plots import plot_data
-
-        return plot_data(self, x, **options)
-
-    def plot_prior_predictive(self, kind: str = "dist", **options):
-        """Data drawn from the priors alone; see
-        :func:`bayeslmm.plots.plot_prior_predictive`.
-
-        Options: ``stat draws random_seed`` and ArviZ's. Returns an array of matplotlib axes.
-        """
-        from bayeslmm.plots import plot_prior_predictive
-
-        return plot_prior_predictive(self, kind, **options)
-
     def __repr__(self) -> str:
-        parts = [describe_design(self.design), *_describe_families(self), repr(self.priors)]
-        return "\n".join(parts)
-
-
-def _design_of(data, formula: str, **options) -> Design:
-    """The design of a data frame, or of data that are read in batches."""
-    from bayeslmm.sources import is_source, source_design
-
-    if isinstance(data, Design):  # read from a file
-        return data
-    build = source_design if is_source(data) else build_design
-    return build(formula, data, **options)
-
-
-def _refuse_beside_residuals(relationship, family: str, random: str, missing: str) -> None:
-    """Refuse what a residual structure cannot be combined with."""
-    beside = {
-        "relationship=": relationship is not None,
-        'family="student"': family == "student",
-        'random="student"': random == "student",
-        'missing="model"': missing == "model",
-    }
-    if found := [name for name, given in beside.items() if given]:
-        raise DataError(
-            f"residual= and sigma= do not go together with {found[0]}: leave one of them out."
-        )
-
-
-def _describe_families(model: LMM) -> list[str]:
-    """Lines on what is not Gaussian."""
-    lines = ["Residuals: Student-t (sigma is their scale)"] if model.family == "student" else []
-    if model.random == "student":
-        lines.append("Random effects: Student-t (standard deviations are their scales)")
-    return lines
-
-
-def _sigma_is_given(priors) -> bool:
-    sigma = priors.get("sigma") if isinstance(priors, Mapping) else None
-    return isinstance(sigma, Prior) and sigma.name == "Fixed"
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}.")
+        families = describe_families(self.family, self.random)
+        return "\n".join([describe_design(self.design), *families, repr(self.priors)])

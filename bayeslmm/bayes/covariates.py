@@ -58,9 +58,9 @@ def add_covariates(design: Design, priors, beta, effects: list):
     total = pt.zeros(design.n_rows)
     for covariate in design.modeled:
         names = covariate_names(covariate)
-        prior = priors[f"mean({covariate.name})"]
+        (prior,) = priors.of("covariate_mean", covariate.name)
         mean = getattr(pm, prior.name)(names.mean, **prior.parameters)
-        sd = positive(names.sd, [priors[f"sd({covariate.name})"]], dims=None)
+        sd = positive(names.sd, priors.of("covariate_sd", covariate.name), dims=None)
         pm.Normal(f"{names.missing}_observed", mean, sd, observed=covariate.observed)
         x = pm.Normal(names.missing, mean, sd, dims=names.dim)
         slope = pt.dot(covariate.X_slope, beta) if len(design.coef_names) else 0.0

@@ -12,6 +12,7 @@ from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.residual_draws import residual_component_draws
 from bayeslmm.errors import SamplingError
 from bayeslmm.formula import Design
+from bayeslmm.parts.parameters import nu_key
 from bayeslmm.priors.table import Priors, component_names
 
 if TYPE_CHECKING:
@@ -50,13 +51,13 @@ def component_draws(
             corr = posterior[factor.corr].to_numpy()
             columns.append(np.stack([corr[:, :, i, j] for i, j in pairs], axis=-1))
         if factor.nu in posterior:
-            labels.append(f"nu({block.name})")
+            labels.append(nu_key(block.name))
             columns.append(posterior[factor.nu].to_numpy()[:, :, None])
     names_of_residuals, residuals = residual_component_draws(design, posterior)
     labels += names_of_residuals
     columns.append(residuals)
     if "nu" in posterior:
-        labels.append("nu")
+        labels.append(nu_key())
         columns.append(posterior["nu"].to_numpy()[:, :, None])
     return labels, np.concatenate(columns, axis=-1)
 

@@ -279,7 +279,7 @@ def _own_roots(block: RandomBlock, names: FactorNames, priors: Priors, K: np.nda
     import pymc as pm
     import pytensor.tensor as pt
 
-    chosen = [priors[f"sd({effect} | {block.name})"] for effect in block.effects]
+    chosen = priors.of("sd", block.name)
     sd = positive(names.sd if K is None else f"{names.sd}_centered", chosen, names.effect_dim)
     several = sum(len(part) > 1 for part in block.pattern) > 1
     chols = []
@@ -287,7 +287,7 @@ def _own_roots(block: RandomBlock, names: FactorNames, priors: Priors, K: np.nda
         if len(part) == 1:
             chols.append(pt.ones(()))
             continue
-        eta = priors[f"corr({block.name})"].parameters["eta"]
+        eta = priors.of("corr", block.name)[0].parameters["eta"]
         name = f"chol_{names.corr}" + (f"_{number}" if several else "")
         chols.append(pm.LKJCorr(name, n=len(part), eta=eta))
     roots = [

@@ -1,4 +1,4 @@
-"""The ``plot_*`` methods of both fits; what they draw is in :mod:`bayeslmm.plots`."""
+"""What models and fits show; the pictures themselves are in :mod:`bayeslmm.plots`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,97 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
+    import xarray as xr
     from matplotlib.axes import Axes
 
-__all__ = ["FitPlots", "PosteriorPlots"]
+__all__ = ["FitPlots", "ModelViews", "PosteriorPlots"]
+
+
+class ModelViews:
+    """What a model shows before any fit."""
+
+    def prior_predictive(self, draws: int = 500, random_seed: int | None = None) -> xr.DataTree:
+        """Parameters and responses drawn from the priors alone.
+
+        Parameters
+        ----------
+        draws : int
+        random_seed : int, optional
+
+        Returns
+        -------
+        xarray.DataTree
+            Groups prior, prior_predictive and observed_data.
+
+        Raises
+        ------
+        PriorError
+            If a prior is flat.
+        """
+        from bayeslmm.bayes.hierarchical import posterior_variables
+        from bayeslmm.bayes.predictive import prior_predictive
+
+        return prior_predictive(
+            self.design,
+            self.pymc_model(),
+            self.priors,
+            self.names,
+            posterior_variables(self.design, self.names, self.priors),
+            draws=draws,
+            random_seed=random_seed,
+        )
+
+    def equation(self, form: str = "conditional", format: str = "latex") -> str:
+        """The model as an equation, with the data's names.
+
+        Parameters
+        ----------
+        form : {"conditional", "marginal"}
+            Given the groups' own effects, or with them integrated out.
+        format : {"latex", "text"}
+            LaTeX is one ``aligned`` environment of amsmath.
+
+        Raises
+        ------
+        ValueError
+            If there is no such form or format.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("dyestuff"))
+        >>> print(model.equation(format="text"))
+        Yield[i] = beta0 + b0[Batch[i]] + error[i]
+        b0[j] ~ Normal(0, tau0^2),  j = 1, ..., 6 (Batch)
+        error[i] ~ Normal(0, sigma^2)
+        """
+        from bayeslmm.results.equation import equation
+
+        return equation(self.design, form, format, family=self.family, random=self.random)
+
+    def plot_data(self, x: str | None = None, **options):
+        """The data before any fit, group by group; see :func:`bayeslmm.plots.plot_data`.
+
+        Options: ``factor by groups panels ax``. Returns matplotlib axes.
+
+        Examples
+        --------
+        >>> model.plot_data().get_xlabel()
+        'Days'
+        """
+        from bayeslmm.plots import plot_data
+
+        return plot_data(self, x, **options)
+
+    def plot_prior_predictive(self, kind: str = "dist", **options):
+        """Data drawn from the priors alone; see
+        :func:`bayeslmm.plots.plot_prior_predictive`.
+
+        Options: ``stat draws random_seed`` and ArviZ's. Returns an array of matplotlib axes.
+        """
+        from bayeslmm.plots import plot_prior_predictive
+
+        return plot_prior_predictive(self, kind, **options)
 
 
 class FitPlots:

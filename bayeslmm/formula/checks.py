@@ -14,7 +14,7 @@ from bayeslmm.formula.labels import as_numbers, labels_alike
 from bayeslmm.formula.random import RandomBlock
 from bayeslmm.formula.statistics import BlockStatistics
 
-__all__ = ["check_design"]
+__all__ = ["check_design", "refuse_beside_residuals"]
 
 #: Degrees of freedom and profiles take fourth powers of standard deviations, and products of
 #: these: all have to stay between 1e-300 and 1e300.
@@ -268,3 +268,22 @@ def _check_covariates(block: RandomBlock, covariates: BlockStatistics) -> None:
 
 def _warn(text: str) -> None:
     warnings.warn(text, ModelWarning, stacklevel=5)
+
+
+def refuse_beside_residuals(relationship, family: str, random: str, missing: str) -> None:
+    """Refuse what a residual structure cannot be combined with.
+
+    Raises
+    ------
+    DataError
+    """
+    beside = {
+        "relationship=": relationship is not None,
+        'family="student"': family == "student",
+        'random="student"': random == "student",
+        'missing="model"': missing == "model",
+    }
+    if found := [name for name, given in beside.items() if given]:
+        raise DataError(
+            f"residual= and sigma= do not go together with {found[0]}: leave one of them out."
+        )

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayeslmm.bayes.draws import coefficient_draws, component_draws, prior_covariance_draws
+from bayeslmm.parts.parameters import Parameter, coef_key, pair_key, sd_key
 from bayeslmm.parts.prior import Prior
 from bayeslmm.plots.estimates import pick
 from bayeslmm.plots.style import GROUP, PRIOR, grid_of_axes
-from bayeslmm.priors.residual_priors import residual_component_priors
-from bayeslmm.priors.table import coef_key
 
 if TYPE_CHECKING:
     from bayeslmm.protocols import PosteriorResult
@@ -64,8 +63,8 @@ def plot_prior_posterior(
     chosen = names[:_MOST] if parameters is None else pick("parameter", parameters, names)
     axes = grid_of_axes(len(chosen), columns=3, panel=(3.1, 2.4))
     for ax, name in zip(axes, chosen, strict=True):
-        values, (prior, dimension) = draws[name].ravel(), priors[name]
-        grid = _range(name, values, prior, dimension, whole_prior)
+        values, (prior, parameter, dimension) = draws[name].ravel(), priors[name]
+        grid = _range(values, prior, parameter, whole_prior)
         bins = int(np.clip(np.sqrt(len(values)), 10, 40))
         ax.hist(values, bins=bins, density=True, color=GROUP, alpha=0.55, label="posterior")
         density = prior_density(prior, grid, dimension)
@@ -111,9 +110,9 @@ def _prior_draws(fit: PosteriorResult) -> tuple[dict[str, np.ndarray], set[str]]
             continue
         sd = np.sqrt(np.diagonal(S, axis1=-2, axis2=-1))
         for i in np.flatnonzero((np.eye(len(K)) != K).any(axis=1)):
-            found[f"sd({block.effects[i]} | {block.name})"] = sd[..., i]
+            found[sd_key(block.effects[i], block.name)] = sd[..., i]
         for i, j in block.correlated_pairs():
-            name = f"corr({block.effects[i]}, {block.effects[j]} | {block.name})"
+            name = pair_key(block.effects[i], block.effects[j], block.name)
             found[name] = S[..., i, j] / (sd[..., i] * sd[..., j])
     return draws | found, set(found)
 
@@ -123,30 +122,19 @@ def _title(fit: PosteriorResult, name: str, moved: set[str]) -> str:
         return name
     if name == "Intercept":
         return "Intercept at the predictors' means"
-    if name.startswith(("sd(", "corr(")):
+    if fit.priors.components()[name][0].kind in ("sd", "corr"):
         return f"{name}, at the covariates' means"
     return f"{name}, later columns adjusted"
 
 
-def parameter_priors(fit: PosteriorResult) -> dict[str, tuple[Prior, int]]:
-    """Prior of each parameter and, for a correlation, the size of its matrix."""
-    design, priors = fit.model.design, fit.priors
-    found = {coef_key(name): (priors[coef_key(name)], 0) for name in design.coef_names}
-    for block in design.blocks:
-        for effect in block.effects:
-            name = f"sd({effect} | {block.name})"
-            found[name] = priors[name], 0
-        for i, j in block.correlated_pairs():
-            size = next(len(part) for part in block.pattern if i in part)
-            name = f"corr({block.effects[i]}, {block.effects[j]} | {block.name})"
-            found[name] = priors[f"corr({block.name})"], size
-        if f"nu({block.name})" in priors:
-            found[f"nu({block.name})"] = priors[f"nu({block.name})"], 0
-    found |= residual_component_priors(design, priors)
-    if "nu" in priors:
-        found["nu"] = priors["nu"], 0
+def parameter_priors(fit: PosteriorResult) -> dict[str, tuple[Prior, Parameter, int]]:
+    """Prior and parameter of each number and, for a correlation, the size of its matrix."""
+    found = {
+        name: (fit.priors[parameter.key], parameter, component.size)
+        for name, (parameter, component) in fit.priors.components().items()
+    }
     # a known value has no density, before or after the data
-    return {name: prior for name, prior in found.items() if prior[0].name != "Fixed"}
+    return {name: known for name, known in found.items() if known[0].name != "Fixed"}
 
 
 def prior_density(prior: Prior, grid: np.ndarray, dimension: int = 0) -> np.ndarray | None:
@@ -189,7 +177,7 @@ def prior_density(prior: Prior, grid: np.ndarray, dimension: int = 0) -> np.ndar
     return np.exp(pm.logp(distribution, grid).eval(mode="FAST_COMPILE"))
 
 
-def _range(name: str, values: np.ndarray, prior: Prior, dimension: int, whole: bool) -> np.ndarray:
+def _range(values: np.ndarray, prior: Prior, parameter: Parameter, whole: bool) -> np.ndarray:
     """Where the density is drawn: around the posterior, or over the prior's central 90 %."""
     low, high = float(values.min()), float(values.max())
     room = 0.25 * (high - low) or 1.0
@@ -202,8 +190,8 @@ def _range(name: str, values: np.ndarray, prior: Prior, dimension: int, whole: b
         sample = pm.draw(distribution, 2000, random_seed=0)
         ends = np.quantile(sample, [0.05, 0.95])
         low, high = min(low, ends[0]), max(high, ends[1])
-    if name == "nu" or name.startswith(("sigma", "sd(", "nu(", "range")):
+    if parameter.support[0] == 0:
         low = max(low, 0.0)
-    if name.startswith("corr("):
+    if parameter.kind == "corr":
         low, high = -1.0, 1.0
     return np.linspace(low, high, 400)

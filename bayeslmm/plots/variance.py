@@ -44,7 +44,8 @@ def plot_variance(fit: PosteriorResult | LikelihoodResult, *, level: float = 0.9
     """
     check_level(level)
     table = fit.varcomp(level=level)
-    is_corr = np.array([str(name).startswith("corr(") for name in table.index])
+    known = fit.model.priors.components()
+    is_corr = np.array([known[name][0].kind == "corr" for name in table.index], dtype=bool)
     names, shares, lower, upper = _shares(fit, level)
     tallest = max(np.count_nonzero(~is_corr), np.count_nonzero(is_corr), len(names))
     height = float(np.clip(1.1 + 0.32 * tallest, 2.4, 9.0))
@@ -56,7 +57,7 @@ def plot_variance(fit: PosteriorResult | LikelihoodResult, *, level: float = 0.9
             continue
         part = table[rows]
         middle = center(part).to_numpy()
-        _stack(ax, [_short(str(n)) for n in part.index])
+        _stack(ax, [known[name][1].label for name in part.index])
         intervals(ax, np.arange(len(part)), middle, part["lower"], part["upper"])
         ax.set_xlabel(label)
         if label == "correlation":
@@ -92,11 +93,3 @@ def _stack(ax, names: list[str]) -> None:
     ax.set_yticks(np.arange(len(names)), names)
     ax.tick_params(axis="y", length=0, labelsize="small")
     ax.set_ylim(len(names) - 0.4, -0.6)
-
-
-def _short(name: str) -> str:
-    """Without the sd( ) or corr( ) that the axis says."""
-    for head in ("sd(", "corr("):
-        if name.startswith(head) and name.endswith(")"):
-            return name[len(head) : -1]
-    return name

@@ -38,6 +38,7 @@ from bayeslmm.formula import Design
 from bayeslmm.formula.marginality import categorical_ranges, effect_map, marginal_effects
 from bayeslmm.formula.random import RandomBlock
 from bayeslmm.formula.statistics import BlockStatistics, spread
+from bayeslmm.parts.parameters import corr_key, sd_key
 
 __all__ = [
     "CoefficientDefaults",
@@ -337,8 +338,8 @@ class Defaults:
         return [
             own.given(
                 pattern,
-                np.array([is_set(f"sd({effect} | {name})") for effect in effects], dtype=bool),
-                is_set(f"corr({name})"),
+                np.array([is_set(sd_key(effect, name)) for effect in effects], dtype=bool),
+                is_set(corr_key(name)),
             )
             for (name, effects, pattern), own in zip(self.factors, self.effects, strict=True)
         ]
@@ -357,7 +358,7 @@ class Defaults:
             self.factors, self.effects_given(is_set), strict=True
         ):
             for effect, scale in zip(effects, scales, strict=True):
-                key = f"sd({effect} | {name})"
+                key = sd_key(effect, name)
                 priors[key] = {"name": "HalfStudentT", "nu": 3, "sigma": float(scale)}
         return priors
 
@@ -384,7 +385,7 @@ class Defaults:
             moved = [e for e, row in zip(effects, off, strict=True) if row.any()]
             by = [e for e, column in zip(effects, off.T, strict=True) if column.any()]
             lines.append(
-                f"sd({listed(moved)} | {name}) and correlations: where {listed(by)} "
+                f"{sd_key(listed(moved), name)} and correlations: where {listed(by)} "
                 f"{'is' if len(by) == 1 else 'are'} at the mean"
             )
         return lines

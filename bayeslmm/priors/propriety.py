@@ -22,7 +22,8 @@ from bayeslmm.formula import Design
 from bayeslmm.gaussian import aliased_columns
 
 if TYPE_CHECKING:
-    from bayeslmm.priors.table import Priors
+    from bayeslmm.parts.parameters import sd_key
+from bayeslmm.priors.table import Priors
 
 __all__ = [
     "needed_unit",
@@ -148,7 +149,7 @@ def _scaled_columns(
     used = _used(design) if held else None
     for block in design.blocks:
         for e, effect in enumerate(block.effects):
-            key = f"sd({effect} | {block.name})"
+            key = sd_key(effect, block.name)
             if not held:
                 found[key] = (block.n_levels - n_free, None)
                 continue

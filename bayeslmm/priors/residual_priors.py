@@ -1,4 +1,4 @@
-"""Default priors of the residual structure's parameters, and what each may be."""
+"""The parameters of the residuals, with their default priors."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 
-from bayeslmm.errors import PriorError
 from bayeslmm.formula import Design
+from bayeslmm.formula.components import scalar_name, time_pairs
+from bayeslmm.parts.parameters import Component, Parameter, pair_key
 from bayeslmm.parts.prior import Prior
 from bayeslmm.parts.scales import SCALE_FAMILIES
 from bayeslmm.parts.structures import STRUCTURES
@@ -15,12 +16,9 @@ from bayeslmm.parts.structures.unstructured import CORR_KEY
 
 __all__ = [
     "CORR_KEY",
-    "check_residual_support",
     "log_scale_keys",
-    "residual_component_priors",
-    "residual_interval",
-    "residual_members",
-    "residual_priors",
+    "residual_obstacle",
+    "residual_parameters",
     "scalar_key",
     "scale_keys",
 ]
@@ -43,19 +41,11 @@ def log_scale_keys(design: Design) -> list[str]:
 
 def scalar_key(design: Design) -> str | None:
     """``rho`` or ``range``."""
-    from bayeslmm.formula.components import scalar_name
-
     return None if design.residual is None else scalar_name(design.residual)
 
 
-def residual_interval(design: Design) -> tuple[float, float]:
-    """Where rho or the range may lie."""
-    residual = design.residual
-    return STRUCTURES[residual.kind].interval(residual.largest_group)
-
-
-def residual_priors(design: Design, sd_y: float) -> dict:
-    """Defaults of everything about the residuals, ``sigma`` included.
+def residual_parameters(design: Design, sd_y: float) -> list[Parameter]:
+    """Everything about the residuals, ``sigma`` included. Defaults:
 
     - every standard deviation: HalfStudentT(3, s_y), times the root of the mean weight;
     - log-linear coefficients of the standard deviation: Normal(0, 1 / s_x), Normal(0, 1) for a
@@ -65,49 +55,34 @@ def residual_priors(design: Design, sd_y: float) -> dict:
     - unstructured correlations: LKJ(2).
     """
     scale = sd_y * math.sqrt(design.statistics.mean_weight)
-    priors = {key: Prior("HalfStudentT", nu=3, sigma=scale) for key in scale_keys(design)}
+    found = [
+        _single(key, "sigma", Prior("HalfStudentT", nu=3, sigma=scale), (0.0, np.inf))
+        for key in scale_keys(design)
+    ]
     residual = design.residual
     if residual is None:
-        return priors
+        return found
     for j, key in enumerate(log_scale_keys(design), start=1):
         column = residual.rows.scale[:, j]
         two = len(np.unique(column)) == 2
-        priors[key] = Prior("Normal", mu=0.0, sigma=1.0 if two else 1.0 / float(np.std(column)))
-    rows, made = residual.rows, STRUCTURES[residual.kind]
-    priors.update(made.default_priors(rows.group, rows.time, residual.largest_group))
-    return priors
-
-
-def residual_members(design: Design) -> dict[str, list[str]]:
-    """What the residual structure adds to the classes of priors."""
-    corr = [CORR_KEY] if design.residual is not None and design.residual.times else []
-    return {"sigma": scale_keys(design), "corr": corr}
-
-
-def check_residual_support(key: str, prior, interval: tuple[float, float]) -> bool:
-    """Check the prior of a log-linear coefficient or bounded parameter; whether `key` is one.
-
-    Raises
-    ------
-    PriorError
-        If the prior reaches outside the parameter's interval.
-    """
-    if key.startswith("log_sigma["):
-        if prior.name == "LKJ":
-            raise PriorError(f"{key}: use another distribution than LKJ.")
-        return True
-    if key not in {made.bounded for made in STRUCTURES.values()}:
-        return False
-    low, high = interval
-    bounds = prior.parameters
-    inside = bounds.get("lower", -np.inf) >= low - 1e-9 and bounds.get("upper", np.inf) <= high
-    if prior.name not in ("Uniform", "TruncatedNormal") or not inside:
-        raise PriorError(
-            f'{key} lies between {low:.4g} and {high:.4g}: use blm.Prior("Uniform", '
-            f'lower={low:.4g}, upper={high:.4g}) or blm.Prior("TruncatedNormal", mu=..., '
-            f"sigma=..., lower=..., upper=...) within these bounds, not {prior!r}."
+        normal = Prior("Normal", mu=0.0, sigma=1.0 if two else 1.0 / float(np.std(column)))
+        found.append(_single(key, "log_sigma", normal))
+    rows, made, largest = residual.rows, STRUCTURES[residual.kind], residual.largest_group
+    times = residual.times
+    for key, prior in made.default_priors(rows.group, rows.time, largest).items():
+        if key != CORR_KEY:
+            found.append(_single(key, key, prior, made.interval(largest)))
+            continue
+        shown = tuple(
+            Component(pair_key(times[i], times[j]), f"{times[i]}, {times[j]}", len(times))
+            for i, j in time_pairs(residual)
         )
-    return True
+        found.append(Parameter(CORR_KEY, "corr", prior, (-1.0, 1.0), components=shown))
+    return found
+
+
+def _single(key: str, kind: str, default: Prior, support=(-np.inf, np.inf)) -> Parameter:
+    return Parameter(key, kind, default, support, components=(Component(key, key),))
 
 
 def residual_obstacle(design: Design, priors) -> str | None:
@@ -124,17 +99,3 @@ def residual_obstacle(design: Design, priors) -> str | None:
         if prior.name not in SCALE_FAMILIES or prior.parameters.get("lower", 0.0) < 0:
             return f"the prior of {key} is {prior!r}, which the marginal density does not know"
     return None
-
-
-def residual_component_priors(design: Design, priors) -> dict[str, tuple]:
-    """Prior of each residual component and, for a correlation, the size of its matrix."""
-    from bayeslmm.formula.components import residual_component_names
-
-    if design.residual is None:
-        return {"sigma": (priors["sigma"], 0)}
-    size = len(design.residual.times)
-    return {
-        name: (priors[CORR_KEY], size) if name.startswith("corr(") else (priors[name], 0)
-        for name in residual_component_names(design.residual)
-        if name in priors or size
-    }

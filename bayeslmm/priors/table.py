@@ -16,24 +16,13 @@ import numpy as np
 
 from bayeslmm.errors import PriorError, listed
 from bayeslmm.formula import Design
-from bayeslmm.formula.random import RandomBlock
-from bayeslmm.formula.statistics import spread
-from bayeslmm.parts.prior import KNOWN, POSITIVE, Prior, reaches_below_zero
-from bayeslmm.priors.defaults import Defaults, response_spread
+from bayeslmm.parts.parameters import CLASSES, Component, Parameter, coef_key
+from bayeslmm.parts.prior import Prior
+from bayeslmm.priors.defaults import Defaults
 from bayeslmm.priors.effect_maps import EffectMaps
-from bayeslmm.priors.residual_priors import (
-    check_residual_support,
-    residual_interval,
-    residual_members,
-    residual_priors,
-)
+from bayeslmm.priors.parameters import check_prior, component_names, parameters_of
 
-__all__ = ["Priors", "coef_key", "component_names", "default_priors"]
-
-_CLASSES = ("beta", "sd", "corr", "sigma", "nu")
-#: Degrees of freedom of a Student-t distribution: Juarez and Steel (2010), Journal of Business
-#: and Economic Statistics 28(1), section 2.
-_NU = {"alpha": 2, "beta": 0.1}
+__all__ = ["Priors", "coef_key", "component_names", "default_priors", "sigma_is_given"]
 
 
 @dataclass(frozen=True)
@@ -68,12 +57,17 @@ class Priors(Mapping):
         family: str = "gaussian",
         random: str = "gaussian",
     ):
-        self._classes = _members(design, family)
-        self._interval = (-1.0, 1.0) if design.residual is None else residual_interval(design)
-        self._aliases = _pair_aliases(design)
         self._defaults = _defaults_of(design)
-        defaults = _priors_of(design, self._defaults, family, random)
-        self._entries = {key: _Entry(prior, "default") for key, prior in defaults.items()}
+        found = parameters_of(design, self._defaults, family=family, random=random)
+        self._parameters = {parameter.key: parameter for parameter in found}
+        self._classes = {kind: [p.key for p in found if p.kind == kind] for kind in CLASSES}
+        # corr(a, b | g) may stand for corr(g) where g has just that one correlation
+        self._aliases = {
+            p.components[0].name: p.key
+            for p in found
+            if p.kind == "corr" and p.factor is not None and len(p.components) == 1
+        }
+        self._entries = {p.key: _Entry(p.default, "default") for p in found}
         user = {} if user is None else user
         if not isinstance(user, Mapping):
             raise PriorError('priors must be a dict such as {"Days": blm.Prior("Normal", ...)}.')
@@ -100,8 +94,7 @@ class Priors(Mapping):
             also = f" The coefficient is {coef_key(key)!r}." if coef_key(key) in self else ""
             raise PriorError(f"This model has no parameter of class {key!r}.{also}")
         for target in keys:
-            if not check_residual_support(target, prior, self._interval):
-                _check_support(target, prior)
+            check_prior(self._parameters[target], prior)
         self._entries.update({target: _Entry(prior, "user") for target in keys})
         self._fill_in()
 
@@ -154,6 +147,27 @@ class Priors(Mapping):
         return EffectMaps(tuple(K for K, _ in self._defaults.effects_given(self._is_set)))
 
     @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """What there are priors of, in the order printed."""
+        return tuple(self._parameters.values())
+
+    def of(self, kind: str, factor: str | None = None) -> list[Prior]:
+        """The priors of one kind of parameter of one grouping factor or covariate, in order.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("Reaction ~ Days + (Days | Subject)", blm.load_dataset("sleepstudy"))
+        >>> model.priors.of("corr", "Subject")
+        [LKJ(eta=2)]
+        """
+        return [self[p.key] for p in self.parameters if (p.kind, p.factor) == (kind, factor)]
+
+    def components(self) -> dict[str, tuple[Parameter, Component]]:
+        """What tables show of the parameters, coefficients first, by name."""
+        return {c.name: (p, c) for p in self.parameters for c in p.components}
+
+    @property
     def coefficients(self) -> tuple[str, ...]:
         """Keys of the coefficients' priors."""
         return self._defaults.keys
@@ -175,9 +189,8 @@ class Priors(Mapping):
     def copy(self) -> Priors:
         """An independent copy."""
         twin = object.__new__(Priors)
-        twin._defaults = self._defaults
+        twin._defaults, twin._parameters = self._defaults, self._parameters
         twin._classes, twin._aliases = self._classes, self._aliases
-        twin._interval = self._interval
         twin._entries = dict(self._entries)
         return twin
 
@@ -227,7 +240,7 @@ class Priors(Mapping):
         hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
         raise PriorError(
             f"There is no parameter {key!r} to set a prior on.{hint} Parameters: "
-            f"{listed(self._entries)}. Classes: {', '.join(_CLASSES)}."
+            f"{listed(self._entries)}. Classes: {', '.join(CLASSES)}."
         )
 
 
@@ -256,7 +269,7 @@ def default_priors(
       standard deviation HalfStudentT(3, s_x), over the observed values;
     - degrees of freedom of Student-t residuals or random effects: Gamma(2, 0.1), Juarez and
       Steel (2010).
-    - residual structures: see :func:`bayeslmm.priors.residual_priors.residual_priors`.
+    - residual structures: see :func:`bayeslmm.priors.residual_priors.residual_parameters`.
 
     All standard deviations have the divisor n - 1.
 
@@ -271,101 +284,15 @@ def default_priors(
     dict of str to Prior
         In the order in which parameters are printed.
     """
-    return _priors_of(
-        design,
-        _defaults_of(design),
-        family,
-        random,
-    )
+    found = parameters_of(design, _defaults_of(design), family=family, random=random)
+    return {parameter.key: parameter.default for parameter in found}
 
 
 def _defaults_of(design: Design) -> Defaults:
     return Defaults.of(design, tuple(coef_key(name) for name in design.coef_names))
 
 
-def _priors_of(design: Design, defaults: Defaults, family: str, random: str) -> dict[str, Prior]:
-    records = defaults.given(lambda key: False)
-    scaled = {key: Prior.from_dict(record) for key, record in records.items()}
-    priors = {key: scaled[key] for key in defaults.keys}
-    for block in design.blocks:
-        priors |= {key: scaled[key] for key in component_names(block) if key in scaled}
-        if block.correlated_pairs():
-            priors[f"corr({block.name})"] = Prior("LKJ", eta=2)
-        if random == "student":
-            priors[f"nu({block.name})"] = Prior("Gamma", **_NU)
-    priors |= residual_priors(design, response_spread(design))
-    for covariate in design.modeled:
-        observed = covariate.observed
-        center, size = float(np.mean(observed)), np.max(np.abs(observed))
-        scale = float(spread(np.std(observed, ddof=1), size))
-        priors[f"mean({covariate.name})"] = Prior("Normal", mu=center, sigma=2.5 * scale)
-        priors[f"sd({covariate.name})"] = Prior("HalfStudentT", nu=3, sigma=scale)
-    if family == "student":
-        priors["nu"] = Prior("Gamma", **_NU)
-    return priors
-
-
-def coef_key(name: str) -> str:
-    """Key of a coefficient's prior: its name, unless that means something else."""
-    return f"beta({name})" if name in _CLASSES else name
-
-
-def component_names(block: RandomBlock) -> list[str]:
-    """Names of a block's variance components, standard deviations first."""
-    sds = [f"sd({effect} | {block.name})" for effect in block.effects]
-    corrs = [
-        f"corr({block.effects[i]}, {block.effects[j]} | {block.name})"
-        for i, j in block.correlated_pairs()
-    ]
-    return sds + corrs
-
-
-def _members(design: Design, family: str) -> dict[str, list[str]]:
-    """Parameters of each class."""
-    members: dict[str, list[str]] = {name: [] for name in _CLASSES}
-    members["beta"] = [coef_key(name) for name in design.coef_names if name != "Intercept"]
-    members["nu"] = ["nu"] if family == "student" else []
-    for block in design.blocks:
-        members["sd"] += [f"sd({effect} | {block.name})" for effect in block.effects]
-        members["corr"] += [f"corr({block.name})"] if block.correlated_pairs() else []
-    for name, keys in residual_members(design).items():
-        members[name] += keys
-    return members
-
-
-def _pair_aliases(design: Design) -> dict[str, str]:
-    """``corr(a, b | g)`` may stand for ``corr(g)`` where g has just that one correlation."""
-    aliases = {}
-    for block in design.blocks:
-        if len(block.correlated_pairs()) == 1:
-            aliases[component_names(block)[-1]] = f"corr({block.name})"
-    return aliases
-
-
-def _check_support(key: str, prior: Prior) -> None:
-    """Scales and degrees of freedom are positive; correlations have LKJ priors, nothing else."""
-    is_corr = key.startswith("corr(")
-    if is_corr != (prior.name == "LKJ"):
-        wanted = 'Prior("LKJ", eta=2)' if is_corr else "another distribution than LKJ"
-        raise PriorError(f"{key}: use {wanted}, not {prior!r}.")
-    if prior.name == "HalfFlat" and (key == "range" or key.startswith("nu")):
-        what = "range" if key == "range" else "degrees of freedom"
-        raise PriorError(
-            f"{key}: the likelihood does not bound the {what}, so that a flat prior leaves the "
-            "posterior improper. Use a proper prior, such as Gamma or HalfNormal."
-        )
-    is_positive = key in ("sigma", "nu", "range") or key.startswith(("sd(", "nu(", "sigma["))
-    if not is_positive or prior.name in POSITIVE:
-        return
-    if prior.name == "Fixed":
-        if not prior.parameters["value"] > 0:
-            raise PriorError(f"{key} must be positive, so it cannot be fixed by {prior!r}.")
-        return
-    if prior.parameters.get("lower", -1.0) >= 0:
-        return
-    if prior.name in KNOWN or reaches_below_zero(prior):
-        what = "the degrees of freedom" if key.startswith("nu") else "a standard deviation"
-        raise PriorError(
-            f"{key} is {what}, and {prior!r} allows negative values. Use "
-            "HalfNormal, HalfStudentT, Exponential, Gamma, LogNormal or Uniform(lower=0, ...)."
-        )
+def sigma_is_given(priors: object) -> bool:
+    """Whether the priors that a user gave fix sigma."""
+    sigma = priors.get("sigma") if isinstance(priors, Mapping) else None
+    return isinstance(sigma, Prior) and sigma.name == "Fixed"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayeslmm.errors import DataError, ModelWarning, listed
+from bayeslmm.parts.parameters import pair_key, sd_key
 
 if TYPE_CHECKING:
     from bayeslmm.formula import Design
@@ -59,9 +60,9 @@ def _names(design: Design, changes: list[np.ndarray], residual: float) -> tuple[
     for block, change in zip(design.blocks, changes, strict=True):
         moved = np.abs(change) > 1e-4
         own = np.diag(moved)
-        names += [f"sd({e} | {block.name})" for e, m in zip(block.effects, own, strict=True) if m]
+        names += [sd_key(e, block.name) for e, m in zip(block.effects, own, strict=True) if m]
         names += [
-            f"corr({block.effects[i]}, {block.effects[j]} | {block.name})"
+            pair_key(block.effects[i], block.effects[j], block.name)
             for i, j in block.correlated_pairs()
             if own[i] or own[j] or moved[i, j]
         ]
@@ -96,7 +97,7 @@ def _same_groups(design: Design, names: tuple[str, ...]) -> bool:
         (effect, block.n_levels)
         for block in design.blocks
         for effect in block.effects
-        if f"sd({effect} | {block.name})" in names
+        if sd_key(effect, block.name) in names
     ]
     return len(parts) > 1 and len(set(parts)) == 1
 

@@ -7,9 +7,12 @@ A pass is a sum over batches (``base``); sources hand out batches (``arrow``, ``
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["is_source", "source_design"]
+if TYPE_CHECKING:
+    from bayeslmm.formula import Design
+
+__all__ = ["design_of", "is_source", "source_design"]
 
 #: Types that are not data read in batches, told without importing anything.
 _LAZY_PACKAGES = {"polars", "duckdb", "_duckdb", "dask", "dask_expr", "pyarrow", "bayeslmm"}
@@ -25,6 +28,16 @@ def is_source(data: Any) -> bool:
     from bayeslmm.sources.recognize import is_source
 
     return is_source(data)
+
+
+def design_of(data, formula: str, **options) -> Design:
+    """The design of a data frame, or of data that are read in batches."""
+    from bayeslmm.formula import Design, build_design
+
+    if isinstance(data, Design):  # read from a file
+        return data
+    build = source_design if is_source(data) else build_design
+    return build(formula, data, **options)
 
 
 def source_design(

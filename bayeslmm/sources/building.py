@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.errors import DataError, FormulaError, listed
+from bayeslmm.formula.building import columns_and_calls
 from bayeslmm.formula.columns import find_column, words_among_numbers
-from bayeslmm.formula.design import _used_columns
 from bayeslmm.formula.functions import allowed_calls, check_namespace
 from bayeslmm.formula.matrices import ModelMatrix, model_matrix, response_matrix
 from bayeslmm.formula.missing import MissingRows
@@ -83,7 +83,7 @@ def build_streamed_design(
     namespace = check_namespace(namespace)
     columns = used_columns(formula, source, weights=weights, namespace=namespace)
     header = pd.DataFrame(columns=list(source.columns))
-    used, calls = _used_columns(parsed, header, namespace, allowed_calls(namespace))
+    used, calls = columns_and_calls(parsed, header, namespace, allowed_calls(namespace))
     if calls:
         raise FormulaError(
             f"{calls[0]} needs the means of groups, which are not taken in batches. Make it a "
@@ -106,7 +106,7 @@ def build_streamed_design(
     blocks, codes = assemble_blocks(
         groups, lambda columns: _factor(columns, survey, kinds, levels), kinds
     )
-    rows = _row_model(plain, response, y_matrix, fixed, blocks, codes)
+    rows = row_model(plain, response, y_matrix, fixed, blocks, codes)
     numbers = tuple(n for n in trial.predictors if kinds[n] != "category")
     reduction = _reduction(rows, blocks, numbers, trial.rows)
     state: Any = None
@@ -120,13 +120,10 @@ def build_streamed_design(
     _refuse_constant(response, state.response, cp.n)
     means = state.numbers.mean if numbers else ()
     return made_design(
-        parsed=parsed,
-        response=response,
-        y_matrix=y_matrix,
-        fixed=fixed,
-        blocks=blocks,
-        codes=codes,
-        plain=plain,
+        parsed,
+        response,
+        blocks,
+        rows,
         namespace=namespace,
         missing=MissingRows(
             survey.n_rows,
@@ -135,54 +132,51 @@ def build_streamed_design(
             _lost_levels(lost, blocks),
             survey.n_zero_weight,
         ),
-        empty=trial.sample.iloc[:0],
+        columns=trial.sample.iloc[:0],
         prototype=trial.rows,
         numbers={
             name: (float(mean), _sorted(state.distinct[name]))
             for name, mean in zip(numbers, means, strict=True)
         },
-        statistics=row_statistics(state, cp),
+        held_statistics=row_statistics(state, cp),
         cross_products=cp,
         source=source,
-        text=frozenset(name for name in levels if survey.columns[name].order is None),
+        text_columns=frozenset(name for name in levels if survey.columns[name].order is None),
         row_hash=state.row_hash,
         source_mark=mark,
     )
 
 
 def made_design(
-    *, parsed, response, y_matrix, fixed, blocks, codes, plain, namespace, missing, empty,
-    prototype, numbers, statistics, cross_products, source, text=frozenset(), row_hash=None,
-    source_mark=None,
-) -> StreamedDesign:  # fmt: skip
-    """Put a design together; see :class:`StreamedDesign` for what the parts are."""
+    parsed: ParsedFormula, response: str, blocks: tuple[RandomBlock, ...], rows: ModelRows, **more
+) -> StreamedDesign:
+    """Put a design together whose rows are not held.
+
+    Parameters
+    ----------
+    parsed, response, blocks
+    rows : ModelRows
+    **more
+        The other attributes of a :class:`StreamedDesign`.
+    """
+    weights = rows.plain.weights
     return StreamedDesign(
         formula=parsed,
         response=response,
         y=not_held("the response"),
-        fixed=fixed,
+        fixed=rows.fixed,
         offset=not_held("the offset"),
-        weights=None if plain.weights is None else not_held("the weights"),
+        weights=None if weights is None else not_held("the weights"),
         blocks=blocks,
-        missing=missing,
         rows=not_held("the positions of the rows"),
         index=not_held("the index of the rows"),
-        columns=empty,
-        weights_name=plain.weights,
-        namespace=namespace,
-        held_statistics=statistics,
-        cross_products=cross_products,
-        prototype=prototype,
-        numbers=numbers,
-        row_model=_row_model(plain, response, y_matrix, fixed, blocks, codes),
-        source=source,
-        text_columns=text,
-        row_hash=row_hash,
-        source_mark=source_mark,
+        weights_name=weights,
+        row_model=rows,
+        **more,
     )
 
 
-def _row_model(plain, response, y_matrix, fixed, blocks, codes) -> ModelRows:
+def row_model(plain, response, y_matrix, fixed, blocks, codes) -> ModelRows:
     effects = ModelRows.matrices_of(blocks)
     return ModelRows(plain, response if y_matrix is None else y_matrix, fixed, effects, codes)
 
@@ -214,7 +208,9 @@ def used_columns(
     """
     namespace = check_namespace(namespace)
     header = pd.DataFrame(columns=list(source.columns))
-    names, _ = _used_columns(parse_formula(formula), header, namespace, allowed_calls(namespace))
+    names, _ = columns_and_calls(
+        parse_formula(formula), header, namespace, allowed_calls(namespace)
+    )
     for name in names:
         find_column(header, name)
     if isinstance(weights, str):

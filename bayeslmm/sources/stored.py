@@ -18,7 +18,13 @@ from bayeslmm.formula.syntax import parse_formula
 from bayeslmm.gaussian import CrossProducts, Shift
 from bayeslmm.gaussian.crossproducts import FactorProducts, PairProducts, is_consistent
 from bayeslmm.gaussian.shift import MixedShift
-from bayeslmm.sources.building import LeftOut, assemble_blocks, evaluate_on, made_design
+from bayeslmm.sources.building import (
+    LeftOut,
+    assemble_blocks,
+    evaluate_on,
+    made_design,
+    row_model,
+)
 from bayeslmm.sources.design import StreamedDesign, not_held
 from bayeslmm.sources.rows import PlainRows
 from bayeslmm.sources.states import stateful_calls
@@ -113,19 +119,16 @@ def restored_design(
         raise FileFormatError("the sums in it are not those of its formula.")
     _check_statistics(content["statistics"], cp)
     return made_design(
-        parsed=parsed,
-        response=response,
-        y_matrix=y_matrix,
-        fixed=fixed,
-        blocks=blocks,
-        codes=codes,
-        plain=plain,
+        parsed,
+        response,
+        blocks,
+        row_model(plain, response, y_matrix, fixed, blocks, codes),
         namespace=dict(namespace or {}),
         missing=MissingRows(n_rows, cast(Any, LeftOut(n_dropped)), by_column, lost, n_zero),
-        empty=_empty(plain),
+        columns=_empty(plain),
         prototype=rows,
         numbers=content["numbers"],
-        statistics=content["statistics"],
+        held_statistics=content["statistics"],
         cross_products=cp,
         source=None,
     )
@@ -158,7 +161,7 @@ def _check_parts(content: Any) -> None:
 
 def _check_statistics(statistics: RowStatistics, cp: CrossProducts) -> None:
     """Refuse statistics of other columns than those of the cross-products."""
-    sizes: list[tuple] = [(getattr(statistics, name), (cp.p,)) for name in ("mean", "sd", "size")]
+    sizes = [(getattr(statistics, name), (cp.p,)) for name in ("mean", "sd", "size")]
     if statistics.root is not None:
         sizes.append((statistics.root, (cp.p, cp.p)))
     for block, factor in zip(statistics.blocks, cp.factors, strict=True):

@@ -161,3 +161,41 @@ def test_a_distribution_only_pymc_knows_is_accepted():
     prior = blm.Prior("Moyal", mu=0, sigma=1)
     assert prior.to_dict() == {"name": "Moyal", "mu": 0, "sigma": 1}
     assert blm.Prior.from_dict(prior.to_dict()) == prior
+
+
+@pytest.mark.parametrize("name", ["rho", "range", "log_sigma[x]", "sd(x)", "corr(x)", "nu(x)"])
+def test_a_column_called_like_a_component_is_a_coefficient(name):
+    data = blm.load_dataset("sleepstudy").rename(columns={"Days": name})
+    given = {name: blm.Prior("Normal", mu=0, sigma=5)}
+    model = blm.LMM(f"Reaction ~ `{name}` + (1 | Subject)", data, priors=given)
+    assert model.priors[name] == given[name]
+    with pytest.raises(blm.PriorError, match="another distribution than LKJ"):
+        model.priors[name] = blm.Prior("LKJ", eta=2)
+
+
+def test_parameters_are_those_of_the_table_in_its_order():
+    model = blm.LMM(
+        "Reaction ~ Days + (Days | Subject)",
+        blm.load_dataset("sleepstudy"),
+        family="student",
+        random="student",
+    )
+    priors = model.priors
+    assert [p.key for p in priors.parameters] == list(priors)
+    assert [p.kind for p in priors.parameters] == [
+        "intercept", "beta", "sd", "sd", "corr", "effects_nu", "sigma", "nu",
+    ]  # fmt: skip
+    assert priors.of("sd", "Subject") == [
+        priors["sd(Intercept | Subject)"],
+        priors["sd(Days | Subject)"],
+    ]
+    assert list(priors.components()) == [
+        "Intercept",
+        "Days",
+        "sd(Intercept | Subject)",
+        "sd(Days | Subject)",
+        "corr(Intercept, Days | Subject)",
+        "nu(Subject)",
+        "sigma",
+        "nu",
+    ]

@@ -1,0 +1,154 @@
+"""The parameters of a model, with what their priors may be."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bayeslmm.errors import PriorError
+from bayeslmm.formula import Design
+from bayeslmm.formula.covariates import ModeledCovariate
+from bayeslmm.formula.random import RandomBlock
+from bayeslmm.formula.statistics import spread
+from bayeslmm.parts.parameters import (
+    Component,
+    Parameter,
+    coef_key,
+    corr_key,
+    covariate_key,
+    nu_key,
+    pair_key,
+    sd_key,
+)
+from bayeslmm.parts.prior import KNOWN, POSITIVE, Prior, reaches_below_zero
+from bayeslmm.priors.defaults import Defaults, response_spread
+from bayeslmm.priors.residual_priors import residual_parameters
+
+__all__ = ["check_prior", "component_names", "parameters_of"]
+
+_POSITIVE = (0.0, np.inf)
+#: Degrees of freedom of a Student-t distribution: Juarez and Steel (2010), Journal of Business
+#: and Economic Statistics 28(1), section 2.
+_NU = {"alpha": 2, "beta": 0.1}
+
+
+def parameters_of(
+    design: Design, defaults: Defaults, *, family: str = "gaussian", random: str = "gaussian"
+) -> list[Parameter]:
+    """All parameters of a model, in the order in which they are printed.
+
+    Parameters
+    ----------
+    design : Design
+    defaults : Defaults
+        Of the design.
+    family, random : {"gaussian", "student"}
+        Distribution of the residuals and of the random effects.
+    """
+    scaled = {key: Prior.from_dict(r) for key, r in defaults.given(lambda key: False).items()}
+    found = []
+    for name in design.coef_names:
+        key, kind = coef_key(name), "intercept" if name == "Intercept" else "beta"
+        shown = (Component(key, key),)
+        found.append(Parameter(key, kind, scaled[key], components=shown))
+    for block in design.blocks:
+        found += _of_block(block, scaled, random)
+    found += residual_parameters(design, response_spread(design))
+    for covariate in design.modeled:
+        found += _of_covariate(covariate)
+    if family == "student":
+        found.append(_degrees_of_freedom("nu"))
+    return found
+
+
+def _of_block(block: RandomBlock, scaled: dict[str, Prior], random: str) -> list[Parameter]:
+    found, factor = [], block.name
+    for effect in block.effects:
+        key = sd_key(effect, factor)
+        shown = (Component(key, f"{effect} | {factor}"),)
+        found.append(Parameter(key, "sd", scaled[key], _POSITIVE, factor, shown))
+    if pairs := block.correlated_pairs():
+        sizes = {i: len(part) for part in block.pattern for i in part}
+        shown = tuple(
+            Component(pair_key(one, two, factor), f"{one}, {two} | {factor}", sizes[i])
+            for i, j in pairs
+            for one, two in [(block.effects[i], block.effects[j])]
+        )
+        lkj = Prior("LKJ", eta=2)
+        found.append(Parameter(corr_key(factor), "corr", lkj, (-1.0, 1.0), factor, shown))
+    if random == "student":
+        found.append(_degrees_of_freedom("effects_nu", factor))
+    return found
+
+
+def _degrees_of_freedom(kind: str, factor: str | None = None) -> Parameter:
+    key = nu_key(factor)
+    return Parameter(key, kind, Prior("Gamma", **_NU), _POSITIVE, factor, (Component(key, key),))
+
+
+def _of_covariate(covariate: ModeledCovariate) -> list[Parameter]:
+    observed, name = covariate.observed, covariate.name
+    center, size = float(np.mean(observed)), np.max(np.abs(observed))
+    scale = float(spread(np.std(observed, ddof=1), size))
+    mean = Prior("Normal", mu=center, sigma=2.5 * scale)
+    sd = Prior("HalfStudentT", nu=3, sigma=scale)
+    return [
+        Parameter(covariate_key("mean", name), "covariate_mean", mean, factor=name),
+        Parameter(covariate_key("sd", name), "covariate_sd", sd, _POSITIVE, name),
+    ]
+
+
+def component_names(block: RandomBlock) -> list[str]:
+    """Names of a block's variance components, standard deviations first."""
+    effects = block.effects
+    sds = [sd_key(effect, block.name) for effect in effects]
+    return sds + [pair_key(effects[i], effects[j], block.name) for i, j in block.correlated_pairs()]
+
+
+def check_prior(parameter: Parameter, prior: Prior) -> None:
+    """Scales and degrees of freedom are positive, rho has an interval; correlations have LKJ
+    priors, nothing else.
+
+    Raises
+    ------
+    PriorError
+        If the prior does not suit the parameter.
+    """
+    key, kind = parameter.key, parameter.kind
+    if kind != "corr" and np.all(np.isfinite(parameter.support)):
+        return _check_interval(parameter, prior)
+    if (kind == "corr") != (prior.name == "LKJ"):
+        wanted = 'Prior("LKJ", eta=2)' if kind == "corr" else "another distribution than LKJ"
+        raise PriorError(f"{key}: use {wanted}, not {prior!r}.")
+    is_nu = kind in ("nu", "effects_nu")
+    if prior.name == "HalfFlat" and (kind == "range" or is_nu):
+        what = "degrees of freedom" if is_nu else "range"
+        raise PriorError(
+            f"{key}: the likelihood does not bound the {what}, so that a flat prior leaves the "
+            "posterior improper. Use a proper prior, such as Gamma or HalfNormal."
+        )
+    if parameter.support != _POSITIVE or prior.name in POSITIVE:
+        return None
+    if prior.name == "Fixed":
+        if not prior.parameters["value"] > 0:
+            raise PriorError(f"{key} must be positive, so it cannot be fixed by {prior!r}.")
+        return None
+    if prior.parameters.get("lower", -1.0) >= 0:
+        return None
+    if prior.name in KNOWN or reaches_below_zero(prior):
+        what = "the degrees of freedom" if is_nu else "a standard deviation"
+        raise PriorError(
+            f"{key} is {what}, and {prior!r} allows negative values. Use "
+            "HalfNormal, HalfStudentT, Exponential, Gamma, LogNormal or Uniform(lower=0, ...)."
+        )
+    return None
+
+
+def _check_interval(parameter: Parameter, prior: Prior) -> None:
+    (low, high), bounds = parameter.support, prior.parameters
+    inside = bounds.get("lower", -np.inf) >= low - 1e-9 and bounds.get("upper", np.inf) <= high
+    if prior.name not in ("Uniform", "TruncatedNormal") or not inside:
+        raise PriorError(
+            f'{parameter.key} lies between {low:.4g} and {high:.4g}: use blm.Prior("Uniform", '
+            f'lower={low:.4g}, upper={high:.4g}) or blm.Prior("TruncatedNormal", mu=..., '
+            f"sigma=..., lower=..., upper=...) within these bounds, not {prior!r}."
+        )
