@@ -127,7 +127,7 @@ class LMM:
         _one_of("family", family, FAMILIES)
         _one_of("random", random, FAMILIES)
         if residual is not None or sigma is not None:
-            _refuse_beside_residuals(relationship, family, random, missing)
+            _refuse_beside_residuals(relationship, family)
         self.design: Design = _design_of(
             data,
             formula,
@@ -143,10 +143,11 @@ class LMM:
         if relationship is not None:
             from bayeslmm.relationship.levels import related_design
 
-            if random == "student" or missing == "model":
+            if random == "student":
                 raise DataError(
-                    "A relationship between levels goes with normal random effects and complete "
-                    'covariates: leave out random="student" and missing="model".'
+                    'A relationship between levels does not go together with random="student": '
+                    "Student-t effects of related levels are more than one model (one tail for "
+                    "all of them, or one for each before they are related). Leave one of them out."
                 )
             self.design = related_design(self.design, relationship)
         check_design(self.design, sigma_known=_sigma_is_given(priors))
@@ -500,17 +501,18 @@ def _design_of(data, formula: str, **options) -> Design:
     return build(formula, data, **options)
 
 
-def _refuse_beside_residuals(relationship, family: str, random: str, missing: str) -> None:
+def _refuse_beside_residuals(relationship, family: str) -> None:
     """Refuse what a residual structure cannot be combined with."""
-    beside = {
-        "relationship=": relationship is not None,
-        'family="student"': family == "student",
-        'random="student"': random == "student",
-        'missing="model"': missing == "model",
-    }
-    if found := [name for name, given in beside.items() if given]:
+    if family == "student":
         raise DataError(
-            f"residual= and sigma= do not go together with {found[0]}: leave one of them out."
+            'residual= and sigma= do not go together with family="student": correlated Student-t '
+            "residuals are more than one model (one tail for a group, or one for each row), and "
+            "those of unequal scales are not built. Leave one of them out."
+        )
+    if relationship is not None:
+        raise DataError(
+            "residual= and sigma= do not go together with relationship=, whose factorizations are "
+            "for residuals of one variance: leave one of them out."
         )
 
 

@@ -104,7 +104,7 @@ def fit(features: frozenset[str], way: str = "nuts"):
     """A fit of the small model; the error where it is refused."""
     options = {"draws": 60, "tune": 60, "chains": 2, "random_seed": 3, "progressbar": False}
     if set(SAMPLED) & features:
-        options |= {"draws": 10, "tune": 20}
+        options |= {"draws": 20, "tune": 20}
     if way == "REML":
         return model(features).reml()
     if way == "importance":
@@ -176,6 +176,14 @@ def _report(found) -> None:
         found.report(f"{folder}/report.html")
 
 
+def _conditioned(found) -> None:
+    """Rows of a new group; where levels are related, of one that is in the relationship."""
+    new = _new_group()
+    if any(block.relationship is not None for block in found.model.design.blocks):
+        new = new.assign(g="s00", site="c0", t=[10, 11, 12])
+    found.predict(new, given=new.iloc[:2].assign(y=10.0))
+
+
 #: What a fit is asked for; called with the fit.
 RESULTS: dict[str, Callable] = {
     "Kenward-Roger": lambda f: f.fixef("kenward-roger"),
@@ -187,9 +195,7 @@ RESULTS: dict[str, Callable] = {
     "replication for new groups": lambda f: f.predictive_check(
         groups="new", draws=10, random_seed=1
     ),
-    "conditioning on more rows": lambda f: f.predict(
-        _new_group(), given=_new_group().iloc[:2].assign(y=10.0)
-    ),
+    "conditioning on more rows": _conditioned,
     "reanalysis of an effect": lambda f: blm.reanalyze(f, "arm[b]", random_seed=1),
     "Bayes factor of a coefficient": lambda f: blm.savage_dickey(
         f, "arm[b]", curve=False, random_seed=1

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bayeslmm.bayes.names import ModelNames
-from bayeslmm.errors import SamplingError
+from bayeslmm.errors import DataError, SamplingError
 from bayeslmm.formula import Design
 from bayeslmm.priors.table import Priors
 
@@ -119,7 +119,7 @@ def fit_posterior(
     settings |= {"reason": reason, "options": options}
     if chosen != "marginal":
         if random_effects != "draws":
-            raise ValueError(
+            raise DataError(
                 'random_effects="summary" goes with the marginal posterior only, and this fit is '
                 f"{chosen} ({reason})."
             )
