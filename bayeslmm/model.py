@@ -128,7 +128,7 @@ class LMM(ModelViews):
         one_of("family", family, FAMILIES)
         one_of("random", random, FAMILIES)
         if residual is not None or sigma is not None:
-            refuse_beside_residuals(relationship, family, random, missing)
+            refuse_beside_residuals(relationship, family)
         self.design: Design = design_of(
             data,
             formula,
@@ -144,10 +144,11 @@ class LMM(ModelViews):
         if relationship is not None:
             from bayeslmm.relationship.levels import related_design
 
-            if random == "student" or missing == "model":
+            if random == "student":
                 raise DataError(
-                    "A relationship between levels goes with normal random effects and complete "
-                    'covariates: leave out random="student" and missing="model".'
+                    'A relationship between levels does not go together with random="student": '
+                    "Student-t effects of related levels are more than one model (one tail for "
+                    "all of them, or one for each before they are related). Leave one of them out."
                 )
             self.design = related_design(self.design, relationship)
         check_design(self.design, sigma_known=sigma_is_given(priors))

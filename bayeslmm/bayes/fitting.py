@@ -17,6 +17,7 @@ from bayeslmm.bayes.hierarchical import hierarchical_model, posterior_variables
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.sampling import PYMC_TUNE, Sampling, quiet_pymc, sample_model
 from bayeslmm.bayes.tree import SUMMARY_GROUP, posterior_dataset, posterior_tree, summary_node
+from bayeslmm.errors import DataError
 from bayeslmm.formula import Design
 from bayeslmm.priors.table import Priors
 
@@ -118,11 +119,11 @@ def fit_hierarchical(
     ------
     SamplingError
         If the sampler cannot run or is stopped early.
-    ValueError
+    DataError
         If only summaries of the random effects are asked for.
     """
     if sampling.random_effects != "draws":
-        raise ValueError(
+        raise DataError(
             'random_effects="summary" goes with the marginal posterior only, and this fit is '
             f"{parameterization} ({reason})."
         )

@@ -270,20 +270,21 @@ def _warn(text: str) -> None:
     warnings.warn(text, ModelWarning, stacklevel=5)
 
 
-def refuse_beside_residuals(relationship, family: str, random: str, missing: str) -> None:
+def refuse_beside_residuals(relationship, family: str) -> None:
     """Refuse what a residual structure cannot be combined with.
 
     Raises
     ------
     DataError
     """
-    beside = {
-        "relationship=": relationship is not None,
-        'family="student"': family == "student",
-        'random="student"': random == "student",
-        'missing="model"': missing == "model",
-    }
-    if found := [name for name, given in beside.items() if given]:
+    if family == "student":
         raise DataError(
-            f"residual= and sigma= do not go together with {found[0]}: leave one of them out."
+            'residual= and sigma= do not go together with family="student": correlated Student-t '
+            "residuals are more than one model (one tail for a group, or one for each row), and "
+            "those of unequal scales are not built. Leave one of them out."
+        )
+    if relationship is not None:
+        raise DataError(
+            "residual= and sigma= do not go together with relationship=, whose factorizations are "
+            "for residuals of one variance: leave one of them out."
         )

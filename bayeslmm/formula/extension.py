@@ -17,7 +17,8 @@ from bayeslmm.formula.columns import as_frame, find_column, missing_in, plain_co
 from bayeslmm.formula.design import Design
 from bayeslmm.formula.functions import STATEFUL, allowed_calls
 from bayeslmm.formula.matrices import response_vector
-from bayeslmm.formula.random import RandomBlock
+from bayeslmm.formula.random import GroupingFactor, RandomBlock
+from bayeslmm.formula.residual import ResidualDesign, ResidualRows
 from bayeslmm.formula.syntaxtree import parse_part, variables_in
 
 __all__ = ["add_rows"]
@@ -52,6 +53,7 @@ def add_rows(design: Design, data) -> Design:
         )
     frame = as_frame(data)
     y = _response(design, frame)
+    residual = _residual(design, frame)
     new = design.evaluate(frame)
     n = design.n_rows
     return replace(
@@ -59,6 +61,7 @@ def add_rows(design: Design, data) -> Design:
         y=np.concatenate([design.y, y]),
         fixed=replace(design.fixed, values=np.vstack([design.X, new.X])),
         offset=np.concatenate([design.offset, new.offset]),
+        residual=residual,
         weights=_weights(design, frame),
         blocks=tuple(
             _more_rows(block, Z, frame) for block, Z in zip(design.blocks, new.Z, strict=True)
@@ -110,8 +113,37 @@ def _weights(design: Design, frame: pd.DataFrame) -> np.ndarray | None:
 
 
 def _more_rows(block: RandomBlock, Z: np.ndarray, frame: pd.DataFrame) -> RandomBlock:
-    grouping = pd.DataFrame({c: find_column(frame, c).to_numpy() for c in block.factor.columns})
-    return replace(block, factor=block.factor.with_rows(grouping), Z=np.vstack([block.Z, Z]))
+    factor = _more_levels(block.factor, frame)
+    if block.relationship is not None and len(factor.levels) > block.n_levels:
+        label = factor.levels[block.n_levels]
+        raise DataError(
+            f"{label!r} is not in the relationship of {block.name!r}, so its covariance with the "
+            "others is not known. Individuals without rows may be in the relationship that the "
+            "model is made with."
+        )
+    return replace(block, factor=factor, Z=np.vstack([block.Z, Z]))
+
+
+def _more_levels(factor: GroupingFactor, frame: pd.DataFrame) -> GroupingFactor:
+    grouping = pd.DataFrame({c: find_column(frame, c).to_numpy() for c in factor.columns})
+    return factor.with_rows(grouping)
+
+
+def _residual(design: Design, frame: pd.DataFrame) -> ResidualDesign | None:
+    """The residual structure with the new rows in groups there were or in new ones."""
+    if design.residual is None:
+        return None
+    old, new = design.residual.rows, design.evaluate_residuals(frame)
+    factor = design.residual.factor
+    if factor is not None:
+        factor = _more_levels(factor, frame)
+    n = len(old.time) + len(new.time)
+    rows = ResidualRows(
+        np.arange(n) if factor is None else factor.codes,
+        np.concatenate([old.time, new.time]),
+        np.vstack([old.scale, new.scale]),
+    )
+    return design.residual.with_rows(factor, rows)
 
 
 def _columns(design: Design, frame: pd.DataFrame, n: int) -> pd.DataFrame:

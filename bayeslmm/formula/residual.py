@@ -8,7 +8,7 @@ depend on.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -330,6 +330,21 @@ class ResidualDesign:
             return None
         order = time_order(levels)
         return None if order == levels and spaced_evenly(order) else order
+
+    def with_rows(self, factor: GroupingFactor | None, rows: ResidualRows) -> ResidualDesign:
+        """The same structure on more rows.
+
+        Raises
+        ------
+        DataError
+            If a time occurs twice in a group, or is not whole where it must be.
+        """
+        if factor is not None and self.syntax.time is not None:
+            _refuse_duplicates(rows.group, rows.time, factor.levels, self.syntax)
+        if self.kind == "ar1":
+            time = pd.Series(rows.time)
+            rows = replace(rows, time=_checked_times(time, self.syntax))
+        return replace(self, factor=factor, rows=rows)
 
     @property
     def largest_group(self) -> int:

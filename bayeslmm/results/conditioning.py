@@ -21,8 +21,8 @@ from bayeslmm.errors import ModelWarning, SamplingError, SamplingWarning
 from bayeslmm.formula.extension import add_rows
 from bayeslmm.gaussian import log_marginal_flat, single_threaded_blas, with_prior
 from bayeslmm.results.identification import aliased_coefficients
+from bayeslmm.results.residual_loo import block_marginals, block_thetas
 from bayeslmm.results.smoothing import smoothed_weights
-from bayeslmm.results.support import refuse_unless_derived
 
 if TYPE_CHECKING:
     from bayeslmm.protocols import LikelihoodResult, Model, PosteriorResult
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["Conditioning", "condition_likelihood", "condition_posterior"]
 
 _K_HAT = 0.7
+#: Standard normals held at a time.
+_NORMALS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,6 @@ def condition_posterior(
     """See :meth:`bayeslmm.PosteriorFit.condition_on`."""
     from bayeslmm.bayes.tree import posterior_dataset
 
-    refuse_unless_derived(fit.model, "Conditioning on more rows")
     if obstacle := fixed_obstacle(fit.model.design, fit.priors):
         raise SamplingError(
             f"Coefficients cannot be drawn again in closed form ({obstacle}). Fit the model to all "
@@ -75,7 +76,8 @@ def condition_posterior(
     chosen, record = None, Conditioning(n_rows, reweight)
     if reweight:
         chosen, record = _resampled(fit, model, record, random_seed)
-    values = _redrawn(fit, model, chosen, random_seed)
+    draw = _redrawn if model.design.residual is None else _redrawn_structured
+    values = draw(fit, model, chosen, random_seed)
     posterior = posterior_dataset(model.design, fit.names, values)
     return _assembled(fit, model, posterior, record)
 
@@ -86,10 +88,9 @@ def condition_likelihood(fit: LikelihoodResult, rows) -> LikelihoodResult:
     Variance parameters stay at their estimates. For predictions: likelihood, tests and intervals
     of the copy mean nothing.
     """
-    from bayeslmm.assembly import covariance_patterns, reduce_rows
-    from bayeslmm.gaussian import Solution, conditional_moments, prepare
+    from bayeslmm.assembly import prepared_problem, reduce_rows
+    from bayeslmm.gaussian import Solution, conditional_moments
 
-    refuse_unless_derived(fit.model, "Conditioning on more rows")
     model = _extended(fit.model, rows)
     twin = copy(fit)
     for name in ("kept", "_curvature", "_kenward_roger", "_effect_covariances"):
@@ -98,7 +99,7 @@ def condition_likelihood(fit: LikelihoodResult, rows) -> LikelihoodResult:
     absolute = [fit.sigma * L for L in fit._solution.Ls]
     with single_threaded_blas():
         products = reduce_rows(model.design, columns=twin.kept)
-        problem = prepare(products, covariance_patterns(model.design))
+        problem = prepared_problem(model.design, products)
         moments = conditional_moments(with_prior(problem), absolute, fit.sigma)
     twin._problem = problem
     twin.loglik = float("nan")
@@ -156,22 +157,7 @@ def _redrawn(fit: PosteriorResult, model: Model, chosen, random_seed) -> dict[st
 
 def _resampled(fit: PosteriorResult, model: Model, record: Conditioning, random_seed):
     """Positions of draws of theta, drawn by p(y_new | y, theta), and the weights' record."""
-    from bayeslmm.bayes.draws import covariance_factors
-
-    factors = covariance_factors(fit.model.design, fit.names, fit.posterior)
-    sigma = fit.posterior["sigma"].to_numpy().ravel()
-    flat = [F.reshape(len(sigma), -1) for F in factors]
-    flat = np.ascontiguousarray(np.concatenate([np.zeros((len(sigma), 0)), *flat], axis=1))
-    prior = fixed_prior(model.design, fit.priors)
-    after, before = with_prior(model.problem, prior), with_prior(fit.model.problem, prior)
-    with single_threaded_blas():
-        log_ratios = np.array(
-            [
-                log_marginal_flat(after, F, s, gradient=False)[0]
-                - log_marginal_flat(before, F, s, gradient=False)[0]
-                for F, s in zip(flat, sigma, strict=True)
-            ]
-        )
+    log_ratios = _log_ratios(fit, model)
     if not np.all(np.isfinite(log_ratios)):
         raise SamplingError("The likelihood of the new rows is not finite at some draws.")
     (weights,), (k_hat,) = smoothed_weights(log_ratios[None])
@@ -182,6 +168,65 @@ def _resampled(fit: PosteriorResult, model: Model, record: Conditioning, random_
     at = (rng.random() + np.arange(n)) / n
     chosen = np.minimum(np.searchsorted(np.cumsum(weights), at), n - 1)
     return rng.permutation(chosen), record
+
+
+def _log_ratios(fit: PosteriorResult, model: Model) -> np.ndarray:
+    """log p(y_new | y, theta) of each draw, (m,): the ratio of two marginal likelihoods."""
+    prior = fixed_prior(model.design, fit.priors)
+    if model.design.residual is not None:
+        thetas = block_thetas(fit, fit.posterior)
+        after, before = (block_marginals(m.problem, prior, thetas) for m in (model, fit.model))
+        return after - before
+    from bayeslmm.bayes.draws import covariance_factors
+
+    factors = covariance_factors(fit.model.design, fit.names, fit.posterior)
+    sigma = fit.posterior["sigma"].to_numpy().ravel()
+    flat = [F.reshape(len(sigma), -1) for F in factors]
+    flat = np.ascontiguousarray(np.concatenate([np.zeros((len(sigma), 0)), *flat], axis=1))
+    after, before = with_prior(model.problem, prior), with_prior(fit.model.problem, prior)
+    with single_threaded_blas():
+        return np.array(
+            [
+                log_marginal_flat(after, F, s, gradient=False)[0]
+                - log_marginal_flat(before, F, s, gradient=False)[0]
+                for F, s in zip(flat, sigma, strict=True)
+            ]
+        )
+
+
+def _redrawn_structured(fit, model: Model, chosen, random_seed) -> dict[str, np.ndarray]:
+    """As :func:`_redrawn`, with a residual structure."""
+    from bayeslmm.bayes.residual_draws import residual_values
+    from bayeslmm.bayes.streams import seed_of
+
+    posterior, design, problem = fit.posterior, model.design, model.problem
+    thetas = block_thetas(fit, posterior)
+    if chosen is not None:
+        thetas = [thetas[d] for d in chosen]
+    F, eta, c = (np.array([getattr(at, name) for at in thetas]) for name in ("F", "eta", "c"))
+    shape = (posterior.sizes["chain"], posterior.sizes["draw"])
+    rng = np.random.default_rng([seed_of(random_seed), 1])
+    prior, parts = fixed_prior(design, fit.priors), []
+    size = int(np.clip(_NORMALS // max(problem.n_normals, 1), 1, len(F)))
+    with single_threaded_blas():
+        for start in range(0, len(F), size):
+            at = slice(start, start + size)
+            normals = rng.standard_normal((len(F[at]), problem.n_normals))
+            parts.append(problem.draw(F[at], eta[at], c[at], prior, normals))
+    values = residual_values(design, eta, c, shape)
+    if design.coef_names:
+        values["beta"] = np.concatenate([part[0] for part in parts]).reshape(*shape, -1)
+    for k, names in enumerate(fit.names.factors):
+        b = np.concatenate([part[1][k] for part in parts])
+        values[names.b] = b.reshape(*shape, *b.shape[1:])
+        for name in (names.sd, names.corr):
+            if name in posterior:
+                old = posterior[name].to_numpy().reshape(len(F), *posterior[name].shape[2:])
+                old = old if chosen is None else old[chosen]
+                values[name] = old.reshape(posterior[name].shape)
+    if not all(np.all(np.isfinite(value)) for value in values.values()):
+        raise SamplingError("The covariance of all rows is not positive definite at some draws.")
+    return values
 
 
 def _warn_if_far(record: Conditioning, chains: int) -> None:

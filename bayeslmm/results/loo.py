@@ -97,13 +97,14 @@ def leave_one_out(
 
     design = fit.model.design
     units = _units(fit, unit)
-    if conditional and correlated(design):
+    sampled = is_robust(fit.names, fit.posterior) or bool(design.modeled)
+    if (conditional or sampled) and correlated(design):
+        advice = fixed_obstacle(design, fit.priors) if sampled else "leave conditional=True out"
         raise SamplingError(
             "With correlated residuals the rows of a group are not independent given the random "
-            "effects, so there is no conditional leave-one-out; leave conditional=True out."
+            f"effects, so there is no conditional leave-one-out; {advice}."
         )
     refuse_old_theta(fit)
-    sampled = is_robust(fit.names, fit.posterior) or bool(design.modeled)
     if sampled and unit != "observation":
         raise SamplingError(
             "Leaving out a whole group needs coefficients and random effects integrated out, but "
@@ -412,7 +413,7 @@ def _quiet(run):
         try:
             return run()
         except ValueError as err:
-            if "tail values" not in str(err):
+            if "tail values" not in str(err) and "n_draws_tail" not in str(err):
                 raise
             raise SamplingError(
                 "Too few different draws for leave-one-out: the largest importance weights are "

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "block_group_densities",
+    "block_marginals",
     "block_row_densities",
     "block_row_predictives",
     "block_thetas",
@@ -101,13 +102,14 @@ def block_group_densities(
 ) -> np.ndarray:
     """log p(y_g | y_-g, theta), shape (m, groups), as a difference of marginal likelihoods."""
     prior = fixed_prior(fit.model.design, fit.priors)
-    whole = _marginals(fit.model.problem, prior, thetas)
+    whole = block_marginals(fit.model.problem, prior, thetas)
     out = np.empty((len(thetas), len(units)))
     for g, rows in enumerate(progress(units, "Leave-one-group-out", show=progressbar)):
-        out[:, g] = whole - _marginals(without_rows(fit, rows), prior, thetas)
+        out[:, g] = whole - block_marginals(without_rows(fit, rows), prior, thetas)
     return out
 
 
-def _marginals(problem: StructuredProblem, prior, thetas: list[Theta]) -> np.ndarray:
+def block_marginals(problem: StructuredProblem, prior, thetas: list[Theta]) -> np.ndarray:
+    """log p(y | theta) of each theta, (m,)."""
     root = problem.prior(prior)
     return np.array([problem.evaluate(theta, root, False, False)[0] for theta in thetas])

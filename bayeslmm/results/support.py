@@ -49,4 +49,12 @@ def refuse_unless_derived(
     if not related and any(getattr(b, "relationship", None) is not None for b in design.blocks):
         reasons.append("levels with a known relationship")
     if reasons:
-        raise DataError(f"{what} is not available for a model with {' and '.join(reasons)}.")
+        text = f"{what} is not available for a model with {' and '.join(reasons)}"
+        if heavy_tails and getattr(design, "modeled", ()):
+            text += ": it is of the sums of columns that are observed in every row"
+        elif student or getattr(design, "modeled", ()):
+            text += (
+                ": it rests on the likelihood with coefficients and random effects integrated out, "
+                "which has no closed form there"
+            )
+        raise DataError(f"{text}.")

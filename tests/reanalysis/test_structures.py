@@ -81,7 +81,9 @@ def covariance(kind: str, **theta) -> np.ndarray:
         return sigma**2 * np.where(same, theta["rho"] ** gap, 0.0)
     if kind == "relationship":
         at = [int(g[1:]) for g in data["g"]]
-        return theta["sd"] ** 2 * relationship().to_numpy()[np.ix_(at, at)] + sigma**2 * np.eye(32)
+        return theta["sd"] ** 2 * relationship().to_numpy()[np.ix_(at, at)] + sigma**2 * np.eye(
+            len(at)
+        )
     raise AssertionError(kind)
 
 
@@ -169,7 +171,7 @@ def test_a_reanalysis_has_the_moments_of_the_integral(kind):
     assert "x" in repr(table)
 
 
-def dense(kind: str, fit, d: int) -> np.ndarray:
+def dense(kind: str, fit, d: int, center: float | None = None) -> np.ndarray:
     """Covariance of the responses at one draw, from the posterior's own variables."""
     draw = fit.posterior.isel(chain=0, draw=d)
     data, sigma = rows(), float(draw["sigma"])
@@ -186,7 +188,8 @@ def dense(kind: str, fit, d: int) -> np.ndarray:
         by = draw["sigma_by"].to_numpy()
         return np.diag(by[(data["arm"] == "b").to_numpy().astype(int)] ** 2)
     if kind == "log-linear":
-        log = np.log(sigma) + float(draw["log_sigma"].squeeze()) * (data["x"] - data["x"].mean())
+        center = data["x"].mean() if center is None else center
+        log = np.log(sigma) + float(draw["log_sigma"].squeeze()) * (data["x"] - center)
         return np.diag(np.exp(2 * log)) + float(draw["sd_g"].squeeze()) ** 2 * same
     sd, at = draw["sigma_by"].to_numpy(), data["t"].to_numpy().astype(int)
     R = draw["corr_residual"].to_numpy()[np.ix_(at, at)]
