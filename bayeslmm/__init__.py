@@ -10,6 +10,49 @@
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bayeslmm.bayes.calibration import sbc as sbc
+    from bayeslmm.datasets import describe_dataset as describe_dataset
+    from bayeslmm.datasets import list_datasets as list_datasets
+    from bayeslmm.datasets import load_dataset as load_dataset
+    from bayeslmm.datasets.simulation import Simulation as Simulation
+    from bayeslmm.datasets.simulation import simulate_lmm as simulate_lmm
+    from bayeslmm.errors import BayesLMMError as BayesLMMError
+    from bayeslmm.errors import DataError as DataError
+    from bayeslmm.errors import DataWarning as DataWarning
+    from bayeslmm.errors import FileFormatError as FileFormatError
+    from bayeslmm.errors import FormulaError as FormulaError
+    from bayeslmm.errors import ModelWarning as ModelWarning
+    from bayeslmm.errors import PlotError as PlotError
+    from bayeslmm.errors import PriorError as PriorError
+    from bayeslmm.errors import SamplingError as SamplingError
+    from bayeslmm.errors import SamplingWarning as SamplingWarning
+    from bayeslmm.fits.likelihood import LikelihoodFit as LikelihoodFit
+    from bayeslmm.fits.model_comparison import compare_models as compare_models
+    from bayeslmm.fits.posterior import PosteriorFit as PosteriorFit
+    from bayeslmm.formula.missingness import missingness as missingness
+    from bayeslmm.formula.preparation import inverse_normal_transform as inverse_normal_transform
+    from bayeslmm.formula.preparation import within_between as within_between
+    from bayeslmm.loading import load as load
+    from bayeslmm.model import LMM as LMM
+    from bayeslmm.parts.prior import Prior as Prior
+    from bayeslmm.priors.table import Priors as Priors
+    from bayeslmm.reanalysis.assurance import assurance as assurance
+    from bayeslmm.reanalysis.bayes_factors import bayes_factor as bayes_factor
+    from bayeslmm.reanalysis.bayes_factors import log_marginal_likelihood as log_marginal_likelihood
+    from bayeslmm.reanalysis.bayes_factors import savage_dickey as savage_dickey
+    from bayeslmm.reanalysis.power_scaling import power_scaling as power_scaling
+    from bayeslmm.reanalysis.published import reanalyze_estimate as reanalyze_estimate
+    from bayeslmm.reanalysis.reanalyze import reanalyze as reanalyze
+    from bayeslmm.reanalysis.sensitivity import sensitivity as sensitivity
+    from bayeslmm.relationship.matrix import RelationshipMatrix as RelationshipMatrix
+    from bayeslmm.relationship.pedigree import pedigree_relationship as pedigree_relationship
+    from bayeslmm.results.comparison import compare_estimates as compare_estimates
+    from bayeslmm.results.fitted_batches import fitted_batches as fitted_batches
+    from bayeslmm.results.likelihood_ratio import likelihood_ratio_test as likelihood_ratio_test
+    from bayeslmm.sources.recognize import scan as scan
 
 __version__ = "0.1.0"
 
@@ -61,7 +104,7 @@ _HOMES = {
 __all__ = ["__version__", *sorted(_HOMES)]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'bayeslmm' has no attribute {name!r}")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bayeslmm.gaussian.blocks.layout import Blocks
     from bayeslmm.gaussian.blocks.problem import BlockProblem
     from bayeslmm.gaussian.cells.problem import CellProblem
-    from bayeslmm.gaussian.system import StructuredProblem
+    from bayeslmm.gaussian.system import System
 
 __all__ = [
     "covariance_patterns",
@@ -29,6 +29,7 @@ __all__ = [
     "reduce_rows",
     "residual_blocks",
     "structured_problem",
+    "system_of",
 ]
 
 #: Unequal variances of so few rows in a block, and in all, are evaluated block by block.
@@ -54,9 +55,27 @@ def reduce_rows(design: Design, *, y=None, columns=slice(None)) -> CrossProducts
     )
 
 
-def structured_problem(
-    design: Design, *, columns=slice(None), route: str = "auto"
-) -> StructuredProblem:
+def system_of(design: Design, *, columns=slice(None)) -> System:
+    """What evaluates a design, whatever it is.
+
+    Parameters
+    ----------
+    design : Design
+    columns : index
+        Coefficients to keep, such as those that are not aliased.
+    """
+    if design.residual is not None:
+        return structured_problem(design, columns=columns)
+    from bayeslmm.gaussian.shared import SharedSystem
+
+    whole = prepared_problem(design, reduce_rows(design, columns=columns))
+    if not design.rows_in_memory:
+        return SharedSystem(whole, None, None, ())
+    y, X = design.y - design.offset, design.X[:, columns]
+    return SharedSystem(whole, y, X, tuple(factor_rows(design)), design.weights)
+
+
+def structured_problem(design: Design, *, columns=slice(None), route: str = "auto") -> System:
     """A design with structured residuals, laid out for evaluation.
 
     Parameters

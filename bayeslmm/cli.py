@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import errno
 import glob
@@ -12,6 +11,8 @@ import warnings
 from typing import Annotated
 
 import typer
+
+from bayeslmm.cli_options import parse_priors, read_priors, read_relationships
 
 __all__ = ["app", "main"]
 
@@ -25,6 +26,38 @@ app = typer.Typer(
 
 _DATA_ERROR = 2
 _DATA_HELP = "A data set's name; or Parquet or CSV files, a pattern or a directory of them."
+
+_Prior = Annotated[
+    list[str] | None,
+    typer.Option(help='Such as "Days=Normal(mu=0, sigma=10)"; may be given several times.'),
+]
+_Priors = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help='JSON or TOML, such as {"Days": "Normal(mu=0, sigma=10)"}; --prior goes before it.',
+    ),
+]
+_Weights = Annotated[str | None, typer.Option(help="Column of prior weights.")]
+_Relationship = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FACTOR=FILE",
+        help="Covariance of a factor's levels: a labelled matrix, or a pedigree with columns id, "
+        "sire, dam (others: FACTOR=FILE:animal,father,mother).",
+    ),
+]
+_Residual = Annotated[
+    str | None, typer.Option(help='Correlated residuals, such as "ar1(time | group)".')
+]
+_Sigma = Annotated[
+    str | None, typer.Option(help='Unequal residual variances, such as "~ treatment".')
+]
+_Family = Annotated[str, typer.Option(help="Residuals: gaussian or student.")]
+_Random = Annotated[str, typer.Option(help="Random effects: gaussian or student.")]
+_Missing = Annotated[
+    str, typer.Option(help="Rows with missing values: drop, raise or model (covariates).")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -46,11 +79,15 @@ def fit(
     tune: Annotated[int | None, typer.Option(min=1, help="Warm-up draws per chain.")] = None,
     chains: Annotated[int, typer.Option(min=1, help="Independent chains.")] = 4,
     seed: Annotated[int | None, typer.Option(min=0, help="Makes the run repeatable.")] = None,
-    prior: Annotated[
-        list[str] | None,
-        typer.Option(help='Such as "Days=Normal(mu=0, sigma=10)"; may be given several times.'),
-    ] = None,
-    weights: Annotated[str | None, typer.Option(help="Column of prior weights.")] = None,
+    prior: _Prior = None,
+    priors: _Priors = None,
+    weights: _Weights = None,
+    relationship: _Relationship = None,
+    residual: _Residual = None,
+    sigma: _Sigma = None,
+    family: _Family = "gaussian",
+    random: _Random = "gaussian",
+    missing: _Missing = "drop",
     level: Annotated[float, typer.Option(help="Probability inside the intervals.")] = 0.95,
     output: Annotated[str | None, typer.Option(help="Write the fit to this .nc file.")] = None,
     parameterization: Annotated[
@@ -84,8 +121,18 @@ def fit(
         raise ValueError("--reml and --ml exclude each other.")
     if output and (reml or ml):
         raise FileFormatError("--output writes posterior fits; it has no meaning with --reml.")
-    source = read_data(data, batch_rows, checkpoint, progress)
-    model = LMM(formula, source, priors=parse_priors(prior or []), weights=weights)
+    model = LMM(
+        formula,
+        read_data(data, batch_rows, checkpoint, progress),
+        priors=_all_priors(priors, prior),
+        weights=weights,
+        relationship=read_relationships(relationship or []),
+        residual=residual,
+        sigma=sigma,
+        family=family,
+        random=random,
+        missing=missing,
+    )
     if reml or ml:
         typer.echo(f"{describe_design(model.design)}\n")
         result = model.ml() if ml else model.reml()
@@ -131,11 +178,15 @@ def report(
     draws: Annotated[int, typer.Option(min=4, help="Draws kept per chain.")] = 1000,
     chains: Annotated[int, typer.Option(min=1, help="Independent chains.")] = 4,
     seed: Annotated[int | None, typer.Option(min=0, help="Makes the run repeatable.")] = None,
-    prior: Annotated[
-        list[str] | None,
-        typer.Option(help='Such as "Days=Normal(mu=0, sigma=10)"; may be given several times.'),
-    ] = None,
-    weights: Annotated[str | None, typer.Option(help="Column of prior weights.")] = None,
+    prior: _Prior = None,
+    priors: _Priors = None,
+    weights: _Weights = None,
+    relationship: _Relationship = None,
+    residual: _Residual = None,
+    sigma: _Sigma = None,
+    family: _Family = "gaussian",
+    random: _Random = "gaussian",
+    missing: _Missing = "drop",
     level: Annotated[float, typer.Option(help="Probability inside the intervals.")] = 0.95,
     batch_rows: Annotated[
         int | None, typer.Option(min=1, help="Read files in batches of so many rows.")
@@ -149,8 +200,18 @@ def report(
 
     check_level(level)
     _check_output(output)
-    source = read_data(data, batch_rows, progress=progress)
-    model = LMM(formula, source, priors=parse_priors(prior or []), weights=weights)
+    model = LMM(
+        formula,
+        read_data(data, batch_rows, progress=progress),
+        priors=_all_priors(priors, prior),
+        weights=weights,
+        relationship=read_relationships(relationship or []),
+        residual=residual,
+        sigma=sigma,
+        family=family,
+        random=random,
+        missing=missing,
+    )
     check_effect(model.design, effect)
     typer.echo("Sampling (the first fit on a machine compiles, about a minute) ...", err=True)
     post = model.fit(
@@ -256,43 +317,9 @@ def _read_text(source: str):
     return frame
 
 
-def parse_priors(texts: list[str]) -> dict:
-    """``KEY=Name(parameter=number, ...)`` to priors, without evaluating anything.
-
-    Raises
-    ------
-    PriorError
-        If a text is not of that form.
-    """
-    from bayeslmm import Prior, PriorError
-
-    priors = {}
-    for text in texts:
-        key, equals, right = _split_prior(text)
-        try:
-            call = ast.parse(right.strip(), mode="eval").body
-            if not (equals and isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
-                raise ValueError
-            if call.args or any(keyword.arg is None for keyword in call.keywords):
-                raise ValueError
-            parameters = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
-        except (SyntaxError, ValueError):
-            raise PriorError(
-                f"Cannot read the prior {text!r}. Write KEY=Name(parameter=number, ...), such as "
-                '"Days=Normal(mu=0, sigma=10)" or "sd(Days | Subject)=Exponential(lam=0.1)".'
-            ) from None
-        priors[key.strip()] = Prior(call.func.id, **parameters)
-    return priors
-
-
-def _split_prior(text: str) -> tuple[str, str, str]:
-    """At the first ``=`` outside brackets: a coefficient's name may hold others."""
-    depth = 0
-    for at, char in enumerate(text):
-        depth += (char in "([") - (char in ")]")
-        if char == "=" and depth == 0:
-            return text[:at], "=", text[at + 1 :]
-    return text, "", ""
+def _all_priors(path: str | None, texts: list[str] | None) -> dict:
+    """Priors of the file, and those given one by one instead of them."""
+    return (read_priors(path) if path else {}) | parse_priors(texts or [])
 
 
 def _check_output(output: str | None) -> None:

@@ -133,7 +133,7 @@ def _check(value: Any, kind: Any, where: str) -> None:
     elif isinstance(kind, _Each | _Values):
         if not isinstance(value, list if isinstance(kind, _Each) else dict):
             raise FileFormatError(f"{where} is of the wrong kind.")
-        for item in value if isinstance(kind, _Each) else value.values():
+        for item in value.values() if isinstance(value, dict) else value:
             _check(item, kind.kind, where)
     elif not _is(value, kind):
         raise FileFormatError(f"{where} is {value!r:.60}, which it cannot be.")

@@ -11,7 +11,7 @@ import warnings
 import pytest
 
 import bayeslmm as blm
-from bayeslmm.cli import parse_priors
+from bayeslmm.cli_options import parse_priors, read_priors
 from tests.conftest import dataset
 
 
@@ -304,3 +304,135 @@ def test_a_report_of_batches_says_what_it_leaves_out(files, monkeypatch, capsys,
     assert code == 2
     assert "needs the rows in memory" in errors
     assert "Sampling" not in errors
+
+
+@pytest.fixture(scope="module")
+def related(tmp_path_factory):
+    """Records of animals, their pedigree and their relationship, as files."""
+    import numpy as np
+    import pandas as pd
+
+    folder = tmp_path_factory.mktemp("related")
+    sires = [None, None, None, None, "1", "1", "2", "2", "5", "5", "7", "7"]
+    dams = [None, None, None, None, "3", "4", "3", "4", "6", "8", "6", "8"]
+    pedigree = pd.DataFrame(
+        {"id": [str(i + 1) for i in range(12)], "sire": sires, "dam": dams}, dtype=object
+    )
+    pedigree["sire"] = [s and {"5": "1", "7": "2"}.get(s, s) for s in pedigree["sire"]]
+    pedigree["dam"] = [d and {"6": "3", "8": "4"}.get(d, d) for d in pedigree["dam"]]
+    pedigree.to_csv(folder / "pedigree.csv", index=False)
+    pedigree.set_axis(["animal", "pa", "ma"], axis=1).to_csv(folder / "other.csv", index=False)
+    matrix = blm.pedigree_relationship(pedigree)
+    dense = np.linalg.inv(matrix.precision.toarray())
+    frame = pd.DataFrame(dense, list(matrix.labels), list(matrix.labels))
+    frame.to_csv(folder / "matrix.csv")
+    frame.to_parquet(folder / "matrix.parquet")
+    rng = np.random.default_rng(4)
+    rows = pd.DataFrame({"id": np.repeat(np.arange(1, 13), 6), "x": rng.normal(size=72)})
+    rows["w"] = rng.uniform(1, 3, 72)
+    rows["t"] = np.tile(np.arange(6), 12)
+    rows["arm"] = np.where(rows["id"] % 2, "a", "b")
+    effects = np.linalg.cholesky(dense) @ rng.normal(size=12)
+    rows["y"] = rows["x"] + 2 * effects[rows["id"] - 1] + rng.normal(size=72)
+    rows.to_csv(folder / "rows.csv", index=False)
+    frame.iloc[:, ::-1].iloc[:-1].to_csv(folder / "lame.csv")
+    words = frame.astype(object)
+    words.iloc[0, 0] = "one"
+    words.to_csv(folder / "words.csv")
+    (folder / "priors.json").write_text('{"x": "Normal(mu=0, sigma=10)", "sigma": {"name": 3}}')
+    return folder
+
+
+ANIMALS = "y ~ x + arm + (1 | id)"
+
+
+@pytest.mark.parametrize(
+    "option", ["pedigree.csv", "other.csv:animal,pa,ma", "matrix.csv", "matrix.parquet"]
+)
+def test_relationships_are_read_from_files(related, monkeypatch, capsys, option):
+    import pandas as pd
+
+    monkeypatch.chdir(related)
+    A = blm.pedigree_relationship(pd.read_csv("pedigree.csv"))
+    expected = blm.LMM(ANIMALS, pd.read_csv("rows.csv"), relationship={"id": A}).reml()
+    code, shown, errors = call(
+        monkeypatch, capsys, "fit", "rows.csv", ANIMALS, "--reml", "--relationship", f"id={option}"
+    )
+    assert code == 0, errors
+    assert expected.describe() in shown
+
+
+def test_every_option_of_a_model_is_one_of_the_shell(related, monkeypatch, capsys):
+    import pandas as pd
+
+    monkeypatch.chdir(related)
+    rows = pd.read_csv("rows.csv")
+    given = ["--residual", "ar1(t | id)", "--sigma", "~ arm", "--weights", "w"]
+    options = {"residual": "ar1(t | id)", "sigma": "~ arm", "weights": "w"}
+    code, shown, errors = call(monkeypatch, capsys, "fit", "rows.csv", ANIMALS, "--reml", *given)
+    assert code == 0, errors
+    assert blm.LMM(ANIMALS, rows, **options).reml().describe() in shown
+    made = []
+    monkeypatch.setattr(blm, "LMM", lambda *_, **options: made.append(options) or 1 / 0)
+    given = ["--family", "student", "--random", "student", "--missing", "model"]
+    for command in ("fit", "report"):
+        call(monkeypatch, capsys, command, "rows.csv", ANIMALS, *given)
+        assert made[-1] == {
+            "priors": {}, "weights": None, "relationship": None, "residual": None, "sigma": None,
+            "family": "student", "random": "student", "missing": "model",
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("p.json", '{"Days": "Normal(mu=0, sigma=10)", "sd": {"name": "HalfNormal", "sigma": 5}}'),
+        ("p.toml", 'Days = "Normal(mu=0, sigma=10)"\nsd = {name = "HalfNormal", sigma = 5}'),
+    ],
+)
+def test_priors_are_read_from_a_file(tmp_path, monkeypatch, capsys, name, text):
+    (tmp_path / name).write_text(text)
+    read = read_priors(str(tmp_path / name))
+    assert read == {
+        "Days": blm.Prior("Normal", mu=0, sigma=10), "sd": blm.Prior("HalfNormal", sigma=5),
+    }  # fmt: skip
+    code, shown, errors = call(
+        monkeypatch, capsys, "fit", "sleepstudy", SLEEP, "--priors", str(tmp_path / name),
+        "--prior", "Days=Normal(mu=1, sigma=2)", "--draws", "100", "--seed", "1",
+    )  # fmt: skip
+    assert code == 0, errors
+    assert "Normal(mu=1, sigma=2)" in shown
+    assert "HalfNormal(sigma=5)" in shown
+    assert "Normal(mu=0, sigma=10)" not in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--relationship", "pedigree.csv"], "write FACTOR=FILE"),
+        (["--relationship", "id=absent.csv"], "--relationship 'id=absent.csv': there is no file"),
+        (["--relationship", "id=rows.csv"], "neither a matrix"),
+        (["--relationship", "id=lame.csv"], "neither a matrix"),
+        (["--relationship", "id=words.csv"], "not numbers"),
+        (["--relationship", "id=other.csv:animal,pa,mum"], "no column 'mum'"),
+        (["--relationship", "sire=matrix.csv"], "no grouping factor 'sire'"),
+        (["--priors", "absent.json"], "--priors: cannot read 'absent.json'"),
+        (["--priors", "rows.csv"], "--priors: cannot read 'rows.csv'"),
+        (["--priors", "priors.json"], "cannot read the prior of 'sigma'"),
+        (["--residual", "ar2(t | id)"], "no residual structure 'ar2'"),
+        (["--sigma", "arm"], "sigma must be a one-sided formula"),
+        (["--family", "poisson"], "family must be one of"),
+        (["--random", "t"], "random must be one of"),
+        (["--missing", "guess"], "missing must be"),
+        (["--residual", "ar1(t | id)", "--batch-rows", "9"], "need every row"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "-",
+)
+def test_options_that_cannot_be_read_are_refused_in_one_line(
+    related, monkeypatch, capsys, options, message
+):
+    monkeypatch.chdir(related)
+    code, _, errors = call(monkeypatch, capsys, "fit", "rows.csv", ANIMALS, "--reml", *options)
+    assert code == 2
+    assert message in errors
+    assert len(errors.strip().splitlines()) == 1

@@ -145,3 +145,100 @@ def test_names_of_columns_survive():
     assert r"\text{id\#}[i]" in latex
     _parse(latex)
     assert blm.LMM("Reaction ~ 1", data).equation(format="text").startswith("Reaction[i] = beta0")
+
+
+STRUCTURES = {
+    "ar1": {"residual": "ar1(Days | Subject)"},
+    "car1": {"residual": "car1(Days | Subject)", "sigma": "~ Days"},
+    "cs": {"residual": "cs(Subject)", "weights": "w"},
+    "unstructured": {"residual": "unstructured(Days | Subject)"},
+    "cells": {"sigma": "~ arm", "weights": "w"},
+    "student": {"family": "student", "random": "student"},
+    "related": {"relationship": {"Subject": "A"}},
+    "missing": {"missing": "model"},
+}
+
+
+def _structured(name, formula="Reaction ~ Days + (Days | Subject)"):
+    data = dataset("sleepstudy").assign(w=2.0)
+    data = data[data["Days"] < 4]
+    data = data.assign(arm=np.where(data["Subject"].astype(int) % 2, "a", "b"))
+    options = STRUCTURES[name]
+    if name == "related":
+        labels = sorted(data["Subject"].unique())
+        options = {"relationship": {"Subject": pd.DataFrame(np.eye(18), labels, labels)}}
+    if name == "missing":
+        data["Days"] = data["Days"].astype(float).where(np.arange(len(data)) % 9 != 2)
+    return quietly(formula, data, **options)
+
+
+@pytest.mark.parametrize("form", ["conditional", "marginal"])
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_latex_of_every_structure_parses(name, form):
+    _parse(_structured(name).equation(form))
+
+
+SAME = "1{Subject[i] = Subject[i']}"
+
+
+@pytest.mark.parametrize(
+    ("name", "conditional", "marginal"),
+    [
+        (
+            "ar1",
+            ["error[i] ~ Normal(0, sigma^2)",
+             f"Corr(error[i], error[i']) = {SAME} rho^|Days[i] - Days[i']|,  i' != i"],
+            f"{SAME} tau0^2 + {SAME} sigma^2 rho^|Days[i] - Days[i']|,  i' != i",
+        ),
+        (
+            "car1",
+            ["error[i] ~ Normal(0, sigma[i]^2)",
+             "log(sigma[i]) = log(sigma) + gamma[1] (Days[i] - 1.5)",
+             f"Corr(error[i], error[i']) = {SAME} exp(-|Days[i] - Days[i']| / range),  i' != i"],
+            f"{SAME} tau0^2 + {SAME} sigma[i] sigma[i'] exp(-|Days[i] - Days[i']| / range)"
+            ",  i' != i",
+        ),
+        (
+            "cs",
+            ["error[i] ~ Normal(0, sigma^2 / w[i])",
+             f"Corr(error[i], error[i']) = {SAME} rho,  i' != i"],
+            f"{SAME} tau0^2 + {SAME} sigma^2 rho / sqrt(w[i] w[i']),  i' != i",
+        ),
+        (
+            "unstructured",
+            ["error[i] ~ Normal(0, sigma[Days[i]]^2)",
+             f"Corr(error[i], error[i']) = {SAME} R[Days[i], Days[i']],  i' != i"],
+            f"{SAME} tau0^2 + {SAME} sigma[Days[i]] sigma[Days[i']] R[Days[i], Days[i']],  i' != i",
+        ),
+        ("cells", ["error[i] ~ Normal(0, sigma[arm[i]]^2 / w[i])"], f"{SAME} tau0^2,  i' != i"),
+        (
+            "student",
+            ["error[i] ~ StudentT(nu, 0, sigma^2)"],
+            f"{SAME} nu_Subject/(nu_Subject - 2) tau0^2,  i' != i",
+        ),
+        (
+            "related",
+            ["error[i] ~ Normal(0, sigma^2)"],
+            "A[Subject[i], Subject[i']] tau0^2,  i' != i",
+        ),
+    ],
+)  # fmt: skip
+def test_the_equations_of_residual_structures_and_relationships(name, conditional, marginal):
+    model = _structured(name, "Reaction ~ Days + (1 | Subject)")
+    lines = model.equation(format="text").split("\n")
+    assert lines[-len(conditional) :] == conditional
+    lines = model.equation("marginal", "text").split("\n")
+    assert f"Cov(Reaction[i], Reaction[i']) = {marginal}" in lines
+
+
+def test_the_equation_of_related_levels_and_heavy_tails():
+    lines = _structured("related").equation(format="text").split("\n")
+    stacked = "(b0[1], b1[1], ..., b0[18], b1[18])"
+    assert lines[1] == f"{stacked} ~ Normal(0, A (x) Sigma),  A: relationship of Subject"
+    lines = _structured("student").equation(format="text").split("\n")
+    assert "u_Subject[j] ~ Gamma(nu_Subject/2, nu_Subject/2)" in lines
+    effects = "(b0[j], b1[j]) ~ Normal(0, Sigma / u_Subject[j]),  j = 1, ..., 18 (Subject)"
+    assert lines[1] == effects
+    assert _structured("missing").equation(format="text").split("\n")[-1] == (
+        "Days[i] ~ Normal(mu[Days], sigma[Days]^2)"
+    )

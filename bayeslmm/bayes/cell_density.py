@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numba import njit
 
 from bayeslmm.bayes.residual_density import ResidualDensity
+from bayeslmm.compiling import kernel
 from bayeslmm.gaussian import MarginalModel, with_prior
 from bayeslmm.gaussian.cells._kernel import evaluate_head
 from bayeslmm.gaussian.cells.problem import CellProblem
@@ -29,10 +29,8 @@ __all__ = ["CellDensity"]
 #: Up to this many numbers in the cross-products an evaluation is cheap.
 _FEW_NUMBERS = 20_000
 
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
-
-@njit(**_OPTIONS)
+@kernel
 def _prior_part(x, cor, sc, n_log, exponent, constant):
     """Log priors with Jacobians and their gradient, scalars, slopes, flat factors and eta."""
     m, k = cor.diagonal.shape[0], sc.code.shape[0]
@@ -47,7 +45,7 @@ def _prior_part(x, cor, sc, n_log, exponent, constant):
     return value + log_corr, gradient, scalar, slope, F, eta
 
 
-@njit(**_OPTIONS)
+@kernel
 def _add_likelihood_gradient(gradient, x, cor, n_log, q, start, scalar, slope, F, D, d_eta):
     """Chain rule from dl/dSigma_k (flat) and dl/deta, added to ``gradient`` in place."""
     m, k = cor.diagonal.shape[0], scalar.shape[0]
@@ -59,7 +57,7 @@ def _add_likelihood_gradient(gradient, x, cor, n_log, q, start, scalar, slope, F
     gradient[k:] += d_u
 
 
-@njit(**_OPTIONS)
+@kernel
 def density_cells(x, prior, likelihood, want_gradient):
     """Log density and gradient in one compiled call; without a dense tail.
 
@@ -80,7 +78,7 @@ def density_cells(x, prior, likelihood, want_gradient):
     return value + log_y, gradient
 
 
-@njit(**_OPTIONS)
+@kernel
 def densities_cells(X, prior, likelihood):
     """Log density at each row of X."""
     out = np.empty(X.shape[0])

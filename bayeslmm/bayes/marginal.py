@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
+from bayeslmm.compiling import kernel
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import (
     FixedPrior,
@@ -53,13 +53,12 @@ if TYPE_CHECKING:
 
 __all__ = ["MarginalDensity", "fixed_prior", "marginal_density", "marginal_obstacle"]
 
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 #: Up to this many random effects a density evaluation is cheap.
 _FEW_EFFECTS = 1000
 
 
-@njit(**_OPTIONS)
+@kernel
 def _prior_part(x, cor, sc, exponent, constant):
     """Log priors with Jacobians, their gradient, sds (sigma last), slopes, flat factors."""
     m = cor.diagonal.shape[0]
@@ -76,7 +75,7 @@ def _prior_part(x, cor, sc, exponent, constant):
     return value + log_corr, gradient, sd, slope, factors_from_correlations(cor, sd[:m], x[m:])
 
 
-@njit(**_OPTIONS)
+@kernel
 def _add_likelihood_gradient(gradient, x, cor, q, start, sd, slope, F, D, d_sigma2):
     """Chain rule from dl/dSigma_k and dl/dsigma^2, added to ``gradient`` in place."""
     m = cor.diagonal.shape[0]
@@ -87,7 +86,7 @@ def _add_likelihood_gradient(gradient, x, cor, q, start, sd, slope, F, D, d_sigm
     gradient[m + r] += 2.0 * sd[m] * slope[m] * d_sigma2
 
 
-@njit(**_OPTIONS)
+@kernel
 def density_head(x, cor, sc, exponent, constant, arguments, want_gradient):
     """Log density and gradient in one compiled call; without a dense tail.
 
@@ -105,7 +104,7 @@ def density_head(x, cor, sc, exponent, constant, arguments, want_gradient):
     return value + log_y, gradient
 
 
-@njit(**_OPTIONS)
+@kernel
 def densities_head(X, cor, sc, exponent, constant, arguments):
     """Log density at each row of X."""
     out = np.empty(X.shape[0])
@@ -114,7 +113,7 @@ def densities_head(X, cor, sc, exponent, constant, arguments):
     return out
 
 
-@njit(**_OPTIONS)
+@kernel
 def constrained_rows(X, cor, sc):
     """Standard deviations (n, m), sigma last, and flat factors at each row of X."""
     m = cor.diagonal.shape[0]

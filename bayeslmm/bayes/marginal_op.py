@@ -12,12 +12,12 @@ import itertools
 
 import numpy as np
 import pytensor.tensor as pt
-from numba import njit
 from pytensor.gradient import disconnected_type
 from pytensor.graph.basic import Apply
 from pytensor.graph.op import Op
 from pytensor.link.numba.dispatch import basic as numba_basic
 
+from bayeslmm.compiling import kernel
 from bayeslmm.gaussian import MarginalModel, log_marginal_flat
 from bayeslmm.gaussian._criteria import marginal_head
 from bayeslmm.gaussian.problem import Values
@@ -26,7 +26,6 @@ from bayeslmm.gaussian.symbolic import Layout
 __all__ = ["log_marginal_likelihood"]
 
 # not PyTensor's own decorator: what it compiles cannot be called from Python
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 _N_LAYOUT = len(Layout._fields)
 _N_VALUES = len(Values._fields)
 _tokens = itertools.count()
@@ -91,7 +90,7 @@ class LogMarginalDense(_LogMarginal):
             storage[0] = np.asarray(result)
 
 
-@njit(**_OPTIONS)
+@kernel
 def _factor_gradient(D, F, q, start):
     """dl/dF = 2 (dl/dSigma) F, factor by factor."""
     G = np.zeros(F.shape[0])
@@ -104,7 +103,7 @@ def _factor_gradient(D, F, q, start):
     return G
 
 
-@njit(**_OPTIONS)
+@kernel
 def _head(F, sigma, lay, val, numbers, root, target):
     value, D, d_sigma2 = marginal_head(
         lay, val, F, sigma, int(numbers[0]), numbers[1], root, target, numbers[2], True

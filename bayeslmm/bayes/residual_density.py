@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numba import njit
 
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.residual_draws import residual_values
+from bayeslmm.compiling import kernel
 from bayeslmm.errors import SamplingError
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import FixedPrior, single_threaded_blas
@@ -46,10 +46,7 @@ _NORMALS = 2_000_000
 _FEW_ROWS = 5_000
 
 
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
-
-
-@njit(**_OPTIONS)
+@kernel
 def _natural(x, cor, times, sc, n_log, n_scales):
     """Log priors of the scalars with their gradient, scalars and slopes, flat factors of effects
     and of residual correlations, eta and c."""
@@ -72,7 +69,7 @@ def _natural(x, cor, times, sc, n_log, n_scales):
     return value, gradient, scalar, slope, F, L, eta, c
 
 
-@njit(**_OPTIONS)
+@kernel
 def density_blocks(
     x, cor, times, sc, n_log, exponent, constant, n_scales, lay, data, n, root, target, log_det,
     want_gradient,
@@ -115,7 +112,7 @@ def density_blocks(
     return total, out
 
 
-@njit(**_OPTIONS)
+@kernel
 def densities_blocks(X, arguments):
     """Log density at each row of X; ``arguments`` are those of :func:`density_blocks`."""
     out = np.empty(X.shape[0])

@@ -15,13 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from bayeslmm.bayes.signed import Mirror, image
+from bayeslmm.compiling import kernel
 
 __all__ = ["Surrogate", "fit_surrogate", "follow", "path_length"]
 
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 #: Where the density is looked at along each axis, and how far random points spread, in whitened
 #: units.
@@ -93,7 +92,7 @@ class Surrogate:
         return _gradient(z, *self.arrays)
 
 
-@njit(**_OPTIONS)
+@kernel
 def _value(z, coordinates, points, value_weights, gradient_weights, length):
     at = image(z, coordinates)[0]
     total = 0.0
@@ -109,7 +108,7 @@ def _value(z, coordinates, points, value_weights, gradient_weights, length):
     return total
 
 
-@njit(**_OPTIONS)
+@kernel
 def _gradient(z, coordinates, points, value_weights, gradient_weights, length):
     """At the image of z, carried back to z."""
     at, signs = image(z, coordinates)
@@ -140,7 +139,7 @@ def _gradient(z, coordinates, points, value_weights, gradient_weights, length):
     return out
 
 
-@njit(**_OPTIONS)
+@kernel
 def _leapfrog(z, p, step, n_steps, coordinates, points, value_weights, gradient_weights, length):
     arguments = (coordinates, points, value_weights, gradient_weights, length)
     z, p = z.copy(), p.copy()

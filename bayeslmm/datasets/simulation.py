@@ -138,12 +138,12 @@ def simulate_lmm(
     >>> blm.LMM(sim.formula, sim.data).reml().converged
     True
     """
-    beta, sd = np.atleast_1d(np.asarray(beta, float)), np.atleast_1d(np.asarray(sd, float))
-    _check(n_groups, n_per_group, beta, sd, corr, sigma, dropout, mechanism, imbalance)
+    coefficients, sds = (np.atleast_1d(np.asarray(v, float)) for v in (beta, sd))
+    _check(n_groups, n_per_group, coefficients, sds, corr, sigma, dropout, mechanism, imbalance)
     rng = np.random.default_rng(seed)
     design = _visits(n_groups, n_per_group)
-    names = list(_TERMS[: len(beta)])
-    effects = _effects(rng, n_groups, sd, corr)
+    names = list(_TERMS[: len(coefficients)])
+    effects = _effects(rng, n_groups, sds, corr)
     X = np.column_stack(
         [
             np.ones(len(design)),
@@ -152,22 +152,22 @@ def simulate_lmm(
             design["time"] * design["treatment"],
         ]
     )
-    Z = X[:, : len(sd)]
+    Z = X[:, : len(sds)]
     own = effects.to_numpy()[design["group"].cat.codes]
     noise = sigma * rng.standard_normal(len(design))
-    y = X[:, : len(beta)] @ beta + np.sum(Z * own, axis=1) + noise
-    columns = ["time", *(["treatment"] if len(beta) > 2 else []), "group"]
+    y = X[:, : len(coefficients)] @ coefficients + np.sum(Z * own, axis=1) + noise
+    columns = ["time", *(["treatment"] if len(coefficients) > 2 else []), "group"]
     complete = design[columns].copy()
     complete.insert(0, "y", y)
     kept = _stays(rng, y.reshape(n_groups, n_per_group), dropout, mechanism)
     kept &= _attended(rng, kept, imbalance)
-    fixed = {1: "1", 2: "time", 3: "time + treatment", 4: "time * treatment"}[len(beta)]
+    fixed = {1: "1", 2: "time", 3: "time + treatment", 4: "time * treatment"}[len(coefficients)]
     return Simulation(
         data=complete[kept.ravel()].reset_index(drop=True),
         complete=complete,
-        formula=f"y ~ {fixed} + ({'time' if len(sd) == 2 else '1'} | group)",
-        beta=pd.Series(beta, index=names, name="truth"),
-        varcomp=_components(sd, corr, sigma),
+        formula=f"y ~ {fixed} + ({'time' if len(sds) == 2 else '1'} | group)",
+        beta=pd.Series(coefficients, index=names, name="truth"),
+        varcomp=_components(sds, corr, sigma),
         effects=effects,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,10 +71,8 @@ class ModelViews:
         error[i] ~ Normal(0, sigma^2)
         """
         from bayeslmm.results.equation import equation
-        from bayeslmm.results.support import refuse_unless_derived
 
-        refuse_unless_derived(self, "The equation")
-        return equation(self.design, form, format)
+        return equation(self.design, form, format, family=self.family, random=self.random)
 
     def plot_data(self, x: str | None = None, **options):
         """The data before any fit, group by group; see :func:`bayeslmm.plots.plot_data`.
@@ -104,7 +102,7 @@ class ModelViews:
 class FitPlots:
     """Plots that both fits have. Each returns matplotlib axes and shows nothing by itself."""
 
-    def plot_trajectories(self, x: str | None = None, **options) -> Axes | np.ndarray:
+    def plot_trajectories(self: Any, x: str | None = None, **options) -> Axes | np.ndarray:
         """Data, population line with its band, group lines: the fan.
 
         Options: ``factor by groups panels level ax``; see
@@ -118,7 +116,7 @@ class FitPlots:
 
         return plot_trajectories(self, x, **options)
 
-    def plot_shrinkage(self, factor: str | None = None, **options) -> Axes:
+    def plot_shrinkage(self: Any, factor: str | None = None, **options) -> Axes:
         """Arrows from each group's own estimate to the mixed model's.
 
         Options: ``effects groups ax``; see :func:`bayeslmm.plots.plot_shrinkage`.
@@ -131,7 +129,7 @@ class FitPlots:
 
         return plot_shrinkage(self, factor, **options)
 
-    def plot_ranef(self, factor: str | None = None, **options) -> np.ndarray:
+    def plot_ranef(self: Any, factor: str | None = None, **options) -> np.ndarray:
         """Random effects with intervals, sorted (caterpillar plot).
 
         Options: ``effects level groups``; see :func:`bayeslmm.plots.plot_ranef`.
@@ -144,7 +142,7 @@ class FitPlots:
 
         return plot_ranef(self, factor, **options)
 
-    def plot_variance(self, *, level: float = 0.95) -> np.ndarray:
+    def plot_variance(self: Any, *, level: float = 0.95) -> np.ndarray:
         """Variance components and shares of variance; see
         :func:`bayeslmm.plots.plot_variance`.
 
@@ -156,7 +154,7 @@ class FitPlots:
 
         return plot_variance(self, level=level)
 
-    def plot_forest(self, coefficients: str | list[str] | None = None, **options) -> Axes:
+    def plot_forest(self: Any, coefficients: str | list[str] | None = None, **options) -> Axes:
         """Coefficients with intervals.
 
         Options: ``level inner ax``; see :func:`bayeslmm.plots.plot_forest`.
@@ -169,7 +167,7 @@ class FitPlots:
 
         return plot_forest(self, coefficients, **options)
 
-    def plot_implied_covariance(self, data=None, **options) -> np.ndarray:
+    def plot_implied_covariance(self: Any, data=None, **options) -> np.ndarray:
         """Covariance of a group's responses as a heat map, correlation against distance.
 
         Options: ``x correlation``; see :func:`bayeslmm.plots.plot_implied_covariance`.
@@ -182,7 +180,7 @@ class FitPlots:
 
         return plot_implied_covariance(self, data, **options)
 
-    def plot_residuals(self) -> np.ndarray:
+    def plot_residuals(self: Any) -> np.ndarray:
         """Residuals against fitted values, normal quantiles of residuals and random effects;
         see :func:`bayeslmm.plots.plot_residuals`.
 
@@ -194,7 +192,7 @@ class FitPlots:
 
         return plot_residuals(self)
 
-    def plot_compare(self, *others, **options) -> np.ndarray:
+    def plot_compare(self: Any, *others, **options) -> np.ndarray:
         """This fit's estimates beside those of others.
 
         Options: ``names parameters level``; see :func:`bayeslmm.plots.plot_compare`.
@@ -226,7 +224,7 @@ class PosteriorPlots(FitPlots):
 
         return plot_prior_posterior(self, parameters, **options)
 
-    def plot_ppc(self, kind: str = "dist", **options) -> np.ndarray:
+    def plot_ppc(self: Any, kind: str = "dist", **options) -> np.ndarray:
         """Replicated data against those observed, or a statistic of each (``kind="stat"``).
 
         Options: ``stat by groups random_seed`` and ArviZ's; see
@@ -240,7 +238,7 @@ class PosteriorPlots(FitPlots):
 
         return plot_ppc(self, kind, **options)
 
-    def plot_loo_pit(self, **options) -> np.ndarray:
+    def plot_loo_pit(self: Any, **options) -> np.ndarray:
         """Probability integral transforms of rows left out; see
         :func:`bayeslmm.plots.plot_loo_pit`.
 
@@ -252,7 +250,7 @@ class PosteriorPlots(FitPlots):
 
         return plot_loo_pit(self, **options)
 
-    def plot_rank(self, parameters: str | list[str] | None = None, **options) -> np.ndarray:
+    def plot_rank(self: Any, parameters: str | list[str] | None = None, **options) -> np.ndarray:
         """Ranks of each chain's draws; see :func:`bayeslmm.plots.plot_rank`.
 
         Examples
@@ -263,7 +261,7 @@ class PosteriorPlots(FitPlots):
 
         return plot_rank(self, parameters, **options)
 
-    def plot_trace(self, parameters: str | list[str] | None = None, **options) -> np.ndarray:
+    def plot_trace(self: Any, parameters: str | list[str] | None = None, **options) -> np.ndarray:
         """Draws in their order, chain by chain; see :func:`bayeslmm.plots.plot_trace`.
 
         Examples

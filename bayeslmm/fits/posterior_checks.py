@@ -56,12 +56,8 @@ class PosteriorChecks(PosteriorDraws):
         """
         import xarray as xr
 
-        from bayeslmm.bayes.predictive import factors_anew, posterior_predictive
-        from bayeslmm.results.support import refuse_unless_derived
+        from bayeslmm.bayes.predictive import posterior_predictive
 
-        anew = factors_anew(self.model.design, groups)
-        if anew:
-            refuse_unless_derived(self.model, "Replication for new groups", related=True)
         group = posterior_predictive(
             self.model.design,
             self.names,

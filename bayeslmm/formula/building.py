@@ -18,7 +18,7 @@ from bayeslmm.formula.covariates import (
 from bayeslmm.formula.design import Design
 from bayeslmm.formula.expressions import Call, walk
 from bayeslmm.formula.functions import allowed_calls, base_namespace, check_namespace
-from bayeslmm.formula.groupcalls import group_call
+from bayeslmm.formula.groupcalls import group_call, written_call
 from bayeslmm.formula.groupmeans import fit_group_mean
 from bayeslmm.formula.matrices import (
     model_matrix,
@@ -117,7 +117,7 @@ def build_design(
         {name: plain_column(column, name) for name, column in used_rows.items()},
         index=pd.RangeIndex(len(keep)),
     )
-    options = {"namespace": namespace, "allowed": allowed}
+    options: dict[str, Any] = {"namespace": namespace, "allowed": allowed}
     group_means = tuple(fit_group_mean(call, plain, **options) for call in calls)
     used, plain = plain, plain.assign(**{mean.name: mean.values for mean in group_means})
     response, y = response_vector(parsed.response, plain, **options)
@@ -201,7 +201,7 @@ def columns_and_calls(
                 f"The data have a column called {name!r}, and the formula calls {name}. Rename "
                 "the column, or leave it out."
             )
-        call = group_call(name)
+        call = written_call(name)
         covariate = parse_part(call.covariate, allowed, present, f"term {name}")
         names.update(dict.fromkeys([*variables_in(covariate), *call.groups]))
         for column in call.groups:
@@ -262,7 +262,7 @@ def _to_model(parsed: ParsedFormula, raw, raw_weights, frame, allowed, calls) ->
     keep = np.flatnonzero(~_dropped_mask(required, raw_weights, len(frame)))
     fixed = set(response)
     for name in calls:
-        call = group_call(name)
+        call = written_call(name)
         fixed |= _variables(call.covariate, allowed, present) | set(call.groups)
     for node in walk(parse_part(parsed.fixed, allowed, present, "formula")):
         if isinstance(node, Call) and node.function == "offset":

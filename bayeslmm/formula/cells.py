@@ -275,7 +275,9 @@ class FixedCells:
 def fixed_cells(design: Design) -> FixedCells:
     """Terms and columns of a design's fixed part as functions of cells."""
     few = (design.predictors if design.rows_in_memory else design.prototype).head(2)
-    blocks, levels, start = [], {}, 0
+    blocks: list = []
+    levels: dict = {}
+    start = 0
     for piece in design.fixed._pieces:
         if piece.kind == "offset":
             continue

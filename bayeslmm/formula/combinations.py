@@ -70,7 +70,7 @@ def find_combinations(
 
 def component_codes(sizes: tuple[int, ...], tables: tuple[np.ndarray, ...]) -> list[np.ndarray]:
     """Code of each combination in each column."""
-    found: list[np.ndarray] = [None] * len(sizes)
+    found = [np.empty(0, np.int64)] * len(sizes)
     key = tables[-1]
     runs = _runs(sizes, tables)
     for number in reversed(range(len(runs))):

@@ -128,7 +128,8 @@ def modeled_covariates(
         If the model is not linear in a missing value, or multiplies two of them.
     """
     matrices = [fixed, *(matrix for block in blocks for matrix in block._matrices)]
-    found, touched = [], {}
+    found: list = []
+    touched: dict = {}
     for name, mask in missing.items():
         for matrix in matrices:
             _refuse_transforms(matrix, name)

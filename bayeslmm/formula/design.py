@@ -16,7 +16,7 @@ from bayeslmm.formula.covariates import (
     ModeledCovariate,
 )
 from bayeslmm.formula.functions import allowed_calls
-from bayeslmm.formula.groupcalls import group_call
+from bayeslmm.formula.groupcalls import written_call
 from bayeslmm.formula.groupmeans import GroupMean
 from bayeslmm.formula.matrices import (
     ModelMatrix,
@@ -325,7 +325,7 @@ class Design:
 
     def _covariate_columns(self, name: str) -> list[str]:
         """Columns of the covariate of a group mean."""
-        return self._columns_of([group_call(name).covariate])
+        return self._columns_of([written_call(name).covariate])
 
     def _categories(self, name: str) -> list | None:
         if name not in self.columns:

@@ -122,9 +122,9 @@ def _columns(design: Design, frame: pd.DataFrame, n: int) -> pd.DataFrame:
         values = np.concatenate([np.asarray(c, dtype=object) for c in (old, new)])
         if isinstance(old.dtype, pd.CategoricalDtype):
             known = {str(level): level for level in old.cat.categories}
-            values = [known.get(str(value), value) for value in values]
-            levels = list(dict.fromkeys([*known.values(), *values]))
-            joined[name] = pd.Categorical(values, categories=levels, ordered=True)
+            matched = [known.get(str(value), value) for value in values]
+            levels = list(dict.fromkeys([*known.values(), *matched]))
+            joined[name] = pd.Categorical(matched, categories=levels, ordered=True)
         elif isinstance(new.dtype, pd.CategoricalDtype):  # text labels after numbers
             joined[name] = pd.Categorical(list(map(str, values)), ordered=True)
         else:

@@ -13,7 +13,7 @@ from bayeslmm.formula.expressions import GROUP_CALLS, GroupMean, source
 from bayeslmm.formula.reading import read_arithmetic
 from bayeslmm.formula.syntax import scan
 
-__all__ = ["GroupCall", "group_call"]
+__all__ = ["GroupCall", "group_call", "written_call"]
 
 
 @dataclass(frozen=True)
@@ -36,3 +36,17 @@ def group_call(name: str) -> GroupCall | None:
     if not isinstance(node, GroupMean):
         return None
     return GroupCall(node.kind, source(node.covariate), node.groups)
+
+
+def written_call(name: str) -> GroupCall:
+    """The call that a column's name is known to stand for.
+
+    Raises
+    ------
+    FormulaError
+        If it stands for none.
+    """
+    call = group_call(name)
+    if call is None:
+        raise FormulaError(f"'{name}' is not a call of within() or between().")
+    return call

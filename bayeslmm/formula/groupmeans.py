@@ -16,7 +16,7 @@ import pandas as pd
 
 from bayeslmm.errors import DataError
 from bayeslmm.formula.columns import find_column, missing_in
-from bayeslmm.formula.groupcalls import group_call
+from bayeslmm.formula.groupcalls import written_call
 from bayeslmm.formula.random import GroupingFactor, grouping_factor
 
 __all__ = ["GroupMean", "fit_group_mean", "split_at_means"]
@@ -94,7 +94,7 @@ def fit_group_mean(
     """
     from bayeslmm.formula.matrices import model_matrix
 
-    call = group_call(name)
+    call = written_call(name)
     covariate = model_matrix(
         f"0 + {call.covariate}", frame, namespace=namespace, allowed=allowed, what=name
     )

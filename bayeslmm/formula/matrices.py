@@ -247,7 +247,8 @@ def _evaluate(nodes: list, text: str, frame: pd.DataFrame, namespace: Mapping) -
             raise FormulaError(f"offset() cannot be part of the interaction '{term.name}'.")
         evaluated.append(term)
     blocks_of = _choose_codings(evaluated)
-    pieces, owners, terms, names, blocks, start = [], [], [], [], [], 0
+    names: list[str] = []
+    pieces, owners, terms, blocks, start = [], [], [], [], 0
     for term, codings_of_term in zip(evaluated, blocks_of, strict=True):
         with _named_errors(term.name):
             coded = [_coded_piece(term, coding, frame, env) for coding in codings_of_term]
@@ -462,7 +463,7 @@ def _retold_errors(name: str):
             raise
         raise type(err)(f"The term '{name}' cannot be evaluated: {err}") from None
     except Exception as err:
-        text = err
+        text = str(err)
         if isinstance(err, KeyError) and err.args:
             text = f"{err.args[0]!r} is not a column; a constant goes inside I(...)"
         raise FormulaError(f"The term '{name}' cannot be evaluated: {text}") from err

@@ -107,7 +107,7 @@ class _Reader:
     # ---- terms
 
     def terms(self) -> Node:
-        parts = []
+        parts: list = []
         sign = self.accept("PLUS", "MINUS")
         while sign or not parts:
             parts.append((-1 if sign and sign.kind == "MINUS" else 1, self.product()))
@@ -273,7 +273,9 @@ class _Reader:
 
 def _flat(node: Node) -> Node:
     """``(a - b) + c`` is ``a - b + c``: parentheses that change nothing leave no trace."""
-    first = node.operands[0] if isinstance(node, Operation) else None
+    if not isinstance(node, Operation):
+        return node
+    first = node.operands[0]
     if isinstance(first, Operation):
         symbols = {node.operators[0], first.operators[0]}
         if symbols <= {"+", "-"} or symbols <= {"*", "/"}:

@@ -158,6 +158,11 @@ class VarianceTerm:
         """Length of eta."""
         return len(self.names)
 
+    @property
+    def means(self) -> np.ndarray:
+        """Means of the columns of a log-linear formula, where ``sigma`` stands."""
+        return np.zeros(0) if self._means is None else self._means
+
     def evaluate(self, frame: pd.DataFrame, n: int) -> np.ndarray:
         """Rows of the scale matrix, shape (n, len(eta)), of plain columns.
 

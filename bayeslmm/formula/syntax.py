@@ -8,6 +8,7 @@ forgets which terms were written together (and so which effects are correlated),
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from bayeslmm.errors import FormulaError
 from bayeslmm.formula.grouping import grouping_factors
@@ -177,7 +178,9 @@ def _split_bars(tokens: list) -> tuple[str, list[Bar]]:
 def _signed_terms(tokens: list) -> list[tuple]:
     """Terms of a sum at depth 0 with the sign token before each (None for the first)."""
     terms: list[tuple] = []
-    sign, current, depth = None, [], 0
+    sign: Any = None
+    current: list = []
+    depth = 0
     for token in tokens:
         depth += (token.kind in _OPEN) - (token.kind in _CLOSE)
         if depth == 0 and token.kind in ("PLUS", "MINUS"):

@@ -130,8 +130,8 @@ def _check_power(node: Operation, text: str) -> None:
             f"means interactions, as in (a + b)**2. Write I({name}**2) for the square."
         )
     for order in node.operands[1:]:
-        whole = isinstance(order, Constant) and type(order.value) is int
-        if not whole or order.value < 1:
+        value = order.value if isinstance(order, Constant) else None
+        if type(value) is not int or value < 1:
             raise FormulaError(f"A power in '{text}' must be a whole number, 1 or more.")
 
 

@@ -15,7 +15,8 @@ written for unscaled blocks so that it holds for singular L.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from bayeslmm.compiling import kernel
 
 from ._small import (
     apply_root,
@@ -27,10 +28,8 @@ from ._small import (
     solve_root_transposed,
 )
 
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
-
-@njit(**_OPTIONS)
+@kernel
 def _max_sizes(lay):
     factor_q = lay.factor_q
     pcol_ptr = lay.pcol_ptr
@@ -43,7 +42,7 @@ def _max_sizes(lay):
     return q_max, width_max
 
 
-@njit(**_OPTIONS)
+@kernel
 def _panel_times_inverse(lay, e, panel, Qdiag, Qpanel, tail_inverse, PQ, index):
     """PQ = A_jN Q_NN for head node e, Q on the pattern, lower triangle of the tail.
 
@@ -83,7 +82,7 @@ def _panel_times_inverse(lay, e, panel, Qdiag, Qpanel, tail_inverse, PQ, index):
         _add_tail_product(tail_inverse, index, row[first:], product[first:width])
 
 
-@njit(**_OPTIONS)
+@kernel
 def _add_row(source, positions, x, v, out):
     """out += x source[positions]; returns source[positions]'v."""
     total = 0.0
@@ -94,7 +93,7 @@ def _add_row(source, positions, x, v, out):
     return total
 
 
-@njit(**_OPTIONS)
+@kernel
 def _add_tail_product(Q, index, v, out):
     """out += Q[index, index] v for symmetric Q of which the lower triangle is looked at.
 
@@ -123,7 +122,7 @@ def _add_tail_product(Q, index, v, out):
         out[n - 1] += total + x * last[index[n - 1]]
 
 
-@njit(**_OPTIONS)
+@kernel
 def _fetch_product(lay, e, stacked, PQ):
     """PQ of a leading node from the product of all panels with the tail's inverse."""
     node_col = lay.node_col
@@ -134,7 +133,7 @@ def _fetch_product(lay, e, stacked, PQ):
             PQ[a, i] = stacked[row + a, i]
 
 
-@njit(**_OPTIONS)
+@kernel
 def inverse_blocks(lay, panel, K, tail_inverse, stacked, use_stacked):
     """Q on the pattern of the head: diagonal blocks (flat) and panels (flat)."""
     diag_ptr = lay.diag_ptr
@@ -161,7 +160,7 @@ def inverse_blocks(lay, panel, K, tail_inverse, stacked, use_stacked):
     return Qdiag, Qpanel
 
 
-@njit(**_OPTIONS)
+@kernel
 def _finish_inverse(q, width, d_at, p_at, panel, K, PQ, Y, Qdiag, Qpanel):
     """Y_j, Q_jj and Q_jN from PQ = A_jN Q_NN."""
     for a in range(q):
@@ -186,7 +185,7 @@ def _finish_inverse(q, width, d_at, p_at, panel, K, PQ, Y, Qdiag, Qpanel):
             Qdiag[d_at + a * q + b] = total
 
 
-@njit(**_OPTIONS)
+@kernel
 def effects(lay, diag, panel, rhs, roots, F, b):
     """Fill the head rows of b (its tail rows are given) and return U = Z'V^-1 [X y] of the head."""
     diag_ptr = lay.diag_ptr
@@ -271,7 +270,7 @@ def effects(lay, diag, panel, rhs, roots, F, b):
     return U
 
 
-@njit(**_OPTIONS)
+@kernel
 def draw_effects(lay, panel, rhs, roots, F, sigma, z, b):
     """Fill the head rows of b with draws given its tail rows.
 
@@ -320,7 +319,7 @@ def draw_effects(lay, panel, rhs, roots, F, sigma, z, b):
                 b[row + a, c] = s[a, c]
 
 
-@njit(**_OPTIONS)
+@kernel
 def derivative_sums(
     lay, diag, panel, roots, K, F, U, omega, tail_inverse, stacked, use_stacked, T, Q
 ):

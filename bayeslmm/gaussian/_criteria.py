@@ -7,18 +7,18 @@ criterion with respect to a covariance matrix is sum_j T_jj against sum_j U_j om
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from bayeslmm.compiling import kernel
 
 from ._backward import derivative_sums, draw_effects, effects
 from ._elimination import eliminate_head
 from ._levels import all_sums, can_differentiate, draw_levels, eliminated, level_derivatives
 from ._small import cholesky_lower, invert_from_cholesky, solve_lower_transposed
 
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 _LOG_2PI = float(np.log(2.0 * np.pi))
 
 
-@njit(**_OPTIONS)
+@kernel
 def _solve_fixed(P, h):
     """Inverse of P (symmetric), P^-1 h and log|P|; nan where P is not positive definite."""
     p = P.shape[0]
@@ -42,7 +42,7 @@ def _solve_fixed(P, h):
     return inverse, solution, log_det
 
 
-@njit(**_OPTIONS)
+@kernel
 def _residual_form(S, beta):
     """[-beta; 1]' S [-beta; 1], the generalized residual sum of squares."""
     p = beta.shape[0]
@@ -55,7 +55,7 @@ def _residual_form(S, beta):
     return total
 
 
-@njit(**_OPTIONS)
+@kernel
 def profile_statistics(S, log_det, n, sum_log_weights, reml):
     """Profiled -2 log-likelihood (Bates et al. 2015, eq. 34 and 42), beta, pwrss, omega."""
     p = S.shape[0] - 1
@@ -78,7 +78,7 @@ def profile_statistics(S, log_det, n, sum_log_weights, reml):
     return value, beta, pwrss, inverse, omega
 
 
-@njit(**_OPTIONS)
+@kernel
 def posterior_precision(S, sigma2, root, target):
     """P = S_XX / sigma^2 + R'R and h = S_Xy / sigma^2 + R't for the prior |R beta - t|^2."""
     p = S.shape[0] - 1
@@ -92,7 +92,7 @@ def posterior_precision(S, sigma2, root, target):
     return P, h
 
 
-@njit(**_OPTIONS)
+@kernel
 def marginal_statistics(S, log_det, n, sum_log_weights, sigma2, root, target, log_det_P0):
     """log p(y | theta), posterior mean and covariance of beta, omega, and half the sum that gives
     the derivative with respect to sigma^2 by homogeneity."""
@@ -125,7 +125,7 @@ def marginal_statistics(S, log_det, n, sum_log_weights, sigma2, root, target, lo
     return value, beta, inverse, omega, 0.5 * (quadratic + trace - n)
 
 
-@njit(**_OPTIONS)
+@kernel
 def theta_to_factors(theta, theta_index, size):
     """Flat buffer of relative factors from the free entries."""
     F = np.zeros(size)
@@ -134,7 +134,7 @@ def theta_to_factors(theta, theta_index, size):
     return F
 
 
-@njit(**_OPTIONS)
+@kernel
 def gradient_to_theta(lay, D, F, theta_index):
     """2 D_k L_k at the free entries, D flat with the layout of F."""
     out = np.empty(theta_index.shape[0])
@@ -153,13 +153,13 @@ def gradient_to_theta(lay, D, F, theta_index):
     return out
 
 
-@njit(**_OPTIONS)
+@kernel
 def use_levels(lay, val, F, want_gradient):
     """The passes over all levels at a time apply; their gradient wants an invertible factor."""
     return val.levels.shape[1] > 0 and (not want_gradient or can_differentiate(lay, F))
 
 
-@njit(**_OPTIONS)
+@kernel
 def head_derivatives(lay, F, diag, panel, roots, K, rhs, omega):
     """sum T and sum U omega U' when there is no dense tail."""
     b = np.empty(rhs.shape)
@@ -171,7 +171,7 @@ def head_derivatives(lay, F, diag, panel, roots, K, rhs, omega):
     return T, Q
 
 
-@njit(**_OPTIONS)
+@kernel
 def profiled_levels(lay, val, sums, F, theta_index, n, sum_log_weights, reml, want_gradient):
     """Profiled criterion and its gradient from ``_levels.chunk_sums``."""
     log_det, S = eliminated(sums, val.gram)
@@ -184,7 +184,7 @@ def profiled_levels(lay, val, sums, F, theta_index, n, sum_log_weights, reml, wa
     return value, gradient_to_theta(lay, T, F, theta_index)
 
 
-@njit(**_OPTIONS)
+@kernel
 def profiled_head(lay, val, theta, theta_index, n, sum_log_weights, reml, want_gradient):
     """Profiled criterion, and its gradient in theta, in one call; no dense tail."""
     F = theta_to_factors(theta, theta_index, lay.f_ptr[-1])
@@ -203,7 +203,7 @@ def profiled_head(lay, val, theta, theta_index, n, sum_log_weights, reml, want_g
     return value, gradient_to_theta(lay, T, F, theta_index)
 
 
-@njit(**_OPTIONS)
+@kernel
 def marginal_levels(
     lay, val, sums, L, sigma, n, sum_log_weights, root, target, log_det_P0, want_gradient
 ):
@@ -220,7 +220,7 @@ def marginal_levels(
     return value, D, d_sigma2
 
 
-@njit(**_OPTIONS)
+@kernel
 def marginal_head(lay, val, L, sigma, n, sum_log_weights, root, target, log_det_P0, want_gradient):
     """log p(y | theta) for *absolute* factors L (Sigma_k = L_k L_k', flat), no dense tail.
 
@@ -244,7 +244,7 @@ def marginal_head(lay, val, L, sigma, n, sum_log_weights, root, target, log_det_
     return value, D, d_sigma2
 
 
-@njit(**_OPTIONS)
+@kernel
 def marginal_gradient(lay, T, Q, L, sigma2, half):
     """dl/dSigma_k = [sum U omega U' / sigma^2 - sum T] / (2 sigma^2), and dl/dsigma^2."""
     D = np.empty(T.shape[0])
@@ -261,7 +261,7 @@ def marginal_gradient(lay, T, Q, L, sigma2, half):
     return D, (half - inner) / sigma2
 
 
-@njit(**_OPTIONS)
+@kernel
 def draw_fixed(P, beta, z):
     """beta + C^-T z with P = C C': a draw from N(beta, P^-1) for standard normal z (p, m)."""
     C = P.copy()
@@ -274,7 +274,7 @@ def draw_fixed(P, beta, z):
     return out
 
 
-@njit(**_OPTIONS)
+@kernel
 def draws_head(lay, val, L, sigma, root, target, z, fixed, effects_):
     """One draw of (fixed effects, effects) for each row of L (flat, absolute), sigma and z.
 
@@ -307,7 +307,7 @@ def draws_head(lay, val, L, sigma, root, target, z, fixed, effects_):
         effects_[d] = b[:, 0]
 
 
-@njit(**_OPTIONS)
+@kernel
 def moments_head(lay, val, L, sigma, root, target, C):
     """Mean (m, k) and covariance (m, k, k) of C gamma for each row of L (flat, absolute)."""
     m, k, p = L.shape[0], C.shape[0], val.gram.shape[0] - 1
@@ -331,7 +331,7 @@ def moments_head(lay, val, L, sigma, root, target, C):
     return mean, covariance
 
 
-@njit(**_OPTIONS)
+@kernel
 def _draw_beta(S, sigma, root, target, noise):
     P, h = posterior_precision(S, sigma * sigma, root, target)
     _, beta, _ = _solve_fixed(P, h)

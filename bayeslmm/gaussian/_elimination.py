@@ -10,14 +10,13 @@ L.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from bayeslmm.compiling import kernel
 
 from ._small import apply_root, node_root
 
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
-
-@njit(**_OPTIONS)
+@kernel
 def eliminate_head(lay, val, F, scatter_tail):
     """Eliminate every head node.
 
@@ -88,7 +87,7 @@ def eliminate_head(lay, val, F, scatter_tail):
     return log_det, roots, K, diag, panel, tail, rhs, gram
 
 
-@njit(**_OPTIONS)
+@kernel
 def _subtract_outer(tail, index, v):
     """v v' from the lower triangle of the rows and columns ``index`` (increasing) of the tail.
 
@@ -110,7 +109,7 @@ def _subtract_outer(tail, index, v):
             last[index[j]] -= x * v[j]
 
 
-@njit(**_OPTIONS)
+@kernel
 def _update_head(lay, h, q, width, panel, RP, diag):
     """Subtract one node's contribution from the rows of a later head node."""
     diag_ptr = lay.diag_ptr
@@ -153,7 +152,7 @@ def _update_head(lay, h, q, width, panel, RP, diag):
             panel[r_at + i * r_width + position] -= total
 
 
-@njit(**_OPTIONS)
+@kernel
 def stacked_roots(lay, panel, roots, F):
     """Rows C_j^-1 L' A_j,tail of all leading nodes as one matrix, for a dense head."""
     diag_ptr = lay.diag_ptr
@@ -174,7 +173,7 @@ def stacked_roots(lay, panel, roots, F):
     return out
 
 
-@njit(**_OPTIONS)
+@kernel
 def scale_tail(lay, tail, F, identity):
     """Lower triangle of identity I + Lambda' A Lambda (or Lambda A Lambda') in place.
 
@@ -242,7 +241,7 @@ def scale_tail(lay, tail, F, identity):
             tail[i, i] += 1.0
 
 
-@njit(**_OPTIONS)
+@kernel
 def scale_rows(lay, B, F, transpose):
     """Lambda_t' B (``transpose``) or Lambda_t B for the tail's rows, as a new array."""
     f_ptr = lay.f_ptr

@@ -15,12 +15,12 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from bayeslmm.compiling import kernel
+
 from ._small import invertible_factors
 
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
-
 #: Sums may be taken in any order; nan and infinity keep their meaning.
-_SUMS = {**_OPTIONS, "fastmath": {"reassoc", "contract", "nsz"}}
+_sums = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 #: Levels worked on at a time: few enough to stay in the cache. Sums are taken chunk by chunk and
 #: added in the order of the chunks, so that they are the same whoever works on which.
@@ -47,7 +47,7 @@ def level_columns(diag: np.ndarray, rhs: np.ndarray, q: int) -> np.ndarray:
     return np.ascontiguousarray(np.hstack((lower, rhs.reshape(len(blocks), -1))).T)
 
 
-@njit(**_SUMS)
+@_sums
 def _dot(x, y):
     total = 0.0
     for j in range(x.shape[0]):
@@ -55,7 +55,7 @@ def _dot(x, y):
     return total
 
 
-@njit(**_OPTIONS)
+@kernel
 def _log_product(x):
     """Sum of logs, one logarithm per many factors."""
     total = 0.0
@@ -69,7 +69,7 @@ def _log_product(x):
     return total + np.log(product)
 
 
-@njit(**_OPTIONS)
+@kernel
 def _roots(levels, begin, end, q, L, roots, determinant):
     """1 / c_00, c_10 and 1 / c_11 of the roots C_j, one row each, and |M_j|."""
     # rows are sliced one by one: a compiler sees that they are contiguous
@@ -96,7 +96,7 @@ def _roots(levels, begin, end, q, L, roots, determinant):
         determinant[j] = pivot * rest
 
 
-@njit(**_OPTIONS)
+@kernel
 def _eliminate(levels, begin, end, q, m, L, roots, R):
     """R_j = C_j^-1 L'B_j, row a m + c for effect a and column c."""
     first = q * (q + 1) // 2
@@ -117,19 +117,19 @@ def _eliminate(levels, begin, end, q, m, L, roots, R):
                 low[j] = (l11 * r1[j] - c10[j] * t) * i11[j]
 
 
-@njit(**_OPTIONS)
+@kernel
 def count_chunks(J):
     """Chunks that J levels are worked on in."""
     return (J + _CHUNK - 1) // _CHUNK
 
 
-@njit(**_OPTIONS)
+@kernel
 def sums_size(q, m, want_gradient):
     """Numbers that one chunk adds up to; see :func:`chunk_sums`."""
     return 1 + m * m + (q * q + q * m * q * m if want_gradient else 0)
 
 
-@njit(**_OPTIONS)
+@kernel
 def chunk_sums(levels, q, m, L, first, stop, want_gradient, out):
     """Sums over the levels of each of the chunks ``first`` to ``stop``, into their rows of ``out``.
 
@@ -164,7 +164,7 @@ def chunk_sums(levels, q, m, L, first, stop, want_gradient, out):
                     row[at + q * q + c * q * m + d] = _dot(R[c, :n], R[d, :n])
 
 
-@njit(**_OPTIONS)
+@kernel
 def all_sums(levels, q, m, L, want_gradient):
     """:func:`chunk_sums` of all chunks."""
     n_chunks = count_chunks(levels.shape[1])
@@ -173,7 +173,7 @@ def all_sums(levels, q, m, L, want_gradient):
     return out
 
 
-@njit(**_OPTIONS)
+@kernel
 def eliminated(sums, gram):
     """log|M| and S = gram - sum_j R_j'R_j; chunks are added in their order."""
     m = gram.shape[0]
@@ -190,13 +190,13 @@ def eliminated(sums, gram):
     return log_det, S
 
 
-@njit(**_OPTIONS)
+@kernel
 def can_differentiate(lay, L):
     """L can be divided by; the general passes do without."""
     return invertible_factors(lay, L)[0]
 
 
-@njit(**_OPTIONS)
+@kernel
 def level_derivatives(sums, q, L, omega):
     """sum_j T_jj and sum_j U_j omega U_j', flat, from the sums of chunks; L must be invertible."""
     m = omega.shape[0]
@@ -238,7 +238,7 @@ def level_derivatives(sums, q, L, omega):
     return T, Q
 
 
-@njit(**_OPTIONS)
+@kernel
 def _solve_transposed(q, n, roots, R):
     """w_j = C_j^-T R_j in place, for the first n columns."""
     m = R.shape[0] // q
@@ -256,7 +256,7 @@ def _solve_transposed(q, n, roots, R):
                 r0[j] = (r0[j] - c10[j] * low) * i00[j]
 
 
-@njit(**_OPTIONS)
+@kernel
 def _sum_shrinkage(levels, begin, end, q, L, roots, out):
     """sum_j M_j^-1 L'A_j (q, q), flat; where L is a number sum_j M_j^-1 A_j."""
     a00 = levels[0, begin:end]
@@ -269,7 +269,7 @@ def _sum_shrinkage(levels, begin, end, q, L, roots, out):
     )  # fmt: skip
 
 
-@njit(**_SUMS)
+@_sums
 def _sum_one(a, i00):
     """sum_j M_j^-1 A_j, which is L^-T sum_j M_j^-1 L'A_j where L is a number."""
     total = 0.0
@@ -278,7 +278,7 @@ def _sum_one(a, i00):
     return total
 
 
-@njit(**_SUMS)
+@_sums
 def _sum_two(a00, a10, a11, i00, c10, i11, l00, l10, l11):
     """Entries of sum_j M_j^-1 L'A_j."""
     h00, h01, h10, h11 = 0.0, 0.0, 0.0, 0.0
@@ -294,7 +294,7 @@ def _sum_two(a00, a10, a11, i00, c10, i11, l00, l10, l11):
     return h00, h01, h10, h11
 
 
-@njit(**_OPTIONS)
+@kernel
 def draw_levels(levels, q, L, beta, sigma, z, out):
     """Effects given beta into ``out`` (J q,), for standard normals ``z`` (J q,).
 

@@ -6,12 +6,11 @@ A LAPACK call costs more than the whole computation at these sizes.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
+from bayeslmm.compiling import kernel
 
 
-@njit(**_OPTIONS)
+@kernel
 def node_root(diag, at, F, f_at, q, M, X, K):
     """log|M| for M = I + L'AL = C C'; C and K = L M^-1 L' are written to M and K from ``at`` on.
 
@@ -76,7 +75,7 @@ def node_root(diag, at, F, f_at, q, M, X, K):
     return np.log(determinant)
 
 
-@njit(**_OPTIONS)
+@kernel
 def apply_root(C, at, F, f_at, q, B, b_at, stride, m, out, row):
     """C^-1 L'B for the (q, m) block of the flat B from ``b_at``, rows ``stride`` apart.
 
@@ -110,7 +109,7 @@ def apply_root(C, at, F, f_at, q, B, b_at, stride, m, out, row):
             out[row + a, c] = total / pivot
 
 
-@njit(**_OPTIONS)
+@kernel
 def solve_root_transposed(C, at, q, B, m):
     """B = C^-T B in place for the (q, m) array B."""
     for a in range(q - 1, -1, -1):
@@ -121,7 +120,7 @@ def solve_root_transposed(C, at, q, B, m):
             B[a, c] = total / C[at + a * q + a]
 
 
-@njit(**_OPTIONS)
+@kernel
 def multiply_factor(F, f_at, q, B, m):
     """B = L B in place for the (q, m) array B."""
     for a in range(q - 1, -1, -1):
@@ -132,7 +131,7 @@ def multiply_factor(F, f_at, q, B, m):
             B[a, c] = total
 
 
-@njit(**_OPTIONS)
+@kernel
 def divide_by_factor_transposed(F, f_at, q, B, m):
     """B = L^-T B in place for the (q, m) array B."""
     for a in range(q - 1, -1, -1):
@@ -143,7 +142,7 @@ def divide_by_factor_transposed(F, f_at, q, B, m):
             B[a, c] = total / F[f_at + a * q + a]
 
 
-@njit(**_OPTIONS)
+@kernel
 def invertible_factors(lay, F):
     """Per factor: L_k can be divided by.  Rows are scaled, so units do not matter."""
     out = np.ones(lay.factor_q.shape[0], np.bool_)
@@ -159,7 +158,7 @@ def invertible_factors(lay, F):
     return out
 
 
-@njit(**_OPTIONS)
+@kernel
 def shrink(diag, C, at, F, f_at, q, invertible, B, m, out, G, E):
     """out = (I + A L L')^-1 B = L^-T M^-1 L'B for the (q, m) array B.
 
@@ -192,7 +191,7 @@ def shrink(diag, C, at, F, f_at, q, invertible, B, m, out, G, E):
                 out[a, c] = total
 
 
-@njit(**_OPTIONS)
+@kernel
 def node_shrinkage(diag, at, F, f_at, q, G, E):
     """E = (I + A L L')^-1 by elimination with row pivoting: no cancellation, singular L allowed."""
     for a in range(q):
@@ -233,7 +232,7 @@ def node_shrinkage(diag, at, F, f_at, q, G, E):
             E[c, b] *= inverse
 
 
-@njit(**_OPTIONS)
+@kernel
 def cholesky_lower(A):
     """Factor the lower triangle of A in place; return log|A| (nan if not positive definite).
 
@@ -257,7 +256,7 @@ def cholesky_lower(A):
     return log_det
 
 
-@njit(**_OPTIONS)
+@kernel
 def invert_from_cholesky(A):
     """Replace the lower Cholesky factor in A by the lower triangle of the inverse."""
     n = A.shape[0]
@@ -276,7 +275,7 @@ def invert_from_cholesky(A):
             A[i, j] = total
 
 
-@njit(**_OPTIONS)
+@kernel
 def solve_lower_transposed(C, B):
     """C^-T B in place, B of shape (n, m)."""
     n, m = B.shape

@@ -9,12 +9,11 @@ one of George and Liu (1981, Computer Solution of Large Sparse Positive Definite
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
+from bayeslmm.compiling import kernel
 
 
-@njit(**_OPTIONS)
+@kernel
 def factorize_head(ptr, rows, X, n):
     """Overwrite the head's columns of the matrix by those of its factor.
 
@@ -61,7 +60,7 @@ def factorize_head(ptr, rows, X, n):
     return log_det
 
 
-@njit(**_OPTIONS)
+@kernel
 def scatter_tail(ptr, rows, X, tail_at, tail):
     """Subtract the head's part from the lower triangle of the tail, entry by entry."""
     n_head = ptr.shape[0] - 1
@@ -73,7 +72,7 @@ def scatter_tail(ptr, rows, X, tail_at, tail):
                 target[rows[t] - n_head] -= v * X[t]
 
 
-@njit(**_OPTIONS)
+@kernel
 def tail_rows(ptr, rows, X, tail_at, columns, n_tail):
     """Dense (len(columns), n_tail): the tail's rows of some of the head's columns."""
     n_head = ptr.shape[0] - 1
@@ -85,7 +84,7 @@ def tail_rows(ptr, rows, X, tail_at, columns, n_tail):
     return out
 
 
-@njit(**_OPTIONS)
+@kernel
 def solve_head(ptr, rows, X, B):
     """C^-1 B in place for the head; the tail's rows of B are updated for it."""
     m = B.shape[1]
@@ -100,7 +99,7 @@ def solve_head(ptr, rows, X, B):
                 B[i, c] -= v * B[j, c]
 
 
-@njit(**_OPTIONS)
+@kernel
 def solve_head_transposed(ptr, rows, X, B):
     """C^-T B in place for the head, the tail's rows of B being solved already."""
     m = B.shape[1]
@@ -115,7 +114,7 @@ def solve_head_transposed(ptr, rows, X, B):
             B[j, c] *= inverse
 
 
-@njit(**_OPTIONS)
+@kernel
 def inverse_head(ptr, rows, X, tail_at, tail_inverse, product, product_row):
     """The inverse on the head's pattern, in the layout of the factor.
 

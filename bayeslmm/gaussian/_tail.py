@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
+from bayeslmm.compiling import kernel
 
 
-@njit(**_OPTIONS)
+@kernel
 def solve_scaled(lay, v, F):
     """Lambda_t^-T v for the tail's rows, each L_k invertible and lower triangular."""
     f_ptr = lay.f_ptr
@@ -28,7 +27,7 @@ def solve_scaled(lay, v, F):
     return out
 
 
-@njit(**_OPTIONS)
+@kernel
 def _congruence(B, F, at, q, out):
     """out = L^-T B L^-1 for lower triangular L = F[at:]."""
     for c in range(q):
@@ -45,7 +44,7 @@ def _congruence(B, F, at, q, out):
             out[a, c] = total / F[at + c * q + c]
 
 
-@njit(**_OPTIONS)
+@kernel
 def tail_blocks(lay, inverse, F, val_diag, invertible, floor, T):
     """T_rr = L^-T (I - [S^-1]_rr) L^-1 of the tail's nodes, flat from the first tail node.
 
@@ -92,7 +91,7 @@ def tail_blocks(lay, inverse, F, val_diag, invertible, floor, T):
     return lost
 
 
-@njit(**_OPTIONS)
+@kernel
 def tail_sums(lay, blocks, U, omega, T, Q):
     """Add the tail's T_rr and U_r omega U_r' to the flat sums per factor; U has the tail's rows."""
     diag_ptr = lay.diag_ptr
@@ -118,7 +117,7 @@ def tail_sums(lay, blocks, U, omega, T, Q):
                 T[at + a * q + b] += blocks[d_at + a * q + b]
 
 
-@njit(**_OPTIONS)
+@kernel
 def symmetrize_lower(A):
     """Copy the lower triangle to the upper one, in place."""
     n = A.shape[0]

@@ -1,8 +1,16 @@
-"""A model with structured residuals, prepared: the counterpart of ``gaussian.Problem``.
+"""A Gaussian mixed model at covariance parameters theta: what every engine answers.
 
-:class:`StructuredProblem` is what likelihood and posterior ask for. It is answered from dense
-blocks of rows (:class:`bayeslmm.gaussian.blocks.problem.BlockProblem`) or, where residuals are
-independent, from cross-products (:class:`bayeslmm.gaussian.cells.problem.CellProblem`).
+y = X beta + sum_k Z_k b_k + e with Var(b_k) = A_k (x) Sigma_k and Var(e) = R(eta, c), so that
+V = Var(y) = sum_k Z_k (A_k (x) Sigma_k) Z_k' + R. :class:`System` is what likelihood and
+posterior ask for. The engines differ in how they come by V^-1:
+
+- :class:`bayeslmm.gaussian.shared.SharedSystem`: independent residuals of one variance, from
+  cross-products; levels may be related (coupled or rotated);
+- :class:`bayeslmm.gaussian.cells.problem.CellProblem`: independent residuals of unequal variances,
+  from the cross-products of cells;
+- :class:`bayeslmm.gaussian.blocks.problem.BlockProblem`: any residuals, from dense blocks of rows;
+- :class:`bayeslmm.gaussian.reference.DenseSystem`: anything, by n x n matrices, in numpy alone:
+  the formulas, which the others are tested against.
 """
 
 from __future__ import annotations
@@ -10,6 +18,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,7 +28,7 @@ from bayeslmm.gaussian.rows import FactorRows
 from bayeslmm.parts.patterns import CovariancePattern
 from bayeslmm.parts.structures import Structure
 
-__all__ = ["Moments", "RowInformation", "StructuredProblem", "Theta"]
+__all__ = ["Evaluation", "Moments", "RowInformation", "StructuredProblem", "System", "Theta"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,25 @@ class Theta:
     F: np.ndarray
     eta: np.ndarray
     c: np.ndarray
+
+
+class Evaluation(NamedTuple):
+    """A log-likelihood and its derivatives.
+
+    Attributes
+    ----------
+    value : float
+    d_Sigma : (sum q_k^2,) array
+        Flat symmetric dl/dSigma_k, not masked by the pattern; dl/dF_k = 2 dl/dSigma_k F_k.
+    d_eta : (s,) array
+    d_c : array
+        In every entry of c, whether or not entries depend on each other.
+    """
+
+    value: float
+    d_Sigma: np.ndarray
+    d_eta: np.ndarray
+    d_c: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -86,8 +114,10 @@ class RowInformation:
     covariance: np.ndarray
 
 
-class StructuredProblem(ABC):
-    """Rows with structured residuals, ready to be evaluated at many covariance parameters.
+class System(ABC):
+    """Rows of a Gaussian mixed model, ready to be evaluated at many covariance parameters.
+
+    Nothing in it changes. Residuals of one variance have eta = [log sigma] and an empty c.
 
     Attributes
     ----------
@@ -156,10 +186,23 @@ class StructuredProblem(ABC):
         """Standard normals that one draw of (beta, b) takes."""
 
     @abstractmethod
-    def evaluate(self, theta: Theta, prior: tuple, ml: bool = False, gradient: bool = True):
+    def evaluate(
+        self, theta: Theta, prior: tuple, ml: bool = False, gradient: bool = True
+    ) -> Evaluation:
         """Log-likelihood and its derivatives in Sigma (flat), eta and c.
 
-        nan where V is not positive definite.
+        The value is nan where V is not positive definite; derivatives mean nothing there, and
+        without ``gradient``.
+
+        Parameters
+        ----------
+        theta : Theta
+        prior : tuple
+            Of :meth:`prior`. With a flat one this is the restricted likelihood.
+        ml : bool
+            The likelihood at the estimated beta, in place of integrating it out.
+        gradient : bool
+            Whether derivatives are wanted.
         """
 
     @abstractmethod
@@ -203,13 +246,17 @@ class StructuredProblem(ABC):
         """
 
     @abstractmethod
-    def with_response(self, y: np.ndarray, X: np.ndarray) -> StructuredProblem:
+    def with_response(self, y: np.ndarray, X: np.ndarray) -> System:
         """The same rows and levels with another response (less its offset)."""
 
     @abstractmethod
-    def with_effects(self, matrices: Sequence[np.ndarray | None]) -> StructuredProblem:
+    def with_effects(self, matrices: Sequence[np.ndarray | None]) -> System:
         """The same rows with the columns Z_k K_k in place of Z_k; None leaves a factor as it is."""
 
     @abstractmethod
-    def with_rows(self, keep: np.ndarray, y: np.ndarray, X: np.ndarray) -> StructuredProblem:
+    def with_rows(self, keep: np.ndarray, y: np.ndarray, X: np.ndarray) -> System:
         """Some of the rows (y, X of all of them); levels, groups, times and limits stay."""
+
+
+#: The name from when only models with structured residuals had such a class.
+StructuredProblem = System

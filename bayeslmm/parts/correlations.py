@@ -21,11 +21,10 @@ from math import lgamma, log
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from bayeslmm.compiling import kernel
 from bayeslmm.parts.patterns import CovariancePattern
 
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 _LOG_2 = float(np.log(2.0))
 
 
@@ -98,14 +97,14 @@ def correlation_layout(patterns: Sequence[CovariancePattern]) -> CorrelationLayo
     )
 
 
-@njit(**_OPTIONS)
+@kernel
 def _sech(u):
     """1 / cosh u without overflow."""
     e = np.exp(-abs(u))
     return 2.0 * e / (1.0 + e * e)
 
 
-@njit(**_OPTIONS)
+@kernel
 def factors_from_correlations(lay, sd, u):
     """Flat buffer of F_k = diag(sd_k) L_k.
 
@@ -131,7 +130,7 @@ def factors_from_correlations(lay, sd, u):
     return F
 
 
-@njit(**_OPTIONS)
+@kernel
 def pullback_to_correlations(lay, sd, u, G):
     """Derivatives in log sd and in u from G = dl/dF (flat, only entries of the pattern read).
 
@@ -159,7 +158,7 @@ def pullback_to_correlations(lay, sd, u, G):
     return d_log_sd, d_u
 
 
-@njit(**_OPTIONS)
+@kernel
 def pullback_from_covariances(lay, q, start, sd, slope, u, F, D):
     """Derivatives in the sds' coordinates and in u from D = dl/dSigma (flat).
 
@@ -197,7 +196,7 @@ def pullback_from_covariances(lay, q, start, sd, slope, u, F, D):
     return d_sd, d_u
 
 
-@njit(**_OPTIONS)
+@kernel
 def log_lkj(u, exponent, constant):
     """Log density of LKJ correlations in u, tanh's Jacobian included, and its derivative.
 

@@ -15,7 +15,6 @@ from math import lgamma, log, pi, sqrt
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numba import njit
 
 if TYPE_CHECKING:
     from bayeslmm.parts.prior import Prior
@@ -30,8 +29,9 @@ __all__ = [
     "supported_scale",
 ]
 
+from bayeslmm.compiling import kernel
+
 _LOG_2 = log(2.0)
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 _CONSTANT, _NORMAL, _STUDENT, _GAMMA, _INVERSE_GAMMA, _LOG_NORMAL, _WEIBULL, _FIXED = range(8)
 
 
@@ -192,7 +192,7 @@ def signed_scales(sc: Scales, unit: np.ndarray) -> Scales:
     return sc._replace(constant=sc.constant - _LOG_2 * (unit > 0), unit=unit)
 
 
-@njit(**_OPTIONS)
+@kernel
 def constrain(lower, upper, unit, x):
     """s, ds/dx, log ds/dx and its derivative."""
     if unit > 0.0:
@@ -211,7 +211,7 @@ def constrain(lower, upper, unit, x):
     return lower + (upper - lower) * share, slope, log_slope, -np.tanh(0.5 * x)  # 1 - 2 share
 
 
-@njit(**_OPTIONS)
+@kernel
 def _log_prior(code, a, b, s):
     """Log density less its constant, and its derivative in s."""
     if code == 1:  # normal, mean a, sd b
@@ -233,7 +233,7 @@ def _log_prior(code, a, b, s):
     return 0.0, 0.0
 
 
-@njit(**_OPTIONS)
+@kernel
 def scale_terms(sc, x):
     """Standard deviations at x (m,), log prior with Jacobians, its gradient, and ds/dx."""
     m = x.shape[0]

@@ -262,7 +262,8 @@ def correlations(
     """
     same = group[:, None] == group
     gap = np.abs(time[:, None] - time)
-    c = np.asarray(c, dtype=float)
+    c = np.asarray(c)
+    c = c.astype(np.result_type(c, float), copy=False)  # complex for derivatives by a complex step
     scalar = c[..., :1, None] if c.shape[-1] else None
     off = ~np.eye(len(group), dtype=bool)
     if kind == "ar1":

@@ -75,7 +75,7 @@ def plot_compare(
             middle = values["mean"] if "mean" in values.index else values["estimate"]
             limits = np.array([values["lower"]]), np.array([values["upper"]])
             color = CYCLE[position % len(CYCLE)]
-            intervals(ax, [position], np.array([middle]), *limits, color=color, width=1.8)
+            intervals(ax, np.array([position]), np.array([middle]), *limits, color=color, width=1.8)
         ax.set_yticks(at, labels)
         ax.tick_params(axis="both", labelsize="small")
         ax.tick_params(axis="y", length=0)

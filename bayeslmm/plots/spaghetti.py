@@ -87,13 +87,13 @@ def plot_data(
         if scene.by is not None:
             color_legend(axes, scene)
         return axes
-    axes = panel_axes(scene)
-    for code, panel in zip(scene.codes, axes, strict=True):
+    panels = panel_axes(scene)
+    for code, panel in zip(scene.codes, panels, strict=True):
         if scene.x.levels is not None:
             draw_points(panel, scene, shown_rows(scene, np.array([code]))[0], 0.8)
         _joined(panel, scene, code, 0.9)
-    finish_panels(axes, scene, scene.note)
-    return axes
+    finish_panels(panels, scene, scene.note)
+    return panels
 
 
 def _strips(model: Model, factor: str | None, groups, ax: Axes) -> Axes:

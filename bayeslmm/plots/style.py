@@ -11,6 +11,8 @@ import math
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.transforms import ScaledTranslation
 
 __all__ = [
@@ -71,7 +73,9 @@ def grid_of_axes(
         sharex=share,
         sharey=share,
     )
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08, wspace=0.03)
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.set(w_pad=0.08, h_pad=0.08, wspace=0.03)
     flat = axes.ravel()
     for spare in flat[n:]:
         spare.set_visible(False)
@@ -92,12 +96,20 @@ def fading(n: int) -> float:
     return float(np.clip(12 / math.sqrt(max(n, 1)), 0.12, 0.85))
 
 
+def whole_figure(ax: Axes) -> Figure:
+    """The figure that holds the axes, subfigures aside."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None  # axes that were removed from theirs have none
+    return figure
+
+
 def legend_below(ax: Axes, handles=None, labels=None, *, title: str | None = None, columns=4):
     """A legend under the horizontal axis' label: never over the data, whatever the size."""
-    down = ScaledTranslation(0, -0.5, ax.get_figure().dpi_scale_trans)
+    figure = whole_figure(ax)
+    down = ScaledTranslation(0, -0.5, figure.dpi_scale_trans)
     if handles is None:
         handles, labels = ax.get_legend_handles_labels()
-    room = ax.get_position().width * ax.get_figure().get_size_inches()[0]
+    room = ax.get_position().width * figure.get_size_inches()[0]
     widths = [0.07 * len(label) + 0.55 for label in labels]  # inches: text, mark and gap
     columns = min(columns, len(labels))
     if columns < len(labels) or sum(widths) > 1.3 * room:
@@ -118,7 +130,8 @@ def legend_below(ax: Axes, handles=None, labels=None, *, title: str | None = Non
         borderaxespad=0.0,
     )
     for handle in legend.legend_handles:
-        handle.set_alpha(1)
+        if handle is not None:
+            handle.set_alpha(1)
     return legend
 
 

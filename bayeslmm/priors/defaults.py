@@ -29,6 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -140,7 +141,7 @@ class CoefficientDefaults:
         p = len(record["mean"])
         arrays = {k: np.array(record[k], dtype=float) for k in ("mean", "spread", "means")}
         root = np.array(record["root"], dtype=float).reshape(-1, p)
-        rest = {k: record[k] for k in ("scale", "intercept", "mean_y")}
+        rest: dict[str, Any] = {k: record[k] for k in ("scale", "intercept", "mean_y")}
         return cls(root=root, **arrays, **rest)
 
     def fits(self, other: CoefficientDefaults) -> bool:

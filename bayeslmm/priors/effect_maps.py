@@ -51,7 +51,7 @@ class EffectMaps:
             return problem
         with single_threaded_blas():
             whole = design is not None and design.rows_in_memory and design.n_rows == problem.n
-            if not (whole and isinstance(problem, Problem)):
+            if design is None or not (whole and isinstance(problem, Problem)):
                 return problem.with_effects(self.matrices)
             factors = [
                 FactorRows(block.codes, block.Z, block.n_levels).mapped(K)

@@ -482,7 +482,7 @@ def _density(fit: PosteriorResult) -> MarginalDensity:
 def _density_of(model: Model, priors: Priors) -> MarginalDensity:
     from bayeslmm.results.support import refuse_unless_derived
 
-    refuse_unless_derived(model, "The marginal likelihood")
+    refuse_unless_derived(model, "The marginal likelihood", related=True, residuals=True)
     if obstacle := marginal_obstacle(model.design, priors):
         raise PriorError(
             f"The marginal likelihood is not available: {obstacle}. Use normal priors on "

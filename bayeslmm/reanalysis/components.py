@@ -182,7 +182,7 @@ def log_evidences_ratio(
     rng : numpy.random.Generator
     """
     log_prior = _log_prior_at_zero(density, position)
-    typical = density.starting_point(0.5)[position]
+    typical = density.starting_points((0.5,))[0][position]
     zero = float(typical + np.log(_ZERO))
     null = WithoutComponent(density, position, zero, log_prior + zero)
     with single_threaded_blas():

@@ -19,19 +19,13 @@ import numpy as np
 
 from bayeslmm.bayes.marginal import MarginalDensity, marginal_density, marginal_obstacle
 from bayeslmm.errors import DataError, PriorError
-from bayeslmm.gaussian import (
-    MarginalModel,
-    combination_moments,
-    prepare,
-    single_threaded_blas,
-    with_prior,
-)
 from bayeslmm.parts.prior import Prior
 from bayeslmm.priors.propriety import refuse_improper_posterior, undetermined
 from bayeslmm.priors.table import Priors
 from bayeslmm.protocols import is_posterior
 from bayeslmm.reanalysis.bridge import Evidence
 from bayeslmm.reanalysis.effects import Effect, split_effect
+from bayeslmm.reanalysis.given_theta import coefficient_moments, problem_of, with_problem
 from bayeslmm.reanalysis.theta import ThetaDraws, draw_theta, fitted_factors
 
 if TYPE_CHECKING:
@@ -158,14 +152,13 @@ class EffectSource:
             If the covariance parameters cannot be sampled.
         """
         prior = self.effect.with_normal(mean, sd)
-        density = self._known_density.with_model(self.model.problem, prior)
+        density = with_problem(self._known_density, self.model.problem, prior)
         theta = draw_theta(density, self.random_seed, self.draws, self.cores)
         return self.likelihood_at(theta, mean, sd)
 
     def likelihood_at(self, theta: ThetaDraws, mean: float, sd: float) -> EffectLikelihood:
         """L(e) from draws of theta under e ~ N(mean, sd^2)."""
-        flat = with_prior(self.model.problem, self.effect.rest)
-        m, v = _moments(flat, theta, self.effect)
+        m, v = _moments(self.model.problem, theta, self.effect)
         return EffectLikelihood(
             m,
             v,
@@ -191,17 +184,10 @@ class EffectSource:
 
     def null_density(self, value: float = 0.0) -> MarginalDensity:
         """The density of the covariance parameters with e fixed at ``value``."""
-        from bayeslmm.assembly import covariance_patterns, factor_rows
-        from bayeslmm.gaussian import CrossProducts
-
-        design = self.model.design
-        B = self.effect.basis_without()
+        design, B = self.model.design, self.effect.basis_without()
         y = design.y - design.offset - design.X @ (value * self.effect.direction)
-        products = CrossProducts.from_rows(
-            y, design.X @ B, factor_rows(design), weights=design.weights
-        )
-        problem = prepare(products, covariance_patterns(design))
-        return self._known_density.with_model(problem, self.effect.pinned(B))
+        problem = problem_of(design, y, design.X @ B)
+        return with_problem(self._known_density, problem, self.effect.pinned(B))
 
     def nuisance_priors(self) -> list[Prior]:
         """Priors of everything but the effect, where that is a lone coefficient."""
@@ -244,7 +230,7 @@ def effect_source(
     """
     from bayeslmm.results.support import refuse_unless_derived
 
-    refuse_unless_derived(model, "Reanalysis of an effect")
+    refuse_unless_derived(model, "Reanalysis of an effect", related=True, residuals=True)
     refuse_improper_posterior(model.design, priors)
     split = split_effect(model.design, priors, effect)
     if np.isfinite(split.sd) and undetermined(model.design, priors, split.direction):
@@ -300,11 +286,8 @@ def _with_flat(model: Model, priors: Priors, effect: Effect) -> Priors:
     return trial
 
 
-def _moments(
-    flat: MarginalModel, theta: ThetaDraws, effect: Effect
-) -> tuple[np.ndarray, np.ndarray]:
-    with single_threaded_blas():
-        mean, covariance = combination_moments(flat, theta.factors, theta.sigma, effect.row)
+def _moments(problem, theta: ThetaDraws, effect: Effect) -> tuple[np.ndarray, np.ndarray]:
+    mean, covariance = coefficient_moments(problem, effect.rest, theta, effect.row)
     m, v = mean[:, 0], covariance[:, 0, 0]
     if not (np.all(np.isfinite(m)) and np.all(v > 0)):
         raise _nothing_said(effect)

@@ -17,14 +17,10 @@ from bayeslmm.bayes.marginal import MarginalDensity, fixed_prior
 from bayeslmm.errors import DataError, PriorError
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import (
-    CrossProducts,
     FixedPrior,
-    combination_moments,
-    prepare,
-    single_threaded_blas,
-    with_prior,
 )
 from bayeslmm.reanalysis.bridge import Evidence
+from bayeslmm.reanalysis.given_theta import coefficient_moments, problem_of, with_problem
 from bayeslmm.reanalysis.theta import ThetaDraws, draw_theta
 
 __all__ = ["JointTest", "term_columns"]
@@ -48,6 +44,8 @@ class JointTest:
     model : LMM
     density : MarginalDensity
         Of the model, under the prior that is tested.
+    prior : FixedPrior
+        Of all coefficients.
     columns : (k,) int array
     mean : (k,) array
     root : (k, k) array
@@ -58,6 +56,7 @@ class JointTest:
 
     model: object
     density: MarginalDensity
+    prior: FixedPrior
     columns: np.ndarray
     mean: np.ndarray
     root: np.ndarray
@@ -89,7 +88,7 @@ class JointTest:
             Q @ prior.target,
             prior.log_det + 2.0 * float(np.log(np.diag(root)).sum()),
         )
-        return cls(model, density, columns, G @ prior.target, root, rest)
+        return cls(model, density, prior, columns, G @ prior.target, root, rest)
 
     def log_bayes_factor(self, theta: ThetaDraws) -> tuple[float, float]:
         """log BF10 by the averaged density at zero, and its Monte Carlo error.
@@ -100,13 +99,7 @@ class JointTest:
             If the data do not determine the coefficients.
         """
         C = np.eye(len(self.model.design.coef_names))[self.columns]
-        with single_threaded_blas():
-            mean, covariance = combination_moments(
-                with_prior(self.model.problem, self.density.model.prior),
-                theta.factors,
-                theta.sigma,
-                C,
-            )
+        mean, covariance = coefficient_moments(self.model.problem, self.prior, theta, C)
         try:
             roots = np.linalg.cholesky(covariance)
         except np.linalg.LinAlgError:
@@ -130,15 +123,10 @@ class JointTest:
 
     def null_density(self) -> MarginalDensity:
         """The density of the covariance parameters without the term."""
-        from bayeslmm.assembly import covariance_patterns, factor_rows
-
         design = self.model.design
         X = np.delete(design.X, self.columns, axis=1)
-        products = CrossProducts.from_rows(
-            design.y - design.offset, X, factor_rows(design), weights=design.weights
-        )
-        problem = prepare(products, covariance_patterns(design))
-        return self.density.with_model(problem, self.rest)
+        problem = problem_of(design, design.y - design.offset, X)
+        return with_problem(self.density, problem, self.rest)
 
 
 def _log_standard(z: np.ndarray) -> np.ndarray:

@@ -127,14 +127,14 @@ class EffectPosterior:
     @cached_property
     def mean(self) -> float:
         """Posterior mean."""
-        if self.grid is not None:
+        if self.grid is not None and self.grid_density is not None:
             return float(np.trapezoid(self.grid * self.grid_density, self.grid))
         return float(self.weights @ self.mean_i)
 
     @cached_property
     def sd(self) -> float:
         """Posterior standard deviation."""
-        if self.grid is not None:
+        if self.grid is not None and self.grid_density is not None:
             gap = (self.grid - self.mean) ** 2
             return float(np.sqrt(np.trapezoid(gap * self.grid_density, self.grid)))
         return float(np.sqrt(self.weights @ (self.sd_i**2 + (self.mean_i - self.mean) ** 2)))
@@ -164,7 +164,8 @@ class EffectPosterior:
         """p(e | y) at x."""
         x = np.asarray(x, dtype=float)
         if self.grid is not None:
-            return np.interp(x, self.grid, self.grid_density, left=0.0, right=0.0)
+            heights = np.asarray(self.grid_density)
+            return np.interp(x, self.grid, heights, left=0.0, right=0.0)
         out = np.empty(x.shape)
         for i in np.ndindex(x.shape):
             log_terms = log_normal(x[i], self.mean_i, self.sd_i**2)
@@ -226,13 +227,16 @@ class EffectPosterior:
 
     @cached_property
     def _cumulative(self) -> np.ndarray:
-        steps = 0.5 * np.diff(self.grid) * (self.grid_density[1:] + self.grid_density[:-1])
-        return np.concatenate([[0.0], np.cumsum(steps)])
+        return np.concatenate([[0.0], np.cumsum(self._steps())])
 
     @cached_property
     def _cumulative_above(self) -> np.ndarray:
-        steps = 0.5 * np.diff(self.grid) * (self.grid_density[1:] + self.grid_density[:-1])
-        return np.concatenate([np.cumsum(steps[::-1])[::-1], [0.0]])
+        return np.concatenate([np.cumsum(self._steps()[::-1])[::-1], [0.0]])
+
+    def _steps(self) -> np.ndarray:
+        """Probability between neighboring points of the grid."""
+        grid, heights = np.asarray(self.grid), np.asarray(self.grid_density)
+        return 0.5 * np.diff(grid) * (heights[1:] + heights[:-1])
 
 
 def posterior_under(likelihood: EffectLikelihood, prior: Prior) -> EffectPosterior:
@@ -330,5 +334,5 @@ def _grid(likelihood: EffectLikelihood, prior: Prior) -> np.ndarray:
 
 def _growing(center: float, unit: float, low: float, high: float) -> np.ndarray:
     """Points from low to high, dense around the center, their steps growing with the distance."""
-    ends = np.arcsinh([(low - center) / unit * 4, (high - center) / unit * 4])
-    return center + 0.25 * unit * np.sinh(np.linspace(*ends, _GRID))
+    first, last = np.arcsinh([(low - center) / unit * 4, (high - center) / unit * 4])
+    return center + 0.25 * unit * np.sinh(np.linspace(first, last, _GRID))

@@ -13,16 +13,15 @@ import pandas as pd
 
 from bayeslmm.bayes.draws import coefficient_draws, component_draws, prior_covariance_draws
 from bayeslmm.bayes.marginal import fixed_prior
+from bayeslmm.bayes.residual_draws import residual_parameters
 from bayeslmm.errors import PriorError
 from bayeslmm.gaussian import (
     FixedPrior,
-    combination_moments,
-    log_marginal_flat,
-    single_threaded_blas,
-    with_prior,
 )
 from bayeslmm.parts.scales import constrain, scale_terms, scales, supported_scale, unconstrain
+from bayeslmm.priors.residual_priors import CORR_KEY, log_scale_keys, scalar_key, scale_keys
 from bayeslmm.priors.table import Priors, coef_key
+from bayeslmm.reanalysis.given_theta import coefficient_moments, log_likelihoods
 from bayeslmm.reanalysis.posteriors import log_prior_density
 from bayeslmm.reanalysis.theta import fitted_factors
 
@@ -68,7 +67,7 @@ def power_scaling(fit: PosteriorResult) -> pd.DataFrame:
 
     from bayeslmm.results.support import refuse_unless_derived
 
-    refuse_unless_derived(fit.model, "Power-scaling")
+    refuse_unless_derived(fit.model, "Power-scaling", related=True, residuals=True)
     tree = power_scaling_tree(fit)
     names = tree["posterior"].attrs["parameters"].split("\n")
 
@@ -154,22 +153,44 @@ def log_prior_draws(fit: PosteriorResult) -> dict[str, np.ndarray]:
             key = f"corr({block.name})"
             corr = Sigma / (sd[..., :, None] * sd[..., None, :])
             out[key] = _log_lkj(corr, block, priors[key])
-    out["sigma"] = log_scale_prior("sigma", priors["sigma"], posterior["sigma"].to_numpy())
+    out |= _log_residual_priors(design, priors, posterior)
     return {key: out[key] for key in priors}
+
+
+def _log_residual_priors(design, priors: Priors, posterior) -> dict[str, np.ndarray]:
+    """Log densities of the priors of residual standard deviations and correlations."""
+    eta, c = residual_parameters(design, posterior)
+    own = scale_keys(design)
+    out = {
+        key: log_scale_prior(key, priors[key], np.exp(eta[:, :, i])) for i, key in enumerate(own)
+    }
+    for i, key in enumerate(log_scale_keys(design), start=len(own)):
+        out[key] = log_prior_density(priors[key], eta[:, :, i])
+    if key := scalar_key(design):
+        out[key] = _log_supported(priors[key], c[:, :, 0])
+    if CORR_KEY in priors:
+        R = c.reshape(*c.shape[:2], *2 * [len(design.residual.times)])
+        out[CORR_KEY] = (priors[CORR_KEY].parameters["eta"] - 1.0) * np.linalg.slogdet(R)[1]
+    return out
 
 
 def log_scale_prior(key: str, prior, sd: np.ndarray) -> np.ndarray:
     """Log prior density of a standard deviation (not of its logarithm)."""
     if not supported_scale(prior):
         raise PriorError(f"The density of the prior of {key}, {prior!r}, is not known here.")
+    return _log_supported(prior, sd)
+
+
+def _log_supported(prior, at: np.ndarray) -> np.ndarray:
+    """Log density of a prior that the marginal density knows."""
     one = scales([prior])
-    values = np.empty(sd.size)
-    for i, s in enumerate(sd.ravel()):
+    values = np.empty(at.size)
+    for i, s in enumerate(at.ravel()):
         x = unconstrain(one, np.array([s]))
         values[i] = (
             scale_terms(one, x)[0] - constrain(one.lower[0], one.upper[0], one.unit[0], x[0])[2]
         )
-    return values.reshape(sd.shape)
+    return values.reshape(at.shape)
 
 
 def _log_lkj(corr: np.ndarray, block, prior) -> np.ndarray:
@@ -193,18 +214,13 @@ def _total_log_likelihood(fit: PosteriorResult) -> np.ndarray:
     prior = FixedPrior.flat(len(design.coef_names))
     if model.aliased:
         prior = fixed_prior(design, Priors(design))
-    marginal = with_prior(model.problem, prior)
     p = len(design.coef_names)
     beta = coefficient_draws(design, fit.posterior)[1].reshape(-1, p)
-    with single_threaded_blas():
-        pairs = zip(theta.factors, theta.sigma, strict=True)
-        value = np.array(
-            [log_marginal_flat(marginal, F, float(s), gradient=False)[0] for F, s in pairs]
-        )
-        if p:
-            mean, covariance = combination_moments(marginal, theta.factors, theta.sigma, np.eye(p))
-            gap = (beta - mean)[:, :, None]
-            distance = (gap * np.linalg.solve(covariance, gap)).sum(axis=(1, 2))
-            value += -0.5 * (distance + np.linalg.slogdet(covariance)[1])
+    value = log_likelihoods(model.problem, prior, theta)
+    if p:
+        mean, covariance = coefficient_moments(model.problem, prior, theta, np.eye(p))
+        gap = (beta - mean)[:, :, None]
+        distance = (gap * np.linalg.solve(covariance, gap)).sum(axis=(1, 2))
+        value += -0.5 * (distance + np.linalg.slogdet(covariance)[1])
     value += 0.5 * ((beta @ prior.root.T - prior.target) ** 2).sum(axis=1)
     return value.reshape(fit.posterior["sigma"].shape)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,10 +12,12 @@ from bayeslmm.bayes.marginal import MarginalDensity
 from bayeslmm.bayes.marginal_fitting import sample_covariances
 from bayeslmm.bayes.mode import find_mode
 from bayeslmm.bayes.nuts import processors
+from bayeslmm.bayes.residual_draws import residual_parameters
 from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.gaussian import single_threaded_blas
 from bayeslmm.parts.patterns import lower_factor
 from bayeslmm.reanalysis.bridge import Evidence, bridge_sampling
+from bayeslmm.reanalysis.given_theta import ThetaDraws, constrained, position
 
 if TYPE_CHECKING:
     from bayeslmm.protocols import PosteriorResult
@@ -29,35 +30,6 @@ __all__ = [
     "fitted_theta",
     "smooth_weights",
 ]
-
-
-@dataclass(frozen=True)
-class ThetaDraws:
-    """Weighted draws of theta.
-
-    Attributes
-    ----------
-    factors : (n, sum q_k^2) array
-        Flat absolute factors.
-    sigma : (n,) array
-    log_weights : (n,) array
-        Normalized to sum to one.
-    k_hat : float
-        Pareto shape of the weights; nan for draws of a chain.
-    inefficiency : float
-        Draws per independent draw, beside what the weights cost.
-    evidence : Evidence or None
-        log p(y); None where it was not computed.
-    method : str
-    """
-
-    factors: np.ndarray
-    sigma: np.ndarray
-    log_weights: np.ndarray
-    k_hat: float
-    inefficiency: float
-    evidence: Evidence | None
-    method: str
 
 
 def draw_theta(
@@ -90,21 +62,21 @@ def draw_theta(
         sample = importance_sample(density, mode, draws, rng, cores)
         if sample.k_hat <= MAX_K_HAT:
             keep = sample.log_weights > sample.log_weights.max() - 40.0
-            _, F, sigma = density.constrained(sample.x[keep])
+            at = constrained(density, sample.x[keep])
             evidence = Evidence(sample.log_evidence, sample.log_evidence_error, "importance")
             weights = sample.log_weights[keep]
-            return ThetaDraws(F, sigma, weights, sample.k_hat, 1.0, evidence, "importance")
+            return ThetaDraws(*at, weights, sample.k_hat, 1.0, evidence, "importance")
         x = sample_covariances(
             density,
             mode,
             Sampling(draws=max(draws // 4, 250), cores=cores, random_seed=random_seed),
             draw_rest=False,
         ).x
-        _, F, sigma = density.constrained(x.reshape(-1, x.shape[-1]))
+        at = constrained(density, x.reshape(-1, x.shape[-1]))
         evidence = bridge_sampling(density, x, rng)
-    n = len(sigma)
+    n = len(at[0])
     equal = np.full(n, -np.log(n))
-    return ThetaDraws(F, sigma, equal, np.nan, n / _slowest(x), evidence, "nuts")
+    return ThetaDraws(*at, equal, np.nan, n / _slowest(x), evidence, "nuts")
 
 
 def _slowest(x: np.ndarray) -> float:
@@ -124,11 +96,13 @@ def fitted_factors(fit: PosteriorResult) -> ThetaDraws:
         flat = Sigma.reshape(-1, *Sigma.shape[2:])
         parts.append(np.array([lower_factor(S).ravel() for S in flat]))
     F = np.ascontiguousarray(np.concatenate(parts, axis=1))
-    x = np.concatenate([np.log(sigma)[:, :, None], _log_sds(fit, posterior)], axis=2)
+    eta, c = residual_parameters(fit.model.design, posterior)
+    x = np.concatenate([eta, c, _log_sds(fit, posterior)], axis=2)
     n = sigma.size
     inefficiency = max(n / _slowest(x), n / effective_resampled(fit))
     equal = np.full(n, -np.log(n))
-    return ThetaDraws(F, sigma.ravel(), equal, np.nan, inefficiency, None, fit.info.method)
+    eta, c = eta.reshape(n, -1), c.reshape(n, c.shape[-1])
+    return ThetaDraws(F, eta, c, equal, np.nan, inefficiency, None, fit.info.method)
 
 
 def effective_resampled(fit: PosteriorResult) -> float:
@@ -149,8 +123,7 @@ def _log_sds(fit: PosteriorResult, posterior) -> np.ndarray:
 def fitted_theta(fit: PosteriorResult, density: MarginalDensity) -> np.ndarray:
     """Unconstrained coordinates (chains, draws, d) of a posterior fit's draws."""
     theta = fitted_factors(fit)
-    pairs = zip(theta.factors, theta.sigma, strict=True)
-    x = np.array([density.position(F, sigma) for F, sigma in pairs])
+    x = np.array([position(density, theta, d) for d in range(len(theta.eta))])
     return x.reshape(*fit.posterior["sigma"].shape, -1)
 
 

@@ -110,7 +110,7 @@ def _related_block(block: RandomBlock, matrix: RelationshipMatrix) -> RandomBloc
 def _positions(levels: tuple, matrix: RelationshipMatrix, name: str) -> np.ndarray:
     """Row of every level in the matrix; 1 and "1" match where only one of them is there."""
     found = {label: i for i, label in enumerate(matrix.labels)}
-    text = {}
+    text: dict[str, int] = {}
     for i, label in enumerate(matrix.labels):
         text.setdefault(str(label), i)
     at = [found.get(level, text.get(str(level), -1)) for level in levels]

@@ -15,6 +15,7 @@ from scipy.special import ndtr
 
 from bayeslmm.bayes.marginal import marginal_obstacle
 from bayeslmm.gaussian import single_threaded_blas
+from bayeslmm.gaussian.system import Theta
 from bayeslmm.progress import progress
 from bayeslmm.results.loo import (
     _refuse_priors,
@@ -27,6 +28,7 @@ from bayeslmm.results.loo import (
     row_predictives,
 )
 from bayeslmm.results.loo_result import K_HAT, refit_above
+from bayeslmm.results.residual_loo import block_row_predictives, block_thetas
 from bayeslmm.results.smoothing import smoothed_weights
 from bayeslmm.results.support import refuse_unless_derived
 
@@ -50,12 +52,12 @@ def loo_pit(
     import xarray as xr
 
     design, name = fit.model.design, fit.names.response
-    refuse_unless_derived(fit.model, "LOO-PIT", related=True)
+    refuse_unless_derived(fit.model, "LOO-PIT", related=True, residuals=True)
     refuse_old_theta(fit)
     _refuse_priors(fit)
     posterior = _thinned(fit, 2 * design.n_rows, draws)
     with single_threaded_blas():
-        mean, variance = row_predictives(fit, _theta(fit, posterior), progressbar=progressbar)
+        mean, variance = _predictives(fit, posterior, progressbar)
         densities = normal_log_density(design.y, mean, variance)
         weights, k_hat = smoothed_weights(-densities.T)  # weights 1 / density
         below = ndtr((design.y - mean) / np.sqrt(variance))
@@ -84,13 +86,24 @@ def loo_pit(
     )
 
 
+def _predictives(fit, posterior, progressbar: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of every row given the others and each draw of theta."""
+    if fit.model.design.residual is None:
+        return row_predictives(fit, _theta(fit, posterior), progressbar=progressbar)
+    return block_row_predictives(fit, block_thetas(fit, posterior), progressbar=progressbar)
+
+
 def _refitted(fit: PosteriorResult, row: int, smoothed: float) -> float:
     """PIT of one row under the posterior without it; the smoothed one where that fails."""
     reduced, sample = draws_without(fit, np.array([row]), row)
     if sample.k_hat > K_HAT:
         return smoothed
-    _, factors, sigma = reduced.constrained(sample.x)
-    mean, variance = row_predictives(fit, _Theta(factors, sigma), [row])
+    _, factors, *rest = reduced.constrained(sample.x)
+    if fit.model.design.residual is None:
+        mean, variance = row_predictives(fit, _Theta(factors, rest[0]), [row])
+    else:
+        thetas = [Theta(*at) for at in zip(factors, *rest, strict=True)]
+        mean, variance = block_row_predictives(fit, thetas, [row])
     below = ndtr((fit.model.design.y[row] - mean[:, 0]) / np.sqrt(variance[:, 0]))
     weights = np.exp(sample.log_weights)
     return float((weights * below).sum() / weights.sum())

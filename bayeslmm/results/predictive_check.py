@@ -10,7 +10,6 @@ import pandas as pd
 
 from bayeslmm.formula import Design
 from bayeslmm.formula.random import RandomBlock
-from bayeslmm.results.support import refuse_unless_derived
 
 if TYPE_CHECKING:
     from bayeslmm.protocols import PosteriorResult
@@ -32,10 +31,8 @@ def predictive_check(
     random_seed: int | None,
 ) -> pd.DataFrame:
     """See :meth:`bayeslmm.PosteriorFit.predictive_check`."""
-    from bayeslmm.bayes.predictive import factors_anew, posterior_predictive
+    from bayeslmm.bayes.predictive import posterior_predictive
 
-    if factors_anew(fit.model.design, groups):
-        refuse_unless_derived(fit.model, "Replication for new groups", related=True)
     design = fit.model.design
     block = _block(design, factor)
     codes = np.zeros(design.n_rows, dtype=np.int64) if block is None else block.codes

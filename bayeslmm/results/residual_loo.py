@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 
     from bayeslmm.protocols import PosteriorResult
 
-__all__ = ["block_group_densities", "block_row_densities", "block_thetas", "without_rows"]
+__all__ = [
+    "block_group_densities",
+    "block_row_densities",
+    "block_row_predictives",
+    "block_thetas",
+    "without_rows",
+]
 
 
 def block_thetas(fit: PosteriorResult, posterior: xr.Dataset) -> list[Theta]:
@@ -44,28 +50,43 @@ def block_thetas(fit: PosteriorResult, posterior: xr.Dataset) -> list[Theta]:
     ]
 
 
-def block_row_densities(fit: PosteriorResult, thetas: list[Theta], progressbar: bool) -> np.ndarray:
-    """log p(y_i | y_-i, theta), shape (m, n).
+def block_row_predictives(
+    fit: PosteriorResult, thetas: list[Theta], rows=slice(None), *, progressbar: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of y_i given all other rows and each theta, (m, rows) each.
+
+    Parameters
+    ----------
+    rows : index
+        Rows wanted.
 
     Raises
     ------
     SamplingError
         If a row determines a coefficient with a flat prior by itself.
     """
-    problem, prior = fit.model.problem, fixed_prior(fit.model.design, fit.priors)
-    out = np.empty((len(thetas), problem.n))
+    problem, design = fit.model.problem, fit.model.design
+    prior, y = fixed_prior(design, fit.priors), design.y[rows]
+    mean, variance = np.empty((2, len(thetas), len(y)))
     for d, theta in enumerate(progress(thetas, "Leave-one-out", show=progressbar)):
-        rows = problem.row_information(theta, prior)
-        spread = np.einsum("ij,jk,ik->i", rows.columns, rows.covariance, rows.columns)
-        precision = rows.diagonal - spread
-        precision = np.where(precision > 1e-10 * rows.diagonal, precision, np.nan)
-        out[d] = 0.5 * (np.log(precision / (2 * np.pi)) - rows.residual**2 / precision)
-    if not np.all(np.isfinite(out)):
+        found = problem.row_information(theta, prior)
+        spread = np.einsum("ij,jk,ik->i", found.columns, found.covariance, found.columns)
+        precision = found.diagonal - spread
+        precision = np.where(precision > 1e-10 * found.diagonal, precision, np.nan)[rows]
+        mean[d], variance[d] = y - found.residual[rows] / precision, 1.0 / precision
+    if not np.all(np.isfinite(variance)):
         raise SamplingError(
             "A row has leverage one under flat priors: without it a coefficient is not "
             "identified, so its leave-one-out density does not exist."
         )
-    return out
+    return mean, variance
+
+
+def block_row_densities(fit: PosteriorResult, thetas: list[Theta], progressbar: bool) -> np.ndarray:
+    """log p(y_i | y_-i, theta), shape (m, n)."""
+    mean, variance = block_row_predictives(fit, thetas, progressbar=progressbar)
+    gap = fit.model.design.y - mean
+    return -0.5 * (np.log(2 * np.pi * variance) + gap**2 / variance)
 
 
 def without_rows(fit: PosteriorResult, rows: np.ndarray) -> StructuredProblem:

@@ -30,14 +30,12 @@ def is_source(data: Any) -> bool:
     return is_source(data)
 
 
-def design_of(data, formula: str, *, residual, sigma, **options) -> Design:
+def design_of(data, formula: str, **options) -> Design:
     """The design of a data frame, or of data that are read in batches."""
     from bayeslmm.formula import Design, build_design
 
     if isinstance(data, Design):  # read from a file
         return data
-    if residual is not None or sigma is not None:  # blocks of rows, which must be in memory
-        return build_design(formula, data, residual=residual, sigma=sigma, **options)
     build = source_design if is_source(data) else build_design
     return build(formula, data, **options)
 
@@ -49,11 +47,13 @@ def source_design(
     weights=None,
     missing: str = "drop",
     namespace: Mapping[str, Any] | None = None,
+    residual: str | None = None,
+    sigma: str | None = None,
 ):
     """The design of data that are, or may have to be, read in batches.
 
     What is small is loaded, with the used columns only, unless it was asked to be read in batches
-    with :func:`bayeslmm.scan`.
+    with :func:`bayeslmm.scan`. A residual structure needs its rows in memory.
 
     Raises
     ------
@@ -62,14 +62,26 @@ def source_design(
     DataError
         If the data cannot be read or cannot support the model.
     """
+    from bayeslmm.errors import DataError
     from bayeslmm.formula import build_design
+    from bayeslmm.formula.functions import allowed_calls
+    from bayeslmm.formula.residual import ResidualSyntax
     from bayeslmm.sources.building import build_streamed_design, used_columns
     from bayeslmm.sources.recognize import load_small, scan
 
     source = scan(data)
     options = {"weights": weights, "missing": missing, "namespace": namespace}
     columns = used_columns(formula, source, weights=weights, namespace=namespace)
+    structure = ResidualSyntax.parse(residual, sigma)
+    if structure is not None:
+        more = structure.columns(allowed_calls(namespace or {}), set(source.columns))
+        columns = list(dict.fromkeys([*columns, *(c for c in more if c in source.columns)]))
     frame = load_small(source, columns, given=data)
     if frame is not None:
-        return build_design(formula, frame, **options)
+        return build_design(formula, frame, residual=residual, sigma=sigma, **options)
+    if structure is not None:
+        raise DataError(
+            "residual= and sigma= need every row: their likelihood is not one of sums over rows, "
+            "which are all that is kept of data read in batches. Give a data frame in memory."
+        )
     return build_streamed_design(formula, source, **options)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,7 @@ from bayeslmm.formula.syntax import Bar, ParsedFormula, parse_formula
 from bayeslmm.gaussian import CrossProducts, Shift
 from bayeslmm.gaussian.orthogonal import well_conditioned
 from bayeslmm.sources.base import Source
-from bayeslmm.sources.design import NotHeld, StreamedDesign
+from bayeslmm.sources.design import NotHeld, StreamedDesign, not_held
 from bayeslmm.sources.reduction import ReductionPass, row_statistics
 from bayeslmm.sources.rows import FactorCodes, ModelRows, PlainRows
 from bayeslmm.sources.states import learn_states
@@ -108,7 +108,8 @@ def build_streamed_design(
     )
     rows = row_model(plain, response, y_matrix, fixed, blocks, codes)
     numbers = tuple(n for n in trial.predictors if kinds[n] != "category")
-    reduction, state = _reduction(rows, blocks, numbers, trial.rows), None
+    reduction = _reduction(rows, blocks, numbers, trial.rows)
+    state: Any = None
 
     def reduce(shift: Shift) -> CrossProducts:
         nonlocal state
@@ -126,7 +127,7 @@ def build_streamed_design(
         namespace=namespace,
         missing=MissingRows(
             survey.n_rows,
-            LeftOut(survey.n_dropped),
+            cast(Any, LeftOut(survey.n_dropped)),
             survey.absent,
             _lost_levels(lost, blocks),
             survey.n_zero_weight,
@@ -162,13 +163,13 @@ def made_design(
     return StreamedDesign(
         formula=parsed,
         response=response,
-        y=NotHeld("the response"),
+        y=not_held("the response"),
         fixed=rows.fixed,
-        offset=NotHeld("the offset"),
-        weights=None if weights is None else NotHeld("the weights"),
+        offset=not_held("the offset"),
+        weights=None if weights is None else not_held("the weights"),
         blocks=blocks,
-        rows=NotHeld("the positions of the rows"),
-        index=NotHeld("the index of the rows"),
+        rows=not_held("the positions of the rows"),
+        index=not_held("the index of the rows"),
         weights_name=weights,
         row_model=rows,
         **more,
@@ -464,8 +465,8 @@ class _LevelsPass:
 
 
 def _without_rows(matrix: ModelMatrix) -> ModelMatrix:
-    offset = None if matrix.offset is None else NotHeld("the offset")
-    return replace(matrix, values=NotHeld("the model matrix"), offset=offset)
+    offset = None if matrix.offset is None else not_held("the offset")
+    return replace(matrix, values=not_held("the model matrix"), offset=offset)
 
 
 def assemble_blocks(
@@ -493,7 +494,9 @@ def assemble_blocks(
         stubs = [replace(m, values=np.empty((0, len(m.names)))) for _, m in group]
         block = random_block(factor, bars, stubs)
         held = tuple(matrix for _, matrix in group)
-        blocks.append(replace(block, Z=NotHeld("the covariates of random effects"), _matrices=held))
+        blocks.append(
+            replace(block, Z=not_held("the covariates of random effects"), _matrices=held)
+        )
         codes.append(FactorCodes.of(factor, kinds))
     return tuple(blocks), tuple(codes)
 
@@ -512,7 +515,7 @@ def _factor(columns: tuple[str, ...], survey: Survey, kinds, levels) -> Grouping
     else:
         distinct = known_frame(found.frame(), {c: kinds[c] for c in columns}, levels)
     factor = grouping_factor(columns, distinct)
-    return replace(factor, codes=NotHeld("the level"))
+    return replace(factor, codes=not_held("the level"))
 
 
 def _reduction(

@@ -48,6 +48,11 @@ class NotHeld:
     __truediv__ = __rtruediv__ = __matmul__ = __rmatmul__ = __pow__ = __neg__ = _refuse
 
 
+def not_held(what: str) -> Any:
+    """A :class:`NotHeld` in the place of an array."""
+    return NotHeld(what)
+
+
 @dataclass(frozen=True)
 class StreamedDesign(Design):
     """A formula applied to rows that are not in memory.
@@ -73,11 +78,11 @@ class StreamedDesign(Design):
         The mark of the source when they were made.
     """
 
-    held_statistics: RowStatistics = field(repr=False, default=None)
+    held_statistics: RowStatistics = field(repr=False, kw_only=True)
     cross_products: CrossProducts = field(repr=False, default=None)
     prototype: pd.DataFrame = field(repr=False, default=None)
     numbers: dict[str, Any] = field(repr=False, default_factory=dict)
-    row_model: ModelRows = field(repr=False, default=None)
+    row_model: ModelRows = field(repr=False, kw_only=True)
     source: Source | None = field(repr=False, default=None)
     row_hash: int | None = field(repr=False, default=None)
     source_mark: Any = field(repr=False, default=None)
@@ -139,8 +144,9 @@ class StreamedDesign(Design):
 
     def _refuse_other_rows(self, found: int) -> None:
         if found != self.row_hash:
+            name = "the source" if self.source is None else self.source.name
             raise DataError(
-                f"The rows of {self.source.name} are not those the model was made from: they "
+                f"The rows of {name} are not those the model was made from: they "
                 "changed since. Make the model and its fit anew; what is read of them now does not "
                 "belong to this fit."
             )

@@ -223,7 +223,8 @@ class ModelRows:
         if not isinstance(response, str):
             matrices.append(response)
             response = response.text
-        parts = [response, self.plain.names, self.plain.weights, sorted(self.plain.kinds.items())]
+        plain = self.plain
+        parts: list = [response, plain.names, plain.weights, sorted(plain.kinds.items())]
         parts += [[matrix.text, matrix.names] for matrix in matrices]
         parts += [[name, list(levels)] for name, levels in sorted(self.plain.levels.items())]
         for text, copies in stateful_calls(matrices).items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ from bayeslmm.sources.building import (
     made_design,
     row_model,
 )
-from bayeslmm.sources.design import NotHeld, StreamedDesign
+from bayeslmm.sources.design import StreamedDesign, not_held
 from bayeslmm.sources.rows import PlainRows
 from bayeslmm.sources.states import stateful_calls
 
@@ -99,7 +99,7 @@ def restored_design(
             ":".join(columns),
             columns,
             levels,
-            NotHeld("the level"),
+            not_held("the level"),
             components,
             (keys,) if isinstance(keys, np.ndarray) else keys,  # as older versions wrote them
         )  # fmt: skip
@@ -124,7 +124,7 @@ def restored_design(
         blocks,
         row_model(plain, response, y_matrix, fixed, blocks, codes),
         namespace=dict(namespace or {}),
-        missing=MissingRows(n_rows, LeftOut(n_dropped), by_column, lost, n_zero),
+        missing=MissingRows(n_rows, cast(Any, LeftOut(n_dropped)), by_column, lost, n_zero),
         columns=_empty(plain),
         prototype=rows,
         numbers=content["numbers"],
@@ -161,7 +161,7 @@ def _check_parts(content: Any) -> None:
 
 def _check_statistics(statistics: RowStatistics, cp: CrossProducts) -> None:
     """Refuse statistics of other columns than those of the cross-products."""
-    sizes = [(getattr(statistics, name), (cp.p,)) for name in ("mean", "sd", "size")]
+    sizes: list[tuple] = [(getattr(statistics, name), (cp.p,)) for name in ("mean", "sd", "size")]
     if statistics.root is not None:
         sizes.append((statistics.root, (cp.p, cp.p)))
     for block, factor in zip(statistics.blocks, cp.factors, strict=True):

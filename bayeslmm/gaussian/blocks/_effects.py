@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from bayeslmm.compiling import kernel
 from bayeslmm.gaussian._small import cholesky_lower
 from bayeslmm.gaussian.blocks._kernel import pattern_residual, products, statistics
 
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
-
-@njit(**_OPTIONS)
+@kernel
 def draw_effects(lay, inverses, W, columns, F, eta, c, beta, code, effect_ptr, z_b, z_e, b):
     """One exact draw of the random effects given beta, by Matheron's rule, into b (flat).
 
@@ -73,7 +71,7 @@ def draw_effects(lay, inverses, W, columns, F, eta, c, beta, code, effect_ptr, z
     _add_covariance_times(lay, F, shift, effect_ptr, b)
 
 
-@njit(**_OPTIONS)
+@kernel
 def _add_covariance_times(lay, F, shift, effect_ptr, b):
     """b += Sigma shift, level by level."""
     for f in range(lay.q.shape[0]):
@@ -90,7 +88,7 @@ def _add_covariance_times(lay, F, shift, effect_ptr, b):
                     b[at + a] += F[start + a * q + d] * work[d]
 
 
-@njit(**_OPTIONS)
+@kernel
 def draws(lay, data, columns, F, eta, c, root, target, code, effect_ptr, normals):
     """A draw of (beta, b) at each row of F, eta, c and normals; nan where V is not definite."""
     count, p = F.shape[0], columns - 1
@@ -113,7 +111,7 @@ def draws(lay, data, columns, F, eta, c, root, target, code, effect_ptr, normals
     return beta, b
 
 
-@njit(**_OPTIONS)
+@kernel
 def effect_information(lay, inverses, code, effect_ptr, f, q, n_levels):
     """Z_j' V^-1 Z_j of every level of factor f, (J, q, q)."""
     T = np.zeros((n_levels, q, q))
@@ -135,7 +133,7 @@ def effect_information(lay, inverses, code, effect_ptr, f, q, n_levels):
     return T
 
 
-@njit(**_OPTIONS)
+@kernel
 def noise(lay, eta, c, z):
     """Residuals with covariance R from standard normals (draws, n), in the order of the blocks."""
     out = np.empty(z.shape)

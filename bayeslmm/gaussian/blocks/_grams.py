@@ -9,12 +9,11 @@ i >= j, its lower triangle row by row: (m (m + 1) / 2, c (c + 1) / 2) numbers pe
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
+from bayeslmm.compiling import kernel
 
 
-@njit(**_OPTIONS)
+@kernel
 def make_grams(lay, W, columns):
     """All sums, flat; patterns without room in ``lay.gram_ptr`` are left out."""
     out = np.empty(lay.gram_ptr[-1])
@@ -41,7 +40,7 @@ def make_grams(lay, W, columns):
     return out
 
 
-@njit(**_OPTIONS)
+@kernel
 def add_gram_product(lay, k, gram, inverses, S):
     """Add [X y]'V^-1[X y] of pattern k to S (c, c)."""
     m, columns = lay.m[k], S.shape[0]
@@ -64,7 +63,7 @@ def add_gram_product(lay, k, gram, inverses, S):
         t += 1
 
 
-@njit(**_OPTIONS)
+@kernel
 def gram_adjoint(lay, k, gram, V_inverse, B):
     """D = dl/dV of pattern k, summed over its blocks; omega = B B'."""
     m, columns = lay.m[k], B.shape[0]

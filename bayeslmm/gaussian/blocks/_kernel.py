@@ -11,13 +11,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from bayeslmm.compiling import kernel
 from bayeslmm.gaussian._criteria import _residual_form, _solve_fixed, marginal_statistics
 from bayeslmm.gaussian._small import cholesky_lower, invert_from_cholesky
 from bayeslmm.gaussian.blocks._grams import add_gram_product, gram_adjoint
 
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 _LOG_2PI = float(np.log(2.0 * np.pi))
 
 
@@ -80,7 +79,7 @@ class Data(NamedTuple):
     gram: np.ndarray
 
 
-@njit(**_OPTIONS)
+@kernel
 def _power(x, n):
     """x^n, n whole and not negative; n = 0 gives 1."""
     result, base = 1.0, x
@@ -92,7 +91,7 @@ def _power(x, n):
     return result
 
 
-@njit(**_OPTIONS)
+@kernel
 def correlation(kind, c, s, t):
     """Correlation of two different rows of a group at times s and t."""
     code = kind[0]
@@ -107,7 +106,7 @@ def correlation(kind, c, s, t):
     return 0.0
 
 
-@njit(**_OPTIONS)
+@kernel
 def _add_correlation_gradient(kind, c, s, t, d, out):
     """Add d times the derivative of :func:`correlation` in c."""
     code = kind[0]
@@ -123,7 +122,7 @@ def _add_correlation_gradient(kind, c, s, t, d, out):
         out[int(s) * kind[1] + int(t)] += d
 
 
-@njit(**_OPTIONS)
+@kernel
 def pattern_residual(lay, k, eta, c):
     """R (m, m) of pattern k."""
     m, at = lay.m[k], lay.row_ptr[k]
@@ -144,7 +143,7 @@ def pattern_residual(lay, k, eta, c):
     return R
 
 
-@njit(**_OPTIONS)
+@kernel
 def _add_random(lay, k, F, V):
     """Add Z Sigma Z' of every factor, Sigma = F F'."""
     m, at = lay.m[k], lay.row_ptr[k]
@@ -166,7 +165,7 @@ def _add_random(lay, k, F, V):
                         V[j, i] += total
 
 
-@njit(**_OPTIONS)
+@kernel
 def _inverse(V):
     """V^-1 in place and log|V|; nan where V is not positive definite."""
     m = V.shape[0]
@@ -203,7 +202,7 @@ def _inverse(V):
     return log_det
 
 
-@njit(**_OPTIONS)
+@kernel
 def _invert_patterns(lay, F, eta, c):
     """log|V| and V^-1 per pattern (flat); nan where a V is not positive definite."""
     P = lay.m.shape[0]
@@ -220,7 +219,7 @@ def _invert_patterns(lay, F, eta, c):
     return log_det, inverses
 
 
-@njit(**_OPTIONS)
+@kernel
 def _add_row_product(lay, k, inverses, W, columns, U, S):
     """Write V^-1 [X y] of pattern k into U (flat as W), add [X y]'V^-1[X y] to S."""
     m, n_rep = lay.m[k], lay.n_rep[k]
@@ -231,7 +230,7 @@ def _add_row_product(lay, k, inverses, W, columns, U, S):
     S += np.dot(w.reshape(m * n_rep, columns).T, u.reshape(m * n_rep, columns))
 
 
-@njit(**_OPTIONS)
+@kernel
 def factorize(lay, W, columns, F, eta, c):
     """log|V|, V^-1 per pattern (flat), U = V^-1 [X y] (flat as W), S = [X y]'V^-1[X y]."""
     U = np.empty(W.shape[0])
@@ -243,7 +242,7 @@ def factorize(lay, W, columns, F, eta, c):
     return log_det, inverses, U, 0.5 * (S + S.T)
 
 
-@njit(**_OPTIONS)
+@kernel
 def products(lay, data, columns, F, eta, c):
     """As :func:`factorize`, with U for the patterns computed by their rows only."""
     U = np.empty(0)
@@ -261,7 +260,7 @@ def products(lay, data, columns, F, eta, c):
     return log_det, inverses, U, 0.5 * (S + S.T)
 
 
-@njit(**_OPTIONS)
+@kernel
 def statistics(S, log_det, n, root, target, log_det_prior, ml):
     """Criterion, coefficients, their covariance, and a root B of omega.
 
@@ -291,7 +290,7 @@ def statistics(S, log_det, n, root, target, log_det_prior, ml):
     return value, beta, inverse, B
 
 
-@njit(**_OPTIONS)
+@kernel
 def _adjoint(lay, k, V_inverse, u, columns, B):
     """D = dl/dV of pattern k, summed over its blocks."""
     m, n_rep = lay.m[k], lay.n_rep[k]
@@ -303,7 +302,7 @@ def _adjoint(lay, k, V_inverse, u, columns, B):
     return D
 
 
-@njit(**_OPTIONS)
+@kernel
 def _pull_back(lay, k, D, eta, c, d_Sigma, d_eta, d_c):
     """Add the derivatives of pattern k in Sigma (flat), eta and c."""
     m, at = lay.m[k], lay.row_ptr[k]
@@ -335,7 +334,7 @@ def _pull_back(lay, k, D, eta, c, d_Sigma, d_eta, d_c):
                             )
 
 
-@njit(**_OPTIONS)
+@kernel
 def evaluate(lay, data, n, F, eta, c, root, target, log_det_prior, ml, want_gradient):
     """Criterion and its derivatives in Sigma (flat), eta and c; nan where V is not definite.
 

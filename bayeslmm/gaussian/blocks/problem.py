@@ -15,7 +15,7 @@ from bayeslmm.gaussian.coordinates import Coordinates, working_products
 from bayeslmm.gaussian.crossproducts import CrossProducts
 from bayeslmm.gaussian.marginal import FixedPrior
 from bayeslmm.gaussian.rows import FactorRows
-from bayeslmm.gaussian.system import Moments, RowInformation, StructuredProblem, Theta
+from bayeslmm.gaussian.system import Evaluation, Moments, RowInformation, System, Theta
 from bayeslmm.parts.patterns import CovariancePattern
 from bayeslmm.parts.structures import Structure
 
@@ -23,14 +23,14 @@ __all__ = [
     "BlockProblem",
     "Moments",
     "RowInformation",
-    "StructuredProblem",
+    "System",
     "Theta",
     "prepare_blocks",
 ]
 
 
 @dataclass(frozen=True)
-class BlockProblem(StructuredProblem):
+class BlockProblem(System):
     """Rows in blocks, each factorized densely.
 
     Attributes
@@ -69,14 +69,14 @@ class BlockProblem(StructuredProblem):
         """Random effects in all."""
         return int(self.blocks.effect_ptr[-1])
 
-    def evaluate(self, theta: Theta, prior: tuple, ml: bool = False, gradient: bool = True):
-        """Log-likelihood and its derivatives in Sigma (flat), eta and c.
-
-        nan where V is not positive definite.
-        """
-        return _kernel.evaluate(
+    def evaluate(
+        self, theta: Theta, prior: tuple, ml: bool = False, gradient: bool = True
+    ) -> Evaluation:
+        """See :meth:`System.evaluate`."""
+        found = _kernel.evaluate(
             self.layout, self.data, self.n, theta.F, theta.eta, theta.c, *prior, ml, gradient
         )
+        return Evaluation(*found)
 
     def solve(self, theta: Theta, prior: FixedPrior | None = None, ml: bool = False) -> Moments:
         """Coefficients, their covariance and conditional means of the effects."""
@@ -229,14 +229,14 @@ class BlockProblem(StructuredProblem):
         return replace(self, W=W, coordinates=coordinates, rest=rest)
 
     def with_effects(self, matrices: Sequence[np.ndarray | None]) -> BlockProblem:
-        """See :meth:`StructuredProblem.with_effects`."""
+        """See :meth:`System.with_effects`."""
         factors = tuple(f.mapped(K) for f, K in zip(self.factors, matrices, strict=True))
         blocks = _blocks(self.structure, self.group, self.time, self.scale, self.weights, factors)
         W = blocks.data(self.blocks.rows(self.W, self.p + 1))
         return replace(self, blocks=blocks, W=W, factors=factors)
 
     def with_rows(self, keep: np.ndarray, y: np.ndarray, X: np.ndarray) -> BlockProblem:
-        """See :meth:`StructuredProblem.with_rows`."""
+        """See :meth:`System.with_rows`."""
         return prepare_blocks(
             y[keep],
             X[keep],

@@ -10,14 +10,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from bayeslmm.compiling import kernel
 from bayeslmm.gaussian._backward import derivative_sums, effects, inverse_blocks
 from bayeslmm.gaussian._elimination import eliminate_head
 from bayeslmm.gaussian.blocks._kernel import statistics
 from bayeslmm.gaussian.problem import Values
-
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 
 class CellProducts(NamedTuple):
@@ -47,7 +45,7 @@ class CellProducts(NamedTuple):
     sum_log_weights: float
 
 
-@njit(**_OPTIONS)
+@kernel
 def section_starts(lay, columns):
     """Where diagonal blocks, panels, tail, right-hand sides and Gram matrix start, and the end."""
     out = np.zeros(6, dtype=np.int64)
@@ -60,7 +58,7 @@ def section_starts(lay, columns):
     return out
 
 
-@njit(**_OPTIONS)
+@kernel
 def _contributions(lay, starts, nodes, Z, z_ptr, R, weight, places, values):
     """Positions and values that one row adds to the flat vector; their number."""
     n_head, head_columns, n_tail = lay.sizes[1], lay.sizes[2], lay.sizes[3]
@@ -121,14 +119,14 @@ def _contributions(lay, starts, nodes, Z, z_ptr, R, weight, places, values):
     return count
 
 
-@njit(**_OPTIONS)
+@kernel
 def _row_size(lay, z_ptr, columns):
     """The most entries that one row touches."""
     total = z_ptr[-1]
     return 2 * total * total + total * columns + columns * columns
 
 
-@njit(**_OPTIONS)
+@kernel
 def count_entries(lay, nodes, Z, z_ptr, R, weights, order, cell_ptr):
     """Start of each cell's entries, and their number, (cells + 1,); see :func:`accumulate`."""
     columns = R.shape[1]
@@ -152,7 +150,7 @@ def count_entries(lay, nodes, Z, z_ptr, R, weights, order, cell_ptr):
     return ptr
 
 
-@njit(**_OPTIONS)
+@kernel
 def accumulate(lay, nodes, Z, z_ptr, R, weights, order, cell_ptr, ptr):
     """Products of [Z X y] of every cell.
 
@@ -200,7 +198,7 @@ def accumulate(lay, nodes, Z, z_ptr, R, weights, order, cell_ptr, ptr):
     return index, data
 
 
-@njit(**_OPTIONS)
+@kernel
 def add_up(ptr, index, data, w, size):
     """sum_c w_c products_c, flat."""
     out = np.zeros(size)
@@ -210,7 +208,7 @@ def add_up(ptr, index, data, w, size):
     return out
 
 
-@njit(**_OPTIONS)
+@kernel
 def against(ptr, index, data, moments):
     """Sum of each cell's products against a flat vector, (cells,)."""
     out = np.zeros(ptr.shape[0] - 1)
@@ -222,7 +220,7 @@ def against(ptr, index, data, moments):
     return out
 
 
-@njit(**_OPTIONS)
+@kernel
 def second_moments(lay, b, omega, Qdiag, Qpanel, tail):
     """Flat vector whose sum against the products of rows is their expected squared residuals.
 
@@ -278,7 +276,7 @@ def second_moments(lay, b, omega, Qdiag, Qpanel, tail):
     return out
 
 
-@njit(**_OPTIONS)
+@kernel
 def combined(cells, lay, columns, w):
     """``Values`` of all cells under weights w."""
     s = cells.starts
@@ -294,7 +292,7 @@ def combined(cells, lay, columns, w):
     )
 
 
-@njit(**_OPTIONS)
+@kernel
 def cell_weights(contrasts, eta):
     """w_c = s_c^-2, and log|R| up to the prior weights per row of each cell."""
     log_s = np.zeros(contrasts.shape[0])
@@ -305,7 +303,7 @@ def cell_weights(contrasts, eta):
     return np.exp(-2.0 * log_s), 2.0 * log_s
 
 
-@njit(**_OPTIONS)
+@kernel
 def evaluate_head(cells, lay, F, eta, root, target, log_det_prior, ml, want_gradient):
     """Log-likelihood and its derivatives in every Sigma_k (flat) and in eta; no dense tail."""
     columns = root.shape[1] + 1
@@ -333,7 +331,7 @@ def evaluate_head(cells, lay, F, eta, root, target, log_det_prior, ml, want_grad
     return value, 0.5 * (Q - T), slope_in_eta(cells, w, moments)
 
 
-@njit(**_OPTIONS)
+@kernel
 def slope_in_eta(cells, w, moments):
     """dl / deta from dl / dlog s_c = w_c E_c - n_c."""
     squares = against(cells.ptr, cells.index, cells.data, moments)
@@ -345,7 +343,7 @@ def slope_in_eta(cells, w, moments):
     return out
 
 
-@njit(**_OPTIONS)
+@kernel
 def matrix_places(lay, starts):
     """Row and column in Z'Z, in elimination order, of each entry of the flat vector.
 

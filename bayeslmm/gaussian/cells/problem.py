@@ -14,7 +14,7 @@ by Fisher's identity; the covariance is only needed where two columns meet in th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -24,15 +24,15 @@ from bayeslmm.gaussian import _criteria
 from bayeslmm.gaussian.blocks._kernel import statistics
 from bayeslmm.gaussian.cells import _kernel as _cells
 from bayeslmm.gaussian.cells._kernel import CellProducts
-from bayeslmm.gaussian.coordinates import Coordinates, working_products
+from bayeslmm.gaussian.coordinates import working_products
 from bayeslmm.gaussian.crossproducts import CrossProducts
 from bayeslmm.gaussian.factor import Elimination, eliminate
-from bayeslmm.gaussian.leverage import effect_variance
 from bayeslmm.gaussian.marginal import FixedPrior, draws_to_user
 from bayeslmm.gaussian.problem import Problem, Values, prepare
 from bayeslmm.gaussian.rows import FactorRows
-from bayeslmm.gaussian.symbolic import Layout, Symbolic
-from bayeslmm.gaussian.system import Moments, RowInformation, StructuredProblem, Theta
+from bayeslmm.gaussian.shared import CrossProductSystem, Eliminated
+from bayeslmm.gaussian.symbolic import Symbolic
+from bayeslmm.gaussian.system import Evaluation, Theta
 from bayeslmm.parts.patterns import CovariancePattern
 from bayeslmm.parts.structures import Structure
 
@@ -47,7 +47,7 @@ class TooManyCellsError(ValueError):
 
 
 @dataclass(frozen=True)
-class CellProblem(StructuredProblem):
+class CellProblem(CrossProductSystem):
     """Cross-products of cells, ready to be evaluated at many covariance parameters.
 
     Attributes
@@ -82,16 +82,6 @@ class CellProblem(StructuredProblem):
         return self.R.shape[1] - 1
 
     @property
-    def patterns(self) -> tuple[CovariancePattern, ...]:
-        """Which effects of each factor are correlated."""
-        return self.whole.patterns
-
-    @property
-    def coordinates(self) -> Coordinates:
-        """Between the user's fixed effects and those computed with."""
-        return self.whole.coordinates
-
-    @property
     def symbolic(self) -> Symbolic:
         """Elimination order."""
         return self.whole.symbolic
@@ -102,32 +92,12 @@ class CellProblem(StructuredProblem):
         return self.whole.roots
 
     @property
-    def layout(self) -> Layout:
-        """Positions, as the kernels take them."""
-        return self.whole.layout
-
-    @property
     def contrasts(self) -> np.ndarray:
         """(cells, s): log standard deviations of the cells are contrasts @ eta."""
         return self.products.contrasts
 
-    @cached_property
-    def group(self) -> np.ndarray:
-        """Every row is its own residual group."""
-        return np.arange(self.n)
-
-    @cached_property
-    def time(self) -> np.ndarray:
-        """No times."""
-        return np.zeros(self.n)
-
-    @property
-    def n_normals(self) -> int:
-        """Standard normals that one draw of (beta, b) takes."""
-        return self.p + self.whole.symbolic.n_columns
-
     def on_scale(self, values: np.ndarray) -> np.ndarray:
-        """See :meth:`StructuredProblem.on_scale`."""
+        """See :meth:`System.on_scale`."""
         if self._one_each:
             totals = np.bincount(self.cell, values, minlength=len(self.contrasts))
             return totals / np.maximum(self.products.counts, 1.0)
@@ -139,7 +109,7 @@ class CellProblem(StructuredProblem):
         return C.shape[0] == C.shape[1] and np.array_equal(C, np.eye(len(C)))
 
     def row_variances(self, eta: np.ndarray) -> np.ndarray:
-        """See :meth:`StructuredProblem.row_variances`."""
+        """See :meth:`System.row_variances`."""
         variance = np.exp(2.0 * (eta @ self.contrasts.T))[..., self.cell]
         return variance if self.weights is None else variance / self.weights
 
@@ -157,15 +127,22 @@ class CellProblem(StructuredProblem):
         log_det_R = float(-self.products.counts @ np.log(w)) - self.products.sum_log_weights
         return state, state.log_det + log_det_R
 
-    def evaluate(self, theta: Theta, prior: tuple, ml: bool = False, gradient: bool = True):
-        """See :meth:`StructuredProblem.evaluate`."""
+    def eliminated_at(self, theta: Theta) -> Eliminated:
+        """See :meth:`CrossProductSystem.eliminated_at`; weights are absolute."""
+        state, log_det = self.eliminated(theta.F, self.cell_weights(theta.eta))
+        return Eliminated(state, state.S, log_det, 1.0)
+
+    def evaluate(
+        self, theta: Theta, prior: tuple, ml: bool = False, gradient: bool = True
+    ) -> Evaluation:
+        """See :meth:`System.evaluate`."""
         F = np.ascontiguousarray(theta.F, dtype=float)
         eta = np.ascontiguousarray(theta.eta, dtype=float)
         if self.whole.head_only:
             found = _cells.evaluate_head(self.products, self.layout, F, eta, *prior, ml, gradient)
         else:
             found = self._evaluate_tail(F, eta, prior, ml, gradient)
-        return *found, np.zeros(0)
+        return Evaluation(*found, np.zeros(0))
 
     def _evaluate_tail(self, F, eta, prior, ml, gradient):
         none = np.full(len(F), np.nan), np.full(len(eta), np.nan)
@@ -183,64 +160,8 @@ class CellProblem(StructuredProblem):
         )
         return value, 0.5 * (Q - T), _cells.slope_in_eta(self.products, w, moments)
 
-    def solve(self, theta: Theta, prior: FixedPrior | None = None, ml: bool = False) -> Moments:
-        """See :meth:`StructuredProblem.solve`."""
-        state, log_det = self.eliminated(theta.F, self.cell_weights(theta.eta))
-        value, gamma, covariance, _ = statistics(
-            state.S, log_det, float(self.n), *self.prior(prior), ml
-        )
-        return Moments(
-            float(value),
-            self.coordinates.to_user(gamma),
-            self.coordinates.covariance_to_user(covariance),
-            self.whole.effects(state.b @ np.append(-gamma, 1.0)),
-            self.coordinates.root_to_user(covariance),
-        )
-
-    def row_information(self, theta: Theta, prior: FixedPrior | None = None) -> RowInformation:
-        """See :meth:`StructuredProblem.row_information`."""
-        state, log_det = self.eliminated(theta.F, self.cell_weights(theta.eta))
-        _, gamma, covariance, _ = statistics(
-            state.S, log_det, float(self.n), *self.prior(prior), False
-        )
-        precision = 1.0 / self.row_variances(theta.eta)
-        rows = precision[:, None] * self._less_effects(state, self.R, self.factors)
-        diagonal = precision
-        if self.factors:
-            diagonal = precision - precision**2 * effect_variance(
-                state.problem, state, self.factors
-            )
-        return RowInformation(rows @ np.append(-gamma, 1.0), rows[:, :-1], diagonal, covariance)
-
-    def _less_effects(self, state: Elimination, R: np.ndarray, factors) -> np.ndarray:
-        """R - Z Q Z'R^-1 [X y], the columns of Q Z'R^-1 [X y] being effects, (m, columns)."""
-        out = R.copy()
-        for f, b in zip(factors, self.whole.effects(state.b), strict=True):
-            for a in range(f.q):
-                out -= f.Z[:, a, None] * b[f.codes, a, : out.shape[1]]
-        return out
-
-    def effect_covariances(self, theta: Theta) -> list[np.ndarray]:
-        """See :meth:`StructuredProblem.effect_covariances`."""
-        return self.eliminated(theta.F, self.cell_weights(theta.eta))[0].effect_covariances()
-
-    def predictor_variance(self, theta: Theta, X, Z: Sequence, codes: Sequence) -> np.ndarray:
-        """See :meth:`StructuredProblem.predictor_variance`."""
-        state, log_det = self.eliminated(theta.F, self.cell_weights(theta.eta))
-        Phi = statistics(state.S, log_det, float(self.n), *self.prior(None), False)[2]
-        factors = [
-            FactorRows(code, z, f.n_levels)
-            for code, z, f in zip(codes, Z, self.factors, strict=True)
-        ]
-        columns = np.asarray(X, dtype=float) @ self.coordinates.G_inverse
-        spread = self._less_effects(state, columns, factors)
-        variance = np.einsum("ij,jk,ik->i", spread, Phi, spread)
-        if factors:
-            variance += effect_variance(state.problem, state, factors)
-        return variance
-
     def draw(self, F, eta, c, prior: FixedPrior, normals: np.ndarray):
-        """See :meth:`StructuredProblem.draw`."""
+        """See :meth:`System.draw`."""
         root, target, _ = self.prior(prior)
         m, one = len(normals), np.ones(1)
         fixed = np.empty((m, self.p))
@@ -282,28 +203,18 @@ class CellProblem(StructuredProblem):
             return np.nan, *nothing
         return value, *self._drawn(state, log_det, prior[:2], normals)
 
-    def residual_root(self, theta: Theta) -> Callable:
-        """See :meth:`StructuredProblem.residual_root`."""
-        sd = np.sqrt(self.row_variances(theta.eta))
-
-        def apply(values: np.ndarray, *, inverse: bool) -> np.ndarray:
-            by_row = sd.reshape(-1, *(1,) * (values.ndim - 1))
-            return values / by_row if inverse else values * by_row
-
-        return apply
-
     def with_response(self, y: np.ndarray, X: np.ndarray) -> CellProblem:
-        """See :meth:`StructuredProblem.with_response`."""
+        """See :meth:`System.with_response`."""
         return self._rebuilt(y, X, self.factors, self.scale, self.weights)
 
     def with_rows(self, keep: np.ndarray, y: np.ndarray, X: np.ndarray) -> CellProblem:
-        """See :meth:`StructuredProblem.with_rows`."""
+        """See :meth:`System.with_rows`."""
         factors = [factor.take(keep) for factor in self.factors]
         weights = None if self.weights is None else self.weights[keep]
         return self._rebuilt(y[keep], X[keep], factors, self.scale[keep], weights)
 
     def with_effects(self, matrices: Sequence[np.ndarray | None]) -> CellProblem:
-        """See :meth:`StructuredProblem.with_effects`."""
+        """See :meth:`System.with_effects`."""
         factors = tuple(f.mapped(K) for f, K in zip(self.factors, matrices, strict=True))
         whole = self.whole.with_effects(matrices)
         cell, contrasts = cell_codes(self.scale)

@@ -7,8 +7,8 @@ first row of r stands in the first column of s, or -1 where s belongs to the den
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from bayeslmm.compiling import kernel
 from bayeslmm.gaussian._sparse import (
     factorize_head,
     inverse_head,
@@ -16,10 +16,8 @@ from bayeslmm.gaussian._sparse import (
     solve_head_transposed,
 )
 
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
-
-@njit(**_OPTIONS)
+@kernel
 def assemble(blocks, F, ptr, n_head, head, tail):
     """Write the lower triangle of M into the layout of the factor (zeroed by the caller)."""
     f_ptr, factor_q = blocks.f_ptr, blocks.factor_q
@@ -49,7 +47,7 @@ def assemble(blocks, F, ptr, n_head, head, tail):
                     head[ptr[column + b] + (position - ptr[column]) - b + a] = total
 
 
-@njit(**_OPTIONS)
+@kernel
 def slope_sums(blocks, F, ptr, n_head, head, tail):
     """sum_j [B Lambda M^-1]_jj per factor, flat with the layout of F; M^-1 on the pattern.
 
@@ -89,7 +87,7 @@ def slope_sums(blocks, F, ptr, n_head, head, tail):
     return out
 
 
-@njit(**_OPTIONS)
+@kernel
 def inverse_entries(blocks, ptr, n_head, head, tail):
     """M^-1 on the blocks, flat as their values."""
     out = np.empty(blocks.value.shape[0])
@@ -106,7 +104,7 @@ def inverse_entries(blocks, ptr, n_head, head, tail):
     return out
 
 
-@njit(**_OPTIONS)
+@kernel
 def _entry(diagonal, a, b, position, column, row, ptr, n_head, head, tail):
     """Entry (row + a, column + b) of the symmetric inverse."""
     if position < 0:
@@ -116,7 +114,7 @@ def _entry(diagonal, a, b, position, column, row, ptr, n_head, head, tail):
     return head[ptr[column + b] + (position - ptr[column]) - b + a]
 
 
-@njit(**_OPTIONS)
+@kernel
 def scale_rows(blocks, F, rows, transpose):
     """Lambda (or Lambda') times rows in elimination order, as a new array."""
     f_ptr, factor_q = blocks.f_ptr, blocks.factor_q
@@ -137,7 +135,7 @@ def scale_rows(blocks, F, rows, transpose):
     return out
 
 
-@njit(**_OPTIONS)
+@kernel
 def multiply(blocks, X):
     """B X for X in elimination order."""
     out = np.zeros(X.shape)
@@ -161,7 +159,7 @@ def multiply(blocks, X):
     return out
 
 
-@njit(**_OPTIONS)
+@kernel
 def multiply_coupling(blocks, X):
     """(G (x) I) X, and the largest absolute row sum of G per factor."""
     out = np.zeros(X.shape)
@@ -188,7 +186,7 @@ def multiply_coupling(blocks, X):
     return out, largest
 
 
-@njit(**_OPTIONS)
+@kernel
 def scores(blocks, F, rhs, u):
     """U = Z'V^-1[X y] from u = M^-1 Lambda'Z'W[X y], sigma = 1.
 
@@ -232,7 +230,7 @@ def scores(blocks, F, rhs, u):
     return U
 
 
-@njit(**_OPTIONS)
+@kernel
 def score_sums(blocks, U, omega, u, size):
     """sum_j U_j omega u_j' per factor, flat with the layout of F."""
     out = np.zeros(size)
@@ -250,7 +248,7 @@ def score_sums(blocks, U, omega, u, size):
     return out
 
 
-@njit(**_OPTIONS)
+@kernel
 def divide_by_factors(blocks, F, sums):
     """X_k L_k^-1 of every factor in place; returns which L_k cannot be divided by."""
     f_ptr, factor_q = blocks.f_ptr, blocks.factor_q
@@ -273,7 +271,7 @@ def divide_by_factors(blocks, F, sums):
     return singular
 
 
-@njit(**_OPTIONS)
+@kernel
 def eliminate_sparse(blocks, F, ptr, rows, rhs, gram):
     """log|M|, its factor, C^-1 Lambda'Z'W[X y] and [X y]'V^-1[X y]; no dense tail."""
     head = np.zeros(rows.shape[0])
@@ -285,7 +283,7 @@ def eliminate_sparse(blocks, F, ptr, rows, rhs, gram):
     return log_det, head, half, gram - np.dot(half.T, half)
 
 
-@njit(**_OPTIONS)
+@kernel
 def derivatives_sparse(blocks, F, ptr, rows, head, half, rhs):
     """u, U and sum_j [B Lambda M^-1]_jj per factor; no dense tail."""
     u = half.copy()

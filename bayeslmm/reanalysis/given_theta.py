@@ -1,0 +1,181 @@
+"""What the data say given the covariance parameters, whatever the residuals.
+
+One set of functions for systems of cross-products, of cells and of blocks: the likelihood with
+coefficients and effects integrated out, the coefficients' exact normal distribution, and a density
+moved to another response or other columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bayeslmm.assembly import prepared_problem, reduce_rows, structured_problem
+from bayeslmm.formula import Design
+from bayeslmm.gaussian import (
+    FixedPrior,
+    combination_moments,
+    log_marginal_flat,
+    single_threaded_blas,
+    with_prior,
+)
+from bayeslmm.gaussian.system import StructuredProblem, Theta
+from bayeslmm.parts.correlations import correlations_from_factors
+from bayeslmm.parts.scales import unconstrain
+from bayeslmm.reanalysis.bridge import Evidence
+
+if TYPE_CHECKING:
+    from bayeslmm.gaussian import Problem
+
+__all__ = [
+    "ThetaDraws",
+    "coefficient_moments",
+    "constrained",
+    "log_likelihoods",
+    "position",
+    "problem_of",
+    "with_problem",
+]
+
+
+@dataclass(frozen=True)
+class ThetaDraws:
+    """Weighted draws of theta.
+
+    Attributes
+    ----------
+    factors : (n, sum q_k^2) array
+        Flat absolute factors.
+    eta : (n, s) array
+        Log residual standard deviations (and log-linear coefficients): log sigma where they are
+        all the same.
+    c : (n, k) array
+        Parameters of the residual correlation.
+    log_weights : (n,) array
+        Normalized to sum to one.
+    k_hat : float
+        Pareto shape of the weights; nan for draws of a chain.
+    inefficiency : float
+        Draws per independent draw, beside what the weights cost.
+    evidence : Evidence or None
+        log p(y); None where it was not computed.
+    method : str
+    """
+
+    factors: np.ndarray
+    eta: np.ndarray
+    c: np.ndarray
+    log_weights: np.ndarray
+    k_hat: float
+    inefficiency: float
+    evidence: Evidence | None
+    method: str
+
+    @property
+    def sigma(self) -> np.ndarray:
+        """(n,) residual standard deviations, where there is one."""
+        return np.exp(self.eta[:, 0])
+
+
+def coefficient_moments(
+    problem: Problem | StructuredProblem, prior: FixedPrior, theta: ThetaDraws, C: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (m, k) and covariance (m, k, k) of C beta given y and each of m draws of theta.
+
+    Parameters
+    ----------
+    problem : Problem or StructuredProblem
+        In the formula's columns.
+    prior : FixedPrior
+    theta : ThetaDraws
+    C : (k, p) array
+    """
+    C = np.atleast_2d(C)
+    with single_threaded_blas():
+        if not isinstance(problem, StructuredProblem):
+            return combination_moments(with_prior(problem, prior), theta.factors, theta.sigma, C)
+        mean = np.empty((len(theta.eta), len(C)))
+        covariance = np.empty((len(theta.eta), len(C), len(C)))
+        for d, at in enumerate(_thetas(theta)):
+            moments = problem.solve(at, prior)
+            mean[d], covariance[d] = C @ moments.beta, C @ moments.vcov @ C.T
+    return mean, covariance
+
+
+def log_likelihoods(
+    problem: Problem | StructuredProblem, prior: FixedPrior, theta: ThetaDraws
+) -> np.ndarray:
+    """log p(y | theta) of each draw, coefficients and effects integrated out, (m,)."""
+    with single_threaded_blas():
+        if isinstance(problem, StructuredProblem):
+            root = problem.prior(prior)
+            return np.array([problem.evaluate(at, root, False, False)[0] for at in _thetas(theta)])
+        marginal = with_prior(problem, prior)
+        pairs = zip(theta.factors, theta.sigma, strict=True)
+        return np.array(
+            [log_marginal_flat(marginal, F, float(s), gradient=False)[0] for F, s in pairs]
+        )
+
+
+def _thetas(theta: ThetaDraws) -> Iterator[Theta]:
+    for F, eta, c in zip(theta.factors, theta.eta, theta.c, strict=True):
+        yield Theta(F, np.ascontiguousarray(eta), np.ascontiguousarray(c))
+
+
+def problem_of(design: Design, y: np.ndarray, X: np.ndarray) -> Problem | StructuredProblem:
+    """The system of a design's rows and effects with another response and other columns.
+
+    Parameters
+    ----------
+    y : (n,) array
+        Less its offset.
+    X : (n, p) array
+    """
+    twin = replace(design, y=y + design.offset, fixed=replace(design.fixed, values=X))
+    if design.residual is not None:
+        return structured_problem(twin)
+    return prepared_problem(twin, reduce_rows(twin, y=twin.y))
+
+
+def with_problem(density, problem: Problem | StructuredProblem, prior: FixedPrior):
+    """The priors of a density on the covariance parameters, for another system and prior on beta.
+
+    Parameters
+    ----------
+    problem : Problem or StructuredProblem
+        In the formula's columns.
+    """
+    if hasattr(density, "with_model"):
+        return density.with_model(problem, prior)
+    return replace(density, problem=density.maps.applied(problem), prior=prior)
+
+
+def constrained(density, X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Flat factors (n, f), eta (n, s) and c (n, k) at rows of X."""
+    _, F, *rest = density.constrained(X)
+    if len(rest) == 2:
+        return F, rest[0], rest[1]
+    return F, np.log(rest[0])[:, None], np.zeros((len(F), 0))
+
+
+def position(density, theta: ThetaDraws, d: int) -> np.ndarray:
+    """Unconstrained coordinates (n_dim,) of the draw of theta with number ``d``."""
+    F, eta, c = theta.factors[d], theta.eta[d], theta.c[d]
+    if not isinstance(getattr(density, "problem", None), StructuredProblem):
+        return density.position(F, float(theta.sigma[d]))
+    problem = density.problem
+    own = density.maps.from_formula([L[0] for L in problem.split(F[None])])
+    flat = np.concatenate([np.zeros(0), *(L.ravel() for L in own)])
+    sd, u = correlations_from_factors(density.correlations, flat)
+    scales = np.concatenate([np.exp(eta[: density.n_log]), eta[density.n_log :]])
+    times = problem.structure.n_times
+    scalars = np.concatenate([sd, scales, np.zeros(0) if times else c])
+    parts = [unconstrain(density.scales, scalars), np.clip(u, -18.0, 18.0)]
+    if times:
+        root = np.linalg.cholesky(c.reshape(times, times))
+        v = correlations_from_factors(problem.structure.layout, np.ascontiguousarray(root.ravel()))
+        parts.append(np.clip(v[1], -18.0, 18.0))
+    return np.concatenate(parts)

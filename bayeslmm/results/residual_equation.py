@@ -1,0 +1,111 @@
+"""The parts of an equation beyond independent normal residuals and unrelated levels.
+
+Residual standard deviations and correlations, relationships between levels, Student-t tails and
+modeled covariates, in the symbols of either format of :mod:`bayeslmm.results.equation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bayeslmm.formula.random import RandomBlock
+    from bayeslmm.results.equation_writers import Line, _Writer
+
+__all__ = [
+    "correlation_lines",
+    "covariate_lines",
+    "related_line",
+    "residual_covariance",
+    "residual_variance",
+    "scale_lines",
+]
+
+
+def residual_sd(w: _Writer, row: str) -> str:
+    """sigma, that of the row's cell, or that of the row."""
+    residual = w.design.residual
+    kind = "one" if residual is None else residual.variance.kind
+    if kind == "cells":
+        return w.indexed("sigma", [w.cell(name, row) for name in residual.variance.columns])
+    return w.indexed("sigma", [row]) if kind == "log-linear" else w.greek("sigma")
+
+
+def residual_variance(w: _Writer, row: str) -> str:
+    """Squared standard deviation (or scale) of the row, over its weight."""
+    text = w.squared(residual_sd(w, row))
+    if w.design.weights is None:
+        return text
+    return f"{text} / {w.value(w.design.weights_name, row)}"
+
+
+def scale_lines(w: _Writer) -> Iterator[Line]:
+    """The log-linear formula of the standard deviation."""
+    residual = w.design.residual
+    if residual is None or residual.variance.kind != "log-linear":
+        return
+    terms = [w.log(w.greek("sigma"))]
+    slopes = zip(residual.variance.names[1:], residual.variance.means, strict=True)
+    for k, (name, mean) in enumerate(slopes, start=1):
+        inner = w.value(name[name.index("[") + 1 : -1], "i")
+        sign = "-" if mean >= 0 else "+"
+        terms.append(w.times(w.indexed("gamma", [str(k)]), f"({inner} {sign} {abs(mean):.4g})"))
+    yield w.log(w.indexed("sigma", ["i"])), "=", terms
+
+
+def residual_correlation(w: _Writer) -> str:
+    """Correlation of the residuals of two rows of one group."""
+    residual = w.design.residual
+    one, two = (w.value(residual.syntax.time or "", row) for row in ("i", w.other))
+    if residual.kind == "ar1":
+        return w.power(w.greek("rho"), f"|{one} - {two}|")
+    if residual.kind == "car1":
+        return w.exponential(f"-|{one} - {two}| / {w.name('range')}")
+    return w.greek("rho") if residual.kind == "cs" else w.indexed("R", [one, two])
+
+
+def correlation_lines(w: _Writer) -> Iterator[Line]:
+    """Correlation of the errors of two rows."""
+    residual = w.design.residual
+    if residual is None or residual.factor is None:
+        return
+    value = w.times(w.same_group(residual.factor), residual_correlation(w))
+    yield w.corr(w.error("i"), w.error(w.other)), "=", [value + w.distinct]
+
+
+def residual_covariance(w: _Writer) -> list[str]:
+    """What correlated residuals add to the covariance of two responses."""
+    residual = w.design.residual
+    if residual is None or residual.factor is None:
+        return []
+    sds = w.times(residual_sd(w, "i"), residual_sd(w, w.other))
+    if residual_sd(w, "i") == residual_sd(w, w.other):
+        sds = w.squared(residual_sd(w, "i"))
+    value = w.times(w.times(w.same_group(residual.factor), sds), residual_correlation(w))
+    if w.design.weights is not None:
+        one, two = (w.value(w.design.weights_name, row) for row in ("i", w.other))
+        value += f" / {w.root(w.times(one, two))}"
+    return [value]
+
+
+def related_line(w: _Writer, k: int, block: RandomBlock, part) -> Line:
+    """All levels' effects at once: N(0, A (x) Sigma)."""
+    ends = [[w.effect(k, a, level) for a in part] for level in ("1", str(block.n_levels))]
+    vector = w.vector([*ends[0], w.dots, *ends[1]])
+    A = w.relationship(k, block)
+    if len(part) == 1:
+        spread = w.times(w.variance(k, part[0]), A)
+    else:
+        spread = w.kronecker(A, w.matrix(k, block, part))
+    return vector, "~", [w.normal(w.zero, spread) + w.related_levels(k, block)]
+
+
+def covariate_lines(w: _Writer) -> Iterator[Line]:
+    """The distribution of covariates with missing values."""
+    for covariate in w.design.modeled:
+        moments = (
+            w.indexed("mu", [w.name(covariate.name)]),
+            w.indexed("sigma", [w.name(covariate.name)]),
+        )
+        yield w.value(covariate.name, "i"), "~", [w.normal(moments[0], w.squared(moments[1]))]
