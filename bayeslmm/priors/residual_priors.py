@@ -68,14 +68,14 @@ def residual_parameters(design: Design, sd_y: float) -> list[Parameter]:
         two = len(np.unique(column)) == 2
         normal = Prior("Normal", mu=0.0, sigma=1.0 if two else 1.0 / float(np.std(column)))
         found.append(_single(key, "log_sigma", normal))
-    key = scalar_key(design)
-    if key == "rho":
+    scalar = scalar_key(design)
+    if scalar == "rho":
         low = -1.0 / (residual.largest_group - 1) if residual.kind == "cs" else -1.0
         uniform = Prior("Uniform", lower=low, upper=1.0)
-        found.append(_single(key, "rho", uniform, (low, 1.0)))
-    elif key == "range":
+        found.append(_single(scalar, "rho", uniform, (low, 1.0)))
+    elif scalar == "range":
         half = Prior("HalfNormal", sigma=0.5 * _longest_span(design))
-        found.append(_single(key, "range", half, (0.0, np.inf)))
+        found.append(_single(scalar, "range", half, (0.0, np.inf)))
     if times := residual.times:
         shown = tuple(
             Component(pair_key(times[i], times[j]), f"{times[i]}, {times[j]}", len(times))
