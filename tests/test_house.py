@@ -27,8 +27,6 @@ CIRCLES: tuple[frozenset[str], ...] = (
     frozenset(
         {"bayes.cell_density", "bayes.conditional", "bayes.marginal", "bayes.residual_density"}
     ),
-    frozenset({"bayes.covariates", "bayes.hierarchical", "bayes.residual_model"}),
-    frozenset({"formula.design", "formula.statistics"}),
     frozenset({"gaussian.coordinates", "gaussian.crossproducts", "gaussian.orthogonal"}),
     frozenset(
         {

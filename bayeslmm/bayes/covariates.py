@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayeslmm.bayes.names import ModelNames, storable
+from bayeslmm.bayes.variables import positive
 from bayeslmm.formula import Design
 from bayeslmm.formula.covariates import ModeledCovariate
 
@@ -52,8 +53,6 @@ def add_covariates(design: Design, priors, beta, effects: list):
     """
     import pymc as pm
     import pytensor.tensor as pt
-
-    from bayeslmm.bayes.hierarchical import positive
 
     total = pt.zeros(design.n_rows)
     for covariate in design.modeled:

@@ -10,7 +10,6 @@ effects may be Student-t instead; sigma and Sigma_k are then their scales.
 
 from __future__ import annotations
 
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,10 +18,10 @@ from bayeslmm.bayes.covariates import add_covariates, covariate_names
 from bayeslmm.bayes.names import FactorNames, ModelNames
 from bayeslmm.bayes.residual_draws import residual_coords, residual_variables
 from bayeslmm.bayes.residual_model import structured_response
+from bayeslmm.bayes.variables import positive, stacked
 from bayeslmm.errors import SamplingError
 from bayeslmm.formula import Design
 from bayeslmm.formula.random import RandomBlock
-from bayeslmm.parts.prior import Prior
 from bayeslmm.priors.table import Priors, coef_key
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def hierarchical_model(
     """
     import pymc as pm
 
-    heavy = [block.name for block in design.blocks if f"nu({block.name})" in priors]
+    heavy = [block.name for block in design.blocks if priors.of("effects_nu", block.name)]
     if centered and heavy:
         raise SamplingError(
             f"Student-t random effects ({heavy[0]}) are sampled non-centered only: use "
@@ -113,7 +112,7 @@ def posterior_variables(design: Design, names: ModelNames, priors: Priors) -> li
         variables.append("nu")
     for block, factor in zip(design.blocks, names.factors, strict=True):
         variables.append(factor.sd)
-        if f"nu({block.name})" in priors:
+        if priors.of("effects_nu", block.name):
             variables.append(factor.nu)
         if block.correlated_pairs():
             variables.append(factor.corr)
@@ -148,9 +147,9 @@ def _fixed_part(design: Design, priors: Priors):
     X, A = design.X, priors.combinations()
     chosen = [priors[coef_key(name)] for name in design.coef_names]
     if np.array_equal(A, np.eye(len(A))):
-        beta = _stacked("beta", chosen, dims="coef")
+        beta = stacked("beta", chosen, dims="coef")
         return pt.dot(X, beta) + design.offset, beta
-    centered = _stacked("beta_centered", chosen, dims="coef")
+    centered = stacked("beta_centered", chosen, dims="coef")
     back = np.linalg.inv(A)
     beta = pm.Deterministic("beta", pt.dot(back, centered), dims="coef")
     return pt.dot(X @ back, centered) + design.offset, beta
@@ -169,7 +168,7 @@ def _random_effects(
     root = _levels_root(block, centered=centered)
     if not centered and (root is None or root.shape[0] == root.shape[1]):
         z = pm.Normal(names.z, 0.0, 1.0, dims=(names.dim, names.effect_dim))
-        if f"nu({block.name})" in priors:
+        if priors.of("effects_nu", block.name):
             z = z * _heavy_tails(block, names, priors)
     elif not centered:  # fewer independent values than levels: clones, twins
         z = pm.Normal(names.z, 0.0, 1.0, shape=(root.shape[1], shape[1]))
@@ -241,7 +240,7 @@ def _heavy_tails(block: RandomBlock, names: FactorNames, priors: Priors):
     """
     import pymc as pm
 
-    nu = positive(names.nu, [priors[f"nu({block.name})"]], dims=None)
+    nu = positive(names.nu, priors.of("effects_nu", block.name), dims=None)
     tau = pm.Gamma(names.tau, alpha=nu / 2, beta=nu / 2, dims=names.dim)
     return tau[:, None] ** -0.5
 
@@ -313,45 +312,3 @@ def _whole(block: RandomBlock, roots: list, pt):
         rows, columns = np.ix_(part, part)
         whole = whole[rows, columns].set(root[None, None] if len(part) == 1 else root)
     return whole
-
-
-def positive(name: str, chosen: list[Prior], dims: str | None):
-    """A standard deviation, or a vector of them."""
-    if dims is None:
-        import pymc as pm
-
-        if chosen[0].name == "Fixed":
-            value = float(chosen[0].parameters["value"])
-            return pm.Deterministic(name, pm.math.constant(value))
-        return getattr(pm, chosen[0].name)(name, **chosen[0].parameters)
-    return _stacked(name, chosen, dims=dims)
-
-
-def _stacked(name: str, chosen: list[Prior], dims: str):
-    """A vector with a prior per element: one variable where the families agree."""
-    import pymc as pm
-    import pytensor.tensor as pt
-
-    kinds = {(prior.name, tuple(sorted(prior.parameters))) for prior in chosen}
-    if len(kinds) == 1 and chosen[0].name != "Fixed":
-        parameters = {
-            key: np.array([prior.parameters[key] for prior in chosen], dtype=float)
-            for key in chosen[0].parameters
-        }
-        shape = {} if parameters else {"shape": len(chosen)}
-        return getattr(pm, chosen[0].name)(name, **parameters, dims=dims, **shape)
-    parts, start = [], 0
-    for _, run in groupby(chosen, key=lambda p: (p.name, tuple(sorted(p.parameters)))):
-        run = list(run)
-        parameters = {
-            key: np.array([prior.parameters[key] for prior in run], dtype=float)
-            for key in run[0].parameters
-        }
-        if run[0].name == "Fixed":
-            parts.append(pt.constant(parameters["value"]))
-            start += len(run)
-            continue
-        distribution = getattr(pm, run[0].name)
-        parts.append(distribution(f"{name}_{start}", **parameters, shape=len(run)))
-        start += len(run)
-    return pm.Deterministic(name, pt.concatenate(parts), dims=dims)

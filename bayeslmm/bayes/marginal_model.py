@@ -10,11 +10,12 @@ import numpy as np
 
 from bayeslmm.bayes.conditional import GivenCovariances, posterior_values
 from bayeslmm.bayes.fitting import FitInfo, assemble
-from bayeslmm.bayes.hierarchical import coords, flat_covariance_root, positive
+from bayeslmm.bayes.hierarchical import coords, flat_covariance_root
 from bayeslmm.bayes.marginal import fixed_obstacle, fixed_prior
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.nuts import processors
 from bayeslmm.bayes.sampling import PYMC_TUNE, Sampling, quiet_pymc, sample_model
+from bayeslmm.bayes.variables import positive
 from bayeslmm.errors import PriorError
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import Problem, single_threaded_blas, with_prior

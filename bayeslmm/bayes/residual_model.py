@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayeslmm.bayes.names import ModelNames
+from bayeslmm.bayes.variables import positive, stacked
 from bayeslmm.formula import Design
 from bayeslmm.parts.structures import STRUCTURES
 from bayeslmm.priors.residual_priors import log_scale_keys, scale_keys
@@ -60,12 +61,10 @@ def residual_parts(design: Design, priors: Priors):
     import pymc as pm
     import pytensor.tensor as pt
 
-    from bayeslmm.bayes.hierarchical import _stacked, positive
-
     residual, kind = design.residual, design.residual.variance.kind
     chosen = [priors[key] for key in scale_keys(design)]
     if kind == "cells":
-        by = _stacked("sigma_by", chosen, dims="sigma_cell")
+        by = stacked("sigma_by", chosen, dims="sigma_cell")
         counts = residual.rows.scale.sum(axis=0)
         pm.Deterministic("sigma", pt.sqrt(pt.dot(by**2, counts / counts.sum())))
         eta = pt.log(by)
@@ -74,7 +73,7 @@ def residual_parts(design: Design, priors: Priors):
         eta = pt.log(sigma)[None]
     if kind == "log-linear":
         slopes = [priors[key] for key in log_scale_keys(design)]
-        eta = pt.concatenate([eta, _stacked("log_sigma", slopes, dims="sigma_coef")])
+        eta = pt.concatenate([eta, stacked("log_sigma", slopes, dims="sigma_coef")])
     made = STRUCTURES[residual.kind]
     return eta, made.random_variables(pm, pt, priors, residual.rows)
 

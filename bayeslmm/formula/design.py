@@ -143,7 +143,7 @@ class Design:
     @cached_property
     def statistics(self) -> RowStatistics:
         """What priors, checks and descriptions need of the rows."""
-        return statistics_of_rows(self)
+        return statistics_of_rows(self.y, self.X, self.offset, self.weights, self.blocks)
 
     @property
     def rows_in_memory(self) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from bayeslmm.formula.design import Design
+    from bayeslmm.formula.random import RandomBlock
 
 __all__ = ["BlockStatistics", "RowStatistics", "statistics_of_rows"]
 
@@ -99,9 +99,23 @@ def spread(sd: np.ndarray, size: np.ndarray) -> np.ndarray:
     return np.where(sd > 1e-12 * size, sd, size)
 
 
-def statistics_of_rows(design: Design) -> RowStatistics:
-    """The statistics of a design that has its rows in memory."""
-    y, X, w = design.y - design.offset, design.X, design.weights
+def statistics_of_rows(
+    y: np.ndarray,
+    X: np.ndarray,
+    offset: np.ndarray,
+    w: np.ndarray | None,
+    blocks: tuple[RandomBlock, ...],
+) -> RowStatistics:
+    """The statistics of rows that are in memory.
+
+    Parameters
+    ----------
+    y, offset, w : ndarray, shape (n,)
+        `w` are the weights, None where there are none.
+    X : ndarray, shape (n, p)
+    blocks : tuple of RandomBlock
+    """
+    y = y - offset
     n, p = X.shape
     ones = None
     if p:
@@ -120,8 +134,8 @@ def statistics_of_rows(design: Design) -> RowStatistics:
         mean_weight=1.0 if w is None else float(np.mean(w)),
         mean_inverse_weight=1.0 if w is None else float(np.mean(1.0 / w)),
         weights_vary=w is not None and bool(np.ptp(w) > 0),
-        has_offset=bool(np.any(design.offset)),
-        blocks=tuple(_of_block(block.codes, block.Z, block.n_levels) for block in design.blocks),
+        has_offset=bool(np.any(offset)),
+        blocks=tuple(_of_block(block.codes, block.Z, block.n_levels) for block in blocks),
     )
 
 

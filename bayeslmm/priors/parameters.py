@@ -64,8 +64,8 @@ def _of_block(block: RandomBlock, scaled: dict[str, Prior], random: str) -> list
     found, factor = [], block.name
     for effect in block.effects:
         key = sd_key(effect, factor)
-        shown = (Component(key, f"{effect} | {factor}"),)
-        found.append(Parameter(key, "sd", scaled[key], _POSITIVE, factor, shown))
+        own = (Component(key, f"{effect} | {factor}"),)
+        found.append(Parameter(key, "sd", scaled[key], _POSITIVE, factor, own))
     if pairs := block.correlated_pairs():
         sizes = {i: len(part) for part in block.pattern for i in part}
         shown = tuple(
