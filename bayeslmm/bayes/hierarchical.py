@@ -341,8 +341,8 @@ def _stacked(name: str, chosen: list[Prior], dims: str):
         shape = {} if parameters else {"shape": len(chosen)}
         return getattr(pm, chosen[0].name)(name, **parameters, dims=dims, **shape)
     parts, start = [], 0
-    for _, run in groupby(chosen, key=lambda p: (p.name, tuple(sorted(p.parameters)))):
-        run = list(run)
+    for _, alike in groupby(chosen, key=lambda p: (p.name, tuple(sorted(p.parameters)))):
+        run = list(alike)
         parameters = {
             key: np.array([prior.parameters[key] for prior in run], dtype=float)
             for key in run[0].parameters

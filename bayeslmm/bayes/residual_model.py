@@ -20,7 +20,7 @@ __all__ = ["join_observed", "observed_names", "residual_parts", "structured_resp
 
 def _groups_by_size(design: Design) -> dict[int, np.ndarray]:
     """Rows (groups, m) of the residual groups of each size, in time order."""
-    rows = design.residual.rows
+    rows = design.stated_residual.rows
     order = np.lexsort((rows.time, rows.group))
     counts = np.bincount(rows.group)
     starts = np.concatenate(([0], np.cumsum(counts)))[:-1]
@@ -32,7 +32,7 @@ def _groups_by_size(design: Design) -> dict[int, np.ndarray]:
 
 def observed_names(design: Design, names: ModelNames) -> list[str]:
     """Observed variables: one per size of the groups where residuals are correlated."""
-    if design.residual is None or design.residual.kind == "independent":
+    if design.residual is None or design.stated_residual.kind == "independent":
         return [names.response]
     sizes = list(_groups_by_size(design))
     return [names.response] if len(sizes) == 1 else [f"{names.response}_{m}" for m in sizes]
@@ -43,7 +43,7 @@ def join_observed(design: Design, names: ModelNames, data: xr.Dataset) -> xr.Dat
     import xarray as xr
 
     found = observed_names(design, names)
-    if design.residual is None or design.residual.kind == "independent":
+    if design.residual is None or design.stated_residual.kind == "independent":
         return data
     leading = [dim for dim in ("chain", "draw") if dim in data.dims]
     values = np.empty((*(data.sizes[d] for d in leading), design.n_rows))
@@ -62,7 +62,7 @@ def residual_parts(design: Design, priors: Priors):
 
     from bayeslmm.bayes.hierarchical import _stacked, positive
 
-    residual, kind = design.residual, design.residual.variance.kind
+    residual, kind = design.stated_residual, design.stated_residual.variance.kind
     chosen = [priors[key] for key in scale_keys(design)]
     if kind == "cells":
         by = _stacked("sigma_by", chosen, dims="sigma_cell")
@@ -84,7 +84,7 @@ def structured_response(design: Design, priors: Priors, names: ModelNames, mu) -
     import pymc as pm
     import pytensor.tensor as pt
 
-    residual = design.residual
+    residual = design.stated_residual
     eta, c = residual_parts(design, priors)
     sd = pt.exp(pt.dot(residual.rows.scale, eta))
     if design.weights is not None:

@@ -30,27 +30,27 @@ def scale_keys(design: Design) -> list[str]:
     """Keys of the residual standard deviations."""
     if design.residual is None:
         return ["sigma"]
-    variance = design.residual.variance
+    variance = design.stated_residual.variance
     return list(variance.names[:1] if variance.kind == "log-linear" else variance.names)
 
 
 def log_scale_keys(design: Design) -> list[str]:
     """Keys of the log-linear coefficients of the standard deviation."""
-    if design.residual is None or design.residual.variance.kind != "log-linear":
+    if design.residual is None or design.stated_residual.variance.kind != "log-linear":
         return []
-    return list(design.residual.variance.names[1:])
+    return list(design.stated_residual.variance.names[1:])
 
 
 def scalar_key(design: Design) -> str | None:
     """``rho`` or ``range``."""
     from bayeslmm.formula.components import scalar_name
 
-    return None if design.residual is None else scalar_name(design.residual)
+    return None if design.residual is None else scalar_name(design.stated_residual)
 
 
 def residual_interval(design: Design) -> tuple[float, float]:
     """Where rho or the range may lie."""
-    residual = design.residual
+    residual = design.stated_residual
     return STRUCTURES[residual.kind].interval(residual.largest_group)
 
 
@@ -80,7 +80,7 @@ def residual_priors(design: Design, sd_y: float) -> dict:
 
 def residual_members(design: Design) -> dict[str, list[str]]:
     """What the residual structure adds to the classes of priors."""
-    corr = [CORR_KEY] if design.residual is not None and design.residual.times else []
+    corr = [CORR_KEY] if design.residual is not None and design.stated_residual.times else []
     return {"sigma": scale_keys(design), "corr": corr}
 
 
@@ -132,9 +132,9 @@ def residual_component_priors(design: Design, priors) -> dict[str, tuple]:
 
     if design.residual is None:
         return {"sigma": (priors["sigma"], 0)}
-    size = len(design.residual.times)
+    size = len(design.stated_residual.times)
     return {
         name: (priors[CORR_KEY], size) if name.startswith("corr(") else (priors[name], 0)
-        for name in residual_component_names(design.residual)
+        for name in residual_component_names(design.stated_residual)
         if name in priors or size
     }

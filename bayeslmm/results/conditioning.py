@@ -12,7 +12,7 @@ from __future__ import annotations
 import warnings
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -52,9 +52,9 @@ class Conditioning:
     effective_draws: float | None = None
 
 
-def condition_posterior(
-    fit: PosteriorResult, rows, *, reweight: bool = False, random_seed: int | None = None
-) -> PosteriorResult:
+def condition_posterior[Posterior: PosteriorResult](
+    fit: Posterior, rows, *, reweight: bool = False, random_seed: int | None = None
+) -> Posterior:
     """See :meth:`bayeslmm.PosteriorFit.condition_on`."""
     from bayeslmm.bayes.tree import posterior_dataset
 
@@ -91,7 +91,7 @@ def condition_likelihood(fit: LikelihoodResult, rows) -> LikelihoodResult:
 
     refuse_unless_derived(fit.model, "Conditioning on more rows")
     model = _extended(fit.model, rows)
-    twin = copy(fit)
+    twin: Any = copy(fit)
     for name in ("kept", "_curvature", "_kenward_roger", "_effect_covariances"):
         twin.__dict__.pop(name, None)
     twin.model = model
@@ -138,8 +138,8 @@ def _redrawn(fit: PosteriorResult, model: Model, chosen, random_seed) -> dict[st
     posterior, design = fit.posterior, model.design
     factors = covariance_factors(fit.model.design, fit.names, posterior)
     sigma = posterior["sigma"].to_numpy().ravel()
-    sds = [posterior[f.sd].to_numpy().reshape(len(sigma), -1) for f in fit.names.factors]
-    sds = np.concatenate([np.zeros((len(sigma), 0)), *sds], axis=1)
+    columns = [posterior[f.sd].to_numpy().reshape(len(sigma), -1) for f in fit.names.factors]
+    sds = np.concatenate([np.zeros((len(sigma), 0)), *columns], axis=1)
     if chosen is not None:
         factors, sigma, sds = [F[chosen] for F in factors], sigma[chosen], sds[chosen]
     with single_threaded_blas():
@@ -160,8 +160,8 @@ def _resampled(fit: PosteriorResult, model: Model, record: Conditioning, random_
 
     factors = covariance_factors(fit.model.design, fit.names, fit.posterior)
     sigma = fit.posterior["sigma"].to_numpy().ravel()
-    flat = [F.reshape(len(sigma), -1) for F in factors]
-    flat = np.ascontiguousarray(np.concatenate([np.zeros((len(sigma), 0)), *flat], axis=1))
+    parts = [F.reshape(len(sigma), -1) for F in factors]
+    flat = np.ascontiguousarray(np.concatenate([np.zeros((len(sigma), 0)), *parts], axis=1))
     prior = fixed_prior(model.design, fit.priors)
     after, before = with_prior(model.problem, prior), with_prior(fit.model.problem, prior)
     with single_threaded_blas():
@@ -200,9 +200,7 @@ def _warn_if_far(record: Conditioning, chains: int) -> None:
         )
 
 
-def _assembled(
-    fit: PosteriorResult, model: Model, posterior, record: Conditioning
-) -> PosteriorResult:
+def _assembled(fit: Any, model: Model, posterior, record: Conditioning) -> Any:
     from bayeslmm.bayes.tree import posterior_tree
 
     note = f"then {record.n_rows} rows added, "

@@ -313,7 +313,8 @@ def _rotated(cp, patterns, relationships, order, roots, symbolic) -> RotatedProb
 
 def _wide_border(rotated: CrossProducts, order) -> bool:
     """Whether the border is best taken off by dense products: one rotated factor, most of its
-    latent effects meeting most of more than a few other effects."""
+    latent effects meeting most of more than a few other effects.
+    """
     lead = [k for k, levels in enumerate(order) if levels is not None]
     border = [f for f, levels in zip(rotated.factors, order, strict=True) if levels is None]
     if len(lead) > 1 or sum(f.n_levels * f.q for f in border) <= _NARROW:
