@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -50,7 +50,7 @@ def join_observed(design: Design, names: ModelNames, data: xr.Dataset) -> xr.Dat
     for name, rows in zip(found, _groups_by_size(design).values(), strict=True):
         part = data[name].transpose(*leading, ...).to_numpy()
         values[..., rows.ravel()] = part.reshape(*part.shape[: len(leading)], -1)
-    coords = {dim: data[dim] for dim in leading}
+    coords: dict[str, Any] = {dim: data[dim] for dim in leading}
     coords["obs"] = np.arange(design.n_rows)
     return xr.Dataset({names.response: ((*leading, "obs"), values)}, coords=coords)
 

@@ -112,8 +112,8 @@ def check_residual_support(key: str, prior, interval: tuple[float, float]) -> bo
 
 def residual_obstacle(design: Design, priors) -> str | None:
     """Why the compiled density does not know a prior of the residual structure."""
-    if not STRUCTURES[design.residual.kind].compiled:
-        return f"residual={design.residual.syntax.text!r} is not in the marginal density"
+    if not STRUCTURES[design.stated_residual.kind].compiled:
+        return f"residual={design.stated_residual.syntax.text!r} is not in the marginal density"
     for key in log_scale_keys(design):
         if priors[key].name != "Normal":
             return (

@@ -301,6 +301,7 @@ def savage_dickey(
     fit = _fitted(model, draws, random_seed)
     if position is not None:
         return _component(fit, position, draws, random_seed)
+    assert pair is not None  # or there had been a position
     return _correlation(fit, pair)
 
 

@@ -56,7 +56,7 @@ def scale_lines(w: Writer) -> Iterator[Line]:
 
 def residual_correlation(w: Writer) -> str:
     """Correlation of the residuals of two rows of one group."""
-    residual = w.design.residual
+    residual = w.design.stated_residual
     one, two = (w.value(residual.syntax.time or "", row) for row in ("i", w.other))
     if residual.kind == "ar1":
         return w.power(w.greek("rho"), f"|{one} - {two}|")

@@ -57,7 +57,7 @@ class _Products:
         X'WX.
     """
 
-    A: object
+    A: Any
     rhs: np.ndarray
     gram: np.ndarray
 
@@ -204,9 +204,9 @@ class _Part:
 
     columns: np.ndarray
     n: int
-    Q: object
-    B: object
-    T: object
+    Q: Any
+    B: Any
+    T: Any
     units: list
 
     def spread(self, rows: np.ndarray) -> np.ndarray:
