@@ -420,9 +420,10 @@ class Defaults:
             effects = tuple(EffectDefaults.from_dict(own) for own in record["effects"])
         except (AttributeError, KeyError, TypeError, ValueError) as err:
             raise ValueError("what its default priors were made from is not complete.") from err
-        mine: list[Any] = [self.coefficients, *self.effects]
+        mine = [self.coefficients, *self.effects]
+        theirs: list[Any] = [coefficients, *effects]
         same = len(effects) == len(self.effects) and all(
-            found.fits(own) for found, own in zip([coefficients, *effects], mine, strict=True)
+            found.fits(own) for found, own in zip(theirs, mine, strict=True)
         )
         if not same:
             raise ValueError("what its default priors were made from is of another model.")

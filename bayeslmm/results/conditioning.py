@@ -186,6 +186,8 @@ def _resampled(fit: PosteriorResult, model: Model, record: Conditioning, random_
 
 def _warn_if_far(record: Conditioning, chains: int) -> None:
     """k-hat is not a number where one draw has all the weight."""
+    assert record.k_hat is not None  # of reweighted draws
+    assert record.effective_draws is not None
     reason = ""
     if not record.k_hat <= _K_HAT:
         reason = f"k-hat {record.k_hat:.2f}, above {_K_HAT}"
