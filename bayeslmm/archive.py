@@ -130,7 +130,7 @@ def _made(kind: type, values: dict[str, Any]):
     known = fields(kind) if is_dataclass(kind) else ()
     if not {field.name for field in known if field.default is MISSING} <= values.keys():
         raise FileFormatError(f"The file holds a {kind.__name__!r} with parts missing.")
-    made = object.__new__(kind)
+    made: Any = object.__new__(kind)
     made.__dict__.update(values)
     return made
 
@@ -166,7 +166,7 @@ def write_archive(path: str | os.PathLike, value: Any, kind: str) -> None:
     FileFormatError
         If it cannot be written.
     """
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     record = json.dumps({"kind": kind, "version": _VERSION, "tree": encode(value, arrays)})
     checksum = _checksum(record, arrays)
     with replacing(path) as file:

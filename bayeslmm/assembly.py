@@ -93,7 +93,7 @@ def structured_problem(design: Design, *, columns=slice(None), route: str = "aut
     """
     from bayeslmm.gaussian.blocks.layout import LARGEST_BLOCK, largest_block
 
-    residual, factors = design.residual, factor_rows(design)
+    residual, factors = design.stated_residual, factor_rows(design)
     size = largest_block(residual.rows.group, factors)
     if route == "auto":
         small = size <= _SMALL_BLOCK and design.n_rows <= _FEW_ROWS
@@ -115,7 +115,7 @@ def _cell_problem(design: Design, factors: list[FactorRows], columns) -> CellPro
     from bayeslmm.gaussian.cells.problem import TooManyCellsError, prepare_cells
     from bayeslmm.parts.structures import make_structure
 
-    rows = design.residual.rows
+    rows = design.stated_residual.rows
     try:
         with single_threaded_blas():
             return prepare_cells(
@@ -129,8 +129,8 @@ def _cell_problem(design: Design, factors: list[FactorRows], columns) -> CellPro
             )
     except TooManyCellsError as err:
         raise DataError(
-            f'sigma="~ {design.residual.syntax.sigma}": {err}, too many for memory. Use a formula '
-            "with fewer different values, such as rounded ones."
+            f'sigma="~ {design.stated_residual.syntax.sigma}": {err}, too many for memory. Use a '
+            "formula with fewer different values, such as rounded ones."
         ) from None
 
 
@@ -138,7 +138,7 @@ def _block_problem(design: Design, factors: list[FactorRows], columns) -> BlockP
     from bayeslmm.gaussian.blocks.problem import prepare_blocks
     from bayeslmm.parts.structures import make_structure
 
-    residual, rows = design.residual, design.residual.rows
+    residual, rows = design.stated_residual, design.stated_residual.rows
     structure = make_structure(
         residual.kind, rows.group, rows.time, len(residual.times), residual.largest_group
     )
@@ -160,7 +160,7 @@ def residual_blocks(design: Design) -> Blocks:
     from bayeslmm.gaussian.blocks.layout import make_blocks
     from bayeslmm.parts.structures import STRUCTURES
 
-    residual, rows = design.residual, design.residual.rows
+    residual, rows = design.stated_residual, design.stated_residual.rows
     made = STRUCTURES[residual.kind]
     return make_blocks(
         rows.group,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from numba import njit
 
 __all__ = ["kernel"]
@@ -9,4 +11,4 @@ __all__ = ["kernel"]
 #: Decorates a function that numba compiles. A cache does not notice a change in a function of
 #: another file that it calls: delete the caches (``find bayeslmm -name '*.nb[ic]' -delete``)
 #: after editing one. Division by zero gives infinity, as in numpy.
-kernel = njit(cache=True, nogil=True, error_model="numpy")
+kernel: Any = njit(cache=True, nogil=True, error_model="numpy")

@@ -140,7 +140,7 @@ def _check_draws(tree: xr.DataTree, model: LMM) -> None:
     if absent := sorted(wanted - kept):
         raise FileFormatError(f"there are no draws of {absent[0]!r}.")
     for name, array in posterior.data_vars.items():
-        right = ("chain", "draw", *dims.get(name, array.dims[2:]))
+        right = ("chain", "draw", *dims.get(str(name), array.dims[2:]))
         if array.dims != right or array.dtype.kind not in "iuf":
             raise FileFormatError(f"the draws of {name!r} are of another shape or kind.")
     for group in tree.children.values():
@@ -180,7 +180,7 @@ def _restore_relationships(record, stored: xr.Dataset) -> dict[str, Any] | None:
 def _restored_model(record, stored: xr.Dataset, namespace) -> LMM:
     from bayeslmm.sources.stored import restored_design
 
-    arrays = {name: stored[name].to_numpy() for name in stored.data_vars if name != "record"}
+    arrays = {str(name): stored[name].to_numpy() for name in stored.data_vars if name != "record"}
     design = restored_design(record["design"], arrays, namespace)
     if design.formula.text != record["formula"]:
         raise FileFormatError("it has two formulas.")

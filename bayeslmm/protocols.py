@@ -6,18 +6,26 @@ The rooms below ``fits/`` and ``model.py`` are functions of these; :class:`bayes
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     import xarray as xr
+    from typing_extensions import TypeIs
 
     from bayeslmm.formula import Design
     from bayeslmm.gaussian import CrossProducts
     from bayeslmm.priors.table import Priors
 
-__all__ = ["Fit", "LikelihoodResult", "Model", "PosteriorResult", "is_posterior"]
+__all__ = [
+    "Fit",
+    "LikelihoodResult",
+    "Model",
+    "PosteriorResult",
+    "StructuredResult",
+    "is_posterior",
+]
 
 
 class Model(Protocol):
@@ -50,6 +58,8 @@ class Model(Protocol):
 
     def pymc_model(self, parameterization: str = ...) -> Any:
         """The hierarchical PyMC model."""
+
+    def equation(self, form: str = ..., format: str = ...) -> str: ...
 
     def fit(self, *args: Any, **options: Any) -> Any:
         """Draw from the posterior."""
@@ -98,6 +108,7 @@ class Fit(Protocol):
 class LikelihoodResult(Fit, Protocol):
     """A REML or maximum likelihood fit: :class:`bayeslmm.LikelihoodFit`."""
 
+    # Any where the fit computes it once: pyright takes no cached property for a property
     @property
     def reml(self) -> bool: ...
     @property
@@ -105,7 +116,7 @@ class LikelihoodResult(Fit, Protocol):
     @property
     def theta(self) -> np.ndarray: ...
     @property
-    def kept(self) -> np.ndarray: ...
+    def kept(self) -> Any: ...
     @property
     def sigma(self) -> float: ...
     @property
@@ -121,7 +132,7 @@ class LikelihoodResult(Fit, Protocol):
     @property
     def singular(self) -> bool: ...
     @property
-    def singular_components(self) -> list[str]: ...
+    def singular_components(self) -> Any: ...
     @property
     def n_parameters(self) -> int: ...
     @property
@@ -142,6 +153,21 @@ class LikelihoodResult(Fit, Protocol):
     def reestimate(self, *args: Any, **options: Any) -> Any: ...
     def residual_noise(self, *args: Any, **options: Any) -> Any: ...
     def residual_variance(self, *args: Any, **options: Any) -> Any: ...
+    @property
+    def _curvature(self) -> Any: ...
+    @property
+    def _effect_covariances(self) -> Any: ...
+
+
+class StructuredResult(LikelihoodResult, Protocol):
+    """A likelihood fit whose residuals are correlated or have unequal variances."""
+
+    @property
+    def _theta(self) -> Any: ...
+    @property
+    def _coordinates(self) -> Any: ...
+    @property
+    def _components_at(self) -> Any: ...
 
 
 class PosteriorResult(Fit, Protocol):
@@ -164,6 +190,6 @@ class PosteriorResult(Fit, Protocol):
     def report(self, *args: Any, **options: Any) -> Any: ...
 
 
-def is_posterior(given: object) -> TypeGuard[PosteriorResult]:
+def is_posterior(given: object) -> TypeIs[PosteriorResult]:
     """Whether a posterior fit was given, rather than a model or a likelihood fit."""
     return hasattr(given, "idata")

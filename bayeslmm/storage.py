@@ -141,7 +141,7 @@ def _store_relationships(design, arrays: dict[str, Any]) -> list[dict[str, Any]]
     for number, (factor, matrix) in enumerate(relationships_of(design).items()):
         name = f"relationship_{number}"
         entry = {"factor": factor, "labels": list(matrix.labels)}
-        if matrix.precision is None:
+        if matrix.covariance is not None:
             rows, columns = np.tril_indices(len(matrix))
             arrays[name] = ((f"{name}_entry",), matrix.covariance[rows, columns])
             entry["kind"] = "covariance"

@@ -17,7 +17,7 @@ compiled part is loaded here.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module, machinery, util
 from threading import Lock
@@ -182,12 +182,13 @@ def sample(
             raise
     z = np.full((chains, draws, compiled.size), np.nan)
     stats: dict[str, np.ndarray] = {}
-    for chain, batches in enumerate(zip(*sampler.take_results().get_arrow_trace(), strict=True)):
-        _copy_chain(chain, *batches, z, stats)
+    drawn, reported = sampler.take_results().get_arrow_trace()
+    for chain, (own, told) in enumerate(zip(drawn, reported, strict=True)):
+        _copy_chain(chain, own, told, z, stats)
     return z, stats
 
 
-def _copy_chain(chain: int, drawn, reported, z: np.ndarray, stats: Mapping) -> None:
+def _copy_chain(chain: int, drawn, reported, z: np.ndarray, stats: dict) -> None:
     """One chain's draws after warm-up into ``z`` and ``stats``."""
     import pyarrow
 

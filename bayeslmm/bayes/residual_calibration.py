@@ -49,5 +49,5 @@ class ResidualSimulator(_Simulator):
         factors = self.density.problem.split(F)
         one = np.ones(len(beta))
         head = self._named(beta, sd, factors, one)[:, :-1]
-        residual = component_map(self.model.design.residual, eta, c)
+        residual = component_map(self.model.design.stated_residual, eta, c)
         return np.concatenate([head, residual], axis=1)

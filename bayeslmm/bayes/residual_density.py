@@ -47,7 +47,8 @@ _FEW_ROWS = 5_000
 @kernel
 def _natural(x, cor, times, sc, n_log, n_scales):
     """Log priors of the scalars with their gradient, scalars and slopes, flat factors of effects
-    and of residual correlations, eta and c."""
+    and of residual correlations, eta and c.
+    """
     m, k = cor.diagonal.shape[0], sc.code.shape[0]
     r = cor.number.shape[0]
     value, gradient, scalar, slope = scale_terms(sc, x[:k])
@@ -304,7 +305,7 @@ def residual_density(
     own = [*scale_keys(design), *log_scale_keys(design), *([scalar] if scalar else [])]
     layout = correlation_layout(problem.patterns)
     exponent, constant = lkj_exponents(layout, _etas(design, priors))
-    if design.residual.times:
+    if design.stated_residual.times:
         eta = float(priors[CORR_KEY].parameters["eta"])
         part = problem.structure.layout
         more, extra = lkj_exponents(part, np.full(part.n_correlations, eta))

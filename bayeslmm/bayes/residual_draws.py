@@ -204,7 +204,7 @@ def whitened(design: Design, posterior: xr.Dataset, residuals: np.ndarray) -> np
     weights = np.ones(design.n_rows) if design.weights is None else design.weights
     if not correlated(design):
         scale = np.ones((design.n_rows, 1)) if design.residual is None else None
-        scale = design.residual.rows.scale if scale is None else scale
+        scale = design.stated_residual.rows.scale if scale is None else scale
         return residuals * np.sqrt(weights) / np.exp(scale @ eta)
     from bayeslmm.assembly import residual_blocks
     from bayeslmm.gaussian.blocks.layout import residual_root

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ __all__ = ["join_observed", "observed_names", "residual_parts", "structured_resp
 
 def _groups_by_size(design: Design) -> dict[int, np.ndarray]:
     """Rows (groups, m) of the residual groups of each size, in time order."""
-    rows = design.residual.rows
+    rows = design.stated_residual.rows
     order = np.lexsort((rows.time, rows.group))
     counts = np.bincount(rows.group)
     starts = np.concatenate(([0], np.cumsum(counts)))[:-1]
@@ -33,7 +33,7 @@ def _groups_by_size(design: Design) -> dict[int, np.ndarray]:
 
 def observed_names(design: Design, names: ModelNames) -> list[str]:
     """Observed variables: one per size of the groups where residuals are correlated."""
-    if design.residual is None or design.residual.kind == "independent":
+    if design.residual is None or design.stated_residual.kind == "independent":
         return [names.response]
     sizes = list(_groups_by_size(design))
     return [names.response] if len(sizes) == 1 else [f"{names.response}_{m}" for m in sizes]
@@ -44,14 +44,14 @@ def join_observed(design: Design, names: ModelNames, data: xr.Dataset) -> xr.Dat
     import xarray as xr
 
     found = observed_names(design, names)
-    if design.residual is None or design.residual.kind == "independent":
+    if design.residual is None or design.stated_residual.kind == "independent":
         return data
     leading = [dim for dim in ("chain", "draw") if dim in data.dims]
     values = np.empty((*(data.sizes[d] for d in leading), design.n_rows))
     for name, rows in zip(found, _groups_by_size(design).values(), strict=True):
         part = data[name].transpose(*leading, ...).to_numpy()
         values[..., rows.ravel()] = part.reshape(*part.shape[: len(leading)], -1)
-    coords = {dim: data[dim] for dim in leading}
+    coords: dict[str, Any] = {dim: data[dim] for dim in leading}
     coords["obs"] = np.arange(design.n_rows)
     return xr.Dataset({names.response: ((*leading, "obs"), values)}, coords=coords)
 
@@ -61,7 +61,7 @@ def residual_parts(design: Design, priors: Priors):
     import pymc as pm
     import pytensor.tensor as pt
 
-    residual, kind = design.residual, design.residual.variance.kind
+    residual, kind = design.stated_residual, design.stated_residual.variance.kind
     chosen = [priors[key] for key in scale_keys(design)]
     if kind == "cells":
         by = stacked("sigma_by", chosen, dims="sigma_cell")
@@ -83,7 +83,7 @@ def structured_response(design: Design, priors: Priors, names: ModelNames, mu) -
     import pymc as pm
     import pytensor.tensor as pt
 
-    residual = design.residual
+    residual = design.stated_residual
     eta, c = residual_parts(design, priors)
     sd = pt.exp(pt.dot(residual.rows.scale, eta))
     if design.weights is not None:

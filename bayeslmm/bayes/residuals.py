@@ -8,7 +8,7 @@ far below 1 is the mark of an outlier.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
@@ -80,6 +80,10 @@ def effect_multipliers(
     return np.sqrt(half / rng.standard_gamma(half))
 
 
+@overload
+def t_variance_ratio(nu: None) -> float: ...
+@overload
+def t_variance_ratio(nu: np.ndarray) -> np.ndarray: ...
 def t_variance_ratio(nu: np.ndarray | None) -> np.ndarray | float:
     """Variance of a t distribution in squared scales, nu / (nu - 2); 1 for the normal.
 

@@ -81,7 +81,7 @@ def reaches_zero(density: Density, mode: Mode) -> np.ndarray:
     # of sd itself: less the Jacobian, log unit at zero and this much more at the mode
     top = signed.value(w) - log(cosh(_AT_MODE))
     near = np.zeros(m, dtype=bool)
-    for i in np.flatnonzero(able):
+    for i in np.flatnonzero(able).tolist():
         at = w.copy()
         at[i] = 0.0
         # every other Jacobian is in both values

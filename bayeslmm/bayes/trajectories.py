@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -176,7 +176,7 @@ class _Target:
 def _chain(target: _Target, rng, draws: int, tune: int, stop: Event, advance):
     """z (draws, d), log densities, fixed, effects and (energy, acceptance, steps) of one chain."""
     z, value = target.start(rng)
-    rest = None
+    rest: Any = None
     d = len(z)
     kept_z, kept_values, kept_stats = np.empty((draws, d)), np.empty(draws), np.empty((draws, 3))
     fixed = effects = np.empty((draws, 0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -140,7 +140,8 @@ def summary_node(
     """
     import xarray as xr
 
-    variables, coords = {}, {"quantile": np.array(PROBABILITIES)}
+    variables: dict[str, Any] = {}
+    coords: dict[str, Any] = {"quantile": np.array(PROBABILITIES)}
     for block, factor in zip(design.blocks, names.factors, strict=True):
         summary, dims = summaries[factor.b], (factor.dim, factor.effect_dim)
         coords[factor.dim] = _labels(block.levels)

@@ -31,7 +31,7 @@ from bayeslmm.results.prediction import likelihood_prediction, row_weights
 from bayeslmm.results.tables import check_level, format_table
 
 if TYPE_CHECKING:
-    from bayeslmm.protocols import Model
+    from bayeslmm.protocols import LikelihoodResult, Model
 
 __all__ = ["LikelihoodFit"]
 
@@ -69,6 +69,9 @@ class LikelihoodFit(FitPlots):
     >>> fit.converged, fit.singular, round(fit.loglik, 3)
     (True, False, -871.814)
     """
+
+    sigma: float
+    loglik: float
 
     def __init__(self, model: Model, problem: Problem, optimum: Optimum, *, reml: bool):
         self.model, self.reml, self.optimum = model, reml, optimum
@@ -352,7 +355,7 @@ class LikelihoodFit(FitPlots):
         values = component_values(self.design, self._solution.Sigmas, self.sigma)
         return pd.Series(values, index=[*names, "sigma"])
 
-    def _given(self, rows) -> LikelihoodFit:
+    def _given(self, rows) -> LikelihoodResult:
         from bayeslmm.results.conditioning import condition_likelihood
 
         return self if rows is None else condition_likelihood(self, rows)

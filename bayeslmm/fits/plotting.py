@@ -210,7 +210,7 @@ class PosteriorPlots(FitPlots):
     """Plots of a posterior."""
 
     def plot_prior_posterior(
-        self, parameters: str | list[str] | None = None, **options
+        self: Any, parameters: str | list[str] | None = None, **options
     ) -> np.ndarray:
         """Prior densities over posterior draws.
 

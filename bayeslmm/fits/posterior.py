@@ -16,7 +16,7 @@ __all__ = ["PosteriorFit"]
 
 
 class PosteriorFit(
-    PosteriorTables, PosteriorPredictions, PosteriorVariance, PosteriorChecks, PosteriorPlots
+    PosteriorPlots, PosteriorTables, PosteriorPredictions, PosteriorVariance, PosteriorChecks
 ):
     """Posterior of a linear mixed model.
 

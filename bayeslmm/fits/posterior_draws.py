@@ -12,13 +12,22 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from bayeslmm.protocols import Model
+    from bayeslmm.protocols import PosteriorResult as _Result
     from bayeslmm.results.conditioning import Conditioning
+else:  # its properties are attributes here
+    _Result = object
 
 __all__ = ["PosteriorDraws"]
 
 
-class PosteriorDraws:
+class PosteriorDraws(_Result):
     """The draws of a posterior; see :class:`bayeslmm.PosteriorFit` for the attributes."""
+
+    model: Model
+    priors: Priors
+    idata: xr.DataTree
+    info: FitInfo
+    conditioning: Conditioning | None
 
     def __init__(
         self,

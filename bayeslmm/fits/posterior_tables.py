@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -172,7 +173,7 @@ class PosteriorTables(PosteriorDraws):
         for covariate in self.model.design.modeled:
             draws = self.posterior[covariate_names(covariate).missing].to_numpy()
             table = summarize_blocks(
-                lambda part, draws=draws, unit=covariate.unit: draws[..., unit[part]],
+                partial(_rows_of, draws, covariate.unit),
                 range(len(covariate.rows)),
                 draws.shape[0] * draws.shape[1],
                 level=level,
@@ -339,3 +340,8 @@ class PosteriorTables(PosteriorDraws):
                 columns=["group", "level", "effect", "mean", "sd", "lower", "upper"]
             )
         return pd.concat(tables, ignore_index=True)
+
+
+def _rows_of(draws: np.ndarray, unit: np.ndarray, part: slice) -> np.ndarray:
+    """Draws of some rows, each of which has the value of its unit."""
+    return draws[..., unit[part]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -226,7 +226,8 @@ class PosteriorVariance(PosteriorDraws):
         Sigmas = [S.reshape(-1, *S.shape[2:]) for S in matrices]
         implied = implied_of_draws(design, posterior)
         count = posterior.sizes["chain"] * posterior.sizes["draw"]
-        total, index = 0.0, None
+        total: Any = 0.0
+        index = None
         for start in range(0, count, 500):  # draws in blocks: a group may have many rows
             part = slice(start, start + 500)
             values, index = implied([S[part] for S in Sigmas], part, data)

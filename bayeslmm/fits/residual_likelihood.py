@@ -104,7 +104,7 @@ class ResidualLikelihoodFit(LikelihoodFit):
                 "The fit is at a boundary (" + "; ".join(fit.singular_components) + "), where the "
                 "Kenward-Roger approximation is not justified."
             )
-        log_linear = self.design.residual.variance.kind == "log-linear"
+        log_linear = self.design.stated_residual.variance.kind == "log-linear"
         try:
             found = block_kenward_roger(fit._problem, fit._theta, log_linear=log_linear)
         except TooManyEffectsError as err:
@@ -121,8 +121,8 @@ class ResidualLikelihoodFit(LikelihoodFit):
     def _components_at(self, theta: Theta) -> pd.Series:
         random = [name for block in self.design.blocks for name in component_names(block)]
         values = component_values(self.design, self._problem.covariances(theta.F), 1.0)[:-1]
-        residual = component_map(self.design.residual, theta.eta, theta.c)
-        names = [*random, *residual_component_names(self.design.residual)]
+        residual = component_map(self.design.stated_residual, theta.eta, theta.c)
+        names = [*random, *residual_component_names(self.design.stated_residual)]
         return pd.Series(np.concatenate([values, residual]), index=names)
 
     def varcomp(self, *, level: float = 0.95) -> pd.DataFrame:
@@ -293,10 +293,10 @@ def _refuse_unbounded(fit: ResidualLikelihoodFit) -> None:
     no_maximum = f"the {'restricted ' if reml else ''}likelihood has no maximum{end}"
     X, y = design.X[:, fit.kept], design.y - design.offset
     with single_threaded_blas():
-        if design.residual.variance.kind == "cells":
+        if design.stated_residual.variance.kind == "cells":
             cells = collapsing_cells(problem, theta, X, reml=reml)
             if cells is not None:
-                names = ", ".join(design.residual.variance.names[c] for c in cells)
+                names = ", ".join(design.stated_residual.variance.names[c] for c in cells)
                 raise DataError(
                     f"{names}: coefficients and random effects can fit these rows perfectly, so "
                     f"that {no_maximum}. Join the cells with others, leave terms out, or use "
@@ -304,16 +304,17 @@ def _refuse_unbounded(fit: ResidualLikelihoodFit) -> None:
                 )
         elif not reml and (column := collapsing_tail(problem, X)) is not None:
             raise DataError(
-                f"{design.residual.variance.names[column]}: the coefficients can fit the rows at "
-                f"one end of it perfectly, so that {no_maximum}. Leave terms out, or use "
+                f"{design.stated_residual.variance.names[column]}: the coefficients can fit the "
+                f"rows at one end of it perfectly, so that {no_maximum}. Leave terms out, or use "
                 "model.fit(), where the priors decide."
             )
         if collapsing_correlation(problem, theta, X, y, reml=reml):
             few = "groups with the same times" if problem.structure.n_times else "groups"
             raise DataError(
-                f"residual={design.residual.syntax.text!r}: there are too few {few} for so many "
-                "coefficients and correlations. A combination of the residuals can be 0 in all of "
-                f"them, so that {no_maximum}: it grows forever as the residual correlation matrix "
+                f"residual={design.stated_residual.syntax.text!r}: there are too few {few} for so "
+                "many coefficients and correlations. A combination of the residuals can be 0 in "
+                f"all of them, so that {no_maximum}: it grows forever as the residual correlation "
+                "matrix "
                 "becomes singular. Use a structure with fewer correlations, leave coefficients "
                 "out, or use model.fit(), where the priors decide."
             )
@@ -328,7 +329,7 @@ def refuse_confounded(design) -> None:
         If a random intercept of the residual's own groups stands beside compound symmetry or an
         unstructured covariance, or any effect of time alone beside one with a variance per time.
     """
-    residual = design.residual
+    residual = design.stated_residual
     if residual.kind not in ("cs", "unstructured"):
         return
     per_time = residual.kind == "unstructured" and residual.variance.kind == "cells"

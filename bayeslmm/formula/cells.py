@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
-
-from bayeslmm.formula.design import Design
 
 __all__ = ["CellTerm", "CodedBlock", "FixedCells", "fixed_cells"]
 
@@ -272,7 +271,7 @@ class FixedCells:
         return cells, rows
 
 
-def fixed_cells(design: Design) -> FixedCells:
+def fixed_cells(design: Any) -> FixedCells:
     """Terms and columns of a design's fixed part as functions of cells."""
     few = (design.predictors if design.rows_in_memory else design.prototype).head(2)
     blocks: list = []

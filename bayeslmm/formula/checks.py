@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -148,7 +149,7 @@ def _check_partitions(design: Design) -> None:
                 )
 
 
-def _count_pairs(design: Design, one: RandomBlock, other: RandomBlock) -> int:
+def _count_pairs(design: Any, one: RandomBlock, other: RandomBlock) -> int:
     """Pairs of levels of two grouping factors that share a row."""
     if design.rows_in_memory:
         return len(np.unique(one.codes.astype(np.int64) * other.n_levels + other.codes))
@@ -184,7 +185,7 @@ def _refuse_extremes(design: Design) -> None:
             )
 
 
-def _sizes(design: Design) -> dict[str, float]:
+def _sizes(design: Any) -> dict[str, float]:
     """Largest absolute values, or of rows not in memory about that, by what they are of."""
     if design.rows_in_memory:  # the statistics are squares
         response, weight = _largest(design.y - design.offset), _largest(design.weights)

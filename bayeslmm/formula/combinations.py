@@ -57,7 +57,7 @@ def find_combinations(
         As :func:`combination_codes` took and gave them.
     """
     unseen = np.any([codes < 0 for codes in columns], axis=0)
-    key, at = np.zeros(len(unseen), dtype=np.int64), 0
+    key = np.zeros(len(unseen), dtype=np.int64)
     for number, run in enumerate(_runs(sizes, tables)):
         for column in run:
             key = key * sizes[column] + np.maximum(columns[column], 0)

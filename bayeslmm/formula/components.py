@@ -27,7 +27,8 @@ def time_pairs(residual: ResidualDesign) -> list[tuple[int, int]]:
 
 def residual_component_names(residual: ResidualDesign) -> list[str]:
     """``sigma`` or ``sigma[treatment=B]``, ``log_sigma[x]``; then ``rho``, ``range`` or
-    ``corr(1, 2)`` for two times."""
+    ``corr(1, 2)`` for two times.
+    """
     rows, made = residual.rows, STRUCTURES[residual.kind]
     return [
         *residual.variance.names,

@@ -218,6 +218,12 @@ class Design:
         column = self.predictors[name]
         return float(column.mean()), np.unique(column.to_numpy())
 
+    @property
+    def stated_residual(self) -> ResidualDesign:
+        """The residual structure of a model that has one."""
+        assert self.residual is not None
+        return self.residual
+
     def evaluate_residuals(self, data, *, scale_only: bool = False) -> ResidualRows:
         """Times, groups and scales of new rows, in the terms of the residual structure.
 
@@ -236,7 +242,7 @@ class Design:
         DataError
             If a value is missing, or a time or cell was not in the fit.
         """
-        frame, residual = as_frame(data), self.residual
+        frame, residual = as_frame(data), self.stated_residual
         syntax = residual.syntax
         grouping = () if scale_only else tuple(c for c in syntax.groups if c in frame.columns)
         names = residual.variance_columns(allowed_calls(self.namespace), set(self.columns.columns))

@@ -66,6 +66,7 @@ class GroupingFactor:
         if len(parts) == 1:
             codes, labels = parts[0]
             return codes.astype(np.int64), list(labels)
+        assert self._keys is not None  # of several columns
         found = find_combinations([codes for codes, _ in parts], self.sizes, self._keys)
         joined = [":".join(map(str, row)) for row in zip(*(p[1] for p in parts), strict=True)]
         return found, joined
@@ -107,6 +108,7 @@ class GroupingFactor:
 
     def _decoded(self) -> list[np.ndarray]:
         """Codes of each column, row by row, from the keys of their combinations."""
+        assert self._keys is not None  # of several columns
         return [codes[self.codes] for codes in component_codes(self.sizes, self._keys)]
 
 

@@ -175,6 +175,8 @@ class VarianceTerm:
         if self.kind == "one":
             return np.ones((n, 1))
         if self.kind == "log-linear":
+            assert self._matrix is not None
+            assert self._means is not None
             values, _ = self._matrix.evaluate(frame)
             return _with_ones(self._matrix, values, self._means)
         keys = list(zip(*(_labels(frame[c]) for c in self.columns), strict=True))
@@ -204,6 +206,7 @@ def _with_ones(matrix: ModelMatrix, values: np.ndarray, means: np.ndarray) -> np
 def _variance_term(syntax: ResidualSyntax, plain: pd.DataFrame, options) -> VarianceTerm:
     text = syntax.sigma
     if text is None and STRUCTURES[syntax.kind].times == "labels":
+        assert syntax.time is not None  # checked where the text was read
         return _cells((syntax.time,), plain)
     if text is None or text == "1":
         return VarianceTerm("one", ("sigma",))
@@ -250,6 +253,7 @@ def _cell_columns(text: str, plain: pd.DataFrame) -> tuple[str, ...] | None:
 
 def _cells(columns: tuple[str, ...], plain: pd.DataFrame) -> VarianceTerm:
     keys, codes = [], []
+    order: np.ndarray | list
     for name in columns:
         column = plain[name]
         if isinstance(column.dtype, pd.CategoricalDtype):
@@ -371,7 +375,7 @@ class ResidualDesign:
         """Columns the standard deviations depend on."""
         if self.variance.columns:
             return list(self.variance.columns)
-        if self.variance.kind == "one":
+        if self.variance.kind == "one" or self.syntax.sigma is None:
             return []
         tree = parse_part(_without_factor(self.syntax.sigma), allowed, present, "sigma formula")
         return list(variables_in(tree))
@@ -438,7 +442,8 @@ def residual_design(syntax: ResidualSyntax, plain: pd.DataFrame, options) -> Res
             f"residual={syntax.text!r}: every group has a single row, so there is no correlation "
             "to estimate."
         )
-    time, times = np.zeros(n), ()
+    time: np.ndarray = np.zeros(n)
+    times: tuple[str, ...] = ()
     if STRUCTURES[syntax.kind].times == "labels":
         time, times = _time_levels(plain[syntax.time], syntax)
     elif syntax.time is not None:
@@ -463,7 +468,11 @@ def _factor(columns: tuple[str, ...], plain: pd.DataFrame) -> GroupingFactor:
 def _in_time_order(plain: pd.DataFrame, syntax: ResidualSyntax) -> pd.DataFrame:
     """Plain columns, times that are text in the order of the numbers in them."""
     name = syntax.time
-    if name not in plain.columns or not isinstance(plain[name].dtype, pd.CategoricalDtype):
+    if (
+        name is None
+        or name not in plain.columns
+        or not isinstance(plain[name].dtype, pd.CategoricalDtype)
+    ):
         return plain
     order = time_order(plain[name].cat.categories.tolist())
     return plain.assign(**{name: plain[name].cat.reorder_categories(order)})

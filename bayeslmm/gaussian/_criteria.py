@@ -95,7 +95,8 @@ def posterior_precision(S, sigma2, root, target):
 @kernel
 def marginal_statistics(S, log_det, n, sum_log_weights, sigma2, root, target, log_det_P0):
     """log p(y | theta), posterior mean and covariance of beta, omega, and half the sum that gives
-    the derivative with respect to sigma^2 by homogeneity."""
+    the derivative with respect to sigma^2 by homogeneity.
+    """
     p = S.shape[0] - 1
     P, h = posterior_precision(S, sigma2, root, target)
     inverse, beta, log_det_P = _solve_fixed(P, h)

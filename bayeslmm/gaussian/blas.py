@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 
 @cache
@@ -23,7 +24,7 @@ def _controller():
 
 
 _lock = threading.Lock()
-_state = {"depth": 0, "limiter": None}
+_state: dict[str, Any] = {"depth": 0, "limiter": None}
 
 
 @contextmanager

@@ -322,6 +322,7 @@ def is_consistent(cp: CrossProducts) -> bool:
 
 def _fits_together(cp: CrossProducts) -> bool:
     size = cp.gram.shape[0]
+    expected: list[tuple[np.ndarray, tuple[int, ...]]]
     expected = [(cp.gram, (size, size)), (cp.gram_unweighted, (size, size))]
     expected.append((cp.shift.X, (size - 2,)))
     if cp.shift.T is not None:

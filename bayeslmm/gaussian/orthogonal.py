@@ -59,7 +59,7 @@ def well_conditioned(reduce: Callable[[Shift], CrossProducts], shift: Shift) -> 
         return plain
     if not np.any(needed & rounding):
         return cp
-    T = cp.shift.T.copy()
+    T = cp.shift.mixing.copy()
     T[:, rounding] = np.eye(cp.p)[:, rounding]
     return reduce(cp.shift.mixed(T))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -68,8 +68,8 @@ class Problem:
 
     cp: CrossProducts
     patterns: tuple[CovariancePattern, ...]
-    symbolic: Symbolic
-    values: Values
+    symbolic: Any  # Symbolic and Values, or those of related levels
+    values: Any
     coordinates: Coordinates
     theta_index: np.ndarray
     roots: tuple[np.ndarray | None, ...] = ()
@@ -157,7 +157,8 @@ class Problem:
 
     def renewed(self, cp: CrossProducts) -> Problem:
         """The same model for other cross-products of the same levels: another response, or rows
-        left out."""
+        left out.
+        """
         fresh = prepare(cp, self.patterns, symbolic=self.symbolic)
         return replace(fresh, known_sigma=self.known_sigma)
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -137,17 +137,32 @@ class System(ABC):
         Positions; ``layout.f_ptr`` are the starts of the flat factors.
     """
 
-    n: int
-    p: int
-    patterns: tuple[CovariancePattern, ...]
-    factors: tuple[FactorRows, ...]
-    structure: Structure
-    coordinates: Coordinates
-    rest: np.ndarray
-    group: np.ndarray
-    time: np.ndarray
-    scale: np.ndarray
-    weights: np.ndarray | None
+    if TYPE_CHECKING:  # fields of some engines, properties of others
+
+        @property
+        def n(self) -> int: ...
+        @property
+        def p(self) -> int: ...
+        @property
+        def patterns(self) -> tuple[CovariancePattern, ...]: ...
+        @property
+        def factors(self) -> tuple[FactorRows, ...]: ...
+        @property
+        def structure(self) -> Structure: ...
+        @property
+        def coordinates(self) -> Coordinates: ...
+        @property
+        def rest(self) -> np.ndarray: ...
+        @property
+        def group(self) -> np.ndarray: ...
+        @property
+        def time(self) -> np.ndarray: ...
+        @property
+        def scale(self) -> np.ndarray: ...
+        @property
+        def weights(self) -> np.ndarray | None: ...
+        @property
+        def layout(self) -> Any: ...
 
     @property
     def spread(self) -> float:

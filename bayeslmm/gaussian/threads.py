@@ -98,9 +98,10 @@ def level_sums(
     out = np.empty((n_chunks, _levels.sums_size(q, m, want_gradient)))
     n = min(_threads() if threads is None else threads, n_chunks)
     ends = [n_chunks * i // n for i in range(n + 1)]
-    pool = _workers() if n > 1 else None
     waiting = [
-        pool.submit(_levels.chunk_sums, levels, q, m, L, ends[i], ends[i + 1], want_gradient, out)
+        _workers().submit(
+            _levels.chunk_sums, levels, q, m, L, ends[i], ends[i + 1], want_gradient, out
+        )
         for i in range(1, n)
     ]
     _levels.chunk_sums(levels, q, m, L, 0, ends[1], want_gradient, out)

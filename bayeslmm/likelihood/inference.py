@@ -21,7 +21,9 @@ __all__ = ["Inference", "KenwardRogerInference", "NormalInference", "Satterthwai
 class Inference(Protocol):
     """How the uncertainty of estimated variances enters tests of the coefficients."""
 
-    vcov: np.ndarray
+    @property
+    def vcov(self) -> np.ndarray:
+        """Covariance of the coefficients, shape (p, p)."""
 
     def df(self, L: np.ndarray) -> np.ndarray:
         """Degrees of freedom of the t statistic of each row of L, shape (k,)."""

@@ -19,6 +19,7 @@ from bayeslmm.gaussian._criteria import profile_statistics
 from bayeslmm.gaussian.orthogonal import with_coefficient_fixed
 from bayeslmm.likelihood.optimize import optimize
 from bayeslmm.parts.correlations import (
+    CorrelationLayout,
     correlation_layout,
     correlations_from_factors,
     factors_from_correlations,
@@ -74,7 +75,7 @@ class _Components:
 
     problem: Problem
     order: list[np.ndarray]
-    layout: tuple
+    layout: CorrelationLayout
     offsets: np.ndarray
     unit: np.ndarray
 

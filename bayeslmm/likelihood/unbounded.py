@@ -167,7 +167,7 @@ def _reproduced(problem: StructuredProblem, X: np.ndarray, rows: np.ndarray) -> 
         _, code = np.unique(factor.codes[rows], return_inverse=True)
         for z in factor.Z[rows].T:
             columns.append((code[:, None] == np.arange(code.max() + 1)) * z[:, None])
-            levels.append(code.max() + 1)
+            levels.append(int(code.max()) + 1)
     for chosen in _enough(np.array(levels), n - X.shape[1]):
         Z = np.column_stack([c for c, keep in zip(columns, chosen, strict=True) if keep])
         if _rank(np.column_stack([X[rows], Z])) == n > _rank(Z):
@@ -273,8 +273,8 @@ def _null_directions(problem, structure, X, y) -> Iterator[np.ndarray]:
     seen = row >= 0
     patterns = np.unique(seen, axis=0)
     closed = {tuple(a & b) for a in patterns for b in patterns}
-    for times in sorted(closed, key=sum):
-        times = np.array(times)
+    for chosen in sorted(closed, key=sum):
+        times = np.array(chosen)
         groups = seen[:, times].all(axis=1)
         size, count = int(times.sum()), int(groups.sum())
         if size < 2 or not 0 < count < size + p:

@@ -12,6 +12,7 @@ import pandas as pd
 from bayeslmm.errors import PlotError
 from bayeslmm.formula import Design
 from bayeslmm.formula.random import RandomBlock
+from bayeslmm.protocols import is_posterior
 
 if TYPE_CHECKING:
     from bayeslmm.protocols import LikelihoodResult, PosteriorResult
@@ -26,11 +27,6 @@ __all__ = [
     "pick",
     "sampled",
 ]
-
-
-def is_posterior(fit: PosteriorResult | LikelihoodResult) -> bool:
-    """Whether a fit has draws."""
-    return hasattr(fit, "idata")
 
 
 def center(table: pd.DataFrame) -> pd.Series:

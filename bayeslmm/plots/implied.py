@@ -158,14 +158,14 @@ def _against_distance(ax, together: np.ndarray, positions: np.ndarray) -> None:
             )  # fmt: skip
         caption(ax, "each curve starts at one row, the darkest at the first")
     else:
-        i, j = np.triu_indices(n, 1)
+        one, other = np.triu_indices(n, 1)
         ax.plot(
-            positions[j] - positions[i],
-            together[i, j],
+            positions[other] - positions[one],
+            together[one, other],
             ".",
             color=GROUP,
             markersize=3,
-            alpha=fading(len(i)),
+            alpha=fading(len(one)),
         )
     low = min(0.0, float(together.min()))
     ax.set_ylim(1.1 * low if low < 0 else 0.0, 1.0)

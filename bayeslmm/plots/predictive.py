@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -266,7 +266,8 @@ def _like(posterior: xr.Dataset, replicated: xr.Dataset) -> xr.Dataset:
 
 def _by_level(design: Design, tree: xr.DataTree, name: str, by: str, groups):
     """One variable per level, each with rows of its own, which ArviZ draws as panels; and a note
-    where not all levels are drawn."""
+    where not all levels are drawn.
+    """
     import xarray as xr
 
     labels = _labels_of(design, by)
@@ -338,7 +339,7 @@ def _draw_check(
         if _few_values(tree):
             options.setdefault("kind", "ecdf")
         options.setdefault("num_samples", min(_DIST_SAMPLES, sizes["chain"] * sizes["draw"]))
-        visuals = {
+        visuals: dict[str, Any] = {
             "predictive_dist": {"color": GROUP, "alpha": 0.25},
             "observed_dist": {"color": ALONE, "width": 2},
         }

@@ -111,7 +111,8 @@ def level_values(design: Design, name: str) -> list:
 
 def held_values(design: Design, names: list[str]) -> dict:
     """What other predictors are held at: numbers at their mean, factors at their most frequent
-    level."""
+    level.
+    """
     held = {}
     for name in names:
         column = design.predictors[name]

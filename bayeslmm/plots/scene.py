@@ -151,6 +151,7 @@ def included_factors(scene: Scene) -> list[int]:
     Not by x on a numeric axis: most points of a line are between the values that occur, where a
     level such as a subject's day is a new one.
     """
+    assert scene.block is not None  # lines are of groups
     known = {*scene.block.factor.columns, scene.by}
     if scene.x.levels is not None:
         known.add(scene.x.name)
@@ -222,6 +223,7 @@ def finish_panels(axes: np.ndarray, scene: Scene, note: str | None) -> None:
         panel.set_xlabel("")
     figure.supxlabel(scene.x.name, fontsize="medium")
     figure.supylabel(scene.design.response, fontsize="medium")
+    assert scene.block is not None  # there is a panel per group
     head = f"by {scene.block.name}" + (f"; {note}" if note else "")
     figure.suptitle(head, fontsize="small", color=MUTED)
     if scene.by is not None:

@@ -87,13 +87,13 @@ def plot_data(
         if scene.by is not None:
             color_legend(axes, scene)
         return axes
-    panels = panel_axes(scene)
-    for code, panel in zip(scene.codes, panels, strict=True):
+    grid = panel_axes(scene)
+    for code, panel in zip(scene.codes, grid, strict=True):
         if scene.x.levels is not None:
             draw_points(panel, scene, shown_rows(scene, np.array([code]))[0], 0.8)
         _joined(panel, scene, code, 0.9)
-    finish_panels(panels, scene, scene.note)
-    return panels
+    finish_panels(grid, scene, scene.note)
+    return grid
 
 
 def _strips(model: Model, factor: str | None, groups, ax: Axes) -> Axes:
@@ -120,6 +120,7 @@ def _strips(model: Model, factor: str | None, groups, ax: Axes) -> Axes:
 
 def _joined(ax: Axes, scene: Scene, code: int, alpha: float) -> None:
     """One group's observations joined; over a factor, its mean at each level."""
+    assert scene.block is not None  # lines are of groups
     rows = np.flatnonzero(scene.block.codes == code)
     for split in scene.split:
         mine = rows

@@ -110,10 +110,11 @@ def _fan(fit, scene: Scene, level: float, ax: Axes) -> Axes:
     points = draw_points(ax, scene, rows, fading(len(rows)))
     lines = group_lines(scene)
     drawn, (beta, b) = [], _point_estimates(fit)
-    for line, rows in zip(lines, _evaluated(fit, scene, lines), strict=True):
+    for line, there in zip(lines, _evaluated(fit, scene, lines), strict=True):
+        assert scene.block is not None  # lines are of groups
         drawn += ax.plot(
             scene.x.position(line.frame[scene.x.name]),
-            _sum(rows, scene, beta, b)[0],
+            _sum(there, scene, beta, b)[0],
             color=scene.color(line.split),
             linewidth=THIN,
             alpha=fading(3 * len(lines)),
@@ -127,7 +128,7 @@ def _fan(fit, scene: Scene, level: float, ax: Axes) -> Axes:
         color_legend(ax, scene)
         return ax
     handles = [points, *drawn[:1], population]
-    labels = ["data", *([f"{scene.block.name} lines"] if drawn else [])]
+    labels = ["data", *([f"{scene.block.name} lines"] if drawn and scene.block else [])]
     legend_below(ax, handles, [*labels, f"population ({100 * level:g} %)"])
     return ax
 

@@ -47,7 +47,7 @@ def plot_variance(fit: PosteriorResult | LikelihoodResult, *, level: float = 0.9
     known = fit.model.priors.components()
     is_corr = np.array([known[name][0].kind == "corr" for name in table.index], dtype=bool)
     names, shares, lower, upper = _shares(fit, level)
-    tallest = max(np.count_nonzero(~is_corr), np.count_nonzero(is_corr), len(names))
+    tallest = max(int(np.count_nonzero(~is_corr)), int(np.count_nonzero(is_corr)), len(names))
     height = float(np.clip(1.1 + 0.32 * tallest, 2.4, 9.0))
     axes = grid_of_axes(3 if is_corr.any() else 2, columns=3, panel=(4.3, height))
     for ax, rows, label in zip(

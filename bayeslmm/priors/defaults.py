@@ -139,6 +139,7 @@ class CoefficientDefaults:
     def from_dict(cls, record: dict) -> CoefficientDefaults:
         """From :meth:`to_dict`."""
         p = len(record["mean"])
+        arrays: dict[str, Any]
         arrays = {k: np.array(record[k], dtype=float) for k in ("mean", "spread", "means")}
         root = np.array(record["root"], dtype=float).reshape(-1, p)
         rest: dict[str, Any] = {k: record[k] for k in ("scale", "intercept", "mean_y")}
@@ -421,8 +422,9 @@ class Defaults:
         except (AttributeError, KeyError, TypeError, ValueError) as err:
             raise ValueError("what its default priors were made from is not complete.") from err
         mine = [self.coefficients, *self.effects]
+        theirs: list[Any] = [coefficients, *effects]
         same = len(effects) == len(self.effects) and all(
-            found.fits(own) for found, own in zip([coefficients, *effects], mine, strict=True)
+            found.fits(own) for found, own in zip(theirs, mine, strict=True)
         )
         if not same:
             raise ValueError("what its default priors were made from is of another model.")

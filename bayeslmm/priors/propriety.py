@@ -146,7 +146,7 @@ def _scaled_columns(
     """
     found: dict[str, tuple[int, Callable[[], np.ndarray] | None]] = {}
     held = design.rows_in_memory
-    used = _used(design) if held else None
+    used = _used(design) if held else np.zeros(0)
     for block in design.blocks:
         for e, effect in enumerate(block.effects):
             key = sd_key(effect, block.name)
@@ -163,8 +163,8 @@ def _scaled_columns(
 
             found[key] = (int((sizes > 0).sum()) - n_free, columns)
     if design.residual is None or design.residual.variance.kind != "cells":
-        columns = (lambda: np.diag(used)) if held else None
-        found["sigma"] = (int(used.sum()) if held else design.n_rows) - n_free, columns
+        whole = (lambda: np.diag(used)) if held else None
+        found["sigma"] = (int(used.sum()) if held else design.n_rows) - n_free, whole
         return found
     for name, cell in zip(
         design.residual.variance.names, design.residual.rows.scale.T, strict=True

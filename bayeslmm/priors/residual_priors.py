@@ -28,20 +28,20 @@ def scale_keys(design: Design) -> list[str]:
     """Keys of the residual standard deviations."""
     if design.residual is None:
         return ["sigma"]
-    variance = design.residual.variance
+    variance = design.stated_residual.variance
     return list(variance.names[:1] if variance.kind == "log-linear" else variance.names)
 
 
 def log_scale_keys(design: Design) -> list[str]:
     """Keys of the log-linear coefficients of the standard deviation."""
-    if design.residual is None or design.residual.variance.kind != "log-linear":
+    if design.residual is None or design.stated_residual.variance.kind != "log-linear":
         return []
-    return list(design.residual.variance.names[1:])
+    return list(design.stated_residual.variance.names[1:])
 
 
 def scalar_key(design: Design) -> str | None:
     """``rho`` or ``range``."""
-    return None if design.residual is None else scalar_name(design.residual)
+    return None if design.residual is None else scalar_name(design.stated_residual)
 
 
 def residual_parameters(design: Design, sd_y: float) -> list[Parameter]:
@@ -87,8 +87,8 @@ def _single(key: str, kind: str, default: Prior, support=(-np.inf, np.inf)) -> P
 
 def residual_obstacle(design: Design, priors) -> str | None:
     """Why the compiled density does not know a prior of the residual structure."""
-    if not STRUCTURES[design.residual.kind].compiled:
-        return f"residual={design.residual.syntax.text!r} is not in the marginal density"
+    if not STRUCTURES[design.stated_residual.kind].compiled:
+        return f"residual={design.stated_residual.syntax.text!r} is not in the marginal density"
     for key in log_scale_keys(design):
         if priors[key].name != "Normal":
             return (

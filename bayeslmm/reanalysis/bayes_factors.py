@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -282,7 +282,7 @@ def savage_dickey(
     """
     if not np.isfinite(value):
         raise ValueError(f"value must be finite, not {value!r}.")
-    base = getattr(model, "model", model)
+    base: Any = getattr(model, "model", model)
     if not isinstance(parameter, str) or parameter in base.design.coef_names:
         return _coefficient(model, parameter, value, prior, curve, draws, random_seed)
     if value != 0:
@@ -301,6 +301,7 @@ def savage_dickey(
     fit = _fitted(model, draws, random_seed)
     if position is not None:
         return _component(fit, position, draws, random_seed)
+    assert pair is not None  # or there had been a position
     return _correlation(fit, pair)
 
 

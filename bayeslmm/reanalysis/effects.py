@@ -115,7 +115,7 @@ def effect_row(design: Design, effect) -> tuple[str, np.ndarray]:
 
 def _describe(row: np.ndarray, names) -> str:
     """A contrast in words, such as ``b - 2 a``."""
-    parts = []
+    parts: list[str] = []
     for weight, name in zip(row, names, strict=True):
         if weight == 0:
             continue

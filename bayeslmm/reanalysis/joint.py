@@ -19,6 +19,7 @@ from bayeslmm.formula import Design
 from bayeslmm.gaussian import (
     FixedPrior,
 )
+from bayeslmm.protocols import Model
 from bayeslmm.reanalysis.bridge import Evidence
 from bayeslmm.reanalysis.given_theta import coefficient_moments, problem_of, with_problem
 from bayeslmm.reanalysis.theta import ThetaDraws, draw_theta
@@ -54,7 +55,7 @@ class JointTest:
         Of the other coefficients given that these are zero.
     """
 
-    model: object
+    model: Model
     density: MarginalDensity
     prior: FixedPrior
     columns: np.ndarray

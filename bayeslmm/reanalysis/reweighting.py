@@ -136,6 +136,7 @@ class Reweighter:
             posterior = fresh
         ratio, noise = posterior.log_evidence_ratio()
         base = posterior.likelihood.evidence
+        assert base is not None  # of likelihoods that have one
         return base.value + ratio, float(np.hypot(base.error, noise))
 
 

@@ -85,13 +85,13 @@ def _related_block(block: RandomBlock, matrix: RelationshipMatrix) -> RandomBloc
     covariance, precision = matrix.covariance, matrix.precision
     if covariance is not None:
         covariance = covariance[np.ix_(order, order)]
-    else:
+    elif precision is not None:
         precision = precision[order][:, order].tocsr()
     numeric = Relationship(covariance, precision)
     try:
         diagonal = numeric.diagonal
-        if numeric.precision is None:
-            _check_covariance(numeric.covariance)
+        if covariance is not None:
+            _check_covariance(covariance)
     except NotPositiveError as err:
         raise DataError(
             f"relationship of {factor.name!r}: {err}{_smallest(matrix)}. A covariance between "

@@ -120,6 +120,7 @@ class RelationshipMatrix:
         if self.precision is not None:
             values = self.precision.toarray()
         else:
+            assert self.covariance is not None  # it has one of the two
             if np.linalg.matrix_rank(self.covariance, hermitian=True) < len(self):
                 raise DataError("The relationship matrix is singular: it has no inverse.")
             values = np.linalg.inv(self.covariance)

@@ -7,6 +7,7 @@ import io
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,7 @@ def draw(
     import matplotlib.pyplot as plt
 
     before = set(plt.get_fignums())
-    settings = {
+    settings: Any = {
         "svg.fonttype": "path",
         "svg.hashsalt": "bayeslmm",
         "text.parse_math": not plain,

@@ -47,7 +47,10 @@ def anova_table(fit: LikelihoodResult, type: int, ddf: str) -> pd.DataFrame:
     with single_threaded_blas():
         hypotheses = term_hypotheses(design, fit.column_space, type)
     inference = fit.inference(ddf)
-    rows, names, nothing, empty = [], [], [], []
+    rows: list = []
+    names: list[str] = []
+    nothing: list[str] = []
+    empty: list[str] = []
     for term, L in zip(design.terms, hypotheses, strict=True):
         if not term.components:
             continue

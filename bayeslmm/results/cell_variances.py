@@ -11,7 +11,7 @@ from bayeslmm.formula import Design
 from bayeslmm.gaussian.system import Theta
 
 if TYPE_CHECKING:
-    from bayeslmm.protocols import LikelihoodResult
+    from bayeslmm.protocols import StructuredResult
 
 __all__ = ["refuse_determined_cells", "vanishing"]
 
@@ -32,7 +32,7 @@ def refuse_determined_cells(design: Design, kept: list[int]) -> None:
     ------
     DataError
     """
-    variance, scale = design.residual.variance, design.residual.rows.scale
+    variance, scale = design.stated_residual.variance, design.stated_residual.rows.scale
     if variance.kind != "cells" or not kept:
         return
     basis = np.linalg.qr(design.X[:, kept])[0]
@@ -48,9 +48,9 @@ def refuse_determined_cells(design: Design, kept: list[int]) -> None:
             )
 
 
-def vanishing(fit: LikelihoodResult) -> list[str]:
+def vanishing(fit: StructuredResult) -> list[str]:
     """Names of standard deviations of cells without which the likelihood is no worse."""
-    variance, problem = fit.design.residual.variance, fit._problem
+    variance, problem = fit.design.stated_residual.variance, fit._problem
     if variance.kind != "cells":
         return []
     theta, flat, found = fit._theta, problem.prior(None), []

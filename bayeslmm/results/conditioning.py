@@ -12,7 +12,7 @@ from __future__ import annotations
 import warnings
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -54,9 +54,9 @@ class Conditioning:
     effective_draws: float | None = None
 
 
-def condition_posterior(
-    fit: PosteriorResult, rows, *, reweight: bool = False, random_seed: int | None = None
-) -> PosteriorResult:
+def condition_posterior[Posterior: PosteriorResult](
+    fit: Posterior, rows, *, reweight: bool = False, random_seed: int | None = None
+) -> Posterior:
     """See :meth:`bayeslmm.PosteriorFit.condition_on`."""
     from bayeslmm.bayes.tree import posterior_dataset
 
@@ -92,7 +92,7 @@ def condition_likelihood(fit: LikelihoodResult, rows) -> LikelihoodResult:
     from bayeslmm.gaussian import Solution, conditional_moments
 
     model = _extended(fit.model, rows)
-    twin = copy(fit)
+    twin: Any = copy(fit)
     for name in ("kept", "_curvature", "_kenward_roger", "_effect_covariances"):
         twin.__dict__.pop(name, None)
     twin.model = model
@@ -139,8 +139,8 @@ def _redrawn(fit: PosteriorResult, model: Model, chosen, random_seed) -> dict[st
     posterior, design = fit.posterior, model.design
     factors = covariance_factors(fit.model.design, fit.names, posterior)
     sigma = posterior["sigma"].to_numpy().ravel()
-    sds = [posterior[f.sd].to_numpy().reshape(len(sigma), -1) for f in fit.names.factors]
-    sds = np.concatenate([np.zeros((len(sigma), 0)), *sds], axis=1)
+    columns = [posterior[f.sd].to_numpy().reshape(len(sigma), -1) for f in fit.names.factors]
+    sds = np.concatenate([np.zeros((len(sigma), 0)), *columns], axis=1)
     if chosen is not None:
         factors, sigma, sds = [F[chosen] for F in factors], sigma[chosen], sds[chosen]
     with single_threaded_blas():
@@ -213,7 +213,8 @@ def _redrawn_structured(fit, model: Model, chosen, random_seed) -> dict[str, np.
             at = slice(start, start + size)
             normals = rng.standard_normal((len(F[at]), problem.n_normals))
             parts.append(problem.draw(F[at], eta[at], c[at], prior, normals))
-    values = residual_values(design, eta, c, shape)
+    drawn = residual_values(design.stated_residual, eta, c)
+    values = {name: v.reshape(*shape, *v.shape[1:]) for name, v in drawn.items()}
     if design.coef_names:
         values["beta"] = np.concatenate([part[0] for part in parts]).reshape(*shape, -1)
     for k, names in enumerate(fit.names.factors):
@@ -231,6 +232,8 @@ def _redrawn_structured(fit, model: Model, chosen, random_seed) -> dict[str, np.
 
 def _warn_if_far(record: Conditioning, chains: int) -> None:
     """k-hat is not a number where one draw has all the weight."""
+    assert record.k_hat is not None  # of reweighted draws
+    assert record.effective_draws is not None
     reason = ""
     if not record.k_hat <= _K_HAT:
         reason = f"k-hat {record.k_hat:.2f}, above {_K_HAT}"
@@ -245,9 +248,7 @@ def _warn_if_far(record: Conditioning, chains: int) -> None:
         )
 
 
-def _assembled(
-    fit: PosteriorResult, model: Model, posterior, record: Conditioning
-) -> PosteriorResult:
+def _assembled(fit: Any, model: Model, posterior, record: Conditioning) -> Any:
     from bayeslmm.bayes.tree import posterior_tree
 
     note = f"then {record.n_rows} rows added, "

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from bayeslmm.formula import Design
 from bayeslmm.formula.random import RandomBlock
-from bayeslmm.results.equation_writers import Line, _Latex, _Text, _Writer
+from bayeslmm.results.equation_writers import Line, Writer, _Latex, _Text
 from bayeslmm.results.residual_equation import (
     correlation_lines,
     covariate_lines,
@@ -61,7 +61,7 @@ def equation(
     return writer.joined(list(lines))
 
 
-def _conditional(w: _Writer) -> Iterator[Line]:
+def _conditional(w: Writer) -> Iterator[Line]:
     """(left side, relation, terms that are added) of each line."""
     terms = _fixed_terms(w)
     for k, block in enumerate(w.design.blocks):
@@ -85,7 +85,7 @@ def _conditional(w: _Writer) -> Iterator[Line]:
     yield from covariate_lines(w)
 
 
-def _effects_line(w: _Writer, k: int, block: RandomBlock, part) -> Line:
+def _effects_line(w: Writer, k: int, block: RandomBlock, part) -> Line:
     """Distribution of correlated effects of a level, or of all levels where they are related."""
     if block.relationship is not None:
         return related_line(w, k, block, part)
@@ -98,7 +98,7 @@ def _effects_line(w: _Writer, k: int, block: RandomBlock, part) -> Line:
     return w.vector(effects), "~", [w.normal(w.zero, spread) + w.levels(block)]
 
 
-def _marginal(w: _Writer) -> Iterator[Line]:
+def _marginal(w: Writer) -> Iterator[Line]:
     response = w.design.response
     yield w.mean(w.value(response, "i")), "=", _fixed_terms(w) or ["0"]
     own, shared = [], []
@@ -133,7 +133,7 @@ def _marginal(w: _Writer) -> Iterator[Line]:
     yield from covariate_lines(w)
 
 
-def _fixed_terms(w: _Writer) -> list[str]:
+def _fixed_terms(w: Writer) -> list[str]:
     terms = []
     for j, name in enumerate(w.design.coef_names):
         terms.append(w.times(w.coefficient(j), _covariate(w, name, "i")))
@@ -142,11 +142,11 @@ def _fixed_terms(w: _Writer) -> list[str]:
     return terms
 
 
-def _covariate(w: _Writer, name: str, row: str) -> str:
+def _covariate(w: Writer, name: str, row: str) -> str:
     return "" if name == "Intercept" else w.value(name, row)
 
 
-def _covariance(w: _Writer, k: int, block: RandomBlock, part, one: str, other: str) -> str:
+def _covariance(w: Writer, k: int, block: RandomBlock, part, one: str, other: str) -> str:
     """z_i'Sigma z_i' of correlated effects, tau^2 z_i z_i' of a single one."""
     if len(part) > 1:
         z = (w.covariates(k, block, part, row) for row in (one, other))
@@ -160,7 +160,7 @@ def _covariance(w: _Writer, k: int, block: RandomBlock, part, one: str, other: s
     return w.times(w.times(variance, first), _covariate(w, effect, other))
 
 
-def _covariance_lines(w: _Writer, k: int, block: RandomBlock) -> Iterator[Line]:
+def _covariance_lines(w: Writer, k: int, block: RandomBlock) -> Iterator[Line]:
     for part in block.pattern:
         for i, a in enumerate(part):
             if len(part) > 1:

@@ -11,6 +11,7 @@ _TERMS_PER_LINE = 6
 
 #: Left side, relation, terms that are added.
 type Line = tuple[str, str, list[str]]
+type Writer = _Latex | _Text
 
 
 class _Writer:

@@ -59,8 +59,8 @@ def inestimable_text(model: Model, found: np.ndarray, index: pd.Index | Sequence
     which = f"Row {index[rows[0]]} is"
     if len(rows) > 1:
         which = f"{len(rows)} of {len(found)} rows ({_joined([index[i] for i in rows])}) are"
-    columns = _joined([model.aliased[j] for j in columns])
-    return f"{which} not estimable: the data do not determine {columns} there"
+    names = _joined([model.aliased[j] for j in columns])
+    return f"{which} not estimable: the data do not determine {names} there"
 
 
 def _joined(labels: list) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from bayeslmm.protocols import is_posterior
 from bayeslmm.results.robust import variances
 from bayeslmm.results.shares import (
     Shares,
@@ -36,7 +37,7 @@ def fitted_parts(fit: PosteriorResult | LikelihoodResult) -> VarianceParts:
     refuse_unless_derived(
         fit.model, "A share of variance", related=True, heavy_tails=True, residuals=True
     )
-    found = _estimates(fit) if hasattr(fit, "_solution") else _parameter_draws(fit)
+    found = _parameter_draws(fit) if is_posterior(fit) else _estimates(fit)
     return variance_parts(fit.model, *found)
 
 
@@ -196,8 +197,8 @@ def _dataset(fit: PosteriorResult, shares: Shares, values: dict[str, np.ndarray]
     import xarray as xr
 
     posterior = fit.posterior
-    coords = {"chain": posterior["chain"], "draw": posterior["draw"]}
-    dims = ("chain", "draw")
+    coords: dict[str, Any] = {"chain": posterior["chain"], "draw": posterior["draw"]}
+    dims: tuple[str, ...] = ("chain", "draw")
     if shares.points is not None:
         dims = (*dims, shares.dim)
         first = shares.points.iloc[:, 0]
@@ -224,7 +225,6 @@ def _gelman(fit: PosteriorResult) -> dict[str, np.ndarray]:
     errors are left. Marginal: the means are x'beta, and effects and errors are left. The offset
     explains nothing. In blocks of draws, since each needs all rows.
     """
-
     posterior, design = fit.posterior, fit.model.design
     chains, draws = posterior.sizes["chain"], posterior.sizes["draw"]
     block = max(1, _BLOCK // (chains * design.n_rows))

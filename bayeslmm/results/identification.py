@@ -125,10 +125,10 @@ def aliased_coefficients(design: Design) -> tuple[str, ...]:
             f"{rank} coefficients{aliased} and {n} rows: there must be more rows than "
             "coefficients. Leave terms out."
         )
-    aliased = tuple(name for name, share in zip(names, shares, strict=True) if share == 0)
-    if aliased:
+    found = tuple(name for name, share in zip(names, shares, strict=True) if share == 0)
+    if found:
         warnings.warn(
-            f"The model matrix is rank deficient: {listed(aliased)} can be written as a "
+            f"The model matrix is rank deficient: {listed(found)} can be written as a "
             "combination of the columns before. The data say nothing about such a coefficient "
             "alone: in the posterior its prior decides, REML leaves it out.",
             ModelWarning,
@@ -145,4 +145,4 @@ def aliased_coefficients(design: Design) -> tuple[str, ...]:
                 ModelWarning,
                 stacklevel=3,
             )
-    return aliased
+    return found

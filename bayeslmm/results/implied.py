@@ -146,7 +146,7 @@ def residual_implied_covariance(
     """
     if data is None:
         rows = _first_group(design)
-        found = design.residual.rows
+        found = design.stated_residual.rows
         part = ResidualRows(found.group[rows], found.time[rows], found.scale[rows])
         index = design.index[rows]
         weights = np.ones(len(rows)) if design.weights is None else design.weights[rows]
@@ -160,14 +160,16 @@ def residual_implied_covariance(
         part, weights = design.evaluate_residuals(frame), np.ones(len(frame))
         zero = np.zeros(eta.shape[:-1])
         total, index = implied_covariance(design, Sigmas, zero, frame)
-    C = correlations(design.residual.kind, c, part.group, part.time, len(design.residual.times))
+    C = correlations(
+        design.stated_residual.kind, c, part.group, part.time, len(design.stated_residual.times)
+    )
     sd = np.exp(eta @ part.scale.T) / np.sqrt(weights)
     return total + C * sd[..., :, None] * sd[..., None, :], index
 
 
 def _first_group(design: Design) -> np.ndarray:
-    if design.residual.factor is not None:
-        codes = design.residual.factor.codes
+    if design.stated_residual.factor is not None:
+        codes = design.stated_residual.factor.codes
         if design.blocks:  # the larger of the two kinds of groups
             other = design.blocks[0].codes
             codes = min((codes, other), key=lambda v: int(v.max()))

@@ -69,7 +69,7 @@ class LeaveOneOut(ELPDDataLOO):
     """
 
     mcse: float = np.nan
-    mcse_i: xr.DataArray = None
+    mcse_i: xr.DataArray | None = None
     likelihood: str = "integrated"
     left_out: Any = None
     outlier_weights: Any = None

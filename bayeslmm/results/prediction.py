@@ -123,7 +123,7 @@ def row_weights(design: Design, newdata, n: int) -> np.ndarray:
 def scale_rows(design: Design, newdata) -> np.ndarray:
     """Rows of the residual scale matrix, log sd = scale eta, of new rows or of those fitted."""
     if newdata is None:
-        return design.residual.rows.scale
+        return design.stated_residual.rows.scale
     return design.evaluate_residuals(newdata, scale_only=True).scale
 
 

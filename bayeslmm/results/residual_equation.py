@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bayeslmm.formula.random import RandomBlock
-    from bayeslmm.results.equation_writers import Line, _Writer
+    from bayeslmm.results.equation_writers import Line, Writer
 
 __all__ = [
     "correlation_lines",
@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 
-def residual_sd(w: _Writer, row: str) -> str:
+def residual_sd(w: Writer, row: str) -> str:
     """sigma, that of the row's cell, or that of the row."""
     residual = w.design.residual
     kind = "one" if residual is None else residual.variance.kind
@@ -32,7 +32,7 @@ def residual_sd(w: _Writer, row: str) -> str:
     return w.indexed("sigma", [row]) if kind == "log-linear" else w.greek("sigma")
 
 
-def residual_variance(w: _Writer, row: str) -> str:
+def residual_variance(w: Writer, row: str) -> str:
     """Squared standard deviation (or scale) of the row, over its weight."""
     text = w.squared(residual_sd(w, row))
     if w.design.weights is None:
@@ -40,7 +40,7 @@ def residual_variance(w: _Writer, row: str) -> str:
     return f"{text} / {w.value(w.design.weights_name, row)}"
 
 
-def scale_lines(w: _Writer) -> Iterator[Line]:
+def scale_lines(w: Writer) -> Iterator[Line]:
     """The log-linear formula of the standard deviation."""
     residual = w.design.residual
     if residual is None or residual.variance.kind != "log-linear":
@@ -54,9 +54,9 @@ def scale_lines(w: _Writer) -> Iterator[Line]:
     yield w.log(w.indexed("sigma", ["i"])), "=", terms
 
 
-def residual_correlation(w: _Writer) -> str:
+def residual_correlation(w: Writer) -> str:
     """Correlation of the residuals of two rows of one group."""
-    residual = w.design.residual
+    residual = w.design.stated_residual
     one, two = (w.value(residual.syntax.time or "", row) for row in ("i", w.other))
     if residual.kind == "ar1":
         return w.power(w.greek("rho"), f"|{one} - {two}|")
@@ -65,7 +65,7 @@ def residual_correlation(w: _Writer) -> str:
     return w.greek("rho") if residual.kind == "cs" else w.indexed("R", [one, two])
 
 
-def correlation_lines(w: _Writer) -> Iterator[Line]:
+def correlation_lines(w: Writer) -> Iterator[Line]:
     """Correlation of the errors of two rows."""
     residual = w.design.residual
     if residual is None or residual.factor is None:
@@ -74,7 +74,7 @@ def correlation_lines(w: _Writer) -> Iterator[Line]:
     yield w.corr(w.error("i"), w.error(w.other)), "=", [value + w.distinct]
 
 
-def residual_covariance(w: _Writer) -> list[str]:
+def residual_covariance(w: Writer) -> list[str]:
     """What correlated residuals add to the covariance of two responses."""
     residual = w.design.residual
     if residual is None or residual.factor is None:
@@ -89,7 +89,7 @@ def residual_covariance(w: _Writer) -> list[str]:
     return [value]
 
 
-def related_line(w: _Writer, k: int, block: RandomBlock, part) -> Line:
+def related_line(w: Writer, k: int, block: RandomBlock, part) -> Line:
     """All levels' effects at once: N(0, A (x) Sigma)."""
     ends = [[w.effect(k, a, level) for a in part] for level in ("1", str(block.n_levels))]
     vector = w.vector([*ends[0], w.dots, *ends[1]])
@@ -101,7 +101,7 @@ def related_line(w: _Writer, k: int, block: RandomBlock, part) -> Line:
     return vector, "~", [w.normal(w.zero, spread) + w.related_levels(k, block)]
 
 
-def covariate_lines(w: _Writer) -> Iterator[Line]:
+def covariate_lines(w: Writer) -> Iterator[Line]:
     """The distribution of covariates with missing values."""
     for covariate in w.design.modeled:
         moments = (

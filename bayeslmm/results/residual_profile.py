@@ -28,7 +28,7 @@ from bayeslmm.progress import progress
 
 if TYPE_CHECKING:
     from bayeslmm.gaussian.system import StructuredProblem
-    from bayeslmm.protocols import LikelihoodResult
+    from bayeslmm.protocols import StructuredResult
 
 __all__ = ["profile_intervals"]
 
@@ -36,7 +36,7 @@ _PENALTY = 1e4
 
 
 def profile_intervals(
-    fit: LikelihoodResult, level: float, parameters: list[str] | None, progressbar: bool
+    fit: StructuredResult, level: float, parameters: list[str] | None, progressbar: bool
 ) -> pd.DataFrame:
     """Intervals from the ML deviance, also for a REML fit.
 
@@ -96,7 +96,7 @@ def profile_intervals(
     return table
 
 
-def _limits(name: str, fit: LikelihoodResult) -> tuple[float, float]:
+def _limits(name: str, fit: StructuredResult) -> tuple[float, float]:
     structure = fit._problem.structure
     if name in {coef_key(n) for n in fit.design.coef_names} or name.startswith("log_sigma["):
         return -np.inf, np.inf
@@ -109,7 +109,7 @@ def _limits(name: str, fit: LikelihoodResult) -> tuple[float, float]:
     return floor, np.inf
 
 
-def _coefficient_deviance(fit: LikelihoodResult, at: int) -> Callable[[float], float]:
+def _coefficient_deviance(fit: StructuredResult, at: int) -> Callable[[float], float]:
     from bayeslmm.assembly import structured_problem
 
     design = fit.design
@@ -130,12 +130,12 @@ def _coefficient_deviance(fit: LikelihoodResult, at: int) -> Callable[[float], f
     return deviance
 
 
-def _coordinate_of(fit: LikelihoodResult, name: str):
+def _coordinate_of(fit: StructuredResult, name: str):
     """Position in the coordinates and the map from the component to it, where there is one."""
     from bayeslmm.results.residual_tables import transform_of
 
     coordinates = fit._coordinates
-    start, variance = coordinates.n_effect_parameters, fit.design.residual.variance
+    start, variance = coordinates.n_effect_parameters, fit.design.stated_residual.variance
     if name in variance.names:
         forward = (lambda v: v) if name.startswith("log_sigma[") else np.log
         return start + variance.names.index(name), forward
@@ -154,17 +154,18 @@ def _coordinate_of(fit: LikelihoodResult, name: str):
     return None
 
 
-def _time_correlations(fit: LikelihoodResult) -> dict[str, tuple[int, int]]:
+def _time_correlations(fit: StructuredResult) -> dict[str, tuple[int, int]]:
     """Correlations of an unstructured covariance and the times they belong to."""
-    residual = fit.design.residual
+    residual = fit.design.stated_residual
     times = residual.times
     return {f"corr({times[i]}, {times[j]})": (i, j) for i, j in time_pairs(residual)}
 
 
-def _correlation_deviance(fit: LikelihoodResult, i: int, j: int) -> Callable[[float], float]:
+def _correlation_deviance(fit: StructuredResult, i: int, j: int) -> Callable[[float], float]:
     """As :func:`_held_deviance`, with the two times put first: their partial correlation is then
-    the correlation itself."""
-    problem, T = fit._problem, len(fit.design.residual.times)
+    the correlation itself.
+    """
+    problem, T = fit._problem, len(fit.design.stated_residual.times)
     order = np.array([i, j, *(t for t in range(T) if t not in (i, j))])
     position = np.argsort(order).astype(float)
     layout = problem.blocks.layout
@@ -221,7 +222,7 @@ def _held_deviance(
     return deviance
 
 
-def _component_deviance(fit: LikelihoodResult, name: str) -> Callable[[float], float]:
+def _component_deviance(fit: StructuredResult, name: str) -> Callable[[float], float]:
     """The deviance minimized with one component held by an augmented Lagrangian.
 
     A component may be any smooth function of the coordinates, so this needs no coordinates of its

@@ -9,12 +9,12 @@ import pandas as pd
 from scipy.special import ndtri
 
 if TYPE_CHECKING:
-    from bayeslmm.protocols import LikelihoodResult
+    from bayeslmm.protocols import StructuredResult
 
 __all__ = ["residual_variance_table", "transform_of"]
 
 
-def transform_of(name: str, fit: LikelihoodResult):
+def transform_of(name: str, fit: StructuredResult):
     """Map to an unbounded scale, its inverse, and its derivative."""
     structure = fit._problem.structure
     if name.startswith("log_sigma["):
@@ -36,7 +36,7 @@ def transform_of(name: str, fit: LikelihoodResult):
     return np.log, np.exp, (lambda v: 1.0 / v)
 
 
-def residual_variance_table(fit: LikelihoodResult, level: float) -> pd.DataFrame:
+def residual_variance_table(fit: StructuredResult, level: float) -> pd.DataFrame:
     """Estimates, standard errors and Wald intervals of all components."""
     estimate = fit.components()
     jacobian = np.nan_to_num(_jacobian(fit))
@@ -74,7 +74,7 @@ def _inside(name: str, value: float, se: float, slope) -> bool:
         return bool(se * slope(np.float64(value)) < (2.0 if name == "rho" else 1.0))
 
 
-def _jacobian(fit: LikelihoodResult) -> np.ndarray:
+def _jacobian(fit: StructuredResult) -> np.ndarray:
     """Derivative of the components in the coordinates, by central differences."""
     step, columns = 1e-6, []
     for e in step * np.eye(len(fit.theta)):

@@ -113,7 +113,7 @@ def make_blocks(
     levels = [_local(block, f.codes[rows]) for f in factors]
     Z = np.concatenate([np.zeros((n, 0)), *(f.Z[rows] for f in factors)], axis=1)
     features = np.column_stack([time, root, local_group, scale[rows], Z, *levels])
-    parts, order, m, n_rep = [], [], [], []
+    parts, rows_of, size_of, copies = [], [], [], []
     for size in np.unique(sizes):
         at = starts[sizes == size][:, None] + np.arange(size)
         keys = np.ascontiguousarray(features[at].reshape(len(at), -1)) + 0.0
@@ -121,12 +121,12 @@ def make_blocks(
         for pattern, example in enumerate(label[1]):
             here = at[label[2].ravel() == pattern] if len(label[1]) > 1 else at
             parts.append(at[example])
-            order.append(rows[here].T.ravel())
-            m.append(size)
-            n_rep.append(len(here))
+            rows_of.append(rows[here].T.ravel())
+            size_of.append(size)
+            copies.append(len(here))
     pick = np.concatenate(parts)
-    m, n_rep = np.array(m, dtype=np.int64), np.array(n_rep, dtype=np.int64)
-    order = np.concatenate(order)
+    m, n_rep = np.array(size_of, dtype=np.int64), np.array(copies, dtype=np.int64)
+    order = np.concatenate(rows_of)
     q = np.array([f.q for f in factors], dtype=np.int64)
     code = np.column_stack([np.zeros((n, 0), np.int64), *(f.codes[order] for f in factors)])
     columns = 1  # data_ptr is scaled by the number of columns in with_columns

@@ -163,14 +163,14 @@ class BlockProblem(System):
         owner, place = self._blocks_of_rows
         effects = np.array([np.any(z, axis=1) for z in Z]).reshape(len(Z), len(spread))
         for i in np.flatnonzero(effects.any(axis=0)):
-            rows, h = [], []
+            met, parts = [], []
             for f, Sigma in enumerate(Sigmas):
                 z, at = Z[f][i], members[f][codes[f][i]]
                 variance[i] += z @ Sigma @ z
-                rows.append(at)
-                h.append(self.factors[f].Z[at] @ (Sigma @ z))
-            rows, inverse = np.unique(np.concatenate(rows), return_inverse=True)
-            h = np.bincount(inverse.ravel(), np.concatenate(h), minlength=len(rows))
+                met.append(at)
+                parts.append(self.factors[f].Z[at] @ (Sigma @ z))
+            rows, inverse = np.unique(np.concatenate(met), return_inverse=True)
+            h = np.bincount(inverse.ravel(), np.concatenate(parts), minlength=len(rows))
             spread[i] -= columns[rows].T @ h
             for block in np.unique(owner[rows, 1]):
                 here = owner[rows, 1] == block

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,7 @@ class _Products:
         X'WX.
     """
 
-    A: object
+    A: Any
     rhs: np.ndarray
     gram: np.ndarray
 
@@ -203,9 +204,9 @@ class _Part:
 
     columns: np.ndarray
     n: int
-    Q: object
-    B: object
-    T: object
+    Q: Any
+    B: Any
+    T: Any
     units: list
 
     def spread(self, rows: np.ndarray) -> np.ndarray:
@@ -239,7 +240,7 @@ class _Part:
             for v in range(m):
                 Q[v, u] += DU[v].T @ TDU
                 trace[u, v] += self.against(DT[u], DT[v].T)
-        AQ = []
+        AQ: list[Any] = []
         for i in range(len(A)):
             first[m + i] -= self.against(self.Q, A[i])
             if not A[i].nnz:

@@ -192,7 +192,8 @@ class CellProblem(CrossProductSystem):
 
     def value_and_draw(self, theta: Theta, prior: tuple, normals: np.ndarray):
         """Log-likelihood with beta integrated out, and one draw of (fixed, effects) as computed
-        with, from the same factorization; nan where it fails."""
+        with, from the same factorization; nan where it fails.
+        """
         w = self.cell_weights(theta.eta)
         nothing = np.full(self.p, np.nan), np.full(self.symbolic.n_columns, np.nan)
         if not (np.all(np.isfinite(theta.F)) and np.all(np.isfinite(w)) and np.all(w > 0)):

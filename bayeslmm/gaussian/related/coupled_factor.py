@@ -131,7 +131,7 @@ class CoupledElimination:
                 Q[part] = np.einsum("abps,ps->ab", related[k], omega).ravel()
         return T, Q
 
-    def _nudged(self, singular: list[int]) -> CoupledElimination:
+    def _nudged(self, singular: np.ndarray) -> CoupledElimination:
         """The same system where singular covariances are made regular by next to nothing."""
         Ls = [L.copy() for L in self._Ls]
         for k in singular:

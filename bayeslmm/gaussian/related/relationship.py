@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,7 @@ class Relationship:
     """
 
     covariance: np.ndarray | None = None
-    precision: object | None = None
+    precision: Any = None
 
     def __post_init__(self) -> None:
         if (self.covariance is None) == (self.precision is None):
@@ -48,12 +49,12 @@ class Relationship:
     @property
     def n_levels(self) -> int:
         """J."""
-        return (self.covariance if self.precision is None else self.precision).shape[0]
+        return (self.precision if self.covariance is None else self.covariance).shape[0]
 
     @cached_property
     def trivial(self) -> bool:
         """A multiple of the identity: the levels are not related."""
-        if self.precision is None:
+        if self.covariance is not None:
             diagonal = np.diag(self.covariance)
             off = np.count_nonzero(self.covariance) - np.count_nonzero(diagonal)
         else:
@@ -93,7 +94,7 @@ class Relationship:
     @cached_property
     def diagonal(self) -> np.ndarray:
         """(J,) diagonal of A: one plus the inbreeding coefficient in a pedigree."""
-        if self.precision is None:
+        if self.covariance is not None:
             return np.diag(self.covariance).copy()
         pattern = self.factor.pattern
         head, tail = self.factor.inverse
@@ -103,6 +104,7 @@ class Relationship:
     @cached_property
     def full_root(self) -> np.ndarray:
         """(J, r) root of the covariance, all levels alike."""
+        assert self.covariance is not None  # the caller's case
         return semidefinite_root(self.covariance)
 
     @cached_property
@@ -126,7 +128,7 @@ class Relationship:
 
     def between(self, levels: np.ndarray) -> np.ndarray:
         """(m, m) block of A."""
-        if self.precision is None:
+        if self.covariance is not None:
             return self.covariance[np.ix_(levels, levels)]
         position = self.factor.pattern.position
         unique, at = np.unique(levels, return_inverse=True)

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -74,6 +75,7 @@ class RotatedProblem(Problem):
     @property
     def products(self) -> CrossProducts:
         """See :attr:`Problem.products`."""
+        assert self.original is not None  # every rotated problem is made with it
         return self.original
 
     @property
@@ -83,8 +85,8 @@ class RotatedProblem(Problem):
 
     def renewed(self, cp: CrossProducts) -> Problem:
         """The same model for other cross-products of the same levels."""
-        if same_effects(cp, self.original):
-            fresh = _rotated(
+        if same_effects(cp, self.products):
+            fresh: Problem = _rotated(
                 cp, self.patterns, self.relationships, self.order, self.roots, self.symbolic
             )
         else:
@@ -116,7 +118,7 @@ def prepare_related(
     return _rotated(cp, patterns, relationships, order, roots, None)
 
 
-def rotated_for_draws(problem: Problem) -> Problem:
+def rotated_for_draws(problem: Any) -> Problem:
     """The same model, with a sparse precision turned into eigenvectors where thousands of
     evaluations repay these: up to a few thousand related levels, hardly a border.
 
@@ -313,7 +315,8 @@ def _rotated(cp, patterns, relationships, order, roots, symbolic) -> RotatedProb
 
 def _wide_border(rotated: CrossProducts, order) -> bool:
     """Whether the border is best taken off by dense products: one rotated factor, most of its
-    latent effects meeting most of more than a few other effects."""
+    latent effects meeting most of more than a few other effects.
+    """
     lead = [k for k, levels in enumerate(order) if levels is not None]
     border = [f for f, levels in zip(rotated.factors, order, strict=True) if levels is None]
     if len(lead) > 1 or sum(f.n_levels * f.q for f in border) <= _NARROW:
