@@ -101,7 +101,7 @@ class Coordinates:
         informed = problem.structure.informed_start(z, problem.group, problem.time)
         corr = [informed] if informed is not None else problem.structure.starts()
         found = []
-        for share in (0.5, 0.05) if problem.patterns else (0.0,):
+        for share in (0.5, 0.05, 0.95) if problem.patterns else (0.0,):
             for w in corr:
                 count = sum(p.q for p in problem.patterns)
                 sd = np.sqrt(share / max(count, 1))

@@ -1,4 +1,4 @@
-"""The REML or ML optimum in the relative covariance factors, boundary included.
+"""The REML or ML optimum in the covariance parameters, boundary included.
 
 The criterion is minimized over the *unbounded* entries of the L_k: flipping the sign of a column
 of L_k changes nothing, so a bound at zero would be a wall that is not there, and bounded
@@ -7,6 +7,7 @@ optimizers do stop at it. What remains special is a vanishing variance: see ``bo
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -19,10 +20,12 @@ from bayeslmm.gaussian import (
     profiled_criterion_and_gradient,
     single_threaded_blas,
 )
+from bayeslmm.gaussian.system import StructuredProblem
 from bayeslmm.likelihood.boundary import BoundarySearch
+from bayeslmm.likelihood.coordinates import Coordinates
 from bayeslmm.parts.patterns import lower_root, pack_theta, unpack_theta
 
-__all__ = ["Optimum", "optimize"]
+__all__ = ["AbsoluteSearch", "Optimum", "optimize"]
 
 #: Up to this many random effects a search takes a millisecond, so that several are made.
 _FEW_EFFECTS = 200
@@ -38,7 +41,8 @@ class Optimum:
     Attributes
     ----------
     theta : (r,) array
-        Free entries of the relative factors L_k, nonnegative diagonals.
+        Free entries of the relative factors L_k, nonnegative diagonals; for structured residuals
+        the coordinates of :class:`bayeslmm.likelihood.coordinates.Coordinates`.
     criterion : float
         -2 log-likelihood (restricted for REML).
     n_evaluations : int
@@ -58,34 +62,37 @@ class Optimum:
     rank: tuple[tuple[int, ...], ...]
 
 
-def optimize(problem: Problem, *, reml: bool = True, start: np.ndarray | None = None) -> Optimum:
-    """Minimize the profiled criterion.
+def optimize(
+    problem: Problem | StructuredProblem, *, reml: bool = True, start: np.ndarray | None = None
+) -> Optimum:
+    """Maximize the (restricted) likelihood.
 
     Parameters
     ----------
-    problem : Problem
+    problem : Problem or StructuredProblem
         Of full column rank.
     reml : bool
         Restricted likelihood, or likelihood.
     start : (r,) array, optional
-        Where to start; by default relative standard deviations of 1 on the scale of each
-        column.
+        Where to start; by default from several points, all of them where a search is short.
 
     Returns
     -------
     Optimum
     """
+    if isinstance(problem, StructuredProblem):
+        return _optimize(AbsoluteSearch(problem, reml), start)
     if problem.n_parameters == 0:
         value = profiled_criterion(problem, np.zeros(0), reml)
         return Optimum(np.zeros(0), float(value), 1, bool(np.isfinite(value)), "", ())
     Ks = _decorrelating(problem)
     if Ks is None:
-        return _optimize(problem, reml, start)
+        return _optimize(ProfiledSearch(problem, reml), start)
     patterns = problem.patterns
     if start is not None:
         start = pack_theta(patterns, _mapped(unpack_theta(patterns, start), Ks, np.linalg.solve))
     with single_threaded_blas():
-        found = _optimize(problem.with_effects(Ks), reml, start)
+        found = _optimize(ProfiledSearch(problem.with_effects(Ks), reml), start)
     Ls = _mapped(unpack_theta(patterns, found.theta), Ks, np.matmul)
     return replace(found, theta=pack_theta(patterns, Ls))
 
@@ -118,18 +125,14 @@ def _mapped(Ls, Ks, how) -> list[np.ndarray]:
     return [L if K is None else lower_root(how(K, L)) for L, K in zip(Ls, Ks, strict=True)]
 
 
-def _optimize(problem: Problem, reml: bool, start: np.ndarray | None) -> Optimum:
-    search = _Search(problem, reml)
+def _optimize(search: Search, start: np.ndarray | None) -> Optimum:
     with single_threaded_blas():
-        first = search.default_start() if start is None else np.asarray(start, dtype=float)
-        theta, value = search.descend(first)
+        first, others = search.starts() if start is None else (start, [])
+        theta, value = search.descend(np.asarray(first, dtype=float))
         theta, value = search.settle(theta, value)
         # a boundary may be a local optimum, and so may any point: look from elsewhere
-        small = problem.symbolic.n_columns <= _FEW_EFFECTS and start is None
-        others = (0.1, 10.0) if small else (0.1,) if search.is_singular(theta) else ()
-        for size in others:
-            other, other_value = search.descend(size * search.default_start())
-            other, other_value = search.settle(other, other_value)
+        for point in others[: search.n_others(theta)]:
+            other, other_value = search.settle(*search.descend(point))
             if other_value < value - 1e-8 * (1 + abs(value)):
                 theta, value = other, other_value
         converged = search.is_stationary(theta)
@@ -143,14 +146,73 @@ def _optimize(problem: Problem, reml: bool, start: np.ndarray | None) -> Optimum
     )
 
 
-class _Search(BoundarySearch):
-    """The criterion on columns scaled to unit size, and the steps of the search."""
+class Search(BoundarySearch):
+    """A criterion, counted, and its descent.
 
-    def __init__(self, problem: Problem, reml: bool):
+    Attributes
+    ----------
+    n_evaluations : int
+    message : str
+        What the last descent said.
+    """
+
+    #: Options of L-BFGS.
+    options: dict
+
+    def __init__(self, problem: Problem | StructuredProblem, reml: bool):
         self.problem, self.reml, self.patterns = problem, reml, problem.patterns
         self.n_evaluations = 0
         self.message = ""
+
+    @property
+    @abstractmethod
+    def n_effects(self) -> int:
+        """Random effects in all."""
+
+    def n_others(self, x: np.ndarray) -> int:
+        """From how many points to look again after the search that ended at x."""
+        return 2 if self.n_effects <= _FEW_EFFECTS else int(self.is_singular(x))
+
+    @abstractmethod
+    def starts(self) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Where to start, and where from next, the most promising first."""
+
+    def minimize(self, to_point, x0: np.ndarray) -> tuple[np.ndarray, float]:
+        """L-BFGS in z, with the coordinates and their elementwise slope in z by `to_point`."""
+        from scipy.optimize import minimize
+
+        highest = [0.0]
+
+        def objective(z):
+            point, slope = to_point(z)
+            value, gradient = self.slope(point)
+            if not np.isfinite(value) or not np.all(np.isfinite(gradient)):
+                return highest[0] + 1e6, np.zeros_like(z)  # step back
+            highest[0] = max(highest[0], value)
+            return value, gradient * slope
+
+        with np.errstate(all="ignore"):
+            found = minimize(objective, x0, jac=True, method="L-BFGS-B", options=self.options)
+        self.message = str(found.message)
+        return to_point(found.x)[0], float(found.fun)
+
+
+class ProfiledSearch(Search):
+    """The profiled criterion on columns scaled to unit size."""
+
+    options = {"maxiter": 2000, "maxfun": 5000, "ftol": 1e-13, "gtol": 1e-5, "maxcor": 20}
+
+    def __init__(self, problem: Problem, reml: bool):
+        super().__init__(problem, reml)
         self.scales = [factor.column_scales for factor in problem.cp.factors]
+
+    @property
+    def n_effects(self) -> int:
+        return self.problem.symbolic.n_columns
+
+    def starts(self) -> tuple[np.ndarray, list[np.ndarray]]:
+        first = self.default_start()
+        return first, [0.1 * first, 10.0 * first]
 
     def default_start(self) -> np.ndarray:
         return self.pack([np.diag(1.0 / scale) for scale in self.scales])
@@ -176,11 +238,11 @@ class _Search(BoundarySearch):
         unit = self._unit()
         scalar = all(len(block) == 1 for p in self.problem.patterns for block in p.blocks)
         if not (scalar and np.all(np.abs(theta) > 0)):
-            return self._minimize(theta, lambda x: (x * unit, unit), theta / unit)
+            return self.minimize(lambda x: (x * unit, unit), theta / unit)
         start = np.log(np.abs(theta) / unit) * self._size
-        theta, value = self._minimize(theta, self._exponential(unit), start)
+        theta, value = self.minimize(self._exponential(unit), start)
         if np.any(np.abs(theta) < _TENDS_TO_ZERO * unit):
-            theta, value = self._minimize(theta, lambda x: (x * unit, unit), theta / unit)
+            theta, value = self.minimize(lambda x: (x * unit, unit), theta / unit)
         return theta, value
 
     def _exponential(self, unit: np.ndarray):
@@ -189,31 +251,6 @@ class _Search(BoundarySearch):
             return theta, theta / self._size
 
         return to_theta
-
-    def _minimize(self, theta: np.ndarray, to_theta, x0: np.ndarray) -> tuple[np.ndarray, float]:
-        """L-BFGS in x, with theta and the elementwise dtheta/dx given by `to_theta`."""
-        from scipy.optimize import minimize
-
-        highest = [0.0]
-
-        def objective(x):
-            self.n_evaluations += 1
-            point, slope = to_theta(x)
-            value, gradient = profiled_criterion_and_gradient(self.problem, point, self.reml)
-            if not np.isfinite(value) or not np.all(np.isfinite(gradient)):
-                return highest[0] + 1e6, np.zeros_like(x)  # step back
-            highest[0] = max(highest[0], value)
-            return value, gradient * slope
-
-        result = minimize(
-            objective,
-            x0,
-            jac=True,
-            method="L-BFGS-B",
-            options={"maxiter": 2000, "maxfun": 5000, "ftol": 1e-13, "gtol": 1e-5, "maxcor": 20},
-        )
-        self.message = str(result.message)
-        return to_theta(result.x)[0], float(result.fun)
 
     def _unit(self) -> np.ndarray:
         """Typical change of each entry of theta: its scale over the root of the levels."""
@@ -256,3 +293,69 @@ class _Search(BoundarySearch):
 
     def steps(self, theta: np.ndarray) -> np.ndarray:
         return self._unit()
+
+
+class AbsoluteSearch(Search):
+    """The deviance of a structured problem in its unbounded coordinates."""
+
+    options = {"maxiter": 2000, "maxfun": 4000, "ftol": 1e-14, "gtol": 1e-5, "maxcor": 30}
+
+    def __init__(self, problem: StructuredProblem, reml: bool):
+        super().__init__(problem, reml)
+        self.coordinates = Coordinates(problem)
+        self.flat = problem.prior(None)
+
+    @property
+    def n_effects(self) -> int:
+        sizes = zip(self.problem.factors, self.patterns, strict=True)
+        return sum(factor.n_levels * pattern.q for factor, pattern in sizes)
+
+    def n_others(self, x: np.ndarray) -> int:
+        return max(1, super().n_others(x))  # correlations have local maxima of their own
+
+    def starts(self) -> tuple[np.ndarray, list[np.ndarray]]:
+        first, *others = sorted(self.coordinates.starts(), key=self.value)
+        return first, others[:2]
+
+    def deviance(self, x: np.ndarray, gradient: bool = True):
+        self.n_evaluations += 1
+        theta = self.coordinates.theta(x)
+        value, *slopes = self.problem.evaluate(theta, self.flat, not self.reml, gradient)
+        if not np.isfinite(value):
+            return np.inf, np.zeros_like(x)
+        slope = -2.0 * self.coordinates.gradient(x, theta, *slopes) if gradient else None
+        return -2.0 * value, slope
+
+    def descend(self, x: np.ndarray) -> tuple[np.ndarray, float]:
+        """Quasi-Newton descent from x."""
+        return self.minimize(lambda point: (point, 1.0), x)
+
+    def value(self, x: np.ndarray) -> float:
+        return self.deviance(x, False)[0]
+
+    def slope(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        return self.deviance(x)
+
+    @cached_property
+    def _row_units(self) -> list[np.ndarray]:
+        """Per effect, what makes its standard deviation one in units of the residual spread."""
+        return [scale / self.problem.spread for scale in self.coordinates.column_scales]
+
+    def factors(self, x: np.ndarray) -> list[np.ndarray]:
+        Ls = self.problem.split(self.coordinates.theta(x).F)
+        return [u[:, None] * L for L, u in zip(Ls, self._row_units, strict=True)]
+
+    def with_factors(self, x: np.ndarray, factors: list[np.ndarray]) -> np.ndarray:
+        Ls = [F / u[:, None] for F, u in zip(factors, self._row_units, strict=True)]
+        return self.coordinates.with_factors(x, Ls)
+
+    def covariance_slopes(self, x: np.ndarray) -> list[np.ndarray]:
+        self.n_evaluations += 1
+        slopes = self.problem.evaluate(self.coordinates.theta(x), self.flat, not self.reml)[1]
+        return [
+            D / np.outer(u, u)
+            for D, u in zip(self.problem.split(-2.0 * slopes), self._row_units, strict=True)
+        ]
+
+    def steps(self, x: np.ndarray) -> np.ndarray:
+        return np.ones_like(x)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import chdtri
 
-from bayeslmm.gaussian import Problem, factorize, single_threaded_blas, solve
+from bayeslmm.gaussian import Problem, factorize, single_threaded_blas
 from bayeslmm.gaussian._criteria import profile_statistics
 from bayeslmm.gaussian.orthogonal import with_coefficient_fixed
 from bayeslmm.likelihood.optimize import optimize
@@ -327,9 +327,3 @@ def _crossing(excess: Callable[[float], float], start: float, step: float, limit
     if not excess(inside) < 0 <= excess(outside):
         return np.nan
     return float(brentq(excess, inside, outside, xtol=1e-7 * abs(step), rtol=1e-9))
-
-
-def ml_optimum(problem: Problem, start: np.ndarray | None = None):
-    """Optimum and solution by maximum likelihood."""
-    found = optimize(problem, reml=False, start=start)
-    return found, solve(problem, found.theta, False)

@@ -22,6 +22,7 @@ from bayeslmm.parts.patterns import unpack_theta
 
 __all__ = [
     "VarianceCurvature",
+    "pseudo_inverse",
     "satterthwaite_df",
     "satterthwaite_f_df",
     "theta_scales",
@@ -106,7 +107,7 @@ def variance_curvature(problem: Problem, theta: np.ndarray, *, reml: bool) -> Va
         slope, unscaled = _first_derivatives(problem, center)
     sigma = center.sigma
     if problem.known_sigma is not None:
-        covariance, flat = _pseudo_inverse(0.5 * (second + second.T))
+        covariance, flat = pseudo_inverse(0.5 * (second + second.T))
         flat = np.pad(flat, ((0, 1), (0, 0)))
         padded, jacobian = np.zeros((r + 1, r + 1)), np.zeros((r + 1, p, p))
         padded[:r, :r], jacobian[:r] = 2 * covariance, sigma**2 * unscaled
@@ -117,7 +118,7 @@ def variance_curvature(problem: Problem, theta: np.ndarray, *, reml: bool) -> Va
     hessian[:r, r] = hessian[r, :r] = -2 * divisor * slope / sigma
     hessian[r, r] = 4 * divisor / sigma**2
     jacobian = np.concatenate([sigma**2 * unscaled, (2 / sigma) * center.vcov[None]])
-    covariance, flat = _pseudo_inverse(hessian)
+    covariance, flat = pseudo_inverse(hessian)
     return VarianceCurvature(2 * covariance, jacobian, hessian, flat)
 
 
@@ -228,7 +229,7 @@ def satterthwaite_f_df(
     return statistic, float(rank), 2 * expectation / (expectation - rank)
 
 
-def _pseudo_inverse(hessian: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def pseudo_inverse(hessian: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Inverse on the positive eigenvalues, and the directions of the others."""
     # equilibrated, so that "positive" does not depend on the units of theta and sigma
     scale = np.sqrt(np.maximum(np.abs(np.diag(hessian)), 1e-300))

@@ -239,22 +239,18 @@ def _delta(fit, share: Share, point, estimate: float, level: float):
 
 def _bootstrap(fit, share: Share, level, n_sims, random_seed, progressbar):
     """Standard deviation and percentiles over simulated data."""
-    from bayeslmm.gaussian import solve
-    from bayeslmm.likelihood.optimize import optimize
     from bayeslmm.progress import progress
-    from bayeslmm.results.intervals import check_n_sims, simulate_responses, with_response
+    from bayeslmm.results.intervals import check_n_sims, simulate_responses
 
     check_n_sims(n_sims, least=2)
     rng = np.random.default_rng(random_seed)
     start = None if fit.singular else fit.theta
     values = np.empty(n_sims)
     for s in progress(range(n_sims), "Bootstrap", show=progressbar):
-        problem = with_response(fit, simulate_responses(fit, 1, rng)[0])
-        found = optimize(problem, reml=fit.reml, start=start)
-        solution = solve(problem, found.theta, fit.reml)
+        solution = fit.reestimate(simulate_responses(fit, 1, rng)[0], start).solution
         beta = np.zeros(len(fit.design.coef_names))
         beta[fit.kept] = solution.beta
-        values[s] = _at(fit, share, np.append(found.theta, solution.sigma), beta)
+        values[s] = _at(fit, share, np.append(solution.theta, solution.sigma), beta)
     tail = (1 - level) / 2
     lower, upper = np.quantile(values, [tail, 1 - tail])
     return float(values.std(ddof=1)), float(lower), float(upper)

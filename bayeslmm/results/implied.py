@@ -74,11 +74,6 @@ def implied_of_draws(design: Design, posterior):
     eta, c = residual_parameters(design, posterior)
     count = eta.shape[0] * eta.shape[1]
     eta, c = (part.reshape(count, part.shape[-1]) for part in (eta, c))
-    if design.residual is None:
-        return lambda Sigmas, part, data: implied_covariance(
-            design, Sigmas, np.exp(eta[part, 0]), data
-        )
-
     return lambda Sigmas, part, data: residual_implied_covariance(
         design, Sigmas, eta[part], c[part], data
     )
@@ -144,6 +139,8 @@ def residual_implied_covariance(
     DataError
         If there is no group to take.
     """
+    if design.residual is None:
+        return implied_covariance(design, Sigmas, np.exp(eta[..., 0]), data)
     if data is None:
         rows = _first_group(design)
         found = design.stated_residual.rows

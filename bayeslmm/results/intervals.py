@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from bayeslmm.errors import ModelWarning, listed
-from bayeslmm.gaussian import draw_levels, solve
-from bayeslmm.likelihood.optimize import optimize
-from bayeslmm.likelihood.profile import (
-    coefficient_profile,
-    component_profile,
-    ml_optimum,
-    profile_interval,
-)
-from bayeslmm.likelihood.unbounded import refuse_unbounded
+from bayeslmm.gaussian import draw_levels
+from bayeslmm.likelihood.profile import profile_interval
 from bayeslmm.parts.patterns import lower_factor
 from bayeslmm.priors.table import coef_key
 from bayeslmm.progress import progress
-from bayeslmm.results.variances import component_values
 
 if TYPE_CHECKING:
     from bayeslmm.gaussian import Solution
+    from bayeslmm.likelihood.components import Component
+    from bayeslmm.likelihood.engine import LikelihoodEngine
     from bayeslmm.protocols import LikelihoodResult
 
 __all__ = ["bootstrap_estimates", "confidence_intervals", "simulate_responses"]
@@ -87,86 +80,77 @@ def _wald(fit: LikelihoodResult, level: float) -> pd.DataFrame:
 
 
 def _profile(fit: LikelihoodResult, level: float, wanted: list[str], progressbar: bool):
-    problem = fit._problem
-    best, solution = ml_optimum(problem, None if fit.singular else fit.theta)
-    refuse_unbounded(problem, best.theta, reml=False)
-    values = pd.Series(
-        np.concatenate(
-            [solution.beta, component_values(fit.design, solution.Sigmas, solution.sigma)]
-        ),
-        index=all_estimates(fit).index,
-    )
-    targets = _targets(fit)
-    se = pd.concat(
-        [
-            pd.Series(np.sqrt(np.diag(solution.vcov)), index=values.index[: problem.p]),
-            _component_steps(fit, values),
-        ]
-    )
+    """Intervals from the ML deviance, also for a REML fit."""
+    engine = fit._engine
+    found = engine.optimize(reml=False) if fit.reml else fit.optimum
+    solution = engine.solution(found.theta, False)
+    engine.refuse_unbounded(solution)
+    beta, values = solution.beta, engine.values(solution)
+    names = list(all_estimates(fit).index)
+    errors = np.sqrt(np.diag(solution.vcov))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ModelWarning)
+        steps = fit.varcomp()["se"].to_numpy()
     rows = {}
     for name in progress(wanted, "Profiles", show=progressbar):
-        target = targets[name]
-        if target[0] == "sigma" and problem.known_sigma is not None:
-            rows[name] = (np.nan, np.nan)
-            continue
-        if target[0] == "corr" and not np.isfinite(values[name]):
-            _warn(f"{name} is not identified (a standard deviation is 0): interval -1 to 1.")
-            rows[name] = (-1.0, 1.0)
-            continue
-        lowest, highest = {"sd": (0.0, np.inf), "corr": (-1.0, 1.0), "sigma": (0.0, np.inf)}.get(
-            target[0], (-np.inf, np.inf)
-        )
-        if target[0] == "beta":
-            deviance = coefficient_profile(problem, best.theta, target[1])
+        at = names.index(name)
+        if at < len(beta):
+            deviance = engine.coefficient_profile(solution, at)
+            rows[name] = profile_interval(
+                deviance, float(beta[at]), found.criterion, step=float(errors[at]), level=level
+            )
         else:
-            deviance = component_profile(problem, solution.Sigmas, solution.sigma, target)
-        if target[0] == "corr":
-            lowest, highest = -1 + 1e-7, 1 - 1e-7
-        lower, upper = profile_interval(
-            deviance,
-            float(np.clip(values[name], lowest, highest)),
-            best.criterion,
-            step=float(se[name]),
-            level=level,
-            lowest=1e-6 * values[name] if target[0] == "sigma" else lowest,
-            highest=highest,
-        )
-        if target[0] == "corr":
-            lower = -1.0 if lower <= lowest else lower
-            upper = 1.0 if upper >= highest else upper
-        if not np.isfinite([lower, upper]).all():
+            k = at - len(beta)
+            component, value = engine.components[k], float(values[k])
+            step = _step(component, value, float(steps[k]), fit.sigma)
+            rows[name] = _component_interval(engine, solution, component, value, step, level)
+        if np.isnan(rows[name]).any() and not (name == "sigma" and engine.known_sigma):
             _warn(f"The profile of {name} could not be followed to the end of its interval.")
-        rows[name] = (lower, upper)
     return pd.DataFrame.from_dict(rows, orient="index", columns=["lower", "upper"])
 
 
-def _component_steps(fit: LikelihoodResult, values: pd.Series) -> pd.Series:
-    """A first guess of how far each variance component may move."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ModelWarning)
-        se = fit.varcomp()["se"]
-    fallback = pd.Series(
-        {
-            name: 0.2 if name.startswith("corr(") else max(0.3 * values[name], 0.1 * fit.sigma)
-            for name in se.index
-        }
+def _component_interval(
+    engine: LikelihoodEngine,
+    solution: Solution,
+    component: Component,
+    value: float,
+    step: float,
+    level: float,
+) -> tuple[float, float]:
+    """Profile interval of a variance component; `solution` is that of maximum likelihood."""
+    if component.kind == "sigma" and engine.known_sigma is not None:
+        return np.nan, np.nan
+    if component.is_correlation and not np.isfinite(value):
+        _warn(f"{component.name} is not identified (a standard deviation is 0): interval -1 to 1.")
+        return -1.0, 1.0
+    lowest, highest = component.lowest, component.highest
+    if np.isfinite(highest):
+        margin = 0.5e-7 * (highest - lowest)
+        lowest, highest = lowest + margin, highest - margin
+    elif component.kind in ("sigma", "range"):
+        lowest = 1e-6 * value
+    lower, upper = profile_interval(
+        engine.component_profile(solution, component),
+        float(np.clip(value, lowest, highest)),
+        -2 * solution.loglik,
+        step=step,
+        level=level,
+        lowest=lowest,
+        highest=highest,
     )
-    return se.where(se.notna() & (se > 0), fallback)
+    if np.isfinite(component.highest):
+        lower = component.lowest if lower <= lowest else lower
+        upper = component.highest if upper >= highest else upper
+    return lower, upper
 
 
-def _targets(fit: LikelihoodResult) -> dict[str, tuple]:
-    """What each name stands for."""
-    targets: dict[str, tuple] = {}
-    for at, j in enumerate(fit.kept):
-        targets[coef_key(fit.design.coef_names[j])] = ("beta", at)
-    for k, block in enumerate(fit.design.blocks):
-        for i, effect in enumerate(block.effects):
-            targets[f"sd({effect} | {block.name})"] = ("sd", k, i)
-        for i, j in block.correlated_pairs():
-            name = f"corr({block.effects[i]}, {block.effects[j]} | {block.name})"
-            targets[name] = ("corr", k, i, j)
-    targets["sigma"] = ("sigma",)
-    return targets
+def _step(component: Component, value: float, se: float, sigma: float) -> float:
+    """A first guess of how far a variance component may move."""
+    if np.isfinite(se) and se > 0:
+        return se
+    if component.is_correlation or component.kind in ("rho", "log sigma"):
+        return 0.2
+    return max(0.3 * value, 0.1 * sigma)
 
 
 def simulate_responses(fit: LikelihoodResult, n_sims: int, rng: np.random.Generator) -> np.ndarray:
@@ -210,40 +194,6 @@ def check_n_sims(n_sims: int, least: int = 1) -> None:
     whole = isinstance(n_sims, int | np.integer) and not isinstance(n_sims, bool)
     if not whole or n_sims < least:
         raise ValueError(f"n_sims must be a whole number of at least {least}, not {n_sims!r}.")
-
-
-@dataclass(frozen=True)
-class Estimates:
-    """Estimates for another response of the same rows.
-
-    Attributes
-    ----------
-    solution : Solution
-    components : array
-        In the order of ``LikelihoodFit.components``.
-    deviance : float
-    """
-
-    solution: Solution
-    components: np.ndarray
-    deviance: float
-
-
-def reestimate(fit: LikelihoodResult, y: np.ndarray, start: np.ndarray | None) -> Estimates:
-    """Fit another response, from cross-products alone."""
-    problem = with_response(fit, y)
-    found = optimize(problem, reml=fit.reml, start=start)
-    solution = solve(problem, found.theta, fit.reml)
-    components = component_values(fit.design, solution.Sigmas, solution.sigma)
-    return Estimates(solution, components, -2 * solution.loglik)
-
-
-def with_response(fit: LikelihoodResult, y: np.ndarray):
-    """The fit's prepared problem with another response."""
-    from bayeslmm.assembly import reduce_rows
-
-    cp = reduce_rows(fit.design, y=y, columns=fit.kept)
-    return fit._problem.renewed(cp)
 
 
 def _warn(text: str) -> None:

@@ -120,8 +120,10 @@ def row_weights(design: Design, newdata, n: int) -> np.ndarray:
     )
 
 
-def scale_rows(design: Design, newdata) -> np.ndarray:
-    """Rows of the residual scale matrix, log sd = scale eta, of new rows or of those fitted."""
+def scale_rows(design: Design, newdata, n: int = 1) -> np.ndarray:
+    """Rows of the residual scale matrix, log sd = scale eta, of n new rows or of those fitted."""
+    if design.residual is None:
+        return np.ones((n, 1))
     if newdata is None:
         return design.stated_residual.rows.scale
     return design.evaluate_residuals(newdata, scale_only=True).scale

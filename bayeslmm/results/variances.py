@@ -9,34 +9,15 @@ import pandas as pd
 from scipy.special import ndtri
 
 from bayeslmm.bayes.draws import long_labels
-from bayeslmm.formula import Design
-from bayeslmm.likelihood.satterthwaite import theta_scales
-from bayeslmm.parts.patterns import unpack_theta
 
 if TYPE_CHECKING:
     from bayeslmm.protocols import LikelihoodResult
 
 __all__ = [
-    "component_values",
     "effects_table",
     "level_coefficients_table",
     "variance_table",
 ]
-
-
-def component_values(design: Design, Sigmas: list[np.ndarray], sigma: float) -> np.ndarray:
-    """Standard deviations and correlations per factor, and sigma last.
-
-    A correlation with an effect that does not vary is NaN.
-    """
-    values: list[float] = []
-    for block, Sigma in zip(design.blocks, Sigmas, strict=True):
-        sd = np.sqrt(np.diag(Sigma))
-        values.extend(sd)
-        for i, j in block.correlated_pairs():
-            product = sd[i] * sd[j]
-            values.append(np.clip(Sigma[i, j] / product, -1, 1) if product > 0 else np.nan)
-    return np.array([*values, sigma])
 
 
 def variance_table(fit: LikelihoodResult, level: float) -> pd.DataFrame:
@@ -44,53 +25,27 @@ def variance_table(fit: LikelihoodResult, level: float) -> pd.DataFrame:
 
     Both are left out where a component is at its boundary or near it, or is not determined.
     """
-    estimate = fit.components()
-    covariance = fit._curvature.covariance
-    jacobian = _jacobian(fit)
-    variance = np.einsum("ki,ij,kj->k", jacobian, covariance, jacobian)
+    components, engine = fit._engine.components, fit._engine
+    values, jacobian = engine.values(fit._solution), engine.jacobian(fit._solution)
+    variance = np.einsum("ki,ij,kj->k", jacobian, fit._curvature.covariance, jacobian)
     se = np.sqrt(np.where(variance > 0, variance, np.nan))
-    values = estimate.to_numpy()
-    is_corr = np.array([name.startswith("corr(") for name in estimate.index])
-    # on the scales of the intervals, log and Fisher's z, a standard error of more than 1 puts the
-    # boundary within reach: the interval would span orders of magnitude
-    with np.errstate(invalid="ignore"):
-        boundary = np.where(is_corr, ~(se < 1 - values**2), ~(se < values))
-    boundary |= fit._curvature.undetermined(jacobian)
-    boundary |= estimate.index.isin([name for names in fit.model.unidentified for name in names])
-    se[boundary] = np.nan
+    undetermined = fit._curvature.undetermined(jacobian) | engine.at_limit(fit._solution)
+    names = [component.name for component in components]
+    undetermined |= np.isin(names, [name for one in fit.model.unidentified for name in one])
     z = ndtri(0.5 + level / 2)
-    lower, upper = np.full(len(values), np.nan), np.full(len(values), np.nan)
-    for k in np.flatnonzero(~boundary & np.isfinite(se)):
-        if is_corr[k]:
-            center, half = np.arctanh(values[k]), z * se[k] / (1 - values[k] ** 2)
-            lower[k], upper[k] = np.tanh([center - half, center + half])
-        else:
-            factor = np.exp(z * se[k] / values[k])
-            lower[k], upper[k] = values[k] / factor, values[k] * factor
-    table = pd.DataFrame(
-        {"estimate": values, "se": se, "lower": lower, "upper": upper}, index=estimate.index
+    rows = []
+    for component, value, error, left_out in zip(components, values, se, undetermined, strict=True):
+        if left_out or component.within_reach(value, error):
+            rows.append((value, np.nan, np.nan, np.nan))
+            continue
+        center, half = component.unbounded(value), z * error * component.slope(value)
+        limits = component.bounded(center - half), component.bounded(center + half)
+        rows.append((value, error, *limits))
+    return pd.DataFrame(
+        rows,
+        columns=["estimate", "se", "lower", "upper"],
+        index=pd.Index(names, name="component"),
     )
-    table.index.name = "component"
-    return table
-
-
-def _jacobian(fit: LikelihoodResult) -> np.ndarray:
-    """Derivative of the components in (theta, sigma), by central differences."""
-    patterns, design = fit._problem.patterns, fit.design
-    point = np.append(fit.theta, fit.sigma)
-
-    def components(x: np.ndarray) -> np.ndarray:
-        Sigmas = [x[-1] ** 2 * L @ L.T for L in unpack_theta(patterns, x[:-1])]
-        return component_values(design, Sigmas, x[-1])
-
-    columns = []
-    steps = 1e-6 * np.append(theta_scales(fit._problem, fit.theta), fit.sigma)
-    for i, step in enumerate(steps):
-        up, down = point.copy(), point.copy()
-        up[i] += step
-        down[i] -= step
-        columns.append((components(up) - components(down)) / (2 * step))
-    return np.nan_to_num(np.column_stack(columns))
 
 
 def effects_table(fit: LikelihoodResult, factor: str | None, level: float) -> pd.DataFrame:

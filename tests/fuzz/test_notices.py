@@ -39,7 +39,7 @@ def test_a_column_read_wrongly_is_noticed():
 def test_an_optimum_missed_by_a_little_is_noticed(monkeypatch, relative):
     def off(case, reml):
         fit = likelihood_checks_fit(case, reml)
-        return LikelihoodFit(fit.model, fit._problem, moved(fit), reml=reml)
+        return LikelihoodFit(fit.model, fit._engine, moved(fit), reml=reml)
 
     def moved(fit):
         theta = fit.theta * (1 + 20 * relative)

@@ -138,7 +138,7 @@ def test_no_covariance_nearby_is_better(name):
 
 def residual_variance(fit) -> np.ndarray:
     if fit.design.residual is not None:
-        return fit._problem.row_variances(fit._theta.eta)
+        return fit._problem.row_variances(fit._engine.natural(fit._solution).eta)
     weights = 1.0 if fit.design.weights is None else fit.design.weights
     return fit.sigma**2 / weights * np.ones(fit.design.n_rows)
 
@@ -150,7 +150,7 @@ def deviance_at(fit, Sigmas, variance) -> float:
     from bayeslmm.parts.patterns import lower_factor
 
     F = np.concatenate([lower_factor(0.5 * (S + S.T)).ravel() for S in Sigmas])
-    theta = Theta(F, fit._theta.eta, fit._theta.c)
+    theta = Theta(F, fit._engine.natural(fit._solution).eta, fit._engine.natural(fit._solution).c)
     return -2 * fit._problem.evaluate(theta, fit._problem.prior(None), not fit.reml, False)[0]
 
 

@@ -17,8 +17,9 @@ from bayeslmm.gaussian.blocks.problem import BlockProblem
 from bayeslmm.gaussian.cells import derivatives as cell_derivatives
 from bayeslmm.gaussian.cells import problem as cells
 from bayeslmm.gaussian.cells.problem import CellProblem, prepare_cells
-from bayeslmm.likelihood.blockwise import block_curvature, block_kenward_roger, optimize_blocks
+from bayeslmm.likelihood.absolute import absolute_curvature, absolute_kenward_roger
 from bayeslmm.likelihood.coordinates import Coordinates
+from bayeslmm.likelihood.optimize import optimize
 from tests.conftest import quietly
 from tests.residual.residual_helpers import dense_residual_covariance
 
@@ -159,8 +160,8 @@ def test_every_elimination_gives_the_same(route):
     ):
         np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(
-        block_kenward_roger(problem, theta).adjusted,
-        block_kenward_roger(other, theta).adjusted,
+        absolute_kenward_roger(problem, theta).adjusted,
+        absolute_kenward_roger(other, theta).adjusted,
         rtol=1e-8,
         atol=1e-12,
     )
@@ -237,7 +238,7 @@ def test_kenward_roger_is_that_of_dense_blocks(key, small, monkeypatch):
     cell, block = routes(key)
     _, theta = point(cell)
     log_linear = model(key).design.residual.variance.kind == "log-linear"
-    ours, theirs = (block_kenward_roger(p, theta, log_linear=log_linear) for p in (cell, block))
+    ours, theirs = (absolute_kenward_roger(p, theta, log_linear=log_linear) for p in (cell, block))
     # derivatives of R are exact here, and differences there
     np.testing.assert_allclose(ours.vcov, theirs.vcov, rtol=1e-8, atol=1e-12)
     np.testing.assert_allclose(ours.adjusted, theirs.adjusted, rtol=1e-6, atol=1e-10)
@@ -248,9 +249,9 @@ def test_kenward_roger_is_that_of_dense_blocks(key, small, monkeypatch):
 @pytest.mark.parametrize("key", ["crossed", "nested", "one factor", "by group", "log-linear"])
 def test_the_optimum_is_that_of_dense_blocks(key):
     for reml in (True, False):
-        cell, block = (optimize_blocks(p, reml=reml) for p in routes(key))
+        cell, block = (optimize(p, reml=reml) for p in routes(key))
         assert cell.criterion == pytest.approx(block.criterion, abs=1e-5)
-    curvatures = [block_curvature(p, cell.theta, reml=False) for p in routes(key)]
+    curvatures = [absolute_curvature(p, cell.theta, reml=False) for p in routes(key)]
     H = [c.hessian for c in curvatures]
     np.testing.assert_allclose(H[0], H[1], rtol=1e-4, atol=1e-4 * abs(H[1]).max())
 

@@ -35,7 +35,7 @@ def posterior(key: str):
 
 def _dense(fit):
     """V, X and y of a fit."""
-    design, theta = fit.design, fit._theta
+    design, theta = fit.design, fit._engine.natural(fit._solution)
     V = dense_residual_covariance(design, theta.eta, theta.c)
     for block, Sigma in zip(design.blocks, fit._solution.Sigmas, strict=True):
         V = V + (block.codes[:, None] == block.codes) * (block.Z @ Sigma @ block.Z.T)
@@ -110,7 +110,9 @@ def test_estimates_are_generalized_least_squares(key):
             sd = np.sqrt(np.maximum(np.diag(spread), 0))
             np.testing.assert_allclose(rows["sd"], sd, rtol=1e-6, atol=1e-6)
     white = fit.whiten(y - X @ beta)
-    R = dense_residual_covariance(fit.design, fit._theta.eta, fit._theta.c)
+    R = dense_residual_covariance(
+        fit.design, fit._engine.natural(fit._solution).eta, fit._engine.natural(fit._solution).c
+    )
     gap = y - X @ beta
     assert white @ white == pytest.approx(gap @ np.linalg.solve(R, gap), rel=1e-8)
     np.testing.assert_allclose(fit.residual_noise(white), gap, rtol=1e-8, atol=1e-10)
@@ -167,7 +169,7 @@ def _brute_kenward_roger(fit, covariance, phi):
 
 def _natural(fit):
     """The parameters documented for Kenward-Roger, and V as a function of them."""
-    design, theta, residual = fit.design, fit._theta, fit.design.residual
+    design, theta, residual = fit.design, fit._engine.natural(fit._solution), fit.design.residual
     Sigmas = fit._solution.Sigmas
     lower = [pattern.entries for pattern in fit._problem.patterns]
     effects = [S[e] for S, e in zip(Sigmas, lower, strict=True)]
@@ -307,12 +309,13 @@ def test_refits_and_bootstrap_recover_the_estimates():
 
 def test_profiles_of_two_kinds_agree():
     """A correlation held by putting its times first, and by a Lagrangian, has one interval."""
-    from bayeslmm.results import residual_profile
+    from bayeslmm.likelihood.absolute_profile import constrained_deviance
 
     fit = _quiet(model("unstructured").ml)
-    name = fit.components().index[-1]
-    exact = residual_profile._correlation_deviance(fit, 2, 3)
-    general = residual_profile._component_deviance(fit, name)
+    engine, component = fit._engine, fit._engine.components[-1]
+    assert component.at == (2, 3)
+    exact = engine.component_profile(fit._solution, component)
+    general = constrained_deviance(engine, fit.theta, component, fit.sigma)
     for value in (0.2,):
         assert exact(value) == pytest.approx(general(value), abs=1e-5)
 
@@ -461,7 +464,7 @@ def test_draws_of_effects_have_their_conditional_moments():
     from bayeslmm.gaussian import FixedPrior
 
     fit = reml("ar1, slopes, cells")
-    problem, theta = fit._problem, fit._theta
+    problem, theta = fit._problem, fit._engine.natural(fit._solution)
     m = 6000
     prior = FixedPrior.normal(np.zeros(problem.p), 4.0 * np.eye(problem.p))
     normals = np.random.default_rng(2).standard_normal((m, problem.n_normals))

@@ -1,0 +1,267 @@
+"""What a likelihood fit says of levels and rows: effects, fitted values, predictions."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bayeslmm.results.prediction import likelihood_prediction, row_weights, scale_rows
+from bayeslmm.results.tables import check_level
+
+__all__ = ["LikelihoodPredictions"]
+
+
+class LikelihoodPredictions:
+    """Random effects, fitted values, residuals and predictions.
+
+    A response that is predicted is taken as one of its own: its residual has the standard
+    deviation of its row and is not correlated with those of the fit.
+    """
+
+    def _given(self, rows) -> Any:
+        from bayeslmm.results.conditioning import condition_likelihood
+
+        return self if rows is None else condition_likelihood(self, rows)
+
+    def ranef(self, factor: str | None = None, *, given=None, level: float = 0.95) -> pd.DataFrame:
+        """Predicted random effects (conditional modes), long.
+
+        Parameters
+        ----------
+        factor : str, optional
+            One grouping factor; by default all.
+        given : data frame, optional
+            Further rows with responses, as in :meth:`predict`.
+        level : float
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``group level effect estimate sd lower upper``: ``sd`` is the conditional
+            standard deviation given the variance parameters and the coefficients, as in lme4.
+
+        Raises
+        ------
+        KeyError
+            If there is no such grouping factor.
+
+        Examples
+        --------
+        >>> fit.ranef().head(2).round(1)
+             group level     effect  estimate    sd  lower  upper
+        0  Subject   308  Intercept       2.3  12.1  -21.4   25.9
+        1  Subject   308       Days       9.2   2.3    4.7   13.7
+        """
+        from bayeslmm.results.variances import effects_table
+
+        check_level(level)
+        return effects_table(self._given(given), factor, level)
+
+    def coef(self, factor: str | None = None) -> pd.DataFrame:
+        """Coefficients of every level: fixed plus random effect.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``group level effect estimate``.
+
+        Examples
+        --------
+        >>> fit.coef().query("level == '308'").round(2)
+             group level     effect  estimate
+        0  Subject   308  Intercept    253.66
+        1  Subject   308       Days     19.67
+        """
+        from bayeslmm.results.variances import level_coefficients_table
+
+        return level_coefficients_table(self, factor)
+
+    def conditional_covariances(self, factor: str) -> np.ndarray:
+        """Conditional covariance of the effects of each level, shape (levels, q, q)."""
+        position = [block.name for block in self.design.blocks].index(
+            self.design.block(factor).name
+        )
+        return self._effect_covariances[position]
+
+    @cached_property
+    def _effect_covariances(self) -> list[np.ndarray]:
+        return self._engine.effect_covariances(self._solution)
+
+    def fitted(self, random: str = "conditional") -> pd.Series:
+        """Fitted values of the rows used, by their index in the data.
+
+        Parameters
+        ----------
+        random : {"conditional", "population"}
+            With the random effects of each row's groups, or without.
+
+        Examples
+        --------
+        >>> fit.fitted().head(2).round(1)
+        0    253.7
+        1    273.3
+        Name: fitted, dtype: float64
+        """
+        if random not in ("conditional", "population"):
+            raise ValueError(f'random must be "conditional" or "population", not {random!r}.')
+        design = self.design
+        values = design.offset + design.X[:, self.kept] @ self._solution.beta
+        if random == "conditional":
+            for block, b in zip(design.blocks, self._solution.b, strict=True):
+                values = values + np.einsum("nq,nq->n", block.Z, b[block.codes])
+        return pd.Series(values, index=design.index, name="fitted")
+
+    def residuals(self, random: str = "conditional", kind: str = "raw") -> pd.Series:
+        """Response minus :meth:`fitted`.
+
+        Parameters
+        ----------
+        random : {"conditional", "population"}
+        kind : {"raw", "normalized"}
+            Normalized residuals are whitened by the estimated residual covariance: independent
+            with variance 1 if the model is right. They need ``random="conditional"``.
+
+        Examples
+        --------
+        >>> fit.residuals().head(2).round(1).tolist()
+        [-4.1, -14.6]
+        """
+        values = self.design.y - self.fitted(random).to_numpy()
+        if kind not in ("raw", "normalized"):
+            raise ValueError(f'kind must be "raw" or "normalized", not {kind!r}.')
+        if kind == "normalized":
+            if random != "conditional":
+                raise ValueError('Normalized residuals are those of random="conditional".')
+            values = self.whiten(values)
+        return pd.Series(values, index=self.design.index, name="residual")
+
+    def residual_noise(self, z: np.ndarray) -> np.ndarray:
+        """Residuals (n,) of the fitted covariance from standard normals."""
+        values = np.asarray(z, dtype=float)
+        return self._engine.residual_root(self._solution, values, inverse=False)
+
+    def whiten(self, residuals: np.ndarray) -> np.ndarray:
+        """Inverse of :meth:`residual_noise`."""
+        values = np.asarray(residuals, dtype=float)
+        return self._engine.residual_root(self._solution, values, inverse=True)
+
+    def predict(
+        self,
+        newdata=None,
+        *,
+        given=None,
+        random: str = "conditional",
+        allow_new_levels: bool = False,
+        kind: str = "mean",
+        level: float = 0.95,
+    ) -> pd.DataFrame:
+        """Predictions with intervals, the variance parameters taken as known.
+
+        Parameters
+        ----------
+        newdata : data frame, optional
+            The fitted rows by default.
+        given : data frame, optional
+            Rows with responses, of new or of known groups, that coefficients and effects are
+            predicted from as well; the variance parameters stay.
+        random : {"conditional", "population", "new"}
+            With each group's own effects; for the average group, which in a linear model is
+            the marginal mean too; or for groups not seen yet. Under "new" levels that are not
+            in the fit have the variance of the population, levels that are keep their own
+            effects; where `newdata` has no level that is not in the fit, its levels stand for
+            new ones like them.
+        allow_new_levels : bool
+            Under "conditional": levels that are not in the fit have the variance of the
+            population instead of being an error.
+        kind : {"mean", "response"}
+            Uncertainty of the mean, or of a new response.
+        level : float
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``estimate se lower upper``, indexed as `newdata`; NaN where aliased columns
+            leave a row's mean undetermined.
+
+        Raises
+        ------
+        DataError
+            If a predictor is missing or has a level that was not in the fit.
+
+        Warns
+        -----
+        ModelWarning
+            If a row is not estimable.
+
+        Examples
+        --------
+        >>> fit.predict({"Days": [0, 5]}, random="population").round(1)
+           estimate   se  lower  upper
+        0     251.4  6.8  238.0  264.8
+        1     303.7  9.6  285.0  322.5
+        """
+        check_level(level)
+        return likelihood_prediction(
+            self._given(given), newdata, random, kind, level, allow_new_levels
+        )
+
+    def predictor_variance(self, X: np.ndarray, Z, codes) -> np.ndarray:
+        """Var(x'beta + z'b | y) of rows at the estimated variances, shape (m,).
+
+        Parameters
+        ----------
+        X : (m, p) array
+            Columns of the estimated coefficients.
+        Z : sequence of (m, q_k) arrays
+        codes : sequence of (m,) int arrays
+            Levels, which need not have met in the data.
+        """
+        return self._engine.predictor_variance(self._solution, X, Z, codes)
+
+    def residual_variance(self, newdata, n: int) -> np.ndarray:
+        """Residual variance of each of n new responses, or of those fitted (None).
+
+        A new response is not correlated with those of the fit.
+        """
+        eta, _ = self._engine.residual_parameters(self._solution)
+        own = np.exp(2.0 * scale_rows(self.design, newdata, n) @ eta)
+        return own / row_weights(self.design, newdata, n)
+
+    def implied_covariance(self, data=None) -> pd.DataFrame:
+        """Marginal covariance of a group's responses, in squared units of the response.
+
+        Parameters
+        ----------
+        data : data frame, optional
+            The covariates (and times) of the group's rows; by default those of the first group.
+
+        Examples
+        --------
+        >>> fit.implied_covariance().shape
+        (10, 10)
+        """
+        from bayeslmm.results.implied import residual_implied_covariance
+
+        values, index = residual_implied_covariance(
+            self.design, self._solution.Sigmas, *self._engine.residual_parameters(self._solution),
+            data,
+        )  # fmt: skip
+        return pd.DataFrame(values, index=index, columns=index)
+
+    def implied_correlation(self, data=None) -> pd.DataFrame:
+        """Marginal correlation of a group's responses; as :meth:`implied_covariance`.
+
+        Examples
+        --------
+        >>> fit.implied_correlation().iloc[0, [0, 1, 9]].round(2).tolist()
+        [1.0, 0.48, 0.3]
+        """
+        from bayeslmm.results.implied import as_correlation
+
+        covariance = self.implied_covariance(data)
+        return pd.DataFrame(
+            as_correlation(covariance.to_numpy()), covariance.index, covariance.columns
+        )

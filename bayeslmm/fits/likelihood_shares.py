@@ -1,0 +1,211 @@
+"""Variance explained, by a likelihood fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from bayeslmm.results.tables import check_level
+
+__all__ = ["LikelihoodShares"]
+
+
+class LikelihoodShares:
+    """Shares of the variance: R2, intraclass correlation, heritability, repeatability."""
+
+    def r2(
+        self,
+        method: str = "nakagawa",
+        *,
+        n_sims: int = 0,
+        level: float = 0.95,
+        random_seed: int | None = None,
+        progressbar: bool = True,
+    ) -> pd.Series | pd.DataFrame:
+        """Marginal and conditional R2 (Nakagawa and Schielzeth 2013; Johnson 2014).
+
+        Parameters
+        ----------
+        method : {"nakagawa"}
+        n_sims : int
+            Simulations of a parametric bootstrap; 0 for estimates without intervals.
+        level, random_seed, progressbar
+            Of the bootstrap: percentile intervals.
+
+        Returns
+        -------
+        pandas.Series, or DataFrame with columns ``estimate lower upper``
+
+        Examples
+        --------
+        >>> fit.r2().round(3)
+        r2
+        marginal       0.279
+        conditional    0.799
+        Name: r2, dtype: float64
+        """
+        from bayeslmm.results.explained import likelihood_shares
+
+        return likelihood_shares(
+            self, "r2", method=method, level=level, n_sims=n_sims, random_seed=random_seed,
+            progressbar=progressbar,
+        )  # fmt: skip
+
+    def icc(
+        self,
+        at=None,
+        *,
+        n_sims: int = 0,
+        level: float = 0.95,
+        random_seed: int | None = None,
+        progressbar: bool = True,
+    ) -> pd.Series | pd.DataFrame:
+        """Intraclass correlation: adjusted, unadjusted, and adjusted by grouping factor.
+
+        Parameters
+        ----------
+        at : dict or data frame, optional
+            Values of the random effects' covariates, such as ``{"Days": [0, 5, 9]}``: with
+            varying slopes it depends on them. A dict stands for all combinations. By default
+            the average over the rows.
+        n_sims, level, random_seed, progressbar
+            As in :meth:`r2`.
+
+        Examples
+        --------
+        >>> fit.icc().round(3)
+        icc
+        adjusted      0.722
+        unadjusted    0.521
+        Subject       0.722
+        Name: icc, dtype: float64
+        """
+        from bayeslmm.results.explained import likelihood_shares
+
+        return likelihood_shares(
+            self, "icc", at=at, level=level, n_sims=n_sims, random_seed=random_seed,
+            progressbar=progressbar,
+        )  # fmt: skip
+
+    def variance_shares(
+        self,
+        *,
+        n_sims: int = 0,
+        level: float = 0.95,
+        random_seed: int | None = None,
+        progressbar: bool = True,
+    ) -> pd.DataFrame:
+        """Share of each term in the variance, as :meth:`PosteriorFit.variance_shares`.
+
+        Parameters
+        ----------
+        n_sims, level, random_seed, progressbar
+            As in :meth:`r2`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``term kind estimate``, and ``lower upper`` from a bootstrap.
+
+        Examples
+        --------
+        >>> fit.variance_shares().round(2)
+                       term      kind  estimate
+        0              Days     fixed      0.28
+        1  (Days | Subject)    random      0.52
+        2          residual  residual      0.20
+        """
+        from bayeslmm.results.explained import likelihood_shares
+
+        return likelihood_shares(
+            self, "term", level=level, n_sims=n_sims, random_seed=random_seed,
+            progressbar=progressbar,
+        )  # fmt: skip
+
+    def heritability(
+        self,
+        factor: str | None = None,
+        *,
+        exclude: str | Iterable[str] = (),
+        fixed: bool = False,
+        level: float = 0.95,
+        method: str = "delta",
+        n_sims: int = 1000,
+        random_seed: int | None = None,
+        progressbar: bool = True,
+    ) -> pd.Series:
+        """Additive genetic variance over phenotypic variance, with an interval.
+
+        Parameters
+        ----------
+        factor : str, optional
+            The grouping factor with a relationship, where there are several.
+        exclude : str or list of str
+            Grouping factors whose variance is left out of the phenotypic variance, such as
+            herds.
+        fixed : bool
+            Whether the variance of the fixed part is in the phenotypic variance.
+        level : float
+        method : {"delta", "bootstrap"}
+            The delta method on the logit scale, or percentiles of a parametric bootstrap.
+        n_sims, random_seed, progressbar
+            For the bootstrap.
+
+        Returns
+        -------
+        pandas.Series
+            ``estimate se lower upper``.
+
+        Raises
+        ------
+        DataError
+            If no grouping factor has a relationship, or it is not clear which is meant.
+        """
+        from bayeslmm.results.heritability import heritability_share, likelihood_share
+
+        check_level(level)
+        return likelihood_share(
+            self,
+            heritability_share(self.design, factor, exclude, fixed),
+            level=level,
+            method=method,
+            n_sims=n_sims,
+            random_seed=random_seed,
+            progressbar=progressbar,
+        )
+
+    def repeatability(
+        self,
+        factors: str | Iterable[str] | None = None,
+        *,
+        exclude: str | Iterable[str] = (),
+        fixed: bool = False,
+        level: float = 0.95,
+        method: str = "delta",
+        n_sims: int = 1000,
+        random_seed: int | None = None,
+        progressbar: bool = True,
+    ) -> pd.Series:
+        """Variance between individuals over phenotypic variance, with an interval.
+
+        Parameters
+        ----------
+        factors : str or list of str, optional
+            Grouping factors that are the individuals'; by default the related one and those
+            with the same individuals as levels (a permanent environment).
+        exclude, fixed, level, method, n_sims, random_seed, progressbar
+            As in :meth:`heritability`.
+        """
+        from bayeslmm.results.heritability import likelihood_share, repeatability_share
+
+        check_level(level)
+        return likelihood_share(
+            self,
+            repeatability_share(self.design, factors, exclude, fixed),
+            level=level,
+            method=method,
+            n_sims=n_sims,
+            random_seed=random_seed,
+            progressbar=progressbar,
+        )

@@ -1,0 +1,111 @@
+"""Simulation from a likelihood fit, and the intervals made by profiles and by simulation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from bayeslmm.errors import DataError
+from bayeslmm.likelihood.engine import Estimates, reestimate
+from bayeslmm.results.tables import check_level
+
+if TYPE_CHECKING:
+    from bayeslmm.protocols import LikelihoodResult
+
+__all__ = ["LikelihoodSimulation"]
+
+
+class LikelihoodSimulation:
+    """Intervals, simulated responses, and the model fitted to other responses."""
+
+    def confint(
+        self,
+        method: str = "profile",
+        *,
+        level: float = 0.95,
+        parameters: list[str] | None = None,
+        n_sims: int = 1000,
+        random_seed: int | None = None,
+        progressbar: bool = True,
+    ) -> pd.DataFrame:
+        """Confidence intervals of coefficients and variance components.
+
+        Parameters
+        ----------
+        method : {"profile", "wald", "bootstrap"}
+            Profile likelihood (of the ML deviance, also for a REML fit, as lme4 does), Wald,
+            or percentiles of a parametric bootstrap.
+        level : float
+        parameters : list of str, optional
+            Rows wanted; by default all.
+        n_sims, random_seed, progressbar
+            For the bootstrap.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``estimate lower upper``.
+
+        Examples
+        --------
+        >>> fit.confint(method="wald").round(2).loc["Days"].tolist()
+        [10.47, 7.44, 13.5]
+        """
+        from bayeslmm.results.intervals import confidence_intervals
+
+        check_level(level)
+        return confidence_intervals(
+            self, method, level, parameters, n_sims, random_seed, progressbar
+        )
+
+    def simulate(self, n_sims: int = 1, random_seed: int | None = None) -> pd.DataFrame:
+        """Responses simulated from the fitted model, new random effects each time.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One column per simulation, rows as used in the fit.
+
+        Examples
+        --------
+        >>> fit.simulate(3, random_seed=1).shape
+        (180, 3)
+        """
+        from bayeslmm.results.intervals import check_n_sims, simulate_responses
+
+        check_n_sims(n_sims)
+        values = simulate_responses(self, n_sims, np.random.default_rng(random_seed))
+        return pd.DataFrame(values.T, index=self.design.index)
+
+    def refit(self, y) -> LikelihoodResult:
+        """The same model fitted to another response of the same rows.
+
+        Parameters
+        ----------
+        y : array-like, shape (n,)
+            One value per row used.
+
+        Raises
+        ------
+        DataError
+            If the length differs or a value is not finite.
+
+        Examples
+        --------
+        >>> round(fit.refit(data["Reaction"] / 1000).sigma, 4)
+        0.0256
+        """
+        try:
+            values = np.asarray(y, dtype=float).ravel()
+        except (TypeError, ValueError):
+            raise DataError("refit needs numbers, one per row used.") from None
+        if values.shape != self.design.y.shape or not np.all(np.isfinite(values)):
+            raise DataError(f"refit needs {self.design.n_rows} finite numbers, one per row used.")
+        model = self.model.with_response(values)
+        return model.reml() if self.reml else model.ml()
+
+    def reestimate(self, y: np.ndarray, start: np.ndarray | None = None) -> Estimates:
+        """Estimates for another response of the same rows, without a new fit object."""
+        return reestimate(self._engine, y, reml=self.reml, start=start)

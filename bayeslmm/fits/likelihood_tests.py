@@ -1,0 +1,329 @@
+"""Tests of a likelihood fit: coefficients, contrasts, terms and marginal means."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from bayeslmm.errors import DataError, ModelWarning
+from bayeslmm.gaussian import TooManyEffectsError
+from bayeslmm.likelihood.columnspace import ColumnSpace, column_space
+from bayeslmm.likelihood.inference import (
+    Inference,
+    KenwardRogerInference,
+    NormalInference,
+    SatterthwaiteInference,
+    t_table,
+)
+from bayeslmm.results.contrasts import contextual_contrast, contrast_matrix
+from bayeslmm.results.tables import check_level
+
+if TYPE_CHECKING:
+    from bayeslmm.likelihood.satterthwaite import VarianceCurvature
+
+__all__ = ["LikelihoodTests"]
+
+_DDF = ("satterthwaite", "kenward-roger", "normal")
+
+
+class LikelihoodTests:
+    """Tests and contrasts of the coefficients, with the degrees of freedom of the model."""
+
+    def fixef(self, ddf: str = "satterthwaite", *, level: float = 0.95) -> pd.DataFrame:
+        """Coefficients with tests and intervals.
+
+        Parameters
+        ----------
+        ddf : {"satterthwaite", "kenward-roger", "normal"}
+            Degrees of freedom of the t tests: Satterthwaite's (as lmerTest), Kenward and
+            Roger's with their adjusted standard errors (as pbkrtest), or infinite.
+        level : float
+            Confidence level.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``estimate se df t p lower upper``; NaN for an aliased coefficient.
+
+        Raises
+        ------
+        ValueError
+            If `ddf` or `level` is not valid.
+
+        Examples
+        --------
+        >>> fit.fixef(ddf="kenward-roger")[["estimate", "se", "df"]].round(2)
+                     estimate    se    df
+        coefficient
+        Intercept      251.41  6.82  17.0
+        Days            10.47  1.55  17.0
+        """
+        return self.contrast(np.eye(self._problem.p), ddf=ddf, level=level, _names=True)
+
+    def contrast(
+        self, L, ddf: str = "satterthwaite", *, level: float = 0.95, _names: bool = False
+    ) -> pd.DataFrame:
+        """Linear combinations of the coefficients.
+
+        Parameters
+        ----------
+        L : dict, DataFrame or array
+            ``{"Days": 1, "Intercept": 2}`` is one combination, ``{"a": {...}, "b": {...}}`` are
+            several; a frame has coefficients as columns; an array has one column per
+            coefficient.
+        ddf, level
+            As in :meth:`fixef`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``estimate se df t p lower upper``.
+
+        Raises
+        ------
+        ValueError
+            If a name is not a coefficient, or the shape does not fit.
+
+        Examples
+        --------
+        >>> fit.contrast({"Intercept": 1, "Days": 5})["estimate"].round(1).tolist()
+        [303.7]
+        """
+        check_level(level)
+        names = self.design.coef_names
+        if _names:
+            values, index = np.eye(len(names)), list(names)
+        else:
+            values, index = contrast_matrix(L, names)
+        frame = self._t_frame(values, ddf, level)
+        frame.index = pd.Index(index, dtype=object)
+        frame.index.name = "coefficient" if _names else "contrast"
+        if _names:
+            frame.loc[list(self.model.aliased)] = np.nan
+        elif not (estimable := self._estimable(values)).all():
+            _warn("A combination that aliased columns leave undetermined is not estimable: NaN.")
+            frame.loc[~estimable] = np.nan
+        return frame
+
+    def contextual_effect(
+        self, x: str, g: str, ddf: str = "satterthwaite", *, level: float = 0.95
+    ) -> pd.DataFrame:
+        """What a group's mean of `x` adds beyond the row's own `x`: between minus within.
+
+        Two rows with the same `x`, in groups whose means of `x` differ by one, differ by this
+        much (Raudenbush and Bryk 2002, Hierarchical Linear Models, chapter 5). Where either
+        coefficient has interactions, at 0 of the others.
+
+        Parameters
+        ----------
+        x, g : str
+            As in ``within(x, g)`` and ``between(x, g)``, both in the formula (or ``x`` itself in
+            place of within).
+        ddf, level
+            As in :meth:`fixef`.
+
+        Raises
+        ------
+        ValueError
+            If the model does not have the coefficients.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> data = blm.load_dataset("mathachieve")
+        >>> formula = "MathAch ~ within(SES, School) + between(SES, School) + (1 | School)"
+        >>> fit = blm.LMM(formula, data).reml()
+        >>> fit.contextual_effect("SES", "School")["estimate"].round(2).tolist()
+        [3.68]
+        """
+        L = contextual_contrast(self.design.coef_names, x, g)
+        return self.contrast(L, ddf, level=level)
+
+    def _t_frame(self, rows: np.ndarray, ddf: str, level: float, offset=0.0) -> pd.DataFrame:
+        table = t_table(rows[:, self.kept], self._solution.beta, self.inference(ddf), level, offset)
+        return pd.DataFrame(table)
+
+    @cached_property
+    def column_space(self) -> ColumnSpace:
+        """The space of the coefficients' columns, in terms of those that are kept."""
+        return column_space(self.design.X_reduced, self.kept)
+
+    def _estimable(self, rows: np.ndarray) -> np.ndarray:
+        """Which combinations do not depend on how aliased columns are resolved, shape (k,)."""
+        if not self.model.aliased:  # nothing to decompose
+            return np.ones(len(rows), dtype=bool)
+        return self.column_space.estimable(rows)
+
+    def inference(self, ddf: str = "satterthwaite") -> Inference:
+        """The test machinery for one choice of degrees of freedom.
+
+        Raises
+        ------
+        ValueError
+            If there is no such choice.
+        """
+        if ddf == "satterthwaite":
+            if self._curvature.flat or self.singular:
+                _warn(
+                    "The fit is at a boundary, where Satterthwaite's approximation depends on the "
+                    "parametrization; degrees of freedom are those of lmerTest."
+                )
+            return SatterthwaiteInference(self._solution.vcov, self._curvature)
+        if ddf == "kenward-roger":
+            return self._kenward_roger
+        if ddf == "normal":
+            return NormalInference(self._solution.vcov)
+        raise ValueError(f"ddf must be one of {', '.join(map(repr, _DDF))}, not {ddf!r}.")
+
+    @cached_property
+    def _curvature(self) -> VarianceCurvature:
+        return self._engine.curvature(self._solution)
+
+    @cached_property
+    def _kenward_roger(self) -> KenwardRogerInference:
+        fit = self
+        if self._engine.known_sigma is not None:
+            raise ValueError(
+                "Kenward and Roger's degrees of freedom are for an estimated sigma, and here it is "
+                'known. Use ddf="satterthwaite" or "normal".'
+            )
+        if not self.reml:
+            _warn("Kenward-Roger needs REML: the model was refitted by REML for it.")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ModelWarning)
+                fit = self.model.reml()
+        if fit.singular:
+            _warn(
+                "The fit is at a boundary (" + "; ".join(fit.singular_components) + "), where the "
+                "Kenward-Roger approximation is not justified."
+            )
+        try:
+            adjustment = fit._engine.kenward_roger(fit._solution)
+        except TooManyEffectsError as err:
+            raise DataError(
+                f"Kenward-Roger needs a dense matrix over the effects ({err}): use "
+                'ddf="satterthwaite".'
+            ) from None
+        return KenwardRogerInference(adjustment)
+
+    def anova(self, type: int = 3, ddf: str = "satterthwaite") -> pd.DataFrame:
+        """F tests of the fixed terms.
+
+        Parameters
+        ----------
+        type : {1, 2, 3}
+            Sequential; what a term adds to all that do not contain it; or comparing equally
+            weighted cells, with continuous covariates at 0. As in lmerTest where no cell is
+            empty; none depends on coding, or on which of dependent columns is aliased.
+        ddf : str
+            As in :meth:`fixef`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per term, columns ``numdf dendf F p``; NaN, with a warning, where empty cells
+            or other terms leave nothing to test.
+
+        Examples
+        --------
+        >>> fit.anova().round(3)
+              numdf  dendf       F    p
+        term
+        Days    1.0   17.0  45.853  0.0
+        """
+        from bayeslmm.results.anova import anova_table
+
+        return anova_table(self, type, ddf)
+
+    def marginal_means(
+        self,
+        terms: str | list[str],
+        *,
+        at: Mapping[str, float] | None = None,
+        ddf: str = "satterthwaite",
+        level: float = 0.95,
+    ) -> pd.DataFrame:
+        """Estimated marginal means of the levels of one or several factors.
+
+        Parameters
+        ----------
+        terms : str or list of str
+            Columns of the data that are factors in the model.
+        at : dict, optional
+            Values of numeric columns; by default their means.
+        ddf, level
+            As in :meth:`fixef`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The factors' levels and ``estimate se df t p lower upper``. The other factors are
+            averaged over with equal weights (Searle, Speed and Milliken 1980, The American
+            Statistician 34(4)).
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> data = blm.load_dataset("machines")
+        >>> fit = blm.LMM("score ~ Machine + (1 | Worker)", data).reml()
+        >>> fit.marginal_means("Machine")["estimate"].round(1).tolist()
+        [52.4, 60.3, 66.3]
+        """
+        from bayeslmm.results.marginal_means import reference_rows
+
+        labels, L, offset = reference_rows(self.design, terms, at)
+        return pd.concat([labels, self._rows(L, ddf, level, offset)], axis=1)
+
+    def pairwise(
+        self,
+        terms: str | list[str],
+        *,
+        adjust: str | None = "holm",
+        at: Mapping[str, float] | None = None,
+        ddf: str = "satterthwaite",
+        level: float = 0.95,
+    ) -> pd.DataFrame:
+        """Differences of all pairs of marginal means.
+
+        Parameters
+        ----------
+        adjust : {"holm", "tukey", None}
+            Adjustment of p values for the number of pairs. Tukey's also widens the intervals.
+        terms, at, ddf, level
+            As in :meth:`marginal_means`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            ``contrast estimate se df t p lower upper``.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> data = blm.load_dataset("machines")
+        >>> fit = blm.LMM("score ~ Machine + (1 | Worker)", data).reml()
+        >>> fit.pairwise("Machine")["estimate"].round(1).tolist()
+        [-8.0, -13.9, -5.9]
+        """
+        from bayeslmm.results.marginal_means import adjusted, pair_rows
+
+        labels, L, offset, n_means = pair_rows(self.design, terms, at)
+        table = pd.concat([labels, self._rows(L, ddf, level, offset)], axis=1)
+        return adjusted(table, adjust, n_means, level)
+
+    def _rows(self, L: np.ndarray, ddf: str, level: float, offset: np.ndarray) -> pd.DataFrame:
+        check_level(level)
+        frame = self._t_frame(L, ddf, level, offset)
+        if not (estimable := self._estimable(L)).all():
+            _warn("A mean that empty cells or aliased columns leave undetermined is NaN.")
+            frame.loc[~estimable] = np.nan
+        return frame
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, ModelWarning, stacklevel=4)

@@ -1,0 +1,243 @@
+"""Structured residuals: all covariance parameters are absolute, none is profiled out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bayeslmm.assembly import structured_problem
+from bayeslmm.gaussian import Solution, single_threaded_blas
+from bayeslmm.gaussian.cells.derivatives import cell_derivatives
+from bayeslmm.gaussian.cells.problem import CellProblem
+from bayeslmm.gaussian.system import StructuredProblem, Theta
+from bayeslmm.likelihood.absolute_profile import (
+    coefficient_deviance,
+    constrained_deviance,
+    held_component_deviance,
+)
+from bayeslmm.likelihood.block_derivatives import block_derivatives
+from bayeslmm.likelihood.components import Component, component_values, components_of
+from bayeslmm.likelihood.coordinates import Coordinates
+from bayeslmm.likelihood.kenward_roger import KenwardRoger, adjustment
+from bayeslmm.likelihood.optimize import AbsoluteSearch, Optimum, optimize
+from bayeslmm.likelihood.satterthwaite import VarianceCurvature, pseudo_inverse
+from bayeslmm.likelihood.undetermined import (
+    refuse_confounded,
+    refuse_determined_cells,
+    refuse_unbounded_structure,
+    vanishing_cells,
+)
+
+if TYPE_CHECKING:
+    from bayeslmm.formula import Design
+    from bayeslmm.protocols import Model
+
+__all__ = ["AbsoluteLikelihood", "absolute_curvature", "absolute_kenward_roger"]
+
+
+@dataclass(frozen=True)
+class AbsoluteLikelihood:
+    """See :class:`bayeslmm.likelihood.engine.LikelihoodEngine`.
+
+    theta are the unbounded coordinates of :class:`bayeslmm.likelihood.coordinates.Coordinates`,
+    and the curvature is in them.
+    """
+
+    design: Design
+    problem: StructuredProblem
+    kept: np.ndarray
+
+    @classmethod
+    def of(cls, model: Model) -> AbsoluteLikelihood:
+        """That of a model; refuses residual parameters that likelihood cannot determine."""
+        design = model.design
+        refuse_confounded(design)
+        kept = np.array(
+            [j for j, name in enumerate(design.coef_names) if name not in model.aliased], dtype=int
+        )
+        refuse_determined_cells(design, kept)
+        problem = structured_problem(design, columns=kept) if model.aliased else model.problem
+        return cls(design, problem, kept)
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """The variance components."""
+        return components_of(self.design, self.problem.structure)
+
+    @property
+    def least_squares_sigma(self) -> float:
+        """Residual standard deviation of the coefficients alone."""
+        return self.problem.spread
+
+    @property
+    def known_sigma(self) -> float | None:
+        """None: it is estimated."""
+        return None
+
+    @cached_property
+    def coordinates(self) -> Coordinates:
+        """Between theta and natural parameters."""
+        return Coordinates(self.problem)
+
+    def natural(self, solution: Solution) -> Theta:
+        """(F, eta, c) at the estimates."""
+        return self.coordinates.theta(solution.theta)
+
+    @property
+    def n_variances(self) -> int:
+        """Covariance parameters, those of residuals included."""
+        coordinates, structure = self.coordinates, self.problem.structure
+        effects = coordinates.n_effect_parameters
+        return effects + coordinates.n_scales + len(structure.starts()[0])
+
+    def optimize(self, *, reml: bool, start: np.ndarray | None = None) -> Optimum:
+        """Maximize the (restricted) likelihood."""
+        return optimize(self.problem, reml=reml, start=start)
+
+    def solution(self, theta: np.ndarray, reml: bool) -> Solution:
+        """Estimates at theta; sigma is the root of the rows' mean variance of weight 1."""
+        problem, natural = self.problem, self.coordinates.theta(theta)
+        found = problem.solve(natural, ml=not reml)
+        unit = 1.0 if problem.weights is None else np.mean(1.0 / problem.weights)
+        sigma = float(np.sqrt(problem.row_variances(natural.eta).mean() / unit))
+        return Solution(
+            theta=theta,
+            beta=found.beta,
+            sigma=sigma,
+            vcov=found.vcov,
+            b=found.b,
+            loglik=found.value,
+            reml=reml,
+            Ls=[L / sigma for L in problem.split(natural.F)],
+            root=found.root,
+        )
+
+    def refuse_unbounded(self, solution: Solution) -> None:
+        """Refuse a likelihood that grows forever as residual variances vanish."""
+        refuse_unbounded_structure(
+            self.design, self.problem, self.natural(solution), self.kept, reml=solution.reml
+        )
+
+    def limits(self, solution: Solution) -> list[str]:
+        """In words, what vanished or reached its limit."""
+        theta = self.natural(solution)
+        found = vanishing_cells(self.design, self.problem, theta, solution)
+        limit = self.problem.structure.boundary(theta.c)
+        return [*(f"{name} tends to 0" for name in found), *([limit] if limit else [])]
+
+    def at_limit(self, solution: Solution) -> np.ndarray:
+        """Whether a component is rho or the range, at its limit."""
+        reached = self.problem.structure.boundary(self.natural(solution).c) is not None
+        return np.array([reached and c.kind in ("rho", "range") for c in self.components])
+
+    def values(self, solution: Solution) -> np.ndarray:
+        """The components' values."""
+        return self.values_at(solution.theta)
+
+    def values_at(self, x: np.ndarray) -> np.ndarray:
+        """The components' values at coordinates."""
+        return component_values(self.design, self.coordinates, x)
+
+    def jacobian(self, solution: Solution) -> np.ndarray:
+        """Derivative of the components in the coordinates, by central differences."""
+        x, step, columns = solution.theta, 1e-6, []
+        for e in step * np.eye(len(x)):
+            columns.append((self.values_at(x + e) - self.values_at(x - e)) / (2 * step))
+        return np.nan_to_num(np.column_stack(columns))
+
+    def curvature(self, solution: Solution) -> VarianceCurvature:
+        """Of the deviance in the coordinates."""
+        return absolute_curvature(self.problem, solution.theta, reml=solution.reml)
+
+    def kenward_roger(self, solution: Solution) -> KenwardRoger:
+        """The adjustment at a REML optimum."""
+        log_linear = self.design.residual.variance.kind == "log-linear"
+        return absolute_kenward_roger(self.problem, self.natural(solution), log_linear=log_linear)
+
+    def effect_covariances(self, solution: Solution) -> list[np.ndarray]:
+        """Covariances of the effects of every level given y and the estimates."""
+        return self.problem.effect_covariances(self.natural(solution))
+
+    def predictor_variance(self, solution: Solution, X, Z, codes) -> np.ndarray:
+        """Var(x'beta + z'b | y) of rows."""
+        return self.problem.predictor_variance(self.natural(solution), X, Z, codes)
+
+    def residual_parameters(self, solution: Solution) -> tuple[np.ndarray, np.ndarray]:
+        """Log residual standard deviations, and parameters of the residual correlations."""
+        theta = self.natural(solution)
+        return theta.eta, theta.c
+
+    def residual_root(self, solution: Solution, values: np.ndarray, *, inverse: bool) -> np.ndarray:
+        """C or C^-1 times values (n, ...), R = C C'."""
+        return self.problem.residual_root(self.natural(solution))(values, inverse=inverse)
+
+    def with_response(self, y: np.ndarray) -> AbsoluteLikelihood:
+        """The same for another response of the same rows."""
+        design = self.design
+        problem = self.problem.with_response(y - design.offset, design.X[:, self.kept])
+        return AbsoluteLikelihood(design, problem, self.kept)
+
+    def coefficient_profile(self, solution: Solution, at: int) -> Callable[[float], float]:
+        """The ML deviance with a coefficient held."""
+        return coefficient_deviance(self, solution.theta, at)
+
+    def component_profile(
+        self, solution: Solution, component: Component
+    ) -> Callable[[float], float]:
+        """The ML deviance with a component held."""
+        held = held_component_deviance(self, solution.theta, component)
+        if held is None:
+            held = constrained_deviance(self, solution.theta, component, solution.sigma)
+        return held
+
+
+def absolute_curvature(
+    problem: StructuredProblem, x: np.ndarray, *, reml: bool
+) -> VarianceCurvature:
+    """Hessian of the deviance and slope of the coefficients' covariance in x.
+
+    Satterthwaite's degrees of freedom do not depend on the coordinates at an inner optimum, where
+    the gradient vanishes. Central differences of the exact gradient.
+    """
+    search = AbsoluteSearch(problem, reml)
+    step, d = 1e-4, len(x)
+    H = np.empty((d, d))
+    jacobian = np.empty((d, problem.p, problem.p))
+    with single_threaded_blas():
+        for i in range(d):
+            e = step * np.eye(d)[i]
+            H[i] = (search.deviance(x + e)[1] - search.deviance(x - e)[1]) / (2 * step)
+            up, down = (
+                problem.solve(search.coordinates.theta(x + s * e), ml=not reml).vcov
+                for s in (1.0, -1.0)
+            )
+            jacobian[i] = (up - down) / (2 * step)
+    H = 0.5 * (H + H.T)
+    inverse, flat = pseudo_inverse(H)
+    return VarianceCurvature(2 * inverse, jacobian, H, flat)
+
+
+def absolute_kenward_roger(
+    problem: StructuredProblem, theta: Theta, *, log_linear: bool = False
+) -> KenwardRoger:
+    """The Kenward-Roger adjustment at a REML optimum.
+
+    Parameters are the entries of the Sigma_k and, of the residual covariance: its entries where
+    they are free (unstructured with a variance per time; compound symmetry with one variance),
+    else variances (log standard deviations of a log-linear formula) and rho, range or correlations.
+    In the latter V is not linear and its second derivatives enter (Kenward and Roger 1997, eq. 5).
+    Information is expected.
+
+    Raises
+    ------
+    TooManyEffectsError
+        If a dense matrix over all connected effects would be too large.
+    """
+    derivatives = cell_derivatives if isinstance(problem, CellProblem) else block_derivatives
+    with single_threaded_blas():
+        terms, second = derivatives(problem, theta, log_linear=log_linear)
+    return adjustment(terms, problem.coordinates, second)

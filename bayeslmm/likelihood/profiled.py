@@ -1,0 +1,226 @@
+"""Independent residuals of one variance: cross-products, with sigma profiled out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bayeslmm.assembly import prepared_problem, reduce_rows
+from bayeslmm.errors import DataError, PriorError
+from bayeslmm.gaussian import (
+    CrossProducts,
+    FactorRows,
+    Problem,
+    Solution,
+    effect_covariances,
+    row_moments,
+    single_threaded_blas,
+    solve,
+    with_prior,
+)
+from bayeslmm.likelihood.components import Component, components_of, effect_component_values
+from bayeslmm.likelihood.kenward_roger import KenwardRoger, kenward_roger
+from bayeslmm.likelihood.optimize import Optimum, optimize
+from bayeslmm.likelihood.profile import coefficient_profile, component_profile
+from bayeslmm.likelihood.satterthwaite import VarianceCurvature, theta_scales, variance_curvature
+from bayeslmm.likelihood.unbounded import refuse_unbounded
+from bayeslmm.parts.patterns import unpack_theta
+
+if TYPE_CHECKING:
+    from bayeslmm.formula import Design
+    from bayeslmm.priors.table import Priors
+    from bayeslmm.protocols import Model
+
+__all__ = ["ProfiledLikelihood", "least_squares_sigma"]
+
+
+@dataclass(frozen=True)
+class ProfiledLikelihood:
+    """See :class:`bayeslmm.likelihood.engine.LikelihoodEngine`.
+
+    theta are free entries of the relative factors, Sigma_k = sigma^2 L_k L_k'; the curvature is in
+    (theta, sigma).
+    """
+
+    design: Design
+    problem: Problem
+    kept: np.ndarray
+
+    @classmethod
+    def of(cls, model: Model) -> ProfiledLikelihood:
+        """That of a model, with sigma where it is known."""
+        design, sigma = model.design, _known_sigma(model.priors)
+        if sigma is None:
+            _refuse_unidentified(design)
+        kept = np.array(
+            [j for j, name in enumerate(design.coef_names) if name not in model.aliased], dtype=int
+        )
+        with single_threaded_blas():
+            if model.aliased:
+                problem = prepared_problem(design, reduce_rows(design, columns=kept))
+            else:
+                problem = model.problem
+        return cls(design, replace(problem, known_sigma=sigma), kept)
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """The variance components, sigma last."""
+        return components_of(self.design)
+
+    @property
+    def least_squares_sigma(self) -> float:
+        """Residual standard deviation of the coefficients alone."""
+        return least_squares_sigma(self.problem.cp)
+
+    @property
+    def known_sigma(self) -> float | None:
+        """Where it is not estimated."""
+        return self.problem.known_sigma
+
+    @property
+    def n_variances(self) -> int:
+        """Covariance parameters, and sigma unless it is known."""
+        return self.problem.n_parameters + (self.known_sigma is None)
+
+    def optimize(self, *, reml: bool, start: np.ndarray | None = None) -> Optimum:
+        """Minimize the profiled criterion."""
+        return optimize(self.problem, reml=reml, start=start)
+
+    def solution(self, theta: np.ndarray, reml: bool) -> Solution:
+        """Estimates at theta."""
+        return solve(self.problem, theta, reml)
+
+    def refuse_unbounded(self, solution: Solution) -> None:
+        """Refuse a likelihood that grows forever as sigma vanishes."""
+        with single_threaded_blas():
+            refuse_unbounded(self.problem, solution.theta, reml=solution.reml)
+
+    def limits(self, solution: Solution) -> list[str]:
+        """None: sigma does not vanish."""
+        return []
+
+    def at_limit(self, solution: Solution) -> np.ndarray:
+        """None of the components."""
+        return np.zeros(len(self.components), dtype=bool)
+
+    def values(self, solution: Solution) -> np.ndarray:
+        """The components' values."""
+        return np.append(
+            effect_component_values(self.design, solution.Sigmas), float(solution.sigma)
+        )
+
+    def jacobian(self, solution: Solution) -> np.ndarray:
+        """Derivative of the components in (theta, sigma), by central differences."""
+        point = np.append(solution.theta, solution.sigma)
+
+        def values(x: np.ndarray) -> np.ndarray:
+            Ls = unpack_theta(self.problem.patterns, x[:-1])
+            Sigmas = [x[-1] ** 2 * L @ L.T for L in Ls]
+            return np.append(effect_component_values(self.design, Sigmas), x[-1])
+
+        columns = []
+        scales = theta_scales(self.problem, solution.theta)
+        for i, step in enumerate(1e-6 * np.append(scales, solution.sigma)):
+            up, down = point.copy(), point.copy()
+            up[i] += step
+            down[i] -= step
+            columns.append((values(up) - values(down)) / (2 * step))
+        return np.nan_to_num(np.column_stack(columns))
+
+    def curvature(self, solution: Solution) -> VarianceCurvature:
+        """Of the deviance in (theta, sigma)."""
+        return variance_curvature(self.problem, solution.theta, reml=solution.reml)
+
+    def kenward_roger(self, solution: Solution) -> KenwardRoger:
+        """The adjustment at a REML optimum."""
+        return kenward_roger(self.problem, _absolute(solution), solution.sigma)
+
+    def effect_covariances(self, solution: Solution) -> list[np.ndarray]:
+        """Covariances of the effects of every level given y and the estimates."""
+        return effect_covariances(self.problem, _absolute(solution), solution.sigma)
+
+    def predictor_variance(self, solution: Solution, X, Z, codes) -> np.ndarray:
+        """Var(x'beta + z'b | y) of rows."""
+        factors = [
+            FactorRows(c, z, block.n_levels)
+            for c, z, block in zip(codes, Z, self.design.blocks, strict=True)
+        ]
+        prepared = with_prior(self.problem)
+        return row_moments(prepared, _absolute(solution), solution.sigma, X, factors).variance
+
+    def residual_parameters(self, solution: Solution) -> tuple[np.ndarray, np.ndarray]:
+        """log sigma, and nothing."""
+        return np.log([solution.sigma]), np.zeros(0)
+
+    def residual_root(self, solution: Solution, values: np.ndarray, *, inverse: bool) -> np.ndarray:
+        """Multiplication by sigma W^-1/2, or division."""
+        weights = self.design.weights
+        root = solution.sigma if weights is None else solution.sigma / np.sqrt(weights)
+        return values / root if inverse else values * root
+
+    def with_response(self, y: np.ndarray) -> ProfiledLikelihood:
+        """The same for another response of the same rows."""
+        cp = reduce_rows(self.design, y=y, columns=self.kept)
+        return replace(self, problem=self.problem.renewed(cp))
+
+    def coefficient_profile(self, solution: Solution, at: int) -> Callable[[float], float]:
+        """The ML deviance with a coefficient held."""
+        return coefficient_profile(self.problem, solution.theta, at)
+
+    def component_profile(
+        self, solution: Solution, component: Component
+    ) -> Callable[[float], float]:
+        """The ML deviance with a component held."""
+        target = (component.kind, *component.at)
+        return component_profile(self.problem, solution.Sigmas, solution.sigma, target)
+
+
+def _absolute(solution: Solution) -> list[np.ndarray]:
+    return [solution.sigma * L for L in solution.Ls]
+
+
+def _known_sigma(priors: Priors) -> float | None:
+    """The value sigma is fixed at; None where it is estimated.
+
+    Raises
+    ------
+    PriorError
+        If another parameter is fixed, which no likelihood fit here can do.
+    """
+    others = [key for key, prior in priors.items() if prior.name == "Fixed" and key != "sigma"]
+    if others:
+        raise PriorError(
+            f"{others[0]} has a fixed value, but REML and maximum likelihood know a fixed sigma "
+            "only. Use model.fit()."
+        )
+    prior = priors["sigma"]
+    return float(prior.parameters["value"]) if prior.name == "Fixed" else None
+
+
+def _refuse_unidentified(design: Design) -> None:
+    varying = design.statistics.weights_vary
+    for block in design.blocks:
+        if block.relationship is not None and not block.relationship.trivial:
+            continue
+        total = block.n_levels * block.n_effects
+        if total >= design.n_rows and not varying:
+            raise DataError(
+                f"{block.name!r} has {total} random effects for {design.n_rows} rows, so that "
+                "their variances and sigma cannot be told apart by likelihood. Leave an effect "
+                "out, or use model.fit(), where the priors decide."
+            )
+
+
+def least_squares_sigma(cp: CrossProducts) -> float:
+    """Residual standard deviation of least squares, from the cross-products."""
+    p = cp.p
+    scale = np.sqrt(np.where(np.diag(cp.gram) > 0, np.diag(cp.gram), 1.0))
+    scale[p] = 1.0
+    gram = cp.gram / np.outer(scale, scale)
+    X = np.column_stack([gram[:, :p], gram[:, p + 1]])[[*range(p), p + 1]]
+    y = gram[[*range(p), p + 1], p]
+    explained = y @ np.linalg.lstsq(X, y, rcond=1e-12)[0] if len(y) else 0.0
+    return float(np.sqrt(max(gram[p, p] - explained, 0.0) / max(cp.n, 1)))
