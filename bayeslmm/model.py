@@ -68,8 +68,9 @@ class LMM(ModelViews):
         matched by label; individuals without rows become levels without rows.
     residual : str, optional
         Correlation of the residuals within groups: ``"ar1(time | g)"``, ``"car1(time | g)"``
-        (continuous time), ``"cs(g)"`` or ``"unstructured(time | g)"`` (which has a variance per
-        time unless `sigma` says otherwise).
+        (continuous time), ``"cs(g)"``, ``"toeplitz(time | g)"`` (a correlation per lag) or
+        ``"unstructured(time | g)"`` (which has a variance per time unless `sigma` says
+        otherwise).
     sigma : str, optional
         What the residual standard deviation depends on: ``"~ treatment"`` has one per level of
         a factor, ``"~ x"`` is log-linear in a number.

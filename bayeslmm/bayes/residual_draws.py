@@ -13,6 +13,7 @@ import numpy as np
 from bayeslmm.formula import Design
 from bayeslmm.formula.components import component_map, residual_component_names, scalar_name
 from bayeslmm.formula.residual import ResidualDesign
+from bayeslmm.parts.structures import STRUCTURES
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -36,6 +37,7 @@ __all__ = [
 RESIDUAL_NAMES = (
     "rho", "range", "sigma_by", "sigma_cell", "log_sigma", "sigma_coef", "corr_residual",
     "residual_time", "residual_time_bis",
+    *(name for made in STRUCTURES.values() for name in made.vector or ()),
 )  # fmt: skip
 
 
@@ -58,6 +60,8 @@ def residual_dims(design: Design) -> dict[str, tuple[str, ...]]:
         dims[name] = ()
     if residual.times:
         dims["corr_residual"] = ("residual_time", "residual_time_bis")
+    if vector := STRUCTURES[residual.kind].vector:
+        dims[vector[0]] = vector[1:]
     return dims
 
 
@@ -79,6 +83,9 @@ def residual_coords(design: Design) -> dict[str, np.ndarray]:
         found["sigma_coef"] = np.array(inner)
     if residual.times:
         found["residual_time"] = found["residual_time_bis"] = np.array(residual.times)
+    if vector := STRUCTURES[residual.kind].vector:
+        count = len(residual_component_names(residual)) - residual.variance.n
+        found[vector[1]] = np.arange(1, count + 1)
     return found
 
 
@@ -114,6 +121,8 @@ def residual_values(
         R = c.reshape(-1, T, T).copy()
         R[:, np.arange(T), np.arange(T)] = 1.0
         values["corr_residual"] = R
+    if vector := STRUCTURES[residual.kind].vector:
+        values[vector[0]] = c
     return values
 
 
@@ -133,6 +142,8 @@ def residual_parameters(design: Design, posterior: xr.Dataset) -> tuple[np.ndarr
         c = posterior[name].to_numpy()[..., None]
     if residual.times:
         c = posterior["corr_residual"].to_numpy().reshape(*sigma.shape, -1)
+    if vector := STRUCTURES[residual.kind].vector:
+        c = posterior[vector[0]].to_numpy()
     return eta, c
 
 

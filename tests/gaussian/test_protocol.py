@@ -76,6 +76,7 @@ CASES = {
     "car1": ("blocks", "one", (1,), "car1"),
     "cs": ("blocks", "nested", (1, 1), "cs"),
     "unstructured": ("blocks", "none", (), "unstructured"),
+    "toeplitz": ("blocks", "one", (2,), "toeplitz"),
     "unequal variances": ("blocks", "one", (2,), "independent"),
     "cells, one factor": ("cells", "one", (2,), "independent"),
     "cells, nested": ("cells", "nested", (2, 1), "independent"),

@@ -19,6 +19,8 @@ def dense_residual_covariance(design, eta: np.ndarray, c: np.ndarray) -> np.ndar
         C = np.exp(-np.abs(gap) / c[0])
     elif residual.kind == "cs":
         C = np.full(gap.shape, c[0])
+    elif residual.kind == "toeplitz":
+        C = np.append(c, 1.0)[np.abs(np.round(gap)).astype(int) - 1]  # lag 0 takes the last
     elif residual.kind == "unstructured":
         at = rows.time.astype(int)
         C = np.reshape(c, (n_times, n_times))[at[:, None], at]

@@ -516,7 +516,7 @@ def _bad(error, match, formula="y ~ x", data=None, **options):
 
 def test_structures_that_cannot_be_read_are_refused():
     _bad(blm.FormulaError, "Cannot read residual", residual="ar1")
-    _bad(blm.FormulaError, "no residual structure 'toeplitz'", residual="toeplitz(t | g)")
+    _bad(blm.FormulaError, "no residual structure 'arma'", residual="arma(t | g)")
     _bad(blm.FormulaError, "names no column of times", residual="ar1(g)")
     _bad(blm.FormulaError, "names no group", residual="ar1(t | )")
     _bad(blm.FormulaError, "must be one column", residual="ar1(t + x | g)")

@@ -14,6 +14,7 @@ from bayeslmm.parts.structures.ar1 import AR1, add_ar1_gradient, ar1
 from bayeslmm.parts.structures.base import Structure
 from bayeslmm.parts.structures.car1 import ContinuousAR1, add_car1_gradient, car1
 from bayeslmm.parts.structures.cs import CompoundSymmetry
+from bayeslmm.parts.structures.toeplitz import Toeplitz, add_toeplitz_gradient, toeplitz
 from bayeslmm.parts.structures.unstructured import Unstructured
 
 __all__ = [
@@ -27,7 +28,8 @@ __all__ = [
 
 #: Structures by the name a user writes.
 STRUCTURES: dict[str, type[Structure]] = {
-    made.name: made for made in (Structure, AR1, ContinuousAR1, CompoundSymmetry, Unstructured)
+    made.name: made
+    for made in (Structure, AR1, ContinuousAR1, CompoundSymmetry, Unstructured, Toeplitz)
 }
 
 
@@ -43,6 +45,8 @@ def kernel_correlation(kind, c, s, t):
         return c[0]
     if code == 4:
         return c[int(s) * kind[1] + int(t)]
+    if code == 5:
+        return toeplitz(c, s, t)
     return 0.0
 
 
@@ -58,6 +62,8 @@ def add_kernel_gradient(kind, c, s, t, d, out):
         out[0] += d
     elif code == 4:
         out[int(s) * kind[1] + int(t)] += d
+    elif code == 5:
+        add_toeplitz_gradient(c, s, t, d, out)
 
 
 def make_structure(

@@ -42,6 +42,8 @@ class Structure:
     code: ClassVar[int] = 0
     #: Name of the scalar parameter, None where there is none.
     parameter: ClassVar[str | None] = None
+    #: Posterior variable and dimension of c where it is a vector of components.
+    vector: ClassVar[tuple[str, str] | None] = None
     #: Key of a prior that must stay within :meth:`interval`, None where there is none.
     bounded: ClassVar[str | None] = None
     #: Whether the compiled posterior density has a place for its parameters.
