@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -30,7 +30,7 @@ __all__ = ["LikelihoodFit"]
 
 
 class LikelihoodFit(
-    LikelihoodTests, LikelihoodPredictions, LikelihoodSimulation, LikelihoodShares, FitPlots
+    FitPlots, LikelihoodTests, LikelihoodPredictions, LikelihoodSimulation, LikelihoodShares
 ):
     """A model fitted by REML or maximum likelihood.
 
@@ -66,6 +66,17 @@ class LikelihoodFit(
     >>> fit.converged, fit.singular, round(fit.loglik, 3)
     (True, False, -871.814)
     """
+
+    model: Model
+    reml: bool
+    method: str
+    theta: np.ndarray
+    sigma: float
+    loglik: float
+    converged: bool
+    optimum: Optimum
+    _solution: Any
+    _engine: Any
 
     def __init__(self, model: Model, engine: LikelihoodEngine, optimum: Optimum, *, reml: bool):
         self.model, self.reml, self.optimum = model, reml, optimum

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -11,10 +11,15 @@ import pandas as pd
 from bayeslmm.results.prediction import likelihood_prediction, row_weights, scale_rows
 from bayeslmm.results.tables import check_level
 
+if TYPE_CHECKING:
+    from bayeslmm.protocols import LikelihoodResult as _Result
+else:  # its properties are attributes here
+    _Result = object
+
 __all__ = ["LikelihoodPredictions"]
 
 
-class LikelihoodPredictions:
+class LikelihoodPredictions(_Result):
     """Random effects, fitted values, residuals and predictions.
 
     A response that is predicted is taken as one of its own: its residual has the standard
@@ -245,10 +250,10 @@ class LikelihoodPredictions:
         """
         from bayeslmm.results.implied import residual_implied_covariance
 
+        eta, c = self._engine.residual_parameters(self._solution)
         values, index = residual_implied_covariance(
-            self.design, self._solution.Sigmas, *self._engine.residual_parameters(self._solution),
-            data,
-        )  # fmt: skip
+            self.design, self._solution.Sigmas, eta, c, data
+        )
         return pd.DataFrame(values, index=index, columns=index)
 
     def implied_correlation(self, data=None) -> pd.DataFrame:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from bayeslmm.results.tables import check_level
 
+if TYPE_CHECKING:
+    from bayeslmm.protocols import LikelihoodResult as _Result
+else:  # its properties are attributes here
+    _Result = object
+
 __all__ = ["LikelihoodShares"]
 
 
-class LikelihoodShares:
+class LikelihoodShares(_Result):
     """Shares of the variance: R2, intraclass correlation, heritability, repeatability."""
 
     def r2(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import pandas as pd
@@ -12,12 +12,14 @@ from bayeslmm.likelihood.engine import Estimates, reestimate
 from bayeslmm.results.tables import check_level
 
 if TYPE_CHECKING:
-    from bayeslmm.protocols import LikelihoodResult
+    from bayeslmm.protocols import LikelihoodResult as _Result
+else:  # its properties are attributes here
+    _Result = object
 
 __all__ = ["LikelihoodSimulation"]
 
 
-class LikelihoodSimulation:
+class LikelihoodSimulation(_Result):
     """Intervals, simulated responses, and the model fitted to other responses."""
 
     def confint(
@@ -79,7 +81,7 @@ class LikelihoodSimulation:
         values = simulate_responses(self, n_sims, np.random.default_rng(random_seed))
         return pd.DataFrame(values.T, index=self.design.index)
 
-    def refit(self, y) -> LikelihoodResult:
+    def refit(self, y) -> Self:
         """The same model fitted to another response of the same rows.
 
         Parameters

@@ -25,13 +25,16 @@ from bayeslmm.results.tables import check_level
 
 if TYPE_CHECKING:
     from bayeslmm.likelihood.satterthwaite import VarianceCurvature
+    from bayeslmm.protocols import LikelihoodResult as _Result
+else:  # its properties are attributes here
+    _Result = object
 
 __all__ = ["LikelihoodTests"]
 
 _DDF = ("satterthwaite", "kenward-roger", "normal")
 
 
-class LikelihoodTests:
+class LikelihoodTests(_Result):
     """Tests and contrasts of the coefficients, with the degrees of freedom of the model."""
 
     def fixef(self, ddf: str = "satterthwaite", *, level: float = 0.95) -> pd.DataFrame:

@@ -9,10 +9,14 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
 
+    from bayeslmm.protocols import Model as _Model
+else:  # its properties are attributes here
+    _Model = object
+
 __all__ = ["FitPlots", "ModelViews", "PosteriorPlots"]
 
 
-class ModelViews:
+class ModelViews(_Model):
     """What a model shows before any fit."""
 
     def prior_predictive(self, draws: int = 500, random_seed: int | None = None) -> xr.DataTree:

@@ -40,9 +40,12 @@ class LikelihoodEngine(Protocol):
     components : tuple of Component
     """
 
-    design: Design
-    problem: Any
-    kept: np.ndarray
+    @property
+    def design(self) -> Design: ...
+    @property
+    def problem(self) -> Any: ...
+    @property
+    def kept(self) -> np.ndarray: ...
 
     @classmethod
     def of(cls, model: Model) -> LikelihoodEngine:
