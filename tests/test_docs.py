@@ -83,6 +83,10 @@ def _modules() -> list[str]:
 _METHODS = (
     "bayeslmm.model",
     "bayeslmm.fits.likelihood",
+    "bayeslmm.fits.likelihood_predictions",
+    "bayeslmm.fits.likelihood_shares",
+    "bayeslmm.fits.likelihood_simulation",
+    "bayeslmm.fits.likelihood_tests",
     "bayeslmm.fits.plotting",
     "bayeslmm.fits.posterior",
 )
