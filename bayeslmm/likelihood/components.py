@@ -17,6 +17,7 @@ from bayeslmm.priors.table import component_names
 
 if TYPE_CHECKING:
     from bayeslmm.formula import Design
+    from bayeslmm.formula.residual import ResidualDesign
     from bayeslmm.likelihood.coordinates import Coordinates
     from bayeslmm.parts.structures import Structure
 
@@ -31,7 +32,7 @@ class Component:
     ----------
     name : str
         As it is shown.
-    kind : {"sd", "corr", "sigma", "log sigma", "rho", "range", "time corr"}
+    kind : {"sd", "corr", "sigma", "log sigma", "rho", "range", "time corr", "lag corr"}
         Of a random effect; of two; of the residuals, or of those of a cell; a coefficient of a
         log-linear formula; the number of a correlation structure; of two times.
     at : tuple of int
@@ -49,7 +50,7 @@ class Component:
     @property
     def is_correlation(self) -> bool:
         """Whether it is one between two effects or times."""
-        return self.kind in ("corr", "time corr")
+        return self.kind in ("corr", "time corr", "lag corr")
 
     def unbounded(self, value: float) -> float:
         """The value on the whole line: itself, its log, or Fisher's z between its limits."""
@@ -105,6 +106,12 @@ def components_of(design: Design, structure: Structure | None = None) -> tuple[C
     residual = design.residual
     if residual is None or structure is None:
         return (*found, Component("sigma", "sigma", (0,)))
+    return (*found, *_residual_components(residual, structure))
+
+
+def _residual_components(residual: ResidualDesign, structure: Structure) -> list[Component]:
+    """Scales, then what the correlation structure has."""
+    found: list[Component] = []
     log_linear, scalar = residual.variance.kind == "log-linear", scalar_name(residual)
     count = len(residual.variance.names)
     names = residual_component_names(residual)
@@ -117,9 +124,13 @@ def components_of(design: Design, structure: Structure | None = None) -> tuple[C
         found.append(Component(scalar, scalar))
     elif scalar:
         found.append(Component(scalar, scalar, (), structure.lower, structure.upper))
-    for pair, name in zip(time_pairs(residual), names[count + bool(scalar) :], strict=True):
-        found.append(Component(name, "time corr", pair, -1.0, 1.0))
-    return tuple(found)
+    rest = names[count + bool(scalar) :]
+    if residual.times:
+        for pair, name in zip(time_pairs(residual), rest, strict=True):
+            found.append(Component(name, "time corr", pair, -1.0, 1.0))
+    else:
+        found += [Component(name, "lag corr", (k,), -1.0, 1.0) for k, name in enumerate(rest)]
+    return found
 
 
 def effect_component_values(design: Design, Sigmas: list[np.ndarray]) -> np.ndarray:

@@ -20,10 +20,10 @@ import numpy as np
 from bayeslmm.errors import PriorError
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import aliased_columns
+from bayeslmm.parts.parameters import sd_key
 
 if TYPE_CHECKING:
-    from bayeslmm.parts.parameters import sd_key
-from bayeslmm.priors.table import Priors
+    from bayeslmm.priors.table import Priors
 
 __all__ = [
     "needed_unit",

@@ -69,9 +69,11 @@ def residual_parameters(design: Design, sd_y: float) -> list[Parameter]:
         found.append(_single(key, "log_sigma", normal))
     rows, made, largest = residual.rows, STRUCTURES[residual.kind], residual.largest_group
     times = residual.times
+    names = made.component_names(times, rows.group, rows.time)
     for key, prior in made.default_priors(rows.group, rows.time, largest).items():
         if key != CORR_KEY:
-            found.append(_single(key, key, prior, made.interval(largest)))
+            support = made.interval(largest)
+            found.append(_single(key, key, prior, support, shown=key in names))
             continue
         shown = tuple(
             Component(pair_key(times[i], times[j]), f"{times[i]}, {times[j]}", len(times))
@@ -81,8 +83,11 @@ def residual_parameters(design: Design, sd_y: float) -> list[Parameter]:
     return found
 
 
-def _single(key: str, kind: str, default: Prior, support=(-np.inf, np.inf)) -> Parameter:
-    return Parameter(key, kind, default, support, components=(Component(key, key),))
+def _single(
+    key: str, kind: str, default: Prior, support=(-np.inf, np.inf), *, shown: bool = True
+) -> Parameter:
+    components = (Component(key, key),) if shown else ()
+    return Parameter(key, kind, default, support, components=components)
 
 
 def residual_obstacle(design: Design, priors) -> str | None:

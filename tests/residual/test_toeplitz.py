@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -78,9 +79,8 @@ def test_an_autoregression_is_a_toeplitz_structure():
     ar1 = quietly("y ~ x", frame(), residual="ar1(t | g)").reml()
     problem = model().problem
     theta = problem.structure.natural(np.arctanh([ar1.components()["rho"], 0.0, 0.0]))
-    found = problem.evaluate(
-        type(ar1._theta)(ar1._theta.F, ar1._theta.eta, theta), problem.prior(None)
-    )
+    natural = ar1._engine.natural(ar1._solution)
+    found = problem.evaluate(replace(natural, c=theta), problem.prior(None))
     assert found.value == pytest.approx(ar1.loglik, rel=1e-10)
     assert model().reml().loglik > ar1.loglik
 
