@@ -9,7 +9,7 @@ import tomllib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bayeslmm.priors.table import Prior
+    from bayeslmm.parts.prior import Prior
 
 __all__ = ["parse_priors", "read_priors", "read_relationships"]
 
@@ -45,7 +45,7 @@ def parse_priors(texts: list[str]) -> dict[str, Prior]:
 
 def _one_prior(text: str) -> Prior:
     """``Name(parameter=number, ...)``; SyntaxError or ValueError where it is not of that form."""
-    from bayeslmm.priors.table import Prior
+    from bayeslmm.parts.prior import Prior
 
     call = ast.parse(text.strip(), mode="eval").body
     if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
@@ -80,7 +80,7 @@ def read_priors(path: str) -> dict[str, Prior]:
         If the file cannot be read or a prior is not of that form.
     """
     from bayeslmm.errors import PriorError
-    from bayeslmm.priors.table import Prior
+    from bayeslmm.parts.prior import Prior
 
     try:
         with open(path, "rb") as file:

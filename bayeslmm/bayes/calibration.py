@@ -36,7 +36,7 @@ from bayeslmm.gaussian import (
     single_threaded_blas,
 )
 from bayeslmm.parts.scales import draw_scales, unconstrain
-from bayeslmm.priors.table import component_names
+from bayeslmm.priors.parameters import component_names
 from bayeslmm.progress import progress
 
 if TYPE_CHECKING:

@@ -10,8 +10,16 @@ import numpy as np
 
 from bayeslmm.bayes.effect_summaries import EffectSink, summarized
 from bayeslmm.bayes.names import ModelNames
+from bayeslmm.bayes.residual_draws import residual_values
 from bayeslmm.formula import Design
-from bayeslmm.gaussian import MarginalModel, draw_conditional_many, single_threaded_blas
+from bayeslmm.formula.residual import ResidualDesign
+from bayeslmm.gaussian import (
+    FixedPrior,
+    MarginalModel,
+    draw_conditional_many,
+    single_threaded_blas,
+)
+from bayeslmm.gaussian.system import StructuredProblem, Theta
 from bayeslmm.priors.effect_maps import EffectMaps
 
 __all__ = ["GivenCovariances", "posterior_values"]
@@ -79,6 +87,27 @@ class GivenCovariances:
         shapes = [(levels, pattern.q) for levels, pattern in patterns]
         residual = {"sigma": sigma}
         return cls(sds, factors, residual, draw, model.n_normals, shapes, problem.p, maps)
+
+    @classmethod
+    def structured(
+        cls,
+        problem: StructuredProblem,
+        prior: FixedPrior,
+        sds: np.ndarray,
+        theta: Theta,
+        residual: ResidualDesign,
+        maps: EffectMaps = EffectMaps(),  # noqa: B008 - frozen
+    ) -> GivenCovariances:
+        """Of a model whose residuals have a structure; ``theta`` holds n draws of F, eta and c."""
+        F, eta, c = theta.F, theta.eta, theta.c
+
+        def draw(rows: slice, normals: np.ndarray) -> Drawn:
+            return problem.draw(F[rows], eta[rows], c[rows], prior, normals)
+
+        shapes = [(f.n_levels, f.q) for f in problem.factors]
+        values = residual_values(residual, eta, c)
+        factors = problem.split(F)
+        return cls(sds, factors, values, draw, problem.n_normals, shapes, problem.p, maps)
 
 
 def posterior_values(

@@ -13,7 +13,8 @@ from bayeslmm.bayes.residual_draws import residual_component_draws
 from bayeslmm.errors import SamplingError
 from bayeslmm.formula import Design
 from bayeslmm.parts.parameters import nu_key
-from bayeslmm.priors.table import Priors, component_names
+from bayeslmm.priors.parameters import component_names
+from bayeslmm.priors.table import Priors
 
 if TYPE_CHECKING:
     import xarray as xr

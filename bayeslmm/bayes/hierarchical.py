@@ -22,7 +22,8 @@ from bayeslmm.bayes.variables import positive, stacked
 from bayeslmm.errors import SamplingError
 from bayeslmm.formula import Design
 from bayeslmm.formula.random import RandomBlock
-from bayeslmm.priors.table import Priors, coef_key
+from bayeslmm.parts.parameters import coef_key
+from bayeslmm.priors.table import Priors
 
 if TYPE_CHECKING:
     import pymc as pm

@@ -41,11 +41,12 @@ from bayeslmm.parts.correlations import (
     log_lkj,
     pullback_from_covariances,
 )
+from bayeslmm.parts.parameters import coef_key
 from bayeslmm.parts.prior import Prior
 from bayeslmm.parts.scales import Scales, scale_terms, scales, supported_scale, unconstrain
 from bayeslmm.priors.effect_maps import EffectMaps
 from bayeslmm.priors.residual_priors import residual_obstacle
-from bayeslmm.priors.table import Priors, coef_key
+from bayeslmm.priors.table import Priors
 
 if TYPE_CHECKING:
     from bayeslmm.bayes.residual_density import ResidualDensity
@@ -299,12 +300,20 @@ class MarginalDensity:
         """
         return replace(self, model=with_prior(self.maps.applied(problem), prior))
 
-    def position(self, F: np.ndarray, sigma: float) -> np.ndarray:
-        """x (d,) of flat factors (sum q_k^2,) in the formula's columns: see :meth:`constrained`."""
+    def natural(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Flat factors (n, f), log sigma (n, 1) and nothing (n, 0) at rows of X.
+
+        In the formula's columns; the covariance parameters as every system takes them.
+        """
+        _, F, sigma = self.constrained(X)
+        return F, np.log(sigma)[:, None], np.zeros((len(F), 0))
+
+    def position(self, F: np.ndarray, eta: np.ndarray, c: np.ndarray) -> np.ndarray:
+        """x (d,) of covariance parameters in the formula's columns: see :meth:`natural`."""
         own = self.maps.from_formula([L[0] for L in self.factors(F[None])])
         flat = np.concatenate([np.zeros(0), *(L.ravel() for L in own)])
         sd, u = correlations_from_factors(self.correlations, flat)
-        at = unconstrain(self.scales, np.append(sd, sigma))
+        at = unconstrain(self.scales, np.append(sd, np.exp(eta)))
         return np.concatenate([at[:-1], np.clip(u, -18.0, 18.0), at[-1:]])
 
     def given(self, x: np.ndarray) -> GivenCovariances:

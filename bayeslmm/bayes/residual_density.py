@@ -8,13 +8,12 @@ and b are integrated out block by block.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from bayeslmm.bayes.conditional import GivenCovariances
-from bayeslmm.bayes.residual_draws import residual_values
 from bayeslmm.compiling import kernel
 from bayeslmm.formula import Design
 from bayeslmm.formula.residual import ResidualDesign
@@ -22,18 +21,18 @@ from bayeslmm.gaussian import FixedPrior
 from bayeslmm.gaussian.blocks._kernel import evaluate
 from bayeslmm.gaussian.blocks.problem import BlockProblem
 from bayeslmm.gaussian.cells.problem import CellProblem
-from bayeslmm.gaussian.system import StructuredProblem
+from bayeslmm.gaussian.system import StructuredProblem, Theta
 from bayeslmm.likelihood.coordinates import Coordinates
 from bayeslmm.parts.correlations import (
     CorrelationLayout,
     correlation_layout,
+    correlations_from_factors,
     factors_from_correlations,
     lkj_exponents,
     log_lkj,
     pullback_from_covariances,
     pullback_to_correlations,
 )
-from bayeslmm.parts.patterns import CovariancePattern
 from bayeslmm.parts.scales import Scales, scale_terms, scales, unconstrain
 from bayeslmm.priors.effect_maps import EffectMaps
 from bayeslmm.priors.residual_priors import CORR_KEY, log_scale_keys, scalar_key, scale_keys
@@ -216,8 +215,7 @@ class ResidualDensity:
     @cached_property
     def _time_correlations(self) -> CorrelationLayout:
         """Layout of the residual correlations; without any where they are not free."""
-        count = self.problem.structure.n_times
-        return correlation_layout([CovariancePattern.full(count)] if count else [])
+        return self.problem.structure.layout
 
     def kernel(self) -> tuple:
         """What :func:`density_blocks` takes after x, but for the last argument."""
@@ -276,22 +274,33 @@ class ResidualDensity:
 
     def given(self, x: np.ndarray) -> GivenCovariances:
         """How the rest of a posterior is drawn at rows of x (n, d)."""
-        problem = self.problem
         sds, F, eta, c = self.computed(x)
-
-        def draw(rows: slice, normals: np.ndarray):
-            return problem.draw(F[rows], eta[rows], c[rows], self.prior, normals)
-
-        return GivenCovariances(
-            sds,
-            problem.split(F),
-            residual_values(self.residual, eta, c),
-            draw,
-            problem.n_normals,
-            [(f.n_levels, f.q) for f in problem.factors],
-            problem.p,
-            self.maps,
+        return GivenCovariances.structured(
+            self.problem, self.prior, sds, Theta(F, eta, c), self.residual, self.maps
         )
+
+    def with_model(self, problem: StructuredProblem, prior: FixedPrior) -> ResidualDensity:
+        """As :meth:`MarginalDensity.with_model`."""
+        return replace(self, problem=self.maps.applied(problem), prior=prior)
+
+    def natural(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Flat factors (n, f), eta (n, s) and c (n, k) at rows of X, in the formula's columns."""
+        return self.constrained(X)[1:]
+
+    def position(self, F: np.ndarray, eta: np.ndarray, c: np.ndarray) -> np.ndarray:
+        """x (d,) of covariance parameters in the formula's columns: see :meth:`natural`."""
+        own = self.maps.from_formula([L[0] for L in self.problem.split(F[None])])
+        flat = np.concatenate([np.zeros(0), *(L.ravel() for L in own)])
+        sd, u = correlations_from_factors(self.correlations, flat)
+        sizes = np.concatenate([np.exp(eta[: self.n_log]), eta[self.n_log :]])
+        times = self.problem.structure.n_times
+        scalars = np.concatenate([sd, sizes, np.zeros(0) if times else c])
+        parts = [unconstrain(self.scales, scalars), np.clip(u, -18.0, 18.0)]
+        if times:
+            root = np.ascontiguousarray(np.linalg.cholesky(c.reshape(times, times)).ravel())
+            v = correlations_from_factors(self._time_correlations, root)[1]
+            parts.append(np.clip(v, -18.0, 18.0))
+        return np.concatenate(parts)
 
 
 def residual_density(

@@ -19,11 +19,11 @@ from math import asinh, cosh, log
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from bayeslmm.bayes.marginal import MarginalDensity
 from bayeslmm.bayes.mode import Mode, climb
 from bayeslmm.bayes.residual_density import ResidualDensity
+from bayeslmm.compiling import kernel
 from bayeslmm.parts.scales import even_priors, signed_scales
 
 __all__ = ["Mirror", "fold", "image", "mirror", "reaches_zero", "signed_density", "signed_mode"]
@@ -216,7 +216,7 @@ def mirror(signed: Density, mode: Mode) -> Mirror:
     return Mirror(mode.x, scale, np.linalg.inv(scale), mirror_owners(signed))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def image(z: np.ndarray, mirror: Mirror) -> tuple[np.ndarray, np.ndarray]:
     """The z where every signed coordinate is positive, and the signs (d,) taken there."""
     center, scale, inverse, owners = mirror

@@ -16,7 +16,7 @@ from bayeslmm.fits.likelihood_shares import LikelihoodShares
 from bayeslmm.fits.likelihood_simulation import LikelihoodSimulation
 from bayeslmm.fits.likelihood_tests import LikelihoodTests
 from bayeslmm.fits.plotting import FitPlots
-from bayeslmm.likelihood.engine import LikelihoodEngine
+from bayeslmm.likelihood.engine import LikelihoodEngine, estimated_coefficients
 from bayeslmm.results.tables import check_level, format_table
 
 if TYPE_CHECKING:
@@ -103,8 +103,7 @@ class LikelihoodFit(
     @cached_property
     def kept(self) -> np.ndarray:
         """Positions of the coefficients that are estimated (not aliased)."""
-        names = self.design.coef_names
-        return np.array([j for j, n in enumerate(names) if n not in self.model.aliased], dtype=int)
+        return estimated_coefficients(self.model)
 
     @property
     def n_parameters(self) -> int:

@@ -44,6 +44,7 @@ _HOME = {
     "log_marginal_and_draw": "marginal",
     "log_marginal_and_gradient": "marginal",
     "log_marginal_flat": "marginal",
+    "log_marginals": "marginal",
     "with_prior": "marginal",
     "Relationship": "related.relationship",
     "draw_levels": "related.relationship",

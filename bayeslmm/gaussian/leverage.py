@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from functools import singledispatch
 
 import numpy as np
-from numba import njit
+
+from bayeslmm.compiling import kernel
 
 from .factor import eliminate
 from .marginal import MarginalModel, _statistics
@@ -153,7 +154,7 @@ def _solved_quadratic(state, factors: Sequence[FactorRows], used: list[int]) -> 
     return out
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _row_quadratic(lay, nodes, Z, offsets, Qdiag, Qpanel, Qtail):
     """(n,) z'Qz; nan for rows of a pair of levels without a stored covariance."""
     n, n_factors = nodes.shape

@@ -208,6 +208,19 @@ def log_marginal_flat(
     return value, D, d_sigma2
 
 
+def log_marginals(model: MarginalModel, L: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """:func:`log_marginal` at each of m values of theta, (m,).
+
+    Parameters
+    ----------
+    L : (m, sum q_k^2) array
+        Absolute factors, flat as in :func:`log_marginal_flat`.
+    sigma : (m,) array
+    """
+    pairs = zip(L, sigma, strict=True)
+    return np.array([log_marginal_flat(model, F, float(s), gradient=False)[0] for F, s in pairs])
+
+
 def _statistics(model: MarginalModel, state: Elimination, sigma: float):
     prior, cp = model.working_prior, model.problem.cp
     return _criteria.marginal_statistics(

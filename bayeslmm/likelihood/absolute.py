@@ -22,6 +22,7 @@ from bayeslmm.likelihood.absolute_profile import (
 from bayeslmm.likelihood.block_derivatives import block_derivatives
 from bayeslmm.likelihood.components import Component, component_values, components_of
 from bayeslmm.likelihood.coordinates import Coordinates
+from bayeslmm.likelihood.engine import estimated_coefficients
 from bayeslmm.likelihood.kenward_roger import KenwardRoger, adjustment
 from bayeslmm.likelihood.optimize import AbsoluteSearch, Optimum, optimize
 from bayeslmm.likelihood.satterthwaite import VarianceCurvature, pseudo_inverse
@@ -56,9 +57,7 @@ class AbsoluteLikelihood:
         """That of a model; refuses residual parameters that likelihood cannot determine."""
         design = model.design
         refuse_confounded(design)
-        kept = np.array(
-            [j for j, name in enumerate(design.coef_names) if name not in model.aliased], dtype=int
-        )
+        kept = estimated_coefficients(model)
         refuse_determined_cells(design, kept)
         problem = structured_problem(design, columns=kept) if model.aliased else model.problem
         return cls(design, problem, kept)

@@ -13,7 +13,7 @@ from bayeslmm.formula.components import (
     scalar_name,
     time_pairs,
 )
-from bayeslmm.priors.table import component_names
+from bayeslmm.priors.parameters import component_names
 
 if TYPE_CHECKING:
     from bayeslmm.formula import Design

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bayeslmm.likelihood.satterthwaite import VarianceCurvature
     from bayeslmm.protocols import Model
 
-__all__ = ["Estimates", "LikelihoodEngine", "reestimate"]
+__all__ = ["Estimates", "LikelihoodEngine", "estimated_coefficients", "reestimate"]
 
 
 class LikelihoodEngine(Protocol):
@@ -116,6 +116,12 @@ class LikelihoodEngine(Protocol):
         self, solution: Solution, component: Component
     ) -> Callable[[float], float]:
         """The ML deviance with a component held; ``solution`` by maximum likelihood."""
+
+
+def estimated_coefficients(model: Model) -> np.ndarray:
+    """Positions of the coefficients that are not aliased, int."""
+    names = model.design.coef_names
+    return np.array([j for j, name in enumerate(names) if name not in model.aliased], dtype=int)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from bayeslmm.gaussian import (
     with_prior,
 )
 from bayeslmm.likelihood.components import Component, components_of, effect_component_values
+from bayeslmm.likelihood.engine import estimated_coefficients
 from bayeslmm.likelihood.kenward_roger import KenwardRoger, kenward_roger
 from bayeslmm.likelihood.optimize import Optimum, optimize
 from bayeslmm.likelihood.profile import coefficient_profile, component_profile
@@ -55,9 +56,7 @@ class ProfiledLikelihood:
         design, sigma = model.design, _known_sigma(model.priors)
         if sigma is None:
             _refuse_unidentified(design)
-        kept = np.array(
-            [j for j, name in enumerate(design.coef_names) if name not in model.aliased], dtype=int
-        )
+        kept = estimated_coefficients(model)
         with single_threaded_blas():
             if model.aliased:
                 problem = prepared_problem(design, reduce_rows(design, columns=kept))

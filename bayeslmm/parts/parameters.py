@@ -50,8 +50,8 @@ class Parameter:
     key : str
         What its prior is set by and what is printed; nothing is read from it.
     kind : str
-        "intercept", "beta", "sd", "corr", "effects_nu", "sigma", "log_sigma", "rho", "range",
-        "covariate_mean", "covariate_sd" or "nu".
+        "intercept", "beta", "sd", "corr", "effects_nu", "sigma", "log_sigma", "covariate_mean",
+        "covariate_sd", "nu", or what a correlation structure calls its own: "rho", "range" ...
     default : Prior
     support : (float, float)
         Where it may lie; of each correlation for "corr".

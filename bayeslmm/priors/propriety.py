@@ -107,7 +107,7 @@ def _free_directions(design: Design, priors: Priors) -> np.ndarray:
     PriorError
         If the data say nothing about one of them.
     """
-    from bayeslmm.priors.table import coef_key
+    from bayeslmm.parts.parameters import coef_key
 
     flat = [j for j, name in enumerate(design.coef_names) if not priors[coef_key(name)].is_proper]
     X = design.X * _used(design)[:, None] if design.rows_in_memory else design.X_reduced

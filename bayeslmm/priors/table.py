@@ -20,9 +20,9 @@ from bayeslmm.parts.parameters import CLASSES, Component, Parameter, coef_key
 from bayeslmm.parts.prior import Prior
 from bayeslmm.priors.defaults import Defaults
 from bayeslmm.priors.effect_maps import EffectMaps
-from bayeslmm.priors.parameters import check_prior, component_names, parameters_of
+from bayeslmm.priors.parameters import check_prior, parameters_of
 
-__all__ = ["Priors", "coef_key", "component_names", "default_priors", "sigma_is_given"]
+__all__ = ["Priors", "default_priors", "sigma_is_given"]
 
 
 @dataclass(frozen=True)

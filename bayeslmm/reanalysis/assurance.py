@@ -36,10 +36,10 @@ from bayeslmm.gaussian import (
 from bayeslmm.likelihood.optimize import optimize
 from bayeslmm.likelihood.satterthwaite import satterthwaite_df, variance_curvature
 from bayeslmm.parts.correlations import correlations_from_factors
+from bayeslmm.parts.parameters import coef_key
 from bayeslmm.parts.patterns import lower_factor
 from bayeslmm.parts.prior import Prior
 from bayeslmm.parts.scales import unconstrain
-from bayeslmm.priors.table import coef_key
 from bayeslmm.progress import progress
 from bayeslmm.protocols import is_posterior
 from bayeslmm.reanalysis.designs import Rows, resize
@@ -472,7 +472,7 @@ def _truths(model, base: Model, effect: Effect, parameters: Mapping[str, float] 
     fit = model if hasattr(model, "components") else None
     values = dict(parameters or {})
     names = list(base.design.coef_names)
-    from bayeslmm.priors.table import component_names
+    from bayeslmm.priors.parameters import component_names
 
     known = [n for block in base.design.blocks for n in component_names(block)] + ["sigma"]
     unknown = [key for key in values if key not in {*names, *known}]

@@ -12,8 +12,9 @@ import pandas as pd
 from bayeslmm.bayes.marginal import MarginalDensity, marginal_density, marginal_obstacle
 from bayeslmm.errors import PriorError
 from bayeslmm.gaussian import single_threaded_blas
+from bayeslmm.parts.parameters import coef_key
+from bayeslmm.priors.parameters import component_names
 from bayeslmm.priors.propriety import refuse_improper_posterior
-from bayeslmm.priors.table import coef_key, component_names
 from bayeslmm.protocols import is_posterior
 from bayeslmm.reanalysis.bridge import Evidence, bridge_sampling
 from bayeslmm.reanalysis.components import (
@@ -420,7 +421,7 @@ def _normal(mean: float, sd: float) -> Prior:
 
 def _has_default(source, label: str) -> bool:
     """Whether the effect's prior is one the user did not set."""
-    from bayeslmm.priors.table import coef_key
+    from bayeslmm.parts.parameters import coef_key
 
     names = source.model.design.coef_names
     used = [coef_key(names[j]) for j in np.flatnonzero(source.effect.row)]

@@ -19,8 +19,9 @@ from bayeslmm.bayes.marginal import coefficient_priors
 from bayeslmm.errors import PriorError, listed
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import FixedPrior
+from bayeslmm.parts.parameters import coef_key
 from bayeslmm.parts.prior import Prior
-from bayeslmm.priors.table import Priors, coef_key
+from bayeslmm.priors.table import Priors
 
 __all__ = ["Effect", "effect_row", "split_effect"]
 

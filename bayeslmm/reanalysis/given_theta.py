@@ -1,8 +1,7 @@
 """What the data say given the covariance parameters, whatever the residuals.
 
 One set of functions for systems of cross-products, of cells and of blocks: the likelihood with
-coefficients and effects integrated out, the coefficients' exact normal distribution, and a density
-moved to another response or other columns.
+coefficients and effects integrated out, and the coefficients' exact normal distribution.
 """
 
 from __future__ import annotations
@@ -18,14 +17,13 @@ from bayeslmm.formula import Design
 from bayeslmm.gaussian import (
     FixedPrior,
     combination_moments,
-    log_marginal_flat,
+    log_marginals,
     single_threaded_blas,
     with_prior,
 )
 from bayeslmm.gaussian.system import StructuredProblem, Theta
-from bayeslmm.parts.correlations import correlations_from_factors
-from bayeslmm.parts.scales import unconstrain
 from bayeslmm.reanalysis.bridge import Evidence
+from bayeslmm.results.residual_loo import block_marginals
 
 if TYPE_CHECKING:
     from bayeslmm.gaussian import Problem
@@ -33,11 +31,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ThetaDraws",
     "coefficient_moments",
-    "constrained",
     "log_likelihoods",
-    "position",
     "problem_of",
-    "with_problem",
 ]
 
 
@@ -111,13 +106,8 @@ def log_likelihoods(
     """log p(y | theta) of each draw, coefficients and effects integrated out, (m,)."""
     with single_threaded_blas():
         if isinstance(problem, StructuredProblem):
-            root = problem.prior(prior)
-            return np.array([problem.evaluate(at, root, False, False)[0] for at in _thetas(theta)])
-        marginal = with_prior(problem, prior)
-        pairs = zip(theta.factors, theta.sigma, strict=True)
-        return np.array(
-            [log_marginal_flat(marginal, F, float(s), gradient=False)[0] for F, s in pairs]
-        )
+            return block_marginals(problem, prior, list(_thetas(theta)))
+        return log_marginals(with_prior(problem, prior), theta.factors, theta.sigma)
 
 
 def _thetas(theta: ThetaDraws) -> Iterator[Theta]:
@@ -138,44 +128,3 @@ def problem_of(design: Design, y: np.ndarray, X: np.ndarray) -> Problem | Struct
     if design.residual is not None:
         return structured_problem(twin)
     return prepared_problem(twin, reduce_rows(twin, y=twin.y))
-
-
-def with_problem(density, problem: Problem | StructuredProblem, prior: FixedPrior):
-    """The priors of a density on the covariance parameters, for another system and prior on beta.
-
-    Parameters
-    ----------
-    problem : Problem or StructuredProblem
-        In the formula's columns.
-    """
-    if hasattr(density, "with_model"):
-        return density.with_model(problem, prior)
-    return replace(density, problem=density.maps.applied(problem), prior=prior)
-
-
-def constrained(density, X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Flat factors (n, f), eta (n, s) and c (n, k) at rows of X."""
-    _, F, *rest = density.constrained(X)
-    if len(rest) == 2:
-        return F, rest[0], rest[1]
-    return F, np.log(rest[0])[:, None], np.zeros((len(F), 0))
-
-
-def position(density, theta: ThetaDraws, d: int) -> np.ndarray:
-    """Unconstrained coordinates (n_dim,) of the draw of theta with number ``d``."""
-    F, eta, c = theta.factors[d], theta.eta[d], theta.c[d]
-    if not isinstance(getattr(density, "problem", None), StructuredProblem):
-        return density.position(F, float(theta.sigma[d]))
-    problem = density.problem
-    own = density.maps.from_formula([L[0] for L in problem.split(F[None])])
-    flat = np.concatenate([np.zeros(0), *(L.ravel() for L in own)])
-    sd, u = correlations_from_factors(density.correlations, flat)
-    scales = np.concatenate([np.exp(eta[: density.n_log]), eta[density.n_log :]])
-    times = problem.structure.n_times
-    scalars = np.concatenate([sd, scales, np.zeros(0) if times else c])
-    parts = [unconstrain(density.scales, scalars), np.clip(u, -18.0, 18.0)]
-    if times:
-        root = np.linalg.cholesky(c.reshape(times, times))
-        v = correlations_from_factors(problem.structure.layout, np.ascontiguousarray(root.ravel()))
-        parts.append(np.clip(v[1], -18.0, 18.0))
-    return np.concatenate(parts)

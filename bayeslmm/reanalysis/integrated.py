@@ -25,7 +25,7 @@ from bayeslmm.priors.table import Priors
 from bayeslmm.protocols import is_posterior
 from bayeslmm.reanalysis.bridge import Evidence
 from bayeslmm.reanalysis.effects import Effect, split_effect
-from bayeslmm.reanalysis.given_theta import coefficient_moments, problem_of, with_problem
+from bayeslmm.reanalysis.given_theta import coefficient_moments, problem_of
 from bayeslmm.reanalysis.theta import ThetaDraws, draw_theta, fitted_factors
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class EffectSource:
             If the covariance parameters cannot be sampled.
         """
         prior = self.effect.with_normal(mean, sd)
-        density = with_problem(self._known_density, self.model.problem, prior)
+        density = self._known_density.with_model(self.model.problem, prior)
         theta = draw_theta(density, self.random_seed, self.draws, self.cores)
         return self.likelihood_at(theta, mean, sd)
 
@@ -187,7 +187,7 @@ class EffectSource:
         design, B = self.model.design, self.effect.basis_without()
         y = design.y - design.offset - design.X @ (value * self.effect.direction)
         problem = problem_of(design, y, design.X @ B)
-        return with_problem(self._known_density, problem, self.effect.pinned(B))
+        return self._known_density.with_model(problem, self.effect.pinned(B))
 
     def nuisance_priors(self) -> list[Prior]:
         """Priors of everything but the effect, where that is a lone coefficient."""
@@ -278,7 +278,7 @@ def _own_prior_is_normal(source: EffectSource) -> bool:
 
 def _with_flat(model: Model, priors: Priors, effect: Effect) -> Priors:
     """Priors that the marginal density takes: the lone coefficient's own prior is not used."""
-    from bayeslmm.priors.table import coef_key
+    from bayeslmm.parts.parameters import coef_key
 
     trial = priors.copy()
     if np.count_nonzero(effect.row) == 1:

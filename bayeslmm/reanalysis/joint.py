@@ -21,7 +21,7 @@ from bayeslmm.gaussian import (
 )
 from bayeslmm.protocols import Model
 from bayeslmm.reanalysis.bridge import Evidence
-from bayeslmm.reanalysis.given_theta import coefficient_moments, problem_of, with_problem
+from bayeslmm.reanalysis.given_theta import coefficient_moments, problem_of
 from bayeslmm.reanalysis.theta import ThetaDraws, draw_theta
 
 __all__ = ["JointTest", "term_columns"]
@@ -127,7 +127,7 @@ class JointTest:
         design = self.model.design
         X = np.delete(design.X, self.columns, axis=1)
         problem = problem_of(design, design.y - design.offset, X)
-        return with_problem(self.density, problem, self.rest)
+        return self.density.with_model(problem, self.rest)
 
 
 def _log_standard(z: np.ndarray) -> np.ndarray:

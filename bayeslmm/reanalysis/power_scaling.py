@@ -18,9 +18,10 @@ from bayeslmm.errors import PriorError
 from bayeslmm.gaussian import (
     FixedPrior,
 )
+from bayeslmm.parts.parameters import coef_key
 from bayeslmm.parts.scales import constrain, scale_terms, scales, supported_scale, unconstrain
 from bayeslmm.priors.residual_priors import CORR_KEY, log_scale_keys, scalar_key, scale_keys
-from bayeslmm.priors.table import Priors, coef_key
+from bayeslmm.priors.table import Priors
 from bayeslmm.reanalysis.given_theta import coefficient_moments, log_likelihoods
 from bayeslmm.reanalysis.posteriors import log_prior_density
 from bayeslmm.reanalysis.theta import fitted_factors

@@ -236,7 +236,7 @@ def default_note(scale: EffectScale, priors) -> list[str]:
 
 def model_prior(source: EffectSource) -> Prior | None:
     """The prior the model itself has for the effect."""
-    from bayeslmm.priors.table import coef_key
+    from bayeslmm.parts.parameters import coef_key
 
     row, names = source.effect.row, source.model.design.coef_names
     at = np.flatnonzero(row)

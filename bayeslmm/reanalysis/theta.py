@@ -17,7 +17,7 @@ from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.gaussian import single_threaded_blas
 from bayeslmm.parts.patterns import lower_factor
 from bayeslmm.reanalysis.bridge import Evidence, bridge_sampling
-from bayeslmm.reanalysis.given_theta import ThetaDraws, constrained, position
+from bayeslmm.reanalysis.given_theta import ThetaDraws
 
 if TYPE_CHECKING:
     from bayeslmm.protocols import PosteriorResult
@@ -62,7 +62,7 @@ def draw_theta(
         sample = importance_sample(density, mode, draws, rng, cores)
         if sample.k_hat <= MAX_K_HAT:
             keep = sample.log_weights > sample.log_weights.max() - 40.0
-            at = constrained(density, sample.x[keep])
+            at = density.natural(sample.x[keep])
             evidence = Evidence(sample.log_evidence, sample.log_evidence_error, "importance")
             weights = sample.log_weights[keep]
             return ThetaDraws(*at, weights, sample.k_hat, 1.0, evidence, "importance")
@@ -72,7 +72,7 @@ def draw_theta(
             Sampling(draws=max(draws // 4, 250), cores=cores, random_seed=random_seed),
             draw_rest=False,
         ).x
-        at = constrained(density, x.reshape(-1, x.shape[-1]))
+        at = density.natural(x.reshape(-1, x.shape[-1]))
         evidence = bridge_sampling(density, x, rng)
     n = len(at[0])
     equal = np.full(n, -np.log(n))
@@ -123,7 +123,9 @@ def _log_sds(fit: PosteriorResult, posterior) -> np.ndarray:
 def fitted_theta(fit: PosteriorResult, density: MarginalDensity) -> np.ndarray:
     """Unconstrained coordinates (chains, draws, d) of a posterior fit's draws."""
     theta = fitted_factors(fit)
-    x = np.array([position(density, theta, d) for d in range(len(theta.eta))])
+    x = np.array(
+        [density.position(*at) for at in zip(theta.factors, theta.eta, theta.c, strict=True)]
+    )
     return x.reshape(*fit.posterior["sigma"].shape, -1)
 
 

@@ -62,7 +62,7 @@ def compare_estimates(
 
 def _unique(index: pd.Index, n_coefficients: int) -> list[str]:
     """A coefficient called sigma is told from the residual standard deviation."""
-    from bayeslmm.priors.table import coef_key
+    from bayeslmm.parts.parameters import coef_key
 
     return [coef_key(n) if i < n_coefficients else n for i, n in enumerate(index)]
 

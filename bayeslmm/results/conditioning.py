@@ -19,19 +19,19 @@ import numpy as np
 from bayeslmm.bayes.marginal import fixed_obstacle, fixed_prior
 from bayeslmm.errors import ModelWarning, SamplingError, SamplingWarning
 from bayeslmm.formula.extension import add_rows
-from bayeslmm.gaussian import log_marginal_flat, single_threaded_blas, with_prior
+from bayeslmm.gaussian import log_marginals, single_threaded_blas, with_prior
+from bayeslmm.gaussian.system import Theta
 from bayeslmm.results.identification import aliased_coefficients
 from bayeslmm.results.residual_loo import block_marginals, block_thetas
 from bayeslmm.results.smoothing import smoothed_weights
 
 if TYPE_CHECKING:
+    from bayeslmm.bayes.conditional import GivenCovariances
     from bayeslmm.protocols import LikelihoodResult, Model, PosteriorResult
 
 __all__ = ["Conditioning", "condition_likelihood", "condition_posterior"]
 
 _K_HAT = 0.7
-#: Standard normals held at a time.
-_NORMALS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,7 @@ def condition_posterior[Posterior: PosteriorResult](
     chosen, record = None, Conditioning(n_rows, reweight)
     if reweight:
         chosen, record = _resampled(fit, model, record, random_seed)
-    draw = _redrawn if model.design.residual is None else _redrawn_structured
-    values = draw(fit, model, chosen, random_seed)
+    values = _redrawn(fit, model, chosen, random_seed)
     posterior = posterior_dataset(model.design, fit.names, values)
     return _assembled(fit, model, posterior, record)
 
@@ -131,28 +130,45 @@ def _extended(model: Model, rows) -> Model:
 
 def _redrawn(fit: PosteriorResult, model: Model, chosen, random_seed) -> dict[str, np.ndarray]:
     """Draws of everything given each theta; ``chosen`` are positions of theta's draws."""
-    from bayeslmm.bayes.conditional import GivenCovariances, posterior_values
-    from bayeslmm.bayes.draws import covariance_factors
+    from bayeslmm.bayes.conditional import posterior_values
     from bayeslmm.bayes.nuts import processors
     from bayeslmm.bayes.streams import seed_of
 
-    posterior, design = fit.posterior, model.design
-    factors = covariance_factors(fit.model.design, fit.names, posterior)
-    sigma = posterior["sigma"].to_numpy().ravel()
-    columns = [posterior[f.sd].to_numpy().reshape(len(sigma), -1) for f in fit.names.factors]
-    sds = np.concatenate([np.zeros((len(sigma), 0)), *columns], axis=1)
-    if chosen is not None:
-        factors, sigma, sds = [F[chosen] for F in factors], sigma[chosen], sds[chosen]
     with single_threaded_blas():
-        extended = with_prior(model.problem, fixed_prior(design, fit.priors))
-        return posterior_values(
-            GivenCovariances.of(extended, sds, factors, sigma),
-            design,
+        values = posterior_values(
+            _given(fit, model, chosen),
+            model.design,
             fit.names,
-            chains=posterior.sizes["chain"],
+            chains=fit.posterior.sizes["chain"],
             random_seed=seed_of(random_seed),
             cores=processors(),
         )
+    structured = model.design.residual is not None
+    if structured and not all(np.all(np.isfinite(value)) for value in values.values()):
+        raise SamplingError("The covariance of all rows is not positive definite at some draws.")
+    return values
+
+
+def _given(fit: PosteriorResult, model: Model, chosen) -> GivenCovariances:
+    """The draws of theta, and the model of all rows given each."""
+    from bayeslmm.bayes.conditional import GivenCovariances
+    from bayeslmm.bayes.draws import covariance_factors
+
+    posterior, prior = fit.posterior, fixed_prior(model.design, fit.priors)
+    n = posterior.sizes["chain"] * posterior.sizes["draw"]
+    chosen = slice(None) if chosen is None else chosen
+    columns = [posterior[f.sd].to_numpy().reshape(n, -1) for f in fit.names.factors]
+    sds = np.concatenate([np.zeros((n, 0)), *columns], axis=1)[chosen]
+    if model.design.residual is not None:
+        thetas = block_thetas(fit, posterior)
+        F, eta, c = (
+            np.array([getattr(at, name) for at in thetas])[chosen] for name in ("F", "eta", "c")
+        )
+        residual = model.design.stated_residual
+        return GivenCovariances.structured(model.problem, prior, sds, Theta(F, eta, c), residual)
+    factors = [F[chosen] for F in covariance_factors(fit.model.design, fit.names, posterior)]
+    sigma = posterior["sigma"].to_numpy().ravel()[chosen]
+    return GivenCovariances.of(with_prior(model.problem, prior), sds, factors, sigma)
 
 
 def _resampled(fit: PosteriorResult, model: Model, record: Conditioning, random_seed):
@@ -181,53 +197,13 @@ def _log_ratios(fit: PosteriorResult, model: Model) -> np.ndarray:
 
     factors = covariance_factors(fit.model.design, fit.names, fit.posterior)
     sigma = fit.posterior["sigma"].to_numpy().ravel()
-    flat = [F.reshape(len(sigma), -1) for F in factors]
-    flat = np.ascontiguousarray(np.concatenate([np.zeros((len(sigma), 0)), *flat], axis=1))
-    after, before = with_prior(model.problem, prior), with_prior(fit.model.problem, prior)
+    parts = [F.reshape(len(sigma), -1) for F in factors]
+    flat = np.ascontiguousarray(np.concatenate([np.zeros((len(sigma), 0)), *parts], axis=1))
     with single_threaded_blas():
-        return np.array(
-            [
-                log_marginal_flat(after, F, s, gradient=False)[0]
-                - log_marginal_flat(before, F, s, gradient=False)[0]
-                for F, s in zip(flat, sigma, strict=True)
-            ]
+        after, before = (
+            log_marginals(with_prior(m.problem, prior), flat, sigma) for m in (model, fit.model)
         )
-
-
-def _redrawn_structured(fit, model: Model, chosen, random_seed) -> dict[str, np.ndarray]:
-    """As :func:`_redrawn`, with a residual structure."""
-    from bayeslmm.bayes.residual_draws import residual_values
-    from bayeslmm.bayes.streams import seed_of
-
-    posterior, design, problem = fit.posterior, model.design, model.problem
-    thetas = block_thetas(fit, posterior)
-    if chosen is not None:
-        thetas = [thetas[d] for d in chosen]
-    F, eta, c = (np.array([getattr(at, name) for at in thetas]) for name in ("F", "eta", "c"))
-    shape = (posterior.sizes["chain"], posterior.sizes["draw"])
-    rng = np.random.default_rng([seed_of(random_seed), 1])
-    prior, parts = fixed_prior(design, fit.priors), []
-    size = int(np.clip(_NORMALS // max(problem.n_normals, 1), 1, len(F)))
-    with single_threaded_blas():
-        for start in range(0, len(F), size):
-            at = slice(start, start + size)
-            normals = rng.standard_normal((len(F[at]), problem.n_normals))
-            parts.append(problem.draw(F[at], eta[at], c[at], prior, normals))
-    drawn = residual_values(design.stated_residual, eta, c)
-    values = {name: v.reshape(*shape, *v.shape[1:]) for name, v in drawn.items()}
-    if design.coef_names:
-        values["beta"] = np.concatenate([part[0] for part in parts]).reshape(*shape, -1)
-    for k, names in enumerate(fit.names.factors):
-        b = np.concatenate([part[1][k] for part in parts])
-        values[names.b] = b.reshape(*shape, *b.shape[1:])
-        for name in (names.sd, names.corr):
-            if name in posterior:
-                old = posterior[name].to_numpy().reshape(len(F), *posterior[name].shape[2:])
-                old = old if chosen is None else old[chosen]
-                values[name] = old.reshape(posterior[name].shape)
-    if not all(np.all(np.isfinite(value)) for value in values.values()):
-        raise SamplingError("The covariance of all rows is not positive definite at some draws.")
-    return values
+    return after - before
 
 
 def _warn_if_far(record: Conditioning, chains: int) -> None:

@@ -11,8 +11,8 @@ import pandas as pd
 from bayeslmm.errors import ModelWarning, listed
 from bayeslmm.gaussian import draw_levels
 from bayeslmm.likelihood.profile import profile_interval
+from bayeslmm.parts.parameters import coef_key
 from bayeslmm.parts.patterns import lower_factor
-from bayeslmm.priors.table import coef_key
 from bayeslmm.progress import progress
 
 if TYPE_CHECKING:

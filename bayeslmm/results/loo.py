@@ -22,7 +22,7 @@ from bayeslmm.bayes.tree import log_likelihood
 from bayeslmm.errors import SamplingError
 from bayeslmm.gaussian import (
     CrossProducts,
-    log_marginal_flat,
+    log_marginals,
     row_moments,
     single_threaded_blas,
     with_prior,
@@ -324,20 +324,13 @@ def _without(fit: PosteriorResult, rows: np.ndarray):
 def _group_densities(fit: PosteriorResult, theta: _Theta, units, progressbar: bool) -> np.ndarray:
     """log p(y_g | y_-g, theta), shape (m, groups), as a difference of marginal likelihoods."""
     prior = fixed_prior(fit.model.design, fit.priors)
-    whole = _marginals(with_prior(fit.model.problem, prior), theta)
+    whole = log_marginals(with_prior(fit.model.problem, prior), theta.factors, theta.sigma)
     out = np.empty((len(theta.sigma), len(units)))
     for g, rows in enumerate(progress(units, "Leave-one-group-out", show=progressbar)):
-        out[:, g] = whole - _marginals(with_prior(_without(fit, rows), prior), theta)
+        out[:, g] = whole - log_marginals(
+            with_prior(_without(fit, rows), prior), theta.factors, theta.sigma
+        )
     return out
-
-
-def _marginals(model, theta: _Theta) -> np.ndarray:
-    return np.array(
-        [
-            log_marginal_flat(model, F, float(sigma), gradient=False)[0]
-            for F, sigma in zip(theta.factors, theta.sigma, strict=True)
-        ]
-    )
 
 
 def _refitted(fit: PosteriorResult, units, k_hat: np.ndarray, progressbar: bool) -> Refits:

@@ -17,9 +17,9 @@ from bayeslmm.parts.correlations import (
     log_lkj,
     pullback_to_correlations,
 )
+from bayeslmm.parts.parameters import coef_key
 from bayeslmm.parts.patterns import CovariancePattern
 from bayeslmm.parts.scales import scale_terms, scales, unconstrain
-from bayeslmm.priors.table import coef_key
 from tests.bayes.test_hierarchical import _log_density, _own_factors, _random_point, _value
 from tests.conftest import dataset, quietly
 

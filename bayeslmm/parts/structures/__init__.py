@@ -8,8 +8,8 @@ kernel's correlation already, a branch in :func:`kernel_correlation` and :func:`
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from bayeslmm.compiling import kernel
 from bayeslmm.parts.structures.ar1 import AR1, add_ar1_gradient, ar1
 from bayeslmm.parts.structures.base import Structure
 from bayeslmm.parts.structures.car1 import ContinuousAR1, add_car1_gradient, car1
@@ -33,7 +33,7 @@ STRUCTURES: dict[str, type[Structure]] = {
 }
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def kernel_correlation(kind, c, s, t):
     """Correlation of two different rows of a group at times s and t; kind: code, n_times."""
     code = kind[0]
@@ -50,7 +50,7 @@ def kernel_correlation(kind, c, s, t):
     return 0.0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def add_kernel_gradient(kind, c, s, t, d, out):
     """Add d times the derivative of :func:`kernel_correlation` in c."""
     code = kind[0]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
+from bayeslmm.compiling import kernel
 from bayeslmm.parts.structures.base import Bounded, gaps
 
 
@@ -25,7 +25,7 @@ class AR1(Bounded):
         return xp.where(whole == 0, 1.0, sign * power)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _power(x, n):
     """x^n, n whole and not negative; n = 0 gives 1."""
     result, base = 1.0, x
@@ -37,13 +37,13 @@ def _power(x, n):
     return result
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def ar1(c, s, t):
     """Correlation of two rows at times s and t."""
     return _power(c[0], int(round(abs(s - t))))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def add_ar1_gradient(c, s, t, d, out):
     """Add d times the derivative in c."""
     n = int(round(abs(s - t)))

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from bayeslmm.parts.correlations import CorrelationLayout, correlation_layout
 from bayeslmm.parts.prior import Prior
 
 __all__ = ["Bounded", "Structure", "gaps"]
@@ -44,8 +45,6 @@ class Structure:
     parameter: ClassVar[str | None] = None
     #: Posterior variable and dimension of c where it is a vector of components.
     vector: ClassVar[tuple[str, str] | None] = None
-    #: Key of a prior that must stay within :meth:`interval`, None where there is none.
-    bounded: ClassVar[str | None] = None
     #: Whether the compiled posterior density has a place for its parameters.
     compiled: ClassVar[bool] = True
     #: Whether c depends on times at all (for sharing factorizations); the user then names them.
@@ -124,6 +123,11 @@ class Structure:
         return np.eye(time.shape[-1]) * c
 
     @property
+    def layout(self) -> CorrelationLayout:
+        """Layout of free correlations between times; of none for most structures."""
+        return correlation_layout([])
+
+    @property
     def n_free(self) -> int:
         """Unconstrained numbers."""
         return 1 if self.parameter else 0
@@ -153,7 +157,7 @@ class Structure:
 class Bounded(Structure):
     """One correlation rho in (lower, upper): logistic in w, uniform by default."""
 
-    parameter = bounded = "rho"
+    parameter = "rho"
 
     @classmethod
     def default_priors(cls, group, time, largest: int) -> dict[str, Prior]:

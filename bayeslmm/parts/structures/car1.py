@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
+from bayeslmm.compiling import kernel
 from bayeslmm.parts.prior import Prior
 from bayeslmm.parts.structures.base import Structure, gaps
 
@@ -60,13 +60,13 @@ class ContinuousAR1(Structure):
         return None
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def car1(c, s, t):
     """Correlation of two rows at times s and t."""
     return np.exp(-abs(s - t) / c[0])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def add_car1_gradient(c, s, t, d, out):
     """Add d times the derivative in c."""
     gap = abs(s - t)

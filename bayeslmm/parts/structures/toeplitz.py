@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
+from bayeslmm.compiling import kernel
 from bayeslmm.errors import DataError
 from bayeslmm.parts.prior import Prior
 from bayeslmm.parts.structures.base import Structure, gaps
@@ -37,7 +37,7 @@ class Toeplitz(Structure):
     name, code, uses_time, times = "toeplitz", 5, True, "whole"
     #: The compiled posterior density has no place for several parameters.
     compiled = False
-    bounded, vector = PARTIAL_KEY, ("corr_lag", "residual_lag")
+    vector = ("corr_lag", "residual_lag")
 
     @classmethod
     def of_rows(cls, group, time, n_times: int, largest: int) -> Toeplitz:
@@ -117,13 +117,13 @@ class Toeplitz(Structure):
         return None
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def toeplitz(c, s, t):
     """Correlation of two rows at times s and t."""
     return c[int(round(abs(s - t))) - 1]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def add_toeplitz_gradient(c, s, t, d, out):
     """Add d times the derivative in c."""
     out[int(round(abs(s - t))) - 1] += d
