@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 import bayeslmm as blm
+from bayeslmm.gaussian import single_threaded_blas
 
 DATA = Path(__file__).parent / "data"
 
@@ -73,3 +74,10 @@ def quietly(formula: str, data, **options) -> blm.LMM:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return blm.LMM(formula, data, **options)
+
+
+@pytest.fixture
+def one_blas_thread():
+    """For files whose dense counterparts are small matrices."""
+    with single_threaded_blas():
+        yield

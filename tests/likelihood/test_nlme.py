@@ -18,6 +18,8 @@ import pytest
 
 import bayeslmm as blm
 
+pytestmark = pytest.mark.usefixtures("one_blas_thread")
+
 DATA = Path(__file__).parent.parent / "data"
 _FIXED = {
     "ovary": "follicles ~ s + c",

@@ -11,9 +11,11 @@ import pytest
 from scipy import stats
 
 import bayeslmm as blm
+from tests.bayes.test_residual_posterior import MODELS, frame, model
 from tests.conftest import dataset, quietly
-from tests.residual.residual_helpers import dense_residual_covariance
-from tests.residual.test_posterior import MODELS, frame, model
+from tests.dense_residuals import dense_residual_covariance
+
+pytestmark = pytest.mark.usefixtures("one_blas_thread")
 
 
 def _quiet(run):

@@ -22,7 +22,9 @@ from tests.bayes.test_marginal import (
     _value,
 )
 from tests.conftest import quietly
-from tests.residual.residual_helpers import dense_residual_covariance
+from tests.dense_residuals import dense_residual_covariance
+
+pytestmark = pytest.mark.usefixtures("one_blas_thread")
 
 #: formula, residual, sigma, whether weights
 MODELS = {

@@ -21,7 +21,9 @@ from bayeslmm.likelihood.absolute import absolute_curvature, absolute_kenward_ro
 from bayeslmm.likelihood.coordinates import Coordinates
 from bayeslmm.likelihood.optimize import optimize
 from tests.conftest import quietly
-from tests.residual.residual_helpers import dense_residual_covariance
+from tests.dense_residuals import dense_residual_covariance
+
+pytestmark = pytest.mark.usefixtures("one_blas_thread")
 
 #: formula, sigma, whether weights
 MODELS = {

@@ -16,8 +16,10 @@ from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.bayes.signed import fold, reaches_zero, signed_density, signed_mode
 from bayeslmm.gaussian.blocks import _effects, _kernel
 from tests.bayes.test_marginal_nuts import assert_same_posterior
+from tests.bayes.test_residual_posterior import MODELS, density, near
 from tests.conftest import quietly
-from tests.residual.test_posterior import MODELS, density, near
+
+pytestmark = pytest.mark.usefixtures("one_blas_thread")
 
 ARGUMENTS = {
     "draws": 30, "tune": 30, "chains": 2, "cores": 2, "random_seed": 5, "progressbar": False,

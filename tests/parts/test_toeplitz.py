@@ -13,9 +13,11 @@ from scipy import linalg, optimize, stats
 import bayeslmm as blm
 from bayeslmm.parts.structures import make_structure
 from tests.bayes.test_marginal import _log_density, _random_point, _value
+from tests.bayes.test_residual_posterior import frame
 from tests.conftest import quietly
-from tests.residual.residual_helpers import dense_residual_covariance
-from tests.residual.test_posterior import frame
+from tests.dense_residuals import dense_residual_covariance
+
+pytestmark = pytest.mark.usefixtures("one_blas_thread")
 
 
 @cache

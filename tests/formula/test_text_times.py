@@ -12,6 +12,8 @@ import bayeslmm as blm
 from bayeslmm.formula.labels import natural_order, spaced_evenly, time_order
 from tests.conftest import quietly
 
+pytestmark = pytest.mark.usefixtures("one_blas_thread")
+
 LABELS = ["{}", "V{}", "week {}", "{} months", "visit {:02}"]
 
 
