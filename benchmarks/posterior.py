@@ -99,7 +99,7 @@ def evaluation(rows: list[int]) -> None:
     for n in rows:
         model = blm.LMM("y ~ x + (x | g)", data(f"rows-{n}"))
         density = marginal_density(model.design, model.priors, model.problem)
-        prepared[n] = density, np.tile(density.starting_point(0.5), (100, 1))
+        prepared[n] = density, np.tile(density.starting_points((0.5,))[0], (100, 1))
         del model
     best = {n: [np.inf, np.inf] for n in rows}
     for _ in range(50):  # interleaved: whatever else runs on the machine hits all sizes alike

@@ -127,7 +127,7 @@ def measure(folder: str, formula: str, what: str, method: str) -> dict[str, floa
     clock("prepare", lambda: model.problem)
     with single_threaded_blas():
         density = marginal_density(model.design, model.priors, model.problem)
-        x = density.starting_point(0.5)
+        x = density.starting_points((0.5,))[0]
         clock("value and gradient", lambda: density(x), repeat=5)
     reml = clock("reml", model.reml)
     post = clock(

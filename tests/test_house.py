@@ -23,8 +23,6 @@ ROOMS = (
 
 #: Circles that are there; a circle may leave this list, none may join it or grow.
 CIRCLES: tuple[frozenset[str], ...] = (
-    frozenset({"bayes.calibration", "bayes.residual_calibration"}),
-    frozenset({"bayes.cell_density", "bayes.marginal", "bayes.residual_density"}),
     frozenset({"gaussian.coordinates", "gaussian.crossproducts", "gaussian.orthogonal"}),
     frozenset(
         {

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from bayeslmm.assembly import system_of
 from bayeslmm.bayes.choice import METHODS
 from bayeslmm.bayes.importance import MAX_K_HAT, importance_sample
 from bayeslmm.bayes.marginal import (
@@ -29,12 +30,9 @@ from bayeslmm.bayes.marginal_fitting import sample_covariances
 from bayeslmm.bayes.mode import find_mode
 from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.errors import PriorError, SamplingError
-from bayeslmm.gaussian import (
-    CrossProducts,
-    draw_conditional_many,
-    draw_levels,
-    single_threaded_blas,
-)
+from bayeslmm.formula.components import component_map, residual_component_names
+from bayeslmm.gaussian import draw_levels, single_threaded_blas
+from bayeslmm.gaussian.system import Theta
 from bayeslmm.parts.scales import draw_scales, unconstrain
 from bayeslmm.priors.parameters import component_names
 from bayeslmm.progress import progress
@@ -188,7 +186,7 @@ def sbc(
     ['Intercept', 'sd(Intercept | Batch)', 'sigma']
     """
     _check(model, n_sims, method, n_draws)
-    simulator = _simulator(model).of(model, method, n_draws)
+    simulator = _Simulator.of(model, method, n_draws)
     seeds = np.random.SeedSequence(random_seed).spawn(n_sims)
     workers = cores or os.cpu_count() or 1
     with single_threaded_blas(), ThreadPoolExecutor(workers) as pool:
@@ -206,14 +204,6 @@ def sbc(
     )
 
 
-def _simulator(model: Model) -> type[_Simulator]:
-    if model.design.residual is None:
-        return _Simulator
-    from bayeslmm.bayes.residual_calibration import ResidualSimulator
-
-    return ResidualSimulator
-
-
 @dataclass(frozen=True)
 class _Simulator:
     """What stays fixed over simulations."""
@@ -229,24 +219,20 @@ class _Simulator:
 
     @classmethod
     def of(cls, model: Model, method: str, n_draws: int) -> _Simulator:
-        from bayeslmm.formula.components import residual_component_names
-
         design = model.design
         mean, sd = coefficient_priors(design, model.priors)
         names = list(design.coef_names)
         for block in design.blocks:
             names += component_names(block)
-        residual = design.residual
-        components = ["sigma"] if residual is None else residual_component_names(residual)
         return cls(
             model,
-            marginal_density(design, model.priors, model.problem),
+            marginal_density(design, model.priors, system_of(design)),
             mean,
             sd,
             np.linalg.inv(model.priors.combinations()),
             method,
             n_draws,
-            [*names, *components],
+            [*names, *residual_component_names(design.residual)],
         )
 
     def run(self, seed: np.random.SeedSequence) -> tuple[np.ndarray, np.ndarray, bool]:
@@ -259,52 +245,38 @@ class _Simulator:
         posterior = self._posterior(density, draws, rng)
         return (posterior < truth).sum(axis=0), truth, fell_back
 
-    def _simulated(self, beta, x, rng) -> tuple[np.ndarray, np.ndarray]:
-        """True values in the order of the names, and y - offset of a simulated data set."""
-        sd, F, sigma = self.density.constrained(x)
-        factors = self.density.factors(F)
-        truth = self._named(beta[None], sd, factors, sigma)[0]
-        return truth, self._response(beta, [L[0] for L in factors], float(sigma[0]), rng)
-
-    def _posterior(self, density: MarginalDensity, draws, rng) -> np.ndarray:
-        """Draws of all parameters in the order of the names."""
-        sd, F, sigma = density.computed(draws)
-        factors = density.factors(F)
-        normals = rng.standard_normal((self.n_draws, density.model.n_normals))
-        parts = [np.ascontiguousarray(L) for L in factors]
-        beta = draw_conditional_many(density.model, parts, sigma, normals)[0]
-        return self._named(beta, *density.maps.to_formula(sd, factors), sigma)
-
     def _parameters(self, rng) -> tuple[np.ndarray, np.ndarray]:
         """beta and the unconstrained covariance parameters, from the priors."""
-        density = self.density
+        prior = self.density.prior
         beta = self.uncenter @ rng.normal(self.coef_mean, self.coef_sd)
-        at = unconstrain(density.scales, draw_scales(density.scales, 1, rng)[0])
-        u = np.arctanh(2 * rng.beta(density.exponent, density.exponent) - 1)
-        return beta, np.concatenate((at[:-1], u, at[-1:]))
+        at = unconstrain(prior.scales, draw_scales(prior.scales, 1, rng)[0])
+        u = np.arctanh(2 * rng.beta(prior.exponent, prior.exponent) - 1)
+        return beta, np.concatenate([at, u])
 
-    def _response(self, beta, factors, sigma, rng) -> np.ndarray:
-        """y - offset of a simulated data set."""
-        design = self.model.design
+    def _simulated(self, beta, x, rng) -> tuple[np.ndarray, np.ndarray]:
+        """True values in the order of the names, and y - offset of a simulated data set."""
+        design, system = self.model.design, self.density.system
+        sd, F, eta, c = self.density.constrained(x)
         y = design.X @ beta
-        for block, L in zip(design.blocks, factors, strict=True):
+        for block, L in zip(design.blocks, system.split(F[0]), strict=True):
             b = draw_levels(block.relationship, block.n_levels, L, rng)
             y = y + (block.Z * b[block.codes]).sum(axis=1)
-        noise = rng.standard_normal(design.n_rows)
-        if design.weights is not None:
-            noise /= np.sqrt(design.weights)
-        return y + sigma * noise
+        root = system.residual_root(Theta(F[0], eta[0], c[0]))
+        y = y + root(rng.standard_normal(design.n_rows), inverse=False)
+        return self._named(beta[None], sd, F, eta, c)[0], y
 
     def _density_of(self, y: np.ndarray) -> MarginalDensity:
         """The density for another response: symbolic analysis and priors are kept."""
-        from bayeslmm.assembly import factor_rows
+        system = self.density.system.with_response(y, self.model.design.X)
+        return replace(self.density, system=system)
 
-        design, old = self.model.design, self.density.model
-        cp = CrossProducts.from_rows(y, design.X, factor_rows(design), weights=design.weights)
-        maps = self.density.maps
-        problem = old.problem.renewed(cp.with_effects(maps.matrices) if maps.needed else cp)
-        fresh = replace(old, problem=problem, working_prior=old.prior.moved(problem.coordinates))
-        return replace(self.density, model=fresh)
+    def _posterior(self, density: MarginalDensity, draws, rng) -> np.ndarray:
+        """Draws of all parameters in the order of the names."""
+        sd, F, eta, c = density.computed(draws)
+        normals = rng.standard_normal((self.n_draws, density.system.n_normals))
+        beta = density.system.draw(F, eta, c, density.fixed, normals)[0]
+        sd, F = density.maps.flat_to_formula(sd, F, density.system.split)
+        return self._named(beta, sd, F, eta, c)
 
     def _draws(self, density: MarginalDensity, truth, rng) -> tuple[np.ndarray, bool]:
         """n_draws of the covariance parameters, independent for all practical purposes."""
@@ -329,10 +301,10 @@ class _Simulator:
         )
         return sampled.x[0, ::_THIN], fell_back
 
-    def _named(self, beta, sd, factors, sigma) -> np.ndarray:
+    def _named(self, beta, sd, F, eta, c) -> np.ndarray:
         """Columns in the order of the names, from (n, ...) arrays."""
-        columns, start = [beta], 0
-        for block, L in zip(self.model.design.blocks, factors, strict=True):
+        design, columns, start = self.model.design, [beta], 0
+        for block, L in zip(design.blocks, self.density.system.split(F), strict=True):
             q = block.n_effects
             part = sd[:, start : start + q]
             columns.append(part)
@@ -342,7 +314,7 @@ class _Simulator:
                 R = unit @ unit.transpose(0, 2, 1)
                 columns.append(np.stack([R[:, i, j] for i, j in pairs], axis=1))
             start += q
-        return np.concatenate([*columns, sigma[:, None]], axis=1)
+        return np.concatenate([*columns, component_map(design.residual, eta, c)], axis=1)
 
 
 def _check(model: Model, n_sims: int, method: str, n_draws: int) -> None:

@@ -7,8 +7,8 @@ compiled call. The interface is private, so it is used only in versions it was c
 :mod:`bayeslmm.bayes.nuts` goes the public way otherwise.
 
 A C function cached on disk cannot hold arrays: they are passed as a table of addresses and shapes
-(:mod:`bayeslmm.bayes.tables`). Each kind of density names its module (``density.compiled``), which
-has the C function, ``logp``, and ``arrays``, what it reads from the table.
+(:mod:`bayeslmm.bayes.kernels.tables`). A density names the module of the C function, ``logp``
+(``density.compiled``), and has the records that it reads from the table.
 
 ``import nutpie`` imports all of ArviZ with its plots, which takes longer than a fit: only nutpie's
 compiled part is loaded here.
@@ -19,19 +19,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module, machinery, util
+from importlib import machinery, util
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba import carray, cfunc, types
 
+from bayeslmm.bayes.kernels.tables import DOUBLES, flat_arrays, make_table
 from bayeslmm.bayes.mode import Mode
-from bayeslmm.bayes.tables import DOUBLES, make_table
 
 if TYPE_CHECKING:
     from bayeslmm.bayes.marginal import MarginalDensity
-    from bayeslmm.bayes.residual_density import ResidualDensity
 
 __all__ = ["CompiledDensity", "compiled_density", "compiled_model", "sample", "supported"]
 
@@ -51,7 +50,7 @@ def _expand(n_dim, n_expanded, z_, out_, user_data):
     return 0
 
 
-def supported(density: MarginalDensity | ResidualDensity) -> bool:
+def supported(density: MarginalDensity) -> bool:
     """Whether this density and this nutpie can be joined this way."""
     from importlib.metadata import version
 
@@ -120,7 +119,7 @@ class CompiledDensity:
 
 
 def compiled_density(
-    density: MarginalDensity | ResidualDensity, mode: Mode, initial_point: Callable
+    density: MarginalDensity, mode: Mode, initial_point: Callable
 ) -> CompiledDensity:
     """The density of z at x = center + scale z.
 
@@ -129,10 +128,11 @@ def compiled_density(
     initial_point : callable
         Seed to a starting z.
     """
-    kernel = import_module(density.compiled)
-    arrays = [np.ascontiguousarray(a) for a in (mode.x, mode.scale, *kernel.arrays(density))]
-    table = make_table(arrays, kernel.N_ARRAYS)
-    return CompiledDensity(density.n_dim, kernel.logp, arrays, table, initial_point)
+    kernels: Any = density.compiled
+    entries = (mode.x, mode.scale, *flat_arrays(density.records()))
+    arrays = [np.ascontiguousarray(a) for a in entries]
+    table = make_table(arrays, kernels.N_ARRAYS)
+    return CompiledDensity(density.n_dim, kernels.logp, arrays, table, initial_point)
 
 
 def compiled_model(compiled: CompiledDensity):

@@ -13,13 +13,8 @@ from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.residual_draws import residual_values
 from bayeslmm.formula import Design
 from bayeslmm.formula.residual import ResidualDesign
-from bayeslmm.gaussian import (
-    FixedPrior,
-    MarginalModel,
-    draw_conditional_many,
-    single_threaded_blas,
-)
-from bayeslmm.gaussian.system import StructuredProblem, Theta
+from bayeslmm.gaussian import FixedPrior, single_threaded_blas
+from bayeslmm.gaussian.system import System, Theta
 from bayeslmm.priors.effect_maps import EffectMaps
 
 __all__ = ["GivenCovariances", "posterior_values"]
@@ -70,44 +65,22 @@ class GivenCovariances:
     @classmethod
     def of(
         cls,
-        model: MarginalModel,
-        sds: np.ndarray,
-        factors: list[np.ndarray],
-        sigma: np.ndarray,
-        maps: EffectMaps = EffectMaps(),  # noqa: B008 - frozen
-    ) -> GivenCovariances:
-        """Of a model with independent residuals of one variance."""
-
-        def draw(rows: slice, normals: np.ndarray) -> Drawn:
-            parts = [np.ascontiguousarray(L[rows]) for L in factors]
-            return draw_conditional_many(model, parts, sigma[rows], normals)
-
-        problem = model.problem
-        patterns = zip(problem.n_levels, problem.patterns, strict=True)
-        shapes = [(levels, pattern.q) for levels, pattern in patterns]
-        residual = {"sigma": sigma}
-        return cls(sds, factors, residual, draw, model.n_normals, shapes, problem.p, maps)
-
-    @classmethod
-    def structured(
-        cls,
-        problem: StructuredProblem,
-        prior: FixedPrior,
+        system: System,
+        fixed: FixedPrior,
         sds: np.ndarray,
         theta: Theta,
-        residual: ResidualDesign,
+        residual: ResidualDesign | None,
         maps: EffectMaps = EffectMaps(),  # noqa: B008 - frozen
     ) -> GivenCovariances:
-        """Of a model whose residuals have a structure; ``theta`` holds n draws of F, eta and c."""
+        """Of n draws of theta: F (n, f), eta (n, s) and c (n, k)."""
         F, eta, c = theta.F, theta.eta, theta.c
 
         def draw(rows: slice, normals: np.ndarray) -> Drawn:
-            return problem.draw(F[rows], eta[rows], c[rows], prior, normals)
+            return system.draw(F[rows], eta[rows], c[rows], fixed, normals)
 
-        shapes = [(f.n_levels, f.q) for f in problem.factors]
-        values = residual_values(residual, eta, c)
-        factors = problem.split(F)
-        return cls(sds, factors, values, draw, problem.n_normals, shapes, problem.p, maps)
+        values, factors = residual_values(residual, eta, c), system.split(F)
+        shapes = system.effect_shapes
+        return cls(sds, factors, values, draw, system.n_normals, shapes, system.p, maps)
 
 
 def posterior_values(

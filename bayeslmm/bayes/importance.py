@@ -27,11 +27,7 @@ from bayeslmm.bayes.nuts import processors
 from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.errors import SamplingError
 from bayeslmm.formula import Design
-from bayeslmm.gaussian import (
-    Problem,
-    draws_to_user,
-    single_threaded_blas,
-)
+from bayeslmm.gaussian import Problem, single_threaded_blas
 from bayeslmm.priors.table import Priors
 
 if TYPE_CHECKING:
@@ -228,14 +224,14 @@ def _weighted(density, proposal: SplitT, n, rng, cores, evaluate) -> ImportanceS
 
 def _evaluate_and_draw(density: MarginalDensity, x, cores, rng):
     """Log densities (n,), fixed (n, p) and effects (n, N), each row from one factorization."""
-    n, problem = len(x), density.model.problem
-    values, fixed = np.empty(n), np.empty((n, problem.p))
-    effects = np.empty((n, problem.symbolic.n_columns))
+    n, system = len(x), density.system
+    values, fixed = np.empty(n), np.empty((n, system.p))
+    effects = np.empty((n, system.n_normals - system.p))
     starts = range(0, n, _DRAWS_PER_STREAM)
 
     def run(start, stream):
         for i in range(start, min(start + _DRAWS_PER_STREAM, n)):
-            normals = stream.standard_normal(density.model.n_normals)
+            normals = stream.standard_normal(system.n_normals)
             values[i], fixed[i], effects[i] = density.value_and_draw(x[i], normals)
 
     with ThreadPoolExecutor(max(1, cores)) as pool:
@@ -297,7 +293,7 @@ def fit_importance(
         rows = sample.resample(chains * draws, rng)
         drawn = None
         if sample.effects is not None:
-            drawn = draws_to_user(density.model.problem, sample.fixed[rows], sample.effects[rows])
+            drawn = density.system.drawn(sample.fixed[rows], sample.effects[rows])
         values = posterior_values(
             density.given(sample.x[rows]), design, names, chains=chains,
             random_seed=random_seed, cores=cores, drawn=drawn,

@@ -18,17 +18,11 @@ from bayeslmm.bayes.nuts import MARGINAL_TUNE, nuts_options, processors, sample_
 from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.bayes.trajectories import SURROGATE_TUNE, Trajectories, sample_trajectories
 from bayeslmm.formula import Design
-from bayeslmm.gaussian import (
-    Problem,
-    draws_to_user,
-    single_threaded_blas,
-)
+from bayeslmm.gaussian import Problem, single_threaded_blas
 from bayeslmm.priors.table import Priors
 
 if TYPE_CHECKING:
     import xarray as xr
-
-    from bayeslmm.bayes.residual_density import ResidualDensity
 
 __all__ = ["CovarianceDraws", "fit_marginal", "sample_covariances"]
 
@@ -139,7 +133,7 @@ def fit_marginal(
         )
         rest, drawn = sampled.trajectories, None
         if rest is not None and rest.effects is not None:
-            drawn = draws_to_user(density.model.problem, rest.fixed, rest.effects)
+            drawn = density.system.drawn(rest.fixed, rest.effects)
         values = posterior_values(
             density.given(sampled.x.reshape(-1, sampled.x.shape[-1])),
             design,
@@ -162,11 +156,9 @@ def fit_marginal(
     return assemble(design, names, values, sampled.stats, info)
 
 
-def _of_a_single_chain(density: MarginalDensity | ResidualDensity):
+def _of_a_single_chain(density: MarginalDensity) -> MarginalDensity:
     """With very many levels, a density whose evaluations use the processors a chain leaves idle.
 
     The number of chains decides and not that of processors, so that draws are the same everywhere.
     """
-    if isinstance(density, MarginalDensity) and density.model.problem.many_levels:
-        return replace(density, alone=True)
-    return density
+    return replace(density, alone=True) if density.system.many_levels else density

@@ -11,14 +11,15 @@ import numpy as np
 from bayeslmm.bayes.conditional import GivenCovariances, posterior_values
 from bayeslmm.bayes.fitting import FitInfo, assemble
 from bayeslmm.bayes.hierarchical import coords, flat_covariance_root
-from bayeslmm.bayes.marginal import fixed_obstacle, fixed_prior
+from bayeslmm.bayes.marginal import as_system, fixed_obstacle, fixed_prior
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.nuts import processors
+from bayeslmm.bayes.residual_model import residual_parts
 from bayeslmm.bayes.sampling import PYMC_TUNE, Sampling, quiet_pymc, sample_model
-from bayeslmm.bayes.variables import positive
 from bayeslmm.errors import PriorError
 from bayeslmm.formula import Design
-from bayeslmm.gaussian import Problem, single_threaded_blas, with_prior
+from bayeslmm.gaussian import Problem, single_threaded_blas
+from bayeslmm.gaussian.system import System, Theta
 from bayeslmm.parts.patterns import lower_factor
 from bayeslmm.priors.table import Priors
 
@@ -29,13 +30,15 @@ if TYPE_CHECKING:
 __all__ = ["fit_marginal_model", "marginal_model"]
 
 
-def marginal_model(design: Design, priors: Priors, names: ModelNames, problem: Problem) -> pm.Model:
-    """Standard deviations, correlations and sigma; coefficients and effects integrated out.
+def marginal_model(
+    design: Design, priors: Priors, names: ModelNames, problem: Problem | System
+) -> pm.Model:
+    """Covariance parameters alone; coefficients and effects integrated out.
 
     Parameters
     ----------
-    problem : Problem
-        Cross-products of the design.
+    problem : Problem or System
+        Of the design.
 
     Returns
     -------
@@ -47,10 +50,6 @@ def marginal_model(design: Design, priors: Priors, names: ModelNames, problem: P
     PriorError
         If a coefficient's prior is neither normal nor flat.
     """
-    if design.residual is not None:
-        from bayeslmm.bayes.residual_marginal_model import residual_marginal_model
-
-        return residual_marginal_model(design, priors, names, problem)
     import pymc as pm
     import pytensor.tensor as pt
 
@@ -59,13 +58,15 @@ def marginal_model(design: Design, priors: Priors, names: ModelNames, problem: P
     if obstacle := fixed_obstacle(design, priors):
         raise PriorError(f"There is no marginal model: {obstacle}.")
     maps = priors.effect_maps()
-    model = with_prior(maps.applied(problem), fixed_prior(design, priors))
+    system = as_system(maps.applied(problem))
     with pm.Model(coords=coords(design, names)) as result:
         parts = [pt.zeros(0)]
         for block, factor, K in zip(design.blocks, names.factors, maps.matrices, strict=True):
             parts.append(flat_covariance_root(block, factor, priors, K))
-        sigma = positive("sigma", [priors["sigma"]], dims=None)
-        log_y = log_marginal_likelihood(model, pt.concatenate(parts), sigma)
+        eta, c = residual_parts(design, priors)
+        c = pt.zeros(0) if c is None else pt.atleast_1d(c).ravel()
+        F = pt.concatenate(parts)
+        log_y = log_marginal_likelihood(system, fixed_prior(design, priors), F, eta, c)
         pm.Potential("log_marginal", log_y)
     return result
 
@@ -103,10 +104,18 @@ def fit_marginal_model(
         if factor.corr in flat:
             root = np.array([lower_factor(R) for R in flat[factor.corr]])
         factors.append(sd[:, :, None] * root)
+    none = np.empty((chains * draws, 0))
+    F = np.concatenate([none, *(L.reshape(len(L), -1) for L in factors)], axis=1)
+    theta = Theta(F, np.log(flat["sigma"])[:, None], none)
     with single_threaded_blas():
-        conditional = with_prior(problem(), fixed_prior(design, priors))
         values = posterior_values(
-            GivenCovariances.of(conditional, np.concatenate(sds, axis=1), factors, flat["sigma"]),
+            GivenCovariances.of(
+                as_system(problem()),
+                fixed_prior(design, priors),
+                np.concatenate(sds, axis=1),
+                theta,
+                None,
+            ),
             design,
             names,
             chains=chains,

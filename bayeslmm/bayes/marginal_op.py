@@ -1,9 +1,9 @@
 """log p(y | covariance parameters) as PyTensor operations, with gradient and numba code.
 
-Both operations map a flat buffer of covariance factors and sigma to the value and its two
-derivatives; the pullback of the value is then a product. Where the numerical core runs as one
-compiled call, all data are *inputs* of the operation: numba's cache knows an operation by its
-class, and would hand one model's data to the next if they were closed over.
+Both operations map flat covariance factors, eta and c (:class:`bayeslmm.gaussian.system.Theta`) to
+the value and its derivatives; the pullback of the value is then a product. Where residuals have one
+variance and there is no dense tail, all data are *inputs* of the operation: numba's cache knows an
+operation by its class, and would hand one model's data to the next if they were closed over.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from pytensor.graph.basic import Apply
 from pytensor.graph.op import Op
 from pytensor.link.numba.dispatch import basic as numba_basic
 
+from bayeslmm.bayes.kernels.tables import flat_arrays
 from bayeslmm.compiling import kernel
-from bayeslmm.gaussian import MarginalModel, log_marginal_flat
+from bayeslmm.gaussian import FixedPrior
 from bayeslmm.gaussian._criteria import marginal_head
 from bayeslmm.gaussian.problem import Values
 from bayeslmm.gaussian.symbolic import Layout
+from bayeslmm.gaussian.system import System, Theta
 
 __all__ = ["log_marginal_likelihood"]
 
@@ -32,61 +34,55 @@ _tokens = itertools.count()
 
 
 class _LogMarginal(Op):
-    """Value, derivative in the flat factors, derivative in sigma."""
+    """Value, and derivatives in the flat factors, in eta and in c."""
 
-    def make_node(self, F, sigma, *data):
-        F = pt.as_tensor_variable(F)
-        sigma = pt.as_tensor_variable(sigma)
-        inputs = [F, sigma, *(pt.as_tensor_variable(d) for d in data)]
-        return Apply(self, inputs, [pt.dscalar(), pt.dvector(), pt.dscalar()])
+    def make_node(self, F, eta, c, *data):
+        inputs = [pt.as_tensor_variable(v) for v in (F, eta, c, *data)]
+        return Apply(self, inputs, [pt.dscalar(), *(pt.dvector() for _ in range(3))])
 
     def connection_pattern(self, node):
-        return [[True] * 3] * 2 + [[False] * 3] * (len(node.inputs) - 2)
+        return [[True] * 4] * 3 + [[False] * 4] * (len(node.inputs) - 3)
 
     def infer_shape(self, node, shapes):
-        return [(), shapes[0], ()]
+        return [(), *shapes[:3]]
 
     def pullback(self, inputs, outputs, cotangents):
-        value = cotangents[0]
-        return [
-            value * outputs[1],
-            value * outputs[2],
-            *(disconnected_type() for _ in inputs[2:]),
-        ]
+        slopes = [cotangents[0] * slope for slope in outputs[1:]]
+        return [*slopes, *(disconnected_type() for _ in inputs[3:])]
 
 
 class LogMarginalHead(_LogMarginal):
-    """Without a dense tail: every array of the prepared problem is an input."""
+    """One residual variance, no dense tail: every array of the problem is an input."""
 
     __props__ = ()
 
     def perform(self, node, inputs, outputs):
-        F, sigma, *data = inputs
-        results = _head(F, float(sigma), *_unflatten(data))
-        for storage, result in zip(outputs, results, strict=True):
+        F, eta, _, *data = inputs
+        for storage, result in zip(outputs, _head(F, eta, *_unflatten(data)), strict=True):
             storage[0] = np.asarray(result)
 
 
-class LogMarginalDense(_LogMarginal):
-    """With a dense tail, which is LAPACK's: runs in Python, also under numba.
+class LogMarginalOf(_LogMarginal):
+    """Any system: runs in Python, also under numba.
 
     Parameters
     ----------
-    model : MarginalModel
+    system : System
+    prior : tuple
+        Of the coefficients, see :meth:`bayeslmm.gaussian.system.System.prior`.
     """
 
     __props__ = ("token",)
 
-    def __init__(self, model: MarginalModel):
-        self.model, self.token = model, next(_tokens)
+    def __init__(self, system: System, prior: tuple):
+        self.system, self.prior, self.token = system, prior, next(_tokens)
 
     def perform(self, node, inputs, outputs):
-        F, sigma = inputs
-        F = np.asarray(F)
-        value, D, d_sigma2 = log_marginal_flat(self.model, F, float(sigma))
-        lay = self.model.problem.layout
-        results = value, _factor_gradient(D, F, lay.factor_q, lay.f_ptr), 2 * sigma * d_sigma2
-        for storage, result in zip(outputs, results, strict=True):
+        F, eta, c = (np.ascontiguousarray(v, dtype=float) for v in inputs)
+        value, d_Sigma, d_eta, d_c = self.system.evaluate(Theta(F, eta, c), self.prior)
+        pairs = zip(self.system.split(d_Sigma), self.system.split(F), strict=True)
+        G = np.concatenate([np.zeros(0), *((2.0 * D @ L).ravel() for D, L in pairs)])
+        for storage, result in zip(outputs, (value, G, d_eta, d_c), strict=True):
             storage[0] = np.asarray(result)
 
 
@@ -104,21 +100,17 @@ def _factor_gradient(D, F, q, start):
 
 
 @kernel
-def _head(F, sigma, lay, val, numbers, root, target):
+def _head(F, eta, lay, val, n, sum_log_weights, root, target, log_det):
+    sigma = np.exp(eta[0])
     value, D, d_sigma2 = marginal_head(
-        lay, val, F, sigma, int(numbers[0]), numbers[1], root, target, numbers[2], True
+        lay, val, F, sigma, n[0], sum_log_weights[0], root, target, log_det[0], True
     )
     G = _factor_gradient(D, F, lay.factor_q, lay.f_ptr)
-    return value, G, 2.0 * sigma * d_sigma2
-
-
-def _flatten(model: MarginalModel) -> list[np.ndarray]:
-    """Every array of a model without a dense tail; :func:`_unflatten` is the way back."""
-    lay, val, n, sum_log_weights, root, target, log_det = model.kernel_arguments()
-    return [*lay, *val, np.array([float(n), sum_log_weights, log_det]), root, target]
+    return value, G, np.full(1, 2.0 * sigma * sigma * d_sigma2), np.empty(0)
 
 
 def _unflatten(data):
+    """Records of the arrays that :func:`flat_arrays` makes of the engine's arguments."""
     lay, val = Layout(*data[:_N_LAYOUT]), Values(*data[_N_LAYOUT : _N_LAYOUT + _N_VALUES])
     return lay, val, *data[_N_LAYOUT + _N_VALUES :]
 
@@ -129,30 +121,37 @@ def _numba_head(op, node, **kwargs):
     # fmt: off
     @numba_basic.numba_njit
     def log_marginal(
-        F, sigma, a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15, a16,
-        diag, panel, tail, rhs, gram, levels, numbers, root, target,
+        F, eta, c, a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15, a16,
+        diag, panel, tail, rhs, gram, levels, n, sum_log_weights, root, target, log_det,
     ):
         lay = Layout(
             a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15, a16
         )
         val = Values(diag, panel, tail, rhs, gram, levels)
-        value, G, d_sigma = _head(F, sigma.item(), lay, val, numbers, root, target)
-        return np.asarray(value), G, np.asarray(d_sigma)
+        value, G, d_eta, d_c = _head(
+            F, eta, lay, val, n, sum_log_weights, root, target, log_det
+        )
+        return np.asarray(value), G, d_eta, d_c
     # fmt: on
 
     return log_marginal
 
 
-def log_marginal_likelihood(model: MarginalModel, F, sigma):
+def log_marginal_likelihood(system: System, fixed: FixedPrior, F, eta, c):
     """log p(y | theta), a scalar variable.
 
     Parameters
     ----------
-    model : MarginalModel
+    system : System
+    fixed : FixedPrior
+        Of the coefficients.
     F : vector variable
         Flat factors F_k, Sigma_k = F_k F_k', row by row, one grouping factor after the other.
-    sigma : scalar variable
+    eta, c : vector variables
+        Of the residuals.
     """
-    if model.problem.head_only:
-        return LogMarginalHead()(F, sigma, *_flatten(model))[0]
-    return LogMarginalDense(model)(F, sigma)[0]
+    prior = system.prior(fixed)
+    arguments = system.kernel_arguments(prior) if system.engine == "shared" else None
+    if arguments is not None:
+        return LogMarginalHead()(F, eta, c, *flat_arrays(arguments))[0]
+    return LogMarginalOf(system, prior)(F, eta, c)[0]

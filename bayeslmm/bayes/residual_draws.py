@@ -90,13 +90,14 @@ def residual_coords(design: Design) -> dict[str, np.ndarray]:
 
 
 def residual_values(
-    residual: ResidualDesign, eta: np.ndarray, c: np.ndarray
+    residual: ResidualDesign | None, eta: np.ndarray, c: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Residual variables from natural parameters of n draws.
 
     Parameters
     ----------
-    residual : ResidualDesign
+    residual : ResidualDesign or None
+        None where ``sigma`` is the only variable.
     eta : (n, s) array
         Log standard deviations, or log sigma and log-linear coefficients.
     c : (n, k) array
@@ -107,8 +108,10 @@ def residual_values(
         ``sigma`` is the root of the rows' mean residual variance where there are cells, and the
         standard deviation at the means of the columns of a log-linear formula.
     """
-    kind = residual.variance.kind
     values = {"sigma": np.exp(eta[:, 0])}
+    if residual is None:
+        return values
+    kind = residual.variance.kind
     if kind == "cells":
         counts = residual.rows.scale.sum(axis=0)
         share = counts / counts.sum()

@@ -61,8 +61,10 @@ def residual_parts(design: Design, priors: Priors):
     import pymc as pm
     import pytensor.tensor as pt
 
-    residual, kind = design.stated_residual, design.stated_residual.variance.kind
     chosen = [priors[key] for key in scale_keys(design)]
+    if design.residual is None:
+        return pt.log(positive("sigma", chosen, dims=None))[None], None
+    residual, kind = design.residual, design.residual.variance.kind
     if kind == "cells":
         by = stacked("sigma_by", chosen, dims="sigma_cell")
         counts = residual.rows.scale.sum(axis=0)

@@ -22,14 +22,10 @@ import numpy as np
 
 from bayeslmm.bayes.marginal import MarginalDensity
 from bayeslmm.bayes.mode import Mode, climb
-from bayeslmm.bayes.residual_density import ResidualDensity
 from bayeslmm.compiling import kernel
 from bayeslmm.parts.scales import even_priors, signed_scales
 
 __all__ = ["Mirror", "fold", "image", "mirror", "reaches_zero", "signed_density", "signed_mode"]
-
-#: Both keep the standard deviations of the random effects first in x.
-Density = MarginalDensity | ResidualDensity
 
 #: Signed coordinates are used where the density of the sd falls by less than this (in logs) from
 #: the mode to zero, the other parameters fixed (beside residual structures: at their best).
@@ -46,12 +42,12 @@ _UNIT = 1.5
 _AT_MODE = asinh(1.0 / _UNIT)
 
 
-def signed_density(density: Density, which: np.ndarray, unit: np.ndarray):
+def signed_density(density: MarginalDensity, which: np.ndarray, unit: np.ndarray):
     """The same posterior in coordinates w for some of the standard deviations.
 
     Parameters
     ----------
-    density : MarginalDensity or ResidualDensity
+    density : MarginalDensity
         In log coordinates.
     which : (m,) bool array
         Random effects' standard deviations that get w; their priors must be even, see
@@ -61,15 +57,17 @@ def signed_density(density: Density, which: np.ndarray, unit: np.ndarray):
 
     Returns
     -------
-    MarginalDensity or ResidualDensity
+    MarginalDensity
         Its :meth:`constrained` returns s, which may be negative, and rows of F with that sign.
     """
     units = np.zeros(len(density.scales.code))
     units[: len(which)] = np.where(which, unit, 0.0)
-    return replace(density, scales=signed_scales(density.scales, units))
+    return replace(
+        density, prior=density.prior._replace(scales=signed_scales(density.scales, units))
+    )
 
 
-def reaches_zero(density: Density, mode: Mode) -> np.ndarray:
+def reaches_zero(density: MarginalDensity, mode: Mode) -> np.ndarray:
     """(m,) bool: standard deviations whose posterior has mass near zero, and an even prior."""
     m = density.correlations.n_effects
     able = even_priors(density.scales)[:m]
@@ -86,14 +84,14 @@ def reaches_zero(density: Density, mode: Mode) -> np.ndarray:
         at[i] = 0.0
         # every other Jacobian is in both values
         near[i] = top - signed.value(at) < _REACH
-        if not near[i] and isinstance(density, ResidualDensity):
+        if not near[i] and density.residual is not None:
             # correlated residuals take over the variance of an effect that goes
             at = _highest(signed, at, i, mode.scale @ mode.scale.T)
             near[i] = top - signed.value(at) < _REACH
     return near
 
 
-def _highest(density: Density, x: np.ndarray, i: int, covariance: np.ndarray) -> np.ndarray:
+def _highest(density: MarginalDensity, x: np.ndarray, i: int, covariance: np.ndarray) -> np.ndarray:
     """x with every coordinate but the i-th moved to where the density is highest."""
     from scipy.optimize import minimize
 
@@ -123,7 +121,7 @@ def _symmetric_inverse(A: np.ndarray) -> np.ndarray:
     return 0.5 * (inverse + inverse.T)
 
 
-def signed_mode(density: Density, mode: Mode) -> tuple[Density, Mode]:
+def signed_mode(density: MarginalDensity, mode: Mode) -> tuple[MarginalDensity, Mode]:
     """Where and how to sample: ``density`` and ``mode`` themselves if no sd reaches zero.
 
     Otherwise the density in signed coordinates and its mode there (of the mirror images the one
@@ -139,12 +137,12 @@ def signed_mode(density: Density, mode: Mode) -> tuple[Density, Mode]:
     return signed, climb(signed, start, mode.scale @ mode.scale.T)
 
 
-def fold(signed: Density, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def fold(signed: MarginalDensity, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Draws in log coordinates from draws in signed ones.
 
     Parameters
     ----------
-    signed : MarginalDensity or ResidualDensity
+    signed : MarginalDensity
     w : (..., d) array
 
     Returns
@@ -168,7 +166,7 @@ def fold(signed: Density, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x, (np.log(np.tanh(size)) + log(2.0)).sum(axis=-1)
 
 
-def mirror_owners(signed: Density) -> np.ndarray:
+def mirror_owners(signed: MarginalDensity) -> np.ndarray:
     """(d, 2) positions whose signs a coordinate of w takes over, -1 for none.
 
     The density at w is that at w times these signs, its image where every signed coordinate is
@@ -210,7 +208,7 @@ class Mirror(NamedTuple):
     owners: np.ndarray
 
 
-def mirror(signed: Density, mode: Mode) -> Mirror:
+def mirror(signed: MarginalDensity, mode: Mode) -> Mirror:
     """Coordinates around the mode of a density, signed or not."""
     scale = np.ascontiguousarray(mode.scale)
     return Mirror(mode.x, scale, np.linalg.inv(scale), mirror_owners(signed))

@@ -158,7 +158,7 @@ class _Target:
         x = coordinates.center + coordinates.scale @ z
         if not (rest and self.draw_rest):
             return self.density.value(x), np.empty(0), np.empty(0)
-        return self.density.value_and_draw(x, rng.standard_normal(self.density.model.n_normals))
+        return self.density.value_and_draw(x, rng.standard_normal(self.density.system.n_normals))
 
     def start(self, rng: np.random.Generator):
         """A point of finite density and its value."""

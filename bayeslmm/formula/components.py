@@ -1,4 +1,7 @@
-"""Names and values of the residual components a user sees."""
+"""Names and values of the residual components a user sees.
+
+Without a residual structure (None) the only component is ``sigma``.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["component_map", "residual_component_names", "time_pairs"]
 
 
-def scalar_name(residual: ResidualDesign) -> str | None:
+def scalar_name(residual: ResidualDesign | None) -> str | None:
     """``rho`` or ``range``, None where the structure has no such parameter."""
-    return STRUCTURES[residual.kind].parameter
+    return None if residual is None else STRUCTURES[residual.kind].parameter
 
 
 def time_pairs(residual: ResidualDesign) -> list[tuple[int, int]]:
@@ -25,10 +28,12 @@ def time_pairs(residual: ResidualDesign) -> list[tuple[int, int]]:
     return [(i, j) for i in range(T) for j in range(i + 1, T)]
 
 
-def residual_component_names(residual: ResidualDesign) -> list[str]:
+def residual_component_names(residual: ResidualDesign | None) -> list[str]:
     """``sigma`` or ``sigma[treatment=B]``, ``log_sigma[x]``; then ``rho``, ``range`` or
     ``corr(1, 2)`` for two times.
     """
+    if residual is None:
+        return ["sigma"]
     rows, made = residual.rows, STRUCTURES[residual.kind]
     return [
         *residual.variance.names,
@@ -36,7 +41,7 @@ def residual_component_names(residual: ResidualDesign) -> list[str]:
     ]
 
 
-def component_map(residual: ResidualDesign, eta: np.ndarray, c: np.ndarray) -> np.ndarray:
+def component_map(residual: ResidualDesign | None, eta: np.ndarray, c: np.ndarray) -> np.ndarray:
     """Values of the components, leading axes of ``eta`` and ``c`` are draws.
 
     Parameters
@@ -47,6 +52,8 @@ def component_map(residual: ResidualDesign, eta: np.ndarray, c: np.ndarray) -> n
         Natural parameters of the correlation structure.
     """
     scales = np.exp(eta)
+    if residual is None:
+        return scales
     if residual.variance.kind == "log-linear":
         scales = np.concatenate([np.exp(eta[..., :1]), eta[..., 1:]], axis=-1)
     c = STRUCTURES[residual.kind].component_values(c, len(residual.times))

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+
+from bayeslmm.compiling import Doubles, Matrix
 
 from . import _criteria
 from .coordinates import Coordinates
 from .factor import Elimination, eliminate
-from .problem import Problem
+from .problem import Problem, Values
+from .symbolic import Layout
 from .threads import level_sums
 
 
@@ -100,6 +104,29 @@ class FixedPrior:
         return FixedPrior(root, self.target + root @ coordinates.offset, self.log_det)
 
 
+class MarginalArguments(NamedTuple):
+    """What ``_criteria.marginal_head`` takes beside theta.
+
+    Attributes
+    ----------
+    layout : Layout
+    values : Values
+    n : int
+        Rows.
+    sum_log_weights : float
+    root, target, log_det
+        Prior of the coefficients, in the coordinates computed with.
+    """
+
+    layout: Layout
+    values: Values
+    n: int
+    sum_log_weights: float
+    root: Matrix
+    target: Doubles
+    log_det: float
+
+
 @dataclass(frozen=True)
 class MarginalModel:
     """A prepared problem with a prior on beta.
@@ -122,12 +149,12 @@ class MarginalModel:
         """Standard normals that one draw of (beta, b) takes."""
         return self.problem.p + self.problem.symbolic.n_columns
 
-    def kernel_arguments(self) -> tuple:
-        """layout, values, n, sum log w, root, target, log_det: for ``_criteria.marginal_head``."""
+    def kernel_arguments(self) -> MarginalArguments:
+        """Arrays and numbers for ``_criteria.marginal_head``."""
         prior, cp = self.working_prior, self.problem.cp
-        return (
-            self.problem.layout, self.problem.values, cp.n, cp.sum_log_weights, prior.root,
-            prior.target, prior.log_det,
+        return MarginalArguments(
+            self.problem.layout, self.problem.values, int(cp.n), float(cp.sum_log_weights),
+            prior.root, prior.target, float(prior.log_det),
         )  # fmt: skip
 
 

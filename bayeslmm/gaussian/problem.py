@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from bayeslmm.compiling import Doubles, Matrix
 from bayeslmm.parts.patterns import CovariancePattern
 
 from . import _ordering
@@ -36,12 +37,12 @@ class Values(NamedTuple):
         apply
     """
 
-    diag: np.ndarray
-    panel: np.ndarray
-    tail: np.ndarray
-    rhs: np.ndarray
-    gram: np.ndarray
-    levels: np.ndarray
+    diag: Doubles
+    panel: Doubles
+    tail: Matrix
+    rhs: Matrix
+    gram: Matrix
+    levels: Matrix
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ from bayeslmm.gaussian.marginal import (
     FixedPrior,
     MarginalModel,
     draw_conditional_many,
+    draws_to_user,
+    log_marginal_and_draw,
     log_marginal_flat,
     with_prior,
 )
@@ -34,6 +36,9 @@ from bayeslmm.parts.patterns import CovariancePattern
 from bayeslmm.parts.structures import Structure
 
 __all__ = ["CrossProductSystem", "Eliminated", "SharedSystem"]
+
+#: Up to this many random effects an evaluation is cheap.
+_FEW_EFFECTS = 1000
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,15 @@ class CrossProductSystem(System):
     def n_normals(self) -> int:
         """Standard normals that one draw of (beta, b) takes."""
         return self.p + self.whole.symbolic.n_columns
+
+    @property
+    def draws_with_value(self) -> bool:
+        """See :attr:`System.draws_with_value`: where there is a dense tail."""
+        return not self.whole.head_only
+
+    def drawn(self, fixed: np.ndarray, effects: np.ndarray):
+        """See :meth:`System.drawn`."""
+        return draws_to_user(self.whole, fixed, effects)
 
     def _statistics(self, at: Eliminated, prior: FixedPrior | None, ml: bool = False):
         return statistics(at.S, at.log_det, float(self.n), *self.prior(prior), ml)
@@ -208,10 +222,36 @@ class SharedSystem(CrossProductSystem):
         """Coefficients."""
         return self.whole.p
 
+    engine = "shared"
+
+    @property
+    def cheap(self) -> bool:
+        """See :attr:`System.cheap`."""
+        return self.whole.head_only and self.whole.symbolic.n_columns <= _FEW_EFFECTS
+
+    @property
+    def many_levels(self) -> bool:
+        """See :attr:`System.many_levels`."""
+        return self.whole.many_levels
+
+    def kernel_arguments(self, prior: tuple) -> tuple | None:
+        """See :meth:`System.kernel_arguments`; None with a dense tail."""
+        return self._model(prior).kernel_arguments() if self.whole.head_only else None
+
+    @property
+    def effect_shapes(self) -> list[tuple[int, int]]:
+        """See :attr:`System.effect_shapes`."""
+        patterns = zip(self.whole.n_levels, self.whole.patterns, strict=True)
+        return [(levels, pattern.q) for levels, pattern in patterns]
+
+    def rows_of_scales(self) -> np.ndarray:
+        """See :meth:`System.rows_of_scales`."""
+        return np.array([self.n])
+
     @cached_property
     def scale(self) -> np.ndarray:
         """One standard deviation, (n, 1)."""
-        return np.ones((self.n, 1))
+        return np.broadcast_to(1.0, (self.n, 1))
 
     @cached_property
     def R(self) -> np.ndarray:
@@ -240,11 +280,36 @@ class SharedSystem(CrossProductSystem):
         """See :meth:`System.evaluate`."""
         if ml:
             return self._evaluate_ml(theta, prior, gradient)
-        sigma, given = float(np.exp(theta.eta[0])), FixedPrior(*prior)
+        sigma = float(np.exp(theta.eta[0]))
         F = np.ascontiguousarray(theta.F, dtype=float)
-        model = MarginalModel(self.whole, given, given)
-        value, d_Sigma, d_sigma2 = log_marginal_flat(model, F, sigma, gradient)
+        value, d_Sigma, d_sigma2 = log_marginal_flat(self._model(prior), F, sigma, gradient)
         return Evaluation(value, d_Sigma, np.array([2.0 * sigma**2 * d_sigma2]), np.zeros(0))
+
+    def _model(self, prior: tuple) -> MarginalModel:
+        """With a prior in the coordinates computed with."""
+        given = FixedPrior(*prior)
+        return MarginalModel(self.whole, given, given)
+
+    def value_and_draw(self, theta: Theta, prior: tuple, normals: np.ndarray):
+        """See :meth:`System.value_and_draw`."""
+        sigma = float(np.exp(theta.eta[0]))
+        return log_marginal_and_draw(self._model(prior), theta.F, sigma, normals)
+
+    def starts(self, shares: Sequence[float]) -> list[Theta]:
+        """Where the random effects make up these shares of the response's variance, equally."""
+        cp = self.whole.cp
+        spread = cp.gram_unweighted[-2, -2] - cp.gram_unweighted[-1, -2] ** 2 / cp.n
+        spread = np.sqrt(max(spread, 1e-300) / max(cp.n - 1, 1))
+        sizes = [np.sqrt(np.diag(f.zz_unweighted) / cp.n) for f in cp.factors]
+        count = sum(len(size) for size in sizes)
+        weight = np.exp(cp.sum_log_weights / max(cp.n, 1))
+        found = []
+        for share in shares:
+            part = spread * np.sqrt(share / max(count, 1))
+            Ls = [np.diag(part / np.where(size > 0, size, 1.0)).ravel() for size in sizes]
+            eta = np.log(spread * np.sqrt((1 - share) * weight))
+            found.append(Theta(np.concatenate([np.zeros(0), *Ls]), np.array([eta]), np.zeros(0)))
+        return found
 
     def _evaluate_ml(self, theta: Theta, prior: tuple, gradient: bool) -> Evaluation:
         at = self.eliminated_at(theta)

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bayeslmm.compiling import Integers
+
 from . import _ordering
 from .crossproducts import CrossProducts
 
@@ -52,23 +54,23 @@ class Layout(NamedTuple):
     sizes : leading nodes, head nodes, head columns, tail columns
     """
 
-    node_factor: np.ndarray
-    node_q: np.ndarray
-    node_level: np.ndarray
-    node_col: np.ndarray
-    diag_ptr: np.ndarray
-    panel_ptr: np.ndarray
-    pcol_ptr: np.ndarray
-    pcol: np.ndarray
-    hpat_ptr: np.ndarray
-    hpat_node: np.ndarray
-    hpat_off: np.ndarray
-    rel_ptr: np.ndarray
-    rel: np.ndarray
-    tail_off: np.ndarray
-    f_ptr: np.ndarray
-    factor_q: np.ndarray
-    sizes: np.ndarray
+    node_factor: Integers
+    node_q: Integers
+    node_level: Integers
+    node_col: Integers
+    diag_ptr: Integers
+    panel_ptr: Integers
+    pcol_ptr: Integers
+    pcol: Integers
+    hpat_ptr: Integers
+    hpat_node: Integers
+    hpat_off: Integers
+    rel_ptr: Integers
+    rel: Integers
+    tail_off: Integers
+    f_ptr: Integers
+    factor_q: Integers
+    sizes: Integers
 
 
 @dataclass(frozen=True)

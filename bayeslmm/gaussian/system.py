@@ -18,7 +18,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -164,6 +164,43 @@ class System(ABC):
         @property
         def layout(self) -> Any: ...
 
+    #: Module of :mod:`bayeslmm.bayes.kernels` that takes :meth:`kernel_arguments`.
+    engine: ClassVar[str] = ""
+
+    @property
+    def draws_with_value(self) -> bool:
+        """Whether :meth:`value_and_draw` is there, and the best way to have both."""
+        return False
+
+    @property
+    def many_levels(self) -> bool:
+        """Whether there are so many levels that an evaluation may use several threads."""
+        return False
+
+    @property
+    def cheap(self) -> bool:
+        """Whether an evaluation takes a millisecond or less."""
+        return False
+
+    def kernel_arguments(self, prior: tuple) -> tuple | None:
+        """The record of arrays that a compiled density takes; None where there is none.
+
+        Parameters
+        ----------
+        prior : tuple
+            Of :meth:`prior`.
+        """
+        return None
+
+    @property
+    def effect_shapes(self) -> list[tuple[int, int]]:
+        """Levels and effects of each grouping factor."""
+        return [(f.n_levels, f.q) for f in self.factors]
+
+    def rows_of_scales(self) -> np.ndarray:
+        """Rows that each entry of eta is about, (s,)."""
+        return (self.scale != 0).sum(axis=0)
+
     @property
     def spread(self) -> float:
         """Standard deviation of the least-squares residuals."""
@@ -252,6 +289,32 @@ class System(ABC):
         beta : (m, p) array
         b : list of (m, J_k, q_k) arrays
         """
+
+    def value_and_draw(
+        self, theta: Theta, prior: tuple, normals: np.ndarray
+    ) -> tuple[float, np.ndarray, np.ndarray]:
+        """Log-likelihood with beta integrated out and one draw, from the same factorization.
+
+        Where :attr:`draws_with_value`.
+
+        Parameters
+        ----------
+        theta : Theta
+        prior : tuple
+            Of :meth:`prior`.
+        normals : (n_normals,) array
+
+        Returns
+        -------
+        value : float
+        fixed, effects : (p,) and (n_normals - p,) arrays
+            As computed with, see :meth:`drawn`; nan where the factorization fails.
+        """
+        raise NotImplementedError
+
+    def drawn(self, fixed: np.ndarray, effects: np.ndarray):
+        """beta (m, p) and b, (m, J_k, q_k) each, from m draws of :meth:`value_and_draw`."""
+        raise NotImplementedError
 
     @abstractmethod
     def residual_root(self, theta: Theta) -> Callable:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bayeslmm.compiling import kernel
+from bayeslmm.compiling import Integers, kernel
 from bayeslmm.parts.patterns import CovariancePattern
 
 _LOG_2 = float(np.log(2.0))
@@ -47,13 +47,13 @@ class CorrelationLayout(NamedTuple):
         Length of the flat buffer, sum of q_k^2.
     """
 
-    diagonal: np.ndarray
-    row_ptr: np.ndarray
-    number: np.ndarray
-    entry: np.ndarray
-    column: np.ndarray
-    size: np.ndarray
-    buffer: np.ndarray
+    diagonal: Integers
+    row_ptr: Integers
+    number: Integers
+    entry: Integers
+    column: Integers
+    size: Integers
+    buffer: Integers
 
     @property
     def n_effects(self) -> int:

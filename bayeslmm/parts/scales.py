@@ -29,14 +29,14 @@ __all__ = [
     "supported_scale",
 ]
 
-from bayeslmm.compiling import kernel
+from bayeslmm.compiling import Doubles, Integers, Matrix, kernel
 
 _LOG_2 = log(2.0)
 _CONSTANT, _NORMAL, _STUDENT, _GAMMA, _INVERSE_GAMMA, _LOG_NORMAL, _WEIBULL, _FIXED = range(8)
 
 
 class Scales(NamedTuple):
-    """Priors of m standard deviations, the residual one last.
+    """Priors of m scalars: standard deviations, and what else has a prior of its own.
 
     Attributes
     ----------
@@ -53,12 +53,12 @@ class Scales(NamedTuple):
         on each side; zero elsewhere.
     """
 
-    code: np.ndarray
-    parameters: np.ndarray
-    constant: np.ndarray
-    lower: np.ndarray
-    upper: np.ndarray
-    unit: np.ndarray
+    code: Integers
+    parameters: Matrix
+    constant: Doubles
+    lower: Doubles
+    upper: Doubles
+    unit: Doubles
 
 
 def _sigma(p, default=1.0) -> float:

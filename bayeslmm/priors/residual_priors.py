@@ -10,7 +10,7 @@ from bayeslmm.formula import Design
 from bayeslmm.formula.components import scalar_name, time_pairs
 from bayeslmm.parts.parameters import Component, Parameter, pair_key
 from bayeslmm.parts.prior import Prior
-from bayeslmm.parts.scales import SCALE_FAMILIES
+from bayeslmm.parts.scales import supported_scale
 from bayeslmm.parts.structures import STRUCTURES
 from bayeslmm.parts.structures.unstructured import CORR_KEY
 
@@ -41,7 +41,7 @@ def log_scale_keys(design: Design) -> list[str]:
 
 def scalar_key(design: Design) -> str | None:
     """``rho`` or ``range``."""
-    return None if design.residual is None else scalar_name(design.stated_residual)
+    return scalar_name(design.residual)
 
 
 def residual_parameters(design: Design, sd_y: float) -> list[Parameter]:
@@ -91,16 +91,13 @@ def _single(
 
 
 def residual_obstacle(design: Design, priors) -> str | None:
-    """Why the compiled density does not know a prior of the residual structure."""
-    if not STRUCTURES[design.stated_residual.kind].compiled:
-        return f"residual={design.stated_residual.syntax.text!r} is not in the marginal density"
-    for key in log_scale_keys(design):
-        if priors[key].name != "Normal":
-            return (
-                f"the prior of {key} is {priors[key]!r}, which the marginal density does not know"
-            )
-    for key in [*scale_keys(design), *(["range"] if scalar_key(design) == "range" else [])]:
-        prior = priors[key]
-        if prior.name not in SCALE_FAMILIES or prior.parameters.get("lower", 0.0) < 0:
-            return f"the prior of {key} is {prior!r}, which the marginal density does not know"
+    """Why the compiled density does not know a prior of the residuals; None where it does."""
+    residual = design.residual
+    if residual is not None and not STRUCTURES[residual.kind].compiled:
+        return f"residual={residual.syntax.text!r} is not in the marginal density"
+    unknown = [key for key in log_scale_keys(design) if priors[key].name != "Normal"]
+    scales = [*scale_keys(design), *(["range"] if scalar_key(design) == "range" else [])]
+    unknown += [key for key in scales if not supported_scale(priors[key])]
+    for key in unknown:
+        return f"the prior of {key} is {priors[key]!r}, which the marginal density does not know"
     return None

@@ -35,7 +35,6 @@ from bayeslmm.gaussian import (
 )
 from bayeslmm.likelihood.optimize import optimize
 from bayeslmm.likelihood.satterthwaite import satterthwaite_df, variance_curvature
-from bayeslmm.parts.correlations import correlations_from_factors
 from bayeslmm.parts.parameters import coef_key
 from bayeslmm.parts.patterns import lower_factor
 from bayeslmm.parts.prior import Prior
@@ -335,7 +334,7 @@ class _Plan:
         products = CrossProducts.from_rows(
             np.zeros(rows.n), rows.X, rows.factors, weights=rows.weights
         )
-        return _Study(self, rows, prepare(products, self.density.model.problem.patterns).symbolic)
+        return _Study(self, rows, prepare(products, self.density.system.patterns).symbolic)
 
     @property
     def _aliased(self) -> list[int]:
@@ -366,7 +365,7 @@ class _Study:
         return (*tests, *posterior, width, width_posterior, refits)
 
     def _problem(self, y: np.ndarray):
-        rows, patterns = self.rows, self.plan.density.model.problem.patterns
+        rows, patterns = self.rows, self.plan.density.system.patterns
         products = CrossProducts.from_rows(y, rows.X, rows.factors, weights=rows.weights)
         return prepare(products, patterns, symbolic=self.symbolic)
 
@@ -435,11 +434,13 @@ class _Study:
 
 def _coordinates(density: MarginalDensity, Ls: list[np.ndarray], sigma: float) -> np.ndarray:
     """Unconstrained coordinates of true parameters, away from a vanishing variance."""
-    F = np.concatenate([np.zeros(0), *(L.ravel() for L in density.maps.from_formula(Ls))])
-    sd, u = correlations_from_factors(density.correlations, F)
-    sd = np.maximum(sd, 1e-3 * sigma)
-    at = unconstrain(density.scales, np.append(sd, sigma))
-    return np.concatenate([at[:-1], np.clip(u, -3.0, 3.0), at[-1:]])
+    F = np.concatenate([np.zeros(0), *(L.ravel() for L in Ls)])
+    x = density.position(F, np.log([sigma]), np.zeros(0))
+    m, first = density.correlations.n_effects, density.first_correlation
+    least = unconstrain(density.scales, np.append(np.full(m, 1e-3 * sigma), sigma))
+    x[:m] = np.maximum(x[:m], least[:m])
+    x[first:] = np.clip(x[first:], -3.0, 3.0)
+    return x
 
 
 def _factor(model: Model, factor: str | None) -> str:

@@ -108,7 +108,7 @@ def log_correlation_bayes_factor(
     at = np.arange(first, first + q * (q - 1) // 2)
     here = at - density.first_correlation
     # exponent of the pair's (1 - z^2) in atanh z: that of the first column
-    a = float(density.exponent[here[0]])
+    a = float(density.prior.exponent[here[0]])
     flat = x.reshape(-1, x.shape[-1])
     chosen = thinned(len(flat))
     moved = _reordered(flat[np.ix_(chosen, at)], pair.order)
@@ -122,7 +122,7 @@ def log_correlation_bayes_factor(
             points = np.repeat(flat[i][None], len(u), axis=0)
             points[:, at] = _reordered(block, back)
             # the prior of the block as the density has it out, that of the pair by itself in
-            own = _log_sech(points[:, at]) @ (2.0 * density.exponent[here])
+            own = _log_sech(points[:, at]) @ (2.0 * density.prior.exponent[here])
             values = density.values(points) - own + 2.0 * a * _log_sech(u)
             terms[k] = values[0] - np.logaddexp.reduce(values[1:] + np.log(weights[1:]))
     log_density, error = averaged_density(terms, x.shape[0], effective)

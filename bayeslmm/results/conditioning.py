@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayeslmm.bayes.marginal import fixed_obstacle, fixed_prior
+from bayeslmm.bayes.marginal import as_system, fixed_obstacle, fixed_prior
 from bayeslmm.errors import ModelWarning, SamplingError, SamplingWarning
 from bayeslmm.formula.extension import add_rows
 from bayeslmm.gaussian import log_marginals, single_threaded_blas, with_prior
@@ -152,23 +152,19 @@ def _redrawn(fit: PosteriorResult, model: Model, chosen, random_seed) -> dict[st
 def _given(fit: PosteriorResult, model: Model, chosen) -> GivenCovariances:
     """The draws of theta, and the model of all rows given each."""
     from bayeslmm.bayes.conditional import GivenCovariances
-    from bayeslmm.bayes.draws import covariance_factors
 
     posterior, prior = fit.posterior, fixed_prior(model.design, fit.priors)
     n = posterior.sizes["chain"] * posterior.sizes["draw"]
     chosen = slice(None) if chosen is None else chosen
     columns = [posterior[f.sd].to_numpy().reshape(n, -1) for f in fit.names.factors]
     sds = np.concatenate([np.zeros((n, 0)), *columns], axis=1)[chosen]
-    if model.design.residual is not None:
-        thetas = block_thetas(fit, posterior)
-        F, eta, c = (
-            np.array([getattr(at, name) for at in thetas])[chosen] for name in ("F", "eta", "c")
-        )
-        residual = model.design.stated_residual
-        return GivenCovariances.structured(model.problem, prior, sds, Theta(F, eta, c), residual)
-    factors = [F[chosen] for F in covariance_factors(fit.model.design, fit.names, posterior)]
-    sigma = posterior["sigma"].to_numpy().ravel()[chosen]
-    return GivenCovariances.of(with_prior(model.problem, prior), sds, factors, sigma)
+    thetas = block_thetas(fit, posterior)
+    F, eta, c = (
+        np.array([getattr(at, name) for at in thetas])[chosen] for name in ("F", "eta", "c")
+    )
+    return GivenCovariances.of(
+        as_system(model.problem), prior, sds, Theta(F, eta, c), model.design.residual
+    )
 
 
 def _resampled(fit: PosteriorResult, model: Model, record: Conditioning, random_seed):

@@ -63,7 +63,7 @@ def _density(lmm, route="auto"):
 
 def _near(density, seed=0):
     rng = np.random.default_rng(seed)
-    return density.starting_point(0.5) + 0.4 * rng.normal(size=density.n_dim)
+    return density.starting_points((0.5,))[0] + 0.4 * rng.normal(size=density.n_dim)
 
 
 def _prior_of_coefficients(lmm):
@@ -141,7 +141,7 @@ def test_it_is_the_joint_density_of_the_pymc_model_less_the_conditional(key):
             jacobian += _log_jacobian(q, u[start : start + size]) - float(both[0] - both[1])
             start += size
     at = unconstrain(density.scales, np.append(sd, sigma))
-    x = np.concatenate((at[:-1], u, at[-1:]))
+    x = np.concatenate((at, u))
     names = [v.name for v in model.value_vars if v.name.startswith("beta")]
     centered = np.concatenate([np.zeros(0), *(np.atleast_1d(point[n]) for n in names)])
     conditional = _log_conditional(lmm, factors, sigma, centered, np.concatenate([np.zeros(0), *z]))
@@ -154,10 +154,11 @@ def test_it_is_the_dense_normal_density_with_beta_integrated_out(key):
     lmm = _model(key)
     density, design = _density(lmm), lmm.design
     x = _near(density)
-    _, F, sigma = density.constrained(x)
+    _, F, eta, _ = density.constrained(x)
+    sigma = np.exp(eta[:, 0])
     w = np.ones(design.n_rows) if design.weights is None else design.weights
     V = np.diag(sigma[0] ** 2 / w)
-    for block, L in zip(design.blocks, density.factors(F), strict=True):
+    for block, L in zip(design.blocks, density.system.split(F), strict=True):
         Z = np.zeros((design.n_rows, block.n_levels, block.n_effects))
         Z[np.arange(design.n_rows), block.codes] = block.Z @ L[0]
         Z = Z.reshape(design.n_rows, -1)
@@ -166,9 +167,9 @@ def test_it_is_the_dense_normal_density_with_beta_integrated_out(key):
     X = design.X @ np.linalg.inv(lmm.priors.combinations())
     V += (X / precision) @ X.T
     log_y = stats.multivariate_normal(X @ mean, V).logpdf(design.y - design.offset)
-    at = np.concatenate((x[: density.correlations.n_effects], x[-1:]))
-    log_prior = scale_terms(density.scales, at)[0]
-    log_prior += log_lkj(x[len(at) - 1 : -1], density.exponent, density.constant)[0]
+    first = density.first_correlation
+    log_prior = scale_terms(density.scales, x[:first])[0]
+    log_prior += log_lkj(x[first:], density.prior.exponent, density.prior.constant)[0]
     assert density.value(x) == pytest.approx(log_y + log_prior, rel=1e-8)
 
 

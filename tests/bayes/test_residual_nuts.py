@@ -138,7 +138,7 @@ def test_sums_of_products_give_what_the_rows_give(ml):
     problem = lmm.problem
     assert np.all(np.diff(problem.layout.gram_ptr) > 0)
     found = marginal_density(lmm.design, lmm.priors, problem)
-    prior = problem.prior(found.prior)
+    prior = problem.prior(found.fixed)
     layout, data = _by_rows(problem)
     for seed in range(3):
         _, F, eta, c = (v[0] for v in found.constrained(near(found, seed)))
@@ -157,7 +157,7 @@ def test_draws_are_the_same_by_sums_and_by_rows():
     found = marginal_density(lmm.design, lmm.priors, problem)
     X = np.array([near(found, seed) for seed in range(3)])
     _, F, eta, c = found.constrained(X)
-    root, target, _ = problem.prior(found.prior)
+    root, target, _ = problem.prior(found.fixed)
     normals = np.random.default_rng(1).normal(size=(3, problem.n_normals))
     rest = (root, target, problem.blocks.code, problem.blocks.effect_ptr, normals)
     sums = _effects.draws(problem.layout, problem.data, problem.p + 1, F, eta, c, *rest)

@@ -97,7 +97,7 @@ def _covariance(lmm, found, x):
     """Dense V and the factors at x."""
     _, F, eta, c = found.constrained(x)
     V = dense_residual_covariance(lmm.design, eta[0], c[0])
-    roots = found.problem.split(F[0])
+    roots = found.system.split(F[0])
     for block, L in zip(lmm.design.blocks, roots, strict=True):
         V = V + (block.codes[:, None] == block.codes) * (block.Z @ L @ L.T @ block.Z.T)
     return V, roots, eta[0], c[0]
@@ -113,9 +113,9 @@ def test_it_is_the_dense_normal_density_with_beta_integrated_out(key):
     log_y = stats.multivariate_normal(X @ mean, V + (X / precision) @ X.T).logpdf(
         lmm.design.y - lmm.design.offset
     )
-    k = found.n_scalars
+    k = found.first_correlation
     log_prior = scale_terms(found.scales, x[:k])[0]
-    log_prior += log_lkj(x[k:], found.exponent, found.constant)[0]
+    log_prior += log_lkj(x[k:], found.prior.exponent, found.prior.constant)[0]
     assert found.value(x) == pytest.approx(log_y + log_prior, rel=1e-9)
 
 
@@ -164,7 +164,7 @@ def test_it_is_the_joint_density_of_the_pymc_model_less_the_conditional(key):
             scalars.append(np.atleast_1d(_value(pymc_model, name, point)))
     if residual.times:
         R = _value(pymc_model, "corr_residual", point)
-        layout = found.problem.structure.layout
+        layout = found.system.structure.layout
         u.append(correlations_from_factors(layout, np.linalg.cholesky(R).ravel())[1])
     u = np.concatenate(u)
     start = 0

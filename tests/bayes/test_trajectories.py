@@ -56,7 +56,7 @@ class Known:
 
     n_dim = 2
 
-    class model:
+    class system:
         n_normals = 3
 
     def value(self, x):

@@ -120,7 +120,8 @@ def _exact_pit(fit) -> np.ndarray:
         for i in range(design.n_rows):
             reduced = marginal_density(design, priors, _without(fit, np.array([i])))
             draws = importance_sample(reduced, find_mode(reduced), 2000, np.random.default_rng(i))
-            _, F, sigma = reduced.constrained(draws.x)
+            _, F, eta, _ = reduced.constrained(draws.x)
+            sigma = np.exp(eta[:, 0])
             rest = np.arange(design.n_rows) != i
             below = np.empty(2000)
             for d in range(2000):

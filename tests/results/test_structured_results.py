@@ -40,8 +40,9 @@ def test_loo_pit_is_the_conditional_normal_distribution(kind):
     tree = fit.loo_pit(exact=False, progressbar=False, random_seed=1)
     pit = tree["loo_pit"]["y"].to_numpy()
     assert np.all((pit > 0) & (pit < 1))
+    means, variances = _predictives(fit, fit.posterior.isel(chain=[0]), False)
     rough = stats.norm.cdf((y - means) / np.sqrt(variances)).mean(axis=0)
-    assert np.corrcoef(pit, rough)[0, 1] > 0.9
+    assert np.corrcoef(pit, rough)[0, 1] > 0.97
 
 
 def test_loo_pit_refits_rows_beside_a_residual_structure():

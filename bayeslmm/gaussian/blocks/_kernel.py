@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bayeslmm.compiling import kernel
+from bayeslmm.compiling import Doubles, IntegerMatrix, Integers, Matrix, kernel
 from bayeslmm.gaussian._criteria import _residual_form, _solve_fixed, marginal_statistics
 from bayeslmm.gaussian._small import cholesky_lower, invert_from_cholesky
 from bayeslmm.gaussian.blocks._grams import add_gram_product, gram_adjoint
@@ -47,22 +47,22 @@ class Layout(NamedTuple):
         Starts in the sums of products of the blocks; nothing for patterns computed by their rows.
     """
 
-    m: np.ndarray
-    n_rep: np.ndarray
-    row_ptr: np.ndarray
-    data_ptr: np.ndarray
-    v_ptr: np.ndarray
-    time: np.ndarray
-    root: np.ndarray
-    group: np.ndarray
-    scale: np.ndarray
-    Z: np.ndarray
-    level: np.ndarray
-    q: np.ndarray
-    z_ptr: np.ndarray
-    f_ptr: np.ndarray
-    kind: np.ndarray
-    gram_ptr: np.ndarray
+    m: Integers
+    n_rep: Integers
+    row_ptr: Integers
+    data_ptr: Integers
+    v_ptr: Integers
+    time: Doubles
+    root: Doubles
+    group: Integers
+    scale: Matrix
+    Z: Matrix
+    level: IntegerMatrix
+    q: Integers
+    z_ptr: Integers
+    f_ptr: Integers
+    kind: Integers
+    gram_ptr: Integers
 
 
 class Data(NamedTuple):
@@ -76,8 +76,29 @@ class Data(NamedTuple):
         Sums of products over the blocks of patterns, see :mod:`bayeslmm.gaussian.blocks._grams`.
     """
 
-    W: np.ndarray
-    gram: np.ndarray
+    W: Doubles
+    gram: Doubles
+
+
+class BlockArguments(NamedTuple):
+    """What :func:`evaluate` takes beside theta.
+
+    Attributes
+    ----------
+    layout : Layout
+    data : Data
+    n : int
+        Rows.
+    root, target, log_det
+        Prior of the coefficients, in the coordinates computed with.
+    """
+
+    layout: Layout
+    data: Data
+    n: int
+    root: Matrix
+    target: Doubles
+    log_det: float
 
 
 @kernel

@@ -28,6 +28,9 @@ __all__ = [
     "prepare_blocks",
 ]
 
+#: Up to this many rows an evaluation is cheap.
+_FEW_ROWS = 5_000
+
 
 @dataclass(frozen=True)
 class BlockProblem(System):
@@ -53,6 +56,17 @@ class BlockProblem(System):
     time: np.ndarray
     scale: np.ndarray
     weights: np.ndarray | None
+
+    engine = "blocks"
+
+    @property
+    def cheap(self) -> bool:
+        """See :attr:`System.cheap`."""
+        return self.n <= _FEW_ROWS
+
+    def kernel_arguments(self, prior: tuple) -> tuple | None:
+        """See :meth:`System.kernel_arguments`."""
+        return _kernel.BlockArguments(self.layout, self.data, self.n, *prior)
 
     @cached_property
     def layout(self) -> _kernel.Layout:

@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bayeslmm.compiling import kernel
+from bayeslmm.compiling import Doubles, Integers, Matrix, kernel
 from bayeslmm.gaussian._backward import derivative_sums, effects, inverse_blocks
 from bayeslmm.gaussian._elimination import eliminate_head
 from bayeslmm.gaussian.blocks._kernel import statistics
 from bayeslmm.gaussian.problem import Values
+from bayeslmm.gaussian.symbolic import Layout
 
 
 class CellProducts(NamedTuple):
@@ -36,13 +37,31 @@ class CellProducts(NamedTuple):
         sum log w_i of the prior weights.
     """
 
-    ptr: np.ndarray
-    index: np.ndarray
-    data: np.ndarray
-    starts: np.ndarray
-    counts: np.ndarray
-    contrasts: np.ndarray
+    ptr: Integers
+    index: Integers
+    data: Doubles
+    starts: Integers
+    counts: Doubles
+    contrasts: Matrix
     sum_log_weights: float
+
+
+class CellArguments(NamedTuple):
+    """What :func:`evaluate_head` takes beside theta.
+
+    Attributes
+    ----------
+    cells : CellProducts
+    layout : Layout
+    root, target, log_det
+        Prior of the coefficients, in the coordinates computed with.
+    """
+
+    cells: CellProducts
+    layout: Layout
+    root: Matrix
+    target: Doubles
+    log_det: float
 
 
 @kernel

@@ -42,6 +42,10 @@ __all__ = ["CellProblem", "CellProducts", "TooManyCellsError", "cell_codes", "pr
 MOST_ENTRIES = 250_000_000
 
 
+#: Up to this many numbers in the cross-products an evaluation is cheap.
+_FEW_NUMBERS = 20_000
+
+
 class TooManyCellsError(ValueError):
     """The cross-products of all cells would not fit into memory."""
 
@@ -70,6 +74,19 @@ class CellProblem(CrossProductSystem):
     rest: np.ndarray
     scale: np.ndarray
     weights: np.ndarray | None
+
+    engine = "cells"
+
+    @property
+    def cheap(self) -> bool:
+        """See :attr:`System.cheap`."""
+        return len(self.products.index) + self.products.starts[-1] <= _FEW_NUMBERS
+
+    def kernel_arguments(self, prior: tuple) -> tuple | None:
+        """See :meth:`System.kernel_arguments`; None with a dense tail."""
+        if not self.whole.head_only:
+            return None
+        return _cells.CellArguments(self.products, self.layout, *prior)
 
     @property
     def n(self) -> int:
@@ -191,9 +208,7 @@ class CellProblem(CrossProductSystem):
         return fixed[:, 0], state.draw_effects(fixed, 1.0, z[self.p :])[:, 0]
 
     def value_and_draw(self, theta: Theta, prior: tuple, normals: np.ndarray):
-        """Log-likelihood with beta integrated out, and one draw of (fixed, effects) as computed
-        with, from the same factorization; nan where it fails.
-        """
+        """See :meth:`System.value_and_draw`."""
         w = self.cell_weights(theta.eta)
         nothing = np.full(self.p, np.nan), np.full(self.symbolic.n_columns, np.nan)
         if not (np.all(np.isfinite(theta.F)) and np.all(np.isfinite(w)) and np.all(w > 0)):

@@ -6,17 +6,14 @@ lie: center (d,) and scale (d, d), x = center + scale z.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
-from bayeslmm.gaussian.symbolic import Layout
-from bayeslmm.parts.correlations import CorrelationLayout
-from bayeslmm.parts.scales import Scales
-
-__all__ = ["DOUBLES", "LOGP", "make_table"]
+__all__ = ["DOUBLES", "LOGP", "flat_arrays", "make_table", "point", "reader", "report"]
 
 DOUBLES = types.CPointer(types.double)
 #: Signature of a log density: dimensions, z, gradient, value, table.
@@ -69,34 +66,44 @@ def integer_matrix(t, i):
     return carray(_pointer(t[3 * i]), (t[3 * i + 1], t[3 * i + 2]), np.int64)
 
 
-@njit
-def correlations(t, i):
-    """A CorrelationLayout from entry i on: 7 entries."""
-    return CorrelationLayout(
-        integers(t, i), integers(t, i + 1), integers(t, i + 2), integers(t, i + 3),
-        integers(t, i + 4), integers(t, i + 5), integers(t, i + 6),
-    )  # fmt: skip
+def flat_arrays(record: tuple) -> list[np.ndarray]:
+    """Arrays of a record and of those in it, numbers as arrays of one, for :func:`reader`."""
+    found: list[np.ndarray] = []
+    for value in record:
+        found += flat_arrays(value) if isinstance(value, tuple) else [np.atleast_1d(value)]
+    return found
 
 
-@njit
-def scale_priors(t, i):
-    """Scales from entry i on: 6 entries."""
-    return Scales(
-        integers(t, i), matrix(t, i + 1), doubles(t, i + 2), doubles(t, i + 3), doubles(t, i + 4),
-        doubles(t, i + 5),
-    )  # fmt: skip
+def reader(record: type) -> tuple[Callable, int]:
+    """A compiled function (t, i) that gives a record from entry i on, and its number of entries.
 
-
-@njit
-def layout(t, i):
-    """A gaussian.symbolic.Layout from entry i on: 17 entries."""
-    return Layout(
-        integers(t, i), integers(t, i + 1), integers(t, i + 2), integers(t, i + 3),
-        integers(t, i + 4), integers(t, i + 5), integers(t, i + 6), integers(t, i + 7),
-        integers(t, i + 8), integers(t, i + 9), integers(t, i + 10), integers(t, i + 11),
-        integers(t, i + 12), integers(t, i + 13), integers(t, i + 14), integers(t, i + 15),
-        integers(t, i + 16),
-    )  # fmt: skip
+    Parameters
+    ----------
+    record : type
+        A NamedTuple of arrays as in :mod:`bayeslmm.compiling`, whole and real numbers, and other
+        such records.
+    """
+    names: dict[str, Any] = {
+        "record": record,
+        "doubles": doubles,
+        "matrix": matrix,
+        "integers": integers,
+        "integer_matrix": integer_matrix,
+    }
+    parts, size = [], 0
+    for field, hint in get_type_hints(record, include_extras=True).items():
+        if hint in (int, float):
+            parts.append(f"{'integers' if hint is int else 'doubles'}(t, i + {size})[0]")
+            size += 1
+        elif get_origin(hint) is Annotated:
+            parts.append(f"{get_args(hint)[1]}(t, i + {size})")
+            size += 1
+        else:
+            names[field], more = reader(hint)
+            parts.append(f"{field}(t, i + {size})")
+            size += more
+    exec(f"def read(t, i):\n    return record({', '.join(parts)})", names)
+    return njit(names["read"]), size
 
 
 @njit
@@ -110,8 +117,9 @@ def point(z, t):
 
 
 @njit
-def report(value, gradient, t, out, logp):
+def report(found, t, out, logp):
     """Write value and gradient in z; nutpie's code: positive is a divergence, zero is fine."""
+    value, gradient = found
     scale = matrix(t, 1)
     logp[0] = value
     fine = np.isfinite(value)

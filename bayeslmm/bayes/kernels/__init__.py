@@ -1,0 +1,7 @@
+"""Compiled log densities of the covariance parameters, one module per engine that has one.
+
+Each module has ``density`` and ``densities`` (at one x and at rows of X), and ``logp``, the same as
+a C function of a table of arrays, with ``N_ARRAYS``, its length. All take the same record of priors
+(:class:`bayeslmm.bayes.kernels.coordinates.CovariancePrior`) and the record of arrays that the
+engine's ``kernel_arguments`` gives.
+"""

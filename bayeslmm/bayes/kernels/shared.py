@@ -1,0 +1,52 @@
+"""Residuals of one variance: see :class:`bayeslmm.gaussian.shared.SharedSystem`."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import carray, cfunc
+
+from bayeslmm.bayes.kernels.coordinates import CovariancePrior, add_likelihood, natural
+from bayeslmm.bayes.kernels.tables import LOGP, point, reader, report
+from bayeslmm.compiling import kernel
+from bayeslmm.gaussian._criteria import marginal_head
+from bayeslmm.gaussian.marginal import MarginalArguments
+
+__all__ = ["N_ARRAYS", "densities", "density", "logp"]
+
+
+@kernel
+def density(x, prior, likelihood, want_gradient):
+    """Log density and its gradient in one compiled call; without a dense tail."""
+    at = natural(x, prior)
+    lay, sigma = likelihood.layout, at.scalar[prior.effects.diagonal.shape[0]]
+    log_y, d_Sigma, d_sigma2 = marginal_head(
+        lay, likelihood.values, at.F, sigma, likelihood.n, likelihood.sum_log_weights,
+        likelihood.root, likelihood.target, likelihood.log_det, want_gradient,
+    )  # fmt: skip
+    if want_gradient:
+        d_eta = np.full(1, 2.0 * sigma * sigma * d_sigma2)
+        add_likelihood(at, x, prior, lay.factor_q, lay.f_ptr, d_Sigma, d_eta, at.c)
+    return at.value + log_y, at.gradient
+
+
+@kernel
+def densities(X, prior, likelihood):
+    """Log density at each row of X."""
+    out = np.empty(X.shape[0])
+    for i in range(X.shape[0]):
+        out[i] = density(X[i], prior, likelihood, False)[0]
+    return out
+
+
+_prior, _N_PRIOR = reader(CovariancePrior)
+_likelihood, _N_LIKELIHOOD = reader(MarginalArguments)
+N_ARRAYS = 2 + _N_PRIOR + _N_LIKELIHOOD
+
+
+@cfunc(LOGP, cache=True)
+def logp(n_dim, z, out, value, user_data):
+    """Log density and gradient in the whitened coordinates of a chain."""
+    t = carray(user_data, (3 * N_ARRAYS,), np.int64)
+    x = point(carray(z, (n_dim,)), t)
+    found = density(x, _prior(t, 2), _likelihood(t, 2 + _N_PRIOR), True)
+    return report(found, t, carray(out, (n_dim,)), carray(value, (1,)))
