@@ -49,7 +49,6 @@ from bayeslmm.priors.residual_priors import (
     CORR_KEY,
     log_scale_keys,
     residual_obstacle,
-    scalar_key,
     scale_keys,
 )
 from bayeslmm.priors.table import Priors
@@ -233,7 +232,7 @@ class MarginalDensity:
             root = np.ascontiguousarray(np.linalg.cholesky(c.reshape(T, T)).ravel())
             u = np.concatenate([u, correlations_from_factors(times, root)[1]])
         else:
-            scalars = np.concatenate([scalars, c])
+            scalars = np.concatenate([scalars, self.system.structure.scalars(c)])
         at = unconstrain(self.scales, scalars)
         return np.concatenate([at, np.clip(u, -_LARGEST_ATANH, _LARGEST_ATANH)])
 
@@ -317,7 +316,8 @@ def marginal_density(
     problem = maps.applied(problem, design)
     system = as_system(rotated_for_draws(problem) if rotate else problem)
     random = [f"sd({e} | {block.name})" for block in design.blocks for e in block.effects]
-    scalar, own = scalar_key(design), [*scale_keys(design), *log_scale_keys(design)]
+    own = [*scale_keys(design), *log_scale_keys(design)]
+    keys = [*random, *own, *system.structure.scalar_keys]
     layout, times = correlation_layout(system.patterns), system.structure.layout
     exponent, constant = lkj_exponents(layout, _etas(design, priors))
     if times.n_effects:
@@ -327,9 +327,10 @@ def marginal_density(
     prior = CovariancePrior(
         layout,
         times,
-        scales([priors[key] for key in [*random, *own, *([scalar] if scalar else [])]]),
+        scales([priors[key] for key in keys]),
         exponent,
         constant,
+        system.structure.code,
         len(own),
         len(scale_keys(design)),
     )

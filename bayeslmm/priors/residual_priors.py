@@ -92,9 +92,6 @@ def _single(
 
 def residual_obstacle(design: Design, priors) -> str | None:
     """Why the compiled density does not know a prior of the residuals; None where it does."""
-    residual = design.residual
-    if residual is not None and not STRUCTURES[residual.kind].compiled:
-        return f"residual={residual.syntax.text!r} is not in the marginal density"
     unknown = [key for key in log_scale_keys(design) if priors[key].name != "Normal"]
     scales = [*scale_keys(design), *(["range"] if scalar_key(design) == "range" else [])]
     unknown += [key for key in scales if not supported_scale(priors[key])]

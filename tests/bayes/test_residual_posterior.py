@@ -34,6 +34,7 @@ MODELS = {
     "cs": ("y ~ f", "cs(g)", "~ x", False),
     "unstructured": ("y ~ x", "unstructured(t | g)", None, False),
     "unstructured, one sigma": ("y ~ x + (0 + x | g)", "unstructured(t | g)", "~ 1", False),
+    "toeplitz": ("y ~ x + (1 | g)", "toeplitz(t | g)", "~ f", False),
     "cells": ("y ~ x + (1 | g) + (1 | h)", None, "~ f", False),
     "log-linear": ("y ~ x + (1 | g)", None, "~ x + f", True),
 }
@@ -159,7 +160,7 @@ def test_it_is_the_joint_density_of_the_pymc_model_less_the_conditional(key):
         scalars.append(np.atleast_1d(_value(pymc_model, "sigma", point)))
     if residual.variance.kind == "log-linear":
         scalars.append(_value(pymc_model, "log_sigma", point))
-    for name in ("rho", "range"):
+    for name in ("rho", "range", "partial"):
         if name in pymc_model.named_vars:
             scalars.append(np.atleast_1d(_value(pymc_model, name, point)))
     if residual.times:

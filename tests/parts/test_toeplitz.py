@@ -11,7 +11,7 @@ import pytest
 from scipy import linalg, optimize, stats
 
 import bayeslmm as blm
-from bayeslmm.parts.structures import make_structure
+from bayeslmm.parts.structures import Toeplitz, make_structure
 from tests.bayes.test_marginal import _log_density, _random_point, _value
 from tests.bayes.test_residual_posterior import frame
 from tests.conftest import quietly
@@ -137,6 +137,29 @@ def test_a_posterior_has_the_lags_correlations():
     lags = [f"corr(lag {k})" for k in (1, 2, 3)]
     table = fit.summary()
     np.testing.assert_allclose(table.loc[lags, "mean"], c.mean(axis=(0, 1)), rtol=1e-10)
+    assert fit.info.parameterization == "marginal"
     # the likelihood's estimate lies within the posterior: five sds of it, whatever the draws
     gap = np.abs(lmm.reml().components()[lags] - table.loc[lags, "mean"])
     assert (gap < 5 * table.loc[lags, "sd"]).all()
+
+
+def test_scalars_are_the_inverse_and_the_pullback_is_the_derivative():
+    structure = Toeplitz(n_lags=6)
+    rng = np.random.default_rng(1)
+    w, d_c, step = rng.normal(size=6), rng.normal(size=6), 1e-6
+    np.testing.assert_allclose(structure.scalars(structure.natural(w)), np.tanh(w), rtol=1e-12)
+    numeric = [
+        (structure.natural(w + e) - structure.natural(w - e)) @ d_c / (2 * step)
+        for e in step * np.eye(6)
+    ]
+    np.testing.assert_allclose(structure.pullback(w, d_c), numeric, rtol=1e-6, atol=1e-8)
+
+
+def test_a_posterior_is_saved_and_goes_on(tmp_path):
+    fit = model().fit(method="importance", draws=400, random_seed=1)
+    fit.save(tmp_path / "fit.nc")
+    back = blm.load(tmp_path / "fit.nc")
+    np.testing.assert_array_equal(back.posterior["corr_lag"], fit.posterior["corr_lag"])
+    assert back.loo(progressbar=False).elpd == pytest.approx(fit.loo(progressbar=False).elpd)
+    interval = model().reml().confint(method="profile").loc["corr(lag 1)"]
+    assert -1 < interval["lower"] < interval["estimate"] < interval["upper"] < 1

@@ -2,8 +2,8 @@
 
 x holds, in this order: one number per scalar with a prior of its own (standard deviations of the
 random effects, factor after factor, then of the residuals; coefficients of a log-linear residual
-standard deviation; rho or the range), then atanh of the canonical partial correlations of the
-random effects and of the residuals.
+standard deviation; rho, the range or partial autocorrelations), then atanh of the canonical
+partial correlations of the random effects and of the residuals.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from bayeslmm.parts.correlations import (
     pullback_to_correlations,
 )
 from bayeslmm.parts.scales import Scales, scale_terms
+from bayeslmm.parts.structures import natural_parameters, pullback_natural
 
 __all__ = ["CovariancePrior", "Natural", "add_likelihood", "natural", "naturals"]
 
@@ -40,6 +41,8 @@ class CovariancePrior(NamedTuple):
         Of each correlation's LKJ density.
     constant : float
         Log of the LKJ densities' constants.
+    kind : int
+        Code of the residuals' correlation structure.
     n_scales : int
         Entries of eta, the scalars after those of the effects.
     n_log : int
@@ -51,6 +54,7 @@ class CovariancePrior(NamedTuple):
     scales: Scales
     exponent: Doubles
     constant: float
+    kind: int
     n_scales: int
     n_log: int
 
@@ -99,7 +103,7 @@ def natural(x, prior):
     for i in range(prior.n_log):
         eta[i] = np.log(eta[i])
     if T == 0:
-        L, c = np.empty(0), scalar[m + prior.n_scales :].copy()
+        L, c = np.empty(0), natural_parameters(prior.kind, scalar[m + prior.n_scales :])
         return Natural(value + log_corr, gradient, scalar, slope, F, L, eta, c)
     L, c = factors_from_correlations(prior.times, np.ones(T), x[k + r :]), np.zeros(T * T)
     for i in range(T):
@@ -158,8 +162,7 @@ def add_likelihood(at, x, prior, q, start, d_Sigma, d_eta, d_c):
         chain = slope[m + i] / scalar[m + i] if i < prior.n_log else slope[m + i]
         out[m + i] += d_eta[i] * chain
     if T == 0:
-        for i in range(at.c.shape[0]):
-            out[first + i] += d_c[i] * slope[first + i]
+        out[first:k] += pullback_natural(prior.kind, scalar[first:], d_c) * slope[first:]
         return
     L, H = at.L, np.zeros(T * T)
     for i in range(T):

@@ -1,8 +1,8 @@
 """Correlation structures of residuals, a file each: everything that is known about one.
 
 To add a structure: a file with its class, the class in :data:`STRUCTURES` and, unless it has a
-kernel's correlation already, a branch in :func:`kernel_correlation` and :func:`add_kernel_gradient`
-(compiled code cannot look a function up in a table).
+kernel's correlation already, a branch in the kernels below (compiled code cannot look a function up
+in a table).
 """
 
 from __future__ import annotations
@@ -14,7 +14,13 @@ from bayeslmm.parts.structures.ar1 import AR1, add_ar1_gradient, ar1
 from bayeslmm.parts.structures.base import Structure
 from bayeslmm.parts.structures.car1 import ContinuousAR1, add_car1_gradient, car1
 from bayeslmm.parts.structures.cs import CompoundSymmetry
-from bayeslmm.parts.structures.toeplitz import Toeplitz, add_toeplitz_gradient, toeplitz
+from bayeslmm.parts.structures.toeplitz import (
+    Toeplitz,
+    add_toeplitz_gradient,
+    lag_correlations,
+    pullback_lag_correlations,
+    toeplitz,
+)
 from bayeslmm.parts.structures.unstructured import Unstructured
 
 __all__ = [
@@ -24,6 +30,8 @@ __all__ = [
     "correlations",
     "kernel_correlation",
     "make_structure",
+    "natural_parameters",
+    "pullback_natural",
 ]
 
 #: Structures by the name a user writes.
@@ -64,6 +72,18 @@ def add_kernel_gradient(kind, c, s, t, d, out):
         out[int(s) * kind[1] + int(t)] += d
     elif code == 5:
         add_toeplitz_gradient(c, s, t, d, out)
+
+
+@kernel
+def natural_parameters(kind, scalars):
+    """c from the scalars that have priors: themselves, but for lags' partial autocorrelations."""
+    return lag_correlations(scalars) if kind == 5 else scalars.copy()
+
+
+@kernel
+def pullback_natural(kind, scalars, d_c):
+    """Derivatives in the scalars from those in c."""
+    return pullback_lag_correlations(scalars, d_c) if kind == 5 else d_c
 
 
 def make_structure(

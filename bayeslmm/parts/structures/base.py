@@ -45,8 +45,6 @@ class Structure:
     parameter: ClassVar[str | None] = None
     #: Posterior variable and dimension of c where it is a vector of components.
     vector: ClassVar[tuple[str, str] | None] = None
-    #: Whether the compiled posterior density has a place for its parameters.
-    compiled: ClassVar[bool] = True
     #: Whether c depends on times at all (for sharing factorizations); the user then names them.
     uses_time: ClassVar[bool] = False
     #: What times are: any numbers or categories ("any"), whole numbers or categories in order
@@ -126,6 +124,15 @@ class Structure:
     def layout(self) -> CorrelationLayout:
         """Layout of free correlations between times; of none for most structures."""
         return correlation_layout([])
+
+    @property
+    def scalar_keys(self) -> list[str]:
+        """Key of the prior of every scalar that c is made of; free correlations have their own."""
+        return [self.parameter] if self.parameter else []
+
+    def scalars(self, c: np.ndarray) -> np.ndarray:
+        """These scalars from c (k,): inverse of ``natural_parameters`` of the structures."""
+        return c
 
     @property
     def n_free(self) -> int:

@@ -35,8 +35,6 @@ class Toeplitz(Structure):
     n_lags: int = 0
 
     name, code, uses_time, times = "toeplitz", 5, True, "whole"
-    #: The compiled posterior density has no place for several parameters.
-    compiled = False
     vector = ("corr_lag", "residual_lag")
 
     @classmethod
@@ -93,18 +91,24 @@ class Toeplitz(Structure):
     def n_free(self) -> int:
         return self.n_lags
 
+    @property
+    def scalar_keys(self) -> list[str]:
+        return [PARTIAL_KEY] * self.n_lags
+
+    def scalars(self, c: np.ndarray) -> np.ndarray:
+        """Partial autocorrelations of correlations."""
+        phi, v, out = np.zeros(0), 1.0, np.empty(len(c))
+        for k, r in enumerate(c):
+            out[k] = p = (r - phi @ c[:k][::-1]) / v
+            phi, v = np.append(phi - p * phi[::-1], p), v * (1.0 - p * p)
+        return out
+
     def natural(self, w: np.ndarray) -> np.ndarray:
-        return np.array(_durbin_levinson(list(np.tanh(w))))
+        return lag_correlations(np.tanh(w))
 
     def pullback(self, w: np.ndarray, d_c: np.ndarray) -> np.ndarray:
-        """By complex steps: the recursion has no differences to cancel."""
-        out = np.empty(len(w))
-        for k, partial in enumerate(np.tanh(w)):
-            moved = np.tanh(w).astype(complex)
-            moved[k] += 1e-30j
-            slope = np.array(_durbin_levinson(list(moved))).imag / 1e-30
-            out[k] = (d_c @ slope) * (1.0 - partial**2)
-        return out
+        partial = np.tanh(w)
+        return pullback_lag_correlations(partial, d_c) * (1.0 - partial**2)
 
     def starts(self) -> list[np.ndarray]:
         """Autoregressions of first order, weak and strong."""
@@ -129,6 +133,49 @@ def add_toeplitz_gradient(c, s, t, d, out):
     out[int(round(abs(s - t))) - 1] += d
 
 
+@kernel
+def lag_correlations(partial):
+    """Correlations by lag from partial autocorrelations (K,), as :func:`_durbin_levinson`."""
+    K = partial.shape[0]
+    r, phi, new, v = np.empty(K), np.empty(K), np.empty(K), 1.0
+    for k in range(K):
+        p = partial[k]
+        r[k] = v * p
+        for j in range(k):
+            r[k] += phi[j] * r[k - 1 - j]
+            new[j] = phi[j] - p * phi[k - 1 - j]
+        phi[:k] = new[:k]
+        phi[k] = p
+        v *= 1.0 - p * p
+    return r
+
+
+@kernel
+def pullback_lag_correlations(partial, d_r):
+    """Derivatives in the partial autocorrelations, by the recursion's derivative in each."""
+    K = partial.shape[0]
+    out = np.zeros(K)
+    r, d_r_i = np.empty(K), np.empty(K)
+    phi, new, d_phi, d_new = np.empty(K), np.empty(K), np.empty(K), np.empty(K)
+    for i in range(K):
+        v, d_v = 1.0, 0.0
+        for k in range(K):
+            p, d_p = partial[k], 1.0 if k == i else 0.0
+            r[k], d_r_i[k] = v * p, d_v * p + v * d_p
+            for j in range(k):
+                back = k - 1 - j
+                r[k] += phi[j] * r[back]
+                d_r_i[k] += d_phi[j] * r[back] + phi[j] * d_r_i[back]
+                new[j] = phi[j] - p * phi[back]
+                d_new[j] = d_phi[j] - d_p * phi[back] - p * d_phi[back]
+            phi[:k], d_phi[:k] = new[:k], d_new[:k]
+            phi[k], d_phi[k] = p, d_p
+            d_v = d_v * (1.0 - p * p) - 2.0 * v * p * d_p
+            v *= 1.0 - p * p
+            out[i] += d_r[k] * d_r_i[k]
+    return out
+
+
 def _lags(group: np.ndarray, time: np.ndarray) -> np.ndarray:
     """Distances that two rows of a group have, in order."""
     order = np.lexsort((time, group))
@@ -139,7 +186,7 @@ def _lags(group: np.ndarray, time: np.ndarray) -> np.ndarray:
 
 
 def _durbin_levinson(partial: list) -> list:
-    """Autocorrelations from partial ones, numbers or tensors: with phi the coefficients of the
+    """Autocorrelations from partial ones, tensors: with phi the coefficients of the
     best prediction from k - 1 values and v its relative variance,
     r_k = phi'(r_{k-1}, ..., r_1) + v partial_k.
     """
