@@ -79,7 +79,7 @@ class PosteriorPredictions(PosteriorDraws):
         --------
         >>> post.predict({"Days": [0, 5]}, random="population").round(-1)
             mean    sd  lower  upper
-        0  250.0  10.0  230.0  270.0
+        0  250.0  10.0  240.0  270.0
         1  300.0  10.0  280.0  320.0
         """
         from bayeslmm.results.posterior_prediction import PosteriorPrediction

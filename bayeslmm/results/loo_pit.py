@@ -100,7 +100,7 @@ def _refitted(fit: PosteriorResult, row: int, smoothed: float) -> float:
         return smoothed
     _, factors, *rest = reduced.constrained(sample.x)
     if fit.model.design.residual is None:
-        mean, variance = row_predictives(fit, _Theta(factors, rest[0]), [row])
+        mean, variance = row_predictives(fit, _Theta(factors, np.exp(rest[0][:, 0])), [row])
     else:
         thetas = [Theta(*at) for at in zip(factors, *rest, strict=True)]
         mean, variance = block_row_predictives(fit, thetas, [row])
