@@ -189,8 +189,9 @@ def log_evidences_ratio(
         pair = [importance_sample(d, find_mode(d), draws, rng) for d in (density, null)]
     if max(sample.k_hat for sample in pair) > MAX_K_HAT:
         return None
-    errors = [sample.log_evidence_error for sample in pair]
-    return pair[0].log_evidence - pair[1].log_evidence, float(np.hypot(*errors))
+    one, zeroed = pair
+    error = np.hypot(one.log_evidence_error, zeroed.log_evidence_error)
+    return one.log_evidence - zeroed.log_evidence, float(error)
 
 
 def _log_prior_at_zero(density: MarginalDensity, position: int) -> float:

@@ -167,10 +167,10 @@ def _log_residual_priors(design, priors: Priors, posterior) -> dict[str, np.ndar
     }
     for i, key in enumerate(log_scale_keys(design), start=len(own)):
         out[key] = log_prior_density(priors[key], eta[:, :, i])
-    if key := scalar_key(design):
-        out[key] = _log_supported(priors[key], c[:, :, 0])
+    if scalar := scalar_key(design):
+        out[scalar] = _log_supported(priors[scalar], c[:, :, 0])
     if CORR_KEY in priors:
-        R = c.reshape(*c.shape[:2], *2 * [len(design.residual.times)])
+        R = c.reshape(*c.shape[:2], *2 * [len(design.stated_residual.times)])
         out[CORR_KEY] = (priors[CORR_KEY].parameters["eta"] - 1.0) * np.linalg.slogdet(R)[1]
     return out
 

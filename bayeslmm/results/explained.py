@@ -181,13 +181,12 @@ def _labeled(shares: Shares, names: list[str], table: pd.DataFrame) -> pd.DataFr
         return table
     labels = shares.points.loc[shares.points.index.repeat(len(names))].reset_index(drop=True)
     if len(names) > 1:
-        labels[_column(shares)] = names * len(shares.points)
+        labels[_column(shares.name, labels)] = names * len(shares.points)
     return pd.concat([labels, table.reset_index(drop=True)], axis=1)
 
 
-def _column(shares: Shares) -> str:
-    name = shares.name
-    while name in shares.points.columns:
+def _column(name: str, points: pd.DataFrame) -> str:
+    while name in points.columns:
         name += "_"
     return name
 

@@ -26,16 +26,17 @@ __all__ = [
 def residual_sd(w: Writer, row: str) -> str:
     """sigma, that of the row's cell, or that of the row."""
     residual = w.design.residual
-    kind = "one" if residual is None else residual.variance.kind
-    if kind == "cells":
+    if residual is None or residual.variance.kind == "one":
+        return w.greek("sigma")
+    if residual.variance.kind == "cells":
         return w.indexed("sigma", [w.cell(name, row) for name in residual.variance.columns])
-    return w.indexed("sigma", [row]) if kind == "log-linear" else w.greek("sigma")
+    return w.indexed("sigma", [row])
 
 
 def residual_variance(w: Writer, row: str) -> str:
     """Squared standard deviation (or scale) of the row, over its weight."""
     text = w.squared(residual_sd(w, row))
-    if w.design.weights is None:
+    if w.design.weights_name is None:
         return text
     return f"{text} / {w.value(w.design.weights_name, row)}"
 
@@ -83,7 +84,7 @@ def residual_covariance(w: Writer) -> list[str]:
     if residual_sd(w, "i") == residual_sd(w, w.other):
         sds = w.squared(residual_sd(w, "i"))
     value = w.times(w.times(w.same_group(residual.factor), sds), residual_correlation(w))
-    if w.design.weights is not None:
+    if w.design.weights_name is not None:
         one, two = (w.value(w.design.weights_name, row) for row in ("i", w.other))
         value += f" / {w.root(w.times(one, two))}"
     return [value]

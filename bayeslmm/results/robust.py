@@ -76,13 +76,12 @@ def row_weights_of_outliers(fit: PosteriorResult) -> pd.Series:
     """See :meth:`bayeslmm.PosteriorFit.outlier_weights`."""
     design, posterior = fit.model.design, fit.posterior
     weights = np.ones(design.n_rows)
-    nu = residual_nu(posterior)
-    if nu is not None:
+    if "nu" in posterior:
         block = max(1, int(5e6 // (design.n_rows * posterior.sizes["chain"])))
         weights[:] = 0.0
         for start in range(0, posterior.sizes["draw"], block):
             part = posterior.isel(draw=slice(start, start + block))
             gap = design.y - linear_predictor(design, fit.names, part)
-            mean = outlier_weights(gap, residual_scale(design, part), residual_nu(part))
+            mean = outlier_weights(gap, residual_scale(design, part), part["nu"].to_numpy())
             weights += mean * part.sizes["draw"] / posterior.sizes["draw"]
     return pd.Series(weights, index=design.index, name="weight")

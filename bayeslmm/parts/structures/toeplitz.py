@@ -143,7 +143,9 @@ def _durbin_levinson(partial: list) -> list:
     best prediction from k - 1 values and v its relative variance,
     r_k = phi'(r_{k-1}, ..., r_1) + v partial_k.
     """
-    r, phi, v = [], [], 1.0
+    r: list = []
+    phi: list = []
+    v = 1.0
     for p in partial:
         r.append(sum(a * b for a, b in zip(phi, r[::-1], strict=True)) + v * p)
         phi = [a - p * b for a, b in zip(phi, phi[::-1], strict=True)] + [p]
