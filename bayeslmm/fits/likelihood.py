@@ -17,6 +17,7 @@ from bayeslmm.fits.likelihood_simulation import LikelihoodSimulation
 from bayeslmm.fits.likelihood_tests import LikelihoodTests
 from bayeslmm.fits.plotting import FitPlots
 from bayeslmm.likelihood.engine import LikelihoodEngine, estimated_coefficients
+from bayeslmm.parts.parameters import pair_key, sd_key
 from bayeslmm.results.tables import check_level, format_table
 
 if TYPE_CHECKING:
@@ -260,13 +261,13 @@ def describe_singularity(design: Design, Ls: list[np.ndarray], ranks) -> list[st
                 continue
             zero = [block.effects[i] for i in part if Sigma[i, i] <= 1e-12]
             if zero:
-                names = ", ".join(f"sd({effect} | {block.name})" for effect in zero)
+                names = ", ".join(sd_key(effect, block.name) for effect in zero)
                 sentences.append(f"{names} is estimated as 0")
             if rank < len(part) - len(zero):
                 if len(part) - len(zero) == 2:
                     i, j = [i for i in part if block.effects[i] not in zero]
                     sign = "1" if Sigma[i, j] > 0 else "-1"
-                    name = f"corr({block.effects[i]}, {block.effects[j]} | {block.name})"
+                    name = pair_key(block.effects[i], block.effects[j], block.name)
                     sentences.append(f"{name} is estimated as {sign}")
                 else:
                     sentences.append(

@@ -430,7 +430,7 @@ def _has_default(source, label: str) -> bool:
 
 
 def _component(fit: PosteriorResult, position: int, draws: int, random_seed: int) -> BayesFactor:
-    keys = [f"sd({e} | {b.name})" for b in fit.model.design.blocks for e in b.effects]
+    keys = [p.key for p in fit.priors.parameters if p.kind == "sd"]
     key = keys[position]
     if not fit.priors[key].is_proper:
         raise PriorError(

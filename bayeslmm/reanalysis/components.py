@@ -20,6 +20,7 @@ from bayeslmm.bayes.marginal import MarginalDensity
 from bayeslmm.bayes.mode import find_mode
 from bayeslmm.errors import PriorError
 from bayeslmm.gaussian import single_threaded_blas
+from bayeslmm.parts.parameters import same_key
 from bayeslmm.parts.scales import scale_terms
 
 if TYPE_CHECKING:
@@ -47,13 +48,8 @@ _ZERO = 1e-7
 
 def component_position(model: Model, name: str) -> int | None:
     """Position of ``sd(effect | factor)`` among the standard deviations; None if not one."""
-    at, squeezed = 0, "".join(str(name).split())
-    for block in model.design.blocks:
-        for effect in block.effects:
-            if squeezed == "".join(f"sd({effect}|{block.name})".split()):
-                return at
-            at += 1
-    return None
+    keys = [p.key for p in model.priors.parameters if p.kind == "sd"]
+    return next((at for at, key in enumerate(keys) if same_key(key, str(name))), None)
 
 
 def log_component_bayes_factor(

@@ -18,7 +18,7 @@ from bayeslmm.errors import PriorError
 from bayeslmm.gaussian import (
     FixedPrior,
 )
-from bayeslmm.parts.parameters import coef_key
+from bayeslmm.parts.parameters import coef_key, corr_key, sd_key
 from bayeslmm.parts.scales import constrain, scale_terms, scales, supported_scale, unconstrain
 from bayeslmm.priors.residual_priors import CORR_KEY, log_scale_keys, scalar_key, scale_keys
 from bayeslmm.priors.table import Priors
@@ -148,10 +148,10 @@ def log_prior_draws(fit: PosteriorResult) -> dict[str, np.ndarray]:
     for block, Sigma in effects:
         sd = np.sqrt(np.diagonal(Sigma, axis1=-2, axis2=-1))
         for j, effect in enumerate(block.effects):
-            key = f"sd({effect} | {block.name})"
+            key = sd_key(effect, block.name)
             out[key] = log_scale_prior(key, priors[key], sd[:, :, j])
         if block.correlated_pairs():
-            key = f"corr({block.name})"
+            key = corr_key(block.name)
             corr = Sigma / (sd[..., :, None] * sd[..., None, :])
             out[key] = _log_lkj(corr, block, priors[key])
     out |= _log_residual_priors(design, priors, posterior)

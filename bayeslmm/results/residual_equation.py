@@ -47,9 +47,9 @@ def scale_lines(w: Writer) -> Iterator[Line]:
     if residual is None or residual.variance.kind != "log-linear":
         return
     terms = [w.log(w.greek("sigma"))]
-    slopes = zip(residual.variance.names[1:], residual.variance.means, strict=True)
+    slopes = zip(residual.variance.slopes, residual.variance.means, strict=True)
     for k, (name, mean) in enumerate(slopes, start=1):
-        inner = w.value(name[name.index("[") + 1 : -1], "i")
+        inner = w.value(name, "i")
         sign = "-" if mean >= 0 else "+"
         terms.append(w.times(w.indexed("gamma", [str(k)]), f"({inner} {sign} {abs(mean):.4g})"))
     yield w.log(w.indexed("sigma", ["i"])), "=", terms

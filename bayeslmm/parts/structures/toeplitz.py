@@ -8,6 +8,7 @@ import numpy as np
 
 from bayeslmm.compiling import kernel
 from bayeslmm.errors import DataError
+from bayeslmm.parts.parameters import lag_key
 from bayeslmm.parts.prior import Prior
 from bayeslmm.parts.structures.base import Structure, gaps
 
@@ -65,7 +66,7 @@ class Toeplitz(Structure):
 
     @classmethod
     def component_names(cls, labels: tuple[str, ...], group, time) -> list[str]:
-        return [f"corr(lag {k})" for k in range(1, int(_lags(group, time).max()) + 1)]
+        return [lag_key(k) for k in range(1, int(_lags(group, time).max()) + 1)]
 
     @staticmethod
     def entries(c: np.ndarray, n_times: int) -> np.ndarray:
