@@ -16,6 +16,7 @@ from bayeslmm.fits.likelihood_shares import LikelihoodShares
 from bayeslmm.fits.likelihood_simulation import LikelihoodSimulation
 from bayeslmm.fits.likelihood_tests import LikelihoodTests
 from bayeslmm.fits.plotting import FitPlots
+from bayeslmm.fits.shared import SharedResults
 from bayeslmm.likelihood.engine import LikelihoodEngine, estimated_coefficients
 from bayeslmm.parts.parameters import pair_key, sd_key
 from bayeslmm.results.tables import check_level, format_table
@@ -31,8 +32,9 @@ __all__ = ["LikelihoodFit"]
 
 
 class LikelihoodFit(
-    FitPlots, LikelihoodTests, LikelihoodPredictions, LikelihoodSimulation, LikelihoodShares
-):
+    FitPlots, SharedResults, LikelihoodTests, LikelihoodPredictions, LikelihoodSimulation,
+    LikelihoodShares,
+):  # fmt: skip
     """A model fitted by REML or maximum likelihood.
 
     Made by :meth:`bayeslmm.LMM.reml` and :meth:`bayeslmm.LMM.ml`.
@@ -201,21 +203,6 @@ class LikelihoodFit(
         table = pd.concat([self.fixef(ddf, level=level), self.varcomp(level=level)])
         table.attrs["missing"] = self.design.missing.describe()
         return table
-
-    def equation(self, form: str = "conditional", format: str = "latex") -> str:
-        """The model as an equation; see :meth:`bayeslmm.LMM.equation`.
-
-        Examples
-        --------
-        >>> print(fit.equation(format="text"))
-        Reaction[i] = beta0 + beta1 Days[i] + b0[Subject[i]] + b1[Subject[i]] Days[i] + error[i]
-        (b0[j], b1[j]) ~ Normal(0, Sigma),  j = 1, ..., 18 (Subject)
-        Sigma[1,1] = tau0^2
-        Sigma[2,2] = tau1^2
-        Sigma[1,2] = rho01 tau0 tau1
-        error[i] ~ Normal(0, sigma^2)
-        """
-        return self.model.equation(form, format)
 
     def describe(self, ddf: str = "satterthwaite", *, level: float = 0.95) -> str:
         """Fit statistics and tables as text.

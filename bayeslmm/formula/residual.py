@@ -301,6 +301,10 @@ class ResidualRows:
     time: np.ndarray
     scale: np.ndarray
 
+    def take(self, rows: np.ndarray) -> ResidualRows:
+        """Some of the rows."""
+        return ResidualRows(self.group[rows], self.time[rows], self.scale[rows])
+
 
 @dataclass(frozen=True)
 class ResidualDesign:
