@@ -63,3 +63,43 @@ class SharedResults:
         from bayeslmm.results.implied import implied_table
 
         return implied_table(self, data, correlation=True)
+
+    def reliability(
+        self: Any, factor: str | None = None, *, level: float = 0.95, interval: str = "eti"
+    ) -> pd.DataFrame:
+        """Reliability of every level's predicted effects, 1 - Var(b_j | y) / Var(b_j).
+
+        The share of an effect's variance that the rows of its level tell, the others' being
+        shrunk away: with a random intercept tau^2 / (tau^2 + sigma^2 / n_j) (Raudenbush and Bryk
+        2002, chapter 3). Coefficients and variance parameters are taken as known.
+
+        Parameters
+        ----------
+        factor : str, optional
+            One grouping factor; by default all.
+        level, interval
+            Of a posterior's intervals, as in its ``summary``.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``group level effect`` and ``estimate``, of a posterior ``mean sd lower upper``
+            over its draws and perhaps ``ess_bulk ess_tail r_hat``.
+
+        Raises
+        ------
+        KeyError
+            If there is no such grouping factor.
+        DataError
+            With Student-t distributions or modeled covariates, where there is no closed form.
+
+        Examples
+        --------
+        >>> fit.reliability().head(2).round(3)
+             group level     effect  estimate
+        0  Subject   308  Intercept     0.762
+        1  Subject   308       Days     0.849
+        """
+        from bayeslmm.results.reliability import reliability_table
+
+        return reliability_table(self, factor, level, interval)
