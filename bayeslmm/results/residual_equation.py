@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from bayeslmm.parts.structures import STRUCTURES
+
 if TYPE_CHECKING:
     from bayeslmm.formula.random import RandomBlock
     from bayeslmm.results.equation_writers import Line, Writer
@@ -59,11 +61,7 @@ def residual_correlation(w: Writer) -> str:
     """Correlation of the residuals of two rows of one group."""
     residual = w.design.stated_residual
     one, two = (w.value(residual.syntax.time or "", row) for row in ("i", w.other))
-    if residual.kind == "ar1":
-        return w.power(w.greek("rho"), f"|{one} - {two}|")
-    if residual.kind == "car1":
-        return w.exponential(f"-|{one} - {two}| / {w.name('range')}")
-    return w.greek("rho") if residual.kind == "cs" else w.indexed("R", [one, two])
+    return STRUCTURES[residual.kind].formula(w, one, two)
 
 
 def correlation_lines(w: Writer) -> Iterator[Line]:

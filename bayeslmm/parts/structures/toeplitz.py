@@ -10,7 +10,7 @@ from bayeslmm.compiling import kernel
 from bayeslmm.errors import DataError
 from bayeslmm.parts.parameters import lag_key
 from bayeslmm.parts.prior import Prior
-from bayeslmm.parts.structures.base import Structure, gaps
+from bayeslmm.parts.structures.base import Structure, Symbols, gaps
 
 #: Most lags; each is a parameter.
 _MOST_LAGS = 49
@@ -67,6 +67,10 @@ class Toeplitz(Structure):
     @classmethod
     def component_names(cls, labels: tuple[str, ...], group, time) -> list[str]:
         return [lag_key(k) for k in range(1, int(_lags(group, time).max()) + 1)]
+
+    @classmethod
+    def formula(cls, write: Symbols, one: str, two: str) -> str:
+        return write.indexed("rho", [f"|{one} - {two}|"])
 
     @staticmethod
     def entries(c: np.ndarray, n_times: int) -> np.ndarray:
