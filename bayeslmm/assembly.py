@@ -101,7 +101,9 @@ def structured_problem(design: Design, *, columns=slice(None), route: str = "aut
     if route == "cells":
         return _cell_problem(design, factors, columns)
     if size > LARGEST_BLOCK:
-        joined = ", ".join(block.name for block in design.blocks) or residual.factor.name
+        joined = ", ".join(block.name for block in design.blocks) or ":".join(
+            residual.syntax.groups
+        )
         raise DataError(
             f"{joined} join {size} rows into one block whose covariance would be a dense "
             f"{size} x {size} matrix (at most {LARGEST_BLOCK}). Beside correlated residuals, group "

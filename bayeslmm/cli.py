@@ -379,8 +379,14 @@ def _in_a_sentence(err: Exception) -> str:
 
 def _is_lack_of_memory(err: BaseException | None) -> bool:
     """Whether an error, or one behind it, is that of a library that got no memory."""
-    signs = ("allocate memory", "failed to map", "new thread", "out of memory", "malloc")
-    signs += ("error return without exception set",)  # a library that could not make its error
+    signs = (
+        "allocate memory",
+        "failed to map",
+        "new thread",
+        "out of memory",
+        "malloc",
+        "error return without exception set",  # a library that could not make its error
+    )
     while err is not None:
         if isinstance(err, MemoryError) or getattr(err, "errno", None) == errno.ENOMEM:
             return True

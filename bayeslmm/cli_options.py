@@ -50,9 +50,10 @@ def _one_prior(text: str) -> Prior:
     call = ast.parse(text.strip(), mode="eval").body
     if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
         raise ValueError(text)
-    if call.args or any(keyword.arg is None for keyword in call.keywords):
+    given = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg is not None}
+    if call.args or len(given) < len(call.keywords):  # by position, or with **
         raise ValueError(text)
-    return Prior(call.func.id, **{k.arg: ast.literal_eval(k.value) for k in call.keywords})
+    return Prior(call.func.id, **given)
 
 
 def _split_prior(text: str) -> tuple[str, str, str]:
@@ -144,10 +145,8 @@ def _relationship(path: str):
     path, names = _pedigree_columns(path)
     frame = _read_labelled(path)
     if names or {"id", "sire", "dam"} <= set(frame.columns):
-        columns = names or ["id", "sire", "dam"]
-        return pedigree_relationship(
-            frame, **dict(zip(("id", "sire", "dam"), columns, strict=True))
-        )
+        individual, sire, dam = names or ["id", "sire", "dam"]
+        return pedigree_relationship(frame, id=individual, sire=sire, dam=dam)
     labels, header = [str(v) for v in frame.iloc[:, 0]], [str(c) for c in frame.columns[1:]]
     if len(set(labels)) < len(labels) or sorted(labels) != sorted(header):
         raise DataError(

@@ -55,7 +55,7 @@ def file_name(path: str | os.PathLike) -> str:
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
+def replacing(path: str | os.PathLike) -> Iterator[io.FileIO]:
     """A new file, unbuffered, that takes the place of `path` once all of it is on the disk.
 
     Raises
@@ -112,8 +112,8 @@ class UnfailingFile(io.RawIOBase):
         Open for reading and writing.
     """
 
-    def __init__(self, file: BinaryIO):
-        self._file: BinaryIO = file
+    def __init__(self, file: io.FileIO):
+        self._file: io.FileIO | io.BytesIO = file
         self._failure: OSError | None = None
 
     def raise_failure(self) -> None:
@@ -186,7 +186,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         raise FileFormatError(f"Cannot write {name!r}: {err.strerror or err}.") from err
 
 
-def write_all(file: BinaryIO, content: bytes | memoryview) -> None:
+def write_all(file: BinaryIO | io.FileIO | io.BytesIO, content: bytes | memoryview) -> None:
     """Write to an unbuffered file, which may take less than it is given."""
     view = memoryview(content).cast("B")
     while len(view):

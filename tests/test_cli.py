@@ -241,13 +241,13 @@ def test_columns_that_are_not_used_are_not_read(files, monkeypatch, capsys):
     from bayeslmm.sources.arrow import FileSource
 
     asked = []
-    original = FileSource.file_frames
+    original = FileSource._file_batches
 
-    def noted(self, file, columns):
+    def noted(self, file, columns, size):
         asked.append(columns)
-        return original(self, file, columns)
+        return original(self, file, columns, size)
 
-    monkeypatch.setattr(FileSource, "file_frames", noted)
+    monkeypatch.setattr(FileSource, "_file_batches", noted)
     code, _, _ = call(monkeypatch, capsys, "fit", str(files / "all.parquet"), SLEEP, "--reml")
     assert code == 0
     assert asked == [["Reaction", "Days", "Subject"]]

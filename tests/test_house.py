@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -235,3 +236,41 @@ def test_only_public_doors_and_kernels_have_more_than_ten_parameters():
     _only_shrinks(
         {name: n for name, n in counts.items() if n > 10 and name not in DOORS}, MANY_PARAMETERS
     )
+
+
+#: How the names of variance components begin.
+KEYS = ("sd(", "corr(", "nu(")
+#: Modules that write such a name themselves; may only shrink. Simulated data are below the room
+#: of parameters and name the truth as a fit does; ``cli_options`` has one in the text of an error.
+NAMES_WRITTEN = {
+    "parts.parameters", "bayes.marginal", "bayes.residual_density", "datasets.simulation",
+    "cli_options",
+}  # fmt: skip
+
+
+def names_in_code(tree: ast.AST) -> Iterator[str]:
+    """Texts with the beginning of a component's name, docstrings and error texts left out."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Raise):
+            continue
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            words = re.findall(r"\w*\(", node.value)
+            yield from (node.value for word in words if word in KEYS)
+        yield from names_in_code(node)
+
+
+def test_only_parameters_write_their_names():
+    """Keys come from ``parts.parameters``: nothing else writes one or takes one apart."""
+    found = {
+        name
+        for name, path in modules().items()
+        if any(names_in_code(ast.parse(path.read_text(encoding="utf-8"))))
+    }
+    assert found == NAMES_WRITTEN, "ask a Parameter, or update the list if a module left it"
+
+
+def test_the_guard_sees_names_in_formatted_texts():
+    made = ast.parse("def f(a):\n    'sd(x)'\n    return f'sd({a} | g)', a.startswith('corr(')")
+    assert list(names_in_code(made)) == ["sd(", "corr("]

@@ -77,7 +77,7 @@ def missing_part(
     *,
     random: bool = True,
     rows: slice = slice(None),
-) -> np.ndarray | float:
+) -> np.ndarray:
     """What the missing values add to the linear predictor, shape (chains, draws, rows).
 
     Parameters
@@ -87,8 +87,6 @@ def missing_part(
     rows : slice
         Rows wanted, all by default.
     """
-    if not design.modeled:
-        return 0.0
     start, stop, _ = rows.indices(design.n_rows)
     total = np.zeros((posterior.sizes["chain"], posterior.sizes["draw"], stop - start))
     for covariate in design.modeled:

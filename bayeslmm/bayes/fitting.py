@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self
@@ -148,7 +148,7 @@ def fit_hierarchical(
 def assemble(
     design: Design,
     names: ModelNames,
-    values: dict[str, np.ndarray],
+    values: Mapping[str, np.ndarray | EffectSummary],
     stats: xr.Dataset,
     info: FitInfo,
 ) -> tuple[xr.DataTree, FitInfo]:
@@ -156,26 +156,23 @@ def assemble(
 
     Parameters
     ----------
-    values : dict of ndarray
+    values : dict of ndarray or EffectSummary
         Per variable, shape (chains, draws, ...).
     stats : xarray.Dataset
         What the sampler reports per draw.
     info : FitInfo
     """
     summaries = {k: v for k, v in values.items() if isinstance(v, EffectSummary)}
-    values = {k: v for k, v in values.items() if k not in summaries}
-    posterior = posterior_dataset(design, names, values)
+    arrays = {k: v for k, v in values.items() if not isinstance(v, EffectSummary)}
+    posterior = posterior_dataset(design, names, arrays)
     if info.effective_draws is not None:
         problems = weighting_problems(info.effective_draws, info.chains)
     else:
-        labels, columns = zip(
-            coefficient_draws(design, posterior),
-            component_draws(design, names, posterior),
-            strict=True,
-        )
+        coefficients, beta = coefficient_draws(design, posterior)
+        components, values_of = component_draws(design, names, posterior)
         problems = sampling_problems(
-            [*labels[0], *labels[1]],
-            np.concatenate(columns, axis=-1),
+            [*coefficients, *components],
+            np.concatenate((beta, values_of), axis=-1),
             stats,
             parameterization=info.parameterization,
         )

@@ -167,14 +167,15 @@ def _random_effects(
     shape = (block.n_levels, block.n_effects)
     order = np.argsort([i for part in block.pattern for i in part])
     root = _levels_root(block, centered=centered)
-    if not centered and (root is None or root.shape[0] == root.shape[1]):
-        z = pm.Normal(names.z, 0.0, 1.0, dims=(names.dim, names.effect_dim))
-        if priors.of("effects_nu", block.name):
-            z = z * _heavy_tails(block, names, priors)
-    elif not centered:  # fewer independent values than levels: clones, twins
-        z = pm.Normal(names.z, 0.0, 1.0, shape=(root.shape[1], shape[1]))
-    if not centered and root is not None:
-        z = pt.dot(root, z)
+    if not centered:
+        if root is None or root.shape[0] == root.shape[1]:
+            z = pm.Normal(names.z, 0.0, 1.0, dims=(names.dim, names.effect_dim))
+            if priors.of("effects_nu", block.name):
+                z = z * _heavy_tails(block, names, priors)
+        else:  # fewer independent values than levels: clones, twins
+            z = pm.Normal(names.z, 0.0, 1.0, shape=(root.shape[1], shape[1]))
+        if root is not None:
+            z = pt.dot(root, z)
     columns = []
     for number, part in enumerate(block.pattern):
         at = list(part)

@@ -70,6 +70,10 @@ def draw_noise(
     return rng.standard_t(np.broadcast_to(nu[..., None], shape))
 
 
+@overload
+def effect_multipliers(rng: np.random.Generator, nu: None, n_levels: int) -> float: ...
+@overload
+def effect_multipliers(rng: np.random.Generator, nu: np.ndarray, n_levels: int) -> np.ndarray: ...
 def effect_multipliers(
     rng: np.random.Generator, nu: np.ndarray | None, n_levels: int
 ) -> np.ndarray | float:

@@ -16,7 +16,9 @@ from bayeslmm.fits.likelihood_shares import LikelihoodShares
 from bayeslmm.fits.likelihood_simulation import LikelihoodSimulation
 from bayeslmm.fits.likelihood_tests import LikelihoodTests
 from bayeslmm.fits.plotting import FitPlots
+from bayeslmm.fits.shared import SharedResults
 from bayeslmm.likelihood.engine import LikelihoodEngine, estimated_coefficients
+from bayeslmm.parts.parameters import pair_key, sd_key
 from bayeslmm.results.tables import check_level, format_table
 
 if TYPE_CHECKING:
@@ -30,8 +32,9 @@ __all__ = ["LikelihoodFit"]
 
 
 class LikelihoodFit(
-    FitPlots, LikelihoodTests, LikelihoodPredictions, LikelihoodSimulation, LikelihoodShares
-):
+    FitPlots, SharedResults, LikelihoodTests, LikelihoodPredictions, LikelihoodSimulation,
+    LikelihoodShares,
+):  # fmt: skip
     """A model fitted by REML or maximum likelihood.
 
     Made by :meth:`bayeslmm.LMM.reml` and :meth:`bayeslmm.LMM.ml`.
@@ -201,21 +204,6 @@ class LikelihoodFit(
         table.attrs["missing"] = self.design.missing.describe()
         return table
 
-    def equation(self, form: str = "conditional", format: str = "latex") -> str:
-        """The model as an equation; see :meth:`bayeslmm.LMM.equation`.
-
-        Examples
-        --------
-        >>> print(fit.equation(format="text"))
-        Reaction[i] = beta0 + beta1 Days[i] + b0[Subject[i]] + b1[Subject[i]] Days[i] + error[i]
-        (b0[j], b1[j]) ~ Normal(0, Sigma),  j = 1, ..., 18 (Subject)
-        Sigma[1,1] = tau0^2
-        Sigma[2,2] = tau1^2
-        Sigma[1,2] = rho01 tau0 tau1
-        error[i] ~ Normal(0, sigma^2)
-        """
-        return self.model.equation(form, format)
-
     def describe(self, ddf: str = "satterthwaite", *, level: float = 0.95) -> str:
         """Fit statistics and tables as text.
 
@@ -260,13 +248,13 @@ def describe_singularity(design: Design, Ls: list[np.ndarray], ranks) -> list[st
                 continue
             zero = [block.effects[i] for i in part if Sigma[i, i] <= 1e-12]
             if zero:
-                names = ", ".join(f"sd({effect} | {block.name})" for effect in zero)
+                names = ", ".join(sd_key(effect, block.name) for effect in zero)
                 sentences.append(f"{names} is estimated as 0")
             if rank < len(part) - len(zero):
                 if len(part) - len(zero) == 2:
                     i, j = [i for i in part if block.effects[i] not in zero]
                     sign = "1" if Sigma[i, j] > 0 else "-1"
-                    name = f"corr({block.effects[i]}, {block.effects[j]} | {block.name})"
+                    name = pair_key(block.effects[i], block.effects[j], block.name)
                     sentences.append(f"{name} is estimated as {sign}")
                 else:
                     sentences.append(

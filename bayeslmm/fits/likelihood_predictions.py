@@ -234,39 +234,3 @@ class LikelihoodPredictions(_Result):
         eta, _ = self._engine.residual_parameters(self._solution)
         own = np.exp(2.0 * scale_rows(self.design, newdata, n) @ eta)
         return own / row_weights(self.design, newdata, n)
-
-    def implied_covariance(self, data=None) -> pd.DataFrame:
-        """Marginal covariance of a group's responses, in squared units of the response.
-
-        Parameters
-        ----------
-        data : data frame, optional
-            The covariates (and times) of the group's rows; by default those of the first group.
-
-        Examples
-        --------
-        >>> fit.implied_covariance().shape
-        (10, 10)
-        """
-        from bayeslmm.results.implied import residual_implied_covariance
-
-        eta, c = self._engine.residual_parameters(self._solution)
-        values, index = residual_implied_covariance(
-            self.design, self._solution.Sigmas, eta, c, data
-        )
-        return pd.DataFrame(values, index=index, columns=index)
-
-    def implied_correlation(self, data=None) -> pd.DataFrame:
-        """Marginal correlation of a group's responses; as :meth:`implied_covariance`.
-
-        Examples
-        --------
-        >>> fit.implied_correlation().iloc[0, [0, 1, 9]].round(2).tolist()
-        [1.0, 0.48, 0.3]
-        """
-        from bayeslmm.results.implied import as_correlation
-
-        covariance = self.implied_covariance(data)
-        return pd.DataFrame(
-            as_correlation(covariance.to_numpy()), covariance.index, covariance.columns
-        )

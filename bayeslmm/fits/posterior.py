@@ -10,14 +10,16 @@ from bayeslmm.fits.posterior_checks import PosteriorChecks
 from bayeslmm.fits.posterior_predictions import PosteriorPredictions
 from bayeslmm.fits.posterior_tables import PosteriorTables
 from bayeslmm.fits.posterior_variance import PosteriorVariance
+from bayeslmm.fits.shared import SharedResults
 from bayeslmm.results.tables import format_table
 
 __all__ = ["PosteriorFit"]
 
 
 class PosteriorFit(
-    PosteriorPlots, PosteriorTables, PosteriorPredictions, PosteriorVariance, PosteriorChecks
-):
+    PosteriorPlots, SharedResults, PosteriorTables, PosteriorPredictions, PosteriorVariance,
+    PosteriorChecks,
+):  # fmt: skip
     """Posterior of a linear mixed model.
 
     Made by :meth:`bayeslmm.LMM.fit` and :func:`bayeslmm.load`.
@@ -104,22 +106,6 @@ class PosteriorFit(
         from bayeslmm.storage import save_fit
 
         save_fit(self, path)
-
-    def equation(self, form: str = "conditional", format: str = "latex") -> str:
-        """The model as an equation; see :meth:`bayeslmm.LMM.equation`.
-
-        Examples
-        --------
-        >>> print(post.equation(form="marginal", format="text"))
-        E(Reaction[i]) = beta0 + beta1 Days[i]
-        Var(Reaction[i]) = z[i]' Sigma z[i] + sigma^2
-        Cov(Reaction[i], Reaction[i']) = 1{Subject[i] = Subject[i']} z[i]' Sigma z[i'],  i' != i
-        z[i] = (1, Days[i])
-        Sigma[1,1] = tau0^2
-        Sigma[2,2] = tau1^2
-        Sigma[1,2] = rho01 tau0 tau1
-        """
-        return self.model.equation(form, format)
 
     def describe(self, *, level: float = 0.95) -> str:
         """How the posterior was made, and its tables, as text.

@@ -1,13 +1,12 @@
-"""Variance explained by a posterior's parts, and the covariances it implies."""
+"""Variance explained by a posterior's parts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from bayeslmm.bayes.draws import coefficient_draws
 from bayeslmm.fits.posterior_draws import PosteriorDraws
 from bayeslmm.results.tables import check_level, summarize_draws
 
@@ -167,14 +166,12 @@ class PosteriorVariance(PosteriorDraws):
         return self._share(share, level, interval, draws)
 
     def _share(self, share, level: float, interval: str, draws: bool):
-        from bayeslmm.bayes.draws import covariance_draws
+        from bayeslmm.results.estimates import posterior_estimates
         from bayeslmm.results.heritability import share_values
 
-        posterior, design = self.posterior, self.model.design
-        Sigmas = covariance_draws(design, self.names, posterior)
-        beta = coefficient_draws(design, posterior)[1]
+        posterior, found = self.posterior, posterior_estimates(self)
         sigma = posterior["sigma"].to_numpy()
-        values = share_values(self.model, share, Sigmas, sigma, beta)
+        values = share_values(self.model, share, found.Sigmas, sigma, found.beta)
         if not draws:
             check_level(level, interval)
             return summarize_draws(values[..., None], [share.name], level=level, interval=interval)
@@ -182,55 +179,3 @@ class PosteriorVariance(PosteriorDraws):
 
         coords = {"chain": posterior["chain"], "draw": posterior["draw"]}
         return xr.DataArray(values, dims=("chain", "draw"), coords=coords, name=share.name)
-
-    def implied_covariance(self, data=None) -> pd.DataFrame:
-        """Posterior mean of the marginal covariance of a group's responses.
-
-        With Student-t residuals or effects, whose variances have no posterior mean, the one at
-        the posterior medians of the variances, infinite where the median of nu is 2 or less.
-
-        Parameters
-        ----------
-        data : data frame, optional
-            The covariates of the group's rows; by default those of the first group.
-
-        Examples
-        --------
-        >>> post.implied_covariance().shape
-        (10, 10)
-        """
-        return self._implied(data, correlation=False)
-
-    def implied_correlation(self, data=None) -> pd.DataFrame:
-        """Posterior mean of the marginal correlation of a group's responses.
-
-        Examples
-        --------
-        >>> post.implied_correlation().shape
-        (10, 10)
-        """
-        return self._implied(data, correlation=True)
-
-    def _implied(self, data, *, correlation: bool) -> pd.DataFrame:
-        from bayeslmm.bayes.draws import covariance_draws
-        from bayeslmm.results.implied import as_correlation, implied_covariance, implied_of_draws
-        from bayeslmm.results.robust import is_robust, median_variances
-
-        posterior, design = self.posterior, self.model.design
-        matrices = covariance_draws(design, self.names, posterior)
-        if is_robust(self.names, posterior):
-            Sigmas, sigma = median_variances(self.names, posterior, matrices)
-            values, index = implied_covariance(design, Sigmas, sigma, data)
-            values = as_correlation(values) if correlation else values
-            return pd.DataFrame(values, index=index, columns=index)
-        Sigmas = [S.reshape(-1, *S.shape[2:]) for S in matrices]
-        implied = implied_of_draws(design, posterior)
-        count = posterior.sizes["chain"] * posterior.sizes["draw"]
-        total: Any = 0.0
-        index = None
-        for start in range(0, count, 500):  # draws in blocks: a group may have many rows
-            part = slice(start, start + 500)
-            values, index = implied([S[part] for S in Sigmas], part, data)
-            values = as_correlation(values) if correlation else values
-            total = total + values.sum(axis=0)
-        return pd.DataFrame(total / count, index=index, columns=index)

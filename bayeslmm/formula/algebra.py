@@ -102,8 +102,10 @@ def _product(node: Node) -> list[TermNodes]:
     left = _product(node.operands[0])
     for operator, operand in zip(node.operators, node.operands[1:], strict=True):
         if operator == "**":
-            assert isinstance(operand, Constant)  # checked where the text was read
-            left = _power(left, int(operand.value), node)
+            # checked where the text was read
+            assert isinstance(operand, Constant)
+            assert isinstance(operand.value, int)
+            left = _power(left, operand.value, node)
             continue
         right = _product(operand)
         if operator == ":":

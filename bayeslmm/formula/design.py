@@ -151,6 +151,11 @@ class Design:
         return True
 
     @property
+    def cross_products(self) -> Any:
+        """Products of the columns, which stand in for rows that are not in memory."""
+        return None
+
+    @property
     def X_reduced(self) -> np.ndarray:
         """X, or a matrix of few rows with the same X'X where the rows are not in memory."""
         return self.X

@@ -160,6 +160,12 @@ class VarianceTerm:
         return len(self.names)
 
     @property
+    def slopes(self) -> tuple[str, ...]:
+        """Columns of a log-linear formula, without the first."""
+        found = () if self._matrix is None else self._matrix.names
+        return tuple(name for name in found if name != "Intercept")
+
+    @property
     def means(self) -> np.ndarray:
         """Means of the columns of a log-linear formula, where ``sigma`` stands."""
         return np.zeros(0) if self._means is None else self._means
@@ -294,6 +300,10 @@ class ResidualRows:
     group: np.ndarray
     time: np.ndarray
     scale: np.ndarray
+
+    def take(self, rows: np.ndarray) -> ResidualRows:
+        """Some of the rows."""
+        return ResidualRows(self.group[rows], self.time[rows], self.scale[rows])
 
 
 @dataclass(frozen=True)

@@ -309,9 +309,11 @@ def _add_lead(lead, component, H, here, units, part, q, Q, trace, first) -> None
             Q[i, j] -= part[i].T @ component.Q @ part[j]
     QP = {i: component.Q @ phi[i] for i in here}
     for i in here:
-        W = component.R.T @ phi[i] @ component.R if component.levels else None
         for j in here:
             trace[i, j] += np.sum(QP[i] * QP[j].T)
+        if not component.levels:
+            continue
+        W = component.R.T @ phi[i] @ component.R
         for j, (k, D) in enumerate(units):
             if k in component.levels:
                 count, at = len(component.levels[k][0]), component.levels[k][1]

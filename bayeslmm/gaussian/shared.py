@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -74,7 +75,11 @@ class CrossProductSystem(System):
     """
 
     whole: Problem
-    R: np.ndarray
+
+    if TYPE_CHECKING:  # a field or computed when needed
+
+        @property
+        def R(self) -> np.ndarray: ...
 
     @abstractmethod
     def eliminated_at(self, theta: Theta) -> Eliminated:
@@ -256,7 +261,7 @@ class SharedSystem(CrossProductSystem):
     @cached_property
     def R(self) -> np.ndarray:
         """[X y] in the coordinates computed with, (n, p + 1)."""
-        if self.X is None:
+        if self.X is None or self.y is None:
             raise ValueError("the rows of the data are not in memory")
         shift = working_products(self.whole.products)[0].shift
         return np.ascontiguousarray(shift.applied(self.y, self.X)[:, :-1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,7 +22,12 @@ class Shift:
 
     X: np.ndarray
     y: float
-    T: ClassVar[np.ndarray | None] = None
+    if TYPE_CHECKING:  # no field of this class, one of MixedShift
+
+        @property
+        def T(self) -> np.ndarray | None: ...
+    else:
+        T = None
 
     @classmethod
     def pilot(cls, y: np.ndarray, X: np.ndarray) -> Shift:

@@ -53,20 +53,20 @@ def alone() -> Iterator[None]:
 
 def _threads() -> int:
     """How many threads the calling thread may use."""
-    from numba import config
+    from numba.np.ufunc.parallel import get_thread_count
 
     if getattr(_local, "alone", False) or threading.current_thread() is threading.main_thread():
-        return config.NUMBA_NUM_THREADS
+        return get_thread_count()
     return 1
 
 
 def _workers() -> ThreadPoolExecutor:
     global _pool
-    from numba import config
+    from numba.np.ufunc.parallel import get_thread_count
 
     with _lock:
         if _pool is None:
-            _pool = ThreadPoolExecutor(config.NUMBA_NUM_THREADS, "bayeslmm-levels")
+            _pool = ThreadPoolExecutor(get_thread_count(), "bayeslmm-levels")
         return _pool
 
 

@@ -154,7 +154,7 @@ class AbsoluteLikelihood:
 
     def kenward_roger(self, solution: Solution) -> KenwardRoger:
         """The adjustment at a REML optimum."""
-        log_linear = self.design.residual.variance.kind == "log-linear"
+        log_linear = self.design.stated_residual.variance.kind == "log-linear"
         return absolute_kenward_roger(self.problem, self.natural(solution), log_linear=log_linear)
 
     def effect_covariances(self, solution: Solution) -> list[np.ndarray]:
@@ -236,7 +236,9 @@ def absolute_kenward_roger(
     TooManyEffectsError
         If a dense matrix over all connected effects would be too large.
     """
-    derivatives = cell_derivatives if isinstance(problem, CellProblem) else block_derivatives
     with single_threaded_blas():
-        terms, second = derivatives(problem, theta, log_linear=log_linear)
+        if isinstance(problem, CellProblem):
+            terms, second = cell_derivatives(problem, theta, log_linear=log_linear)
+        else:
+            terms, second = block_derivatives(problem, theta, log_linear=log_linear)
     return adjustment(terms, problem.coordinates, second)

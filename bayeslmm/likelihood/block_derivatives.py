@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +32,7 @@ class _Parameter:
 
     phi: np.ndarray
     linear: bool
-    to_theta: object
+    to_theta: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
     steps: np.ndarray
 
 

@@ -152,4 +152,4 @@ def component_values(design: Design, coordinates: Coordinates, x: np.ndarray) ->
     """Values of all components of a model with structured residuals, at coordinates x."""
     theta = coordinates.theta(x)
     effects = effect_component_values(design, coordinates.problem.covariances(theta.F))
-    return np.concatenate([effects, component_map(design.residual, theta.eta, theta.c)])
+    return np.concatenate([effects, component_map(design.stated_residual, theta.eta, theta.c)])

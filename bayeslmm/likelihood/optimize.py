@@ -200,6 +200,7 @@ class Search(BoundarySearch):
 class ProfiledSearch(Search):
     """The profiled criterion on columns scaled to unit size."""
 
+    problem: Problem
     options = {"maxiter": 2000, "maxfun": 5000, "ftol": 1e-13, "gtol": 1e-5, "maxcor": 20}
 
     def __init__(self, problem: Problem, reml: bool):
@@ -298,6 +299,7 @@ class ProfiledSearch(Search):
 class AbsoluteSearch(Search):
     """The deviance of a structured problem in its unbounded coordinates."""
 
+    problem: StructuredProblem
     options = {"maxiter": 2000, "maxfun": 4000, "ftol": 1e-14, "gtol": 1e-5, "maxcor": 30}
 
     def __init__(self, problem: StructuredProblem, reml: bool):

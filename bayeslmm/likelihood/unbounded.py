@@ -221,11 +221,11 @@ def collapsing_correlation(
         rays = [_toward(theta, bound) for bound in (structure.lower, structure.upper)]
     else:
         return False
-    return any(
-        _falls(lambda far, ray=ray, F=F: deviance(Theta(F, *ray(far))), (1.0, 1e2, 1e4))
-        for ray in rays
-        for F in _factors(problem, theta)
-    )
+
+    def falls_along(ray, F: np.ndarray) -> bool:
+        return _falls(lambda far: deviance(Theta(F, *ray(far))), (1.0, 1e2, 1e4))
+
+    return any(falls_along(ray, F) for ray in rays for F in _factors(problem, theta))
 
 
 def _deviance(problem: StructuredProblem, reml: bool) -> Callable[[Theta], float]:
@@ -311,7 +311,7 @@ def _vanishing(X: np.ndarray, y: np.ndarray) -> Iterator[np.ndarray]:
     scale = float((y**2).mean())
     rng = np.random.default_rng(0)
     for _ in range(8):
-        v = rng.normal(size=T)
+        v = rng.standard_normal((T,))
         if m >= T:  # the residuals have full rank but for some beta
             v = minimize(lambda v: residuals(v)[0] / scale, v, tol=1e-14).x
         for _ in range(50):  # v and beta in turn

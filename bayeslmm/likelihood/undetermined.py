@@ -43,7 +43,7 @@ def refuse_determined_cells(design: Design, kept: np.ndarray) -> None:
     ------
     DataError
     """
-    variance, scale = design.residual.variance, design.residual.rows.scale
+    variance, scale = design.stated_residual.variance, design.stated_residual.rows.scale
     if variance.kind != "cells" or not len(kept):
         return
     basis = np.linalg.qr(design.X[:, kept])[0]
@@ -63,7 +63,7 @@ def vanishing_cells(
     design: Design, problem: StructuredProblem, theta: Theta, solution: Solution
 ) -> list[str]:
     """Names of standard deviations of cells without which the likelihood is no worse."""
-    variance = design.residual.variance
+    variance = design.stated_residual.variance
     if variance.kind != "cells":
         return []
     flat, found = problem.prior(None), []
@@ -89,11 +89,12 @@ def refuse_unbounded_structure(
     end = "" if reml else " (reml() has one more often)"
     no_maximum = f"the {'restricted ' if reml else ''}likelihood has no maximum{end}"
     X, y = design.X[:, kept], design.y - design.offset
+    residual = design.stated_residual
     with single_threaded_blas():
-        if design.residual.variance.kind == "cells":
+        if residual.variance.kind == "cells":
             cells = collapsing_cells(problem, theta, X, reml=reml)
             if cells is not None:
-                names = ", ".join(design.residual.variance.names[c] for c in cells)
+                names = ", ".join(residual.variance.names[c] for c in cells)
                 raise DataError(
                     f"{names}: coefficients and random effects can fit these rows perfectly, so "
                     f"that {no_maximum}. Join the cells with others, leave terms out, or use "
@@ -101,14 +102,14 @@ def refuse_unbounded_structure(
                 )
         elif not reml and (column := collapsing_tail(problem, X)) is not None:
             raise DataError(
-                f"{design.residual.variance.names[column]}: the coefficients can fit the rows at "
+                f"{residual.variance.names[column]}: the coefficients can fit the rows at "
                 f"one end of it perfectly, so that {no_maximum}. Leave terms out, or use "
                 "model.fit(), where the priors decide."
             )
         if collapsing_correlation(problem, theta, X, y, reml=reml):
             few = "groups with the same times" if problem.structure.n_times else "groups"
             raise DataError(
-                f"residual={design.residual.syntax.text!r}: there are too few {few} for so many "
+                f"residual={residual.syntax.text!r}: there are too few {few} for so many "
                 "coefficients and correlations. A combination of the residuals can be 0 in all of "
                 f"them, so that {no_maximum}: it grows forever as the residual correlation matrix "
                 "becomes singular. Use a structure with fewer correlations, leave coefficients "

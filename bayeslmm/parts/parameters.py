@@ -15,8 +15,10 @@ __all__ = [
     "coef_key",
     "corr_key",
     "covariate_key",
+    "lag_key",
     "nu_key",
     "pair_key",
+    "same_key",
     "sd_key",
 ]
 
@@ -79,6 +81,11 @@ def coef_key(name: str) -> str:
     return f"beta({name})" if name in CLASSES else name
 
 
+def same_key(one: str, other: str) -> bool:
+    """Whether two keys are the same but for spaces."""
+    return "".join(one.split()) == "".join(other.split())
+
+
 def sd_key(effect: str, factor: str) -> str:
     """Key of a random effect's standard deviation."""
     return f"sd({effect} | {factor})"
@@ -92,6 +99,11 @@ def corr_key(factor: str) -> str:
 def pair_key(one: str, two: str, factor: str | None = None) -> str:
     """Name of one correlation, of residuals at two times where there is no factor."""
     return f"corr({one}, {two})" if factor is None else f"corr({one}, {two} | {factor})"
+
+
+def lag_key(lag: int) -> str:
+    """Name of the correlation of residuals so many times apart."""
+    return f"corr(lag {lag})"
 
 
 def nu_key(factor: str | None = None) -> str:

@@ -108,6 +108,11 @@ def pick(what: str, wanted: str | Iterable, available: Sequence) -> list:
     return list(dict.fromkeys(chosen))
 
 
+def is_count(given) -> bool:
+    """Whether a whole number was given."""
+    return isinstance(given, int | np.integer) and not isinstance(given, bool)
+
+
 def sampled(block: RandomBlock, groups, most: int) -> tuple[np.ndarray, str | None]:
     """Codes of the levels to draw and, where not all are, a note that says so.
 
@@ -124,9 +129,7 @@ def sampled(block: RandomBlock, groups, most: int) -> tuple[np.ndarray, str | No
     PlotError
         If a level is not there or the number is not positive.
     """
-    if groups is not None and (
-        isinstance(groups, bool) or not isinstance(groups, int | np.integer)
-    ):
+    if not (groups is None or is_count(groups)):
         chosen = pick(f"level of {block.name}", groups, block.levels)
         codes = np.array([block.levels.index(level) for level in chosen])
         if len(codes) == block.n_levels:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayeslmm.errors import PlotError
-from bayeslmm.plots.estimates import pick
+from bayeslmm.plots.estimates import is_count, pick
 from bayeslmm.plots.prior_posterior import parameter_draws
 from bayeslmm.plots.style import ALONE, CYCLE, GROUP, caption
 
@@ -312,9 +312,7 @@ def _natural(label: str):
 
 
 def _some(by: str, levels: list, groups) -> list:
-    if groups is not None and (
-        isinstance(groups, bool) or not isinstance(groups, int | np.integer)
-    ):
+    if not (groups is None or is_count(groups)):
         return pick(f"level of {by}", groups, levels)
     count = _MOST_PANELS if groups is None else int(groups)
     if count < 1:

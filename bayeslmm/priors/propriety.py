@@ -12,6 +12,7 @@ Bayesian Analysis 1(3), section 2.2); the general case is the power counting of 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -170,8 +171,12 @@ def _scaled_columns(
         design.residual.variance.names, design.residual.rows.scale.T, strict=True
     ):
         at = np.flatnonzero(cell * used)
-        found[name] = (len(at) - n_free, lambda at=at: np.eye(design.n_rows)[:, at])
+        found[name] = (len(at) - n_free, partial(_unit_columns, design.n_rows, at))
     return found
+
+
+def _unit_columns(n: int, at: np.ndarray) -> np.ndarray:
+    return np.eye(n)[:, at]
 
 
 def _refuse_too_few(subset: tuple[str, ...], scales: dict, free: np.ndarray) -> None:

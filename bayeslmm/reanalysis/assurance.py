@@ -35,7 +35,7 @@ from bayeslmm.gaussian import (
 )
 from bayeslmm.likelihood.optimize import optimize
 from bayeslmm.likelihood.satterthwaite import satterthwaite_df, variance_curvature
-from bayeslmm.parts.parameters import coef_key
+from bayeslmm.parts.parameters import coef_key, pair_key, sd_key
 from bayeslmm.parts.patterns import lower_factor
 from bayeslmm.parts.prior import Prior
 from bayeslmm.parts.scales import unconstrain
@@ -500,12 +500,12 @@ def _truths(model, base: Model, effect: Effect, parameters: Mapping[str, float] 
 
 def _factor_matrix(block, components: Mapping[str, float]) -> np.ndarray:
     """Lower triangular factor of a block's covariance from its named components."""
-    sd = np.array([components[f"sd({e} | {block.name})"] for e in block.effects])
+    sd = np.array([components[sd_key(e, block.name)] for e in block.effects])
     if np.any(sd < 0):
         raise ValueError(f"Standard deviations of {block.name} must not be negative.")
     R = np.eye(len(sd))
     for i, j in block.correlated_pairs():
-        value = components[f"corr({block.effects[i]}, {block.effects[j]} | {block.name})"]
+        value = components[pair_key(block.effects[i], block.effects[j], block.name)]
         R[i, j] = R[j, i] = np.nan_to_num(value)
     if np.linalg.eigvalsh(R)[0] < -1e-8:
         raise ValueError(f"The correlations of {block.name} do not form a correlation matrix.")

@@ -32,6 +32,7 @@ from bayeslmm.reanalysis.joint import JointTest, term_columns
 from bayeslmm.reanalysis.posteriors import normal_parameters
 from bayeslmm.reanalysis.reweighting import BF_ERROR, Reweighter
 from bayeslmm.reanalysis.theta import (
+    draw_evidence,
     draw_theta,
     effective_resampled,
     fitted_factors,
@@ -160,10 +161,10 @@ def log_marginal_likelihood(
     _refuse_improper(fit.priors)
     density = _density(fit)
     if method == "importance":
-        return draw_theta(density, random_seed, draws).evidence
+        return draw_evidence(density, random_seed, draws)
     if fit.info.method == "importance" or fit.conditioning is not None:
         if fit.info.log_marginal_likelihood is None:  # of other rows than the fit has now
-            return draw_theta(density, random_seed, draws).evidence
+            return draw_evidence(density, random_seed, draws)
         return Evidence(
             fit.info.log_marginal_likelihood, fit.info.log_marginal_likelihood_error, "importance"
         )
@@ -429,7 +430,7 @@ def _has_default(source, label: str) -> bool:
 
 
 def _component(fit: PosteriorResult, position: int, draws: int, random_seed: int) -> BayesFactor:
-    keys = [f"sd({e} | {b.name})" for b in fit.model.design.blocks for e in b.effects]
+    keys = [p.key for p in fit.priors.parameters if p.kind == "sd"]
     key = keys[position]
     if not fit.priors[key].is_proper:
         raise PriorError(
@@ -513,8 +514,8 @@ def _refuse_other_data(fit1: PosteriorResult, fit0: PosteriorResult) -> None:
     if not np.array_equal(one.y, zero.y):
         raise ValueError("The models have different responses (or transform it differently).")
     ones = np.ones(one.n_rows)
-    weights = [ones if d.weights is None else d.weights for d in (one, zero)]
-    if not np.allclose(*weights):
+    first, second = (ones if d.weights is None else d.weights for d in (one, zero))
+    if not np.allclose(first, second):
         raise ValueError("The models have different prior weights.")
 
 

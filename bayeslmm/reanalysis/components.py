@@ -20,6 +20,7 @@ from bayeslmm.bayes.marginal import MarginalDensity
 from bayeslmm.bayes.mode import find_mode
 from bayeslmm.errors import PriorError
 from bayeslmm.gaussian import single_threaded_blas
+from bayeslmm.parts.parameters import same_key
 from bayeslmm.parts.scales import scale_terms
 
 if TYPE_CHECKING:
@@ -47,13 +48,8 @@ _ZERO = 1e-7
 
 def component_position(model: Model, name: str) -> int | None:
     """Position of ``sd(effect | factor)`` among the standard deviations; None if not one."""
-    at, squeezed = 0, "".join(str(name).split())
-    for block in model.design.blocks:
-        for effect in block.effects:
-            if squeezed == "".join(f"sd({effect}|{block.name})".split()):
-                return at
-            at += 1
-    return None
+    keys = [p.key for p in model.priors.parameters if p.kind == "sd"]
+    return next((at for at, key in enumerate(keys) if same_key(key, str(name))), None)
 
 
 def log_component_bayes_factor(
@@ -189,8 +185,9 @@ def log_evidences_ratio(
         pair = [importance_sample(d, find_mode(d), draws, rng) for d in (density, null)]
     if max(sample.k_hat for sample in pair) > MAX_K_HAT:
         return None
-    errors = [sample.log_evidence_error for sample in pair]
-    return pair[0].log_evidence - pair[1].log_evidence, float(np.hypot(*errors))
+    one, zeroed = pair
+    error = np.hypot(one.log_evidence_error, zeroed.log_evidence_error)
+    return one.log_evidence - zeroed.log_evidence, float(error)
 
 
 def _log_prior_at_zero(density: MarginalDensity, position: int) -> float:

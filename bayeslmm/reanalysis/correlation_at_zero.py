@@ -17,6 +17,7 @@ import numpy as np
 
 from bayeslmm.bayes.marginal import MarginalDensity
 from bayeslmm.gaussian import single_threaded_blas
+from bayeslmm.parts.parameters import corr_key, pair_key, same_key
 from bayeslmm.parts.patterns import lower_root
 from bayeslmm.reanalysis.components import (
     BREAKS,
@@ -61,7 +62,7 @@ class CorrelationPair:
 
 def correlation_pair(model: Model, name: str) -> CorrelationPair | None:
     """The pair a name stands for; None if it is not the name of a random-effects correlation."""
-    squeezed, start, first = "".join(name.split()), 0, 0
+    start, first = 0, 0
     for block in model.design.blocks:
         pairs = block.correlated_pairs()
         for part in block.pattern:
@@ -69,13 +70,13 @@ def correlation_pair(model: Model, name: str) -> CorrelationPair | None:
             for a in range(q):
                 for b in range(a + 1, q):
                     one, two = block.effects[part[a]], block.effects[part[b]]
-                    names = [f"corr({e}, {f} | {block.name})" for e, f in ((one, two), (two, one))]
+                    names = [pair_key(one, two, block.name), pair_key(two, one, block.name)]
                     if len(pairs) == 1:
-                        names.append(f"corr({block.name})")
-                    if squeezed in ("".join(text.split()) for text in names):
+                        names.append(corr_key(block.name))
+                    if any(same_key(text, name) for text in names):
                         order = (a, b, *(i for i in range(q) if i not in (a, b)))
                         effects = first + part[a], first + part[b]
-                        key = f"corr({block.name})"
+                        key = corr_key(block.name)
                         return CorrelationPair(names[0], key, order, start, effects)
             start += q * (q - 1) // 2
         first += block.n_effects

@@ -26,7 +26,7 @@ from bayeslmm.protocols import is_posterior
 from bayeslmm.reanalysis.bridge import Evidence
 from bayeslmm.reanalysis.effects import Effect, split_effect
 from bayeslmm.reanalysis.given_theta import coefficient_moments, problem_of
-from bayeslmm.reanalysis.theta import ThetaDraws, draw_theta, fitted_factors
+from bayeslmm.reanalysis.theta import ThetaDraws, draw_evidence, draw_theta, fitted_factors
 
 if TYPE_CHECKING:
     from bayeslmm.protocols import Model, PosteriorResult
@@ -179,8 +179,7 @@ class EffectSource:
         SamplingError
             If the covariance parameters cannot be sampled.
         """
-        theta = draw_theta(self.null_density(value), self.random_seed, self.draws, self.cores)
-        return theta.evidence
+        return draw_evidence(self.null_density(value), self.random_seed, self.draws, self.cores)
 
     def null_density(self, value: float = 0.0) -> MarginalDensity:
         """The density of the covariance parameters with e fixed at ``value``."""

@@ -20,9 +20,8 @@ from bayeslmm.gaussian import (
     FixedPrior,
 )
 from bayeslmm.protocols import Model
-from bayeslmm.reanalysis.bridge import Evidence
 from bayeslmm.reanalysis.given_theta import coefficient_moments, problem_of
-from bayeslmm.reanalysis.theta import ThetaDraws, draw_theta
+from bayeslmm.reanalysis.theta import ThetaDraws, draw_evidence
 
 __all__ = ["JointTest", "term_columns"]
 
@@ -116,8 +115,8 @@ class JointTest:
 
     def log_evidences_ratio(self, random_seed: int, draws: int) -> tuple[float, float]:
         """log BF10 from both marginal likelihoods, each model sampled by itself."""
-        pair: list[Evidence] = [
-            draw_theta(density, random_seed, draws).evidence
+        pair = [
+            draw_evidence(density, random_seed, draws)
             for density in (self.density, self.null_density())
         ]
         return pair[0].value - pair[1].value, float(np.hypot(pair[0].error, pair[1].error))

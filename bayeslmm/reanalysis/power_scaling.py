@@ -18,7 +18,7 @@ from bayeslmm.errors import PriorError
 from bayeslmm.gaussian import (
     FixedPrior,
 )
-from bayeslmm.parts.parameters import coef_key
+from bayeslmm.parts.parameters import coef_key, corr_key, sd_key
 from bayeslmm.parts.scales import constrain, scale_terms, scales, supported_scale, unconstrain
 from bayeslmm.priors.residual_priors import CORR_KEY, log_scale_keys, scalar_key, scale_keys
 from bayeslmm.priors.table import Priors
@@ -148,10 +148,10 @@ def log_prior_draws(fit: PosteriorResult) -> dict[str, np.ndarray]:
     for block, Sigma in effects:
         sd = np.sqrt(np.diagonal(Sigma, axis1=-2, axis2=-1))
         for j, effect in enumerate(block.effects):
-            key = f"sd({effect} | {block.name})"
+            key = sd_key(effect, block.name)
             out[key] = log_scale_prior(key, priors[key], sd[:, :, j])
         if block.correlated_pairs():
-            key = f"corr({block.name})"
+            key = corr_key(block.name)
             corr = Sigma / (sd[..., :, None] * sd[..., None, :])
             out[key] = _log_lkj(corr, block, priors[key])
     out |= _log_residual_priors(design, priors, posterior)
@@ -167,10 +167,10 @@ def _log_residual_priors(design, priors: Priors, posterior) -> dict[str, np.ndar
     }
     for i, key in enumerate(log_scale_keys(design), start=len(own)):
         out[key] = log_prior_density(priors[key], eta[:, :, i])
-    if key := scalar_key(design):
-        out[key] = _log_supported(priors[key], c[:, :, 0])
+    if scalar := scalar_key(design):
+        out[scalar] = _log_supported(priors[scalar], c[:, :, 0])
     if CORR_KEY in priors:
-        R = c.reshape(*c.shape[:2], *2 * [len(design.residual.times)])
+        R = c.reshape(*c.shape[:2], *2 * [len(design.stated_residual.times)])
         out[CORR_KEY] = (priors[CORR_KEY].parameters["eta"] - 1.0) * np.linalg.slogdet(R)[1]
     return out
 

@@ -102,8 +102,10 @@ def reanalyze_estimate(
     spread = _standard_error(center, se, interval, interval_level, df, ratio)
     default = float(np.log(DEFAULT_RATIO)) if ratio else 2.0 * spread
     effect_scale = EffectScale.of(mcid, rope, direction, default, ratio)
-    t = df is not None and np.isfinite(df)
-    likelihood = t_likelihood(center, spread, df) if t else normal_likelihood(center, spread)
+    if df is not None and np.isfinite(df):
+        likelihood, method = t_likelihood(center, spread, df), "quadrature"
+    else:
+        likelihood, method = normal_likelihood(center, spread), "closed form"
     chosen = prior_set(priors, effect_scale)
     posteriors = {key: posterior_under(likelihood, prior) for key, prior in chosen.items()}
     factors = pd.DataFrame(
@@ -113,7 +115,7 @@ def reanalyze_estimate(
                 for p in posteriors.values()
             ],
             "relative_error": 0.0,
-            "method": "closed form" if not t else "quadrature",
+            "method": method,
         },
         index=list(posteriors),
     )

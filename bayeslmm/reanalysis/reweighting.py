@@ -68,14 +68,12 @@ class Reweighter:
         return again
 
     def _best(self, prior: Prior, likelihoods: list[EffectLikelihood]) -> EffectPosterior:
-        found = None
+        found = []
         for likelihood in likelihoods:
-            posterior = posterior_under(likelihood, prior)
-            if _good(posterior):
-                return posterior
-            if found is None or posterior.k_hat < found.k_hat:
-                found = posterior
-        return found
+            found.append(posterior_under(likelihood, prior))
+            if _good(found[-1]):
+                return found[-1]
+        return min(found, key=lambda posterior: posterior.k_hat)
 
     def _drawn_near(self, prior: Prior, first: EffectPosterior) -> EffectLikelihood:
         """Draws under the prior itself or, where it is not normal, under a wide normal one."""

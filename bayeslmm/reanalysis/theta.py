@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ThetaDraws",
+    "draw_evidence",
     "draw_theta",
     "effective_resampled",
     "fitted_factors",
@@ -55,6 +56,23 @@ def draw_theta(
     SamplingError
         If neither can sample the density.
     """
+    return _drawn(density, random_seed, draws, cores, first)[0]
+
+
+def draw_evidence(
+    density: MarginalDensity, random_seed: int, draws: int = 4000, cores: int | None = None
+) -> Evidence:
+    """log p(y) by the draws of :func:`draw_theta`."""
+    return _drawn(density, random_seed, draws, cores, None)[1]
+
+
+def _drawn(
+    density: MarginalDensity,
+    random_seed: int,
+    draws: int,
+    cores: int | None,
+    first: np.ndarray | None,
+) -> tuple[ThetaDraws, Evidence]:
     cores = processors() if cores is None else cores
     rng = np.random.default_rng(np.random.SeedSequence([random_seed, 11]))
     with single_threaded_blas():
@@ -65,7 +83,8 @@ def draw_theta(
             at = density.natural(sample.x[keep])
             evidence = Evidence(sample.log_evidence, sample.log_evidence_error, "importance")
             weights = sample.log_weights[keep]
-            return ThetaDraws(*at, weights, sample.k_hat, 1.0, evidence, "importance")
+            theta = ThetaDraws(*at, weights, sample.k_hat, 1.0, evidence, "importance")
+            return theta, evidence
         x = sample_covariances(
             density,
             mode,
@@ -76,7 +95,7 @@ def draw_theta(
         evidence = bridge_sampling(density, x, rng)
     n = len(at[0])
     equal = np.full(n, -np.log(n))
-    return ThetaDraws(*at, equal, np.nan, n / _slowest(x), evidence, "nuts")
+    return ThetaDraws(*at, equal, np.nan, n / _slowest(x), evidence, "nuts"), evidence
 
 
 def _slowest(x: np.ndarray) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -60,7 +60,8 @@ class RelationshipMatrix:
             raise DataError("Give a covariance or a precision between individuals, one of them.")
         self.labels = tuple(_label(v) for v in labels)
         _check_labels(self.labels)
-        self.covariance = self.precision = None
+        self.covariance: np.ndarray | None = None
+        self.precision: Any = None
         if precision is None:
             self.covariance = _symmetric(_numbers(covariance), len(self.labels))
         else:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from bayeslmm.formula import Design
-from bayeslmm.formula.random import RandomBlock
+from bayeslmm.formula.random import GroupingFactor, RandomBlock
 
 __all__ = ["Line"]
 
@@ -14,7 +16,7 @@ type Line = tuple[str, str, list[str]]
 type Writer = _Latex | _Text
 
 
-class _Writer:
+class _Writer(ABC):
     """Symbols shared by both formats: which numbers coefficients and effects have."""
 
     other: str
@@ -28,6 +30,10 @@ class _Writer:
         self.coefficient_numbers = [j + first for j in range(len(design.coef_names))]
         self.effect_numbers = [_numbers(design, block, first) for block in design.blocks]
         self.many = len(design.blocks) > 1
+
+    @abstractmethod
+    def named_matrix(self, k: int, block: RandomBlock, several: bool) -> str:
+        """The matrix A of a factor, with its number or name where there are several."""
 
     def relationship(self, k: int, block: RandomBlock) -> str:
         """The matrix A of a factor; named where several factors have one."""
@@ -63,7 +69,7 @@ class _Latex(_Writer):
     def value(self, name: str, row: str) -> str:
         return rf"{self.name(name)}_{{{row}}}"
 
-    def group(self, block: RandomBlock, row: str) -> str:
+    def group(self, block: RandomBlock | GroupingFactor, row: str) -> str:
         return rf"{self.name(block.name)}[{row}]"
 
     def coefficient(self, j: int) -> str:
@@ -186,7 +192,7 @@ class _Latex(_Writer):
     def cov(self, one: str, other: str) -> str:
         return rf"\text{{Cov}}({one},\, {other})"
 
-    def same_group(self, block: RandomBlock) -> str:
+    def same_group(self, block: RandomBlock | GroupingFactor) -> str:
         inside = rf"{self.group(block, 'i')} = {self.group(block, self.other)}"
         return rf"\text{{1}}\{{{inside}\}}"
 
@@ -242,7 +248,7 @@ class _Text(_Writer):
     def value(self, name: str, row: str) -> str:
         return f"{name}[{row}]"
 
-    def group(self, block: RandomBlock, row: str) -> str:
+    def group(self, block: RandomBlock | GroupingFactor, row: str) -> str:
         return f"{block.name}[{row}]"
 
     def coefficient(self, j: int) -> str:
@@ -354,7 +360,7 @@ class _Text(_Writer):
     def cov(self, one: str, other: str) -> str:
         return f"Cov({one}, {other})"
 
-    def same_group(self, block: RandomBlock) -> str:
+    def same_group(self, block: RandomBlock | GroupingFactor) -> str:
         return f"1{{{self.group(block, 'i')} = {self.group(block, self.other)}}}"
 
     def square(self, what: str) -> str:

@@ -53,7 +53,7 @@ def inestimable_text(model: Model, found: np.ndarray, index: pd.Index | Sequence
     index : sequence of length k
         Labels of the rows.
     """
-    rows, columns = np.flatnonzero(found.any(axis=1)), np.flatnonzero(found.any(axis=0))
+    rows, columns = np.flatnonzero(found.any(axis=1)).tolist(), np.flatnonzero(found.any(axis=0))
     if not len(rows):
         return None
     which = f"Row {index[rows[0]]} is"

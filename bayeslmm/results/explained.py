@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.protocols import is_posterior
+from bayeslmm.results.estimates import likelihood_estimates, posterior_estimates
 from bayeslmm.results.robust import variances
 from bayeslmm.results.shares import (
     Shares,
@@ -136,9 +137,8 @@ def _check_method(method: str) -> None:
 def _estimates(fit: LikelihoodResult, solution=None) -> tuple:
     """beta (p,), 0 where aliased, Sigmas and sigma of a solution, the fit's by default."""
     solution = fit._solution if solution is None else solution
-    beta = np.zeros(len(fit.design.coef_names))
-    beta[fit.kept] = solution.beta
-    return beta, solution.Sigmas, np.asarray(solution.sigma)
+    found = likelihood_estimates(fit, solution)
+    return found.beta, found.Sigmas, np.asarray(solution.sigma)
 
 
 def _parameter_draws(fit: PosteriorResult) -> tuple:
@@ -146,15 +146,13 @@ def _parameter_draws(fit: PosteriorResult) -> tuple:
 
     Variances, also where residuals or effects are Student-t.
     """
-    from bayeslmm.bayes.draws import coefficient_draws, covariance_draws
     from bayeslmm.bayes.residual_draws import mean_sigma
 
-    posterior, design = fit.posterior, fit.model.design
-    scales = covariance_draws(design, fit.names, posterior)
-    Sigmas, sigma = variances(fit.names, posterior, scales)
+    found, design = posterior_estimates(fit), fit.model.design
+    Sigmas, sigma = variances(fit.names, fit.posterior, found.Sigmas)
     if design.residual is not None:
-        sigma = mean_sigma(design, posterior)
-    return coefficient_draws(design, posterior)[1], Sigmas, sigma
+        sigma = mean_sigma(design, fit.posterior)
+    return found.beta, Sigmas, sigma
 
 
 def _posterior(fit, shares: Shares, values, level: float, interval: str, draws: bool):
@@ -181,13 +179,12 @@ def _labeled(shares: Shares, names: list[str], table: pd.DataFrame) -> pd.DataFr
         return table
     labels = shares.points.loc[shares.points.index.repeat(len(names))].reset_index(drop=True)
     if len(names) > 1:
-        labels[_column(shares)] = names * len(shares.points)
+        labels[_column(shares.name, labels)] = names * len(shares.points)
     return pd.concat([labels, table.reset_index(drop=True)], axis=1)
 
 
-def _column(shares: Shares) -> str:
-    name = shares.name
-    while name in shares.points.columns:
+def _column(name: str, points: pd.DataFrame) -> str:
+    while name in points.columns:
         name += "_"
     return name
 

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.errors import DataError, ModelWarning
+from bayeslmm.results.estimates import likelihood_estimates
 
 if TYPE_CHECKING:
     from bayeslmm.formula import Design
@@ -200,9 +201,7 @@ def _at(fit: LikelihoodResult, share: Share, point: np.ndarray, beta=None) -> fl
 
     sigma = point[-1]
     Sigmas = [sigma**2 * L @ L.T for L in unpack_theta(fit._problem.patterns, point[:-1])]
-    if beta is None:
-        beta = np.zeros(len(fit.design.coef_names))
-        beta[fit.kept] = fit._solution.beta
+    beta = likelihood_estimates(fit).beta if beta is None else beta
     return float(share_values(fit.model, share, Sigmas, np.asarray(sigma), beta))
 
 
@@ -248,8 +247,7 @@ def _bootstrap(fit, share: Share, level, n_sims, random_seed, progressbar):
     values = np.empty(n_sims)
     for s in progress(range(n_sims), "Bootstrap", show=progressbar):
         solution = fit.reestimate(simulate_responses(fit, 1, rng)[0], start).solution
-        beta = np.zeros(len(fit.design.coef_names))
-        beta[fit.kept] = solution.beta
+        beta = likelihood_estimates(fit, solution).beta
         values[s] = _at(fit, share, np.append(solution.theta, solution.sigma), beta)
     tail = (1 - level) / 2
     lower, upper = np.quantile(values, [tail, 1 - tail])

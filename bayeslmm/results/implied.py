@@ -6,6 +6,8 @@ random intercept, and whatever the slopes make of it otherwise.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 
@@ -13,31 +15,54 @@ from bayeslmm.errors import DataError
 from bayeslmm.formula import Design
 from bayeslmm.formula.columns import as_frame
 from bayeslmm.formula.random import RandomBlock
-from bayeslmm.formula.residual import ResidualRows
 from bayeslmm.parts.structures import correlations
+from bayeslmm.protocols import is_posterior
+from bayeslmm.results.estimates import Estimates, estimates_of
+from bayeslmm.results.robust import is_robust, median_estimates
 
-__all__ = [
-    "as_correlation",
-    "implied_covariance",
-    "implied_of_draws",
-    "residual_implied_covariance",
-]
+if TYPE_CHECKING:
+    from bayeslmm.protocols import LikelihoodResult, PosteriorResult
+
+__all__ = ["implied_covariance", "implied_table"]
+
+#: A group may have many rows: draws at a time.
+_BLOCK = 500
+
+
+def implied_table(
+    fit: PosteriorResult | LikelihoodResult, data, *, correlation: bool
+) -> pd.DataFrame:
+    """Marginal covariance or correlation of a group's responses, over draws their mean.
+
+    Where residuals or effects are Student-t the variances have no mean: the one at their medians.
+    """
+    design, estimates = fit.model.design, estimates_of(fit)
+    if is_posterior(fit) and is_robust(fit.names, fit.posterior):
+        estimates = median_estimates(fit, estimates)
+    flat, index = estimates.flat(), None
+    total: np.ndarray | float = 0.0
+    for start in range(0, len(flat.eta), _BLOCK):
+        values, index = implied_covariance(design, flat.part(slice(start, start + _BLOCK)), data)
+        if correlation:
+            sd = np.sqrt(np.einsum("...ii->...i", values))
+            values = values / (sd[..., :, None] * sd[..., None, :])
+        total = total + values.sum(axis=0)
+    return pd.DataFrame(total / len(flat.eta), index=index, columns=index)
 
 
 def implied_covariance(
-    design: Design, Sigmas: list[np.ndarray], sigma: float | np.ndarray, data=None
+    design: Design, estimates: Estimates, data=None
 ) -> tuple[np.ndarray, pd.Index]:
-    """Marginal covariance of responses.
+    """Marginal covariance of responses, Z Sigma Z' + R.
 
     Parameters
     ----------
     design : Design
-    Sigmas : list of (..., q_k, q_k) arrays
-        Covariance matrices of the effects, perhaps with leading dimensions for draws.
-    sigma : (...) array
+    estimates : Estimates
     data : data frame, optional
-        Rows of the group; those of the first level of the first grouping factor by default.
-        Where `data` lacks the columns of a grouping factor its rows are taken to share a level.
+        Rows of the group, with the columns of times and of the standard deviations' formula;
+        those of the first group by default. Where `data` lacks the columns of a grouping factor
+        its rows are taken to share a level.
 
     Returns
     -------
@@ -48,41 +73,28 @@ def implied_covariance(
     DataError
         If there is no group to take.
     """
+    residual = design.residual
     if data is None:
-        if not design.blocks:
-            raise DataError("Without random effects responses are independent; give data=.")
-        rows = np.flatnonzero(design.blocks[0].codes == 0)
-        Z = [block.Z[rows] for block in design.blocks]
-        same = [_shared(block, block.codes[rows]) for block in design.blocks]
+        rows = _first_group(design)
         index = design.index[rows]
         weights = np.ones(len(rows)) if design.weights is None else design.weights[rows]
+        Z = [block.Z[rows] for block in design.blocks]
+        same = [_shared(block, block.codes[rows]) for block in design.blocks]
+        part = None if residual is None else residual.rows.take(rows)
     else:
         frame = as_frame(data)
-        Z, same = _covariates(design, frame)
         index, weights = frame.index, np.ones(len(frame))
-    sigma = np.asarray(sigma, dtype=float)
-    total = sigma[..., None, None] ** 2 * np.diag(1.0 / weights)
-    for z, Sigma, mask in zip(Z, Sigmas, same, strict=True):
+        part = None if residual is None else design.evaluate_residuals(frame)
+        Z, same = _covariates(design, frame)
+    if residual is None or part is None:
+        total = np.exp(2.0 * estimates.eta)[..., None] * np.diag(1.0 / weights)
+    else:
+        C = correlations(residual.kind, estimates.c, part.group, part.time, len(residual.times))
+        sd = np.exp(estimates.eta @ part.scale.T) / np.sqrt(weights)
+        total = C * sd[..., :, None] * sd[..., None, :]
+    for z, Sigma, mask in zip(Z, estimates.Sigmas, same, strict=True):
         total = total + mask * (z @ Sigma @ z.T)
     return total, index
-
-
-def implied_of_draws(design: Design, posterior):
-    """A function from covariance matrices of a slice of draws to the implied covariances."""
-    from bayeslmm.bayes.residual_draws import residual_parameters
-
-    eta, c = residual_parameters(design, posterior)
-    count = eta.shape[0] * eta.shape[1]
-    eta, c = (part.reshape(count, part.shape[-1]) for part in (eta, c))
-    return lambda Sigmas, part, data: residual_implied_covariance(
-        design, Sigmas, eta[part], c[part], data
-    )
-
-
-def as_correlation(covariance: np.ndarray) -> np.ndarray:
-    """Correlations of (..., m, m) covariances."""
-    sd = np.sqrt(np.einsum("...ii->...i", covariance))
-    return covariance / (sd[..., :, None] * sd[..., None, :])
 
 
 def _shared(block: RandomBlock, codes: np.ndarray) -> np.ndarray:
@@ -113,64 +125,13 @@ def _covariates(design: Design, frame: pd.DataFrame):
     return Z, same
 
 
-def residual_implied_covariance(
-    design: Design, Sigmas: list[np.ndarray], eta: np.ndarray, c: np.ndarray, data=None
-) -> tuple[np.ndarray, pd.Index]:
-    """Marginal covariance of responses, Z Sigma Z' + R.
-
-    Parameters
-    ----------
-    design : Design
-    Sigmas : list of (..., q_k, q_k) arrays
-        Perhaps with leading dimensions for draws.
-    eta : (..., s) array
-    c : (..., k) array
-        Natural parameters of the correlation structure.
-    data : data frame, optional
-        Rows of the group, with the columns of times and of the standard deviations' formula;
-        those of the first group by default.
-
-    Returns
-    -------
-    (..., m, m) array and the rows' index
-
-    Raises
-    ------
-    DataError
-        If there is no group to take.
-    """
-    if design.residual is None:
-        return implied_covariance(design, Sigmas, np.exp(eta[..., 0]), data)
-    if data is None:
-        rows = _first_group(design)
-        found = design.stated_residual.rows
-        part = ResidualRows(found.group[rows], found.time[rows], found.scale[rows])
-        index = design.index[rows]
-        weights = np.ones(len(rows)) if design.weights is None else design.weights[rows]
-        Z = [block.Z[rows] for block in design.blocks]
-        same = [block.codes[rows][:, None] == block.codes[rows] for block in design.blocks]
-        total = np.zeros((*eta.shape[:-1], len(rows), len(rows)))
-        for z, Sigma, mask in zip(Z, Sigmas, same, strict=True):
-            total = total + mask * (z @ Sigma @ z.T)
-    else:
-        frame = as_frame(data)
-        part, weights = design.evaluate_residuals(frame), np.ones(len(frame))
-        zero = np.zeros(eta.shape[:-1])
-        total, index = implied_covariance(design, Sigmas, zero, frame)
-    C = correlations(
-        design.stated_residual.kind, c, part.group, part.time, len(design.stated_residual.times)
-    )
-    sd = np.exp(eta @ part.scale.T) / np.sqrt(weights)
-    return total + C * sd[..., :, None] * sd[..., None, :], index
-
-
 def _first_group(design: Design) -> np.ndarray:
-    if design.stated_residual.factor is not None:
-        codes = design.stated_residual.factor.codes
-        if design.blocks:  # the larger of the two kinds of groups
-            other = design.blocks[0].codes
-            codes = min((codes, other), key=lambda v: int(v.max()))
-        return np.flatnonzero(codes == 0)
-    if design.blocks:
-        return np.flatnonzero(design.blocks[0].codes == 0)
-    raise DataError("Without random effects or correlations responses are independent; give data=.")
+    """Rows of the first of the largest groups: those of residuals or of the first factor."""
+    codes = [block.codes for block in design.blocks[:1]]
+    if design.residual is not None and design.residual.factor is not None:
+        codes.insert(0, design.residual.factor.codes)
+    if not codes:
+        raise DataError(
+            "Without random effects or correlations responses are independent; give data=."
+        )
+    return np.flatnonzero(min(codes, key=lambda own: int(own.max())) == 0)

@@ -192,10 +192,10 @@ class _NewEffects:
         )
         self._tails = None
         if nu is not None:
-            nu = nu.ravel()
+            each: np.ndarray = nu.ravel()
             self._tails = RandomColumns(
                 rng,
-                lambda rng, part, shape: effect_multipliers(rng, nu[part], shape[1])[..., 0],
+                lambda rng, part, shape: effect_multipliers(rng, each[part], shape[1])[..., 0],
                 m,
                 len(levels),
                 together,

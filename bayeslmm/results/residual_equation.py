@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from bayeslmm.parts.structures import STRUCTURES
+
 if TYPE_CHECKING:
     from bayeslmm.formula.random import RandomBlock
     from bayeslmm.results.equation_writers import Line, Writer
@@ -26,16 +28,17 @@ __all__ = [
 def residual_sd(w: Writer, row: str) -> str:
     """sigma, that of the row's cell, or that of the row."""
     residual = w.design.residual
-    kind = "one" if residual is None else residual.variance.kind
-    if kind == "cells":
+    if residual is None or residual.variance.kind == "one":
+        return w.greek("sigma")
+    if residual.variance.kind == "cells":
         return w.indexed("sigma", [w.cell(name, row) for name in residual.variance.columns])
-    return w.indexed("sigma", [row]) if kind == "log-linear" else w.greek("sigma")
+    return w.indexed("sigma", [row])
 
 
 def residual_variance(w: Writer, row: str) -> str:
     """Squared standard deviation (or scale) of the row, over its weight."""
     text = w.squared(residual_sd(w, row))
-    if w.design.weights is None:
+    if w.design.weights_name is None:
         return text
     return f"{text} / {w.value(w.design.weights_name, row)}"
 
@@ -46,9 +49,9 @@ def scale_lines(w: Writer) -> Iterator[Line]:
     if residual is None or residual.variance.kind != "log-linear":
         return
     terms = [w.log(w.greek("sigma"))]
-    slopes = zip(residual.variance.names[1:], residual.variance.means, strict=True)
+    slopes = zip(residual.variance.slopes, residual.variance.means, strict=True)
     for k, (name, mean) in enumerate(slopes, start=1):
-        inner = w.value(name[name.index("[") + 1 : -1], "i")
+        inner = w.value(name, "i")
         sign = "-" if mean >= 0 else "+"
         terms.append(w.times(w.indexed("gamma", [str(k)]), f"({inner} {sign} {abs(mean):.4g})"))
     yield w.log(w.indexed("sigma", ["i"])), "=", terms
@@ -58,11 +61,7 @@ def residual_correlation(w: Writer) -> str:
     """Correlation of the residuals of two rows of one group."""
     residual = w.design.stated_residual
     one, two = (w.value(residual.syntax.time or "", row) for row in ("i", w.other))
-    if residual.kind == "ar1":
-        return w.power(w.greek("rho"), f"|{one} - {two}|")
-    if residual.kind == "car1":
-        return w.exponential(f"-|{one} - {two}| / {w.name('range')}")
-    return w.greek("rho") if residual.kind == "cs" else w.indexed("R", [one, two])
+    return STRUCTURES[residual.kind].formula(w, one, two)
 
 
 def correlation_lines(w: Writer) -> Iterator[Line]:
@@ -83,7 +82,7 @@ def residual_covariance(w: Writer) -> list[str]:
     if residual_sd(w, "i") == residual_sd(w, w.other):
         sds = w.squared(residual_sd(w, "i"))
     value = w.times(w.times(w.same_group(residual.factor), sds), residual_correlation(w))
-    if w.design.weights is not None:
+    if w.design.weights_name is not None:
         one, two = (w.value(w.design.weights_name, row) for row in ("i", w.other))
         value += f" / {w.root(w.times(one, two))}"
     return [value]

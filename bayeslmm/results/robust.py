@@ -21,13 +21,15 @@ from bayeslmm.bayes.residuals import (
     t_variance_ratio,
 )
 from bayeslmm.bayes.tree import linear_predictor
+from bayeslmm.priors.residual_priors import log_scale_keys
+from bayeslmm.results.estimates import Estimates
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from bayeslmm.protocols import PosteriorResult
 
-__all__ = ["is_robust", "median_variances", "row_weights_of_outliers", "variances"]
+__all__ = ["is_robust", "median_estimates", "row_weights_of_outliers", "variances"]
 
 
 def is_robust(names: ModelNames, posterior: xr.Dataset) -> bool:
@@ -58,31 +60,32 @@ def variances(
     )
 
 
-def median_variances(
-    names: ModelNames, posterior: xr.Dataset, scales: list[np.ndarray]
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """The same at posterior medians, which exist where the means do not."""
-    matrices, sigma = variances(names, posterior, scales)
+def median_estimates(fit: PosteriorResult, draws: Estimates) -> Estimates:
+    """Variances at posterior medians, which exist where the means do not; no draws."""
+    posterior, axes = fit.posterior, (0, 1)
     middle = []
-    for matrix in matrices:
-        sd = np.median(np.sqrt(np.einsum("...ii->...i", matrix)), axis=(0, 1))
+    for matrix in variances(fit.names, posterior, draws.Sigmas)[0]:
         root = np.sqrt(np.einsum("...ii->...i", matrix))
-        correlation = (matrix / (root[..., :, None] * root[..., None, :])).mean(axis=(0, 1))
+        sd = np.median(root, axis=axes)
+        correlation = (matrix / (root[..., :, None] * root[..., None, :])).mean(axis=axes)
         middle.append(correlation * np.outer(sd, sd))
-    return middle, np.median(sigma)
+    sds = np.exp(draws.eta)
+    own = slice(1) if log_scale_keys(fit.model.design) else slice(None)
+    sds[..., own] *= np.sqrt(t_variance_ratio(residual_nu(posterior)))[..., None]
+    eta = np.log(np.median(sds, axis=axes))
+    return Estimates(np.median(draws.beta, axis=axes), middle, eta, draws.c.mean(axis=axes))
 
 
 def row_weights_of_outliers(fit: PosteriorResult) -> pd.Series:
     """See :meth:`bayeslmm.PosteriorFit.outlier_weights`."""
     design, posterior = fit.model.design, fit.posterior
     weights = np.ones(design.n_rows)
-    nu = residual_nu(posterior)
-    if nu is not None:
+    if "nu" in posterior:
         block = max(1, int(5e6 // (design.n_rows * posterior.sizes["chain"])))
         weights[:] = 0.0
         for start in range(0, posterior.sizes["draw"], block):
             part = posterior.isel(draw=slice(start, start + block))
             gap = design.y - linear_predictor(design, fit.names, part)
-            mean = outlier_weights(gap, residual_scale(design, part), residual_nu(part))
+            mean = outlier_weights(gap, residual_scale(design, part), part["nu"].to_numpy())
             weights += mean * part.sizes["draw"] / posterior.sizes["draw"]
     return pd.Series(weights, index=design.index, name="weight")

@@ -39,20 +39,21 @@ def refuse_unless_derived(
     DataError
     """
     design, reasons = model.design, []
+    modeled: tuple = getattr(design, "modeled", ())
     student = "student" in (getattr(model, "family", None), getattr(model, "random", None))
     if student and not heavy_tails:
         reasons.append("Student-t residuals or effects")
     if not residuals and getattr(design, "residual", None) is not None:
         reasons.append("correlated or unequal residuals")
-    if getattr(design, "modeled", ()):
+    if modeled:
         reasons.append("modeled missing covariates")
     if not related and any(getattr(b, "relationship", None) is not None for b in design.blocks):
         reasons.append("levels with a known relationship")
     if reasons:
         text = f"{what} is not available for a model with {' and '.join(reasons)}"
-        if heavy_tails and getattr(design, "modeled", ()):
+        if heavy_tails and modeled:
             text += ": it is of the sums of columns that are observed in every row"
-        elif student or getattr(design, "modeled", ()):
+        elif student or modeled:
             text += (
                 ": it rests on the likelihood with coefficients and random effects integrated out, "
                 "which has no closed form there"

@@ -71,9 +71,14 @@ class ArrowSource(Source):
 
     def frames(self, columns: list[str]) -> Iterator[pd.DataFrame]:
         size = self.batch_rows or default_batch_rows(len(columns))
-        for batch in self._reader(columns, size):
-            for start in range(0, batch.num_rows, size):
-                yield to_frame(batch.slice(start, size))
+        yield from frames_of(self._reader(columns, size), size)
+
+
+def frames_of(batches: Iterator, size: int) -> Iterator[pd.DataFrame]:
+    """Frames of at most so many rows."""
+    for batch in batches:
+        for start in range(0, batch.num_rows, size):
+            yield to_frame(batch.slice(start, size))
 
 
 def text_columns(schema: pa.Schema) -> frozenset[str]:
@@ -194,7 +199,7 @@ class FileSource(ArrowSource):
             raise DataError("The files are not all of one format. Give them in separate calls.")
         self._types: dict = {}  # of CSV columns that were found to be more than they seemed
         shown = self.files[0] if len(self.files) == 1 else f"{len(self.files)} files"
-        super().__init__(shown, self._first_schema(), None, batch_rows)
+        super().__init__(shown, self._first_schema(), self._batches, batch_rows)
         if self.format == "csv":
             refuse_separator(self.files[0], self.columns)
 
@@ -211,9 +216,13 @@ class FileSource(ArrowSource):
         """Bytes on disk."""
         return sum(os.path.getsize(file) for file in self.files)
 
-    def frames(self, columns: list[str]) -> Iterator[pd.DataFrame]:
+    def _batches(self, columns: list[str], size: int) -> Iterator:
         for file in self.files:
-            yield from self.file_frames(file, columns)
+            yield from self._file_batches(file, columns, size)
+
+    def _file_batches(self, file: str, columns: list[str], size: int) -> Iterator:
+        read = self._parquet_batches if self.format == "parquet" else self._csv_batches
+        return read(file, columns, size)
 
     def file_frames(self, file: str, columns: list[str]) -> Iterator[pd.DataFrame]:
         """Batches of one file.
@@ -224,10 +233,7 @@ class FileSource(ArrowSource):
             If the file is damaged: it is named.
         """
         size = self.batch_rows or default_batch_rows(len(columns))
-        read = self._parquet_batches if self.format == "parquet" else self._csv_batches
-        for batch in read(file, columns, size):
-            for start in range(0, batch.num_rows, size):
-                yield to_frame(batch.slice(start, size))
+        yield from frames_of(self._file_batches(file, columns, size), size)
 
     def load(self, columns):
         return self._knowing_types(lambda: super(FileSource, self).load(columns))

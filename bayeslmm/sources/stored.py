@@ -161,7 +161,7 @@ def _check_parts(content: Any) -> None:
 
 def _check_statistics(statistics: RowStatistics, cp: CrossProducts) -> None:
     """Refuse statistics of other columns than those of the cross-products."""
-    sizes = [(getattr(statistics, name), (cp.p,)) for name in ("mean", "sd", "size")]
+    sizes: list[tuple] = [(getattr(statistics, name), (cp.p,)) for name in ("mean", "sd", "size")]
     if statistics.root is not None:
         sizes.append((statistics.root, (cp.p, cp.p)))
     for block, factor in zip(statistics.blocks, cp.factors, strict=True):

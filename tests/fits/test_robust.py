@@ -183,3 +183,24 @@ def test_everything_a_student_fit_says_takes_the_family_into_account(tmp_path):
     loaded = blm.load(tmp_path / "fit.nc")
     assert loaded.model.family == "student"
     pd.testing.assert_frame_equal(loaded.varcomp(), fit.varcomp())
+
+
+def test_implied_correlations_beside_student_effects_have_the_residual_structure():
+    from bayeslmm.results.estimates import Estimates
+    from bayeslmm.results.implied import implied_covariance
+
+    rng = np.random.default_rng(1)
+    data = pd.DataFrame({"g": np.repeat(np.arange(8), 5), "t": np.tile(np.arange(5), 8)})
+    data["y"] = rng.normal(size=8)[data["g"]] + rng.normal(size=40)
+    lmm = blm.LMM("y ~ 1 + (1 | g)", data, residual="ar1(t | g)", random="student")
+    post = lmm.fit(draws=20, tune=50, chains=1, random_seed=1, progressbar=False)
+    draws = post.posterior
+    ratio = draws["nu_g"].to_numpy()
+    ratio = np.where(ratio > 2, ratio / np.where(ratio > 2, ratio - 2, 1), 1e12)
+    tau = np.median(np.sqrt(ratio) * draws["sd_g"].to_numpy()[..., 0])
+    sigma, rho = np.median(draws["sigma"]), float(draws["rho"].mean())
+    lags = np.abs(np.subtract.outer(np.arange(5), np.arange(5)))
+    expected = tau**2 + sigma**2 * rho**lags
+    np.testing.assert_allclose(post.implied_covariance(), expected, rtol=1e-8)
+    one = Estimates(np.zeros(1), [np.eye(1)], np.zeros(1), np.array([0.5]))
+    np.testing.assert_allclose(implied_covariance(lmm.design, one)[0], 1 + 0.5**lags)

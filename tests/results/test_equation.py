@@ -152,6 +152,7 @@ STRUCTURES = {
     "car1": {"residual": "car1(Days | Subject)", "sigma": "~ Days"},
     "cs": {"residual": "cs(Subject)", "weights": "w"},
     "unstructured": {"residual": "unstructured(Days | Subject)"},
+    "toeplitz": {"residual": "toeplitz(Days | Subject)"},
     "cells": {"sigma": "~ arm", "weights": "w"},
     "student": {"family": "student", "random": "student"},
     "related": {"relationship": {"Subject": "A"}},
@@ -209,6 +210,12 @@ SAME = "1{Subject[i] = Subject[i']}"
             ["error[i] ~ Normal(0, sigma[Days[i]]^2)",
              f"Corr(error[i], error[i']) = {SAME} R[Days[i], Days[i']],  i' != i"],
             f"{SAME} tau0^2 + {SAME} sigma[Days[i]] sigma[Days[i']] R[Days[i], Days[i']],  i' != i",
+        ),
+        (
+            "toeplitz",
+            ["error[i] ~ Normal(0, sigma^2)",
+             f"Corr(error[i], error[i']) = {SAME} rho[|Days[i] - Days[i']|],  i' != i"],
+            f"{SAME} tau0^2 + {SAME} sigma^2 rho[|Days[i] - Days[i']|],  i' != i",
         ),
         ("cells", ["error[i] ~ Normal(0, sigma[arm[i]]^2 / w[i])"], f"{SAME} tau0^2,  i' != i"),
         (

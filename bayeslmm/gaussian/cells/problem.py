@@ -159,7 +159,8 @@ class CellProblem(CrossProductSystem):
             found = _cells.evaluate_head(self.products, self.layout, F, eta, *prior, ml, gradient)
         else:
             found = self._evaluate_tail(F, eta, prior, ml, gradient)
-        return Evaluation(*found, np.zeros(0))
+        value, d_Sigma, d_eta = found
+        return Evaluation(value, d_Sigma, d_eta, np.zeros(0))
 
     def _evaluate_tail(self, F, eta, prior, ml, gradient):
         none = np.full(len(F), np.nan), np.full(len(eta), np.nan)

@@ -187,7 +187,7 @@ def prepare_coupled(
 ) -> CoupledProblem:
     """Lay cross-products out for evaluation; see ``problem.prepare``."""
     roots = tuple(
-        None if r is None or r.precision is not None else _root(r.covariance, f.counts > 0)
+        None if r is None or r.covariance is None else _root(r.covariance, f.counts > 0)
         for r, f in zip(relationships, cp.factors, strict=True)
     )
     widths = [
@@ -259,7 +259,7 @@ def _transformed(cp: CrossProducts, roots):
 
     wide = [None if T is None else _wide(T, f.q) for T, f in zip(roots, cp.factors, strict=True)]
     K = len(cp.factors)
-    grid = [[None] * K for _ in range(K)]
+    grid: list[list] = [[None] * K for _ in range(K)]
     for k, f in enumerate(cp.factors):
         own = _block_diagonal(f.zz, 0, f.n_levels * f.q)
         grid[k][k] = _sandwich(wide[k], own, wide[k])

@@ -137,7 +137,7 @@ class CoupledElimination:
         for k in singular:
             scale = self.problem.cp.factors[k].column_scales
             Ls[k] = lower_factor(Ls[k] @ Ls[k].T + _NUDGE * np.diag(1.0 / scale**2))
-        return eliminate(self.problem, self.problem.flat(Ls))
+        return eliminate_coupled(self.problem, self.problem.flat(Ls))
 
     def outer_products(self) -> list[np.ndarray]:
         """Per factor (q, q, p + 1, p + 1): sum_ij A_ij U_ia U_jb'."""
@@ -266,7 +266,7 @@ class CoupledElimination:
 
 
 @eliminate.register
-def _(problem: CoupledProblem, F: np.ndarray) -> CoupledElimination:
+def eliminate_coupled(problem: CoupledProblem, F: np.ndarray) -> CoupledElimination:
     """Factorize M at the relative factors ``F``."""
     values, pattern = problem.values, problem.symbolic.pattern
     if not pattern.n_tail:

@@ -88,19 +88,18 @@ def _(problem: RotatedProblem, state, factors: Sequence[FactorRows]) -> np.ndarr
     """Row variances: without a border, latent effects are correlated across factors only."""
     if problem.bordered:
         return state.row_variance(list(factors))
+    roots = [T for T in problem.roots if T is not None]  # all of them
     n = len(factors[0].codes)
     out = np.zeros(n)
     for k, f in enumerate(factors):
         for m in range(k + 1):
             g = factors[m]
-            J = min(problem.roots[k].shape[1], problem.roots[m].shape[1])
+            J = min(roots[k].shape[1], roots[m].shape[1])
             for a in range(f.q):
                 for b in range(g.q if m < k else a + 1):
                     C = _latent_covariance(problem, state, (k, a), (m, b), J)
                     value = f.Z[:, a] * g.Z[:, b]
-                    value = value * _weighted(
-                        problem.roots[k], problem.roots[m], C, f.codes, g.codes
-                    )
+                    value = value * _weighted(roots[k], roots[m], C, f.codes, g.codes)
                     out += value if (k, a) == (m, b) else 2 * value
     return out
 

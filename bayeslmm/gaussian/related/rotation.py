@@ -155,7 +155,8 @@ def rotated_levels(
     None for a factor that is not; None in place of the tuple where no rotation helps.
     """
     lead = _related(relationships)
-    if lead is None or relationships[lead].covariance is None:
+    given = None if lead is None else relationships[lead]
+    if lead is None or given is None or given.covariance is None:
         return None
     if any(r is not None for k, r in enumerate(relationships) if k != lead):
         return None

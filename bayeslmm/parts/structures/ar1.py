@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bayeslmm.compiling import kernel
-from bayeslmm.parts.structures.base import Bounded, gaps
+from bayeslmm.parts.structures.base import Bounded, Symbols, gaps
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,10 @@ class AR1(Bounded):
     """corr = rho^|t - s|, t and s whole numbers (Box and Jenkins); -1 < rho < 1."""
 
     name, code, uses_time, times = "ar1", 1, True, "whole"
+
+    @classmethod
+    def formula(cls, write: Symbols, one: str, two: str) -> str:
+        return write.power(write.greek("rho"), f"|{one} - {two}|")
 
     @staticmethod
     def correlations(xp, c, time: np.ndarray):

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 from bayeslmm.parts.correlations import CorrelationLayout, correlation_layout
 from bayeslmm.parts.prior import Prior
 
-__all__ = ["Bounded", "Structure", "gaps"]
+__all__ = ["Bounded", "Structure", "Symbols", "gaps"]
+
+
+class Symbols(Protocol):
+    """How an equation is written, in LaTeX or in text."""
+
+    def greek(self, letter: str) -> str: ...
+    def name(self, text: str) -> str: ...
+    def indexed(self, letter: str, at: list[str]) -> str: ...
+    def power(self, base: str, exponent: str) -> str: ...
+    def exponential(self, what: str) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,11 @@ class Structure:
     def component_values(cls, c: np.ndarray, n_times: int) -> np.ndarray:
         """Values of the components from c (..., k)."""
         return c
+
+    @classmethod
+    def formula(cls, write: Symbols, one: str, two: str) -> str:
+        """Correlation of two rows of a group in symbols, `one` and `two` being their times."""
+        return write.indexed("R", [one, two])
 
     @classmethod
     def random_variables(cls, pm, pt, priors, rows):

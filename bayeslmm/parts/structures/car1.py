@@ -8,7 +8,7 @@ import numpy as np
 
 from bayeslmm.compiling import kernel
 from bayeslmm.parts.prior import Prior
-from bayeslmm.parts.structures.base import Structure, gaps
+from bayeslmm.parts.structures.base import Structure, Symbols, gaps
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,10 @@ class ContinuousAR1(Structure):
         np.minimum.at(low, group, time)
         np.maximum.at(high, group, time)
         return {"range": Prior("HalfNormal", sigma=0.5 * float(np.max(high - low)))}
+
+    @classmethod
+    def formula(cls, write: Symbols, one: str, two: str) -> str:
+        return write.exponential(f"-|{one} - {two}| / {write.name('range')}")
 
     @staticmethod
     def entries(c: np.ndarray, n_times: int) -> np.ndarray:

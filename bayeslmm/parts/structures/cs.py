@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bayeslmm.parts.structures.base import Bounded
+from bayeslmm.parts.structures.base import Bounded, Symbols
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,10 @@ class CompoundSymmetry(Bounded):
     @classmethod
     def interval(cls, largest: int) -> tuple[float, float]:
         return -1.0 / (largest - 1), 1.0
+
+    @classmethod
+    def formula(cls, write: Symbols, one: str, two: str) -> str:
+        return write.greek("rho")
 
     @staticmethod
     def correlations(xp, c, time: np.ndarray):

@@ -8,8 +8,9 @@ import numpy as np
 
 from bayeslmm.compiling import kernel
 from bayeslmm.errors import DataError
+from bayeslmm.parts.parameters import lag_key
 from bayeslmm.parts.prior import Prior
-from bayeslmm.parts.structures.base import Structure, gaps
+from bayeslmm.parts.structures.base import Structure, Symbols, gaps
 
 #: Most lags; each is a parameter.
 _MOST_LAGS = 49
@@ -63,7 +64,11 @@ class Toeplitz(Structure):
 
     @classmethod
     def component_names(cls, labels: tuple[str, ...], group, time) -> list[str]:
-        return [f"corr(lag {k})" for k in range(1, int(_lags(group, time).max()) + 1)]
+        return [lag_key(k) for k in range(1, int(_lags(group, time).max()) + 1)]
+
+    @classmethod
+    def formula(cls, write: Symbols, one: str, two: str) -> str:
+        return write.indexed("rho", [f"|{one} - {two}|"])
 
     @staticmethod
     def entries(c: np.ndarray, n_times: int) -> np.ndarray:
@@ -190,7 +195,9 @@ def _durbin_levinson(partial: list) -> list:
     best prediction from k - 1 values and v its relative variance,
     r_k = phi'(r_{k-1}, ..., r_1) + v partial_k.
     """
-    r, phi, v = [], [], 1.0
+    r: list = []
+    phi: list = []
+    v = 1.0
     for p in partial:
         r.append(sum(a * b for a, b in zip(phi, r[::-1], strict=True)) + v * p)
         phi = [a - p * b for a, b in zip(phi, phi[::-1], strict=True)] + [p]

@@ -13,12 +13,13 @@ from bayeslmm.parts.correlations import (
     factors_from_correlations,
     pullback_to_correlations,
 )
+from bayeslmm.parts.parameters import corr_key, pair_key
 from bayeslmm.parts.patterns import CovariancePattern
 from bayeslmm.parts.prior import Prior
 from bayeslmm.parts.structures.base import Structure
 
 #: Key of the LKJ prior of an unstructured residual correlation matrix.
-CORR_KEY = "corr(residual)"
+CORR_KEY = corr_key("residual")
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Unstructured(Structure):
     @classmethod
     def component_names(cls, labels: tuple[str, ...], group, time) -> list[str]:
         pairs = zip(*np.triu_indices(len(labels), 1), strict=True)
-        return [f"corr({labels[i]}, {labels[j]})" for i, j in pairs]
+        return [pair_key(labels[i], labels[j]) for i, j in pairs]
 
     @classmethod
     def component_values(cls, c: np.ndarray, n_times: int) -> np.ndarray:

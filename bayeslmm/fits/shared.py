@@ -1,0 +1,105 @@
+"""What both fits say in the same words: functions of ``results.estimates.Estimates``.
+
+A likelihood fit gives its estimates, a posterior a mean over its draws. A result of both stands
+here, once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+__all__ = ["SharedResults"]
+
+
+class SharedResults:
+    """Methods of :class:`bayeslmm.LikelihoodFit` and :class:`bayeslmm.PosteriorFit`."""
+
+    def equation(self: Any, form: str = "conditional", format: str = "latex") -> str:
+        """The model as an equation; see :meth:`bayeslmm.LMM.equation`.
+
+        Examples
+        --------
+        >>> print(fit.equation(format="text"))
+        Reaction[i] = beta0 + beta1 Days[i] + b0[Subject[i]] + b1[Subject[i]] Days[i] + error[i]
+        (b0[j], b1[j]) ~ Normal(0, Sigma),  j = 1, ..., 18 (Subject)
+        Sigma[1,1] = tau0^2
+        Sigma[2,2] = tau1^2
+        Sigma[1,2] = rho01 tau0 tau1
+        error[i] ~ Normal(0, sigma^2)
+        """
+        return self.model.equation(form, format)
+
+    def implied_covariance(self: Any, data=None) -> pd.DataFrame:
+        """Marginal covariance of a group's responses, in squared units of the response.
+
+        Of a posterior its mean; with Student-t residuals or effects, whose variances have no
+        posterior mean, the one at the posterior medians of the variances, infinite where the
+        median of nu is 2 or less.
+
+        Parameters
+        ----------
+        data : data frame, optional
+            The covariates (and times) of the group's rows; by default those of the first group.
+
+        Examples
+        --------
+        >>> fit.implied_covariance().shape, post.implied_covariance().shape
+        ((10, 10), (10, 10))
+        """
+        from bayeslmm.results.implied import implied_table
+
+        return implied_table(self, data, correlation=False)
+
+    def implied_correlation(self: Any, data=None) -> pd.DataFrame:
+        """Marginal correlation of a group's responses; as :meth:`implied_covariance`.
+
+        Examples
+        --------
+        >>> fit.implied_correlation().iloc[0, [0, 1, 9]].round(2).tolist()
+        [1.0, 0.48, 0.3]
+        """
+        from bayeslmm.results.implied import implied_table
+
+        return implied_table(self, data, correlation=True)
+
+    def reliability(
+        self: Any, factor: str | None = None, *, level: float = 0.95, interval: str = "eti"
+    ) -> pd.DataFrame:
+        """Reliability of every level's predicted effects, 1 - Var(b_j | y) / Var(b_j).
+
+        The share of an effect's variance that the rows of its level tell, the others' being
+        shrunk away: with a random intercept tau^2 / (tau^2 + sigma^2 / n_j) (Raudenbush and Bryk
+        2002, chapter 3). Coefficients and variance parameters are taken as known.
+
+        Parameters
+        ----------
+        factor : str, optional
+            One grouping factor; by default all.
+        level, interval
+            Of a posterior's intervals, as in its ``summary``.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``group level effect`` and ``estimate``, of a posterior ``mean sd lower upper``
+            over its draws and perhaps ``ess_bulk ess_tail r_hat``.
+
+        Raises
+        ------
+        KeyError
+            If there is no such grouping factor.
+        DataError
+            With Student-t distributions or modeled covariates, where there is no closed form.
+
+        Examples
+        --------
+        >>> fit.reliability().head(2).round(3)
+             group level     effect  estimate
+        0  Subject   308  Intercept     0.762
+        1  Subject   308       Days     0.849
+        """
+        from bayeslmm.results.reliability import reliability_table
+
+        return reliability_table(self, factor, level, interval)
