@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,9 +17,6 @@ from .coordinates import Coordinates, working_products
 from .crossproducts import CrossProducts
 from .symbolic import Symbolic, analyze
 from .threads import many_levels
-
-if TYPE_CHECKING:
-    pass
 
 
 class Values(NamedTuple):
@@ -159,8 +156,7 @@ class Problem:
         """The same model for other cross-products of the same levels: another response, or rows
         left out.
         """
-        fresh = prepare(cp, self.patterns, symbolic=self.symbolic)
-        return replace(fresh, known_sigma=self.known_sigma)
+        return self.with_products(cp)
 
     def with_effects(self, matrices: Sequence[np.ndarray | None]) -> Problem:
         """The same model with the columns Z_k K_k in place of Z_k.

@@ -74,7 +74,6 @@ class RotatedProblem(Problem):
 
     @property
     def products(self) -> CrossProducts:
-        """See :attr:`Problem.products`."""
         assert self.original is not None  # every rotated problem is made with it
         return self.original
 
