@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from bayeslmm.errors import PlotError
+from bayeslmm.errors import PlotError, listed, suggestion
 from bayeslmm.formula import Design
 from bayeslmm.formula.random import RandomBlock
 from bayeslmm.protocols import is_posterior
@@ -96,12 +95,8 @@ def pick(what: str, wanted: str | Iterable, available: Sequence) -> list:
     chosen = []
     for value in wanted:
         if str(value) not in by_text:
-            close = difflib.get_close_matches(str(value), by_text, n=2)
-            hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-            shown = ", ".join(list(by_text)[:12]) + (", ..." if len(by_text) > 12 else "")
-            raise PlotError(
-                f"There is no {what} {value!r} to draw.{hint} There are: {shown or 'none'}."
-            )
+            hint, shown = suggestion(str(value), by_text), listed(by_text, 12) or "none"
+            raise PlotError(f"There is no {what} {value!r} to draw.{hint} There are: {shown}.")
         chosen.append(by_text[str(value)])
     if not chosen:
         raise PlotError(f"No {what} was asked for: name at least one.")
