@@ -227,6 +227,22 @@ def _block_diagonal(blocks: np.ndarray, offset: int, size: int):
     return sparse.coo_array((blocks.ravel(), (i.ravel(), j.ravel())), shape=(size, size)).tocsr()
 
 
+def factor_matrix(symbolic, Ls: Sequence[np.ndarray]):
+    """Lambda, sparse block-diagonal with the factor of each level, in elimination order."""
+    from scipy import sparse
+
+    rows, columns, values = [], [], []
+    for k, L in enumerate(Ls):
+        at = symbolic.factor_columns(k)
+        for a, b in zip(*np.tril_indices(len(L)), strict=True):
+            rows.append(at[:, a])
+            columns.append(at[:, b])
+            values.append(np.full(len(at), L[a, b]))
+    index = (np.concatenate(rows), np.concatenate(columns))
+    shape = (symbolic.n_columns, symbolic.n_columns)
+    return sparse.coo_array((np.concatenate(values), index), shape=shape).tocsr()
+
+
 def _components(cp, Ls, start, reduced, H, q, label) -> list[_Component]:
     """Dense Q, R and T of each connected component."""
     order = np.argsort(label, kind="stable")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bayeslmm.parts.patterns import CovariancePattern
+from bayeslmm.parts.patterns import CovariancePattern, flat_positions
 
 from . import _ordering
 from ._levels import level_columns
@@ -209,12 +209,8 @@ def prepare(
         raise ValueError("one covariance pattern per factor, of as many columns, is needed")
     symbolic = analyze(cp, route) if symbolic is None else symbolic
     working, coordinates = working_products(cp)
-    offsets = symbolic.layout.f_ptr
-    index = [offsets[k] + p.entries[0] * p.q + p.entries[1] for k, p in enumerate(patterns)] + [
-        np.zeros(0, np.int64)
-    ]
     return Problem(
-        cp, patterns, symbolic, _values(working, symbolic), coordinates, np.concatenate(index),
+        cp, patterns, symbolic, _values(working, symbolic), coordinates, flat_positions(patterns),
         (None,) * len(patterns),
     )  # fmt: skip
 

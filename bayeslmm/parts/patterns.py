@@ -121,6 +121,13 @@ def pack_theta(patterns: Sequence[CovariancePattern], Ls: Sequence[np.ndarray]) 
     return np.concatenate([p.pack(L) for p, L in zip(patterns, Ls, strict=True)])
 
 
+def flat_positions(patterns: Sequence[CovariancePattern]) -> np.ndarray:
+    """Position of each entry of theta in the (q_k, q_k) factors, one flat buffer after another."""
+    starts = np.cumsum([0, *(p.q**2 for p in patterns)])
+    parts = [starts[k] + p.entries[0] * p.q + p.entries[1] for k, p in enumerate(patterns)]
+    return np.concatenate([*parts, np.zeros(0, np.int64)])
+
+
 def lower_root(A: np.ndarray) -> np.ndarray:
     """Lower triangular L with L L' = A A' and no negative diagonal, (..., q, q)."""
     R = np.linalg.qr(np.swapaxes(A, -1, -2), mode="r")

@@ -22,6 +22,7 @@ __all__ = [
     "coefficients",
     "effects",
     "fitted_values",
+    "how_many",
     "is_posterior",
     "pick",
     "sampled",
@@ -103,6 +104,23 @@ def pick(what: str, wanted: str | Iterable, available: Sequence) -> list:
     return list(dict.fromkeys(chosen))
 
 
+def how_many(groups, most: int) -> int | None:
+    """How many groups to draw; None where they are named.
+
+    Raises
+    ------
+    PlotError
+        If the number is not positive.
+    """
+    if groups is None:
+        return most
+    if isinstance(groups, bool) or not isinstance(groups, int | np.integer):
+        return None
+    if groups < 1:
+        raise PlotError(f"groups must be a positive number or a list of levels, not {groups!r}.")
+    return int(groups)
+
+
 def sampled(block: RandomBlock, groups, most: int) -> tuple[np.ndarray, str | None]:
     """Codes of the levels to draw and, where not all are, a note that says so.
 
@@ -119,17 +137,13 @@ def sampled(block: RandomBlock, groups, most: int) -> tuple[np.ndarray, str | No
     PlotError
         If a level is not there or the number is not positive.
     """
-    if groups is not None and (
-        isinstance(groups, bool) or not isinstance(groups, int | np.integer)
-    ):
+    count = how_many(groups, most)
+    if count is None:
         chosen = pick(f"level of {block.name}", groups, block.levels)
         codes = np.array([block.levels.index(level) for level in chosen])
         if len(codes) == block.n_levels:
             return codes, None
         return codes, f"{len(codes)} of {block.n_levels:,} levels of {block.name}"
-    count = most if groups is None else int(groups)
-    if count < 1:
-        raise PlotError(f"groups must be a positive number or a list of levels, not {groups!r}.")
     if count >= block.n_levels:
         return np.arange(block.n_levels), None
     codes = np.sort(np.random.default_rng(0).choice(block.n_levels, count, replace=False))
