@@ -6,6 +6,7 @@ Every error subclasses :class:`BayesLMMError` and a builtin, so that both
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 
 __all__ = [
@@ -21,6 +22,8 @@ __all__ = [
     "SamplingWarning",
     "listed",
     "one_of",
+    "shortened",
+    "suggestion",
 ]
 
 
@@ -81,3 +84,15 @@ def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     """
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}.")
+
+
+def suggestion(name: str, known: Iterable[str], n: int = 2, *, quoted: bool = True) -> str:
+    """The question which known name was meant, behind a blank, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=n)
+    shown = map(repr, close) if quoted else close
+    return f" Did you mean {' or '.join(shown)}?" if close else ""
+
+
+def shortened(text: str) -> str:
+    """A formula's text for a message."""
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -7,14 +7,13 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from importlib import resources
 
 import pandas as pd
 
-from bayeslmm.errors import DataError
+from bayeslmm.errors import DataError, suggestion
 
 __all__ = ["describe_dataset", "list_datasets", "load_dataset"]
 
@@ -77,8 +76,7 @@ def describe_dataset(name: str) -> str:
 def _loader(name: str) -> Callable[[], pd.DataFrame]:
     loader = _LOADERS.get(str(name).lower())
     if loader is None:
-        close = difflib.get_close_matches(str(name).lower(), _LOADERS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        hint = suggestion(str(name).lower(), _LOADERS, 1)
         raise DataError(
             f"There is no data set {name!r}.{hint} Available: {', '.join(list_datasets())}."
         )

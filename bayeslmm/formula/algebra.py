@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from bayeslmm.errors import FormulaError
+from bayeslmm.errors import FormulaError, shortened
 from bayeslmm.formula.expressions import (
     Call,
     Constant,
@@ -140,11 +140,9 @@ def _power(terms: list[TermNodes], order: int, node: Node) -> list[TermNodes]:
 
 def _bound(n_terms: int, node: Node) -> None:
     if n_terms > _MOST_TERMS:
-        shown = printed(node)
-        shown = shown if len(shown) <= 80 else shown[:77] + "..."
         raise FormulaError(
-            f"'{shown}' stands for more than {_MOST_TERMS:,} terms. Name the interactions that "
-            "are wanted: a + b + a:b, or (a + b + c)**2 for all of two."
+            f"'{shortened(printed(node))}' stands for more than {_MOST_TERMS:,} terms. Name "
+            "the interactions that are wanted: a + b + a:b, or (a + b + c)**2 for all of two."
         )
 
 

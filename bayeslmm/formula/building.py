@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from bayeslmm.errors import DataError, FormulaError, listed
-from bayeslmm.formula.columns import as_frame, find_column, missing_in, plain_column
+from bayeslmm.formula.columns import (
+    as_frame,
+    find_column,
+    missing_in,
+    plain_column,
+    weight_values,
+)
 from bayeslmm.formula.covariates import (
     fill_with_means,
     modeled_covariates,
@@ -23,7 +29,7 @@ from bayeslmm.formula.groupmeans import fit_group_mean
 from bayeslmm.formula.matrices import (
     model_matrix,
     refuse_many_terms,
-    response_vector,
+    response_matrix,
 )
 from bayeslmm.formula.missing import MissingRows
 from bayeslmm.formula.random import RandomBlock, grouping_factor, random_block
@@ -98,15 +104,10 @@ def build_design(
     if missing == "model":
         kept_missing = _to_model(parsed, raw, raw_weights, frame, allowed, calls)
     needed = {name: column for name, column in raw.items() if name not in kept_missing}
-    keep, absent = _complete_rows(needed, raw_weights, weights_name, missing, len(frame))
+    keep, dropped, absent = _complete_rows(needed, raw_weights, weights_name, missing, len(frame))
     weights_kept, keep = _positive_weights(raw_weights, keep)
-    if not len(keep) and not any(absent.values()):
-        raise DataError("Every row has weight 0: there is nothing to fit.")
     if not len(keep):
-        raise DataError(
-            "No row has all of the columns the formula uses: "
-            f"{listed(f'{k} ({v} missing)' for k, v in absent.items() if v)}."
-        )
+        refuse_no_rows(absent)
     for text in (parsed.fixed, *(bar.effects for bar in parsed.bars)):
         refuse_many_terms(text, len(keep), allowed)
     used_rows = {name: column.iloc[keep] for name, column in raw.items()}
@@ -120,11 +121,10 @@ def build_design(
     options: dict[str, Any] = {"namespace": namespace, "allowed": allowed}
     group_means = tuple(fit_group_mean(call, plain, **options) for call in calls)
     used, plain = plain, plain.assign(**{mean.name: mean.values for mean in group_means})
-    response, y = response_vector(parsed.response, plain, **options)
-    _refuse_constant(response, y)
+    response, y, _ = response_matrix(parsed.response, plain, **options)
+    refuse_constant(response, float(y.min()), float(y.max()), len(y))
     fixed = model_matrix(parsed.fixed, plain, what="formula", **options)
     blocks = _random_blocks(parsed.bars, plain, options)
-    dropped = np.flatnonzero(_dropped_mask(needed, raw_weights, len(frame)))
     lost = {b.name: _lost_levels(b, raw) for b in blocks} if len(dropped) else {}
     offset = np.zeros(len(keep)) if fixed.offset is None else fixed.offset
     return Design(
@@ -281,53 +281,65 @@ def _complete_rows(raw: Mapping, raw_weights, weights_name, missing: str, n: int
         absent[weights_name] = int(missing_in(raw_weights).sum())
     mask = _dropped_mask(raw, raw_weights, n)
     if missing == "raise" and mask.any():
-        shown = listed(f"{name} ({count})" for name, count in absent.items() if count)
-        raise DataError(
-            f'{int(mask.sum())} of {n} rows have missing values: {shown}. missing="drop" leaves '
-            "them out and says so."
-        )
-    return np.flatnonzero(~mask), absent
+        refuse_missing(int(mask.sum()), n, absent)
+    return np.flatnonzero(~mask), np.flatnonzero(mask), absent
+
+
+def refuse_missing(n_dropped: int, n: int, absent: Mapping[str, int]) -> None:
+    """Refuse rows with missing values; ``absent`` are those of each column.
+
+    Raises
+    ------
+    DataError
+    """
+    shown = listed(f"{name} ({count})" for name, count in absent.items() if count)
+    raise DataError(
+        f'{n_dropped} of {n} rows have missing values: {shown}. missing="drop" leaves them out and '
+        "says so."
+    )
+
+
+def refuse_no_rows(absent: Mapping[str, int]) -> None:
+    """Refuse data of which no row can be used; ``absent`` are missing values of each column.
+
+    Raises
+    ------
+    DataError
+    """
+    if not any(absent.values()):
+        raise DataError("Every row has weight 0: there is nothing to fit.")
+    shown = listed(f"{name} ({n} missing)" for name, n in absent.items() if n)
+    raise DataError(f"No row has all of the columns the formula uses: {shown}.")
 
 
 def _positive_weights(raw_weights, keep: np.ndarray):
     if raw_weights is None:
         return None, keep
-    try:
-        values = raw_weights.iloc[keep].to_numpy(dtype=float)
-    except (TypeError, ValueError):
-        raise DataError("weights must be numbers.") from None
-    if not np.all(np.isfinite(values)) or np.any(values < 0):
-        raise DataError(
-            "weights must be finite and not negative; they are precisions: Var = sigma^2 / weight."
-        )
+    values = weight_values(raw_weights.iloc[keep])
     positive = values > 0
     return values[positive], keep[positive]
 
 
-def _refuse_constant(response: str, y: np.ndarray) -> None:
-    spread = float(np.ptp(y)) if len(y) else 0.0
-    if len(y) > 1 and spread <= 8 * np.finfo(float).eps * float(np.max(np.abs(y))):
+def refuse_constant(response: str, low: float, high: float, n: int) -> None:
+    """Refuse a response that does not vary, or a single row.
+
+    Raises
+    ------
+    DataError
+    """
+    if n < 2:
+        raise DataError(f"Only {n} row is usable; a model needs more.")
+    if high - low <= 8 * np.finfo(float).eps * max(abs(low), abs(high)):
         raise DataError(
-            f"The response {response!r} is constant ({y[0]:g} in all {len(y)} rows): there is "
-            "nothing to model."
+            f"The response {response!r} is constant ({low:g} in all {n} rows): there is nothing to "
+            "model."
         )
-    if len(y) < 2:
-        raise DataError(f"Only {len(y)} row is usable; a model needs more.")
 
 
 def _random_blocks(bars: tuple[Bar, ...], plain: pd.DataFrame, options) -> tuple[RandomBlock, ...]:
     """Blocks in the order in which their factors are first named."""
-    by_factor: dict[frozenset, list[Bar]] = {}
-    for bar in bars:
-        by_factor.setdefault(frozenset(bar.columns), []).append(bar)
     blocks = []
-    for group in by_factor.values():
-        if len(set(group)) < len(group):
-            raise FormulaError(
-                f"The random term {group[0]} is written twice. (For a related and an unrelated "
-                "effect of the same individuals, such as a permanent environment, copy the column: "
-                'data["individual"] = data["id"].)'
-            )
+    for group in bars_by_factor(bars):
         factor = grouping_factor(group[0].columns, plain)
         matrices = [
             model_matrix(bar.effects, plain, what=f"random term {bar}", **options) for bar in group
@@ -336,19 +348,36 @@ def _random_blocks(bars: tuple[Bar, ...], plain: pd.DataFrame, options) -> tuple
     return tuple(blocks)
 
 
+def bars_by_factor(bars: Iterable[Bar]) -> list[list[Bar]]:
+    """The bars of each grouping factor, in the order in which factors are first named.
+
+    Raises
+    ------
+    FormulaError
+        If a bar is written twice.
+    """
+    by_factor: dict[frozenset, list[Bar]] = {}
+    for bar in bars:
+        by_factor.setdefault(frozenset(bar.columns), []).append(bar)
+    for group in by_factor.values():
+        if len(set(group)) < len(group):
+            raise FormulaError(
+                f"The random term {group[0]} is written twice. (For a related and an unrelated "
+                "effect of the same individuals, such as a permanent environment, copy the column: "
+                'data["individual"] = data["id"].)'
+            )
+    return list(by_factor.values())
+
+
 def _lost_levels(block: RandomBlock, raw: Mapping) -> list:
     """Levels of a one-column factor that occur in the data but in no used row."""
+    used = set(block.levels)
+    return [level for level in _touched_levels(block, raw, slice(None)) if level not in used]
+
+
+def _touched_levels(block: RandomBlock, raw: Mapping, rows) -> list:
+    """Levels of a one-column factor that occur in some rows of the data, such as those left out."""
     if len(block.factor.columns) != 1:
         return []
-    column = raw[block.factor.columns[0]]
-    before = pd.unique(column[~missing_in(column)].astype(object))
-    used = set(block.levels)
-    return [level for level in before if level not in used]
-
-
-def _touched_levels(block: RandomBlock, raw: Mapping, dropped: np.ndarray) -> list:
-    """Levels of a one-column factor some of whose rows are left out."""
-    if len(block.factor.columns) != 1 or not len(dropped):
-        return []
-    column = raw[block.factor.columns[0]].iloc[dropped]
+    column = raw[block.factor.columns[0]].iloc[rows]
     return pd.unique(column[~missing_in(column)].astype(object)).tolist()

@@ -6,16 +6,23 @@ numpy number column or as an ordered categorical without unused levels, or an er
 
 from __future__ import annotations
 
-import difflib
 import numbers
 
 import numpy as np
 import pandas as pd
 from pandas.api import types
 
-from bayeslmm.errors import DataError, FormulaError, listed
+from bayeslmm.errors import DataError, FormulaError, listed, suggestion
 
-__all__ = ["as_frame", "find_column", "missing_in", "plain_column", "words_among_numbers"]
+__all__ = [
+    "as_frame",
+    "find_column",
+    "missing_in",
+    "plain_column",
+    "refuse_gaps",
+    "weight_values",
+    "words_among_numbers",
+]
 
 _TOO_LARGE = (
     "Column {0!r} has integers beyond 2^63, which a number here cannot hold exactly. If they are "
@@ -92,13 +99,12 @@ def find_column(frame: pd.DataFrame, name: str, role: str = "column") -> pd.Seri
         found = [column for column in frame.columns if str(column) == name]
     if not found:
         names = [str(column) for column in frame.columns]
-        close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
-        close = close or [n for n in names if n.lower() == name.lower()]
-        hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+        same = [n for n in names if n.lower() == name.lower()]
+        hint = suggestion(name, names, 3) or "".join(f" Did you mean {n!r}?" for n in same[:1])
         if name in ("TRUE", "FALSE", "NULL", "NA"):
             hint = " Python writes True, False and None."
-        shown = ", ".join(names[:30]) + (", ..." if len(names) > 30 else "")
-        raise FormulaError(f"There is no {role} {name!r} in the data.{hint} Columns: {shown}.")
+        shown = f"{name!r} in the data.{hint} Columns: {listed(names, 30)}"
+        raise FormulaError(f"There is no {role} {shown}.")
     column = frame[found[0]]
     if isinstance(column, pd.DataFrame):
         raise DataError(f"The data have {column.shape[1]} columns called {name!r}. Rename them.")
@@ -116,6 +122,42 @@ def words_among_numbers(levels: list[str]) -> list[str]:
 def missing_in(column: pd.Series) -> np.ndarray:
     """True where a value is missing, shape (n,)."""
     return np.asarray(column.isna(), dtype=bool)
+
+
+def weight_values(column: pd.Series) -> np.ndarray:
+    """Prior weights as numbers, shape (n,); missing values stay missing.
+
+    Raises
+    ------
+    DataError
+        If they are not numbers, or negative or infinite.
+    """
+    try:
+        values = column.to_numpy(dtype=float, na_value=np.nan)
+    except (TypeError, ValueError):
+        raise DataError("weights must be numbers.") from None
+    present = values[~np.isnan(values)]
+    if np.any(np.isinf(present)) or np.any(present < 0):
+        raise DataError(
+            "weights must be finite and not negative; they are precisions: Var = sigma^2 / weight."
+        )
+    return values
+
+
+def refuse_gaps(column: pd.Series, name: str, why: str) -> pd.Series:
+    """The column of new data; refuses one with missing values.
+
+    Raises
+    ------
+    DataError
+    """
+    absent = missing_in(column)
+    if absent.any():
+        raise DataError(
+            f"Column {name!r} of the new data has {int(absent.sum())} missing value(s), the first "
+            f"in row {int(np.flatnonzero(absent)[0])}{why}"
+        )
+    return column
 
 
 def plain_column(

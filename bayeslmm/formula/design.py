@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bayeslmm.errors import DataError
-from bayeslmm.formula.columns import as_frame, find_column, missing_in, plain_column
+from bayeslmm.formula.columns import as_frame, find_column, plain_column, refuse_gaps
 from bayeslmm.formula.covariates import (
     ModeledCovariate,
 )
@@ -346,11 +345,5 @@ class Design:
 
 
 def _complete(column: pd.Series, name: str) -> pd.Series:
-    absent = missing_in(column)
-    if absent.any():
-        raise DataError(
-            f"Column {name!r} of the new data has {int(absent.sum())} missing value(s), the first "
-            f"in row {int(np.flatnonzero(absent)[0])}. Fill or remove them: nothing is predicted "
-            "from a missing predictor."
-        )
-    return column
+    why = ". Fill or remove them: nothing is predicted from a missing predictor."
+    return refuse_gaps(column, name, why)

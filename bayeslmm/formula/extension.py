@@ -16,7 +16,7 @@ from bayeslmm.errors import DataError, FormulaError
 from bayeslmm.formula.columns import as_frame, find_column, missing_in, plain_column
 from bayeslmm.formula.design import Design
 from bayeslmm.formula.functions import STATEFUL, allowed_calls
-from bayeslmm.formula.matrices import response_vector
+from bayeslmm.formula.matrices import response_matrix
 from bayeslmm.formula.random import GroupingFactor, RandomBlock
 from bayeslmm.formula.residual import ResidualDesign, ResidualRows
 from bayeslmm.formula.syntaxtree import parse_part, variables_in
@@ -94,7 +94,7 @@ def _response(design: Design, frame: pd.DataFrame) -> np.ndarray:
             )
         plain[name] = plain_column(column, name, numeric=True)
     rows = pd.DataFrame(plain).set_axis(pd.RangeIndex(len(frame)))
-    y = response_vector(text, rows, namespace=design.namespace, allowed=allowed)[1]
+    y = response_matrix(text, rows, namespace=design.namespace, allowed=allowed)[1]
     if not np.all(np.isfinite(y)):
         raise DataError(f"The response {text!r} of the new rows is not finite.")
     return y

@@ -8,14 +8,14 @@ table before anything is evaluated. Functions of the user's own are passed expli
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from bayeslmm.errors import FormulaError
+from bayeslmm.errors import FormulaError, suggestion
 
 __all__ = ["STATEFUL", "base_namespace", "check_namespace", "evaluation_environment"]
 
@@ -103,14 +103,6 @@ _R_HABITS = {
 }
 
 
-class _NumpyFunctions:
-    """The allowed part of numpy, under its usual name."""
-
-    def __init__(self) -> None:
-        for name in _ELEMENTWISE:
-            setattr(self, name, _guarded(name))
-
-
 class _Elementwise:
     """A numpy function that takes its inputs only: one more would be numpy's `out`."""
 
@@ -135,13 +127,8 @@ def _guarded(name: str) -> Callable:
 
 def base_namespace() -> dict[str, Any]:
     """Names every formula can use besides formulae's transforms."""
-    functions = {name: _guarded(name) for name in _BARE}
-    return {
-        **functions,
-        "np": _NumpyFunctions(),
-        "numpy": _NumpyFunctions(),
-        "pi": np.pi,
-    }
+    numpy = SimpleNamespace(**{name: _guarded(name) for name in _ELEMENTWISE})  # what is allowed
+    return {name: _guarded(name) for name in _BARE} | {"np": numpy, "numpy": numpy, "pi": np.pi}
 
 
 def allowed_calls(namespace: Mapping[str, Any]) -> set[str]:
@@ -183,11 +170,10 @@ def unknown_call_message(name: str, first_argument: str, allowed: set[str]) -> s
     """What to say when a formula calls something that is not in the table."""
     if name in _R_HABITS:
         return f"There is no {name}() here; write {_R_HABITS[name].format(first_argument)}."
-    close = difflib.get_close_matches(name, allowed, n=3)
-    hint = f" Did you mean {' or '.join(close)}?" if close else ""
     return (
         f"The formula calls {name}(), which is not among the functions a formula may use: "
         f"{', '.join(sorted(n for n in allowed if '.' not in n))} and np.* (elementwise)."
-        f"{hint} A function of your own is passed as LMM(..., namespace={{...}}) under a plain "
-        "name, or its result is made a column of the data first."
+        f"{suggestion(name, allowed, 3, quoted=False)} A function of your own is passed as "
+        "LMM(..., namespace={...}) under a plain name, or its result is made a column of the "
+        "data first."
     )

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.errors import DataError
-from bayeslmm.formula.columns import find_column, missing_in
+from bayeslmm.formula.columns import find_column, refuse_gaps
 from bayeslmm.formula.groupcalls import written_call
 from bayeslmm.formula.random import GroupingFactor, grouping_factor
 
@@ -134,10 +134,4 @@ def _half(kind: str, x: np.ndarray, means: np.ndarray) -> np.ndarray:
 
 def _known(data: pd.DataFrame, name: str) -> pd.Series:
     column = find_column(data, name, "grouping column")
-    absent = missing_in(column)
-    if absent.any():
-        raise DataError(
-            f"Column {name!r} of the new data has {int(absent.sum())} missing value(s), the first "
-            f"in row {int(np.flatnonzero(absent)[0])}: without a group there is no group mean."
-        )
-    return column
+    return refuse_gaps(column, name, ": without a group there is no group mean.")

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bayeslmm.errors import BayesLMMError, DataError, FormulaError, listed
+from bayeslmm.errors import BayesLMMError, DataError, FormulaError, listed, shortened
 from bayeslmm.formula.algebra import expand_terms
 from bayeslmm.formula.coding import Coding, codings
 from bayeslmm.formula.evaluation import component_of
@@ -34,7 +34,6 @@ __all__ = [
     "model_matrix",
     "refuse_many_terms",
     "response_matrix",
-    "response_vector",
 ]
 
 _MAX_DENSE_BYTES = 4e9
@@ -88,7 +87,6 @@ class ModelMatrix:
     terms: tuple[Term, ...]
     offset: np.ndarray | None = field(repr=False)
     _pieces: tuple[Any, ...] = field(repr=False, default=())
-    _owners: tuple[str, ...] = field(repr=False, default=())
 
     @property
     def offset_names(self) -> tuple[str, ...]:
@@ -166,19 +164,10 @@ def refuse_many_terms(text: str, n: int, allowed: Set[str]) -> None:
     """
     n_terms = len(expand_terms(parse_part(text, allowed, set(), "formula"), text))
     if n_terms > max(n, _FEW_TERMS):
-        shown = text if len(text) <= 80 else text[:77] + "..."
         raise DataError(
-            f"'{shown}' stands for {n_terms:,} terms, and there are {n:,} rows: there must be "
-            "more rows than coefficients. Leave terms out."
+            f"'{shortened(text)}' stands for {n_terms:,} terms, and there are {n:,} rows: there "
+            "must be more rows than coefficients. Leave terms out."
         )
-
-
-def response_vector(
-    text: str, frame: pd.DataFrame, *, namespace: Mapping[str, Any], allowed: Set[str]
-) -> tuple[str, np.ndarray]:
-    """Name and values (shape (n,)) of the response; see :func:`response_matrix`."""
-    name, values, _ = response_matrix(text, frame, namespace=namespace, allowed=allowed)
-    return name, values
 
 
 def response_matrix(
@@ -248,7 +237,7 @@ def _evaluate(nodes: list, text: str, frame: pd.DataFrame, namespace: Mapping) -
         evaluated.append(term)
     blocks_of = _choose_codings(evaluated)
     names: list[str] = []
-    pieces, owners, terms, blocks, start = [], [], [], [], 0
+    pieces, terms, blocks, start = [], [], [], 0
     for term, codings_of_term in zip(evaluated, blocks_of, strict=True):
         with _named_errors(term.name):
             coded = [_coded_piece(term, coding, frame, env) for coding in codings_of_term]
@@ -265,7 +254,6 @@ def _evaluate(nodes: list, text: str, frame: pd.DataFrame, namespace: Mapping) -
                 "Leave it out."
             )
         pieces.extend(coded)
-        owners.extend([str(term.name)] * len(coded))
         if width:
             terms.append(_term_record(term, slice(start, start + width)))
         start += width
@@ -273,9 +261,7 @@ def _evaluate(nodes: list, text: str, frame: pd.DataFrame, namespace: Mapping) -
     _refuse_duplicates(names, text)
     _refuse_duplicates([str(term.name) for term in evaluated], text)
     _forget_rows(pieces)
-    return ModelMatrix(
-        text, values, tuple(names), tuple(terms), offset, tuple(pieces), tuple(owners)
-    )
+    return ModelMatrix(text, values, tuple(names), tuple(terms), offset, tuple(pieces))
 
 
 def _formulae_term(components: Mapping[str, Node]):
@@ -401,13 +387,9 @@ def _forget_rows(pieces: list) -> None:
     for piece in pieces:
         piece.data = None
         for component in _components(piece):
-            component._intermediate_data = _state_of(component)
             component.value = None
-
-
-def _state_of(component):
-    """What ``eval_new_data`` reads: only a constant offset's kind."""
-    return component._intermediate_data if component.kind == "offset" else None
+            if component.kind != "offset":  # of which ``eval_new_data`` reads the kind
+                component._intermediate_data = None
 
 
 def _refuse_wide_factors(term, frame: pd.DataFrame) -> None:

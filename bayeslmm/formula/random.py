@@ -7,6 +7,7 @@ matrix of textbooks is never formed.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,9 +23,7 @@ from bayeslmm.formula.combinations import (
 from bayeslmm.formula.matrices import ModelMatrix
 from bayeslmm.formula.syntax import Bar
 
-__all__ = ["GroupingFactor", "RandomBlock", "grouping_factor", "random_block"]
-
-_SHAPE_ERROR = "The levels of the grouping factor {0!r} are ambiguous when joined by ':': {1}."
+__all__ = ["GroupingFactor", "RandomBlock", "grouping_factor", "plain_label", "random_block"]
 
 
 @dataclass(frozen=True)
@@ -224,7 +223,11 @@ def _coded_factor(
         keys, codes = combination_codes(coded, sizes)
         levels = _joined_labels(component_codes(sizes, keys), component_levels)
         if len(set(levels)) < len(levels):
-            raise DataError(_SHAPE_ERROR.format(name, _first_duplicate(levels)))
+            twice = next(level for level, count in Counter(levels).items() if count > 1)
+            raise DataError(
+                f"The levels of the grouping factor {name!r} are ambiguous when joined by ':': "
+                f"{twice!r}."
+            )
     codes = np.ascontiguousarray(codes, dtype=np.int64)
     return GroupingFactor(name, columns, levels, codes, component_levels, keys)
 
@@ -303,14 +306,15 @@ def _label(value):
     return value if isinstance(value, int | float | str | bool) else str(value)
 
 
+def plain_label(value):
+    """A label as int, str, bool or float; whole floats are ints."""
+    value = _label(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _labels(column: pd.Series) -> pd.Index:
     """Labels of new rows, comparable with those of the fit."""
-    values = column.astype(object).to_numpy()
-    whole = [
-        int(v) if isinstance(v, float | np.floating) and float(v).is_integer() else _label(v)
-        for v in values
-    ]
-    return pd.Index(whole, dtype=object)
+    return pd.Index([plain_label(v) for v in column.astype(object).to_numpy()], dtype=object)
 
 
 def _joined_labels(codes: list[np.ndarray], component_levels: tuple[tuple, ...]) -> tuple[str, ...]:
@@ -319,12 +323,3 @@ def _joined_labels(codes: list[np.ndarray], component_levels: tuple[tuple, ...])
         for column, levels in zip(codes, component_levels, strict=True)
     ]
     return tuple(":".join(row) for row in zip(*parts, strict=True))
-
-
-def _first_duplicate(levels: tuple) -> str:
-    seen = set()
-    for level in levels:
-        if level in seen:
-            return repr(level)
-        seen.add(level)
-    return ""

@@ -74,11 +74,15 @@ class ResidualSyntax:
 
     def columns(self, allowed, present) -> list[str]:
         """Columns of the data that are used."""
-        names = dict.fromkeys([*([self.time] if self.time else []), *self.groups])
-        if self.sigma is not None:
-            tree = parse_part(_without_factor(self.sigma), allowed, present, "sigma formula")
-            names.update(dict.fromkeys(variables_in(tree)))
-        return list(names)
+        names = [*([self.time] if self.time else []), *self.groups]
+        return list(dict.fromkeys([*names, *self.sigma_columns(allowed, present)]))
+
+    def sigma_columns(self, allowed, present) -> list[str]:
+        """Columns in the formula of the standard deviations."""
+        if self.sigma is None:
+            return []
+        tree = parse_part(_without_factor(self.sigma), allowed, present, "sigma formula")
+        return list(variables_in(tree))
 
 
 def _parse_structure(text: str) -> tuple[str, str | None, tuple[str, ...]]:
@@ -204,6 +208,15 @@ def _labels(column: pd.Series) -> list[str]:
     return [str(v) for v in column.astype(object)]
 
 
+def _labels_and_codes(column: pd.Series) -> tuple[list[str], np.ndarray]:
+    """Levels in use in their order, as text, and the level of each row."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        present = column.cat.remove_unused_categories()
+        return _labels(pd.Series(present.cat.categories)), present.cat.codes.to_numpy()
+    values, codes = np.unique(column.to_numpy(), return_inverse=True)
+    return _labels(pd.Series(values)), codes
+
+
 def _with_ones(matrix: ModelMatrix, values: np.ndarray, means: np.ndarray) -> np.ndarray:
     slopes = [j for j, name in enumerate(matrix.names) if name != "Intercept"]
     return np.column_stack([np.ones(len(values)), values[:, slopes] - means])
@@ -258,17 +271,7 @@ def _cell_columns(text: str, plain: pd.DataFrame) -> tuple[str, ...] | None:
 
 
 def _cells(columns: tuple[str, ...], plain: pd.DataFrame) -> VarianceTerm:
-    keys, codes = [], []
-    order: np.ndarray | list
-    for name in columns:
-        column = plain[name]
-        if isinstance(column.dtype, pd.CategoricalDtype):
-            present = column.cat.remove_unused_categories()
-            order, code = list(present.cat.categories), present.cat.codes.to_numpy()
-        else:
-            order, code = np.unique(column.to_numpy(), return_inverse=True)
-        keys.append(_labels(pd.Series(order)))
-        codes.append(code)
+    keys, codes = zip(*(_labels_and_codes(plain[name]) for name in columns), strict=True)
     rows = sorted(set(zip(*codes, strict=True)))
     cells = tuple(tuple(keys[k][c] for k, c in enumerate(row)) for row in rows)
     names = tuple(
@@ -326,7 +329,6 @@ class ResidualDesign:
     times: tuple[str, ...]
     variance: VarianceTerm
     rows: ResidualRows = field(repr=False)
-    _time_levels: tuple = field(repr=False, default=())
 
     @property
     def kind(self) -> str:
@@ -385,10 +387,7 @@ class ResidualDesign:
         """Columns the standard deviations depend on."""
         if self.variance.columns:
             return list(self.variance.columns)
-        if self.variance.kind == "one" or self.syntax.sigma is None:
-            return []
-        tree = parse_part(_without_factor(self.syntax.sigma), allowed, present, "sigma formula")
-        return list(variables_in(tree))
+        return [] if self.variance.kind == "one" else self.syntax.sigma_columns(allowed, present)
 
     def evaluate(
         self, plain: pd.DataFrame, groups: pd.DataFrame | None, *, scale_only: bool = False
@@ -478,11 +477,7 @@ def _factor(columns: tuple[str, ...], plain: pd.DataFrame) -> GroupingFactor:
 def _in_time_order(plain: pd.DataFrame, syntax: ResidualSyntax) -> pd.DataFrame:
     """Plain columns, times that are text in the order of the numbers in them."""
     name = syntax.time
-    if (
-        name is None
-        or name not in plain.columns
-        or not isinstance(plain[name].dtype, pd.CategoricalDtype)
-    ):
+    if name is None or not isinstance(plain.dtypes.get(name), pd.CategoricalDtype):
         return plain
     order = time_order(plain[name].cat.categories.tolist())
     return plain.assign(**{name: plain[name].cat.reorder_categories(order)})
@@ -515,19 +510,13 @@ def _checked_times(column: pd.Series, syntax: ResidualSyntax) -> np.ndarray:
 
 
 def _time_levels(column: pd.Series, syntax: ResidualSyntax) -> tuple[np.ndarray, tuple[str, ...]]:
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        present = column.cat.remove_unused_categories()
-        labels = _labels(pd.Series(present.cat.categories))
-        codes = present.cat.codes.to_numpy(dtype=float)
-    else:
-        values, codes = np.unique(column.to_numpy(), return_inverse=True)
-        labels, codes = _labels(pd.Series(values)), codes.astype(float)
+    labels, codes = _labels_and_codes(column)
     if len(labels) < 2 or len(labels) > _MOST_TIMES:
         raise DataError(
             f"residual={syntax.text!r}: {syntax.time!r} has {len(labels)} different times; an "
             f"unstructured covariance takes 2 to {_MOST_TIMES}. Use ar1 or car1 for many times."
         )
-    return codes, tuple(labels)
+    return codes.astype(float), tuple(labels)
 
 
 def _refuse_duplicates(group, time, levels, syntax: ResidualSyntax) -> None:

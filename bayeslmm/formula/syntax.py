@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bayeslmm.errors import FormulaError
+from bayeslmm.errors import FormulaError, shortened
 from bayeslmm.formula.grouping import grouping_factors
 
 __all__ = ["Bar", "ParsedFormula", "parse_formula", "scan", "text_of"]
@@ -97,7 +97,7 @@ def scan(text: str, *, what: str = "formula") -> list:
         raise FormulaError(f"Cannot read the {what} {text!r}: {err}.{hint}") from None
     except ValueError:  # characters such as a raised 2 are digits of no number
         raise FormulaError(
-            f"Cannot read the {what} {_shortened(text)!r}: it has a number that cannot be read. "
+            f"Cannot read the {what} {shortened(text)!r}: it has a number that cannot be read. "
             "Write a power as I(x**2), and numbers with the digits 0 to 9."
         ) from None
     _check_balance(tokens, text, what)
@@ -291,12 +291,8 @@ def _check_balance(tokens: list, text: str, what: str) -> None:
             raise FormulaError(f"Unexpected '{token.lexeme}' in the {what} {text!r}.")
         if len(stack) > _DEEPEST:
             raise FormulaError(
-                f"The {what} {_shortened(text)!r} has more than {_DEEPEST} brackets inside one "
+                f"The {what} {shortened(text)!r} has more than {_DEEPEST} brackets inside one "
                 "another. Leave out those that change nothing, or make a column of the data."
             )
     if stack:
         raise FormulaError(f"A bracket is not closed in the {what} {text!r}.")
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= 80 else text[:77] + "..."

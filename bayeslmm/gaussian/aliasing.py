@@ -36,16 +36,6 @@ def aliased_columns(X: np.ndarray) -> np.ndarray:
     return np.flatnonzero(remaining_shares(X) == 0)
 
 
-def detect_aliased(cp: CrossProducts) -> np.ndarray:
-    """Indices of aliased columns, from the cross-products.
-
-    Returns
-    -------
-    int array, increasing
-    """
-    return np.flatnonzero(remaining_shares_of_products(cp) == 0)
-
-
 def remaining_shares(X: np.ndarray) -> np.ndarray:
     """Share of each column's length that the columns before it leave, from the rows.
 

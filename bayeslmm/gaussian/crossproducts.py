@@ -264,19 +264,7 @@ class CrossProducts:
         ValueError
             If columns, factors or levels disagree.
         """
-        other = _aligned(self, other)
-        factors = tuple(_combine_factors(a, b, 1) for a, b in _zip_factors(self, other))
-        pairs = {key: _combine_pairs(self.pairs[key], other.pairs[key], 1) for key in self.pairs}
-        return replace(
-            self,
-            factors=factors,
-            pairs=pairs,
-            gram=self.gram + other.gram,
-            gram_unweighted=self.gram_unweighted + other.gram_unweighted,
-            n=self.n + other.n,
-            n_dropped=self.n_dropped + other.n_dropped,
-            sum_log_weights=self.sum_log_weights + other.sum_log_weights,
-        )
+        return self._with_rows_of(_aligned(self, other), 1)
 
     def __sub__(self, other: CrossProducts) -> CrossProducts:
         """Cross-products with the rows of ``other`` left out.
@@ -292,17 +280,20 @@ class CrossProducts:
         other = _aligned(self, other)
         if other.n > self.n:
             raise ValueError("cannot take away more rows than there are")
-        factors = tuple(_combine_factors(a, b, -1) for a, b in _zip_factors(self, other))
-        pairs = {key: _combine_pairs(self.pairs[key], other.pairs[key], -1) for key in self.pairs}
+        return self._with_rows_of(other, -1)
+
+    def _with_rows_of(self, other: CrossProducts, sign: int) -> CrossProducts:
+        """With the rows of products in the same columns added (1) or taken away (-1)."""
+        pairs = {k: _combine_pairs(p, other.pairs[k], sign) for k, p in self.pairs.items()}
         return replace(
             self,
-            factors=factors,
+            factors=tuple(_combine_factors(a, b, sign) for a, b in _zip_factors(self, other)),
             pairs=pairs,
-            gram=self.gram - other.gram,
-            gram_unweighted=self.gram_unweighted - other.gram_unweighted,
-            n=self.n - other.n,
-            n_dropped=self.n_dropped - other.n_dropped,
-            sum_log_weights=self.sum_log_weights - other.sum_log_weights,
+            gram=self.gram + sign * other.gram,
+            gram_unweighted=self.gram_unweighted + sign * other.gram_unweighted,
+            n=self.n + sign * other.n,
+            n_dropped=self.n_dropped + sign * other.n_dropped,
+            sum_log_weights=self.sum_log_weights + sign * other.sum_log_weights,
         )
 
 
@@ -351,26 +342,6 @@ def _fits_together(cp: CrossProducts) -> bool:
     )
 
 
-def fitted_variance(cp: CrossProducts, beta: np.ndarray) -> float:
-    """Sample variance (ddof = 1) of X beta over the rows, unweighted, without the rows.
-
-    [beta'X'X beta - (1'X beta)^2 / n] / (n - 1), the numerator of the marginal R2 (Nakagawa &
-    Schielzeth 2013, Methods Ecol. Evol. 4, 133-142).  The shift drops out of it.
-    """
-    G = cp.gram_unweighted
-    p = cp.p
-    gamma = cp.shift.unmixing @ beta
-    total = G[-1, :p] @ gamma
-    return float((gamma @ G[:p, :p] @ gamma - total**2 / cp.n) / (cp.n - 1))
-
-
-def random_variance(cp: CrossProducts, Sigmas: Sequence[np.ndarray]) -> np.ndarray:
-    """Mean over rows of z_i' Sigma_k z_i, one per factor (Johnson 2014, MEE 5, 944-946)."""
-    return np.array(
-        [np.sum(S * f.zz_unweighted) / cp.n for S, f in zip(Sigmas, cp.factors, strict=True)]
-    )
-
-
 def _checked(y, X, factors, weights):
     """Contiguous finite arrays, zero-weight rows removed."""
     y = np.ascontiguousarray(y, dtype=np.float64)
@@ -405,19 +376,17 @@ def _reduced(rows: tuple, shift: Shift) -> CrossProducts:
     levels = [_empty_factor(f.n_levels, f.q, p) for f in factors]
     gram, plain = np.zeros((p + 2, p + 2)), np.zeros((p + 2, p + 2))
     accumulate(y, X, factors, None if unweighted else w, shift, levels, gram, plain)
+    pairs, sum_log = _pair_products(factors, w), 0.0 if unweighted else float(np.log(w).sum())
+    return finished(levels, pairs, gram, plain, shift, len(y), n_dropped, sum_log)
+
+
+def finished(levels, pairs, gram, plain, *rest) -> CrossProducts:
+    """Cross-products of sums of which lower triangles are made; ``rest`` from the shift on."""
     for out in levels:
         _accumulate.mirror_lower(out.zz)
         _accumulate.mirror_lower(out.zz_unweighted[None])
-    return CrossProducts(
-        factors=tuple(levels),
-        pairs=_pair_products(factors, w),
-        gram=0.5 * (gram + gram.T),
-        gram_unweighted=0.5 * (plain + plain.T),
-        shift=shift,
-        n=len(y),
-        n_dropped=n_dropped,
-        sum_log_weights=0.0 if unweighted else float(np.log(w).sum()),
-    )
+    gram, plain = 0.5 * (gram + gram.T), 0.5 * (plain + plain.T)
+    return CrossProducts(tuple(levels), pairs, gram, plain, *rest)
 
 
 def accumulate(y, X, factors, weights, shift: Shift, levels, gram, plain) -> None:

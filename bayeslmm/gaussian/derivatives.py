@@ -97,18 +97,18 @@ def variance_derivative_terms(
     for i, (k, D) in enumerate(units):
         P[i] = np.einsum("jap,ab,jbs->ps", U[k], D, U[k])
     Q, trace, first = _second_order(blocks, units, U, p)
-    phi = [pattern.pack(L @ L.T) for pattern, L in zip(problem.patterns, Ls, strict=True)]
-    scale = sigma**2
-    return _with_residual(
-        np.concatenate([*phi, [scale]]), problem.n, information / scale, P / scale**2,
-        Q / scale**3, trace / scale**2, first / scale,
-    )  # fmt: skip
+    return _with_residual(problem, Ls, sigma, information, P, Q, trace, first)
 
 
-def _with_residual(phi, n, information, P, Q, trace, first) -> VarianceDerivatives:
-    """Append the parameter sigma^2 by homogeneity."""
+def _with_residual(problem, Ls, sigma, information, P, Q, trace, first) -> VarianceDerivatives:
+    """Terms at sigma = 1 in absolute units, the parameter sigma^2 appended by homogeneity."""
+    parts = [pattern.pack(L @ L.T) for pattern, L in zip(problem.patterns, Ls, strict=True)]
+    n, scale = problem.n, sigma**2
+    phi = np.concatenate([*parts, [scale]])
+    information, P, Q = information / scale, P / scale**2, Q / scale**3
+    trace, first = trace / scale**2, first / scale
     r, p = len(phi) - 1, information.shape[0]
-    scale, inner = phi[-1], phi[:-1]
+    inner = phi[:-1]
     P_all, Q_all = np.zeros((r + 1, p, p)), np.zeros((r + 1, r + 1, p, p))
     trace_all, first_all = np.zeros((r + 1, r + 1)), np.zeros(r + 1)
     P_all[:r], Q_all[:r, :r], trace_all[:r, :r], first_all[:r] = P, Q, trace, first
@@ -225,6 +225,22 @@ def _block_diagonal(blocks: np.ndarray, offset: int, size: int):
     i = base + np.arange(q)[None, :, None] + np.zeros_like(blocks, dtype=np.int64)
     j = base + np.arange(q)[None, None, :] + np.zeros_like(blocks, dtype=np.int64)
     return sparse.coo_array((blocks.ravel(), (i.ravel(), j.ravel())), shape=(size, size)).tocsr()
+
+
+def factor_matrix(symbolic, Ls: Sequence[np.ndarray]):
+    """Lambda, sparse block-diagonal with the factor of each level, in elimination order."""
+    from scipy import sparse
+
+    rows, columns, values = [], [], []
+    for k, L in enumerate(Ls):
+        at = symbolic.factor_columns(k)
+        for a, b in zip(*np.tril_indices(len(L)), strict=True):
+            rows.append(at[:, a])
+            columns.append(at[:, b])
+            values.append(np.full(len(at), L[a, b]))
+    index = (np.concatenate(rows), np.concatenate(columns))
+    shape = (symbolic.n_columns, symbolic.n_columns)
+    return sparse.coo_array((np.concatenate(values), index), shape=shape).tocsr()
 
 
 def _components(cp, Ls, start, reduced, H, q, label) -> list[_Component]:

@@ -84,18 +84,6 @@ def row_moments(
     return RowMoments(fitted, variance, scale * variance / sigma**2)
 
 
-def leverages(
-    model: MarginalModel,
-    Ls: Sequence[np.ndarray],
-    sigma: float,
-    X: np.ndarray,
-    factors: Sequence[FactorRows],
-    weights: np.ndarray | None = None,
-) -> np.ndarray:
-    """(n,) leverages; see :func:`row_moments`."""
-    return row_moments(model, Ls, sigma, X, factors, weights).leverage
-
-
 @singledispatch
 def effect_variance(problem, state, factors: Sequence[FactorRows]) -> np.ndarray:
     """z_i' (Lambda M^-1 Lambda') z_i of each row, by the type of the problem."""

@@ -188,26 +188,15 @@ def log_marginal(model: MarginalModel, Ls: Sequence[np.ndarray], sigma: float) -
     return log_marginal_flat(model, model.problem.flat(Ls), sigma, gradient=False)[0]
 
 
-def log_marginal_and_gradient(
-    model: MarginalModel, Ls: Sequence[np.ndarray], sigma: float
-) -> tuple[float, list[np.ndarray], float]:
-    """log p(y | theta), its derivative in each Sigma_k and in sigma^2.
-
-    dl/dSigma_k = 1/2 sum_j [u u' + U P^-1 U' - T], symmetric (q_k, q_k), zero outside the pattern,
-    as derivative in the matrix entries (dl = <dl/dSigma, dSigma>); dl/dL = 2 dl/dSigma L.  sigma^2
-    follows from homogeneity of V.
-    """
-    value, D, d_sigma2 = log_marginal_flat(model, model.problem.flat(Ls), sigma, gradient=True)
-    return value, model.problem.split(D), d_sigma2
-
-
 def log_marginal_flat(
     model: MarginalModel, L: np.ndarray, sigma: float, gradient: bool = True
 ) -> tuple[float, np.ndarray, float]:
-    """As :func:`log_marginal_and_gradient`, on one flat buffer of factors and of derivatives.
+    """log p(y | theta), its derivative in each Sigma_k and in sigma^2, on flat buffers.
 
-    The buffer holds the full (q_k, q_k) matrices one after the other, row by row; derivatives are
-    not masked by the pattern.
+    dl/dSigma_k = 1/2 sum_j [u u' + U P^-1 U' - T], symmetric (q_k, q_k), as derivative in the
+    matrix entries (dl = <dl/dSigma, dSigma>); dl/dL = 2 dl/dSigma L.  sigma^2 follows from
+    homogeneity of V.  A buffer holds the full (q_k, q_k) matrices one after the other, row by row;
+    derivatives are not masked by the pattern.
     """
     problem, prior = model.problem, model.working_prior
     cp = problem.cp
@@ -357,34 +346,6 @@ def effect_covariances(
     ]
 
 
-def draw_conditional(
-    model: MarginalModel,
-    Ls: Sequence[np.ndarray],
-    sigma: float,
-    normals: np.ndarray,
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Exact draws of (beta, b) given theta: several draws at one theta.
-
-    beta ~ N(beta^, P^-1), then b level by level from N(K v, sigma^2 K) given the levels eliminated
-    after it.
-
-    Parameters
-    ----------
-    normals : (m, n_normals) array
-        Standard normals, ``model.n_normals`` per draw.
-
-    Returns
-    -------
-    beta : (m, p) array
-    b : list of (m, J_k, q_k) arrays
-    """
-    problem = model.problem
-    normals = _checked_normals(model, normals)
-    state = eliminate(problem, problem.flat(Ls) / sigma)
-    fixed, effects = _draw_from(model, state, float(sigma), normals)
-    return draws_to_user(problem, fixed, effects)
-
-
 def draw_conditional_many(
     model: MarginalModel,
     Ls: Sequence[np.ndarray],
@@ -392,6 +353,9 @@ def draw_conditional_many(
     normals: np.ndarray,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """One exact draw of (beta, b) for each of m values of theta.
+
+    beta ~ N(beta^, P^-1), then b level by level from N(K v, sigma^2 K) given the levels eliminated
+    after it.
 
     Parameters
     ----------
@@ -410,7 +374,9 @@ def draw_conditional_many(
     Without a dense tail the loop is compiled and releases the GIL.
     """
     problem = model.problem
-    normals = _checked_normals(model, normals)
+    normals = np.ascontiguousarray(np.atleast_2d(normals), dtype=float)
+    if normals.shape[1] != model.n_normals:
+        raise ValueError(f"{normals.shape[1]} normals per draw given, {model.n_normals} needed")
     sigma = np.ascontiguousarray(sigma, dtype=float)
     m = len(sigma)
     if len(normals) != m or any(len(L) != m for L in Ls):
@@ -456,13 +422,6 @@ def log_marginal_and_draw(
         return np.nan, np.full(problem.p, np.nan), nothing
     fixed, effects = _draw_from(model, state, float(sigma), normals[None])
     return value, fixed[0], effects[0]
-
-
-def _checked_normals(model: MarginalModel, normals: np.ndarray) -> np.ndarray:
-    normals = np.ascontiguousarray(np.atleast_2d(normals), dtype=float)
-    if normals.shape[1] != model.n_normals:
-        raise ValueError(f"{normals.shape[1]} normals per draw given, {model.n_normals} needed")
-    return normals
 
 
 def _draw_from(model, state, sigma, normals):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bayeslmm.compiling import Doubles, Matrix
-from bayeslmm.parts.patterns import CovariancePattern
+from bayeslmm.parts.patterns import CovariancePattern, flat_positions
 
 from . import _ordering
 from ._levels import level_columns
@@ -18,9 +18,6 @@ from .coordinates import Coordinates, working_products
 from .crossproducts import CrossProducts
 from .symbolic import Symbolic, analyze
 from .threads import many_levels
-
-if TYPE_CHECKING:
-    pass
 
 
 class Values(NamedTuple):
@@ -160,8 +157,7 @@ class Problem:
         """The same model for other cross-products of the same levels: another response, or rows
         left out.
         """
-        fresh = prepare(cp, self.patterns, symbolic=self.symbolic)
-        return replace(fresh, known_sigma=self.known_sigma)
+        return self.with_products(cp)
 
     def with_effects(self, matrices: Sequence[np.ndarray | None]) -> Problem:
         """The same model with the columns Z_k K_k in place of Z_k.
@@ -214,12 +210,8 @@ def prepare(
         raise ValueError("one covariance pattern per factor, of as many columns, is needed")
     symbolic = analyze(cp, route) if symbolic is None else symbolic
     working, coordinates = working_products(cp)
-    offsets = symbolic.layout.f_ptr
-    index = [offsets[k] + p.entries[0] * p.q + p.entries[1] for k, p in enumerate(patterns)] + [
-        np.zeros(0, np.int64)
-    ]
     return Problem(
-        cp, patterns, symbolic, _values(working, symbolic), coordinates, np.concatenate(index),
+        cp, patterns, symbolic, _values(working, symbolic), coordinates, flat_positions(patterns),
         (None,) * len(patterns),
     )  # fmt: skip
 

@@ -127,7 +127,6 @@ class DenseSystem(System):
     def evaluate(
         self, theta: Theta, prior: tuple, ml: bool = False, gradient: bool = True
     ) -> Evaluation:
-        """See :meth:`System.evaluate`."""
         at = self._solved(theta, prior, ml)
         WX = at.W @ self.X
         D = 0.5 * (np.outer(at.u, at.u) - at.W + (0 if ml else WX @ at.covariance @ WX.T))
@@ -164,14 +163,12 @@ class DenseSystem(System):
         ]
 
     def solve(self, theta: Theta, prior: FixedPrior | None = None, ml: bool = False) -> Moments:
-        """See :meth:`System.solve`."""
         at = self._solved(theta, self.prior(prior), ml)
         root = np.linalg.cholesky(at.covariance)
         b = self._effects(at.G @ at.Z.T @ at.u)
         return Moments(float(at.value), at.beta, at.covariance, b, root)
 
     def row_information(self, theta: Theta, prior: FixedPrior | None = None) -> RowInformation:
-        """See :meth:`System.row_information`."""
         at = self._solved(theta, self.prior(prior))
         return RowInformation(at.u, at.W @ self.X, np.diag(at.W), at.covariance)
 
@@ -191,7 +188,6 @@ class DenseSystem(System):
         return mean, variance
 
     def effect_covariances(self, theta: Theta) -> list[np.ndarray]:
-        """See :meth:`System.effect_covariances`."""
         at = self._solved(theta, self.prior(None))
         C = at.G - at.G @ at.Z.T @ at.W @ at.Z @ at.G
         out, start = [], 0
@@ -203,12 +199,10 @@ class DenseSystem(System):
         return out
 
     def predictor_variance(self, theta: Theta, X, Z: Sequence, codes: Sequence) -> np.ndarray:
-        """See :meth:`System.predictor_variance`."""
         rows = np.hstack([X, self.columns(Z, codes, len(X))])
         return np.einsum("ij,jk,ik->i", rows, self.joint(theta)[1], rows)
 
     def draw(self, F, eta, c, prior: FixedPrior, normals: np.ndarray):
-        """See :meth:`System.draw`."""
         out = np.empty_like(normals)
         for d in range(len(normals)):
             mean, covariance = self.joint(Theta(F[d], eta[d], c[d]), prior)
@@ -217,7 +211,6 @@ class DenseSystem(System):
         return out[:, : self.p], self._effects(out[:, self.p :])
 
     def residual_root(self, theta: Theta) -> Callable:
-        """See :meth:`System.residual_root`."""
         C = np.linalg.cholesky(self.residual_covariance(theta.eta, theta.c))
 
         def apply(values: np.ndarray, *, inverse: bool) -> np.ndarray:
@@ -227,16 +220,13 @@ class DenseSystem(System):
         return apply
 
     def with_response(self, y: np.ndarray, X: np.ndarray) -> DenseSystem:
-        """See :meth:`System.with_response`."""
         return replace(self, y=y, X=X)
 
     def with_effects(self, matrices: Sequence[np.ndarray | None]) -> DenseSystem:
-        """See :meth:`System.with_effects`."""
         factors = tuple(f.mapped(K) for f, K in zip(self.factors, matrices, strict=True))
         return replace(self, factors=factors)
 
     def with_rows(self, keep: np.ndarray, y: np.ndarray, X: np.ndarray) -> DenseSystem:
-        """See :meth:`System.with_rows`."""
         return replace(
             self, y=y[keep], X=X[keep], factors=tuple(f.take(keep) for f in self.factors),
             group=self.group[keep], time=self.time[keep], scale=self.scale[keep],

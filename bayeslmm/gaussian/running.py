@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from . import _accumulate
 from .crossproducts import (
     CrossProducts,
     PairProducts,
@@ -20,6 +19,7 @@ from .crossproducts import (
     _empty_factor,
     _pair_products,
     accumulate,
+    finished,
 )
 from .rows import FactorRows
 
@@ -104,25 +104,16 @@ class RunningProducts:
 
     def finish(self) -> CrossProducts:
         """The cross-products; nothing may be added afterwards."""
-        for out in self.factors:
-            _accumulate.mirror_lower(out.zz)
-            _accumulate.mirror_lower(out.zz_unweighted[None])
         pairs = {}
         for (k, m), parts in self.pairs.items():
             total = _no_pairs(self.factors[k].q, self.factors[m].q)
             for part in reversed(parts):
                 total = _combine_pairs(part, total, 1)
             pairs[k, m] = total
-        return CrossProducts(
-            factors=tuple(self.factors),
-            pairs=pairs,
-            gram=0.5 * (self.gram + self.gram.T),
-            gram_unweighted=0.5 * (self.plain + self.plain.T),
-            shift=self.shift,
-            n=self.n,
-            n_dropped=self.n_dropped,
-            sum_log_weights=self.sum_log_weights,
-        )
+        return finished(
+            self.factors, pairs, self.gram, self.plain, self.shift, self.n, self.n_dropped,
+            self.sum_log_weights,
+        )  # fmt: skip
 
 
 def _no_pairs(q: int, r: int) -> PairProducts:

@@ -24,7 +24,7 @@ from bayeslmm.likelihood.components import Component, component_values, componen
 from bayeslmm.likelihood.coordinates import Coordinates
 from bayeslmm.likelihood.engine import estimated_coefficients
 from bayeslmm.likelihood.kenward_roger import KenwardRoger, adjustment
-from bayeslmm.likelihood.optimize import AbsoluteSearch, Optimum, optimize
+from bayeslmm.likelihood.optimize import AbsoluteSearch, Optimum, central_differences
 from bayeslmm.likelihood.satterthwaite import VarianceCurvature, pseudo_inverse
 from bayeslmm.likelihood.undetermined import (
     refuse_confounded,
@@ -64,12 +64,10 @@ class AbsoluteLikelihood:
 
     @property
     def components(self) -> tuple[Component, ...]:
-        """The variance components."""
         return components_of(self.design, self.problem.structure)
 
     @property
     def least_squares_sigma(self) -> float:
-        """Residual standard deviation of the coefficients alone."""
         return self.problem.spread
 
     @property
@@ -94,8 +92,7 @@ class AbsoluteLikelihood:
         return effects + coordinates.n_scales + len(structure.starts()[0])
 
     def optimize(self, *, reml: bool, start: np.ndarray | None = None) -> Optimum:
-        """Maximize the (restricted) likelihood."""
-        return optimize(self.problem, reml=reml, start=start)
+        return AbsoluteSearch(self.problem, reml).optimum(start)
 
     def solution(self, theta: np.ndarray, reml: bool) -> Solution:
         """Estimates at theta; sigma is the root of the rows' mean variance of weight 1."""
@@ -134,7 +131,6 @@ class AbsoluteLikelihood:
         return np.array([reached and c.kind in ("rho", "range") for c in self.components])
 
     def values(self, solution: Solution) -> np.ndarray:
-        """The components' values."""
         return self.values_at(solution.theta)
 
     def values_at(self, x: np.ndarray) -> np.ndarray:
@@ -143,10 +139,9 @@ class AbsoluteLikelihood:
 
     def jacobian(self, solution: Solution) -> np.ndarray:
         """Derivative of the components in the coordinates, by central differences."""
-        x, step, columns = solution.theta, 1e-6, []
-        for e in step * np.eye(len(x)):
-            columns.append((self.values_at(x + e) - self.values_at(x - e)) / (2 * step))
-        return np.nan_to_num(np.column_stack(columns))
+        x = solution.theta
+        rows = central_differences(self.values_at, x, np.full(len(x), 1e-6))
+        return np.nan_to_num(np.ascontiguousarray(rows.T))
 
     def curvature(self, solution: Solution) -> VarianceCurvature:
         """Of the deviance in the coordinates."""
@@ -158,36 +153,29 @@ class AbsoluteLikelihood:
         return absolute_kenward_roger(self.problem, self.natural(solution), log_linear=log_linear)
 
     def effect_covariances(self, solution: Solution) -> list[np.ndarray]:
-        """Covariances of the effects of every level given y and the estimates."""
         return self.problem.effect_covariances(self.natural(solution))
 
     def predictor_variance(self, solution: Solution, X, Z, codes) -> np.ndarray:
-        """Var(x'beta + z'b | y) of rows."""
         return self.problem.predictor_variance(self.natural(solution), X, Z, codes)
 
     def residual_parameters(self, solution: Solution) -> tuple[np.ndarray, np.ndarray]:
-        """Log residual standard deviations, and parameters of the residual correlations."""
         theta = self.natural(solution)
         return theta.eta, theta.c
 
     def residual_root(self, solution: Solution, values: np.ndarray, *, inverse: bool) -> np.ndarray:
-        """C or C^-1 times values (n, ...), R = C C'."""
         return self.problem.residual_root(self.natural(solution))(values, inverse=inverse)
 
     def with_response(self, y: np.ndarray) -> AbsoluteLikelihood:
-        """The same for another response of the same rows."""
         design = self.design
         problem = self.problem.with_response(y - design.offset, design.X[:, self.kept])
         return AbsoluteLikelihood(design, problem, self.kept)
 
     def coefficient_profile(self, solution: Solution, at: int) -> Callable[[float], float]:
-        """The ML deviance with a coefficient held."""
         return coefficient_deviance(self, solution.theta, at)
 
     def component_profile(
         self, solution: Solution, component: Component
     ) -> Callable[[float], float]:
-        """The ML deviance with a component held."""
         held = held_component_deviance(self, solution.theta, component)
         if held is None:
             held = constrained_deviance(self, solution.theta, component, solution.sigma)
@@ -203,18 +191,14 @@ def absolute_curvature(
     the gradient vanishes. Central differences of the exact gradient.
     """
     search = AbsoluteSearch(problem, reml)
-    step, d = 1e-4, len(x)
-    H = np.empty((d, d))
-    jacobian = np.empty((d, problem.p, problem.p))
+    d, p, steps = len(x), problem.p, np.full(len(x), 1e-4)
+
+    def vcov(x: np.ndarray) -> np.ndarray:
+        return problem.solve(search.coordinates.theta(x), ml=not reml).vcov
+
     with single_threaded_blas():
-        for i in range(d):
-            e = step * np.eye(d)[i]
-            H[i] = (search.deviance(x + e)[1] - search.deviance(x - e)[1]) / (2 * step)
-            up, down = (
-                problem.solve(search.coordinates.theta(x + s * e), ml=not reml).vcov
-                for s in (1.0, -1.0)
-            )
-            jacobian[i] = (up - down) / (2 * step)
+        H = central_differences(lambda x: search.deviance(x)[1], x, steps).reshape(d, d)
+        jacobian = central_differences(vcov, x, steps).reshape(d, p, p)
     H = 0.5 * (H + H.T)
     inverse, flat = pseudo_inverse(H)
     return VarianceCurvature(2 * inverse, jacobian, H, flat)

@@ -16,7 +16,7 @@ import numpy as np
 from bayeslmm.assembly import structured_problem
 from bayeslmm.likelihood.components import component_values
 from bayeslmm.likelihood.coordinates import Coordinates
-from bayeslmm.likelihood.optimize import optimize
+from bayeslmm.likelihood.optimize import AbsoluteSearch, best_of, central_differences
 from bayeslmm.parts.correlations import correlations_from_factors
 from bayeslmm.parts.patterns import lower_factor
 
@@ -45,7 +45,7 @@ def coefficient_deviance(
         problem = base.with_response(y, design.X[:, others])
         # the same units as the fit, so that its coordinates are a start
         problem = replace(problem, rest=engine.problem.rest)
-        found = optimize(problem, reml=False, start=state["x"])
+        found = AbsoluteSearch(problem, reml=False).optimum(state["x"])
         state["x"] = found.theta
         return found.criterion
 
@@ -96,8 +96,6 @@ def _held(
     problem: StructuredProblem, optimum: np.ndarray, at: int, forward
 ) -> Callable[[float], float]:
     """The deviance minimized with coordinate `at` held."""
-    from scipy.optimize import minimize
-
     coordinates, flat = Coordinates(problem), problem.prior(None)
     free = np.arange(len(optimum)) != at
     state = {"x": optimum}
@@ -117,17 +115,7 @@ def _held(
         if not free.any():
             return float(objective(np.zeros(0))[0])
         nonzero = np.where(np.abs(optimum) < 1e-3, 0.1, optimum)  # off a vanished variance
-        with np.errstate(all="ignore"):
-            found = min(
-                (
-                    minimize(
-                        objective, start[free], jac=True, method="L-BFGS-B",
-                        options={"maxiter": 500, "ftol": 1e-13, "gtol": 1e-6},
-                    )
-                    for start in (state["x"], nonzero)
-                ),
-                key=lambda result: result.fun,
-            )  # fmt: skip
+        found = best_of(objective, (state["x"][free], nonzero[free]))
         x = np.empty(len(free))
         x[free], x[at] = found.x, fixed
         state["x"] = x
@@ -144,8 +132,6 @@ def constrained_deviance(
     A component may be any smooth function of the coordinates, so this needs no coordinates of its
     own; the multiplier makes the constraint exact.
     """
-    from scipy.optimize import minimize
-
     coordinates, flat = Coordinates(engine.problem), engine.problem.prior(None)
     at = engine.components.index(component)
     best = component_values(engine.design, coordinates, optimum)[at]
@@ -160,10 +146,7 @@ def constrained_deviance(
         return on_scale(component_values(engine.design, coordinates, x)[at])
 
     def slope(x):
-        step = 1e-6
-        return np.array(
-            [(held(x + step * e) - held(x - step * e)) / (2 * step) for e in np.eye(len(x))]
-        )
+        return central_differences(held, x, np.full(len(x), 1e-6))
 
     def deviance(value: float) -> float:
         goal = on_scale(value)
@@ -180,11 +163,7 @@ def constrained_deviance(
                 total = -2.0 * log_lik + multiplier * gap + 0.5 * _PENALTY * gap**2
                 return total, gradient + (multiplier + _PENALTY * gap) * slope(point)
 
-            with np.errstate(all="ignore"):
-                found = minimize(
-                    objective, x, jac=True, method="L-BFGS-B",
-                    options={"maxiter": 500, "ftol": 1e-13, "gtol": 1e-6},
-                )  # fmt: skip
+            found = best_of(objective, [x])
             x, gap = found.x, held(found.x) - goal
             multiplier += _PENALTY * gap
             if abs(gap) < 1e-7:

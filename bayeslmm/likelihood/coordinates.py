@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from bayeslmm.gaussian.system import StructuredProblem, Theta
+from bayeslmm.parts.patterns import flat_positions
 
 __all__ = ["Coordinates"]
 
@@ -30,11 +31,7 @@ class Coordinates:
     @cached_property
     def index(self) -> np.ndarray:
         """Position of each free entry in the flat factors."""
-        ptr = self.problem.layout.f_ptr
-        parts = [
-            ptr[k] + p.entries[0] * p.q + p.entries[1] for k, p in enumerate(self.problem.patterns)
-        ]
-        return np.concatenate([*parts, np.zeros(0, np.int64)])
+        return flat_positions(self.problem.patterns)
 
     @cached_property
     def column_scales(self) -> list[np.ndarray]:

@@ -8,6 +8,7 @@ optimizers do stop at it. What remains special is a vanishing variance: see ``bo
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -25,7 +26,7 @@ from bayeslmm.likelihood.boundary import BoundarySearch
 from bayeslmm.likelihood.coordinates import Coordinates
 from bayeslmm.parts.patterns import lower_root, pack_theta, unpack_theta
 
-__all__ = ["AbsoluteSearch", "Optimum", "optimize"]
+__all__ = ["AbsoluteSearch", "Optimum", "best_of", "central_differences", "optimize"]
 
 #: Up to this many random effects a search takes a millisecond, so that several are made.
 _FEW_EFFECTS = 200
@@ -62,37 +63,29 @@ class Optimum:
     rank: tuple[tuple[int, ...], ...]
 
 
-def optimize(
-    problem: Problem | StructuredProblem, *, reml: bool = True, start: np.ndarray | None = None
-) -> Optimum:
-    """Maximize the (restricted) likelihood.
+def optimize(problem: Problem, *, reml: bool = True, start: np.ndarray | None = None) -> Optimum:
+    """Maximize the (restricted) likelihood, sigma profiled out.
 
     Parameters
     ----------
-    problem : Problem or StructuredProblem
+    problem : Problem
         Of full column rank.
     reml : bool
         Restricted likelihood, or likelihood.
     start : (r,) array, optional
         Where to start; by default from several points, all of them where a search is short.
-
-    Returns
-    -------
-    Optimum
     """
-    if isinstance(problem, StructuredProblem):
-        return _optimize(AbsoluteSearch(problem, reml), start)
     if problem.n_parameters == 0:
         value = profiled_criterion(problem, np.zeros(0), reml)
         return Optimum(np.zeros(0), float(value), 1, bool(np.isfinite(value)), "", ())
     Ks = _decorrelating(problem)
     if Ks is None:
-        return _optimize(ProfiledSearch(problem, reml), start)
+        return ProfiledSearch(problem, reml).optimum(start)
     patterns = problem.patterns
     if start is not None:
         start = pack_theta(patterns, _mapped(unpack_theta(patterns, start), Ks, np.linalg.solve))
     with single_threaded_blas():
-        found = _optimize(ProfiledSearch(problem.with_effects(Ks), reml), start)
+        found = ProfiledSearch(problem.with_effects(Ks), reml).optimum(start)
     Ls = _mapped(unpack_theta(patterns, found.theta), Ks, np.matmul)
     return replace(found, theta=pack_theta(patterns, Ls))
 
@@ -125,25 +118,26 @@ def _mapped(Ls, Ks, how) -> list[np.ndarray]:
     return [L if K is None else lower_root(how(K, L)) for L, K in zip(Ls, Ks, strict=True)]
 
 
-def _optimize(search: Search, start: np.ndarray | None) -> Optimum:
-    with single_threaded_blas():
-        first, others = search.starts() if start is None else (start, [])
-        theta, value = search.descend(np.asarray(first, dtype=float))
-        theta, value = search.settle(theta, value)
-        # a boundary may be a local optimum, and so may any point: look from elsewhere
-        for point in others[: search.n_others(theta)]:
-            other, other_value = search.settle(*search.descend(point))
-            if other_value < value - 1e-8 * (1 + abs(value)):
-                theta, value = other, other_value
-        converged = search.is_stationary(theta)
-    return Optimum(
-        theta=theta,
-        criterion=float(value),
-        n_evaluations=search.n_evaluations,
-        converged=converged,
-        message="" if converged else search.message,
-        rank=search.ranks(theta),
-    )
+def best_of(objective: Callable, starts: Iterable[np.ndarray], bounds=None, **options):
+    """The lowest of L-BFGS searches from several points, as scipy's result.
+
+    Parameters
+    ----------
+    objective : callable
+        Value and gradient.
+    """
+    from scipy.optimize import minimize
+
+    options = {"maxiter": 500, "ftol": 1e-13, "gtol": 1e-6} | options
+    how = {"jac": True, "method": "L-BFGS-B", "bounds": bounds, "options": options}
+    with np.errstate(all="ignore"):
+        return min((minimize(objective, x, **how) for x in starts), key=lambda found: found.fun)
+
+
+def central_differences(values: Callable, x: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Derivatives of an array-valued function along each coordinate, shape (len(x), ...)."""
+    pairs = zip(steps, np.diag(steps), strict=True)
+    return np.array([(values(x + e) - values(x - e)) / (2 * h) for h, e in pairs])
 
 
 class Search(BoundarySearch):
@@ -164,10 +158,54 @@ class Search(BoundarySearch):
         self.n_evaluations = 0
         self.message = ""
 
+    def optimum(self, start: np.ndarray | None = None) -> Optimum:
+        """The lowest point found, from several starts where none is given."""
+        with single_threaded_blas():
+            first, others = self.starts() if start is None else (start, [])
+            x, value = self.settle(*self.descend(np.asarray(first, dtype=float)))
+            # a boundary may be a local optimum, and so may any point: look from elsewhere
+            for point in others[: self.n_others(x)]:
+                other, other_value = self.settle(*self.descend(point))
+                if other_value < value - 1e-8 * (1 + abs(value)):
+                    x, value = other, other_value
+            converged = self.is_stationary(x)
+        message = "" if converged else self.message
+        ranks = self.ranks(x)
+        return Optimum(x, float(value), self.n_evaluations, converged, message, ranks)
+
     @property
     @abstractmethod
     def n_effects(self) -> int:
         """Random effects in all."""
+
+    @property
+    @abstractmethod
+    def row_units(self) -> list[np.ndarray]:
+        """Per effect, what makes its standard deviation one in units of the residuals'."""
+
+    @abstractmethod
+    def unpack(self, x: np.ndarray) -> list[np.ndarray]:
+        """Factors L_k at x."""
+
+    @abstractmethod
+    def repacked(self, x: np.ndarray, Ls: list[np.ndarray]) -> np.ndarray:
+        """x with other factors."""
+
+    @abstractmethod
+    def matrix_slopes(self, x: np.ndarray) -> list[np.ndarray]:
+        """Derivatives of the criterion in the matrices L_k L_k'."""
+
+    def factors(self, x: np.ndarray) -> list[np.ndarray]:
+        return [u[:, None] * L for L, u in zip(self.unpack(x), self.row_units, strict=True)]
+
+    def with_factors(self, x: np.ndarray, factors: list[np.ndarray]) -> np.ndarray:
+        pairs = zip(factors, self.row_units, strict=True)
+        return self.repacked(x, [F / u[:, None] for F, u in pairs])
+
+    def covariance_slopes(self, x: np.ndarray) -> list[np.ndarray]:
+        self.n_evaluations += 1
+        pairs = zip(self.matrix_slopes(x), self.row_units, strict=True)
+        return [D / np.outer(u, u) for D, u in pairs]
 
     def n_others(self, x: np.ndarray) -> int:
         """From how many points to look again after the search that ended at x."""
@@ -212,17 +250,18 @@ class ProfiledSearch(Search):
         return self.problem.symbolic.n_columns
 
     def starts(self) -> tuple[np.ndarray, list[np.ndarray]]:
-        first = self.default_start()
+        first = pack_theta(self.patterns, [np.diag(1.0 / scale) for scale in self.scales])
         return first, [0.1 * first, 10.0 * first]
 
-    def default_start(self) -> np.ndarray:
-        return self.pack([np.diag(1.0 / scale) for scale in self.scales])
+    @property
+    def row_units(self) -> list[np.ndarray]:
+        return self.scales
 
-    def pack(self, Ls: list[np.ndarray]) -> np.ndarray:
-        return pack_theta(self.problem.patterns, Ls)
+    def repacked(self, theta: np.ndarray, Ls: list[np.ndarray]) -> np.ndarray:
+        return pack_theta(self.patterns, Ls)
 
     def unpack(self, theta: np.ndarray) -> list[np.ndarray]:
-        return unpack_theta(self.problem.patterns, theta)
+        return unpack_theta(self.patterns, theta)
 
     def value(self, theta: np.ndarray) -> float:
         self.n_evaluations += 1
@@ -255,7 +294,11 @@ class ProfiledSearch(Search):
 
     def _unit(self) -> np.ndarray:
         """Typical change of each entry of theta: its scale over the root of the levels."""
-        return self.default_scale() / self._size
+        rows = [
+            1.0 / scale[pattern.entries[0]]
+            for scale, pattern in zip(self.scales, self.patterns, strict=True)
+        ]
+        return np.concatenate(rows) / self._size
 
     @cached_property
     def _size(self) -> np.ndarray:
@@ -269,28 +312,12 @@ class ProfiledSearch(Search):
             ]
         )
 
-    def default_scale(self) -> np.ndarray:
-        """Relative standard deviation 1 for every entry of theta, on the scale of its column."""
-        rows = [
-            1.0 / scale[pattern.entries[0]]
-            for scale, pattern in zip(self.scales, self.problem.patterns, strict=True)
-        ]
-        return np.concatenate(rows)
-
     def slope(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
         self.n_evaluations += 1
         return profiled_criterion_and_gradient(self.problem, theta, self.reml)
 
-    def factors(self, theta: np.ndarray) -> list[np.ndarray]:
-        return [s[:, None] * L for L, s in zip(self.unpack(theta), self.scales, strict=True)]
-
-    def with_factors(self, theta: np.ndarray, factors: list[np.ndarray]) -> np.ndarray:
-        return self.pack([F / s[:, None] for F, s in zip(factors, self.scales, strict=True)])
-
-    def covariance_slopes(self, theta: np.ndarray) -> list[np.ndarray]:
-        self.n_evaluations += 1
-        slopes = profiled_covariance_gradient(self.problem, theta, self.reml)
-        return [D / np.outer(s, s) for D, s in zip(slopes, self.scales, strict=True)]
+    def matrix_slopes(self, theta: np.ndarray) -> list[np.ndarray]:
+        return profiled_covariance_gradient(self.problem, theta, self.reml)
 
     def steps(self, theta: np.ndarray) -> np.ndarray:
         return self._unit()
@@ -329,7 +356,6 @@ class AbsoluteSearch(Search):
         return -2.0 * value, slope
 
     def descend(self, x: np.ndarray) -> tuple[np.ndarray, float]:
-        """Quasi-Newton descent from x."""
         return self.minimize(lambda point: (point, 1.0), x)
 
     def value(self, x: np.ndarray) -> float:
@@ -339,25 +365,18 @@ class AbsoluteSearch(Search):
         return self.deviance(x)
 
     @cached_property
-    def _row_units(self) -> list[np.ndarray]:
-        """Per effect, what makes its standard deviation one in units of the residual spread."""
+    def row_units(self) -> list[np.ndarray]:
         return [scale / self.problem.spread for scale in self.coordinates.column_scales]
 
-    def factors(self, x: np.ndarray) -> list[np.ndarray]:
-        Ls = self.problem.split(self.coordinates.theta(x).F)
-        return [u[:, None] * L for L, u in zip(Ls, self._row_units, strict=True)]
+    def unpack(self, x: np.ndarray) -> list[np.ndarray]:
+        return self.problem.split(self.coordinates.theta(x).F)
 
-    def with_factors(self, x: np.ndarray, factors: list[np.ndarray]) -> np.ndarray:
-        Ls = [F / u[:, None] for F, u in zip(factors, self._row_units, strict=True)]
+    def repacked(self, x: np.ndarray, Ls: list[np.ndarray]) -> np.ndarray:
         return self.coordinates.with_factors(x, Ls)
 
-    def covariance_slopes(self, x: np.ndarray) -> list[np.ndarray]:
-        self.n_evaluations += 1
+    def matrix_slopes(self, x: np.ndarray) -> list[np.ndarray]:
         slopes = self.problem.evaluate(self.coordinates.theta(x), self.flat, not self.reml)[1]
-        return [
-            D / np.outer(u, u)
-            for D, u in zip(self.problem.split(-2.0 * slopes), self._row_units, strict=True)
-        ]
+        return self.problem.split(-2.0 * slopes)
 
     def steps(self, x: np.ndarray) -> np.ndarray:
         return np.ones_like(x)

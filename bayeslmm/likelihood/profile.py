@@ -17,7 +17,7 @@ from scipy.special import chdtri
 from bayeslmm.gaussian import Problem, factorize, single_threaded_blas
 from bayeslmm.gaussian._criteria import profile_statistics
 from bayeslmm.gaussian.orthogonal import with_coefficient_fixed
-from bayeslmm.likelihood.optimize import optimize
+from bayeslmm.likelihood.optimize import best_of, optimize
 from bayeslmm.parts.correlations import (
     CorrelationLayout,
     correlation_layout,
@@ -188,8 +188,6 @@ def component_profile(
         return known[value]
 
     def best_of_starts(value: float) -> float:
-        from scipy.optimize import minimize
-
         zero = at if target[0] == "sd" and value <= 0 else None
         fixed = 0.0 if zero is not None else transform(value)
 
@@ -205,24 +203,11 @@ def component_profile(
         if not free.any():
             return objective(np.empty(0))[0]
 
-        def descend(part: np.ndarray):
-            return minimize(
-                objective,
-                part,
-                jac=True,
-                method="L-BFGS-B",
-                bounds=bounds,
-                options={"maxiter": 500, "maxfun": 2000, "ftol": 1e-13, "gtol": 1e-6},
-            )
-
-        with single_threaded_blas(), np.errstate(all="ignore"):
-            # where the last point ended, from the optimum, and from the middle: near a bound
-            # the density is flat, and a search that starts there stays there
-            middle = coordinates.middle(start)[free]
-            found = min(
-                (descend(part) for part in (state["x"], start[free], middle)),
-                key=lambda result: result.fun,
-            )
+        # where the last point ended, from the optimum, and from the middle: near a bound
+        # the density is flat, and a search that starts there stays there
+        starts = (state["x"], start[free], coordinates.middle(start)[free])
+        with single_threaded_blas():
+            found = best_of(objective, starts, bounds, maxfun=2000)
         state["x"] = found.x
         return float(found.fun)
 

@@ -24,7 +24,7 @@ from bayeslmm.gaussian import (
 from bayeslmm.likelihood.components import Component, components_of, effect_component_values
 from bayeslmm.likelihood.engine import estimated_coefficients
 from bayeslmm.likelihood.kenward_roger import KenwardRoger, kenward_roger
-from bayeslmm.likelihood.optimize import Optimum, optimize
+from bayeslmm.likelihood.optimize import Optimum, central_differences, optimize
 from bayeslmm.likelihood.profile import coefficient_profile, component_profile
 from bayeslmm.likelihood.satterthwaite import VarianceCurvature, theta_scales, variance_curvature
 from bayeslmm.likelihood.unbounded import refuse_unbounded
@@ -71,12 +71,10 @@ class ProfiledLikelihood:
 
     @property
     def least_squares_sigma(self) -> float:
-        """Residual standard deviation of the coefficients alone."""
         return least_squares_sigma(self.problem.cp)
 
     @property
     def known_sigma(self) -> float | None:
-        """Where it is not estimated."""
         return self.problem.known_sigma
 
     @property
@@ -85,11 +83,9 @@ class ProfiledLikelihood:
         return self.problem.n_parameters + (self.known_sigma is None)
 
     def optimize(self, *, reml: bool, start: np.ndarray | None = None) -> Optimum:
-        """Minimize the profiled criterion."""
         return optimize(self.problem, reml=reml, start=start)
 
     def solution(self, theta: np.ndarray, reml: bool) -> Solution:
-        """Estimates at theta."""
         return solve(self.problem, theta, reml)
 
     def refuse_unbounded(self, solution: Solution) -> None:
@@ -106,7 +102,6 @@ class ProfiledLikelihood:
         return np.zeros(len(self.components), dtype=bool)
 
     def values(self, solution: Solution) -> np.ndarray:
-        """The components' values."""
         return np.append(
             effect_component_values(self.design, solution.Sigmas), float(solution.sigma)
         )
@@ -120,29 +115,21 @@ class ProfiledLikelihood:
             Sigmas = [x[-1] ** 2 * L @ L.T for L in Ls]
             return np.append(effect_component_values(self.design, Sigmas), x[-1])
 
-        columns = []
-        scales = theta_scales(self.problem, solution.theta)
-        for i, step in enumerate(1e-6 * np.append(scales, solution.sigma)):
-            up, down = point.copy(), point.copy()
-            up[i] += step
-            down[i] -= step
-            columns.append((values(up) - values(down)) / (2 * step))
-        return np.nan_to_num(np.column_stack(columns))
+        steps = 1e-6 * np.append(theta_scales(self.problem, solution.theta), solution.sigma)
+        rows = central_differences(values, point, steps)
+        return np.nan_to_num(np.ascontiguousarray(rows.T))
 
     def curvature(self, solution: Solution) -> VarianceCurvature:
         """Of the deviance in (theta, sigma)."""
         return variance_curvature(self.problem, solution.theta, reml=solution.reml)
 
     def kenward_roger(self, solution: Solution) -> KenwardRoger:
-        """The adjustment at a REML optimum."""
         return kenward_roger(self.problem, _absolute(solution), solution.sigma)
 
     def effect_covariances(self, solution: Solution) -> list[np.ndarray]:
-        """Covariances of the effects of every level given y and the estimates."""
         return effect_covariances(self.problem, _absolute(solution), solution.sigma)
 
     def predictor_variance(self, solution: Solution, X, Z, codes) -> np.ndarray:
-        """Var(x'beta + z'b | y) of rows."""
         factors = [
             FactorRows(c, z, block.n_levels)
             for c, z, block in zip(codes, Z, self.design.blocks, strict=True)
@@ -161,18 +148,15 @@ class ProfiledLikelihood:
         return values / root if inverse else values * root
 
     def with_response(self, y: np.ndarray) -> ProfiledLikelihood:
-        """The same for another response of the same rows."""
         cp = reduce_rows(self.design, y=y, columns=self.kept)
         return replace(self, problem=self.problem.renewed(cp))
 
     def coefficient_profile(self, solution: Solution, at: int) -> Callable[[float], float]:
-        """The ML deviance with a coefficient held."""
         return coefficient_profile(self.problem, solution.theta, at)
 
     def component_profile(
         self, solution: Solution, component: Component
     ) -> Callable[[float], float]:
-        """The ML deviance with a component held."""
         target = (component.kind, *component.at)
         return component_profile(self.problem, solution.Sigmas, solution.sigma, target)
 

@@ -18,6 +18,7 @@ from bayeslmm.gaussian import (
     solve,
 )
 from bayeslmm.likelihood.kenward_roger import unit_rows
+from bayeslmm.likelihood.optimize import central_differences
 from bayeslmm.parts.patterns import unpack_theta
 
 __all__ = [
@@ -96,14 +97,9 @@ def variance_curvature(problem: Problem, theta: np.ndarray, *, reml: bool) -> Va
     steps = 1e-3 * theta_scales(problem, theta)
     with single_threaded_blas():
         center = solve(problem, theta, reml)
-        second = np.zeros((r, r))
-        for i in range(r):
-            sides = []
-            for sign in (1.0, -1.0):
-                point = theta.copy()
-                point[i] += sign * steps[i]
-                sides.append(profiled_criterion_and_gradient(problem, point, reml)[1])
-            second[i] = (sides[0] - sides[1]) / (2 * steps[i])
+        second = central_differences(
+            lambda at: profiled_criterion_and_gradient(problem, at, reml)[1], theta, steps
+        ).reshape(r, r)
         slope, unscaled = _first_derivatives(problem, center)
     sigma = center.sigma
     if problem.known_sigma is not None:

@@ -70,11 +70,6 @@ class Parameter:
     factor: str | None = None
     components: tuple[Component, ...] = ()
 
-    @property
-    def is_coefficient(self) -> bool:
-        """Whether it is a coefficient."""
-        return self.kind in ("intercept", "beta")
-
 
 def coef_key(name: str) -> str:
     """Key of a coefficient's prior: its name, unless that means something else."""

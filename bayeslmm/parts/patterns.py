@@ -121,34 +121,11 @@ def pack_theta(patterns: Sequence[CovariancePattern], Ls: Sequence[np.ndarray]) 
     return np.concatenate([p.pack(L) for p, L in zip(patterns, Ls, strict=True)])
 
 
-def initial_theta(patterns: Sequence[CovariancePattern]) -> np.ndarray:
-    """lme4's start: every L_k the identity."""
-    return pack_theta(patterns, [np.eye(pattern.q) for pattern in patterns])
-
-
-def diagonal_positions(patterns: Sequence[CovariancePattern]) -> np.ndarray:
-    """Boolean mask over theta, True for diagonal entries of an L_k."""
-    return np.concatenate([p.entries[0] == p.entries[1] for p in patterns])
-
-
-def covariance_gradient_to_theta(
-    patterns: Sequence[CovariancePattern],
-    gradients: Sequence[np.ndarray],
-    Ls: Sequence[np.ndarray],
-    scale: float = 1.0,
-) -> np.ndarray:
-    """Chain rule from Sigma_k = scale L_k L_k' to theta: dl/dL = 2 scale (dl/dSigma) L.
-
-    Parameters
-    ----------
-    gradients : sequence of (q_k, q_k) arrays
-        Symmetric dl/dSigma_k, entry (a, b) the derivative with respect to the *matrix* entry, so
-        that dl = <dl/dSigma, dSigma>.
-    scale : float
-        sigma^2 when Sigma_k is absolute, 1 when it is relative to the residual variance.
-    """
-    parts = [p.pack(2.0 * scale * (g @ L)) for p, g, L in zip(patterns, gradients, Ls, strict=True)]
-    return np.concatenate(parts)
+def flat_positions(patterns: Sequence[CovariancePattern]) -> np.ndarray:
+    """Position of each entry of theta in the (q_k, q_k) factors, one flat buffer after another."""
+    starts = np.cumsum([0, *(p.q**2 for p in patterns)])
+    parts = [starts[k] + p.entries[0] * p.q + p.entries[1] for k, p in enumerate(patterns)]
+    return np.concatenate([*parts, np.zeros(0, np.int64)])
 
 
 def lower_root(A: np.ndarray) -> np.ndarray:

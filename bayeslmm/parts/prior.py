@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from bayeslmm.errors import PriorError
+from bayeslmm.errors import PriorError, suggestion
 
 __all__ = ["KNOWN", "POSITIVE", "Prior", "reaches_below_zero", "refuse_no_distribution"]
 
@@ -182,8 +181,7 @@ def _parameters_of(name: str) -> tuple[str, ...] | None:
         if not issubclass(found, pm.Continuous):
             raise PriorError(f"{name} is not a continuous univariate distribution.")
         return None
-    close = difflib.get_close_matches(name, KNOWN, n=3)
-    hint = f" Did you mean {' or '.join(close)}?" if close else ""
+    hint = suggestion(name, KNOWN, 3, quoted=False)
     raise PriorError(
         f"PyMC has no distribution {name!r}.{hint} Most used: {', '.join(KNOWN)} (LKJ for "
         "correlations)."

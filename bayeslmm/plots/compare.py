@@ -9,7 +9,7 @@ import pandas as pd
 
 from bayeslmm.errors import PlotError
 from bayeslmm.plots.estimates import pick
-from bayeslmm.plots.style import CYCLE, grid_of_axes, intervals
+from bayeslmm.plots.style import CYCLE, grid_of_axes, intervals, stack
 from bayeslmm.results.comparison import compare_estimates
 
 if TYPE_CHECKING:
@@ -65,7 +65,6 @@ def plot_compare(
     rows = [str(row) for row in table.index]
     chosen = rows[:_MOST] if parameters is None else pick("parameter", parameters, rows)
     labels = list(table.columns.unique(0))
-    at = np.arange(len(labels))
     panel = (3.0, 0.85 + 0.22 * len(labels))
     axes = grid_of_axes(len(chosen), columns=3, panel=panel)
     for ax, name in zip(axes, chosen, strict=True):
@@ -76,11 +75,9 @@ def plot_compare(
             limits = np.array([values["lower"]]), np.array([values["upper"]])
             color = CYCLE[position % len(CYCLE)]
             intervals(ax, np.array([position]), np.array([middle]), *limits, color=color, width=1.8)
-        ax.set_yticks(at, labels)
-        ax.tick_params(axis="both", labelsize="small")
-        ax.tick_params(axis="y", length=0)
+        stack(ax, labels, "small")
+        ax.tick_params(axis="x", labelsize="small")
         ax.locator_params(axis="x", nbins=5)
-        ax.set_ylim(len(labels) - 0.4, -0.6)
         ax.set_title(name, fontsize="small")
     if len(chosen) < len(rows) and parameters is None:
         figure = axes[0].get_figure()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from bayeslmm.errors import PlotError
+from bayeslmm.errors import PlotError, listed, suggestion
 from bayeslmm.formula import Design
 from bayeslmm.formula.random import RandomBlock
 from bayeslmm.protocols import is_posterior
@@ -23,6 +22,7 @@ __all__ = [
     "coefficients",
     "effects",
     "fitted_values",
+    "how_many",
     "is_posterior",
     "pick",
     "sampled",
@@ -96,21 +96,29 @@ def pick(what: str, wanted: str | Iterable, available: Sequence) -> list:
     chosen = []
     for value in wanted:
         if str(value) not in by_text:
-            close = difflib.get_close_matches(str(value), by_text, n=2)
-            hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-            shown = ", ".join(list(by_text)[:12]) + (", ..." if len(by_text) > 12 else "")
-            raise PlotError(
-                f"There is no {what} {value!r} to draw.{hint} There are: {shown or 'none'}."
-            )
+            hint, shown = suggestion(str(value), by_text), listed(by_text, 12) or "none"
+            raise PlotError(f"There is no {what} {value!r} to draw.{hint} There are: {shown}.")
         chosen.append(by_text[str(value)])
     if not chosen:
         raise PlotError(f"No {what} was asked for: name at least one.")
     return list(dict.fromkeys(chosen))
 
 
-def is_count(given) -> bool:
-    """Whether a whole number was given."""
-    return isinstance(given, int | np.integer) and not isinstance(given, bool)
+def how_many(groups, most: int) -> int | None:
+    """How many groups to draw; None where they are named.
+
+    Raises
+    ------
+    PlotError
+        If the number is not positive.
+    """
+    if groups is None:
+        return most
+    if isinstance(groups, bool) or not isinstance(groups, int | np.integer):
+        return None
+    if groups < 1:
+        raise PlotError(f"groups must be a positive number or a list of levels, not {groups!r}.")
+    return int(groups)
 
 
 def sampled(block: RandomBlock, groups, most: int) -> tuple[np.ndarray, str | None]:
@@ -129,15 +137,13 @@ def sampled(block: RandomBlock, groups, most: int) -> tuple[np.ndarray, str | No
     PlotError
         If a level is not there or the number is not positive.
     """
-    if not (groups is None or is_count(groups)):
+    count = how_many(groups, most)
+    if count is None:
         chosen = pick(f"level of {block.name}", groups, block.levels)
         codes = np.array([block.levels.index(level) for level in chosen])
         if len(codes) == block.n_levels:
             return codes, None
         return codes, f"{len(codes)} of {block.n_levels:,} levels of {block.name}"
-    count = most if groups is None else int(groups)
-    if count < 1:
-        raise PlotError(f"groups must be a positive number or a list of levels, not {groups!r}.")
     if count >= block.n_levels:
         return np.arange(block.n_levels), None
     codes = np.sort(np.random.default_rng(0).choice(block.n_levels, count, replace=False))

@@ -13,7 +13,7 @@ import numpy as np
 
 from bayeslmm.errors import PlotError
 from bayeslmm.plots.estimates import center, pick
-from bayeslmm.plots.style import GROUP, MUTED, intervals, one_axes
+from bayeslmm.plots.style import GROUP, MUTED, intervals, one_axes, stack
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,12 +67,9 @@ def plot_forest(
     wide = fit.fixef(level=level).loc[chosen]
     narrow = fit.fixef(level=inner).loc[chosen]
     axes = one_axes(ax, (6.0, float(np.clip(1.2 + 0.3 * len(chosen), 2.0, 10.0))))
-    at = np.arange(len(chosen))
+    at = stack(axes, chosen)
     axes.axvline(0, color=MUTED, linewidth=0.8, linestyle=":")
     intervals(axes, at, center(wide).to_numpy(), wide["lower"], wide["upper"], size=5)
     axes.hlines(at, narrow["lower"], narrow["upper"], color=GROUP, linewidth=3.5)
-    axes.set_yticks(at, chosen)
-    axes.tick_params(axis="y", length=0)
-    axes.set_ylim(len(chosen) - 0.4, -0.6)
     axes.set_xlabel(f"coefficient, {100 * inner:g} % and {100 * level:g} % intervals")
     return axes

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayeslmm.errors import PlotError
-from bayeslmm.plots.estimates import is_count, pick
+from bayeslmm.plots.estimates import how_many, pick
 from bayeslmm.plots.prior_posterior import parameter_draws
+from bayeslmm.plots.reference import has_levels
 from bayeslmm.plots.style import ALONE, CYCLE, GROUP, caption
 
 if TYPE_CHECKING:
@@ -199,22 +200,14 @@ def plot_rank(
     PlotError
         If there is no such parameter.
     """
-    import arviz as az
-
-    tree = _chains(fit, parameters)
-    options = {"col_wrap": 3, "color": list(CYCLE)} | options
-    return _axes(az.plot_rank(tree, backend="matplotlib", **options))
+    return _chains(fit, parameters, "plot_rank", options)
 
 
 def plot_trace(
     fit: PosteriorResult, parameters: str | list[str] | None = None, **options
 ) -> np.ndarray:
     """Draws in their order, chain by chain, by ``az.plot_trace``; arguments as `plot_rank`."""
-    import arviz as az
-
-    tree = _chains(fit, parameters)
-    options = {"col_wrap": 3, "color": list(CYCLE)} | options
-    return _axes(az.plot_trace(tree, backend="matplotlib", **options))
+    return _chains(fit, parameters, "plot_trace", options)
 
 
 def _check_kind(kind: str, stat, by: str | None) -> None:
@@ -287,18 +280,11 @@ def _by_level(design: Design, tree: xr.DataTree, name: str, by: str, groups):
 
 
 def _labels_of(design: Design, by: str) -> np.ndarray:
-    import pandas as pd
-
     blocks = {block.name: block for block in design.blocks}
     if by in blocks:
         block = blocks[by]
         return np.array([str(level) for level in block.levels], dtype=object)[block.codes]
-    factors = [
-        name
-        for name in design.columns.columns
-        if isinstance(design.predictors[name].dtype, pd.CategoricalDtype)
-        or design.predictors[name].dtype == bool
-    ]
+    factors = [name for name in design.columns.columns if has_levels(design.predictors[name])]
     pick("factor for by=", [by], [*blocks, *factors])
     return design.predictors[by].astype(str).to_numpy(dtype=object)
 
@@ -312,11 +298,9 @@ def _natural(label: str):
 
 
 def _some(by: str, levels: list, groups) -> list:
-    if not (groups is None or is_count(groups)):
+    count = how_many(groups, _MOST_PANELS)
+    if count is None:
         return pick(f"level of {by}", groups, levels)
-    count = _MOST_PANELS if groups is None else int(groups)
-    if count < 1:
-        raise PlotError(f"groups must be a positive number or a list of levels, not {groups!r}.")
     if count >= len(levels):
         return levels
     at = np.linspace(0, len(levels) - 1, count).astype(int)
@@ -386,8 +370,9 @@ def _statistic_name(stat) -> str:
     return stat if stat in _STATISTICS else f"quantile {stat}"
 
 
-def _chains(fit: PosteriorResult, parameters) -> xr.DataTree:
-    """Draws of the named parameters, constants left out, with divergences."""
+def _chains(fit: PosteriorResult, parameters, plot: str, options: dict) -> np.ndarray:
+    """ArviZ's plot of the named parameters' draws, constants left out, with divergences."""
+    import arviz as az
     import xarray as xr
 
     draws = parameter_draws(fit)
@@ -402,7 +387,8 @@ def _chains(fit: PosteriorResult, parameters) -> xr.DataTree:
         stats = fit.idata["sample_stats"].to_dataset()
         if "diverging" in stats:
             groups["sample_stats"] = stats[["diverging"]]
-    return xr.DataTree.from_dict(groups)
+    options = {"col_wrap": 3, "color": list(CYCLE), "backend": "matplotlib"} | options
+    return _axes(getattr(az, plot)(xr.DataTree.from_dict(groups), **options))
 
 
 def _axes(collection) -> np.ndarray:

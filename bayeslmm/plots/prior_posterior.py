@@ -169,12 +169,17 @@ def prior_density(prior: Prior, grid: np.ndarray, dimension: int = 0) -> np.ndar
         with np.errstate(divide="ignore"):
             log_u = np.log(u) * (a - 1) if a != 1 else np.zeros_like(u)
         return np.exp(log_u + xlog1py(a - 1, -u) - betaln(a, a)) / 2
+    pm, distribution = _in_pymc(prior)
+    # the quick compilation: one evaluation does not repay the thorough one
+    return np.exp(pm.logp(distribution, grid).eval(mode="FAST_COMPILE"))
+
+
+def _in_pymc(prior: Prior):
+    """PyMC, and the prior as its distribution."""
     from bayeslmm.bayes.sampling import quiet_pymc
 
     pm = quiet_pymc()
-    distribution = getattr(pm, prior.name).dist(**prior.parameters)
-    # the quick compilation: one evaluation does not repay the thorough one
-    return np.exp(pm.logp(distribution, grid).eval(mode="FAST_COMPILE"))
+    return pm, getattr(pm, prior.name).dist(**prior.parameters)
 
 
 def _range(values: np.ndarray, prior: Prior, parameter: Parameter, whole: bool) -> np.ndarray:
@@ -183,10 +188,7 @@ def _range(values: np.ndarray, prior: Prior, parameter: Parameter, whole: bool) 
     room = 0.25 * (high - low) or 1.0
     low, high = low - room, high + room
     if whole and prior.is_proper and prior.name != "LKJ":
-        from bayeslmm.bayes.sampling import quiet_pymc
-
-        pm = quiet_pymc()
-        distribution = getattr(pm, prior.name).dist(**prior.parameters)
+        pm, distribution = _in_pymc(prior)
         sample = pm.draw(distribution, 2000, random_seed=0)
         ends = np.quantile(sample, [0.05, 0.95])
         low, high = min(low, ends[0]), max(high, ends[1])

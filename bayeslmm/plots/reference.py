@@ -91,10 +91,14 @@ def horizontal(design: Design, block: RandomBlock | None, x: str | None) -> Hori
     return Horizontal(name, levels)
 
 
+def has_levels(column: pd.Series) -> bool:
+    """Whether a plain column has categories, or true and false."""
+    return isinstance(column.dtype, pd.CategoricalDtype) or column.dtype == bool
+
+
 def is_factor(design: Design, name: str) -> bool:
     """Whether a column is a factor, by itself or because the formula says ``C(name)``."""
-    column = design.predictors[name]
-    if isinstance(column.dtype, pd.CategoricalDtype) or column.dtype == bool:
+    if has_levels(design.predictors[name]):
         return True
     matrices = [design.fixed, *(m for block in design.blocks for m in block._matrices)]
     parts = [part for m in matrices for term in m.terms for part in term.categorical]

@@ -69,6 +69,12 @@ class Scene:
     held: dict
     note: str | None
 
+    def of_split(self, rows: np.ndarray, level) -> np.ndarray:
+        """Those of some rows that have a level of `by`; all of them where there is none."""
+        if level is None:
+            return rows
+        return rows[(self.design.predictors[self.by].iloc[rows] == level).to_numpy()]
+
     def color(self, level) -> str:
         """Color of a level of `by`."""
         return GROUP if self.by is None else CYCLE[self.split.index(level)]
@@ -126,10 +132,7 @@ def group_lines(scene: Scene) -> list[Line]:
     for code in scene.codes:
         rows = order[starts[code] : starts[code + 1]]
         for split in scene.split:
-            if split is not None:
-                mine = rows[(design.predictors[scene.by].iloc[rows] == split).to_numpy()]
-            else:
-                mine = rows
+            mine = scene.of_split(rows, split)
             if not len(mine):
                 continue
             grid = scene.x.grid(design.predictors[scene.x.name].iloc[mine].to_numpy())
@@ -173,19 +176,17 @@ def shown_rows(scene: Scene, codes: np.ndarray) -> tuple[np.ndarray, str | None]
 
 def draw_points(ax: Axes, scene: Scene, rows: np.ndarray, alpha: float):
     """The data of some rows as dots; returns what a legend shows."""
-    columns = scene.design.predictors.iloc[rows]
-    at = scene.x.position(columns[scene.x.name])
+    at = np.zeros(scene.design.n_rows)
+    at[rows] = scene.x.position(scene.design.predictors[scene.x.name].iloc[rows])
     if scene.x.levels is not None:  # a factor: side by side instead of on top of each other
-        at = at + np.random.default_rng(1).uniform(-0.12, 0.12, len(at))
+        at[rows] += np.random.default_rng(1).uniform(-0.12, 0.12, len(rows))
     handle = None
     for split in scene.split:
-        mine = (
-            np.ones(len(rows), bool) if split is None else (columns[scene.by] == split).to_numpy()
-        )
+        mine = scene.of_split(rows, split)
         color = DATA if split is None else scene.color(split)
         (handle,) = ax.plot(
             at[mine],
-            scene.design.y[rows][mine],
+            scene.design.y[mine],
             ".",
             color=color,
             alpha=alpha if split is None else 0.6 * alpha,

@@ -123,9 +123,7 @@ def _joined(ax: Axes, scene: Scene, code: int, alpha: float) -> None:
     assert scene.block is not None  # lines are of groups
     rows = np.flatnonzero(scene.block.codes == code)
     for split in scene.split:
-        mine = rows
-        if split is not None:
-            mine = rows[(scene.design.predictors[scene.by].iloc[rows] == split).to_numpy()]
+        mine = scene.of_split(rows, split)
         at = scene.x.position(scene.design.predictors[scene.x.name].iloc[mine])
         y = scene.design.y[mine]
         if scene.x.levels is None:

@@ -32,6 +32,7 @@ __all__ = [
     "intervals",
     "legend_below",
     "one_axes",
+    "stack",
 ]
 
 GROUP = "#0072B2"  # groups, the posterior
@@ -133,6 +134,15 @@ def legend_below(ax: Axes, handles=None, labels=None, *, title: str | None = Non
         if handle is not None:
             handle.set_alpha(1)
     return legend
+
+
+def stack(ax: Axes, names: list[str], size: str = "medium") -> np.ndarray:
+    """Names down the vertical axis, the first on top; their places, shape (len(names),)."""
+    at = np.arange(len(names))
+    ax.set_yticks(at, names)
+    ax.tick_params(axis="y", length=0, labelsize=size)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    return at
 
 
 def intervals(

@@ -159,9 +159,8 @@ def _population(fit, scene: Scene, level: float, ax: Axes):
     """Population lines with bands; returns what a legend shows."""
     design, handle = scene.design, None
     for split in scene.split:
-        values = design.predictors[scene.x.name].to_numpy()
-        if split is not None:
-            values = values[(design.predictors[scene.by] == split).to_numpy()]
+        mine = scene.of_split(np.arange(design.n_rows), split)
+        values = design.predictors[scene.x.name].to_numpy()[mine]
         frame = pd.DataFrame({scene.x.name: scene.x.grid(values)}).assign(**scene.held)
         if split is not None:
             frame[scene.by] = split

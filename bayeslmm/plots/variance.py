@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayeslmm.plots.estimates import center, is_posterior
-from bayeslmm.plots.style import GROUP, MUTED, grid_of_axes, intervals
+from bayeslmm.plots.style import GROUP, MUTED, grid_of_axes, intervals, stack
 from bayeslmm.results.explained import fitted_parts
 from bayeslmm.results.tables import check_level, interval_bounds
 
@@ -57,16 +57,16 @@ def plot_variance(fit: PosteriorResult | LikelihoodResult, *, level: float = 0.9
             continue
         part = table[rows]
         middle = center(part).to_numpy()
-        _stack(ax, [known[name][1].label for name in part.index])
-        intervals(ax, np.arange(len(part)), middle, part["lower"], part["upper"])
+        at = stack(ax, [known[name][1].label for name in part.index], "small")
+        intervals(ax, at, middle, part["lower"], part["upper"])
         ax.set_xlabel(label)
         if label == "correlation":
             ax.set_xlim(-1.05, 1.05)
             ax.axvline(0, color=MUTED, linewidth=0.8, linestyle=":")
         else:
             ax.set_xlim(left=0)
-    ax, at = axes[-1], np.arange(len(names))
-    _stack(ax, names)
+    ax = axes[-1]
+    at = stack(ax, names, "small")
     ax.barh(at, shares, color=GROUP, alpha=0.45, height=0.6)
     if lower is not None:
         ax.hlines(at, lower, upper, color=GROUP, linewidth=1.6)
@@ -86,10 +86,3 @@ def _shares(fit, level: float):
     if not is_posterior(fit):
         return names, shares, None, None
     return names, shares.mean(axis=(0, 1)), *interval_bounds(shares, level)
-
-
-def _stack(ax, names: list[str]) -> None:
-    """Names down the vertical axis, the first on top."""
-    ax.set_yticks(np.arange(len(names)), names)
-    ax.tick_params(axis="y", length=0, labelsize="small")
-    ax.set_ylim(len(names) - 0.4, -0.6)

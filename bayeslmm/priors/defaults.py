@@ -125,15 +125,7 @@ class CoefficientDefaults:
 
     def to_dict(self) -> dict:
         """As plain data for a file."""
-        return {
-            "root": self.root.tolist(),
-            "mean": self.mean.tolist(),
-            "scale": self.scale,
-            "spread": self.spread.tolist(),
-            "intercept": self.intercept,
-            "means": self.means.tolist(),
-            "mean_y": self.mean_y,
-        }
+        return _plain(self)
 
     @classmethod
     def from_dict(cls, record: dict) -> CoefficientDefaults:
@@ -158,6 +150,10 @@ class CoefficientDefaults:
             and all(_is_number(x) for x in (self.scale, self.mean_y))
             and self.scale > 0
         )
+
+
+def _plain(record: object) -> dict:
+    return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(record).items()}
 
 
 def _is_number(value) -> bool:
@@ -249,7 +245,7 @@ class EffectDefaults:
 
     def to_dict(self) -> dict:
         """As plain data for a file."""
-        return {"K": self.K.tolist(), "scales": self.scales.tolist(), "lower": self.lower}
+        return _plain(self)
 
     @classmethod
     def from_dict(cls, record: dict) -> EffectDefaults:

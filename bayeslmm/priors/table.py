@@ -7,14 +7,13 @@ Pittau and Su (2008, Annals of Applied Statistics 2(4)) and of rstanarm and brms
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from bayeslmm.errors import PriorError, listed
+from bayeslmm.errors import PriorError, listed, suggestion
 from bayeslmm.formula import Design
 from bayeslmm.parts.parameters import CLASSES, Component, Parameter, coef_key
 from bayeslmm.parts.prior import Prior
@@ -236,8 +235,7 @@ class Priors(Mapping):
         found = squeezed.get("".join(str(key).split()))
         if found is not None:
             return self._aliases.get(found, found)
-        close = difflib.get_close_matches(str(key), [*self._entries, *self._classes], n=2)
-        hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+        hint = suggestion(str(key), [*self._entries, *self._classes])
         raise PriorError(
             f"There is no parameter {key!r} to set a prior on.{hint} Parameters: "
             f"{listed(self._entries)}. Classes: {', '.join(CLASSES)}."

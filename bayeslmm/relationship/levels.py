@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayeslmm.errors import DataError, FormulaError
+from bayeslmm.errors import DataError, FormulaError, suggestion
 from bayeslmm.formula import Design
 from bayeslmm.relationship.matrix import RelationshipMatrix, as_relationship
 
@@ -42,11 +41,9 @@ def related_design(design: Design, relationship: Mapping[str, object] | None) ->
     names = [block.name for block in design.blocks]
     for name in relationship:
         if name not in names:
-            close = difflib.get_close_matches(str(name), names, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
             raise FormulaError(
-                f"relationship: there is no grouping factor {name!r} in the formula.{hint} It has: "
-                f"{', '.join(names) or 'none'}."
+                f"relationship: there is no grouping factor {name!r} in the formula."
+                f"{suggestion(str(name), names, 1)} It has: {', '.join(names) or 'none'}."
             )
     blocks = tuple(
         _related_block(block, as_relationship(relationship[block.name], block.name))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bayeslmm.errors import DataError
+from bayeslmm.formula.random import plain_label
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +60,7 @@ class RelationshipMatrix:
 
         if (covariance is None) == (precision is None):
             raise DataError("Give a covariance or a precision between individuals, one of them.")
-        self.labels = tuple(_label(v) for v in labels)
+        self.labels = tuple(plain_label(v) for v in labels)
         _check_labels(self.labels)
         self.covariance: np.ndarray | None = None
         self.precision: Any = None
@@ -99,12 +101,7 @@ class RelationshipMatrix:
         DataError
             If there are more than 10,000 individuals.
         """
-        import pandas as pd
-
-        if len(self) > _MAX_DENSE:
-            raise DataError(f"A dense matrix of {len(self)} individuals does not fit in memory.")
-        values = self._numeric().dense() + 0.0  # no negative zeros
-        return pd.DataFrame(values, index=self.labels, columns=self.labels)
+        return self._frame(lambda: self._numeric().dense() + 0.0)  # no negative zeros
 
     def precision_frame(self) -> pd.DataFrame:
         """A^-1 as a labelled frame.
@@ -114,18 +111,22 @@ class RelationshipMatrix:
         DataError
             If A is singular, or there are more than 10,000 individuals.
         """
+        return self._frame(self._inverse)
+
+    def _inverse(self) -> np.ndarray:
+        if self.precision is not None:
+            return self.precision.toarray()
+        assert self.covariance is not None  # it has one of the two
+        if np.linalg.matrix_rank(self.covariance, hermitian=True) < len(self):
+            raise DataError("The relationship matrix is singular: it has no inverse.")
+        return np.linalg.inv(self.covariance)
+
+    def _frame(self, make: Callable[[], np.ndarray]) -> pd.DataFrame:
         import pandas as pd
 
         if len(self) > _MAX_DENSE:
             raise DataError(f"A dense matrix of {len(self)} individuals does not fit in memory.")
-        if self.precision is not None:
-            values = self.precision.toarray()
-        else:
-            assert self.covariance is not None  # it has one of the two
-            if np.linalg.matrix_rank(self.covariance, hermitian=True) < len(self):
-                raise DataError("The relationship matrix is singular: it has no inverse.")
-            values = np.linalg.inv(self.covariance)
-        return pd.DataFrame(values, index=self.labels, columns=self.labels)
+        return pd.DataFrame(make(), index=self.labels, columns=self.labels)
 
     def _numeric(self):
         from bayeslmm.gaussian.related.relationship import Relationship
@@ -161,7 +162,7 @@ def as_relationship(value, factor: str) -> RelationshipMatrix:
             "blm.pedigree_relationship(...) or blm.RelationshipMatrix(labels, ...), not "
             f"{type(value).__name__}. Without labels nothing says which row is which individual."
         )
-    rows, columns = [_label(v) for v in rows], [_label(v) for v in columns]
+    rows, columns = [plain_label(v) for v in rows], [plain_label(v) for v in columns]
     try:
         _check_labels(tuple(rows))
         if rows != columns:
@@ -173,21 +174,10 @@ def as_relationship(value, factor: str) -> RelationshipMatrix:
         raise DataError(f"relationship of {factor!r}: {err}") from None
 
 
-def _label(value):
-    """A label as int, str, bool or float; whole floats are ints, as in grouping factors."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if isinstance(value, int | float | str | bool) else str(value)
-
-
 def _check_labels(labels: tuple) -> None:
-    seen = set()
-    for label in labels:
-        if label in seen:
+    for label, count in Counter(labels).items():
+        if count > 1:
             raise DataError(f"the label {label!r} occurs twice.")
-        seen.add(label)
 
 
 def _numbers(matrix) -> np.ndarray:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
 from bayeslmm.errors import DataError
-from bayeslmm.relationship.matrix import RelationshipMatrix, _label
+from bayeslmm.formula.random import plain_label
+from bayeslmm.relationship.matrix import RelationshipMatrix
 
 __all__ = ["pedigree_relationship"]
 
@@ -108,7 +111,7 @@ def _individuals(pedigree, names: tuple[str, str, str]) -> tuple[list, np.ndarra
     for name in names:
         column = frame[name].astype(object)
         unknown = missing_in(column)
-        found = [None if u else _label(v) for v, u in zip(column, unknown, strict=True)]
+        found = [None if u else plain_label(v) for v, u in zip(column, unknown, strict=True)]
         columns.append([None if v in _UNKNOWN and v is not False else v for v in found])
     own, *parental = columns
     if None in own:
@@ -116,17 +119,12 @@ def _individuals(pedigree, names: tuple[str, str, str]) -> tuple[list, np.ndarra
             f"The pedigree has no label in row {own.index(None)} of {names[0]!r} (0, empty and "
             "missing stand for an unknown individual)."
         )
-    position: dict = {}
-    for label in own:
-        if label in position:
+    for label, count in Counter(own).items():
+        if count > 1:
             raise DataError(f"{label!r} has two rows in the pedigree: keep one.")
-        position[label] = len(position)
-    labels = list(own)
-    for column in parental:
-        for label in column:
-            if label is not None and label not in position:
-                position[label] = len(labels)
-                labels.append(label)
+    known = dict.fromkeys(label for column in columns for label in column if label is not None)
+    labels = list(known)
+    position = {label: i for i, label in enumerate(labels)}
     _refuse_mixed(labels)
     parents = np.full((len(labels), 2), -1, dtype=np.int64)
     for j, column in enumerate(parental):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -231,9 +232,7 @@ def _diagnostics(fit: PosteriorResult) -> Section:
         },
         index=["largest r-hat", "smallest bulk effective sample size", "smallest tail one"],
     )
-    pictures = _pictures(
-        [(_method(fit, "plot_rank"), "Ranks of the draws by chain", False)], fit.model.design
-    )
+    pictures = _pictures([(fit.plot_rank, "Ranks of the draws by chain", False)], fit.model.design)
     return Section("Diagnostics", words, tables=[table(worst, first="")], pictures=pictures)
 
 
@@ -251,7 +250,7 @@ def _estimates(fit, reml: LikelihoodResult | None, notes: list[str], level: floa
                 columns[f"p{space}"] = fixed["p"]
     caption = f"Estimates with {percent} intervals, posterior and REML side by side"
     tables = [table(pd.DataFrame(columns), caption, "coefficient")]
-    pictures = _pictures([(_method(fit, "plot_forest"), "Coefficients", False)], fit.model.design)
+    pictures = _pictures([(fit.plot_forest, "Coefficients", False)], fit.model.design)
     return Section("Coefficients", notes, tables=tables, pictures=pictures)
 
 
@@ -310,7 +309,7 @@ def _groups(fit, effect) -> Section | None:
     pictures = _pictures(
         [
             (_trajectories(fit, effect), "Lines of the groups and of the population", True),
-            (_method(fit, "plot_shrinkage"), "Shrinkage: no pooling to partial pooling", True),
+            (fit.plot_shrinkage, "Shrinkage: no pooling to partial pooling", True),
         ],
         fit.model.design,
     )
@@ -350,11 +349,11 @@ def _checks(fit) -> Section | None:
     pictures = _pictures(
         [
             (
-                _method(fit, "plot_ppc", random_seed=fit.info.random_seed),
+                partial(fit.plot_ppc, random_seed=fit.info.random_seed),
                 "Responses seen, and replicated by the model",
                 True,
             ),
-            (_method(fit, "plot_residuals"), "Residuals", True),
+            (fit.plot_residuals, "Residuals", True),
         ],
         fit.model.design,
     )
@@ -488,10 +487,6 @@ def _constructor(prior) -> str:
     """A prior as code, all digits kept."""
     inside = "".join(f", {key}={value!r}" for key, value in prior.parameters.items())
     return f'Prior("{prior.name}"{inside})'
-
-
-def _method(fit, name: str, **options):
-    return lambda: getattr(fit, name)(**options)
 
 
 def _pictures(wanted, design: Design) -> list[Picture]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,15 +71,13 @@ class ArrowSource(Source):
         return self._n_rows
 
     def frames(self, columns: list[str]) -> Iterator[pd.DataFrame]:
+        yield from self._sliced(self._reader, columns)
+
+    def _sliced(self, read: Callable, columns: list[str]) -> Iterator[pd.DataFrame]:
         size = self.batch_rows or default_batch_rows(len(columns))
-        yield from frames_of(self._reader(columns, size), size)
-
-
-def frames_of(batches: Iterator, size: int) -> Iterator[pd.DataFrame]:
-    """Frames of at most so many rows."""
-    for batch in batches:
-        for start in range(0, batch.num_rows, size):
-            yield to_frame(batch.slice(start, size))
+        for batch in read(columns, size):
+            for start in range(0, batch.num_rows, size):
+                yield to_frame(batch.slice(start, size))
 
 
 def text_columns(schema: pa.Schema) -> frozenset[str]:
@@ -133,8 +132,7 @@ def to_frame(batch: pa.RecordBatch | pa.Table) -> pd.DataFrame:
             columns[name] = _integers_with_gaps(column)
         else:
             columns[name] = column.to_pandas()
-    frame = pd.DataFrame(columns, index=pd.RangeIndex(batch.num_rows), copy=False)
-    return frame
+    return pd.DataFrame(columns, index=pd.RangeIndex(batch.num_rows), copy=False)
 
 
 def _integers_with_gaps(column: pa.Array):
@@ -198,6 +196,7 @@ class FileSource(ArrowSource):
         if any(_format_of(file) != self.format for file in self.files):
             raise DataError("The files are not all of one format. Give them in separate calls.")
         self._types: dict = {}  # of CSV columns that were found to be more than they seemed
+        self._first_types: dict = {}
         shown = self.files[0] if len(self.files) == 1 else f"{len(self.files)} files"
         super().__init__(shown, self._first_schema(), self._batches, batch_rows)
         if self.format == "csv":
@@ -232,8 +231,8 @@ class FileSource(ArrowSource):
         DataError
             If the file is damaged: it is named.
         """
-        size = self.batch_rows or default_batch_rows(len(columns))
-        yield from frames_of(self._file_batches(file, columns, size), size)
+        read = self._parquet_batches if self.format == "parquet" else self._csv_batches
+        yield from self._sliced(partial(read, file), columns)
 
     def load(self, columns):
         return self._knowing_types(lambda: super(FileSource, self).load(columns))
@@ -367,10 +366,6 @@ class FileSource(ArrowSource):
             if both == {pa.int64(), pa.null()}:
                 kind = pa.int64()
             raise _WiderType(field.name, kind)
-
-    @property
-    def _first_types(self) -> dict:
-        return self.__dict__.setdefault("_seen_types", {})
 
     def _widen(self, file: str, err: Exception) -> None:
         """A value does not fit the type guessed from the first rows: a wider one, or an error."""

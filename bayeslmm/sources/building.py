@@ -18,8 +18,14 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from bayeslmm.errors import DataError, FormulaError, listed
-from bayeslmm.formula.building import columns_and_calls
+from bayeslmm.errors import DataError, FormulaError
+from bayeslmm.formula.building import (
+    bars_by_factor,
+    columns_and_calls,
+    refuse_constant,
+    refuse_missing,
+    refuse_no_rows,
+)
 from bayeslmm.formula.columns import find_column, words_among_numbers
 from bayeslmm.formula.functions import allowed_calls, check_namespace
 from bayeslmm.formula.matrices import ModelMatrix, model_matrix, response_matrix
@@ -33,7 +39,7 @@ from bayeslmm.sources.design import NotHeld, StreamedDesign, not_held
 from bayeslmm.sources.reduction import ReductionPass, row_statistics
 from bayeslmm.sources.rows import FactorCodes, ModelRows, PlainRows
 from bayeslmm.sources.states import learn_states
-from bayeslmm.sources.survey import Survey, SurveyPass, known_frame
+from bayeslmm.sources.survey import NUMBERS, Survey, SurveyPass, known_frame
 
 __all__ = [
     "LeftOut",
@@ -117,7 +123,8 @@ def build_streamed_design(
         return state.products.finish()
 
     cp = well_conditioned(reduce, reduction.shift)
-    _refuse_constant(response, state.response, cp.n)
+    low, high = (float(ends[1]) for ends in (state.response.low, state.response.high))
+    refuse_constant(response, low, high, cp.n)
     means = state.numbers.mean if numbers else ()
     return made_design(
         parsed,
@@ -177,7 +184,7 @@ def made_design(
 
 
 def row_model(plain, response, y_matrix, fixed, blocks, codes) -> ModelRows:
-    effects = ModelRows.matrices_of(blocks)
+    effects = tuple(block._matrices for block in blocks)
     return ModelRows(plain, response if y_matrix is None else y_matrix, fixed, effects, codes)
 
 
@@ -238,20 +245,10 @@ def _check_survey(survey: Survey, missing: str) -> dict[str, list]:
     """Refuse what cannot be fitted; levels that occur in left-out rows only."""
     if not survey.n_rows:
         raise DataError("The data have no rows.")
-    shown = listed(f"{name} ({n})" for name, n in survey.absent.items() if n)
     if missing == "raise" and survey.n_dropped:
-        raise DataError(
-            f"{survey.n_dropped} of {survey.n_rows} rows have missing values: {shown}. "
-            'missing="drop" leaves them out and says so.'
-        )
+        refuse_missing(survey.n_dropped, survey.n_rows, survey.absent)
     if not survey.n_used:
-        if not survey.n_dropped:
-            raise DataError("Every row has weight 0: there is nothing to fit.")
-        raise DataError(
-            "No row has all of the columns the formula uses: "
-            + shown.replace(")", " missing)")
-            + "."
-        )
+        refuse_no_rows(survey.absent)
     if not survey.n_dropped:
         return {}
     return {name: _labels(found.values()) for name, found in survey.lost.items()}
@@ -481,19 +478,12 @@ def assemble_blocks(
         Columns to their grouping factor.
     kinds : mapping of str to str
     """
-    by_factor: dict[frozenset, list[tuple[Bar, ModelMatrix]]] = {}
-    for bar, matrix in groups:
-        by_factor.setdefault(frozenset(bar.columns), []).append((bar, matrix))
-    blocks, codes = [], []
-    for group in by_factor.values():
-        bars = [bar for bar, _ in group]
-        if len(set(bars)) < len(bars):
-            raise FormulaError(f"The random term {bars[0]} is written twice.")
-        factor = factor_of(bars[0].columns)
+    blocks, codes, matrix_of = [], [], dict(groups)
+    for bars in bars_by_factor(bar for bar, _ in groups):
+        factor, held = factor_of(bars[0].columns), tuple(matrix_of[bar] for bar in bars)
         # an empty matrix of the right width stands for Z while names and patterns are settled
-        stubs = [replace(m, values=np.empty((0, len(m.names)))) for _, m in group]
+        stubs = [replace(m, values=np.empty((0, len(m.names)))) for m in held]
         block = random_block(factor, bars, stubs)
-        held = tuple(matrix for _, matrix in group)
         blocks.append(
             replace(block, Z=not_held("the covariates of random effects"), _matrices=held)
         )
@@ -509,11 +499,10 @@ def _factor(columns: tuple[str, ...], survey: Survey, kinds, levels) -> Grouping
         if kinds[name] == "category":
             values = pd.Categorical.from_codes(np.arange(len(levels[name])), levels[name])
         else:
-            wanted = {"int": np.int64, "float": np.float64, "bool": bool}[kinds[name]]
-            values = found.values().astype(wanted)
+            values = found.values().astype(NUMBERS[kinds[name]])
         distinct = pd.DataFrame({name: values})
     else:
-        distinct = known_frame(found.frame(), {c: kinds[c] for c in columns}, levels)
+        distinct = known_frame(found.values(), {c: kinds[c] for c in columns}, levels)
     factor = grouping_factor(columns, distinct)
     return replace(factor, codes=not_held("the level"))
 
@@ -541,14 +530,3 @@ def _reduction(
         numbers,
         np.array([sample[name].to_numpy(dtype=float).mean() for name in numbers]),
     )
-
-
-def _refuse_constant(response: str, moments, n: int) -> None:
-    low, high = float(moments.low[1]), float(moments.high[1])
-    if n < 2:
-        raise DataError(f"Only {n} row is usable; a model needs more.")
-    if high - low <= 8 * np.finfo(float).eps * max(abs(low), abs(high)):
-        raise DataError(
-            f"The response {response!r} is constant ({low:g} in all {n} rows): there is nothing to "
-            "model."
-        )

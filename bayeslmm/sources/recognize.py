@@ -12,7 +12,7 @@ import pandas as pd
 from bayeslmm.errors import DataError
 from bayeslmm.sources.base import Source
 
-__all__ = ["IN_MEMORY_BYTES", "as_source", "is_source", "load_small", "scan"]
+__all__ = ["IN_MEMORY_BYTES", "is_source", "load_small", "scan"]
 
 #: What is smaller than this when its used columns are in memory is simply loaded.
 IN_MEMORY_BYTES = 256e6
@@ -96,11 +96,6 @@ _LAZY = {
     ("dask", "DataFrame"),
     ("dask_expr", "DataFrame"),
 }
-
-
-def as_source(data: Any) -> Source:
-    """The source of anything :func:`is_source` says yes to."""
-    return scan(data)
 
 
 def load_small(source: Source, columns: list[str], given: Any) -> pd.DataFrame | None:

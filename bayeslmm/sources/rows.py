@@ -13,7 +13,7 @@ from bayeslmm.errors import DataError
 from bayeslmm.formula.columns import find_column
 from bayeslmm.formula.combinations import find_combinations
 from bayeslmm.formula.matrices import ModelMatrix
-from bayeslmm.formula.random import GroupingFactor, RandomBlock
+from bayeslmm.formula.random import GroupingFactor
 from bayeslmm.sources.survey import known_frame, used_rows
 
 __all__ = ["FactorCodes", "ModelRows", "PlainRows", "RowBatch"]
@@ -113,18 +113,18 @@ class FactorCodes:
         if sorted_values.dtype.kind == "i":
             values = values.astype(np.int64, copy=False)
             low, high = int(sorted_values[0]), int(sorted_values[-1])
-            if high - low + 1 == len(sorted_values):  # no gaps
+            gaps = high - low + 1 > len(sorted_values)
+            if not gaps or high - low < 8 * len(sorted_values):
                 if len(values) and (values.min() < low or values.max() > high):
                     self._changed()
-                return values - low
-            if high - low < 8 * len(sorted_values):  # a table is faster than a search
+                if not gaps:
+                    return values - low
+                # a table is faster than a search
                 table = self._tables.get(slot)
                 if table is None:
                     table = np.full(high - low + 1, -1, dtype=np.int64)
                     table[sorted_values - low] = np.arange(len(sorted_values))
                     self._tables[slot] = table
-                if len(values) and (values.min() < low or values.max() > high):
-                    self._changed()
                 codes = table[values - low]
                 if len(codes) and codes.min() < 0:
                     self._changed()
@@ -236,11 +236,6 @@ class ModelRows:
             for array in (*factor.numbers, *(factor.keys or ())):
                 digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
-
-    @staticmethod
-    def matrices_of(blocks: tuple[RandomBlock, ...]) -> tuple[tuple[ModelMatrix, ...], ...]:
-        """Matrices of each block."""
-        return tuple(block._matrices for block in blocks)
 
 
 def _exact(value) -> str:

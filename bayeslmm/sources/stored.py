@@ -28,6 +28,7 @@ from bayeslmm.sources.building import (
 from bayeslmm.sources.design import StreamedDesign, not_held
 from bayeslmm.sources.rows import PlainRows
 from bayeslmm.sources.states import stateful_calls
+from bayeslmm.sources.survey import NUMBERS
 
 __all__ = ["restored_design", "stored_design"]
 
@@ -185,11 +186,10 @@ def _matrices(design: StreamedDesign) -> list[ModelMatrix]:
 
 def _empty(plain: PlainRows) -> pd.DataFrame:
     """No rows, the right types and levels."""
-    wanted = {"int": np.int64, "float": np.float64, "bool": bool}
     columns = {
         name: pd.Categorical([], categories=plain.levels[name])
         if kind == "category"
-        else np.empty(0, dtype=wanted[kind])
+        else np.empty(0, dtype=NUMBERS[kind])
         for name, kind in plain.kinds.items()
     }
     return pd.DataFrame(columns)

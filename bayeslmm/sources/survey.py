@@ -15,10 +15,12 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.errors import DataError
-from bayeslmm.formula.columns import find_column, missing_in, plain_column
+from bayeslmm.formula.columns import find_column, missing_in, plain_column, weight_values
 
 __all__ = ["ColumnSummary", "Survey", "SurveyPass", "known_frame", "used_rows"]
 
+#: Numpy's types of the kinds of columns that are not categories.
+NUMBERS = {"int": np.int64, "float": np.float64, "bool": bool}
 #: Rows of each batch kept to try the formula on, and rows kept in all.
 _SAMPLE, _MOST_SAMPLED = 200, 4096
 
@@ -27,12 +29,12 @@ class Distinct:
     """Distinct values, gathered in pieces that are joined whenever they have doubled."""
 
     def __init__(self) -> None:
-        self.pieces: list[np.ndarray] = []
+        self.pieces: list = []
         self.size, self.joined = 0, 0
 
-    def add(self, values: np.ndarray) -> None:
+    def add(self, values) -> None:
         """More values, repeated or not; numbers of one dtype kind or text."""
-        self.pieces.append(pd.unique(values))
+        self.pieces.append(self._unique([values]))
         self.size += len(self.pieces[-1])
         if self.size > 2 * self.joined + 100_000:
             self.values()
@@ -42,13 +44,25 @@ class Distinct:
         for piece in other.pieces:
             self.add(piece)
 
-    def values(self) -> np.ndarray:
+    def values(self):
         """All of them, in no order that means anything."""
         if not self.pieces:
             return np.empty(0)
-        joined = pd.unique(np.concatenate(self.pieces))
+        joined = self._unique(self.pieces)
         self.pieces, self.size, self.joined = [joined], len(joined), len(joined)
         return joined
+
+    @staticmethod
+    def _unique(pieces: list) -> Any:
+        return pd.unique(np.concatenate(pieces))
+
+
+class Combinations(Distinct):
+    """Distinct rows of several columns, as frames."""
+
+    @staticmethod
+    def _unique(pieces: list[pd.DataFrame]) -> pd.DataFrame:
+        return pd.concat(pieces, ignore_index=True).drop_duplicates(ignore_index=True)
 
 
 @dataclass
@@ -168,32 +182,6 @@ class Survey:
     n_zero_weight: int = 0
     absent: dict[str, int] = field(default_factory=dict)
     sample: list[pd.DataFrame] = field(default_factory=list)
-
-
-class Combinations:
-    """Distinct rows of several columns."""
-
-    def __init__(self) -> None:
-        self.frames: list[pd.DataFrame] = []
-        self.size, self.joined = 0, 0
-
-    def add(self, frame: pd.DataFrame) -> None:
-        """More rows, repeated or not."""
-        self.frames.append(frame.drop_duplicates())
-        self.size += len(self.frames[-1])
-        if self.size > 2 * self.joined + 100_000:
-            self.frame()
-
-    def merge(self, other: Combinations) -> None:
-        """The rows of both."""
-        for frame in other.frames:
-            self.add(frame)
-
-    def frame(self) -> pd.DataFrame:
-        """All of them."""
-        joined = pd.concat(self.frames, ignore_index=True).drop_duplicates(ignore_index=True)
-        self.frames, self.size, self.joined = [joined], len(joined), len(joined)
-        return joined
 
 
 @dataclass(frozen=True)
@@ -317,16 +305,9 @@ def used_rows(
         return np.flatnonzero(~missing), missing
     column = find_column(frame, weights, "weights column")
     missing |= missing_in(column)
-    try:
-        w = column.to_numpy(dtype=float, na_value=np.nan)
-    except (TypeError, ValueError):
-        raise DataError("weights must be numbers.") from None
-    present = w[~missing]
-    if not np.all(np.isfinite(present)) or np.any(present < 0):
-        raise DataError(
-            "weights must be finite and not negative; they are precisions: Var = sigma^2 / weight."
-        )
-    return np.flatnonzero(~missing & (np.nan_to_num(w) > 0)), missing
+    w = np.zeros(len(frame))
+    w[~missing] = weight_values(column[~missing])
+    return np.flatnonzero(w > 0), missing
 
 
 def known_frame(
@@ -357,15 +338,14 @@ def known_frame(
         plain = plain_column(column, name)
         if isinstance(plain.dtype, pd.CategoricalDtype):
             raise DataError(f"Column {name!r} has text where it had numbers: the data changed.")
-        wanted = {"int": np.int64, "float": np.float64, "bool": bool}[kind]
-        columns[name] = pd.Series(plain.to_numpy().astype(wanted, copy=False))
+        columns[name] = pd.Series(plain.to_numpy().astype(NUMBERS[kind], copy=False))
     return pd.DataFrame(columns, index=pd.RangeIndex(len(frame)), copy=False)
 
 
 def _nothing(kind: str, levels: pd.Index | None) -> pd.Series:
     if kind == "category":
         return pd.Series(pd.Categorical([], levels))
-    return pd.Series([], dtype={"int": np.int64, "float": np.float64, "bool": bool}[kind])
+    return pd.Series([], dtype=NUMBERS[kind])
 
 
 def _coded(column: pd.Series, name: str, levels: pd.Index) -> pd.Categorical:

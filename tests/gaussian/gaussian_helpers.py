@@ -8,7 +8,13 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from bayeslmm.gaussian import CrossProducts, FactorRows
+from bayeslmm.gaussian import (
+    CrossProducts,
+    FactorRows,
+    draw_conditional_many,
+    log_marginal_flat,
+)
+from bayeslmm.gaussian.aliasing import remaining_shares_of_products
 from bayeslmm.parts.patterns import CovariancePattern, unpack_theta
 
 #: Every way to factorize; all must say the same.
@@ -159,3 +165,21 @@ def central_difference(f, x, step=1e-5):
             values.append(f(z))
         out[i] = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * step)
     return out
+
+
+def log_marginal_and_gradient(model, Ls, sigma):
+    """log p(y | theta), its derivative in each Sigma_k and in sigma^2."""
+    value, D, d_sigma2 = log_marginal_flat(model, model.problem.flat(Ls), sigma)
+    return value, model.problem.split(D), d_sigma2
+
+
+def draws_at(model, Ls, sigma, normals):
+    """Draws of (beta, b) at one theta, one per row of normals."""
+    m = len(normals)
+    repeated = [np.repeat(L[None], m, axis=0) for L in Ls]
+    return draw_conditional_many(model, repeated, np.full(m, sigma), normals)
+
+
+def aliased_in(cp: CrossProducts) -> np.ndarray:
+    """Indices of aliased columns, from the cross-products."""
+    return np.flatnonzero(remaining_shares_of_products(cp) == 0)

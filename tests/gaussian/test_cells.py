@@ -19,7 +19,7 @@ from bayeslmm.gaussian.cells import problem as cells
 from bayeslmm.gaussian.cells.problem import CellProblem, prepare_cells
 from bayeslmm.likelihood.absolute import absolute_curvature, absolute_kenward_roger
 from bayeslmm.likelihood.coordinates import Coordinates
-from bayeslmm.likelihood.optimize import optimize
+from bayeslmm.likelihood.optimize import AbsoluteSearch
 from tests.conftest import quietly
 from tests.dense_residuals import dense_residual_covariance
 
@@ -251,7 +251,7 @@ def test_kenward_roger_is_that_of_dense_blocks(key, small, monkeypatch):
 @pytest.mark.parametrize("key", ["crossed", "nested", "one factor", "by group", "log-linear"])
 def test_the_optimum_is_that_of_dense_blocks(key):
     for reml in (True, False):
-        cell, block = (optimize(p, reml=reml) for p in routes(key))
+        cell, block = (AbsoluteSearch(p, reml).optimum() for p in routes(key))
         assert cell.criterion == pytest.approx(block.criterion, abs=1e-5)
     curvatures = [absolute_curvature(p, cell.theta, reml=False) for p in routes(key)]
     H = [c.hessian for c in curvatures]

@@ -9,12 +9,9 @@ from bayeslmm.gaussian import (
     CrossProducts,
     FixedPrior,
     conditional_moments,
-    draw_conditional,
     draw_conditional_many,
     effect_covariances,
-    leverages,
     log_marginal,
-    log_marginal_and_gradient,
     prepare,
     profiled_criterion,
     row_moments,
@@ -28,6 +25,8 @@ from .gaussian_helpers import (
     central_difference,
     check,
     designs,
+    draws_at,
+    log_marginal_and_gradient,
     normal_logpdf,
     random_design,
 )
@@ -120,7 +119,7 @@ def test_draws_are_the_exact_linear_map_of_their_normals(design, route):
     model = with_prior(prepare(design.cp, design.patterns, route=route), prior)
     size = model.n_normals
     normals = np.vstack([np.zeros(size), np.eye(size)])
-    beta, b = draw_conditional(model, design.absolute, design.sigma, normals)
+    beta, b = draws_at(model, design.absolute, design.sigma, normals)
     draws = np.concatenate([beta] + [d.reshape(len(d), -1) for d in b], axis=1)
     Z = np.concatenate([design.dense_Z(k) for k in range(len(b))], axis=1)
     C = np.concatenate([design.X, Z], axis=1)
@@ -187,8 +186,8 @@ def test_leave_one_out_predictions_follow_from_leverages():
     mean, cov = proper_prior(design)
     model = with_prior(prepare(design.cp, design.patterns), FixedPrior.normal(mean, cov))
     arguments = (design.absolute, design.sigma, design.X, design.factors, design.weights)
-    h = leverages(model, *arguments)
-    e = design.y - row_moments(model, *arguments).fitted
+    found = row_moments(model, *arguments)
+    h, e = found.leverage, design.y - found.fitted
     K = design.covariance() + design.X @ cov @ design.X.T
     Ki = np.linalg.inv(K)
     r = design.y - design.X @ mean
@@ -206,7 +205,7 @@ def test_draws_at_many_parameters_equal_draws_one_by_one(route):
     many = [scales[:, None, None] * L for L in design.absolute]
     beta, b = draw_conditional_many(model, many, design.sigma * scales, normals)
     for d in range(3):
-        one, effects = draw_conditional(
+        one, effects = draws_at(
             model, [L[d] for L in many], design.sigma * scales[d], normals[d : d + 1]
         )
         np.testing.assert_allclose(beta[d], one[0], rtol=1e-10)

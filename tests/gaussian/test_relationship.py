@@ -18,10 +18,8 @@ from bayeslmm.gaussian import (
     FixedPrior,
     Relationship,
     conditional_moments,
-    draw_conditional,
     effect_covariances,
     log_marginal,
-    log_marginal_and_gradient,
     profiled_criterion_and_gradient,
     rotated_for_draws,
     row_moments,
@@ -35,6 +33,8 @@ from bayeslmm.gaussian.related.rotation import RotatedProblem, prepare_related
 from bayeslmm.gaussian.sparse import sparse_pattern
 from bayeslmm.likelihood.satterthwaite import _first_derivatives
 from bayeslmm.parts.patterns import CovariancePattern, pack_theta
+
+from .gaussian_helpers import draws_at, log_marginal_and_gradient
 
 J, SIGMA = 30, 0.8
 
@@ -250,7 +250,7 @@ def test_draws_have_the_conditional_mean_and_covariance(key):
     c, m = case(key), 4000
     model = with_prior(c.problem)
     normals = np.random.default_rng(3).normal(size=(m, model.n_normals))
-    _, draws = draw_conditional(model, c.Ls, SIGMA, normals)
+    _, draws = draws_at(model, c.Ls, SIGMA, normals)
     moments = conditional_moments(model, c.Ls, SIGMA)
     blocks = effect_covariances(c.problem, c.Ls, SIGMA, FixedPrior.flat(c.X.shape[1]))
     for drawn, mean, block in zip(draws, moments.b, blocks, strict=True):

@@ -80,7 +80,7 @@ def test_distinct_values_and_combinations_survive_compaction():
         found.add(values[rows])
         joined.add(pairs.iloc[rows])
     np.testing.assert_array_equal(np.sort(found.values()), np.unique(values))
-    assert len(joined.frame()) == len(pairs.drop_duplicates())
+    assert len(joined.values()) == len(pairs.drop_duplicates())
 
 
 def test_a_root_of_a_gram_matrix_has_its_products():

@@ -32,6 +32,7 @@ import numpy as np
 from bayeslmm.gaussian import TooManyEffectsError, VarianceDerivatives
 from bayeslmm.gaussian.cells import _kernel as _cells
 from bayeslmm.gaussian.cells.problem import CellProblem
+from bayeslmm.gaussian.derivatives import factor_matrix
 from bayeslmm.gaussian.system import Theta
 
 __all__ = ["MAX_EFFECTS", "cell_derivatives"]
@@ -274,7 +275,7 @@ def _components(problem: CellProblem, theta: Theta, base: _Products, units) -> l
     N = base.A.shape[0]
     if N == 0:
         return []
-    Lambda = _factor_matrix(problem, theta.F)
+    Lambda = factor_matrix(problem.whole.symbolic, problem.split(theta.F))
     together = abs(base.A) + sum(
         units, sparse.csr_array((N, N))
     )  # columns of a level stay together
@@ -327,19 +328,3 @@ def _small_inverses(M, label: np.ndarray):
         parts.append((np.linalg.inv(blocks).ravel(), rows.ravel(), np.swapaxes(rows, 1, 2).ravel()))
     v, i, j = (np.concatenate(part) for part in zip(*parts, strict=True))
     return sparse.coo_array((v, (i, j)), shape=M.shape).tocsr()
-
-
-def _factor_matrix(problem: CellProblem, F: np.ndarray):
-    """Lambda, block-diagonal with the factor of each level."""
-    from scipy import sparse
-
-    rows, columns, values = [], [], []
-    for k, L in enumerate(problem.split(np.asarray(F, dtype=float))):
-        at = problem.whole.symbolic.factor_columns(k)
-        for a, b in zip(*np.tril_indices(len(L)), strict=True):
-            rows.append(at[:, a])
-            columns.append(at[:, b])
-            values.append(np.full(len(at), L[a, b]))
-    index = (np.concatenate(rows), np.concatenate(columns))
-    N = problem.whole.symbolic.n_columns
-    return sparse.coo_array((np.concatenate(values), index), shape=(N, N)).tocsr()

@@ -114,7 +114,6 @@ class CellProblem(CrossProductSystem):
         return self.products.contrasts
 
     def on_scale(self, values: np.ndarray) -> np.ndarray:
-        """See :meth:`System.on_scale`."""
         if self._one_each:
             totals = np.bincount(self.cell, values, minlength=len(self.contrasts))
             return totals / np.maximum(self.products.counts, 1.0)
@@ -126,7 +125,6 @@ class CellProblem(CrossProductSystem):
         return C.shape[0] == C.shape[1] and np.array_equal(C, np.eye(len(C)))
 
     def row_variances(self, eta: np.ndarray) -> np.ndarray:
-        """See :meth:`System.row_variances`."""
         variance = np.exp(2.0 * (eta @ self.contrasts.T))[..., self.cell]
         return variance if self.weights is None else variance / self.weights
 
@@ -152,7 +150,6 @@ class CellProblem(CrossProductSystem):
     def evaluate(
         self, theta: Theta, prior: tuple, ml: bool = False, gradient: bool = True
     ) -> Evaluation:
-        """See :meth:`System.evaluate`."""
         F = np.ascontiguousarray(theta.F, dtype=float)
         eta = np.ascontiguousarray(theta.eta, dtype=float)
         if self.whole.head_only:
@@ -179,7 +176,6 @@ class CellProblem(CrossProductSystem):
         return value, 0.5 * (Q - T), _cells.slope_in_eta(self.products, w, moments)
 
     def draw(self, F, eta, c, prior: FixedPrior, normals: np.ndarray):
-        """See :meth:`System.draw`."""
         root, target, _ = self.prior(prior)
         m, one = len(normals), np.ones(1)
         fixed = np.empty((m, self.p))
@@ -221,17 +217,14 @@ class CellProblem(CrossProductSystem):
         return value, *self._drawn(state, log_det, prior[:2], normals)
 
     def with_response(self, y: np.ndarray, X: np.ndarray) -> CellProblem:
-        """See :meth:`System.with_response`."""
         return self._rebuilt(y, X, self.factors, self.scale, self.weights)
 
     def with_rows(self, keep: np.ndarray, y: np.ndarray, X: np.ndarray) -> CellProblem:
-        """See :meth:`System.with_rows`."""
         factors = [factor.take(keep) for factor in self.factors]
         weights = None if self.weights is None else self.weights[keep]
         return self._rebuilt(y[keep], X[keep], factors, self.scale[keep], weights)
 
     def with_effects(self, matrices: Sequence[np.ndarray | None]) -> CellProblem:
-        """See :meth:`System.with_effects`."""
         factors = tuple(f.mapped(K) for f, K in zip(self.factors, matrices, strict=True))
         whole = self.whole.with_effects(matrices)
         cell, contrasts = cell_codes(self.scale)

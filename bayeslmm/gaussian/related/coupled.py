@@ -25,11 +25,12 @@ from bayeslmm.gaussian.problem import Problem
 from bayeslmm.gaussian.related import _coupled
 from bayeslmm.gaussian.related.relationship import (
     Relationship,
+    families,
     root_with_rows_first,
     semidefinite_root,
 )
 from bayeslmm.gaussian.sparse import SparseCholesky, SparsePattern, sparse_pattern
-from bayeslmm.parts.patterns import CovariancePattern
+from bayeslmm.parts.patterns import CovariancePattern, flat_positions
 
 
 class FactorLayout(NamedTuple):
@@ -218,15 +219,13 @@ def _assembled(cp, patterns, relationships, roots, symbolic, blocks) -> CoupledP
     log_det = sum(
         p.q * r.log_det_precision for p, r in zip(patterns, relationships, strict=True) if r
     )
-    ptr = symbolic.layout.f_ptr
-    index = [ptr[k] + p.entries[0] * p.q + p.entries[1] for k, p in enumerate(patterns)]
     return CoupledProblem(
         cp=cp,
         patterns=patterns,
         symbolic=symbolic,
         values=values,
         coordinates=coordinates,
-        theta_index=np.concatenate([np.zeros(0, np.int64), *index]),
+        theta_index=flat_positions(patterns),
         roots=roots,
         relationships=relationships,
         log_det_coupling=float(log_det),
@@ -235,15 +234,8 @@ def _assembled(cp, patterns, relationships, roots, symbolic, blocks) -> CoupledP
 
 def _root(A: np.ndarray, observed: np.ndarray) -> np.ndarray:
     """Root of a covariance, families apart, so that blocks of zeros stay zeros."""
-    from scipy import sparse
-    from scipy.sparse.csgraph import connected_components
-
     own = A[np.ix_(observed, observed)]
-    count, label = connected_components(sparse.csr_array(own != 0), directed=False)
-    if count == 1:
-        return root_with_rows_first(A, observed, semidefinite_root(own))
-    order = np.argsort(label, kind="stable")
-    parts = np.split(order, np.flatnonzero(np.diff(label[order])) + 1)
+    parts = families(own)
     pieces = [semidefinite_root(own[np.ix_(part, part)]) for part in parts]
     root = np.zeros((len(own), sum(piece.shape[1] for piece in pieces)))
     at = 0

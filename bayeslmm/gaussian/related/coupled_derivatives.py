@@ -42,12 +42,7 @@ def _(problem: CoupledProblem, Ls: Sequence[np.ndarray], sigma: float) -> Varian
         for i in range(r):
             Q[i, j] = W[i].T @ product
     trace, first = _traces(problem, state, units)
-    phi = [pattern.pack(L @ L.T) for pattern, L in zip(problem.patterns, Ls, strict=True)]
-    scale = sigma**2
-    return _with_residual(
-        np.concatenate([*phi, [scale]]), problem.n, information / scale, P / scale**2,
-        Q / scale**3, trace / scale**2, first / scale,
-    )  # fmt: skip
+    return _with_residual(problem, Ls, sigma, information, P, Q, trace, first)
 
 
 def _times(problem: CoupledProblem, unit, rows: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from functools import cached_property
 
 import numpy as np
 
+from bayeslmm.gaussian.derivatives import factor_matrix
 from bayeslmm.gaussian.factor import eliminate
 from bayeslmm.gaussian.leverage import effect_variance
 from bayeslmm.gaussian.related import _coupled
@@ -245,24 +246,8 @@ class CoupledElimination:
         width = len(value) // n
         if np.any(met < width**2 - 0.5):
             return None
-        scaled = sparse.csr_array(self._scaled_sparse(Z))
+        scaled = sparse.csr_array(Z @ factor_matrix(self.problem.symbolic, self._Ls))
         return np.asarray(((scaled @ inverse) * scaled).sum(axis=1)).ravel()
-
-    def _scaled_sparse(self, Z):
-        """Z Lambda for sparse rows Z."""
-        from scipy import sparse
-
-        N = len(self.half)
-        rows, columns, values = [], [], []
-        for k, L in enumerate(self._Ls):
-            at = self.problem.symbolic.factor_columns(k)
-            for a in range(len(L)):
-                for c in range(a + 1):
-                    rows.append(at[:, a])
-                    columns.append(at[:, c])
-                    values.append(np.full(len(at), L[a, c]))
-        index = (np.concatenate(rows), np.concatenate(columns))
-        return Z @ sparse.csr_array((np.concatenate(values), index), shape=(N, N))
 
 
 @eliminate.register

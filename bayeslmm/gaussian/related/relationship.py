@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -183,6 +184,17 @@ def _pivoted(A: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     T = np.empty((n, rank))
     T[order] = np.tril(factor)[:, :rank]
     return T, order, int(rank)
+
+
+def families(A: np.ndarray) -> list[np.ndarray]:
+    """Sets of levels without a relative outside."""
+    from scipy import sparse
+    from scipy.sparse.csgraph import connected_components
+
+    count, label = connected_components(sparse.csr_array(A != 0), directed=False)
+    order = np.argsort(label, kind="stable")
+    bounds = np.searchsorted(label[order], np.arange(count + 1))
+    return [order[low:high] for low, high in pairwise(bounds)]
 
 
 def root_with_rows_first(A: np.ndarray, observed: np.ndarray, root: np.ndarray) -> np.ndarray:

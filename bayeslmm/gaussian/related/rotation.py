@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -37,6 +36,7 @@ from bayeslmm.gaussian.related.relationship import (
     _RANK,
     NotPositiveError,
     Relationship,
+    families,
     root_with_rows_first,
     semidefinite_root,
 )
@@ -74,7 +74,6 @@ class RotatedProblem(Problem):
 
     @property
     def products(self) -> CrossProducts:
-        """See :attr:`Problem.products`."""
         assert self.original is not None  # every rotated problem is made with it
         return self.original
 
@@ -221,7 +220,7 @@ def _rotation(cp, relationships, order) -> tuple[np.ndarray | None, ...]:
     balanced = _constant(f.zz[first])
     J, at = len(first), 0
     root, Q = np.zeros((J, J)), np.zeros((J, J))
-    for part in _families(own):
+    for part in families(own):
         block = own[np.ix_(part, part)]
         if balanced:
             vectors, found = _eigen_root(block)
@@ -240,17 +239,6 @@ def _rotation(cp, relationships, order) -> tuple[np.ndarray | None, ...]:
         T[levels] = Q
         roots.append(T)
     return tuple(roots)
-
-
-def _families(A: np.ndarray) -> list[np.ndarray]:
-    """Sets of levels without a relative outside."""
-    from scipy import sparse
-    from scipy.sparse.csgraph import connected_components
-
-    count, label = connected_components(sparse.csr_array(A != 0), directed=False)
-    order = np.argsort(label, kind="stable")
-    bounds = np.searchsorted(label[order], np.arange(count + 1))
-    return [order[low:high] for low, high in pairwise(bounds)]
 
 
 def _eigen_root(A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
