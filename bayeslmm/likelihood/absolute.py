@@ -14,6 +14,7 @@ from bayeslmm.gaussian import Solution, single_threaded_blas
 from bayeslmm.gaussian.cells.derivatives import cell_derivatives
 from bayeslmm.gaussian.cells.problem import CellProblem
 from bayeslmm.gaussian.system import StructuredProblem, Theta
+from bayeslmm.gaussian.woodbury.problem import WoodburySystem
 from bayeslmm.likelihood.absolute_profile import (
     coefficient_deviance,
     constrained_deviance,
@@ -32,6 +33,7 @@ from bayeslmm.likelihood.undetermined import (
     refuse_unbounded_structure,
     vanishing_cells,
 )
+from bayeslmm.likelihood.woodbury_derivatives import woodbury_derivatives
 
 if TYPE_CHECKING:
     from bayeslmm.formula import Design
@@ -236,7 +238,11 @@ def absolute_kenward_roger(
     TooManyEffectsError
         If a dense matrix over all connected effects would be too large.
     """
-    derivatives = cell_derivatives if isinstance(problem, CellProblem) else block_derivatives
+    derivatives = block_derivatives
+    if isinstance(problem, CellProblem):
+        derivatives = cell_derivatives
+    elif isinstance(problem, WoodburySystem):
+        derivatives = woodbury_derivatives
     with single_threaded_blas():
         terms, second = derivatives(problem, theta, log_linear=log_linear)
     return adjustment(terms, problem.coordinates, second)

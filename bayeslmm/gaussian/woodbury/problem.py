@@ -121,6 +121,11 @@ class WoodburySystem(System):
     def _parts(self, values: Sequence, outside: bool) -> list:
         return [v for v, out in zip(values, self.is_outer, strict=True) if out == outside]
 
+    @property
+    def outer_patterns(self) -> list[CovariancePattern]:
+        """Of the effects outside the blocks."""
+        return self._parts(self.patterns, True)
+
     @cached_property
     def columns(self) -> np.ndarray:
         """[X y] in the coordinates computed with and the order of the blocks, (n, p + 1)."""
@@ -133,8 +138,14 @@ class WoodburySystem(System):
         eta, c = (np.ascontiguousarray(v, dtype=float) for v in (theta.eta, theta.c))
         return state_at(self.blocks, self.outer, inside, self._parts(Ls, True), eta, c)
 
-    def _at(self, theta: Theta) -> tuple[State, np.ndarray, np.ndarray]:
-        """V^-1, V^-1 [X y] (nan where V is not positive definite) and [X y]'V^-1 [X y]."""
+    def solved_at(self, theta: Theta) -> tuple[State, np.ndarray, np.ndarray]:
+        """V^-1, V^-1 [X y] in the order of the blocks, and [X y]'V^-1 [X y].
+
+        Raises
+        ------
+        LinAlgError
+            If V is not positive definite.
+        """
         state = self.state(theta)
         if state is None:
             raise np.linalg.LinAlgError("V is not positive definite")
@@ -178,7 +189,7 @@ class WoodburySystem(System):
 
     def solve(self, theta: Theta, prior: FixedPrior | None = None, ml: bool = False) -> Moments:
         """See :meth:`System.solve`."""
-        state, U, S = self._at(theta)
+        state, U, S = self.solved_at(theta)
         value, gamma, covariance, _ = statistics(
             S, state.log_det, float(self.n), *self.prior(prior), ml
         )
@@ -213,7 +224,7 @@ class WoodburySystem(System):
 
     def row_information(self, theta: Theta, prior: FixedPrior | None = None) -> RowInformation:
         """See :meth:`System.row_information`."""
-        state, U, S = self._at(theta)
+        state, U, S = self.solved_at(theta)
         found = statistics(S, state.log_det, float(self.n), *self.prior(prior), False)
         rows = self._rows(U)
         return RowInformation(
@@ -225,7 +236,7 @@ class WoodburySystem(System):
 
     def effect_covariances(self, theta: Theta) -> list[np.ndarray]:
         """See :meth:`System.effect_covariances`."""
-        state, out, k = self._at(theta)[0], [], 0
+        state, out, k = self.solved_at(theta)[0], [], 0
         for rows, Sigma, out_of_blocks in zip(
             self.factors, self.covariances(theta.F), self.is_outer, strict=True
         ):
@@ -274,7 +285,7 @@ class WoodburySystem(System):
         With h = Z kappa + g the covariance of z'b and the response, g by the effects inside the
         blocks, z'(A (x) Sigma)z - h'V^-1 h + (x - X'V^-1 h)' Phi (x - X'V^-1 h), universal kriging.
         """
-        state, U, S = self._at(theta)
+        state, U, S = self.solved_at(theta)
         Phi = statistics(S, state.log_det, float(self.n), *self.prior(None), False)[2]
         columns = np.asarray(X, dtype=float) @ self.coordinates.G_inverse
         out = np.empty(len(columns))
@@ -360,7 +371,7 @@ class WoodburySystem(System):
         for d in range(m):
             theta = Theta(F[d], eta[d], c[d])
             try:
-                state, _, S = self._at(theta)
+                state, _, S = self.solved_at(theta)
             except np.linalg.LinAlgError:
                 gamma[d] = np.nan
                 for own in b:
