@@ -168,12 +168,15 @@ class PosteriorVariance(PosteriorDraws):
 
     def _share(self, share, level: float, interval: str, draws: bool):
         from bayeslmm.bayes.draws import covariance_draws
+        from bayeslmm.bayes.residual_draws import mean_sigma
         from bayeslmm.results.heritability import share_values
 
         posterior, design = self.posterior, self.model.design
         Sigmas = covariance_draws(design, self.names, posterior)
         beta = coefficient_draws(design, posterior)[1]
         sigma = posterior["sigma"].to_numpy()
+        if design.residual is not None:
+            sigma = mean_sigma(design, posterior)
         values = share_values(self.model, share, Sigmas, sigma, beta)
         if not draws:
             check_level(level, interval)

@@ -148,7 +148,7 @@ def residual_implied_covariance(
         index = design.index[rows]
         weights = np.ones(len(rows)) if design.weights is None else design.weights[rows]
         Z = [block.Z[rows] for block in design.blocks]
-        same = [block.codes[rows][:, None] == block.codes[rows] for block in design.blocks]
+        same = [_shared(block, block.codes[rows]) for block in design.blocks]
         total = np.zeros((*eta.shape[:-1], len(rows), len(rows)))
         for z, Sigma, mask in zip(Z, Sigmas, same, strict=True):
             total = total + mask * (z @ Sigma @ z.T)
