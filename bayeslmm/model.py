@@ -129,7 +129,7 @@ class LMM(ModelViews):
         one_of("family", family, FAMILIES)
         one_of("random", random, FAMILIES)
         if residual is not None or sigma is not None:
-            refuse_beside_residuals(relationship, family)
+            refuse_beside_residuals(family)
         self.design: Design = design_of(
             data,
             formula,

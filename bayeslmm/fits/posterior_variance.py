@@ -166,11 +166,14 @@ class PosteriorVariance(PosteriorDraws):
         return self._share(share, level, interval, draws)
 
     def _share(self, share, level: float, interval: str, draws: bool):
+        from bayeslmm.bayes.residual_draws import mean_sigma
         from bayeslmm.results.estimates import posterior_estimates
         from bayeslmm.results.heritability import share_values
 
         posterior, found = self.posterior, posterior_estimates(self)
         sigma = posterior["sigma"].to_numpy()
+        if self.model.design.residual is not None:
+            sigma = mean_sigma(self.model.design, posterior)
         values = share_values(self.model, share, found.Sigmas, sigma, found.beta)
         if not draws:
             check_level(level, interval)

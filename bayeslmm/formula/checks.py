@@ -271,7 +271,7 @@ def _warn(text: str) -> None:
     warnings.warn(text, ModelWarning, stacklevel=5)
 
 
-def refuse_beside_residuals(relationship, family: str) -> None:
+def refuse_beside_residuals(family: str) -> None:
     """Refuse what a residual structure cannot be combined with.
 
     Raises
@@ -283,9 +283,4 @@ def refuse_beside_residuals(relationship, family: str) -> None:
             'residual= and sigma= do not go together with family="student": correlated Student-t '
             "residuals are more than one model (one tail for a group, or one for each row), and "
             "those of unequal scales are not built. Leave one of them out."
-        )
-    if relationship is not None:
-        raise DataError(
-            "residual= and sigma= do not go together with relationship=, whose factorizations are "
-            "for residuals of one variance: leave one of them out."
         )

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayeslmm.assembly import structured_problem
+from bayeslmm.errors import DataError, PriorError
 from bayeslmm.gaussian import Solution, single_threaded_blas
+from bayeslmm.gaussian.blocks.problem import BlockProblem
 from bayeslmm.gaussian.cells.derivatives import cell_derivatives
 from bayeslmm.gaussian.cells.problem import CellProblem
 from bayeslmm.gaussian.system import StructuredProblem, Theta
+from bayeslmm.gaussian.woodbury.problem import WoodburySystem
 from bayeslmm.likelihood.absolute_profile import (
     coefficient_deviance,
     constrained_deviance,
@@ -32,9 +35,11 @@ from bayeslmm.likelihood.undetermined import (
     refuse_unbounded_structure,
     vanishing_cells,
 )
+from bayeslmm.likelihood.woodbury_derivatives import woodbury_derivatives
 
 if TYPE_CHECKING:
     from bayeslmm.formula import Design
+    from bayeslmm.priors.table import Priors
     from bayeslmm.protocols import Model
 
 __all__ = ["AbsoluteLikelihood", "absolute_curvature", "absolute_kenward_roger"]
@@ -56,6 +61,7 @@ class AbsoluteLikelihood:
     def of(cls, model: Model) -> AbsoluteLikelihood:
         """That of a model; refuses residual parameters that likelihood cannot determine."""
         design = model.design
+        _refuse_known(model.priors)
         refuse_confounded(design)
         kept = estimated_coefficients(model)
         refuse_determined_cells(design, kept)
@@ -84,6 +90,24 @@ class AbsoluteLikelihood:
         """(F, eta, c) at the estimates."""
         return self.coordinates.theta(solution.theta)
 
+    def moved_to(self, problem: StructuredProblem, solution: Solution) -> tuple[Theta, np.ndarray]:
+        """The estimates, and their coordinates in a problem of other rows.
+
+        Raises
+        ------
+        DataError
+            If its residual structure does not have them.
+        """
+        theta, other = self.natural(solution), Coordinates(problem)
+        x = other.with_factors(solution.theta, problem.split(theta.F))
+        c = other.theta(x).c
+        if c.shape != theta.c.shape or not np.allclose(c, theta.c, rtol=1e-10):
+            raise DataError(
+                "With these rows residual groups are larger than those of the fit, whose residual "
+                "correlations may not extend to them. Fit the model to all rows together."
+            )
+        return theta, x
+
     @property
     def n_variances(self) -> int:
         """Covariance parameters, those of residuals included."""
@@ -98,8 +122,7 @@ class AbsoluteLikelihood:
         """Estimates at theta; sigma is the root of the rows' mean variance of weight 1."""
         problem, natural = self.problem, self.coordinates.theta(theta)
         found = problem.solve(natural, ml=not reml)
-        unit = 1.0 if problem.weights is None else np.mean(1.0 / problem.weights)
-        sigma = float(np.sqrt(problem.row_variances(natural.eta).mean() / unit))
+        sigma = self.mean_sigma(natural.eta)
         return Solution(
             theta=theta,
             beta=found.beta,
@@ -143,6 +166,22 @@ class AbsoluteLikelihood:
         rows = central_differences(self.values_at, x, np.full(len(x), 1e-6))
         return np.nan_to_num(np.ascontiguousarray(rows.T))
 
+    def slope(self, solution: Solution, function: Callable) -> np.ndarray:
+        """Derivative of a function of (Sigmas, sigma) in the coordinates."""
+
+        def at(x: np.ndarray):
+            natural = self.coordinates.theta(x)
+            return function(self.problem.covariances(natural.F), self.mean_sigma(natural.eta))
+
+        x = solution.theta
+        return central_differences(at, x, np.full(len(x), 1e-6))
+
+    def mean_sigma(self, eta: np.ndarray) -> float:
+        """Root of the rows' mean residual variance of weight 1."""
+        weights = self.problem.weights
+        unit = 1.0 if weights is None else np.mean(1.0 / weights)
+        return float(np.sqrt(self.problem.row_variances(eta).mean() / unit))
+
     def curvature(self, solution: Solution) -> VarianceCurvature:
         """Of the deviance in the coordinates."""
         return absolute_curvature(self.problem, solution.theta, reml=solution.reml)
@@ -180,6 +219,21 @@ class AbsoluteLikelihood:
         if held is None:
             held = constrained_deviance(self, solution.theta, component, solution.sigma)
         return held
+
+
+def _refuse_known(priors: Priors) -> None:
+    """Refuse parameters that have a value.
+
+    Raises
+    ------
+    PriorError
+    """
+    for key, prior in priors.items():
+        if prior.name == "Fixed":
+            raise PriorError(
+                f"{key} has a fixed value, but beside residual= and sigma= REML and maximum "
+                "likelihood estimate every covariance parameter. Use model.fit()."
+            )
 
 
 def absolute_curvature(
@@ -221,8 +275,14 @@ def absolute_kenward_roger(
         If a dense matrix over all connected effects would be too large.
     """
     with single_threaded_blas():
-        if isinstance(problem, CellProblem):
-            terms, second = cell_derivatives(problem, theta, log_linear=log_linear)
-        else:
-            terms, second = block_derivatives(problem, theta, log_linear=log_linear)
+        terms, second = _derivatives(problem, theta, log_linear)
     return adjustment(terms, problem.coordinates, second)
+
+
+def _derivatives(problem: StructuredProblem, theta: Theta, log_linear: bool):
+    if isinstance(problem, CellProblem):
+        return cell_derivatives(problem, theta, log_linear=log_linear)
+    if isinstance(problem, WoodburySystem):
+        return woodbury_derivatives(problem, theta, log_linear=log_linear)
+    assert isinstance(problem, BlockProblem)
+    return block_derivatives(problem, theta, log_linear=log_linear)

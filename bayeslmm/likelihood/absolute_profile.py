@@ -82,10 +82,7 @@ def _time_correlation(engine: LikelihoodEngine, x: np.ndarray, i: int, j: int):
     """With the two times put first their partial correlation is the correlation itself."""
     problem, T = engine.problem, engine.problem.structure.n_times
     order = np.array([i, j, *(t for t in range(T) if t not in (i, j))])
-    position = np.argsort(order).astype(float)
-    layout = problem.blocks.layout
-    layout = layout._replace(time=position[layout.time.astype(int)])
-    permuted = replace(problem, blocks=replace(problem.blocks, layout=layout))
+    permuted = problem.with_times(np.argsort(order))
     R = Coordinates(problem).theta(x).c.reshape(T, T)[np.ix_(order, order)]
     w = correlations_from_factors(problem.structure.layout, lower_factor(R).ravel())[1]
     start = len(x) - len(w)

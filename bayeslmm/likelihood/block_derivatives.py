@@ -10,7 +10,7 @@ import numpy as np
 from bayeslmm.gaussian import VarianceDerivatives, single_threaded_blas
 from bayeslmm.gaussian.blocks import _kernel
 from bayeslmm.gaussian.blocks.problem import BlockProblem
-from bayeslmm.gaussian.system import Theta
+from bayeslmm.gaussian.system import System, Theta
 
 __all__ = ["block_derivatives"]
 
@@ -36,7 +36,7 @@ class _Parameter:
     steps: np.ndarray
 
 
-def _natural_parameters(problem: BlockProblem, theta: Theta, log_linear: bool) -> _Parameter:
+def _natural_parameters(problem: System, theta: Theta, log_linear: bool) -> _Parameter:
     """Variances, covariances where the structure is linear in them, else correlations."""
     structure, s, T = problem.structure, len(theta.eta), problem.structure.n_times
     variance = np.exp(2 * theta.eta)

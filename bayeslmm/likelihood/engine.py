@@ -88,6 +88,9 @@ class LikelihoodEngine(Protocol):
     def jacobian(self, solution: Solution) -> np.ndarray:
         """Their derivatives in the parameters of :meth:`curvature`."""
 
+    def slope(self, solution: Solution, function: Callable) -> np.ndarray:
+        """Derivative of a function of (Sigmas, sigma) in the parameters of :meth:`curvature`."""
+
     def curvature(self, solution: Solution) -> VarianceCurvature:
         """Of the deviance at an optimum."""
 

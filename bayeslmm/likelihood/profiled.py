@@ -108,16 +108,22 @@ class ProfiledLikelihood:
 
     def jacobian(self, solution: Solution) -> np.ndarray:
         """Derivative of the components in (theta, sigma), by central differences."""
+
+        def values(Sigmas: list[np.ndarray], sigma: float) -> np.ndarray:
+            return np.append(effect_component_values(self.design, Sigmas), sigma)
+
+        return np.nan_to_num(self.slope(solution, values).T)
+
+    def slope(self, solution: Solution, function: Callable) -> np.ndarray:
+        """Derivative of a function of (Sigmas, sigma) in (theta, sigma)."""
         point = np.append(solution.theta, solution.sigma)
 
-        def values(x: np.ndarray) -> np.ndarray:
+        def at(x: np.ndarray):
             Ls = unpack_theta(self.problem.patterns, x[:-1])
-            Sigmas = [x[-1] ** 2 * L @ L.T for L in Ls]
-            return np.append(effect_component_values(self.design, Sigmas), x[-1])
+            return function([x[-1] ** 2 * L @ L.T for L in Ls], x[-1])
 
         steps = 1e-6 * np.append(theta_scales(self.problem, solution.theta), solution.sigma)
-        rows = central_differences(values, point, steps)
-        return np.nan_to_num(np.ascontiguousarray(rows.T))
+        return central_differences(at, point, steps)
 
     def curvature(self, solution: Solution) -> VarianceCurvature:
         """Of the deviance in (theta, sigma)."""

@@ -136,6 +136,7 @@ def check_prior(parameter: Parameter, prior: Prior) -> None:
         return None
     if prior.name in KNOWN or reaches_below_zero(prior):
         what = "the degrees of freedom" if is_nu else "a standard deviation"
+        what = "a distance in time" if kind == "range" else what
         raise PriorError(
             f"{key} is {what}, and {prior!r} allows negative values. Use "
             "HalfNormal, HalfStudentT, Exponential, Gamma, LogNormal or Uniform(lower=0, ...)."

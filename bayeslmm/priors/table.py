@@ -58,6 +58,7 @@ class Priors(Mapping):
     ):
         self._defaults = _defaults_of(design)
         found = parameters_of(design, self._defaults, family=family, random=random)
+        _refuse_same_keys(found)
         self._parameters = {parameter.key: parameter for parameter in found}
         self._classes = {kind: [p.key for p in found if p.kind == kind] for kind in CLASSES}
         # corr(a, b | g) may stand for corr(g) where g has just that one correlation
@@ -284,6 +285,16 @@ def default_priors(
     """
     found = parameters_of(design, _defaults_of(design), family=family, random=random)
     return {parameter.key: parameter.default for parameter in found}
+
+
+def _refuse_same_keys(found: list[Parameter]) -> None:
+    keys = [parameter.key for parameter in found]
+    for parameter in found:
+        if keys.count(parameter.key) > 1:
+            raise PriorError(
+                f"{parameter.key!r} is both a coefficient and a parameter of the residuals, and a "
+                "prior has one name: rename the column."
+            )
 
 
 def _defaults_of(design: Design) -> Defaults:

@@ -87,23 +87,19 @@ def condition_likelihood(fit: LikelihoodResult, rows) -> LikelihoodResult:
     Variance parameters stay at their estimates. For predictions: likelihood, tests and intervals
     of the copy mean nothing.
     """
-    from bayeslmm.assembly import prepared_problem, reduce_rows
-    from bayeslmm.gaussian import Solution, conditional_moments
+    from bayeslmm.gaussian import Solution
 
     model = _extended(fit.model, rows)
     twin: Any = copy(fit)
     for name in ("kept", "_curvature", "_kenward_roger", "_effect_covariances"):
         twin.__dict__.pop(name, None)
     twin.model = model
-    absolute = [fit.sigma * L for L in fit._solution.Ls]
     with single_threaded_blas():
-        products = reduce_rows(model.design, columns=twin.kept)
-        problem = prepared_problem(model.design, products)
-        moments = conditional_moments(with_prior(problem), absolute, fit.sigma)
+        problem, theta, moments = _given_estimates(fit, model, twin.kept)
     twin._problem = problem
     twin.loglik = float("nan")
     twin._solution = Solution(
-        theta=fit.theta,
+        theta=theta,
         beta=moments.beta,
         sigma=fit.sigma,
         vcov=moments.vcov,
@@ -113,6 +109,20 @@ def condition_likelihood(fit: LikelihoodResult, rows) -> LikelihoodResult:
         Ls=fit._solution.Ls,
     )
     return twin
+
+
+def _given_estimates(fit: LikelihoodResult, model: Model, kept):
+    """The model's problem, the estimates in its coordinates, and what follows from them."""
+    from bayeslmm.assembly import prepared_problem, reduce_rows, structured_problem
+    from bayeslmm.gaussian import conditional_moments
+
+    if model.design.residual is None:
+        problem = prepared_problem(model.design, reduce_rows(model.design, columns=kept))
+        absolute = [fit.sigma * L for L in fit._solution.Ls]
+        return problem, fit.theta, conditional_moments(with_prior(problem), absolute, fit.sigma)
+    problem = structured_problem(model.design, columns=kept)
+    theta, x = fit._engine.moved_to(problem, fit._solution)
+    return problem, x, problem.solve(theta)
 
 
 def _extended(model: Model, rows) -> Model:

@@ -162,12 +162,11 @@ def likelihood_share(
     """
     if method not in _METHODS:
         raise ValueError(f"method must be one of {', '.join(map(repr, _METHODS))}, not {method!r}.")
-    point = np.append(fit.theta, fit.sigma)
-    estimate = _at(fit, share, point)
+    estimate = _of(fit, share, fit._solution.Sigmas, fit.sigma)
     if method == "bootstrap":
         se, lower, upper = _bootstrap(fit, share, level, n_sims, random_seed, progressbar)
     else:
-        se, lower, upper = _delta(fit, share, point, estimate, level)
+        se, lower, upper = _delta(fit, share, estimate, level)
     return pd.Series(
         {"estimate": estimate, "se": se, "lower": lower, "upper": upper}, name=share.name
     )
@@ -195,29 +194,17 @@ def _same_individuals(first: np.ndarray, second: np.ndarray) -> bool:
     return pairs == len(np.unique(first)) == len(np.unique(second))
 
 
-def _at(fit: LikelihoodResult, share: Share, point: np.ndarray, beta=None) -> float:
-    """The share at (theta, sigma)."""
-    from bayeslmm.parts.patterns import unpack_theta
-
-    sigma = point[-1]
-    Sigmas = [sigma**2 * L @ L.T for L in unpack_theta(fit._problem.patterns, point[:-1])]
+def _of(fit: LikelihoodResult, share: Share, Sigmas, sigma, beta=None) -> float:
+    """The share at covariance parameters."""
     beta = likelihood_estimates(fit).beta if beta is None else beta
     return float(share_values(fit.model, share, Sigmas, np.asarray(sigma), beta))
 
 
-def _delta(fit, share: Share, point, estimate: float, level: float):
+def _delta(fit, share: Share, estimate: float, level: float):
     """Standard error, and the interval on the logit scale; coefficients taken as known."""
     from scipy.special import expit, logit, ndtri
 
-    from bayeslmm.likelihood.satterthwaite import theta_scales
-
-    steps = 1e-6 * np.append(theta_scales(fit._problem, fit.theta), fit.sigma)
-    slope = np.empty(len(point))
-    for i, step in enumerate(steps):
-        ahead, behind = point.copy(), point.copy()
-        ahead[i] += step
-        behind[i] -= step
-        slope[i] = (_at(fit, share, ahead) - _at(fit, share, behind)) / (2 * step)
+    slope = fit._engine.slope(fit._solution, lambda Sigmas, sigma: _of(fit, share, Sigmas, sigma))
     variance = float(slope @ fit._curvature.covariance @ slope)
     se = np.sqrt(variance) if variance > 0 else np.nan
     if fit._curvature.undetermined(slope[None])[0]:
@@ -248,7 +235,7 @@ def _bootstrap(fit, share: Share, level, n_sims, random_seed, progressbar):
     for s in progress(range(n_sims), "Bootstrap", show=progressbar):
         solution = fit.reestimate(simulate_responses(fit, 1, rng)[0], start).solution
         beta = likelihood_estimates(fit, solution).beta
-        values[s] = _at(fit, share, np.append(solution.theta, solution.sigma), beta)
+        values[s] = _of(fit, share, solution.Sigmas, solution.sigma, beta)
     tail = (1 - level) / 2
     lower, upper = np.quantile(values, [tail, 1 - tail])
     return float(values.std(ddof=1)), float(lower), float(upper)

@@ -17,6 +17,7 @@ from bayeslmm.gaussian.related.coupled import CoupledProblem
 from bayeslmm.gaussian.related.rotation import RotatedProblem, prepare_related
 from bayeslmm.gaussian.shared import SharedSystem
 from bayeslmm.gaussian.system import System, Theta
+from bayeslmm.gaussian.woodbury.problem import ResidualRows, prepare_woodbury
 from bayeslmm.parts.patterns import CovariancePattern
 from bayeslmm.parts.structures import Structure, make_structure
 from tests.gaussian.gaussian_helpers import central_difference
@@ -78,11 +79,22 @@ CASES = {
     "unstructured": ("blocks", "none", (), "unstructured"),
     "toeplitz": ("blocks", "one", (2,), "toeplitz"),
     "unequal variances": ("blocks", "one", (2,), "independent"),
+    "ar1, crossed items": ("woodbury", "subjects and items", (2, 2), "ar1"),
+    "unstructured, crossed": ("woodbury", "subjects and items", (1, 1), "unstructured"),
+    "car1, three factors": ("woodbury", "crossed", (2, 1, 1), "car1"),
+    "unequal variances, precision": ("woodbury precision", "related", (1, 1), "independent"),
+    "unequal variances, kinship": ("woodbury clones", "related", (2, 1), "independent"),
+    "ar1, precision": ("woodbury precision", "related", (2, 1), "ar1"),
+    "cs, clones": ("woodbury clones", "related", (1, 1), "cs"),
+    "no effects outside": ("woodbury", "one", (2,), "ar1"),
     "cells, one factor": ("cells", "one", (2,), "independent"),
     "cells, nested": ("cells", "nested", (2, 1), "independent"),
     "cells, crossed": ("cells", "crossed", (2, 1, 1), "independent"),
 }
 ENGINES = {"precision": CoupledProblem, "kinship": RotatedProblem}
+
+#: Shapes whose first factor lies within the residual groups.
+INSIDE = ("one", "subjects and items")
 
 every = pytest.mark.parametrize("key", CASES)
 
@@ -95,9 +107,22 @@ def _levels(shape: str, rng) -> list[tuple[np.ndarray, int]]:
         "one": [(outer, 9)],  # the last level has no rows
         "nested": [(inner, 16), (outer, 8)],
         "crossed": [(rng.integers(0, 9, N), 9), (rng.integers(0, 6, N), 6), (outer % 4, 5)],
+        "subjects and items": [(outer, 9), (rng.integers(0, 7, N), 8)],
         "border": [(rng.integers(3, 40, N), 40), (outer % 3, 3)],
         "related": [(rng.integers(3, 14, N), 14), (outer, 8)],
     }[shape]
+
+
+def _known(engine: str, J: int) -> tuple[np.ndarray, Relationship]:
+    """A pedigree by its precision, or a singular covariance with two pairs of clones."""
+    if engine == "woodbury precision":
+        A = _related(J)
+        inverse = np.linalg.inv(A)
+        return A, Relationship(precision=sparse.csr_array(inverse * (np.abs(inverse) > 1e-9)))
+    same = np.arange(J)
+    same[[4, 9]] = [3, 8]
+    A = _related(J)[np.ix_(same, same)]
+    return A, Relationship(covariance=A)
 
 
 @cache
@@ -120,7 +145,7 @@ def case(key: str) -> Case:
         flat.append(L.ravel())
     F = np.concatenate(flat)
     structure, group, time, scale, w = Structure(), np.arange(N), np.zeros(N), np.ones((N, 1)), []
-    if engine in ("blocks", "cells"):
+    if engine in ("blocks", "cells") or engine.startswith("woodbury"):
         cell = rng.integers(0, 3, N)
         scale = np.eye(3)[cell]
         if kind != "independent":
@@ -146,6 +171,13 @@ def case(key: str) -> Case:
         system = SharedSystem(whole, y, X, tuple(factors), weights)
     elif engine == "cells":
         system = prepare_cells(y, X, factors, patterns, structure, scale, weights)
+    elif engine.startswith("woodbury"):
+        known = [None] * len(factors)
+        if engine != "woodbury":
+            related[0], known[0] = _known(engine, factors[0].n_levels)
+        inside = np.array([k == 0 and shape in INSIDE for k in range(len(factors))])
+        rows = ResidualRows(group, time, scale, weights)
+        system = prepare_woodbury(y, X, factors, patterns, structure, rows, known, ~inside)
     else:
         system = prepare_blocks(y, X, factors, patterns, structure, group, time, scale, weights)
     dense = DenseSystem(

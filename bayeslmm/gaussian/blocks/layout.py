@@ -15,7 +15,14 @@ import numpy as np
 from bayeslmm.gaussian.blocks._kernel import Layout, pattern_residual
 from bayeslmm.gaussian.rows import FactorRows
 
-__all__ = ["LARGEST_BLOCK", "Blocks", "largest_block", "make_blocks", "residual_root"]
+__all__ = [
+    "LARGEST_BLOCK",
+    "Blocks",
+    "block_codes",
+    "largest_block",
+    "make_blocks",
+    "residual_root",
+]
 
 #: Rows of a block whose dense factorization is still affordable.
 LARGEST_BLOCK = 1500
@@ -52,7 +59,7 @@ class Blocks:
         return out
 
 
-def _block_codes(group: np.ndarray, factors: Sequence[FactorRows]) -> np.ndarray:
+def block_codes(group: np.ndarray, factors: Sequence[FactorRows]) -> np.ndarray:
     """Connected component of each row."""
     n = len(group)
     if not factors:
@@ -73,7 +80,7 @@ def _block_codes(group: np.ndarray, factors: Sequence[FactorRows]) -> np.ndarray
 
 def largest_block(group: np.ndarray, factors: Sequence[FactorRows]) -> int:
     """Rows of the largest block."""
-    return int(np.bincount(_block_codes(group, factors)).max())
+    return int(np.bincount(block_codes(group, factors)).max())
 
 
 def make_blocks(
@@ -100,7 +107,7 @@ def make_blocks(
         Whether only differences of times within a group matter.
     """
     n = len(group)
-    block = _block_codes(group, factors)
+    block = block_codes(group, factors)
     rows = np.lexsort((np.arange(n), time, group, block))
     block, group, time = block[rows], group[rows], time[rows].astype(float)
     sizes = np.bincount(block)

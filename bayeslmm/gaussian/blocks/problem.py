@@ -249,6 +249,12 @@ class BlockProblem(System):
         W = blocks.data(self.blocks.rows(self.W, self.p + 1))
         return replace(self, blocks=blocks, W=W, factors=factors)
 
+    def with_times(self, time: np.ndarray) -> BlockProblem:
+        """The same rows with time[t] in place of t, for structures whose times are numbered."""
+        layout = self.blocks.layout
+        layout = layout._replace(time=np.asarray(time, dtype=float)[layout.time.astype(int)])
+        return replace(self, blocks=replace(self.blocks, layout=layout))
+
     def with_rows(self, keep: np.ndarray, y: np.ndarray, X: np.ndarray) -> BlockProblem:
         """See :meth:`System.with_rows`."""
         return prepare_blocks(

@@ -138,6 +138,15 @@ class Relationship:
         half = self.factor.half_solve(unit)
         return (half.T @ half)[np.ix_(at, at)]
 
+    def times(self, values: np.ndarray) -> np.ndarray:
+        """A times values, (J, c)."""
+        if self.covariance is not None:
+            return self.covariance @ values
+        position = self.factor.pattern.position
+        ordered = np.empty_like(values)
+        ordered[position] = values
+        return self.factor.solve(ordered)[position]
+
     def dense(self) -> np.ndarray:
         """(J, J) matrix A."""
         return self.between(np.arange(self.n_levels))
