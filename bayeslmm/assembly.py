@@ -63,7 +63,7 @@ def reduce_rows(design: Design, *, y=None, columns=slice(None)) -> CrossProducts
     )
 
 
-def system_of(design: Design, *, columns=slice(None)) -> System:
+def system_of(design: Design, *, columns=slice(None), whole: Problem | None = None) -> System:
     """What evaluates a design, whatever it is.
 
     Parameters
@@ -71,12 +71,15 @@ def system_of(design: Design, *, columns=slice(None)) -> System:
     design : Design
     columns : index
         Coefficients to keep, such as those that are not aliased.
+    whole : Problem, optional
+        The cross-products of these columns, where they are laid out already.
     """
     if design.residual is not None:
         return structured_problem(design, columns=columns)
     from bayeslmm.gaussian.shared import SharedSystem
 
-    whole = prepared_problem(design, reduce_rows(design, columns=columns))
+    if whole is None:
+        whole = prepared_problem(design, reduce_rows(design, columns=columns))
     if not design.rows_in_memory:
         return SharedSystem(whole, None, None, ())
     y, X = design.y - design.offset, design.X[:, columns]

@@ -243,8 +243,7 @@ KEYS = ("sd(", "corr(", "nu(")
 #: Modules that write such a name themselves; may only shrink. Simulated data are below the room
 #: of parameters and name the truth as a fit does; ``cli_options`` has one in the text of an error.
 NAMES_WRITTEN = {
-    "parts.parameters", "bayes.marginal", "bayes.residual_density", "datasets.simulation",
-    "cli_options",
+    "parts.parameters", "datasets.simulation", "cli_options",
 }  # fmt: skip
 
 

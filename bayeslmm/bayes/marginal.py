@@ -41,7 +41,7 @@ from bayeslmm.parts.correlations import (
     correlations_from_factors,
     lkj_exponents,
 )
-from bayeslmm.parts.parameters import coef_key
+from bayeslmm.parts.parameters import coef_key, corr_key, nu_key, sd_key
 from bayeslmm.parts.prior import Prior
 from bayeslmm.parts.scales import Scales, scales, supported_scale, unconstrain
 from bayeslmm.priors.effect_maps import EffectMaps
@@ -315,7 +315,7 @@ def marginal_density(
     maps = priors.effect_maps()
     problem = maps.applied(problem, design)
     system = as_system(rotated_for_draws(problem) if rotate else problem)
-    random = [f"sd({e} | {block.name})" for block in design.blocks for e in block.effects]
+    random = [sd_key(e, block.name) for block in design.blocks for e in block.effects]
     own = [*scale_keys(design), *log_scale_keys(design)]
     keys = [*random, *own, *system.structure.scalar_keys]
     layout, times = correlation_layout(system.patterns), system.structure.layout
@@ -343,7 +343,7 @@ def marginal_obstacle(design: Design, priors: Priors) -> str | None:
         return text
     if text := residual_obstacle(design, priors):
         return text
-    for key in sorted(f"sd({e} | {block.name})" for block in design.blocks for e in block.effects):
+    for key in sorted(sd_key(e, block.name) for block in design.blocks for e in block.effects):
         if not supported_scale(priors[key]):
             return (
                 f"the prior of {key} is {priors[key]!r}, which the marginal density does not know"
@@ -361,7 +361,7 @@ def fixed_obstacle(design: Design, priors: Priors) -> str | None:
             'residuals are Student-t (family="student"), so nothing can be integrated out exactly'
         )
     for block in design.blocks:
-        if f"nu({block.name})" in priors:
+        if nu_key(block.name) in priors:
             return (
                 'random effects are Student-t (random="student"), so they cannot be integrated '
                 "out exactly"
@@ -404,7 +404,7 @@ def _etas(design: Design, priors: Priors) -> np.ndarray:
     """Shape of the LKJ prior of every free correlation."""
     etas = [
         np.full(
-            len(block.correlated_pairs()), float(priors[f"corr({block.name})"].parameters["eta"])
+            len(block.correlated_pairs()), float(priors[corr_key(block.name)].parameters["eta"])
         )
         for block in design.blocks
         if block.correlated_pairs()

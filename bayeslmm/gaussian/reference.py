@@ -168,9 +168,11 @@ class DenseSystem(System):
         b = self._effects(at.G @ at.Z.T @ at.u)
         return Moments(float(at.value), at.beta, at.covariance, b, root)
 
-    def row_information(self, theta: Theta, prior: FixedPrior | None = None) -> RowInformation:
+    def row_information(
+        self, theta: Theta, prior: FixedPrior | None = None, rows=slice(None)
+    ) -> RowInformation:
         at = self._solved(theta, self.prior(prior))
-        return RowInformation(at.u, at.W @ self.X, np.diag(at.W), at.covariance)
+        return RowInformation(at.u[rows], (at.W @ self.X)[rows], np.diag(at.W)[rows], at.covariance)
 
     def left_out(self, theta: Theta, prior: FixedPrior | None = None):
         """Mean and variance of every row given all others, by leaving them out one by one."""

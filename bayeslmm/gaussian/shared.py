@@ -139,17 +139,21 @@ class CrossProductSystem(System):
             self.coordinates.root_to_user(covariance),
         )
 
-    def row_information(self, theta: Theta, prior: FixedPrior | None = None) -> RowInformation:
+    def row_information(
+        self, theta: Theta, prior: FixedPrior | None = None, rows=slice(None)
+    ) -> RowInformation:
         """See :meth:`System.row_information`."""
         at = self.eliminated_at(theta)
         _, gamma, covariance, _ = self._statistics(at, prior)
-        precision = 1.0 / self.row_variances(theta.eta)
-        rows = precision[:, None] * self._less_effects(at.state, self.R, self.factors)
+        precision = 1.0 / self.row_variances(theta.eta)[rows]
+        whole = isinstance(rows, slice) and rows == slice(None)
+        factors = self.factors if whole else [f.take(rows) for f in self.factors]
+        solved = precision[:, None] * self._less_effects(at.state, self.R[rows], factors)
         diagonal = precision
-        if self.factors:
-            Q = at.sigma**2 * effect_variance(at.state.problem, at.state, self.factors)
+        if factors:
+            Q = at.sigma**2 * effect_variance(at.state.problem, at.state, factors)
             diagonal = precision - precision**2 * Q
-        return RowInformation(rows @ np.append(-gamma, 1.0), rows[:, :-1], diagonal, covariance)
+        return RowInformation(solved @ np.append(-gamma, 1.0), solved[:, :-1], diagonal, covariance)
 
     def _less_effects(self, state: Elimination, R: np.ndarray, factors) -> np.ndarray:
         """R - Z Q Z'K [X y], the columns of Q Z'K [X y] being effects, (m, columns)."""

@@ -16,7 +16,7 @@ posterior ask for. The engines differ in how they come by V^-1:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -48,6 +48,10 @@ class Theta:
     F: np.ndarray
     eta: np.ndarray
     c: np.ndarray
+
+    def rows(self) -> Iterator[Theta]:
+        """One by one, where the arrays have a leading dimension of draws."""
+        yield from map(Theta, *map(np.ascontiguousarray, (self.F, self.eta, self.c)))
 
 
 class Evaluation(NamedTuple):
@@ -262,8 +266,10 @@ class System(ABC):
         """Coefficients, their covariance and conditional means of the effects."""
 
     @abstractmethod
-    def row_information(self, theta: Theta, prior: FixedPrior | None = None) -> RowInformation:
-        """V^-1 of residuals and columns, and its diagonal."""
+    def row_information(
+        self, theta: Theta, prior: FixedPrior | None = None, rows=slice(None)
+    ) -> RowInformation:
+        """V^-1 of residuals and columns, and its diagonal; of some rows or of all."""
 
     @abstractmethod
     def effect_covariances(self, theta: Theta) -> list[np.ndarray]:

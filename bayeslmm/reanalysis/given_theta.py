@@ -6,7 +6,6 @@ coefficients and effects integrated out, and the coefficients' exact normal dist
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,13 +16,11 @@ from bayeslmm.formula import Design
 from bayeslmm.gaussian import (
     FixedPrior,
     combination_moments,
-    log_marginals,
     single_threaded_blas,
     with_prior,
 )
 from bayeslmm.gaussian.system import StructuredProblem, Theta
 from bayeslmm.reanalysis.bridge import Evidence
-from bayeslmm.results.residual_loo import block_marginals
 
 if TYPE_CHECKING:
     from bayeslmm.gaussian import Problem
@@ -31,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = [
     "ThetaDraws",
     "coefficient_moments",
-    "log_likelihoods",
     "problem_of",
 ]
 
@@ -70,6 +66,11 @@ class ThetaDraws:
     method: str
 
     @property
+    def theta(self) -> Theta:
+        """The covariance parameters alone."""
+        return Theta(self.factors, self.eta, self.c)
+
+    @property
     def sigma(self) -> np.ndarray:
         """(n,) residual standard deviations, where there is one."""
         return np.exp(self.eta[:, 0])
@@ -94,25 +95,10 @@ def coefficient_moments(
             return combination_moments(with_prior(problem, prior), theta.factors, theta.sigma, C)
         mean = np.empty((len(theta.eta), len(C)))
         covariance = np.empty((len(theta.eta), len(C), len(C)))
-        for d, at in enumerate(_thetas(theta)):
+        for d, at in enumerate(theta.theta.rows()):
             moments = problem.solve(at, prior)
             mean[d], covariance[d] = C @ moments.beta, C @ moments.vcov @ C.T
     return mean, covariance
-
-
-def log_likelihoods(
-    problem: Problem | StructuredProblem, prior: FixedPrior, theta: ThetaDraws
-) -> np.ndarray:
-    """log p(y | theta) of each draw, coefficients and effects integrated out, (m,)."""
-    with single_threaded_blas():
-        if isinstance(problem, StructuredProblem):
-            return block_marginals(problem, prior, list(_thetas(theta)))
-        return log_marginals(with_prior(problem, prior), theta.factors, theta.sigma)
-
-
-def _thetas(theta: ThetaDraws) -> Iterator[Theta]:
-    for F, eta, c in zip(theta.factors, theta.eta, theta.c, strict=True):
-        yield Theta(F, np.ascontiguousarray(eta), np.ascontiguousarray(c))
 
 
 def problem_of(design: Design, y: np.ndarray, X: np.ndarray) -> Problem | StructuredProblem:

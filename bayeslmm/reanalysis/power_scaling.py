@@ -22,9 +22,10 @@ from bayeslmm.parts.parameters import coef_key, corr_key, sd_key
 from bayeslmm.parts.scales import constrain, scale_terms, scales, supported_scale, unconstrain
 from bayeslmm.priors.residual_priors import CORR_KEY, log_scale_keys, scalar_key, scale_keys
 from bayeslmm.priors.table import Priors
-from bayeslmm.reanalysis.given_theta import coefficient_moments, log_likelihoods
+from bayeslmm.reanalysis.given_theta import coefficient_moments
 from bayeslmm.reanalysis.posteriors import log_prior_density
 from bayeslmm.reanalysis.theta import fitted_factors
+from bayeslmm.results.left_out import log_likelihoods
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -217,7 +218,7 @@ def _total_log_likelihood(fit: PosteriorResult) -> np.ndarray:
         prior = fixed_prior(design, Priors(design))
     p = len(design.coef_names)
     beta = coefficient_draws(design, fit.posterior)[1].reshape(-1, p)
-    value = log_likelihoods(model.problem, prior, theta)
+    value = log_likelihoods(model.problem, prior, theta.theta)
     if p:
         mean, covariance = coefficient_moments(model.problem, prior, theta, np.eye(p))
         gap = (beta - mean)[:, :, None]

@@ -6,18 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayeslmm.bayes.draws import covariance_draws
 from bayeslmm.bayes.importance import MAX_K_HAT, importance_sample
 from bayeslmm.bayes.marginal import MarginalDensity
 from bayeslmm.bayes.marginal_fitting import sample_covariances
 from bayeslmm.bayes.mode import find_mode
 from bayeslmm.bayes.nuts import processors
-from bayeslmm.bayes.residual_draws import residual_parameters
 from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.gaussian import single_threaded_blas
-from bayeslmm.parts.patterns import lower_factor
 from bayeslmm.reanalysis.bridge import Evidence, bridge_sampling
 from bayeslmm.reanalysis.given_theta import ThetaDraws
+from bayeslmm.results.estimates import posterior_estimates
 
 if TYPE_CHECKING:
     from bayeslmm.protocols import PosteriorResult
@@ -108,20 +106,15 @@ def _slowest(x: np.ndarray) -> float:
 
 def fitted_factors(fit: PosteriorResult) -> ThetaDraws:
     """The draws a posterior fit already has, equally weighted."""
-    posterior = fit.posterior
-    sigma = posterior["sigma"].to_numpy()
-    parts = [np.zeros((sigma.size, 0))]
-    for Sigma in covariance_draws(fit.model.design, fit.names, posterior):
-        flat = Sigma.reshape(-1, *Sigma.shape[2:])
-        parts.append(np.array([lower_factor(S).ravel() for S in flat]))
-    F = np.ascontiguousarray(np.concatenate(parts, axis=1))
-    eta, c = residual_parameters(fit.model.design, posterior)
-    x = np.concatenate([eta, c, _log_sds(fit, posterior)], axis=2)
-    n = sigma.size
+    found = posterior_estimates(fit)
+    theta = found.theta()
+    x = np.concatenate([found.eta, found.c, _log_sds(fit, fit.posterior)], axis=2)
+    n = len(theta.eta)
     inefficiency = max(n / _slowest(x), n / effective_resampled(fit))
     equal = np.full(n, -np.log(n))
-    eta, c = eta.reshape(n, -1), c.reshape(n, c.shape[-1])
-    return ThetaDraws(F, eta, c, equal, np.nan, inefficiency, None, fit.info.method)
+    return ThetaDraws(
+        theta.F, theta.eta, theta.c, equal, np.nan, inefficiency, None, fit.info.method
+    )
 
 
 def effective_resampled(fit: PosteriorResult) -> float:

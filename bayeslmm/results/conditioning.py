@@ -19,10 +19,10 @@ import numpy as np
 from bayeslmm.bayes.marginal import as_system, fixed_obstacle, fixed_prior
 from bayeslmm.errors import ModelWarning, SamplingError, SamplingWarning
 from bayeslmm.formula.extension import add_rows
-from bayeslmm.gaussian import log_marginals, single_threaded_blas, with_prior
-from bayeslmm.gaussian.system import Theta
+from bayeslmm.gaussian import single_threaded_blas, with_prior
+from bayeslmm.results.estimates import posterior_estimates
 from bayeslmm.results.identification import aliased_coefficients
-from bayeslmm.results.residual_loo import block_marginals, block_thetas
+from bayeslmm.results.left_out import log_likelihoods
 from bayeslmm.results.smoothing import smoothed_weights
 
 if TYPE_CHECKING:
@@ -168,13 +168,9 @@ def _given(fit: PosteriorResult, model: Model, chosen) -> GivenCovariances:
     chosen = slice(None) if chosen is None else chosen
     columns = [posterior[f.sd].to_numpy().reshape(n, -1) for f in fit.names.factors]
     sds = np.concatenate([np.zeros((n, 0)), *columns], axis=1)[chosen]
-    thetas = block_thetas(fit, posterior)
-    F, eta, c = (
-        np.array([getattr(at, name) for at in thetas])[chosen] for name in ("F", "eta", "c")
-    )
-    return GivenCovariances.of(
-        as_system(model.problem), prior, sds, Theta(F, eta, c), model.design.residual
-    )
+    theta = posterior_estimates(fit).flat().part(chosen).theta()
+    system = as_system(model.problem)
+    return GivenCovariances.of(system, prior, sds, theta, model.design.residual)
 
 
 def _resampled(fit: PosteriorResult, model: Model, record: Conditioning, random_seed):
@@ -194,21 +190,8 @@ def _resampled(fit: PosteriorResult, model: Model, record: Conditioning, random_
 
 def _log_ratios(fit: PosteriorResult, model: Model) -> np.ndarray:
     """log p(y_new | y, theta) of each draw, (m,): the ratio of two marginal likelihoods."""
-    prior = fixed_prior(model.design, fit.priors)
-    if model.design.residual is not None:
-        thetas = block_thetas(fit, fit.posterior)
-        after, before = (block_marginals(m.problem, prior, thetas) for m in (model, fit.model))
-        return after - before
-    from bayeslmm.bayes.draws import covariance_factors
-
-    factors = covariance_factors(fit.model.design, fit.names, fit.posterior)
-    sigma = fit.posterior["sigma"].to_numpy().ravel()
-    parts = [F.reshape(len(sigma), -1) for F in factors]
-    flat = np.ascontiguousarray(np.concatenate([np.zeros((len(sigma), 0)), *parts], axis=1))
-    with single_threaded_blas():
-        after, before = (
-            log_marginals(with_prior(m.problem, prior), flat, sigma) for m in (model, fit.model)
-        )
+    prior, theta = fixed_prior(model.design, fit.priors), posterior_estimates(fit).theta()
+    after, before = (log_likelihoods(m.problem, prior, theta) for m in (model, fit.model))
     return after - before
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -64,17 +63,13 @@ class Estimates:
         Sigmas = [Sigma[chosen] for Sigma in self.Sigmas]
         return Estimates(self.beta[chosen], Sigmas, self.eta[chosen], self.c[chosen])
 
-    def factors(self) -> np.ndarray:
-        """Flat lower triangular factors of the Sigmas, (m, sum q_k^2)."""
+    def theta(self) -> Theta:
+        """Covariance parameters of the m draws, with one leading dimension."""
         flat = self.flat()
         parts = [np.zeros((len(flat.eta), 0))]
         parts += [np.array([lower_factor(S).ravel() for S in Sigma]) for Sigma in flat.Sigmas]
-        return np.ascontiguousarray(np.concatenate(parts, axis=1))
-
-    def thetas(self) -> Iterator[Theta]:
-        """Covariance parameters, draw after draw."""
-        flat = self.flat()
-        yield from map(Theta, self.factors(), flat.eta, flat.c)
+        F = np.ascontiguousarray(np.concatenate(parts, axis=1))
+        return Theta(F, flat.eta, flat.c)
 
 
 def estimates_of(fit: PosteriorResult | LikelihoodResult) -> Estimates:

@@ -14,21 +14,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayeslmm.assembly import factor_rows
-from bayeslmm.bayes.draws import covariance_factors
-from bayeslmm.bayes.marginal import fixed_obstacle, fixed_prior, marginal_density, marginal_obstacle
+from bayeslmm.bayes.marginal import fixed_obstacle, marginal_density, marginal_obstacle
 from bayeslmm.bayes.residual_draws import correlated
 from bayeslmm.bayes.tree import log_likelihood
 from bayeslmm.errors import SamplingError
-from bayeslmm.gaussian import (
-    CrossProducts,
-    log_marginals,
-    row_moments,
-    single_threaded_blas,
-    with_prior,
-)
+from bayeslmm.gaussian import single_threaded_blas
 from bayeslmm.priors.propriety import needed_unit
 from bayeslmm.progress import progress
+from bayeslmm.results.estimates import posterior_estimates
+from bayeslmm.results.left_out import group_densities, row_densities, without_rows
 from bayeslmm.results.loo_result import (
     K_HAT,
     Refits,
@@ -47,14 +41,6 @@ if TYPE_CHECKING:
 __all__ = ["LeftOut", "leave_one_out"]
 
 _MAX_VALUES = 4e7
-
-
-@dataclass(frozen=True)
-class _Theta:
-    """Draws of the covariance parameters: flat factors (m, sum q^2) and sigma (m,)."""
-
-    factors: np.ndarray
-    sigma: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,21 +136,10 @@ def leave_one_out(
 
 def _densities(fit: PosteriorResult, posterior, unit: str, units, progressbar: bool) -> np.ndarray:
     """Log density of every unit left out given each draw, (m, units)."""
-    if fit.model.design.residual is None:
-        theta = _theta(fit, posterior)
-        if unit == "observation":
-            return _row_densities(fit, theta, progressbar)
-        return _group_densities(fit, theta, units, progressbar)
-    from bayeslmm.results.residual_loo import (
-        block_group_densities,
-        block_row_densities,
-        block_thetas,
-    )
-
-    thetas = block_thetas(fit, posterior)
+    theta = posterior_estimates(fit, posterior).theta()
     if unit == "observation":
-        return block_row_densities(fit, thetas, progressbar)
-    return block_group_densities(fit, thetas, units, progressbar)
+        return row_densities(fit, theta, progressbar)
+    return group_densities(fit, theta, units, progressbar)
 
 
 def _unit_labels(fit: PosteriorResult, unit: str) -> tuple:
@@ -173,7 +148,7 @@ def _unit_labels(fit: PosteriorResult, unit: str) -> tuple:
         return ()
     if unit in [block.name for block in design.blocks]:
         return design.block(unit).levels
-    return design.residual.factor.levels
+    return design.stated_residual.factor.levels
 
 
 def _refuse_priors(fit: PosteriorResult) -> None:
@@ -242,97 +217,6 @@ def _thinned(fit: PosteriorResult, n_units: int, draws: int | None):
     return posterior.isel(draw=at).assign_coords(draw=np.arange(draws))
 
 
-def _theta(fit: PosteriorResult, posterior) -> _Theta:
-    sigma = posterior["sigma"].to_numpy().ravel()
-    factors = covariance_factors(fit.model.design, fit.names, posterior)
-    parts = [np.zeros((len(sigma), 0)), *(F.reshape(len(sigma), -1) for F in factors)]
-    return _Theta(np.ascontiguousarray(np.concatenate(parts, axis=1)), sigma)
-
-
-def _row_densities(fit: PosteriorResult, theta: _Theta, progressbar: bool) -> np.ndarray:
-    """log p(y_i | y_-i, theta), shape (m, n)."""
-    mean, variance = row_predictives(fit, theta, progressbar=progressbar)
-    return normal_log_density(fit.model.design.y, mean, variance)
-
-
-def normal_log_density(y: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """log N(y; mean, variance)."""
-    return -0.5 * (np.log(2 * np.pi * variance) + (y - mean) ** 2 / variance)
-
-
-def row_predictives(
-    fit: PosteriorResult, theta: _Theta, rows=slice(None), *, progressbar: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of y_i given all other rows and theta, from leverages.
-
-    Parameters
-    ----------
-    theta : _Theta
-        m draws.
-    rows : index
-        Rows wanted.
-
-    Returns
-    -------
-    mean, variance : (m, rows) arrays
-
-    Raises
-    ------
-    SamplingError
-        If a row has leverage one under flat priors.
-    """
-    model, design = fit.model, fit.model.design
-    marginal = with_prior(model.problem, fixed_prior(design, fit.priors))
-    at = np.arange(design.n_rows)[rows]
-    factors = [factor.take(at) for factor in factor_rows(design)]
-    X, y = design.X[at], (design.y - design.offset)[at]
-    weights = np.ones(len(at)) if design.weights is None else design.weights[at]
-    mean, variance = np.empty((2, len(theta.sigma), len(at)))
-    for d in progress(range(len(theta.sigma)), "Leave-one-out", show=progressbar):
-        sigma = float(theta.sigma[d])
-        Ls = model.problem.split(theta.factors[d], masked=False)
-        moments = row_moments(marginal, Ls, sigma, X, factors, weights)
-        left = 1.0 - moments.leverage
-        if not np.all(left > 0):
-            raise SamplingError(
-                "A row has leverage one under flat priors: without it a coefficient is not "
-                "identified, so its leave-one-out density does not exist."
-            )
-        variance[d] = sigma**2 / (weights * left)
-        mean[d] = design.y[at] - (y - moments.fitted) / left
-    return mean, variance
-
-
-def _without(fit: PosteriorResult, rows: np.ndarray):
-    """Prepared cross-products with some rows left out."""
-    model, design = fit.model, fit.model.design
-    if design.residual is not None:
-        from bayeslmm.results.residual_loo import without_rows
-
-        return without_rows(fit, rows)
-    weights = None if design.weights is None else design.weights[rows]
-    part = CrossProducts.from_rows(
-        (design.y - design.offset)[rows],
-        design.X[rows],
-        [factor.take(rows) for factor in factor_rows(design)],
-        weights=weights,
-        shift=model.cross_products.shift,
-    )
-    return model.problem.renewed(model.cross_products - part)
-
-
-def _group_densities(fit: PosteriorResult, theta: _Theta, units, progressbar: bool) -> np.ndarray:
-    """log p(y_g | y_-g, theta), shape (m, groups), as a difference of marginal likelihoods."""
-    prior = fixed_prior(fit.model.design, fit.priors)
-    whole = log_marginals(with_prior(fit.model.problem, prior), theta.factors, theta.sigma)
-    out = np.empty((len(theta.sigma), len(units)))
-    for g, rows in enumerate(progress(units, "Leave-one-group-out", show=progressbar)):
-        out[:, g] = whole - log_marginals(
-            with_prior(_without(fit, rows), prior), theta.factors, theta.sigma
-        )
-    return out
-
-
 def _refitted(fit: PosteriorResult, units, k_hat: np.ndarray, progressbar: bool) -> Refits:
     """Exact densities of the units with high k-hat.
 
@@ -372,7 +256,7 @@ def draws_without(fit: PosteriorResult, rows: np.ndarray, number: int):
     from bayeslmm.bayes.importance import importance_sample
     from bayeslmm.bayes.mode import find_mode
 
-    reduced = marginal_density(fit.model.design, fit.priors, _without(fit, rows))
+    reduced = marginal_density(fit.model.design, fit.priors, without_rows(fit.model, rows))
     rng = np.random.default_rng([number, 7])
     return reduced, importance_sample(reduced, find_mode(reduced), 4000, rng)
 

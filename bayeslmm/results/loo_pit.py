@@ -17,18 +17,15 @@ from bayeslmm.bayes.marginal import marginal_obstacle
 from bayeslmm.gaussian import single_threaded_blas
 from bayeslmm.gaussian.system import Theta
 from bayeslmm.progress import progress
+from bayeslmm.results.estimates import posterior_estimates
+from bayeslmm.results.left_out import normal_log_density, row_predictives
 from bayeslmm.results.loo import (
     _refuse_priors,
-    _Theta,
-    _theta,
     _thinned,
     draws_without,
-    normal_log_density,
     refuse_old_theta,
-    row_predictives,
 )
 from bayeslmm.results.loo_result import K_HAT, refit_above
-from bayeslmm.results.residual_loo import block_row_predictives, block_thetas
 from bayeslmm.results.smoothing import smoothed_weights
 from bayeslmm.results.support import refuse_unless_derived
 
@@ -57,7 +54,8 @@ def loo_pit(
     _refuse_priors(fit)
     posterior = _thinned(fit, 2 * design.n_rows, draws)
     with single_threaded_blas():
-        mean, variance = _predictives(fit, posterior, progressbar)
+        theta = posterior_estimates(fit, posterior).theta()
+        mean, variance = row_predictives(fit, theta, progressbar=progressbar)
         densities = normal_log_density(design.y, mean, variance)
         weights, k_hat = smoothed_weights(-densities.T)  # weights 1 / density
         below = ndtr((design.y - mean) / np.sqrt(variance))
@@ -86,24 +84,13 @@ def loo_pit(
     )
 
 
-def _predictives(fit, posterior, progressbar: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of every row given the others and each draw of theta."""
-    if fit.model.design.residual is None:
-        return row_predictives(fit, _theta(fit, posterior), progressbar=progressbar)
-    return block_row_predictives(fit, block_thetas(fit, posterior), progressbar=progressbar)
-
-
 def _refitted(fit: PosteriorResult, row: int, smoothed: float) -> float:
     """PIT of one row under the posterior without it; the smoothed one where that fails."""
     reduced, sample = draws_without(fit, np.array([row]), row)
     if sample.k_hat > K_HAT:
         return smoothed
-    _, factors, *rest = reduced.constrained(sample.x)
-    if fit.model.design.residual is None:
-        mean, variance = row_predictives(fit, _Theta(factors, np.exp(rest[0][:, 0])), [row])
-    else:
-        thetas = [Theta(*at) for at in zip(factors, *rest, strict=True)]
-        mean, variance = block_row_predictives(fit, thetas, [row])
+    theta = Theta(*reduced.natural(sample.x))
+    mean, variance = row_predictives(fit, theta, [row])
     below = ndtr((fit.model.design.y[row] - mean[:, 0]) / np.sqrt(variance[:, 0]))
     weights = np.exp(sample.log_weights)
     return float((weights * below).sum() / weights.sum())

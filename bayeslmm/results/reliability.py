@@ -65,7 +65,7 @@ def reliabilities(model: Model, estimates: Estimates, chosen: list[int]) -> Iter
     problem, flat = model.problem, estimates.flat()
     system = problem if isinstance(problem, System) else SharedSystem(problem, None, None, ())
     with single_threaded_blas():
-        for d, theta in enumerate(estimates.thetas()):
+        for d, theta in enumerate(estimates.theta().rows()):
             left = system.effect_covariances(theta)
             yield np.concatenate(
                 [_shares(model.design.blocks[k], left[k], flat.Sigmas[k][d]) for k in chosen]

@@ -34,7 +34,7 @@ MODELS = {
     "cs": ("y ~ f", "cs(g)", "~ x", False),
     "unstructured": ("y ~ x", "unstructured(t | g)", None, False),
     "unstructured, one sigma": ("y ~ x + (0 + x | g)", "unstructured(t | g)", "~ 1", False),
-    "toeplitz": ("y ~ x + (1 | g)", "toeplitz(t | g)", "~ f", False),
+    "toeplitz": ("y ~ x", "toeplitz(t | g)", "~ f", False),
     "cells": ("y ~ x + (1 | g) + (1 | h)", None, "~ f", False),
     "log-linear": ("y ~ x + (1 | g)", None, "~ x + f", True),
 }

@@ -392,23 +392,20 @@ def test_every_method_of_a_posterior_works(key, tmp_path):
 @pytest.mark.parametrize("key", ["ar1, slopes, cells", "unstructured"])
 def test_leave_one_out_is_the_dense_conditional_density(key):
     from bayeslmm.bayes.marginal import fixed_prior
-    from bayeslmm.results.residual_loo import (
-        block_group_densities,
-        block_row_densities,
-        block_thetas,
-    )
+    from bayeslmm.results.estimates import posterior_estimates
+    from bayeslmm.results.left_out import group_densities, row_densities
 
     post, lmm = posterior(key), model(key)
     design = lmm.design
     small = post.posterior.isel(chain=[0], draw=[0, 50])
-    thetas = block_thetas(post, small)
-    rows = block_row_densities(post, thetas, False)
+    thetas = posterior_estimates(post, small).theta()
+    rows = row_densities(post, thetas, False)
     units = [np.flatnonzero(design.residual.rows.group == g) for g in range(3)]
-    groups = block_group_densities(post, thetas, units, False)
+    groups = group_densities(post, thetas, units, False)
     prior = fixed_prior(design, post.priors)
     S0 = np.linalg.inv(prior.root.T @ prior.root)
     m0 = S0 @ prior.root.T @ prior.target
-    for d, theta in enumerate(thetas):
+    for d, theta in enumerate(thetas.rows()):
         K = dense_residual_covariance(design, theta.eta, theta.c) + design.X @ S0 @ design.X.T
         for block, Sigma in zip(design.blocks, lmm.problem.covariances(theta.F), strict=True):
             K += (block.codes[:, None] == block.codes) * (block.Z @ Sigma @ block.Z.T)

@@ -461,21 +461,18 @@ def test_a_crossed_posterior_samples_saves_and_is_checked(tmp_path):
 
 def test_leaving_a_row_or_a_group_out_is_the_dense_conditional_density():
     from bayeslmm.bayes.marginal import fixed_prior
-    from bayeslmm.results.residual_loo import (
-        block_group_densities,
-        block_row_densities,
-        block_thetas,
-    )
+    from bayeslmm.results.estimates import posterior_estimates
+    from bayeslmm.results.left_out import group_densities, row_densities
 
     lmm = model("crossed slopes")
     post = lmm.fit(draws=50, chains=2, method="importance", random_seed=3)
-    thetas = block_thetas(post, post.posterior.isel(chain=[0], draw=[0, 20]))
+    thetas = posterior_estimates(post, post.posterior.isel(chain=[0], draw=[0, 20])).theta()
     units = [np.flatnonzero(lmm.design.blocks[1].codes == g) for g in range(3)]
-    rows = block_row_densities(post, thetas, False)
-    groups = block_group_densities(post, thetas, units, False)
+    rows = row_densities(post, thetas, False)
+    groups = group_densities(post, thetas, units, False)
     prior = fixed_prior(lmm.design, post.priors)
     S0 = np.linalg.inv(prior.root.T @ prior.root)
-    for d, theta in enumerate(thetas):
+    for d, theta in enumerate(thetas.rows()):
         V, X, y = dense(lmm, lmm.problem, theta)
         K, gap = V + X @ S0 @ X.T, y - X @ S0 @ prior.root.T @ prior.target
         for found, unit in [(rows[d, 5], np.array([5])), (groups[d, 2], units[2])]:

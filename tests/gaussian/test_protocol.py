@@ -283,6 +283,10 @@ def test_rows_left_out(key):
         mean, variance = c.dense.left_out(c.theta, prior)
         np.testing.assert_allclose(1.0 / diagonal, variance, rtol=1e-9)
         np.testing.assert_allclose(c.dense.y - rows.residual / diagonal, mean, rtol=1e-8, atol=1e-8)
+        some = c.engine.row_information(c.theta, prior, [7, 2])
+        np.testing.assert_allclose(some.diagonal, rows.diagonal[[7, 2]], rtol=1e-12)
+        np.testing.assert_allclose(some.residual, rows.residual[[7, 2]], rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(some.columns, rows.columns[[7, 2]], rtol=1e-10, atol=1e-12)
 
 
 @every

@@ -15,7 +15,8 @@ from bayeslmm.bayes.importance import importance_sample
 from bayeslmm.bayes.marginal import marginal_density
 from bayeslmm.bayes.mode import find_mode
 from bayeslmm.gaussian import single_threaded_blas
-from bayeslmm.results.loo import _units, _without
+from bayeslmm.results.left_out import row_densities, without_rows
+from bayeslmm.results.loo import _units
 from tests.conftest import dataset, quietly
 
 
@@ -31,7 +32,7 @@ def _exact(fit, unit: str, n_draws: int = 5000) -> np.ndarray:
     whole = marginal_density(design, priors, fit.model.problem)
     out = []
     for rows in _units(fit, unit):
-        reduced = marginal_density(design, priors, _without(fit, rows))
+        reduced = marginal_density(design, priors, without_rows(fit.model, rows))
         rng = np.random.default_rng(len(out))
         with single_threaded_blas():
             sample = importance_sample(reduced, find_mode(reduced), n_draws, rng)
@@ -55,17 +56,18 @@ def test_the_density_of_a_left_out_row_is_the_dense_one():
     fit = _fit()
     design, priors = fit.model.design, fit.priors
     from bayeslmm.bayes.marginal import coefficient_priors
-    from bayeslmm.results.loo import _row_densities, _theta, _thinned
+    from bayeslmm.results.estimates import posterior_estimates
+    from bayeslmm.results.loo import _thinned
 
     posterior = _thinned(fit, 36, 3)
-    theta = _theta(fit, posterior)
-    values = _row_densities(fit, theta, progressbar=False)
+    theta = posterior_estimates(fit, posterior).theta()
+    values = row_densities(fit, theta, progressbar=False)
     A = np.linalg.inv(priors.combinations())
     mean, sd = coefficient_priors(design, priors)
     X, g = design.X, design.blocks[0].codes
     m0, S0 = X @ A @ mean, X @ A @ np.diag(sd**2) @ A.T @ X.T
     for d in (0, 5, 11):
-        F, sigma = theta.factors[d, 0], theta.sigma[d]
+        F, sigma = theta.F[d, 0], np.exp(theta.eta[d, 0])
         K = S0 + F**2 * (g[:, None] == g) + sigma**2 * np.eye(36)
         whole = stats.multivariate_normal(m0, K, allow_singular=False).logpdf(design.y)
         for i in (0, 17, 35):

@@ -17,7 +17,7 @@ from bayeslmm.bayes.importance import importance_sample
 from bayeslmm.bayes.marginal import coefficient_priors, marginal_density
 from bayeslmm.bayes.mode import find_mode
 from bayeslmm.gaussian import single_threaded_blas
-from bayeslmm.results.loo import _without
+from bayeslmm.results.left_out import without_rows
 from tests.conftest import dataset, quietly
 
 FORMULA = "Reaction ~ Days + (Days | Subject)"
@@ -118,7 +118,7 @@ def _exact_pit(fit) -> np.ndarray:
     out = np.empty(design.n_rows)
     with single_threaded_blas():
         for i in range(design.n_rows):
-            reduced = marginal_density(design, priors, _without(fit, np.array([i])))
+            reduced = marginal_density(design, priors, without_rows(fit.model, np.array([i])))
             draws = importance_sample(reduced, find_mode(reduced), 2000, np.random.default_rng(i))
             _, F, eta, _ = reduced.constrained(draws.x)
             sigma = np.exp(eta[:, 0])

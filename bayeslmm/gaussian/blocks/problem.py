@@ -113,14 +113,16 @@ class BlockProblem(System):
             self.coordinates.root_to_user(covariance),
         )
 
-    def row_information(self, theta: Theta, prior: FixedPrior | None = None) -> RowInformation:
-        """V^-1 of residuals and columns, and its diagonal."""
+    def row_information(
+        self, theta: Theta, prior: FixedPrior | None = None, rows=slice(None)
+    ) -> RowInformation:
+        """See :meth:`System.row_information`."""
         root = self.prior(prior)
         log_det, inverses, U, S = _kernel.factorize(
             self.layout, self.W, self.p + 1, theta.F, theta.eta, theta.c
         )
         _, gamma, covariance, _ = _kernel.statistics(S, log_det, self.n, *root, False)
-        rows = self.blocks.rows(U, self.p + 1)
+        solved = self.blocks.rows(U, self.p + 1)[rows]
         layout = self.layout
         diagonal = np.concatenate(
             [
@@ -131,9 +133,9 @@ class BlockProblem(System):
             ]
         )
         return RowInformation(
-            rows @ np.append(-gamma, 1.0),
-            rows[:, :-1],
-            self.blocks.rows(diagonal, 1)[:, 0],
+            solved @ np.append(-gamma, 1.0),
+            solved[:, :-1],
+            self.blocks.rows(diagonal, 1)[rows, 0],
             covariance,
         )
 

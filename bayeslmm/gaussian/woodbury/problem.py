@@ -222,15 +222,17 @@ class WoodburySystem(System):
             out.append(total @ Sigma)
         return out
 
-    def row_information(self, theta: Theta, prior: FixedPrior | None = None) -> RowInformation:
+    def row_information(
+        self, theta: Theta, prior: FixedPrior | None = None, rows=slice(None)
+    ) -> RowInformation:
         """See :meth:`System.row_information`."""
         state, U, S = self.solved_at(theta)
         found = statistics(S, state.log_det, float(self.n), *self.prior(prior), False)
-        rows = self._rows(U)
+        u = self._rows(U)[rows]
         return RowInformation(
-            rows @ np.append(-found[1], 1.0),
-            rows[:, :-1],
-            self._rows(state.diagonal()),
+            u @ np.append(-found[1], 1.0),
+            u[:, :-1],
+            self._rows(state.diagonal())[rows],
             found[2],
         )
 
