@@ -25,8 +25,6 @@ _HOME = {
     "TooManyEffectsError": "derivatives",
     "VarianceDerivatives": "derivatives",
     "variance_derivative_terms": "derivatives",
-    "RowMoments": "leverage",
-    "row_moments": "leverage",
     "ConditionalMoments": "marginal",
     "FixedPrior": "marginal",
     "MarginalModel": "marginal",

@@ -1,15 +1,9 @@
-"""Per-row moments given theta: fitted values and leverages, for exact leave-one-out.
-
-h_i = (w_i / sigma^2) [x_i z_i] Q^-1 [x_i z_i]', Q the posterior precision of (beta, b) with the
-prior of beta in it.  With e_i = y_i - fitted_i, the
-predictive of y_i without row i given theta has mean y_i - e_i / (1 - h_i) and variance
-sigma^2 / (w_i (1 - h_i)).
-"""
+"""Variances of rows' random parts given theta, by what is stored of the inverse."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import singledispatch
 
 import numpy as np
@@ -17,76 +11,19 @@ import numpy as np
 from bayeslmm.compiling import kernel
 
 from .factor import eliminate
-from .marginal import MarginalModel, _statistics
 from .rows import FactorRows
 
 #: Entries of right-hand sides that are solved for together.
 _RIGHT_HAND_SIDES = 4_000_000
 
 
-@dataclass(frozen=True)
-class RowMoments:
-    """Posterior moments of each row's linear predictor given theta.
-
-    Attributes
-    ----------
-    fitted : (n,) array
-        E[x_i beta + z_i b | y, theta].
-    variance : (n,) array
-        Var[x_i beta + z_i b | y, theta].
-    leverage : (n,) array
-        w_i variance_i / sigma^2; meaningful for rows that are in the cross-products.
-    """
-
-    fitted: np.ndarray
-    variance: np.ndarray
-    leverage: np.ndarray
-
-
-def row_moments(
-    model: MarginalModel,
-    Ls: Sequence[np.ndarray],
-    sigma: float,
-    X: np.ndarray,
-    factors: Sequence[FactorRows],
-    weights: np.ndarray | None = None,
-) -> RowMoments:
-    """Fitted values, variances and leverages of rows, O(1) look-ups per row and pair of factors.
-
-    Pairs of levels that never share a row in the data have no stored covariance: such rows are
-    solved for, some hundreds at a time.
-
-    Parameters
-    ----------
-    Ls, sigma
-        Absolute factors, residual sd.
-    X : (n, p) array
-    factors : sequence of FactorRows
-    weights : (n,) array, optional
-    """
-    problem = model.problem
-    coordinates = problem.coordinates
-    state = eliminate(problem, problem.flat(Ls) / sigma)
-    _, gamma, inverse, _, _ = _statistics(model, state, sigma)
-    X = np.ascontiguousarray(np.asarray(X, dtype=float) @ coordinates.G_inverse)
-    fitted = X @ (gamma - coordinates.offset)
-    spread = X.copy()  # x_i - z_i b_X, what beta's uncertainty is multiplied by
-    combination = np.append(-gamma, 1.0)
-    for f, effects in zip(factors, problem.effects(state.b), strict=True):
-        for a in range(f.q):
-            own = effects[f.codes, a]
-            fitted += f.Z[:, a] * (own @ combination)
-            spread -= f.Z[:, a, None] * own[:, :-1]
-    variance = np.einsum("ij,jk,ik->i", spread, inverse, spread, optimize=True)
-    if factors:
-        variance += sigma**2 * effect_variance(problem, state, factors)
-    scale = 1.0 if weights is None else np.asarray(weights, dtype=float)
-    return RowMoments(fitted, variance, scale * variance / sigma**2)
-
-
 @singledispatch
 def effect_variance(problem, state, factors: Sequence[FactorRows]) -> np.ndarray:
-    """z_i' (Lambda M^-1 Lambda') z_i of each row, by the type of the problem."""
+    """z_i' (Lambda M^-1 Lambda') z_i of each row, by the type of the problem.
+
+    O(1) look-ups per row and pair of factors. Pairs of levels that never share a row in the data
+    have no stored covariance: such rows are solved for, some hundreds at a time.
+    """
     return _node_quadratic(state, factors)
 
 

@@ -16,11 +16,11 @@ from bayeslmm.gaussian import (
     Problem,
     Solution,
     effect_covariances,
-    row_moments,
     single_threaded_blas,
     solve,
-    with_prior,
 )
+from bayeslmm.gaussian.shared import SharedSystem
+from bayeslmm.gaussian.system import Theta
 from bayeslmm.likelihood.components import Component, components_of, effect_component_values
 from bayeslmm.likelihood.engine import estimated_coefficients
 from bayeslmm.likelihood.kenward_roger import KenwardRoger, kenward_roger
@@ -136,12 +136,10 @@ class ProfiledLikelihood:
         return effect_covariances(self.problem, _absolute(solution), solution.sigma)
 
     def predictor_variance(self, solution: Solution, X, Z, codes) -> np.ndarray:
-        factors = [
-            FactorRows(c, z, block.n_levels)
-            for c, z, block in zip(codes, Z, self.design.blocks, strict=True)
-        ]
-        prepared = with_prior(self.problem)
-        return row_moments(prepared, _absolute(solution), solution.sigma, X, factors).variance
+        factors = tuple(map(FactorRows, codes, Z, [b.n_levels for b in self.design.blocks]))
+        theta = Theta(self.problem.flat(_absolute(solution)), np.log([solution.sigma]), np.zeros(0))
+        system = SharedSystem(self.problem, None, None, factors)
+        return system.predictor_variance(theta, X, Z, codes)
 
     def residual_parameters(self, solution: Solution) -> tuple[np.ndarray, np.ndarray]:
         """log sigma, and nothing."""

@@ -11,14 +11,33 @@ from hypothesis import strategies as st
 from bayeslmm.gaussian import (
     CrossProducts,
     FactorRows,
+    FixedPrior,
+    Problem,
     draw_conditional_many,
     log_marginal_flat,
 )
 from bayeslmm.gaussian.aliasing import remaining_shares_of_products
+from bayeslmm.gaussian.shared import SharedSystem
+from bayeslmm.gaussian.system import Theta
 from bayeslmm.parts.patterns import CovariancePattern, unpack_theta
 
 #: Every way to factorize; all must say the same.
 ROUTES = ("auto", "sparse", "blocked", "syrk", "dense")
+
+
+def row_moments(
+    problem: Problem, Ls, sigma: float, rows: tuple, prior: FixedPrior | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of x'beta + z'b of rows (y, X, factors, weights), given all of them.
+
+    From what a row tells: y - fitted = R V^-1 (y - X beta^), and [K^-1]_ii = R^-1 - R^-2 variance.
+    """
+    y, X, factors, weights = rows
+    system = SharedSystem(problem, y, X, tuple(factors), weights)
+    theta = Theta(problem.flat(Ls), np.log([sigma]), np.zeros(0))
+    found, noise = system.row_information(theta, prior), system.row_variances(theta.eta)
+    spread = np.einsum("ij,jk,ik->i", found.columns, found.covariance, found.columns)
+    return y - noise * found.residual, noise - noise**2 * (found.diagonal - spread)
 
 
 #: Reproducible examples; no deadline, because the first one compiles the kernels.

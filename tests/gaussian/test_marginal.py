@@ -14,7 +14,6 @@ from bayeslmm.gaussian import (
     log_marginal,
     prepare,
     profiled_criterion,
-    row_moments,
     solve,
     with_prior,
 )
@@ -29,6 +28,7 @@ from .gaussian_helpers import (
     log_marginal_and_gradient,
     normal_logpdf,
     random_design,
+    row_moments,
 )
 
 
@@ -150,12 +150,11 @@ def test_draws_are_the_exact_linear_map_of_their_normals(design, route):
             block = slice(at + j * f.q, at + (j + 1) * f.q)
             np.testing.assert_allclose(covs[k][j], exact_cov[block, block], rtol=1e-6, atol=1e-9)
         at += f.n_levels * f.q
-    moments = row_moments(
-        model, design.absolute, design.sigma, design.X, design.factors, design.weights
-    )
-    np.testing.assert_allclose(moments.fitted, C @ exact_mean, rtol=1e-7, atol=1e-9)
+    rows = (design.y, design.X, design.factors, design.weights)
+    fitted, spread = row_moments(model.problem, design.absolute, design.sigma, rows, prior)
+    np.testing.assert_allclose(fitted, C @ exact_mean, rtol=1e-7, atol=1e-9)
     variance = np.einsum("ij,jk,ik->i", C, exact_cov, C)
-    np.testing.assert_allclose(moments.variance, variance, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(spread, variance, rtol=1e-6, atol=1e-9)
 
 
 @check
@@ -184,10 +183,10 @@ def test_conditional_variance_of_effects_given_beta_is_the_inverse_of_M(design):
 def test_leave_one_out_predictions_follow_from_leverages():
     design = random_design(11, 2, [2, 1], "crossed", weighted=True)
     mean, cov = proper_prior(design)
-    model = with_prior(prepare(design.cp, design.patterns), FixedPrior.normal(mean, cov))
-    arguments = (design.absolute, design.sigma, design.X, design.factors, design.weights)
-    found = row_moments(model, *arguments)
-    h, e = found.leverage, design.y - found.fitted
+    problem, prior = prepare(design.cp, design.patterns), FixedPrior.normal(mean, cov)
+    rows = (design.y, design.X, design.factors, design.weights)
+    fitted, variance = row_moments(problem, design.absolute, design.sigma, rows, prior)
+    h, e = design.w * variance / design.sigma**2, design.y - fitted
     K = design.covariance() + design.X @ cov @ design.X.T
     Ki = np.linalg.inv(K)
     r = design.y - design.X @ mean

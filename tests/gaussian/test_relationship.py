@@ -22,7 +22,6 @@ from bayeslmm.gaussian import (
     log_marginal,
     profiled_criterion_and_gradient,
     rotated_for_draws,
-    row_moments,
     solve,
     variance_derivative_terms,
     with_prior,
@@ -34,7 +33,7 @@ from bayeslmm.gaussian.sparse import sparse_pattern
 from bayeslmm.likelihood.satterthwaite import _first_derivatives
 from bayeslmm.parts.patterns import CovariancePattern, pack_theta
 
-from .gaussian_helpers import draws_at, log_marginal_and_gradient
+from .gaussian_helpers import draws_at, log_marginal_and_gradient, row_moments
 
 J, SIGMA = 30, 0.8
 
@@ -236,13 +235,11 @@ def test_conditional_means_and_covariances_are_those_of_dense_algebra(key):
     blocks = effect_covariances(c.problem, c.Ls, SIGMA, FixedPrior.flat(p))
     diagonal = np.concatenate([np.einsum("jaa->ja", x).ravel() for x in blocks])
     np.testing.assert_allclose(diagonal, np.diag(covariance), atol=1e-10)
-    rows = row_moments(with_prior(c.problem), c.Ls, SIGMA, c.X, c.factors)
+    fitted, variance = row_moments(c.problem, c.Ls, SIGMA, (c.y, c.X, c.factors, None))
     both = np.concatenate([c.X, Z], axis=1)
     whole = np.block([[P, -P @ bX.T], [-bX @ P, covariance]])
-    np.testing.assert_allclose(
-        rows.variance, np.einsum("ij,jk,ik->i", both, whole, both), atol=1e-10
-    )
-    np.testing.assert_allclose(rows.fitted, c.X @ beta + Z @ b, rtol=1e-10)
+    np.testing.assert_allclose(variance, np.einsum("ij,jk,ik->i", both, whole, both), atol=1e-10)
+    np.testing.assert_allclose(fitted, c.X @ beta + Z @ b, rtol=1e-10)
 
 
 @every_case
