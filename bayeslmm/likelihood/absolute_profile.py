@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayeslmm.assembly import structured_problem
+from bayeslmm.gaussian import single_threaded_blas
 from bayeslmm.likelihood.components import component_values
 from bayeslmm.likelihood.coordinates import Coordinates
 from bayeslmm.likelihood.optimize import optimize
@@ -114,7 +115,7 @@ def _held(
         if not free.any():
             return float(objective(np.zeros(0))[0])
         nonzero = np.where(np.abs(optimum) < 1e-3, 0.1, optimum)  # off a vanished variance
-        with np.errstate(all="ignore"):
+        with single_threaded_blas(), np.errstate(all="ignore"):
             found = min(
                 (
                     minimize(
@@ -177,7 +178,7 @@ def constrained_deviance(
                 total = -2.0 * log_lik + multiplier * gap + 0.5 * _PENALTY * gap**2
                 return total, gradient + (multiplier + _PENALTY * gap) * slope(point)
 
-            with np.errstate(all="ignore"):
+            with single_threaded_blas(), np.errstate(all="ignore"):
                 found = minimize(
                     objective, x, jac=True, method="L-BFGS-B",
                     options={"maxiter": 500, "ftol": 1e-13, "gtol": 1e-6},
