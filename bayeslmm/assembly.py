@@ -125,12 +125,12 @@ def _route(design: Design, factors: list[FactorRows]) -> tuple[str, Split | None
         small = largest_block(group, factors) <= _SMALL_BLOCK and design.n_rows <= _FEW_ROWS
         return ("blocks" if small else "cells"), None
     split = _split(design, factors)
+    if not np.isfinite(split.cost):
+        _refuse_size(design, split)
     if not related:
         together = split_cost(group, factors, [False] * len(factors))
         if together.cost <= max(_CHEAPER * split.cost, _CHEAP):
             return "blocks", None
-    if not np.isfinite(split.cost):
-        _refuse_size(design, split)
     return "woodbury", split
 
 

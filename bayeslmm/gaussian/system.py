@@ -9,6 +9,8 @@ posterior ask for. The engines differ in how they come by V^-1:
 - :class:`bayeslmm.gaussian.cells.problem.CellProblem`: independent residuals of unequal variances,
   from the cross-products of cells;
 - :class:`bayeslmm.gaussian.blocks.problem.BlockProblem`: any residuals, from dense blocks of rows;
+- :class:`bayeslmm.gaussian.woodbury.problem.WoodburySystem`: any residuals, from dense blocks of
+  rows, the effects that join them apart; levels may be related;
 - :class:`bayeslmm.gaussian.reference.DenseSystem`: anything, by n x n matrices, in numpy alone:
   the formulas, which the others are tested against.
 """

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayeslmm.assembly import structured_problem
+from bayeslmm.gaussian import single_threaded_blas
 from bayeslmm.likelihood.components import component_values
 from bayeslmm.likelihood.coordinates import Coordinates
 from bayeslmm.likelihood.optimize import AbsoluteSearch, best_of, central_differences
@@ -112,7 +113,8 @@ def _held(
         if not free.any():
             return float(objective(np.zeros(0))[0])
         nonzero = np.where(np.abs(optimum) < 1e-3, 0.1, optimum)  # off a vanished variance
-        found = best_of(objective, (state["x"][free], nonzero[free]))
+        with single_threaded_blas():
+            found = best_of(objective, (state["x"][free], nonzero[free]))
         x = np.empty(len(free))
         x[free], x[at] = found.x, fixed
         state["x"] = x
@@ -160,7 +162,8 @@ def constrained_deviance(
                 total = -2.0 * log_lik + multiplier * gap + 0.5 * _PENALTY * gap**2
                 return total, gradient + (multiplier + _PENALTY * gap) * slope(point)
 
-            found = best_of(objective, [x])
+            with single_threaded_blas():
+                found = best_of(objective, [x])
             x, gap = found.x, held(found.x) - goal
             multiplier += _PENALTY * gap
             if abs(gap) < 1e-7:

@@ -561,11 +561,20 @@ def test_confounded_random_effects_are_refused_by_likelihood():
 
 def test_a_block_too_large_is_refused_with_its_size():
     n = 3200
-    rng = np.random.default_rng(0)
     data = pd.DataFrame({"g": np.arange(n) // 1600, "t": np.arange(n) % 1600})
-    data["y"] = rng.normal(size=n)
+    data["y"] = np.random.default_rng(0).normal(size=n)
     lmm = quietly("y ~ 1", data, residual="ar1(t | g)")
     with pytest.raises(blm.DataError, match="g join 1600 rows into one block"):
+        lmm.reml()
+
+
+def test_too_many_crossed_effects_are_refused_with_their_number():
+    n = 24_000
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame({"g": np.arange(n) // 4, "t": np.arange(n) % 4})
+    data["i"], data["y"] = rng.integers(0, 7000, n), rng.normal(size=n)
+    lmm = quietly("y ~ 1 + (1 | i)", data, residual="ar1(t | g)")
+    with pytest.raises(blm.DataError, match="i: [0-9]+ random effects that join groups"):
         lmm.reml()
 
 

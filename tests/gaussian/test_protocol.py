@@ -348,3 +348,17 @@ def test_a_draw_of_the_reference_has_its_own_moments():
     np.testing.assert_allclose(draws[0], mean, rtol=1e-12)
     root = draws[1:] - draws[0]
     np.testing.assert_allclose(root.T @ root, covariance, rtol=1e-9, atol=1e-12)
+
+
+def test_a_covariate_far_from_zero_loses_nothing_when_rows_are_left_out():
+    """Changes keep the digits of the shifted columns: the value does not know the origin."""
+    c = case("nested")
+    keep, far = np.arange(N) % 7 != 3, np.array([0.0, 1e7, 0.0])
+    values = []
+    for X in (c.dense.X, c.dense.X + far):
+        cp = CrossProducts.from_rows(c.dense.y, X, c.dense.factors, c.dense.weights)
+        whole = prepare(cp, c.dense.patterns)
+        system = SharedSystem(whole, c.dense.y, X, c.dense.factors, c.dense.weights)
+        for changed in (system.with_rows(keep, c.dense.y, X), system.with_response(c.dense.y, X)):
+            values.append(changed.evaluate(c.theta, changed.prior(None)).value)
+    assert values[2:] == pytest.approx(values[:2], rel=1e-8)

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 
 import bayeslmm as blm
-from bayeslmm.assembly import structured_problem
+from bayeslmm.assembly import factor_rows, structured_problem
 from bayeslmm.gaussian.blocks.problem import BlockProblem
+from bayeslmm.gaussian.reference import DenseSystem
 from bayeslmm.gaussian.system import Theta
 from bayeslmm.gaussian.woodbury.problem import WoodburySystem
 from bayeslmm.likelihood.absolute import (
@@ -19,7 +20,9 @@ from bayeslmm.likelihood.absolute import (
     absolute_curvature,
     absolute_kenward_roger,
 )
+from bayeslmm.likelihood.block_derivatives import _natural_parameters
 from bayeslmm.likelihood.coordinates import Coordinates
+from bayeslmm.likelihood.woodbury_derivatives import woodbury_derivatives
 
 
 @cache
@@ -114,3 +117,132 @@ def test_log_linear_and_vanished_effects(key):
         at = Theta(F, theta.eta, theta.c)
         ours, theirs = (absolute_kenward_roger(p, at, log_linear=True) for p in routes(key))
         np.testing.assert_allclose(ours.adjusted, theirs.adjusted, rtol=1e-6, atol=1e-10)
+
+
+def test_the_engine_is_chosen_by_what_an_evaluation_costs():
+    many = rows(200, 4, 40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        crossed = blm.LMM("y ~ x + (1 | item)", many, residual="ar1(t | subject)")
+        nested = blm.LMM("y ~ x + (x | subject)", many, residual="ar1(t | subject)")
+    assert isinstance(crossed.problem, WoodburySystem)
+    assert isinstance(nested.problem, BlockProblem)
+    assert isinstance(model("ar1").problem, BlockProblem)  # 96 rows
+
+
+def _pedigree(n: int) -> blm.RelationshipMatrix:
+    parents = [(0, 0) if i < 6 else (1 + (i * 7) % (i // 2), 1 + i // 2 + i % 3) for i in range(n)]
+    frame = pd.DataFrame(parents, columns=["sire", "dam"])
+    frame["id"] = np.arange(1, n + 1)
+    return blm.pedigree_relationship(frame.astype(str), monoecious=True)
+
+
+@cache
+def related(residual: str | None, sigma: str | None) -> blm.LMM:
+    data = rows().assign(id=np.repeat(np.arange(5, 29), 4).astype(str))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return blm.LMM(
+            "y ~ x + (1 | id)", data, residual=residual, sigma=sigma,
+            relationship={"id": _pedigree(30)},
+        )  # fmt: skip
+
+
+def test_with_equal_variances_a_pedigree_beside_sigma_is_the_pedigree_alone():
+    structured = related(None, "~ arm").problem
+    plain = related(None, None).reml()
+    natural = Theta(
+        plain._solution.Ls[0].ravel() * plain.sigma, np.log([plain.sigma] * 2), np.zeros(0)
+    )
+    assert structured.solve(natural).value == pytest.approx(plain.loglik, rel=1e-10)
+    found = structured.solve(natural)
+    np.testing.assert_allclose(found.beta, plain._solution.beta, rtol=1e-8)
+    np.testing.assert_allclose(found.b[0], plain._solution.b[0], rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("residual", "sigma"), [("ar1(t | id)", None), (None, "~ arm"), ("cs(id)", "~ arm")]
+)
+def test_kenward_roger_terms_of_related_levels_are_the_definitions(residual, sigma):
+    problem = related(residual, sigma).problem
+    coordinates = Coordinates(problem)
+    theta = coordinates.theta(coordinates.starts()[0])
+    terms, _ = woodbury_derivatives(problem, theta, log_linear=False)
+    known = related(residual, sigma).design.blocks[0].relationship
+    system = DenseSystem(
+        problem.columns[np.argsort(problem.blocks.order), -1],
+        problem.columns[np.argsort(problem.blocks.order), :-1],
+        problem.factors, problem.patterns, problem.structure, problem.group, problem.time,
+        problem.scale, problem.weights, (known.dense(),),
+    )  # fmt: skip
+    F = np.ones_like(theta.F)
+    Z = system.columns([f.Z for f in system.factors], [f.codes for f in system.factors], system.n)
+    natural = _natural_parameters(problem, theta, False)
+    D = [Z @ system.effect_covariance(F) @ Z.T]
+    for step, e in zip(natural.steps, np.eye(len(natural.phi)), strict=True):
+        up, down = (
+            system.residual_covariance(*natural.to_theta(natural.phi + s * step * e))
+            for s in (1.0, -1.0)
+        )
+        D.append((up - down) / (2 * step))
+    V = Z @ system.effect_covariance(theta.F) @ Z.T
+    W = np.linalg.inv(V + system.residual_covariance(theta.eta, theta.c))
+    WD, X = [W @ d for d in D], system.X
+    trace = [[np.trace(a @ b) for b in WD] for a in WD]
+    np.testing.assert_allclose(terms.trace, trace, rtol=1e-6)
+    np.testing.assert_allclose(terms.trace_first, [np.trace(a) for a in WD], rtol=1e-7)
+    np.testing.assert_allclose(terms.information, X.T @ W @ X, rtol=1e-9, atol=1e-10)
+    P = np.array([X.T @ a @ W @ X for a in WD])
+    np.testing.assert_allclose(terms.P, P, rtol=1e-6, atol=1e-8 * np.abs(P).max())
+    Q = np.array([[X.T @ a @ b @ W @ X for b in WD] for a in WD])
+    np.testing.assert_allclose(terms.Q, Q, rtol=1e-6, atol=1e-8 * np.abs(Q).max())
+
+
+def test_heritability_of_the_observed_variances():
+    fit = related(None, "~ arm").reml()
+    found = fit.heritability()
+    part = fit.components()["sd(Intercept | id)"] ** 2
+    assert part > 0
+    assert found["estimate"] == pytest.approx(part / (part + fit.sigma**2), rel=1e-8)
+    assert found["lower"] < found["estimate"] < found["upper"]
+
+
+@pytest.mark.parametrize(("residual", "sigma"), [("ar1(t | id)", None), (None, "~ arm")])
+def test_rows_given_move_a_likelihood_fit_as_the_joint_normal_says(residual, sigma):
+    fit = related(residual, sigma).reml()
+    new = pd.DataFrame({"id": "2", "t": [7, 8], "x": [0.0, 1.0], "y": [9.0, 8.0], "arm": "a"})
+    twin = fit._given(new)
+    design, rows_of = twin.design, twin.design.residual.rows
+    problem = fit._problem
+    dense = DenseSystem(
+        design.y, design.X, tuple(factor_rows(design)), problem.patterns, problem.structure,
+        rows_of.group, rows_of.time, rows_of.scale, None,
+        (design.blocks[0].relationship.dense(),),
+    )  # fmt: skip
+    expected = dense.solve(fit._engine.natural(fit._solution))
+    np.testing.assert_allclose(twin._solution.beta, expected.beta, rtol=1e-8)
+    np.testing.assert_allclose(twin._solution.b[0], expected.b[0], rtol=1e-7, atol=1e-9)
+    assert np.all(np.isfinite(fit.predict(new, given=new)["estimate"]))
+
+
+def test_a_known_sigma_beside_a_structure_is_refused_by_likelihood():
+    data = rows()
+    lmm = blm.LMM(
+        "y ~ x", data, residual="ar1(t | subject)", priors={"sigma": blm.Prior("Fixed", value=1.0)}
+    )
+    with pytest.raises(blm.PriorError, match="sigma has a fixed value"):
+        lmm.reml()
+
+
+def test_a_column_with_the_name_of_a_residual_parameter_is_refused():
+    data = rows().rename(columns={"x": "rho"})
+    with pytest.raises(blm.PriorError, match="rename the column"):
+        blm.LMM("y ~ rho", data, residual="ar1(t | subject)")
+
+
+def test_range_is_a_distance():
+    with pytest.raises(blm.PriorError, match="range is a distance in time"):
+        blm.LMM(
+            "y ~ x", rows(), residual="car1(t | subject)",
+            priors={"range": blm.Prior("Normal", mu=0, sigma=1)},
+        )  # fmt: skip

@@ -77,4 +77,4 @@ def cheapest_split(
     if sum(len(choice) == 2 for choice in choices) > _MOST:
         choices = [choice[-1:] for choice in choices]
     found = [split_cost(group, factors, is_outer) for is_outer in product(*choices)]
-    return min(found, key=lambda split: (split.cost, split.size))
+    return min(found, key=lambda split: (split.cost, split.largest > LARGEST_BLOCK, split.size))
