@@ -10,7 +10,9 @@ from scipy import stats
 import bayeslmm as blm
 from bayeslmm.bayes.draws import coefficient_draws
 from bayeslmm.bayes.predictive import posterior_predictive
-from bayeslmm.results.loo_pit import _predictives, _refitted
+from bayeslmm.results.estimates import posterior_estimates
+from bayeslmm.results.left_out import row_predictives
+from bayeslmm.results.loo_pit import _refitted
 from tests.reanalysis.test_structures import (
     KINDS,
     PRIORS,
@@ -29,7 +31,8 @@ X = np.column_stack([np.ones(32), rows()["x"]])
 def test_loo_pit_is_the_conditional_normal_distribution(kind):
     """Of every row given the others, coefficients and effects integrated out in K = V + X S0 X'."""
     fit, y = fitted(kind), rows()["y"].to_numpy()
-    means, variances = _predictives(fit, fit.posterior.isel(chain=[0], draw=slice(3)), False)
+    theta = posterior_estimates(fit, fit.posterior.isel(chain=[0])).theta()
+    means, variances = row_predictives(fit, theta)
     for d in range(3):
         K = dense(kind, fit, d) + X @ S0 @ X.T
         for i in range(32):
@@ -40,7 +43,6 @@ def test_loo_pit_is_the_conditional_normal_distribution(kind):
     tree = fit.loo_pit(exact=False, progressbar=False, random_seed=1)
     pit = tree["loo_pit"]["y"].to_numpy()
     assert np.all((pit > 0) & (pit < 1))
-    means, variances = _predictives(fit, fit.posterior.isel(chain=[0]), False)
     rough = stats.norm.cdf((y - means) / np.sqrt(variances)).mean(axis=0)
     assert np.corrcoef(pit, rough)[0, 1] > 0.97
 
