@@ -8,6 +8,7 @@ effects of related levels, are kept apart from them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -111,7 +112,7 @@ def structured_problem(design: Design, *, columns=slice(None), route: str = "aut
         return _cell_problem(design, factors, columns)
     if route == "woodbury":
         return _woodbury_problem(design, factors, columns, split or _split(design, factors))
-    return _block_problem(design, factors, columns)
+    return _block_problem(design, factors, covariance_patterns(design), columns)
 
 
 def _route(design: Design, factors: list[FactorRows]) -> tuple[str, Split | None]:
@@ -164,9 +165,7 @@ def _refuse_size(design: Design, split: Split) -> None:
 
 def _cell_problem(design: Design, factors: list[FactorRows], columns) -> CellProblem:
     from bayeslmm.gaussian.cells.problem import TooManyCellsError, prepare_cells
-    from bayeslmm.parts.structures import make_structure
 
-    rows = design.stated_residual.rows
     try:
         with single_threaded_blas():
             return prepare_cells(
@@ -174,8 +173,8 @@ def _cell_problem(design: Design, factors: list[FactorRows], columns) -> CellPro
                 design.X[:, columns],
                 factors,
                 covariance_patterns(design),
-                make_structure("independent", rows.group, rows.time, 0, 1),
-                rows.scale,
+                _structure(design),
+                design.stated_residual.rows.scale,
                 design.weights,
             )
     except TooManyCellsError as err:
@@ -185,7 +184,12 @@ def _cell_problem(design: Design, factors: list[FactorRows], columns) -> CellPro
         ) from None
 
 
-def _block_problem(design: Design, factors: list[FactorRows], columns) -> BlockProblem:
+def _block_problem(
+    design: Design,
+    factors: Sequence[FactorRows],
+    patterns: Sequence[CovariancePattern],
+    columns,
+) -> BlockProblem:
     from bayeslmm.gaussian.blocks.problem import prepare_blocks
 
     rows = design.stated_residual.rows
@@ -193,7 +197,7 @@ def _block_problem(design: Design, factors: list[FactorRows], columns) -> BlockP
         design.y - design.offset,
         design.X[:, columns],
         factors,
-        covariance_patterns(design),
+        patterns,
         _structure(design),
         rows.group,
         rows.time,
@@ -205,20 +209,17 @@ def _block_problem(design: Design, factors: list[FactorRows], columns) -> BlockP
 def _woodbury_problem(
     design: Design, factors: list[FactorRows], columns, split: Split
 ) -> WoodburySystem:
-    from bayeslmm.gaussian.woodbury.problem import ResidualRows, prepare_woodbury
+    from bayeslmm.gaussian.woodbury.problem import prepare_woodbury
 
-    rows = design.stated_residual.rows
+    patterns, is_outer = covariance_patterns(design), split.is_outer
+    own_factors, own_patterns = (
+        [part for part, out in zip(parts, is_outer, strict=True) if not out]
+        for parts in (factors, patterns)
+    )
+    relationships = [block.relationship for block in design.blocks]
     with single_threaded_blas():
-        return prepare_woodbury(
-            design.y - design.offset,
-            design.X[:, columns],
-            factors,
-            covariance_patterns(design),
-            _structure(design),
-            ResidualRows(rows.group, rows.time, rows.scale, design.weights),
-            [block.relationship for block in design.blocks],
-            split.is_outer,
-        )
+        inner = _block_problem(design, own_factors, own_patterns, columns)
+        return prepare_woodbury(inner, factors, patterns, relationships, is_outer)
 
 
 def _structure(design: Design) -> Structure:
@@ -232,20 +233,10 @@ def _structure(design: Design) -> Structure:
 
 def residual_blocks(design: Design) -> Blocks:
     """Blocks of rows whose residuals are correlated, whatever random effects join them."""
-    from bayeslmm.gaussian.blocks.layout import make_blocks
-    from bayeslmm.parts.structures import STRUCTURES
+    from bayeslmm.gaussian.blocks.problem import blocks_of
 
-    residual, rows = design.stated_residual, design.stated_residual.rows
-    made = STRUCTURES[residual.kind]
-    return make_blocks(
-        rows.group,
-        rows.time if made.uses_time else np.zeros(design.n_rows),
-        rows.scale,
-        design.weights,
-        [],
-        (made.code, len(residual.times)),
-        shift_times=made.uses_time and not residual.times,
-    )
+    rows = design.stated_residual.rows
+    return blocks_of(_structure(design), rows.group, rows.time, rows.scale, design.weights, [])
 
 
 def factor_rows(design: Design) -> list[FactorRows]:

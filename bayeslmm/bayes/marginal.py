@@ -32,7 +32,7 @@ from bayeslmm.bayes.kernels.coordinates import (
 from bayeslmm.formula import Design
 from bayeslmm.formula.residual import ResidualDesign
 from bayeslmm.gaussian import FixedPrior, Problem, rotated_for_draws
-from bayeslmm.gaussian.shared import SharedSystem
+from bayeslmm.gaussian.shared import SharedSystem, as_system
 from bayeslmm.gaussian.system import System, Theta
 from bayeslmm.gaussian.threads import alone
 from bayeslmm.parts.correlations import (
@@ -53,7 +53,7 @@ from bayeslmm.priors.residual_priors import (
 )
 from bayeslmm.priors.table import Priors
 
-__all__ = ["MarginalDensity", "as_system", "fixed_prior", "marginal_density", "marginal_obstacle"]
+__all__ = ["MarginalDensity", "fixed_prior", "marginal_density", "marginal_obstacle"]
 
 #: Partial correlations are kept from +-1 by this many units of their atanh.
 _LARGEST_ATANH = 18.0
@@ -291,11 +291,6 @@ class MarginalDensity:
         return GivenCovariances.of(
             self.system, self.fixed, sds, Theta(F, eta, c), self.residual, self.maps
         )
-
-
-def as_system(problem: Problem | System) -> System:
-    """Cross-products alone evaluate, solve and draw as well as with their rows."""
-    return problem if isinstance(problem, System) else SharedSystem(problem, None, None, ())
 
 
 def marginal_density(

@@ -11,7 +11,7 @@ import numpy as np
 from bayeslmm.bayes.conditional import GivenCovariances, posterior_values
 from bayeslmm.bayes.fitting import FitInfo, assemble
 from bayeslmm.bayes.hierarchical import coords, flat_covariance_root
-from bayeslmm.bayes.marginal import as_system, fixed_obstacle, fixed_prior
+from bayeslmm.bayes.marginal import fixed_obstacle, fixed_prior
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.nuts import processors
 from bayeslmm.bayes.residual_model import residual_parts
@@ -19,6 +19,7 @@ from bayeslmm.bayes.sampling import PYMC_TUNE, Sampling, quiet_pymc, sample_mode
 from bayeslmm.errors import PriorError
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import Problem, single_threaded_blas
+from bayeslmm.gaussian.shared import as_system
 from bayeslmm.gaussian.system import System, Theta
 from bayeslmm.parts.patterns import lower_factor
 from bayeslmm.priors.table import Priors

@@ -171,9 +171,7 @@ class PosteriorVariance(PosteriorDraws):
         from bayeslmm.results.heritability import share_values
 
         posterior, found = self.posterior, posterior_estimates(self)
-        sigma = posterior["sigma"].to_numpy()
-        if self.model.design.residual is not None:
-            sigma = mean_sigma(self.model.design, posterior)
+        sigma = mean_sigma(self.model.design, posterior)
         values = share_values(self.model, share, found.Sigmas, sigma, found.beta)
         if not draws:
             check_level(level, interval)

@@ -337,3 +337,33 @@ def _draw_beta(S, sigma, root, target, noise):
     P, h = posterior_precision(S, sigma * sigma, root, target)
     _, beta, _ = _solve_fixed(P, h)
     return draw_fixed(P, beta, noise)[:, 0]
+
+
+@kernel
+def statistics(S, log_det, n, root, target, log_det_prior, ml):
+    """Criterion, coefficients, their covariance, and a root B of omega.
+
+    omega is such that D = (U omega U' - V^-1) / 2; with ``ml`` beta is estimated, not integrated.
+    """
+    p = S.shape[0] - 1
+    B = np.zeros((p + 1, p + 1))
+    if ml:
+        inverse, beta, log_det_P = _solve_fixed(S[:p, :p].copy(), S[:p, p].copy())
+        quadratic = _residual_form(S, beta)
+        value = -0.5 * (n * _LOG_2PI + log_det + quadratic)
+        if not np.isfinite(log_det_P):
+            value = np.nan
+    else:
+        value, beta, inverse, _, _ = marginal_statistics(
+            S, log_det, n, 0.0, 1.0, root, target, log_det_prior
+        )
+    for i in range(p):
+        B[i, p] = -beta[i]
+    B[p, p] = 1.0
+    if not ml:
+        C = inverse.copy()
+        cholesky_lower(C)
+        for i in range(p):
+            for j in range(i + 1):
+                B[i, j] = C[i, j]
+    return value, beta, inverse, B

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayeslmm.gaussian._criteria import marginal_gradient
-from bayeslmm.gaussian.blocks._kernel import statistics
+from bayeslmm.gaussian._criteria import marginal_gradient, statistics
 from bayeslmm.gaussian.coordinates import Coordinates, working_products
 from bayeslmm.gaussian.crossproducts import CrossProducts
 from bayeslmm.gaussian.factor import Elimination, eliminate
@@ -36,7 +35,7 @@ from bayeslmm.gaussian.system import Evaluation, Moments, RowInformation, System
 from bayeslmm.parts.patterns import CovariancePattern
 from bayeslmm.parts.structures import Structure
 
-__all__ = ["CrossProductSystem", "Eliminated", "SharedSystem"]
+__all__ = ["CrossProductSystem", "Eliminated", "SharedSystem", "as_system"]
 
 #: Up to this many random effects an evaluation is cheap.
 _FEW_EFFECTS = 1000
@@ -357,3 +356,8 @@ class SharedSystem(CrossProductSystem):
             raise ValueError("the rows of the data are not in memory")
         cp = CrossProducts.from_rows(y, X, factors, weights)
         return SharedSystem(self.whole.renewed(cp), y, X, factors, weights)
+
+
+def as_system(problem: Problem | System) -> System:
+    """A system of cross-products alone, which evaluates, solves and draws as one with its rows."""
+    return problem if isinstance(problem, System) else SharedSystem(problem, None, None, ())

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayeslmm.bayes.marginal import as_system, fixed_obstacle, fixed_prior
+from bayeslmm.bayes.marginal import fixed_obstacle, fixed_prior
 from bayeslmm.errors import ModelWarning, SamplingError, SamplingWarning
 from bayeslmm.formula.extension import add_rows
 from bayeslmm.gaussian import single_threaded_blas, with_prior
+from bayeslmm.gaussian.shared import as_system
 from bayeslmm.results.estimates import posterior_estimates
 from bayeslmm.results.identification import aliased_coefficients
 from bayeslmm.results.left_out import log_likelihoods

@@ -18,8 +18,7 @@ import pandas as pd
 
 from bayeslmm.bayes.draws import long_labels
 from bayeslmm.gaussian import single_threaded_blas
-from bayeslmm.gaussian.shared import SharedSystem
-from bayeslmm.gaussian.system import System
+from bayeslmm.gaussian.shared import as_system
 from bayeslmm.protocols import is_posterior
 from bayeslmm.results.estimates import Estimates, estimates_of
 from bayeslmm.results.support import refuse_unless_derived
@@ -62,8 +61,7 @@ def reliabilities(model: Model, estimates: Estimates, chosen: list[int]) -> Iter
 
     An effect whose variance is zero has reliability 0, the limit.
     """
-    problem, flat = model.problem, estimates.flat()
-    system = problem if isinstance(problem, System) else SharedSystem(problem, None, None, ())
+    system, flat = as_system(model.problem), estimates.flat()
     with single_threaded_blas():
         for d, theta in enumerate(estimates.theta().rows()):
             left = system.effect_covariances(theta)

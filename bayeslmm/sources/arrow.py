@@ -231,8 +231,7 @@ class FileSource(ArrowSource):
         DataError
             If the file is damaged: it is named.
         """
-        read = self._parquet_batches if self.format == "parquet" else self._csv_batches
-        yield from self._sliced(partial(read, file), columns)
+        yield from self._sliced(partial(self._file_batches, file), columns)
 
     def load(self, columns):
         return self._knowing_types(lambda: super(FileSource, self).load(columns))

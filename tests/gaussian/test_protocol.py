@@ -17,7 +17,7 @@ from bayeslmm.gaussian.related.coupled import CoupledProblem
 from bayeslmm.gaussian.related.rotation import RotatedProblem, prepare_related
 from bayeslmm.gaussian.shared import SharedSystem
 from bayeslmm.gaussian.system import System, Theta
-from bayeslmm.gaussian.woodbury.problem import ResidualRows, prepare_woodbury
+from bayeslmm.gaussian.woodbury.problem import prepare_woodbury
 from bayeslmm.parts.patterns import CovariancePattern
 from bayeslmm.parts.structures import Structure, make_structure
 from tests.gaussian.gaussian_helpers import central_difference
@@ -176,8 +176,12 @@ def case(key: str) -> Case:
         if engine != "woodbury":
             related[0], known[0] = _known(engine, factors[0].n_levels)
         inside = np.array([k == 0 and shape in INSIDE for k in range(len(factors))])
-        rows = ResidualRows(group, time, scale, weights)
-        system = prepare_woodbury(y, X, factors, patterns, structure, rows, known, ~inside)
+        own = [
+            [v for v, here in zip(part, inside, strict=True) if here]
+            for part in (factors, patterns)
+        ]
+        inner = prepare_blocks(y, X, *own, structure, group, time, scale, weights)
+        system = prepare_woodbury(inner, factors, patterns, known, ~inside)
     else:
         system = prepare_blocks(y, X, factors, patterns, structure, group, time, scale, weights)
     dense = DenseSystem(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from bayeslmm.compiling import kernel
+from bayeslmm.gaussian._criteria import statistics
 from bayeslmm.gaussian._small import cholesky_lower
-from bayeslmm.gaussian.blocks._kernel import pattern_residual, products, statistics
+from bayeslmm.gaussian.blocks._kernel import pattern_residual, products
 
 
 @kernel

@@ -13,12 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from bayeslmm.compiling import Doubles, IntegerMatrix, Integers, Matrix, kernel
-from bayeslmm.gaussian._criteria import _residual_form, _solve_fixed, marginal_statistics
+from bayeslmm.gaussian._criteria import statistics
 from bayeslmm.gaussian._small import cholesky_lower, invert_from_cholesky
 from bayeslmm.gaussian.blocks._grams import add_gram_product, gram_adjoint
 from bayeslmm.parts.structures import add_kernel_gradient, kernel_correlation
-
-_LOG_2PI = float(np.log(2.0 * np.pi))
 
 
 class Layout(NamedTuple):
@@ -241,36 +239,6 @@ def products(lay, data, columns, F, eta, c):
                 U = np.empty(data.W.shape[0])
             _add_row_product(lay, k, inverses, data.W, columns, U, S)
     return log_det, inverses, U, 0.5 * (S + S.T)
-
-
-@kernel
-def statistics(S, log_det, n, root, target, log_det_prior, ml):
-    """Criterion, coefficients, their covariance, and a root B of omega.
-
-    omega is such that D = (U omega U' - V^-1) / 2; with ``ml`` beta is estimated, not integrated.
-    """
-    p = S.shape[0] - 1
-    B = np.zeros((p + 1, p + 1))
-    if ml:
-        inverse, beta, log_det_P = _solve_fixed(S[:p, :p].copy(), S[:p, p].copy())
-        quadratic = _residual_form(S, beta)
-        value = -0.5 * (n * _LOG_2PI + log_det + quadratic)
-        if not np.isfinite(log_det_P):
-            value = np.nan
-    else:
-        value, beta, inverse, _, _ = marginal_statistics(
-            S, log_det, n, 0.0, 1.0, root, target, log_det_prior
-        )
-    for i in range(p):
-        B[i, p] = -beta[i]
-    B[p, p] = 1.0
-    if not ml:
-        C = inverse.copy()
-        cholesky_lower(C)
-        for i in range(p):
-            for j in range(i + 1):
-                B[i, j] = C[i, j]
-    return value, beta, inverse, B
 
 
 @kernel

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from bayeslmm.gaussian._criteria import statistics
 from bayeslmm.gaussian.blocks import _effects, _kernel
 from bayeslmm.gaussian.blocks._grams import make_grams
 from bayeslmm.gaussian.blocks.layout import Blocks, make_blocks, residual_root, with_columns
@@ -25,6 +26,7 @@ __all__ = [
     "RowInformation",
     "System",
     "Theta",
+    "blocks_of",
     "prepare_blocks",
 ]
 
@@ -98,7 +100,7 @@ class BlockProblem(System):
         log_det, _, U, S = _kernel.factorize(
             self.layout, self.W, self.p + 1, theta.F, theta.eta, theta.c
         )
-        value, gamma, covariance, _ = _kernel.statistics(S, log_det, self.n, *root, ml)
+        value, gamma, covariance, _ = statistics(S, log_det, self.n, *root, ml)
         u = self.blocks.rows(U, self.p + 1) @ np.append(-gamma, 1.0)
         b = []
         for factor, Sigma in zip(self.factors, self.covariances(theta.F), strict=True):
@@ -121,7 +123,7 @@ class BlockProblem(System):
         log_det, inverses, U, S = _kernel.factorize(
             self.layout, self.W, self.p + 1, theta.F, theta.eta, theta.c
         )
-        _, gamma, covariance, _ = _kernel.statistics(S, log_det, self.n, *root, False)
+        _, gamma, covariance, _ = statistics(S, log_det, self.n, *root, False)
         solved = self.blocks.rows(U, self.p + 1)[rows]
         layout = self.layout
         diagonal = np.concatenate(
@@ -170,7 +172,7 @@ class BlockProblem(System):
         log_det, inverses, U, S = _kernel.factorize(
             self.layout, self.W, self.p + 1, theta.F, theta.eta, theta.c
         )
-        Phi = _kernel.statistics(S, log_det, self.n, *self.prior(None), False)[2]
+        Phi = statistics(S, log_det, self.n, *self.prior(None), False)[2]
         columns = self.blocks.rows(U, self.p + 1)[:, :-1]
         spread = np.asarray(X, dtype=float) @ self.coordinates.G_inverse
         variance = np.zeros(len(spread))
@@ -247,7 +249,7 @@ class BlockProblem(System):
     def with_effects(self, matrices: Sequence[np.ndarray | None]) -> BlockProblem:
         """See :meth:`System.with_effects`."""
         factors = tuple(f.mapped(K) for f, K in zip(self.factors, matrices, strict=True))
-        blocks = _blocks(self.structure, self.group, self.time, self.scale, self.weights, factors)
+        blocks = blocks_of(self.structure, self.group, self.time, self.scale, self.weights, factors)
         W = blocks.data(self.blocks.rows(self.W, self.p + 1))
         return replace(self, blocks=blocks, W=W, factors=factors)
 
@@ -305,7 +307,7 @@ def prepare_blocks(
     weights : (n,) array, optional
         Var(eps_i) = sd_i^2 / w_i.
     """
-    blocks = _blocks(structure, group, time, scale, weights, factors)
+    blocks = blocks_of(structure, group, time, scale, weights, factors)
     W, coordinates, rest = _working(blocks, np.asarray(y, dtype=float), X)
     return BlockProblem(
         blocks, W, len(y), X.shape[1], tuple(patterns), tuple(factors), structure, coordinates,
@@ -313,7 +315,8 @@ def prepare_blocks(
     )  # fmt: skip
 
 
-def _blocks(structure: Structure, group, time, scale, weights, factors) -> Blocks:
+def blocks_of(structure: Structure, group, time, scale, weights, factors) -> Blocks:
+    """Blocks of rows that share a residual group or a level of the factors."""
     return make_blocks(
         group,
         time if structure.uses_time else np.zeros(len(group)),

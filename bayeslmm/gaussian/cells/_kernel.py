@@ -13,8 +13,8 @@ import numpy as np
 
 from bayeslmm.compiling import Doubles, Integers, Matrix, kernel
 from bayeslmm.gaussian._backward import derivative_sums, effects, inverse_blocks
+from bayeslmm.gaussian._criteria import statistics
 from bayeslmm.gaussian._elimination import eliminate_head
-from bayeslmm.gaussian.blocks._kernel import statistics
 from bayeslmm.gaussian.problem import Values
 from bayeslmm.gaussian.symbolic import Layout
 

@@ -21,7 +21,7 @@ from functools import cached_property
 import numpy as np
 
 from bayeslmm.gaussian import _criteria
-from bayeslmm.gaussian.blocks._kernel import statistics
+from bayeslmm.gaussian._criteria import statistics
 from bayeslmm.gaussian.cells import _kernel as _cells
 from bayeslmm.gaussian.cells._kernel import CellProducts
 from bayeslmm.gaussian.coordinates import working_products

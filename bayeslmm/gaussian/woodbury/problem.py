@@ -9,39 +9,22 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from bayeslmm.gaussian._criteria import statistics
 from bayeslmm.gaussian.blocks import _effects
-from bayeslmm.gaussian.blocks._kernel import statistics
 from bayeslmm.gaussian.blocks.layout import Blocks, with_columns
-from bayeslmm.gaussian.blocks.problem import BlockProblem, prepare_blocks
+from bayeslmm.gaussian.blocks.problem import BlockProblem
 from bayeslmm.gaussian.coordinates import Coordinates
 from bayeslmm.gaussian.marginal import FixedPrior
 from bayeslmm.gaussian.related.relationship import Relationship
 from bayeslmm.gaussian.rows import FactorRows
 from bayeslmm.gaussian.system import Evaluation, Moments, RowInformation, System, Theta
 from bayeslmm.gaussian.woodbury import _kernel
-from bayeslmm.gaussian.woodbury.outer import Outer, OuterFactor, outer_factor
+from bayeslmm.gaussian.woodbury.outer import Outer, outer_factor
 from bayeslmm.gaussian.woodbury.state import State, _chunks, state_at
 from bayeslmm.parts.patterns import CovariancePattern
 from bayeslmm.parts.structures import Structure
 
-__all__ = ["ResidualRows", "WoodburySystem", "prepare_woodbury"]
-
-
-@dataclass(frozen=True)
-class ResidualRows:
-    """Rows as their residuals see them, see :class:`System`.
-
-    Attributes
-    ----------
-    group, time : (n,) arrays
-    scale : (n, s) array
-    weights : (n,) array or None
-    """
-
-    group: np.ndarray
-    time: np.ndarray
-    scale: np.ndarray
-    weights: np.ndarray | None = None
+__all__ = ["WoodburySystem", "prepare_woodbury"]
 
 
 @dataclass(frozen=True)
@@ -452,42 +435,28 @@ def _outer_information(state: State, k: int) -> np.ndarray:
 
 
 def prepare_woodbury(
-    y: np.ndarray,
-    X: np.ndarray,
+    inner: BlockProblem,
     factors: Sequence[FactorRows],
     patterns: Sequence[CovariancePattern],
-    structure: Structure,
-    rows: ResidualRows,
     relationships: Sequence[Relationship | None],
     is_outer: Sequence[bool],
 ) -> WoodburySystem:
-    """Lay rows out in blocks, and the other effects across them.
+    """Join rows in blocks by the effects outside of these.
 
     Parameters
     ----------
-    y : (n,) array
-        Response, less its offset.
-    X : (n, p) array
+    inner : BlockProblem
+        The rows with the effects inside blocks only.
     factors, patterns
-        Grouping factors and their covariance patterns.
-    structure : Structure
-    rows : ResidualRows
+        All grouping factors and their covariance patterns.
     relationships : sequence of Relationship or None
         Of the levels of each factor.
     is_outer : sequence of bool
         Which factors are outside the blocks; those with related levels must be.
     """
-    inside = [(f, p) for f, p, out in zip(factors, patterns, is_outer, strict=True) if not out]
-    inner = prepare_blocks(
-        y, X, [f for f, _ in inside], [p for _, p in inside], structure, rows.group, rows.time,
-        rows.scale, rows.weights,
-    )  # fmt: skip
-    outside: list[OuterFactor] = []
-    for f, known, out in zip(factors, relationships, is_outer, strict=True):
-        if out:
-            outside.append(outer_factor(f, known))
     own = [f for f, out in zip(factors, is_outer, strict=True) if out]
-    return WoodburySystem(
-        inner, Outer.of_rows(outside, own, inner.blocks.order), tuple(patterns), tuple(factors),
-        tuple(bool(out) for out in is_outer), inner.rest,
-    )  # fmt: skip
+    related = [known for known, out in zip(relationships, is_outer, strict=True) if out]
+    outside = [outer_factor(f, known) for f, known in zip(own, related, strict=True)]
+    outer = Outer.of_rows(outside, own, inner.blocks.order)
+    chosen = tuple(bool(out) for out in is_outer)
+    return WoodburySystem(inner, outer, tuple(patterns), tuple(factors), chosen, inner.rest)
