@@ -125,13 +125,14 @@ def _route(design: Design, factors: list[FactorRows]) -> tuple[str, Split | None
     if residual.kind == "independent" and not related:
         small = largest_block(group, factors) <= _SMALL_BLOCK and design.n_rows <= _FEW_ROWS
         return ("blocks" if small else "cells"), None
+    together = np.inf if related else split_cost(group, factors, [False] * len(factors)).cost
+    if together <= _CHEAP:
+        return "blocks", None
     split = _split(design, factors)
     if not np.isfinite(split.cost):
         _refuse_size(design, split)
-    if not related:
-        together = split_cost(group, factors, [False] * len(factors))
-        if together.cost <= max(_CHEAPER * split.cost, _CHEAP):
-            return "blocks", None
+    if together <= _CHEAPER * split.cost:
+        return "blocks", None
     return "woodbury", split
 
 

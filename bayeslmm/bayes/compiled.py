@@ -8,7 +8,7 @@ compiled call. The interface is private, so it is used only in versions it was c
 
 A C function cached on disk cannot hold arrays: they are passed as a table of addresses and shapes
 (:mod:`bayeslmm.bayes.kernels.tables`). A density names the module of the C function, ``logp``
-(``density.compiled``), and has the records that it reads from the table.
+(``density.compiled``), and has the table that it reads.
 
 ``import nutpie`` imports all of ArviZ with its plots, which takes longer than a fit: only nutpie's
 compiled part is loaded here.
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numba import carray, cfunc, types
 
-from bayeslmm.bayes.kernels.tables import DOUBLES, flat_arrays, make_table
+from bayeslmm.bayes.kernels.tables import DOUBLES, Table
 from bayeslmm.bayes.mode import Mode
 
 if TYPE_CHECKING:
@@ -79,17 +79,15 @@ class CompiledDensity:
     size : int
         Dimensions.
     logp : numba.cfunc
-    arrays : list of ndarray
-    table : ndarray
-        Address and shape of each.
+    table : Table
+        Of the density, center and scale.
     initial_point : callable
         Seed to a starting z.
     """
 
     size: int
     logp: Any
-    arrays: list[np.ndarray]
-    table: np.ndarray
+    table: Table
     initial_point: Callable
 
     @property
@@ -100,7 +98,7 @@ class CompiledDensity:
     def sampler(self, settings, cores, progress, callback, rate, store):
         """A running sampler of nutpie."""
         lib = _library()
-        pointer = self.table.ctypes.data
+        pointer = self.table.entries.ctypes.data
         sizes = {"coordinate": self.size}
         variables = lib.PyVariable.new_variables(
             ["z"], ["float64"], [(self.size,)], sizes, {"z": ("coordinate",)}
@@ -129,10 +127,8 @@ def compiled_density(
         Seed to a starting z.
     """
     kernels: Any = density.compiled
-    entries = (mode.x, mode.scale, *flat_arrays(density.records()))
-    arrays = [np.ascontiguousarray(a) for a in entries]
-    table = make_table(arrays, kernels.N_ARRAYS)
-    return CompiledDensity(density.n_dim, kernels.logp, arrays, table, initial_point)
+    table = Table(*density.table.records, mode.x, mode.scale)
+    return CompiledDensity(density.n_dim, kernels.logp, table, initial_point)
 
 
 def compiled_model(compiled: CompiledDensity):

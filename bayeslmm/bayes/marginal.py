@@ -29,6 +29,7 @@ from bayeslmm.bayes.kernels.coordinates import (
     natural,
     naturals,
 )
+from bayeslmm.bayes.kernels.tables import Table
 from bayeslmm.formula import Design
 from bayeslmm.formula.residual import ResidualDesign
 from bayeslmm.gaussian import FixedPrior, Problem, rotated_for_draws
@@ -119,7 +120,7 @@ class MarginalDensity:
     def _likelihood(self) -> tuple | None:
         return self.system.kernel_arguments(self._root)
 
-    @cached_property
+    @property
     def _kernels(self) -> ModuleType:
         return import_module(f"bayeslmm.bayes.kernels.{self.system.engine}")
 
@@ -137,9 +138,15 @@ class MarginalDensity:
         """
         return None if self._likelihood is None or self.alone else self._kernels
 
-    def records(self) -> tuple:
-        """What the compiled density takes after x, but for the last argument."""
-        return self.prior, self._likelihood
+    @cached_property
+    def table(self) -> Table:
+        """What compiled densities read; of the prior alone where the system has none."""
+        if self._likelihood is None:
+            return Table(self.prior)
+        table = Table(self.prior, self._likelihood)
+        if len(table.entries) != 3 * self._kernels.N_ARRAYS:
+            raise RuntimeError("the table of arrays does not match the compiled code")
+        return table
 
     @property
     def draws_with_value(self) -> bool:
@@ -163,13 +170,13 @@ class MarginalDensity:
         """Log density at each row of X, shape (n, n_dim)."""
         X = np.ascontiguousarray(X, dtype=float)
         if self._likelihood is not None:
-            return self._kernels.densities(X, self.prior, self._likelihood)
+            return self._kernels.densities(X, self.table.entries)
         return np.array([self.value(x) for x in X])
 
     def _evaluate(self, x: np.ndarray, want_gradient: bool) -> tuple[float, np.ndarray]:
         x = np.ascontiguousarray(x, dtype=float)
         if self._one_call is not None:
-            return self._one_call(x, self.prior, self._likelihood, want_gradient)
+            return self._one_call(x, self.table.entries, want_gradient)
         at, nothing = natural(x, self.prior), np.full(len(x), np.nan)
         if not is_finite(at):
             return np.nan, nothing
@@ -204,7 +211,8 @@ class MarginalDensity:
 
     def computed(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """As :meth:`constrained`, of the effects computed with."""
-        return naturals(np.ascontiguousarray(np.atleast_2d(X), dtype=float), self.prior)
+        X = np.ascontiguousarray(np.atleast_2d(X), dtype=float)
+        return naturals(X, self.table.entries)
 
     def constrained(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Standard deviations (n, m), flat factors (n, f), eta (n, s) and c (n, k) at rows of X.

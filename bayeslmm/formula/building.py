@@ -125,7 +125,9 @@ def build_design(
     refuse_constant(response, float(y.min()), float(y.max()), len(y))
     fixed = model_matrix(parsed.fixed, plain, what="formula", **options)
     blocks = _random_blocks(parsed.bars, plain, options)
-    lost = {b.name: _lost_levels(b, raw) for b in blocks} if len(dropped) else {}
+    short = blocks if len(dropped) else ()
+    lost = {b.name: _lost_levels(b, raw) for b in short}
+    touched = {b.name: _touched_levels(b, raw, dropped) for b in short}
     offset = np.zeros(len(keep)) if fixed.offset is None else fixed.offset
     return Design(
         formula=parsed,
@@ -142,7 +144,7 @@ def build_design(
             {k: v for k, v in lost.items() if v},
             len(frame) - len(dropped) - len(keep),
             {name: int(mask.sum()) for name, mask in unknown.items()},
-            {b.name: levels for b in blocks if (levels := _touched_levels(b, raw, dropped))},
+            {k: v for k, v in touched.items() if v},
         ),
         rows=keep,
         index=frame.index[keep],

@@ -30,6 +30,8 @@ __all__ = ["AbsoluteSearch", "Optimum", "best_of", "central_differences", "optim
 
 #: Up to this many random effects a search takes a millisecond, so that several are made.
 _FEW_EFFECTS = 200
+#: With so many rows per covariance parameter two searches find what three do.
+_ROWS_EACH = 30
 
 #: A relative standard deviation below this, over the root of the levels, is looked at closely.
 _TENDS_TO_ZERO = 0.1
@@ -340,7 +342,8 @@ class AbsoluteSearch(Search):
         return sum(factor.n_levels * pattern.q for factor, pattern in sizes)
 
     def n_others(self, x: np.ndarray) -> int:
-        return max(1, super().n_others(x))  # correlations have local maxima of their own
+        # correlations and log-linear scales have local maxima of their own where rows are few
+        return max(1, super().n_others(x) if self.problem.n < _ROWS_EACH * len(x) else 0)
 
     def starts(self) -> tuple[np.ndarray, list[np.ndarray]]:
         first, *others = sorted(self.coordinates.starts(), key=self.value)

@@ -87,15 +87,6 @@ class EffectLikelihood:
         spread = self.variance + self.base_sd**2
         return self.log_weights - log_normal(self.mean, self.base_mean, spread)
 
-    def log_at(self, e: np.ndarray) -> np.ndarray:
-        """log L(e), up to a constant shared by all e, shape of e."""
-        e = np.atleast_1d(np.asarray(e, dtype=float))
-        out = np.empty(e.shape)
-        for i in np.ndindex(e.shape):
-            terms = self.flat_log_weights + log_normal(e[i], self.mean, self.variance)
-            out[i] = np.logaddexp.reduce(terms)
-        return out
-
 
 def normal_likelihood(estimate: float, se: float) -> EffectLikelihood:
     """A published estimate with its standard error."""

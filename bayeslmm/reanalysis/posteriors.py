@@ -151,15 +151,6 @@ class EffectPosterior:
             return float(np.interp(x, self.grid, self._cumulative_above, left=1.0, right=0.0))
         return float(self.weights @ ndtr((self.mean_i - x) / self.sd_i))
 
-    def cdf_error(self, x: float) -> float:
-        """Monte Carlo standard error of :meth:`cdf`; nan where it is not known (grids)."""
-        if self.likelihood.exact:
-            return 0.0
-        if self.grid is not None:
-            return np.nan
-        gap = ndtr((x - self.mean_i) / self.sd_i) - self.cdf(x)
-        return float(np.sqrt((self.weights**2 @ gap**2) * self.likelihood.inefficiency))
-
     def density(self, x: np.ndarray) -> np.ndarray:
         """p(e | y) at x."""
         x = np.asarray(x, dtype=float)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import pickle
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -186,6 +190,20 @@ def test_the_gradient_is_exact(key, route):
     far = np.array([density.value(x + 2 * s) - density.value(x - 2 * s) for s in steps])
     expected = (8 * near - far) / 12e-4
     np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-6 * abs(gradient).max())
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda d: pickle.loads(pickle.dumps(d))])
+def test_a_copy_reads_its_own_arrays(copied):
+    """The compiled density reads addresses, which must be those of the copy's arrays."""
+    density = _density(_model("independent"))
+    x = density.starting_points((0.5,))[0]
+    expected = density(x)[0]
+    other = copied(density)
+    at = set(other.table.entries[::3]) & set(density.table.entries[::3])
+    assert not at
+    del density
+    gc.collect()
+    assert other(x)[0] == expected
 
 
 def test_many_points_at_once_are_the_points_one_by_one():

@@ -5,17 +5,27 @@ from __future__ import annotations
 import numpy as np
 from numba import carray, cfunc
 
-from bayeslmm.bayes.kernels.coordinates import CovariancePrior, add_likelihood, is_finite, natural
+from bayeslmm.bayes.kernels.coordinates import (
+    N_PRIOR,
+    add_likelihood,
+    is_finite,
+    natural,
+    read_prior,
+)
 from bayeslmm.bayes.kernels.tables import LOGP, point, reader, report
 from bayeslmm.compiling import kernel
 from bayeslmm.gaussian.cells._kernel import CellArguments, evaluate_head
 
 __all__ = ["N_ARRAYS", "densities", "density", "logp"]
 
+_likelihood, _N_LIKELIHOOD = reader(CellArguments)
+N_ARRAYS = N_PRIOR + _N_LIKELIHOOD
+
 
 @kernel
-def density(x, prior, likelihood, want_gradient):
+def density(x, t, want_gradient):
     """Log density and its gradient in one compiled call; without a dense tail."""
+    prior, likelihood = read_prior(t, 0), _likelihood(t, N_PRIOR)
     at = natural(x, prior)
     nothing = np.full(x.shape[0], np.nan)
     if not is_finite(at):
@@ -33,23 +43,18 @@ def density(x, prior, likelihood, want_gradient):
 
 
 @kernel
-def densities(X, prior, likelihood):
+def densities(X, t):
     """Log density at each row of X."""
     out = np.empty(X.shape[0])
     for i in range(X.shape[0]):
-        out[i] = density(X[i], prior, likelihood, False)[0]
+        out[i] = density(X[i], t, False)[0]
     return out
-
-
-_prior, _N_PRIOR = reader(CovariancePrior)
-_likelihood, _N_LIKELIHOOD = reader(CellArguments)
-N_ARRAYS = 2 + _N_PRIOR + _N_LIKELIHOOD
 
 
 @cfunc(LOGP, cache=True)
 def logp(n_dim, z, out, value, user_data):
     """Log density and gradient in the whitened coordinates of a chain."""
-    t = carray(user_data, (3 * N_ARRAYS,), np.int64)
-    x = point(carray(z, (n_dim,)), t)
-    found = density(x, _prior(t, 2), _likelihood(t, 2 + _N_PRIOR), True)
-    return report(found, t, carray(out, (n_dim,)), carray(value, (1,)))
+    t = carray(user_data, (3 * N_ARRAYS + 6,), np.int64)
+    x = point(carray(z, (n_dim,)), t, N_ARRAYS)
+    found = density(x, t, True)
+    return report(found, t, N_ARRAYS, carray(out, (n_dim,)), carray(value, (1,)))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bayeslmm.bayes.kernels.tables import reader
 from bayeslmm.compiling import Doubles, kernel
 from bayeslmm.parts.correlations import (
     CorrelationLayout,
@@ -23,7 +24,15 @@ from bayeslmm.parts.correlations import (
 from bayeslmm.parts.scales import Scales, scale_terms
 from bayeslmm.parts.structures import natural_parameters, pullback_natural
 
-__all__ = ["CovariancePrior", "Natural", "add_likelihood", "natural", "naturals"]
+__all__ = [
+    "N_PRIOR",
+    "CovariancePrior",
+    "Natural",
+    "add_likelihood",
+    "natural",
+    "naturals",
+    "read_prior",
+]
 
 
 class CovariancePrior(NamedTuple):
@@ -113,9 +122,13 @@ def natural(x, prior):
     return Natural(value + log_corr, gradient, scalar, slope, F, L, eta, c)
 
 
+read_prior, N_PRIOR = reader(CovariancePrior)
+
+
 @kernel
-def naturals(X, prior):
-    """Scalars of the effects (n, m), F, eta and c at rows of X."""
+def naturals(X, t):
+    """Scalars of the effects (n, m), F, eta and c at rows of X; t as of a density or its prior."""
+    prior = read_prior(t, 0)
     n, m = X.shape[0], prior.effects.diagonal.shape[0]
     T = prior.times.diagonal.shape[0]
     n_c = T * T if T else prior.scales.code.shape[0] - m - prior.n_scales

@@ -1,38 +1,46 @@
 """Arrays of a density as a table of addresses and shapes, and what compiled code reads from it.
 
-Entry i is (address, length or rows, columns). The first two are where the coordinates z of a chain
-lie: center (d,) and scale (d, d), x = center + scale z.
+Entry i is (address, length or rows, columns). A compiled function that gets one array of addresses
+is called in a fraction of the time of one that gets forty arrays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
-__all__ = ["DOUBLES", "LOGP", "flat_arrays", "make_table", "point", "reader", "report"]
+__all__ = ["DOUBLES", "LOGP", "Table", "flat_arrays", "point", "reader", "report"]
 
 DOUBLES = types.CPointer(types.double)
 #: Signature of a log density: dimensions, z, gradient, value, table.
 LOGP = types.int64(types.uint64, DOUBLES, DOUBLES, DOUBLES, types.voidptr)
 
 
-def make_table(arrays: Sequence[np.ndarray], expected: int) -> np.ndarray:
-    """The table of C-contiguous arrays, which have to stay alive.
+class Table:
+    """Arrays of records, kept alive, and where they lie.
 
-    Raises
-    ------
-    RuntimeError
-        If there are not as many as the compiled code reads.
+    Parameters
+    ----------
+    records : tuple of NamedTuple
+        As :func:`reader` reads them, one after the other; or arrays.
+
+    Attributes
+    ----------
+    entries : (3 n,) int array
     """
-    if len(arrays) != expected:
-        raise RuntimeError("the table of arrays does not match the compiled code")
-    return np.array(
-        [(a.ctypes.data, *(*a.shape, 0, 0)[:2]) for a in arrays], dtype=np.int64
-    ).ravel()
+
+    def __init__(self, *records: Any):
+        self.records = records
+        self._arrays = [np.ascontiguousarray(a) for a in flat_arrays(records)]
+        rows = [(a.ctypes.data, *(*a.shape, 0, 0)[:2]) for a in self._arrays]
+        self.entries = np.array(rows, dtype=np.int64).ravel()
+
+    def __reduce__(self) -> tuple:
+        return Table, self.records  # addresses hold in this process only
 
 
 @intrinsic
@@ -107,26 +115,26 @@ def reader(record: type) -> tuple[Callable, int]:
 
 
 @njit
-def point(z, t):
-    """x = center + scale z."""
-    x, scale = doubles(t, 0).copy(), matrix(t, 1)
-    for i in range(x.shape[0]):
+def point(z, t, i):
+    """x = center + scale z; center (d,) and scale (d, d) are entries i and i + 1."""
+    x, scale = doubles(t, i).copy(), matrix(t, i + 1)
+    for row in range(x.shape[0]):
         for j in range(x.shape[0]):
-            x[i] += scale[i, j] * z[j]
+            x[row] += scale[row, j] * z[j]
     return x
 
 
 @njit
-def report(found, t, out, logp):
+def report(found, t, i, out, logp):
     """Write value and gradient in z; nutpie's code: positive is a divergence, zero is fine."""
     value, gradient = found
-    scale = matrix(t, 1)
+    scale = matrix(t, i + 1)
     logp[0] = value
     fine = np.isfinite(value)
     for j in range(out.shape[0]):
         total = 0.0
-        for i in range(out.shape[0]):
-            total += scale[i, j] * gradient[i]
+        for row in range(out.shape[0]):
+            total += scale[row, j] * gradient[row]
         out[j] = total
         fine = fine and np.isfinite(total)
     return 0 if fine else 3
