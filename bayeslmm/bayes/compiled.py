@@ -24,10 +24,11 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import carray, cfunc, types
+from numba import carray, types
 
 from bayeslmm.bayes.kernels.tables import DOUBLES, Table
 from bayeslmm.bayes.mode import Mode
+from bayeslmm.compiling import c_function
 
 if TYPE_CHECKING:
     from bayeslmm.bayes.marginal import MarginalDensity
@@ -42,7 +43,7 @@ _LOADING = Lock()
 _EXPAND = types.int64(types.uint64, types.uint64, DOUBLES, DOUBLES, types.voidptr)
 
 
-@cfunc(_EXPAND, cache=True)
+@c_function(_EXPAND)
 def _expand(n_dim, n_expanded, z_, out_, user_data):
     z, out = carray(z_, (n_dim,)), carray(out_, (n_expanded,))
     for i in range(n_expanded):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from bayeslmm.compiling import kernel
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def accumulate_factor(codes, Z, R, weights, zz, zr, counts, zz_plain):
     """Add rows to the per-level products of one factor, in place.
 
@@ -29,7 +30,7 @@ def accumulate_factor(codes, Z, R, weights, zz, zr, counts, zz_plain):
                 zr[j, a, c] += wz * R[i, c]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def mirror_lower(zz):
     """Copy the lower triangle of each (q, q) slice to the upper one."""
     for j in range(zz.shape[0]):
@@ -38,7 +39,7 @@ def mirror_lower(zz):
                 zz[j, b, a] = zz[j, a, b]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def rows_by_level(codes, n_levels):
     """Counting sort: start of each level, and the row numbers in level order."""
     start = np.zeros(n_levels + 1, np.int64)
@@ -54,7 +55,7 @@ def rows_by_level(codes, n_levels):
     return start, order
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def cooccurrences(codes_k, codes_l, start, order, n_levels_l):
     """Distinct pairs of levels that share a row, sorted, and the pair each row belongs to."""
     n = codes_k.shape[0]
@@ -83,7 +84,7 @@ def cooccurrences(codes_k, codes_l, start, order, n_levels_l):
     return rows[:nnz].copy(), columns[:nnz].copy(), row_pair
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def accumulate_pair(row_pair, Zk, Zl, weights, values, counts):
     """Add w z_k z_l' of every row to the block of its pair of levels, in place."""
     for i in range(row_pair.shape[0]):
@@ -95,7 +96,7 @@ def accumulate_pair(row_pair, Zk, Zl, weights, values, counts):
                 values[s, a, b] += wz * Zl[i, b]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def accumulate_moments(columns, pilot, low, high, total, squares):
     """Range, sum and sum of squares about ``pilot`` of each column, added in place."""
     k = columns.shape[1]

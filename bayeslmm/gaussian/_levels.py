@@ -13,14 +13,10 @@ w_j = C_j^-T R_j: L is the same at every level and leaves the sum.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from bayeslmm.compiling import kernel
+from bayeslmm.compiling import kernel, summing_kernel
 
 from ._small import invertible_factors
-
-#: Sums may be taken in any order; nan and infinity keep their meaning.
-_sums = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 #: Levels worked on at a time: few enough to stay in the cache. Sums are taken chunk by chunk and
 #: added in the order of the chunks, so that they are the same whoever works on which.
@@ -47,7 +43,7 @@ def level_columns(diag: np.ndarray, rhs: np.ndarray, q: int) -> np.ndarray:
     return np.ascontiguousarray(np.hstack((lower, rhs.reshape(len(blocks), -1))).T)
 
 
-@_sums
+@summing_kernel
 def _dot(x, y):
     total = 0.0
     for j in range(x.shape[0]):
@@ -269,7 +265,7 @@ def _sum_shrinkage(levels, begin, end, q, L, roots, out):
     )  # fmt: skip
 
 
-@_sums
+@summing_kernel
 def _sum_one(a, i00):
     """sum_j M_j^-1 A_j, which is L^-T sum_j M_j^-1 L'A_j where L is a number."""
     total = 0.0
@@ -278,7 +274,7 @@ def _sum_one(a, i00):
     return total
 
 
-@_sums
+@summing_kernel
 def _sum_two(a00, a10, a11, i00, c10, i11, l00, l10, l11):
     """Entries of sum_j M_j^-1 L'A_j."""
     h00, h01, h10, h11 = 0.0, 0.0, 0.0, 0.0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from bayeslmm.compiling import kernel
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _popcount(word):
     word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
     word = (word & np.uint64(0x3333333333333333)) + (
@@ -16,7 +17,7 @@ def _popcount(word):
     return (word * np.uint64(0x0101010101010101)) >> np.uint64(56)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def minimum_degree(ptr, neighbors, is_lead, dense_share):
     """Minimum-degree order of the nodes left when the leading factor is eliminated.
 
@@ -93,7 +94,7 @@ def minimum_degree(ptr, neighbors, is_lead, dense_share):
     return order
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def fill_patterns(ptr, neighbors, order, n_lead, node_q, dense_share, max_head):
     """Symbolic block Cholesky in a given order.
 
@@ -155,7 +156,7 @@ def fill_patterns(ptr, neighbors, order, n_lead, node_q, dense_share, max_head):
     return head, pat_ptr[: head + 1].copy(), pattern[:fill].copy()
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def panel_positions(n_head, pat_ptr, pattern, node_q, node_col):
     """Columns of each head node's panel, and where they sit in the panels of later head nodes.
 
@@ -208,7 +209,7 @@ def panel_positions(n_head, pat_ptr, pattern, node_q, node_col):
     return pcol_ptr, pcol, hpat_ptr, hpat_node, hpat_off, rel_ptr, rel, tail_off
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def scatter_pairs(rows, columns, values, base_k, base_l, position, layout, panel, tail):
     """Write the blocks of one pair of factors into the panels and the dense tail."""
     n_head = layout.sizes[1]

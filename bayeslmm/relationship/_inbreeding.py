@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from bayeslmm.compiling import kernel
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def inbreeding(sire, dam):
     """Inbreeding coefficients and Mendelian sampling variances.
 

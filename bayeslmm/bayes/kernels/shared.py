@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import carray, cfunc
+from numba import carray
 
 from bayeslmm.bayes.kernels.coordinates import N_PRIOR, add_likelihood, natural, read_prior
 from bayeslmm.bayes.kernels.tables import LOGP, point, reader, report
-from bayeslmm.compiling import kernel
+from bayeslmm.compiling import c_function, kernel
 from bayeslmm.gaussian._criteria import marginal_head
 from bayeslmm.gaussian.marginal import MarginalArguments
 
@@ -42,7 +42,7 @@ def densities(X, t):
     return out
 
 
-@cfunc(LOGP, cache=True)
+@c_function(LOGP)
 def logp(n_dim, z, out, value, user_data):
     """Log density and gradient in the whitened coordinates of a chain."""
     t = carray(user_data, (3 * N_ARRAYS + 6,), np.int64)

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import numpy as np
-from numba import carray, njit, types
+from numba import carray, types
 from numba.extending import intrinsic
+
+from bayeslmm.compiling import kernel
 
 __all__ = ["DOUBLES", "LOGP", "Table", "flat_arrays", "point", "reader", "report"]
 
@@ -54,22 +56,22 @@ def _pointer(typing, address):
     return types.voidptr(types.int64), code
 
 
-@njit
+@kernel
 def doubles(t, i):
     return carray(_pointer(t[3 * i]), (t[3 * i + 1],), np.float64)
 
 
-@njit
+@kernel
 def matrix(t, i):
     return carray(_pointer(t[3 * i]), (t[3 * i + 1], t[3 * i + 2]), np.float64)
 
 
-@njit
+@kernel
 def integers(t, i):
     return carray(_pointer(t[3 * i]), (t[3 * i + 1],), np.int64)
 
 
-@njit
+@kernel
 def integer_matrix(t, i):
     return carray(_pointer(t[3 * i]), (t[3 * i + 1], t[3 * i + 2]), np.int64)
 
@@ -111,10 +113,10 @@ def reader(record: type) -> tuple[Callable, int]:
             parts.append(f"{field}(t, i + {size})")
             size += more
     exec(f"def read(t, i):\n    return record({', '.join(parts)})", names)
-    return njit(names["read"]), size
+    return kernel(names["read"]), size
 
 
-@njit
+@kernel
 def point(z, t, i):
     """x = center + scale z; center (d,) and scale (d, d) are entries i and i + 1."""
     x, scale = doubles(t, i).copy(), matrix(t, i + 1)
@@ -124,7 +126,7 @@ def point(z, t, i):
     return x
 
 
-@njit
+@kernel
 def report(found, t, i, out, logp):
     """Write value and gradient in z; nutpie's code: positive is a divergence, zero is fine."""
     value, gradient = found
