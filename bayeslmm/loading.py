@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,12 +13,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import pandas as pd
 
-from bayeslmm.bayes.fitting import FitInfo
+from bayeslmm.bayes.fitting import FitInfo, versions
 from bayeslmm.bayes.tree import SUMMARY_GROUP, posterior_layout
 from bayeslmm.errors import FileFormatError
 from bayeslmm.files import file_name, is_intact
 from bayeslmm.fits.posterior import PosteriorFit
 from bayeslmm.formula import MissingRows
+from bayeslmm.formula.tokens import scan
 from bayeslmm.hdf5 import check_structure
 from bayeslmm.model import LMM
 from bayeslmm.priors.table import Priors
@@ -189,7 +191,25 @@ def _restored_model(record, stored: xr.Dataset, namespace) -> LMM:
         return LMM(record["formula"], design, namespace=namespace)
 
 
+def _check_splines(record) -> None:
+    """A basis has other columns, and coefficients, in formulae before and from 0.9 on."""
+    made, here = record["versions"].get("formulae", ""), versions()["formulae"]
+    texts = [record["formula"], *filter(None, (record.get("residual") or {}).values())]
+    splines = any(token.lexeme == "bs" for text in texts for token in scan(text))
+    if splines and _centers_splines(made) != _centers_splines(here):
+        raise FileFormatError(
+            f"its bs() was made by formulae {made or 'of no known version'}, and {here}, which is "
+            "installed, makes other columns. Install that version, or fit the model again."
+        )
+
+
+def _centers_splines(version: str) -> bool:
+    numbers = re.match(r"(\d{1,9})\.(\d{1,9})", version)
+    return numbers is not None and (int(numbers[1]), int(numbers[2])) >= (0, 9)
+
+
 def _rebuild_model(record, stored: xr.Dataset, namespace) -> tuple[LMM, Priors]:
+    _check_splines(record)
     if "design" in record:
         return _with_priors(_restored_model(record, stored, namespace), record)
     frame = pd.DataFrame(

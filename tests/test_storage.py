@@ -203,6 +203,21 @@ def test_every_malformed_record_is_refused(early, name, tmp_path):
     assert _read_in_spite_of(name, early, tmp_path, every=1) == []
 
 
+@pytest.mark.parametrize("batches", [False, True])
+def test_splines_of_a_formulae_with_another_basis_are_refused(tmp_path, batches):
+    data = blm.load_dataset("sleepstudy")
+    source = blm.scan(data) if batches else data
+    model = blm.LMM("Reaction ~ bs(Days, df=4) + (1 | Subject)", source)
+    path = tmp_path / "spline.nc"
+    model.fit(draws=500, method="importance", random_seed=1, progressbar=False).save(path)
+    record = json.loads(_record(path.read_bytes()))
+    assert blm.load(path).model.design.formula == model.design.formula
+    others = "0.6.2" if record["versions"]["formulae"] >= "0.9" else "0.9.0"
+    with_record(path.read_bytes(), record | {"versions": {"formulae": others}}, path)
+    with pytest.raises(blm.FileFormatError, match=f"bs.. was made by formulae {others}"):
+        blm.load(path)
+
+
 def test_arrays_that_do_not_fit_the_record_are_refused(saved, tmp_path):
     content = saved.read_bytes()
 

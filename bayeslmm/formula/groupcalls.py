@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from bayeslmm.errors import FormulaError
 from bayeslmm.formula.expressions import GROUP_CALLS, GroupMean, source
 from bayeslmm.formula.reading import read_arithmetic
-from bayeslmm.formula.syntax import scan
+from bayeslmm.formula.tokens import scan
 
 __all__ = ["GroupCall", "group_call", "written_call"]
 

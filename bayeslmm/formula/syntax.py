@@ -1,8 +1,7 @@
 """Formula text to response, fixed part and random terms ("bars").
 
-formulae makes the tokens. The bars are split off here, because formulae does not know ``||``,
-forgets which terms were written together (and so which effects are correlated), and reads
-``x + 1 | g`` without parentheses as if the bar were not there.
+Which terms were written together, and so which effects are correlated, is kept: formulae forgets
+it, does not know ``||``, and reads ``x + 1 | g`` without parentheses as if the bar were not there.
 """
 
 from __future__ import annotations
@@ -10,15 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bayeslmm.errors import FormulaError, shortened
+from bayeslmm.errors import FormulaError
 from bayeslmm.formula.grouping import grouping_factors
+from bayeslmm.formula.tokens import CLOSE, OPEN, scan, text_of
 
-__all__ = ["Bar", "ParsedFormula", "parse_formula", "scan", "text_of"]
-
-_OPEN = {"LEFT_PAREN", "LEFT_BRACE", "LEFT_BRACKET"}
-_CLOSE = {"RIGHT_PAREN", "RIGHT_BRACE", "RIGHT_BRACKET"}
-#: Brackets inside one another.
-_DEEPEST = 25
+__all__ = ["Bar", "ParsedFormula", "parse_formula"]
 
 
 @dataclass(frozen=True)
@@ -68,45 +63,6 @@ class ParsedFormula:
     response: str
     fixed: str
     bars: tuple[Bar, ...]
-
-
-def scan(text: str, *, what: str = "formula") -> list:
-    """Tokens of `text`, without the end marker.
-
-    ``^`` is read as ``**``, as R users write it.
-
-    Raises
-    ------
-    FormulaError
-        If a character, quote or bracket cannot be read.
-    """
-    from formulae.scanner import ScanError, Scanner
-
-    text = _caret_to_power(text)
-    _check_backquotes(text)
-    try:
-        tokens = Scanner(text).scan(add_intercept=False)[:-1]
-    except ScanError as err:
-        if "more than one '~'" in str(err):
-            raise FormulaError(f"There is more than one '~' in the {what} {text!r}.") from None
-        hint = ""
-        if "Unexpected character: _" in str(err):
-            hint = " A name that starts with an underscore goes in backquotes: `_x`."
-        elif "Unterminated string" in str(err):
-            hint = " A quoted string is not closed."
-        raise FormulaError(f"Cannot read the {what} {text!r}: {err}.{hint}") from None
-    except ValueError:  # characters such as a raised 2 are digits of no number
-        raise FormulaError(
-            f"Cannot read the {what} {shortened(text)!r}: it has a number that cannot be read. "
-            "Write a power as I(x**2), and numbers with the digits 0 to 9."
-        ) from None
-    _check_balance(tokens, text, what)
-    return tokens
-
-
-def text_of(tokens: list) -> str:
-    """Formula text of a run of tokens."""
-    return " ".join(token.lexeme for token in tokens)
 
 
 def parse_formula(formula: str) -> ParsedFormula:
@@ -182,7 +138,7 @@ def _signed_terms(tokens: list) -> list[tuple]:
     current: list = []
     depth = 0
     for token in tokens:
-        depth += (token.kind in _OPEN) - (token.kind in _CLOSE)
+        depth += (token.kind in OPEN) - (token.kind in CLOSE)
         if depth == 0 and token.kind in ("PLUS", "MINUS"):
             if current:
                 terms.append((sign, current))
@@ -200,7 +156,7 @@ def _signed_terms(tokens: list) -> list[tuple]:
 def _depths_of_pipes(tokens: list) -> list[int]:
     depths, depth = [], 0
     for token in tokens:
-        depth += (token.kind in _OPEN) - (token.kind in _CLOSE)
+        depth += (token.kind in OPEN) - (token.kind in CLOSE)
         if token.kind == "PIPE":
             depths.append(depth)
     return depths
@@ -212,7 +168,7 @@ def _strip_parentheses(tokens: list) -> list | None:
         return None
     depth = 0
     for i, token in enumerate(tokens):
-        depth += (token.kind in _OPEN) - (token.kind in _CLOSE)
+        depth += (token.kind in OPEN) - (token.kind in CLOSE)
         if depth == 0 and i < len(tokens) - 1:
             return None
     inner = tokens[1:-1]
@@ -261,38 +217,3 @@ def _misplaced_bar_message(term: list) -> str:
         f"The random term inside '{shown}' does not stand on its own. Random terms are added "
         "to the formula, each in its own parentheses: y ~ x + (x | g)."
     )
-
-
-def _caret_to_power(text: str) -> str:
-    """R's ``^`` as ``**``, outside quotes and backquotes."""
-    out, quote = [], None
-    for char in text:
-        if quote:
-            quote = None if char == quote else quote
-        elif char in "'\"`":
-            quote = char
-        out.append("**" if char == "^" and quote is None else char)
-    return "".join(out)
-
-
-def _check_backquotes(text: str) -> None:
-    if text.count("`") % 2:
-        raise FormulaError(f"A backquote is not closed in {text!r}.")
-
-
-def _check_balance(tokens: list, text: str, what: str) -> None:
-    pairs = {"RIGHT_PAREN": "LEFT_PAREN", "RIGHT_BRACE": "LEFT_BRACE"}
-    pairs["RIGHT_BRACKET"] = "LEFT_BRACKET"
-    stack = []
-    for token in tokens:
-        if token.kind in _OPEN:
-            stack.append(token.kind)
-        elif token.kind in _CLOSE and (not stack or stack.pop() != pairs[token.kind]):
-            raise FormulaError(f"Unexpected '{token.lexeme}' in the {what} {text!r}.")
-        if len(stack) > _DEEPEST:
-            raise FormulaError(
-                f"The {what} {shortened(text)!r} has more than {_DEEPEST} brackets inside one "
-                "another. Leave out those that change nothing, or make a column of the data."
-            )
-    if stack:
-        raise FormulaError(f"A bracket is not closed in the {what} {text!r}.")

@@ -25,7 +25,7 @@ from bayeslmm.formula.expressions import (
 )
 from bayeslmm.formula.functions import unknown_call_message
 from bayeslmm.formula.reading import read_terms
-from bayeslmm.formula.syntax import scan
+from bayeslmm.formula.tokens import scan
 
 __all__ = ["columns_as_terms", "parse_part", "refuse_two_of_one_name", "variables_in"]
 

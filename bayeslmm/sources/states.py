@@ -239,18 +239,25 @@ class Spline:
 
         given, ends = self.given, np.array([self.low, self.high], dtype=float)
         self.transform = BSpline()
+        # formulae before 0.9 drops the first column instead of centering, and takes no means
+        self.drops = not hasattr(self.transform, "_centering_matrix")
         knots = given["knots"] if quantiles is None else quantiles
         df = given["df"] if quantiles is None else None
+        full = not self.center if self.drops else False
         self.transform._initialize(
-            ends, df, knots, given["degree"], False, given["lower_bound"], given["upper_bound"]
+            ends, df, knots, given["degree"], full, given["lower_bound"], given["upper_bound"]
         )
         self.stage = "means"
-        return not self.center
+        return self.drops or not self.center
 
     def install(self, transform) -> None:
         made = self.transform
         transform._degree, transform._knots = made._degree, made._knots
-        transform._center, transform.params_set = self.center, True
+        transform.params_set = True
+        if self.drops:
+            transform._intercept = not self.center
+            return
+        transform._center = self.center
         transform._centering_matrix = None
         if self.center:
             from formulae.utils import get_centering_matrix

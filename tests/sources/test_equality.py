@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 
+import formulae.transforms
 import numpy as np
 import pandas as pd
 import pytest
@@ -221,7 +222,14 @@ def test_categories_keep_their_order_in_batches():
     ("formula", "error", "text"),
     [
         ("y ~ xx + (1 | g)", FormulaError, "no column 'xx'"),
-        ("y ~ cr(x, df=4) + (1 | g)", FormulaError, "all values of its column"),
+        pytest.param(
+            "y ~ cr(x, df=4) + (1 | g)",
+            FormulaError,
+            "all values of its column",
+            marks=pytest.mark.skipif(
+                "cr" not in formulae.transforms.TRANSFORMS, reason="formulae before 0.9"
+            ),
+        ),
         ("y ~ x + (1 | nope)", FormulaError, "nope"),
         ("y ~ within(x, g) + (1 | g)", FormulaError, "means of groups"),
         ("f ~ x + (1 | g)", DataError, "not numeric"),
