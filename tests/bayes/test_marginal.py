@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+import weakref
 
 import numpy as np
 import pytest
 from scipy import stats
 
 import bayeslmm as blm
+from bayeslmm.bayes.kernels.tables import Table
 from bayeslmm.bayes.marginal import marginal_density, marginal_obstacle
 from bayeslmm.gaussian import prepare
 from bayeslmm.parts.correlations import (
@@ -204,6 +206,16 @@ def test_a_copy_reads_its_own_arrays(copied):
     del density
     gc.collect()
     assert other(x)[0] == expected
+
+
+def test_arrays_live_as_long_as_their_addresses_are_in_use():
+    array = np.arange(3.0)
+    alive = weakref.ref(array)
+    entries = Table((array,)).entries
+    del array
+    gc.collect()
+    assert alive() is not None
+    assert entries.tolist() == [alive().ctypes.data, 3, 0]
 
 
 def test_many_points_at_once_are_the_points_one_by_one():

@@ -22,8 +22,14 @@ DOUBLES = types.CPointer(types.double)
 LOGP = types.int64(types.uint64, DOUBLES, DOUBLES, DOUBLES, types.voidptr)
 
 
+class _Owner(bytearray):
+    """Memory of the entries, which lives as long as they do and keeps what they point to."""
+
+    arrays: list[np.ndarray]
+
+
 class Table:
-    """Arrays of records, kept alive, and where they lie.
+    """Arrays of records, and where they lie.
 
     Parameters
     ----------
@@ -33,13 +39,17 @@ class Table:
     Attributes
     ----------
     entries : (3 n,) int array
+        Keeps the arrays alive without the table: of two threads that ask a density for its table
+        at once, one works with a table that nothing else holds.
     """
 
     def __init__(self, *records: Any):
         self.records = records
-        self._arrays = [np.ascontiguousarray(a) for a in flat_arrays(records)]
-        rows = [(a.ctypes.data, *(*a.shape, 0, 0)[:2]) for a in self._arrays]
-        self.entries = np.array(rows, dtype=np.int64).ravel()
+        arrays = [np.ascontiguousarray(a) for a in flat_arrays(records)]
+        rows = [(a.ctypes.data, *(*a.shape, 0, 0)[:2]) for a in arrays]
+        owner = _Owner(np.array(rows, dtype=np.int64).tobytes())
+        owner.arrays = arrays
+        self.entries = np.frombuffer(owner, dtype=np.int64)
 
     def __reduce__(self) -> tuple:
         return Table, self.records  # addresses hold in this process only
