@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bayeslmm.compiling import expect
 from bayeslmm.errors import DataError
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import CrossProducts, FactorRows, Problem, prepare, single_threaded_blas
@@ -43,6 +44,9 @@ _SMALL_BLOCK, _FEW_ROWS = 30, 2000
 #: so many times the operations, and so many operations at least: one of 300 rows takes 4 ms, an
 #: evaluation by parts 0.3 ms, but NUTS meets the density of blocks without Python.
 _CHEAPER, _CHEAP = 10.0, 3e7
+#: Seconds of a REML fit by interpreted kernels per row of a factor, per level and pair of levels
+#: with a row in common, per related level, and per multiplication of a block's Cholesky factor.
+_PER_ROW, _PER_PAIR, _PER_RELATED, _PER_PRODUCT = 1.5e-5, 6e-4, 3e-3, 3e-6
 
 
 def reduce_rows(design: Design, *, y=None, columns=slice(None)) -> CrossProducts:
@@ -59,6 +63,7 @@ def reduce_rows(design: Design, *, y=None, columns=slice(None)) -> CrossProducts
     if not design.rows_in_memory and y is None:
         return design.cross_products.with_columns(np.arange(len(design.coef_names))[columns])
     response = (design.y if y is None else y) - design.offset
+    expect(_PER_ROW * design.n_rows * len(design.blocks))
     return CrossProducts.from_rows(
         response, design.X[:, columns], factor_rows(design), weights=design.weights
     )
@@ -194,7 +199,7 @@ def _block_problem(
     from bayeslmm.gaussian.blocks.problem import prepare_blocks
 
     rows = design.stated_residual.rows
-    return prepare_blocks(
+    found = prepare_blocks(
         design.y - design.offset,
         design.X[:, columns],
         factors,
@@ -205,6 +210,8 @@ def _block_problem(
         rows.scale,
         design.weights,
     )
+    expect(_PER_PRODUCT * float(np.sum(found.layout.m.astype(float) ** 3)))
+    return found
 
 
 def _woodbury_problem(
@@ -254,9 +261,20 @@ def prepared_problem(design: Design, cp: CrossProducts) -> Problem:
     """Cross-products of a design's rows laid out for evaluation."""
     patterns = covariance_patterns(design)
     relationships = [block.relationship for block in design.blocks]
+    _foresee(cp, [relationship is not None for relationship in relationships])
     with single_threaded_blas():
         if all(relationship is None for relationship in relationships):
             return prepare(cp, patterns)
         from bayeslmm.gaussian.related.rotation import prepare_related
 
         return prepare_related(cp, patterns, relationships)
+
+
+def _foresee(cp: CrossProducts, related: list[bool]) -> None:
+    """Compile first where cross-products are too many to be worked on by Python."""
+    if len(cp.factors) > 1 or any(f.q > 2 for f in cp.factors):
+        levels = sum(f.n_levels for f in cp.factors)
+        expect(_PER_PAIR * (levels + sum(len(pair.rows) for pair in cp.pairs.values())))
+    for factor, is_related in zip(cp.factors, related, strict=True):
+        if is_related:
+            expect(_PER_RELATED * factor.n_levels)

@@ -7,6 +7,7 @@ import errno
 import glob
 import os
 import sys
+import time
 import warnings
 from typing import Annotated
 
@@ -139,7 +140,7 @@ def fit(
         typer.echo(result.describe(ddf, level=level))
         return
     typer.echo(f"{model}\n")
-    typer.echo("Sampling (the first fit on a machine compiles, about a minute) ...", err=True)
+    typer.echo("Sampling ...", err=True)
     post = model.fit(
         draws=draws,
         tune=tune,
@@ -213,7 +214,7 @@ def report(
         missing=missing,
     )
     check_effect(model.design, effect)
-    typer.echo("Sampling (the first fit on a machine compiles, about a minute) ...", err=True)
+    typer.echo("Sampling ...", err=True)
     post = model.fit(
         draws=draws, chains=chains, random_seed=seed, progressbar=progress and sys.stderr.isatty()
     )
@@ -241,6 +242,22 @@ def source_code(sources: list[str]) -> str:
     if _is_other_text(source):
         return f"pd.read_csv({source!r})"
     return repr(list(sources) if others else source)
+
+
+@app.command()
+def compile(
+    progress: Annotated[bool, typer.Option(help="Say how far it is.")] = True,
+) -> None:
+    """Compile the numerical code now, once on a machine, in place of while fitting."""
+    from bayeslmm.compiling import cache_directory
+    from bayeslmm.precompiling import compile_all
+
+    if cache_directory() is None:
+        raise ValueError("No directory for compiled code can be written: see NUMBA_CACHE_DIR.")
+    start = time.monotonic()
+    compile_all(lambda text: typer.echo(f"Compiling: {text}", err=True) if progress else None)
+    seconds = time.monotonic() - start
+    typer.echo(f"Compiled in {seconds:.0f} seconds, into {cache_directory()} and beside it.")
 
 
 @app.command()

@@ -1,8 +1,22 @@
-"""How numerical kernels are compiled: once, cached beside their source, without the GIL."""
+"""How numerical kernels are run: by Python at first, compiled once they are worth it.
+
+A kernel is compiled once, cached beside its source, and runs without the GIL. Compiling what a
+first fit needs takes about half a minute, interpreting it for a small model a fraction of a second
+(sleepstudy: REML 0.02 s, a density with its gradient 0.4 ms, of which NUTS asks 11,000). So a
+process whose caches are not complete (:func:`complete`) interprets kernels until that would take
+longer than compiling them: :func:`expect`. Both ways are the same code, or the same formulas in
+numpy (:func:`in_numpy`).
+"""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from threading import Lock, local
+from time import perf_counter, thread_time
 from typing import Annotated, Any
 
 import numpy as np
@@ -14,8 +28,17 @@ __all__ = [
     "Integers",
     "Matrix",
     "c_function",
+    "cache_directory",
+    "complete",
+    "expect",
+    "in_numpy",
+    "interpreting",
     "kernel",
+    "mark_complete",
+    "say",
     "summing_kernel",
+    "use_compiled",
+    "waits",
 ]
 
 # Fields of the records that kernels take: contiguous arrays of float64 and int64. The names are
@@ -24,6 +47,116 @@ Doubles = Annotated[np.ndarray, "doubles"]
 Matrix = Annotated[np.ndarray, "matrix"]
 Integers = Annotated[np.ndarray, "integers"]
 IntegerMatrix = Annotated[np.ndarray, "integer_matrix"]
+
+#: ``now``: compile at the first call of a kernel. ``later``: where interpreting would take longer,
+#: and not in the background. ``never``: interpret whatever it takes. Else as ``later``, and in the
+#: background after a first posterior.
+VARIABLE = "BAYESLMM_COMPILE"
+
+#: Seconds that a process interprets before it compiles: half of what compiling takes.
+_PATIENCE = 12.0
+
+#: Seconds between looks for caches that another process has made.
+_LOOK_EVERY = 1.0
+
+_Compiled: Any = type(njit(lambda: 0))
+_STAMP = "bayeslmm-complete"
+
+
+class _Interpreted(_Compiled):
+    """A kernel that Python runs."""
+
+    def __call__(self, *args):
+        if _running.inside:
+            return self.plain(*args)
+        if _completed():
+            use_compiled()
+            return self(*args)
+        return _interpret(self, args)
+
+
+class _Running(local):
+    """Whether this thread is inside of an interpreted kernel."""
+
+    inside = False
+
+
+_running = _Running()
+_CHOSEN = os.environ.get(VARIABLE)
+_interpreted: list[Any] | None = None if _CHOSEN == "now" else []
+_spent, _looked = 0.0, -np.inf
+_switching = Lock()
+
+
+def _interpret(made: Any, args: tuple) -> Any:
+    global _spent
+    start = thread_time()
+    _running.inside = True
+    try:
+        with np.errstate(all="ignore"):
+            return made.plain(*args)
+    finally:
+        _running.inside = False
+        _spent += thread_time() - start
+        expect(0.0)
+
+
+def _completed() -> bool:
+    """:func:`complete`, looked up once in a while."""
+    global _looked
+    now = perf_counter()
+    if now - _looked < _LOOK_EVERY or _CHOSEN == "never":
+        return False
+    _looked = now
+    return complete()
+
+
+def interpreting() -> bool:
+    """Whether kernels are run by Python."""
+    return _interpreted is not None
+
+
+def waits() -> bool:
+    """Whether nothing is to be compiled before it is needed."""
+    return _CHOSEN in ("later", "never")
+
+
+def expect(seconds: float) -> None:
+    """Compile from now on, if kernels would be interpreted for too long with so many seconds more.
+
+    Parameters
+    ----------
+    seconds : float
+    """
+    if interpreting() and _CHOSEN != "never" and _spent + seconds > _PATIENCE:
+        if not complete():
+            say("Compiling for a model of this size (up to a minute, once on a machine) ...")
+        use_compiled()
+
+
+def say(text: str) -> None:
+    """Tell a person, in a terminal or a notebook."""
+    if sys.stderr.isatty() or "ipykernel" in sys.modules:
+        print(text, file=sys.stderr)
+
+
+def use_compiled() -> None:
+    """Compile kernels, or read them from their caches, from their next call on."""
+    global _interpreted
+    with _switching:
+        kernels, _interpreted = _interpreted, None
+        for made in kernels or ():
+            made.__class__ = _Compiled
+
+
+def in_numpy(made: Any) -> Callable[[Callable], Callable]:
+    """Decorates the function that stands in for a kernel while it is interpreted."""
+
+    def register(function: Callable) -> Callable:
+        made.plain = function
+        return function
+
+    return register
 
 
 def _cached(decorator: Callable, function: Callable, *signature: Any, **options: Any) -> Any:
@@ -47,7 +180,11 @@ def _compiled(**options: Any) -> Callable[[Callable], Any]:
             args = tuple(types.unliteral(a) for a in args)
             return template(args, {name: types.unliteral(a) for name, a in kws.items()})
 
-        made.get_call_template = one_type
+        made.get_call_template, made.plain = one_type, function
+        with _switching:
+            if _interpreted is not None:
+                made.__class__ = _Interpreted
+                _interpreted.append(made)
         return made
 
     return decorate
@@ -63,5 +200,51 @@ summing_kernel = _compiled(fastmath={"reassoc", "contract", "nsz"})
 
 
 def c_function(signature: Any) -> Callable[[Callable], Any]:
-    """Decorates a function that is compiled for C to call."""
+    """Decorates a function that is compiled for C to call, at once."""
     return lambda function: _cached(cfunc, function, signature)
+
+
+@kernel
+def _nothing():
+    return 0
+
+
+@cache
+def cache_directory() -> Path | None:
+    """Where compiled kernels of this directory are cached; None where they cannot be."""
+    found = _nothing.stats.cache_path
+    return None if found is None else Path(found)
+
+
+@cache
+def _fingerprint() -> str:
+    """What the caches were made for: versions, processor and sources."""
+    import llvmlite.binding
+    import numba
+
+    here = Path(__file__).parent
+    rooms = [here / room for room in ("bayes/kernels", "gaussian", "parts", "relationship")]
+    sources = sorted([Path(__file__), *(at for room in rooms for at in room.rglob("*.py"))])
+    stated = [f"{at} {s.st_mtime_ns} {s.st_size}" for at in sources for s in [at.stat()]]
+    processor = llvmlite.binding.get_host_cpu_name()
+    return "\n".join([sys.version, numba.__version__, processor, *stated])
+
+
+def complete() -> bool:
+    """Whether everything that common fits need is compiled and cached."""
+    directory = cache_directory()
+    if directory is None:
+        return False
+    try:
+        return (directory / _STAMP).read_text() == _fingerprint()
+    except OSError:
+        return False
+
+
+def mark_complete() -> None:
+    """Say so to later processes, where caches can be written."""
+    if directory := cache_directory():
+        directory.mkdir(parents=True, exist_ok=True)
+        at = directory / f"{_STAMP}.{os.getpid()}"
+        at.write_text(_fingerprint())
+        at.replace(directory / _STAMP)

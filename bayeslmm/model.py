@@ -309,6 +309,7 @@ class LMM(ModelViews):
         >>> post.fixef().round(-1)["mean"].tolist()
         [250.0, 10.0]
         """
+        from bayeslmm.background import compile_in_background
         from bayeslmm.fits.fitting import refuse_perfect_model, refuse_perfect_posterior
         from bayeslmm.fits.posterior import PosteriorFit
         from bayeslmm.reanalysis.conflicts import conflicting_priors
@@ -340,6 +341,7 @@ class LMM(ModelViews):
         for conflict in conflicting_priors(self):
             warnings.warn(conflict, ModelWarning, stacklevel=2)
         refuse_perfect_posterior(self, idata)
+        compile_in_background()
         return PosteriorFit(self, self.priors.copy(), idata, info)
 
     def reml(self) -> LikelihoodFit:

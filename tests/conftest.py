@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+
+# compiled kernels throughout, whatever caches there are: test_interpreted.py is about the others
+os.environ.setdefault("BAYESLMM_COMPILE", "now")
 
 import bayeslmm as blm
 from bayeslmm.gaussian import single_threaded_blas

@@ -1,7 +1,7 @@
-"""The marginal density as a C function for nutpie, without a Python call per evaluation.
+"""The marginal density for nutpie: a C function where it can be one, or a Python callback.
 
-nutpie's public ``from_pyfunc`` takes the interpreter lock for every evaluation: 40 microseconds for
-a density that costs 6, and chains that wait for each other. Its own PyMC models go through
+A callback takes the interpreter lock for every evaluation: 40 microseconds for a density that
+costs 6, and chains that wait for each other. nutpie's own PyMC models go through
 ``nutpie._lib.LogpFunc``, a C function and a pointer; that is used here for a density that is one
 compiled call. The interface is private, so it is used only in versions it was checked with, and
 :mod:`bayeslmm.bayes.nuts` goes the public way otherwise.
@@ -24,38 +24,33 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import carray, types
 
-from bayeslmm.bayes.kernels.tables import DOUBLES, Table
+from bayeslmm.bayes.kernels.tables import Table
 from bayeslmm.bayes.mode import Mode
-from bayeslmm.compiling import c_function
 
 if TYPE_CHECKING:
     from bayeslmm.bayes.marginal import MarginalDensity
 
-__all__ = ["CompiledDensity", "compiled_density", "compiled_model", "sample", "supported"]
+__all__ = [
+    "CallbackDensity",
+    "CompiledDensity",
+    "compiled_density",
+    "compiled_model",
+    "sample",
+    "supported",
+]
 
 #: Series of nutpie whose private interface was checked.
 _SERIES = ("0.16.",)
 
 _LOADING = Lock()
 
-_EXPAND = types.int64(types.uint64, types.uint64, DOUBLES, DOUBLES, types.voidptr)
 
-
-@c_function(_EXPAND)
-def _expand(n_dim, n_expanded, z_, out_, user_data):
-    z, out = carray(z_, (n_dim,)), carray(out_, (n_expanded,))
-    for i in range(n_expanded):
-        out[i] = z[i]
-    return 0
-
-
-def supported(density: MarginalDensity) -> bool:
-    """Whether this density and this nutpie can be joined this way."""
+def supported() -> bool:
+    """Whether nutpie's compiled part can be used by itself."""
     from importlib.metadata import version
 
-    return density.compiled is not None and version("nutpie").startswith(_SERIES)
+    return version("nutpie").startswith(_SERIES)
 
 
 def _library():
@@ -72,23 +67,18 @@ def _library():
 
 
 @dataclass(frozen=True)
-class CompiledDensity:
-    """A density as the C functions take it; holds the arrays they point to.
+class _Sampled:
+    """A density of z.
 
     Attributes
     ----------
     size : int
         Dimensions.
-    logp : numba.cfunc
-    table : Table
-        Of the density, center and scale.
     initial_point : callable
         Seed to a starting z.
     """
 
     size: int
-    logp: Any
-    table: Table
     initial_point: Callable
 
     @property
@@ -96,25 +86,73 @@ class CompiledDensity:
         """Labels of z's dimension."""
         return {"coordinate": [str(i) for i in range(self.size)]}
 
-    def sampler(self, settings, cores, progress, callback, rate, store):
-        """A running sampler of nutpie."""
-        lib = _library()
-        pointer = self.table.entries.ctypes.data
+    def variables(self) -> list:
+        """z, as nutpie stores it."""
         sizes = {"coordinate": self.size}
-        variables = lib.PyVariable.new_variables(
+        return _library().PyVariable.new_variables(
             ["z"], ["float64"], [(self.size,)], sizes, {"z": ("coordinate",)}
         )
+
+
+@dataclass(frozen=True)
+class CompiledDensity(_Sampled):
+    """A density as the C functions take it; holds the arrays they point to.
+
+    Attributes
+    ----------
+    logp : numba.cfunc
+    table : Table
+        Of the density, center and scale.
+    """
+
+    logp: Any
+    table: Table
+
+    def sampler(self, settings, cores, *rest):
+        """A running sampler of nutpie."""
+        from bayeslmm.bayes.kernels.expansion import expand
+
+        lib, size = _library(), self.size
+        pointer = self.table.entries.ctypes.data
         model = lib.PyMcModel(
             lib.LogpFunc(self.logp.address, pointer, self),
-            lib.ExpandFunc(self.size, self.size, _expand.address, pointer, self),
-            variables,
-            self.size,
-            sizes,
+            lib.ExpandFunc(size, size, expand.address, pointer, self),
+            self.variables(),
+            size,
+            {"coordinate": size},
             self.coords,
             self.initial_point,
             None,
         )
-        return lib.PySampler.from_pymc(settings, cores, model, progress, callback, rate, store)
+        return lib.PySampler.from_pymc(settings, cores, model, *rest)
+
+
+@dataclass(frozen=True)
+class CallbackDensity(_Sampled):
+    """A density that is a Python function of z.
+
+    Attributes
+    ----------
+    logp : callable
+        z to (value, gradient), as ``nutpie`` takes it.
+    """
+
+    logp: Callable
+
+    def sampler(self, settings, cores, *rest):
+        """A running sampler of nutpie."""
+        lib = _library()
+        model = lib.PyModel(
+            lambda: self.logp,
+            lambda *seeds: lambda z: {"z": np.array(z)},
+            self.variables(),
+            self.size,
+            dim_sizes={"coordinate": self.size},
+            coords=self.coords,
+            init_point_func=self.initial_point,
+            transform_adapter=None,
+        )
+        return lib.PySampler.from_pyfunc(settings, cores, model, *rest)
 
 
 def compiled_density(
@@ -129,10 +167,10 @@ def compiled_density(
     """
     kernels: Any = density.compiled
     table = Table(*density.table.records, mode.x, mode.scale)
-    return CompiledDensity(density.n_dim, kernels.logp, table, initial_point)
+    return CompiledDensity(density.n_dim, initial_point, kernels.logp, table)
 
 
-def compiled_model(compiled: CompiledDensity):
+def compiled_model(compiled: CompiledDensity | CallbackDensity):
     """What ``nutpie.sample`` takes, for its display in notebooks."""
     from nutpie.sample import CompiledModel
 
@@ -148,7 +186,7 @@ def compiled_model(compiled: CompiledDensity):
 
 
 def sample(
-    compiled: CompiledDensity,
+    compiled: CompiledDensity | CallbackDensity,
     *,
     draws: int,
     tune: int,

@@ -16,6 +16,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
+from time import thread_time
 from types import ModuleType
 from typing import Any
 
@@ -30,6 +31,7 @@ from bayeslmm.bayes.kernels.coordinates import (
     naturals,
 )
 from bayeslmm.bayes.kernels.tables import Table
+from bayeslmm.compiling import expect, interpreting
 from bayeslmm.formula import Design
 from bayeslmm.formula.residual import ResidualDesign
 from bayeslmm.gaussian import FixedPrior, Problem, rotated_for_draws
@@ -124,9 +126,13 @@ class MarginalDensity:
     def _kernels(self) -> ModuleType:
         return import_module(f"bayeslmm.bayes.kernels.{self.system.engine}")
 
-    @cached_property
+    @property
     def _one_call(self) -> Any:
         """The compiled density; None where evaluations go through the system."""
+        return None if interpreting() else self._compiled_call
+
+    @cached_property
+    def _compiled_call(self) -> Any:
         compiled = self._likelihood is not None and not self.system.many_levels
         return self._kernels.density if compiled else None
 
@@ -134,15 +140,15 @@ class MarginalDensity:
     def compiled(self) -> ModuleType | None:
         """Module with the C function, see :mod:`bayeslmm.bayes.compiled`.
 
-        None with a dense tail, or where an evaluation may use several threads.
+        None with a dense tail, where an evaluation may use several threads, or where kernels are
+        interpreted.
         """
-        return None if self._likelihood is None or self.alone else self._kernels
+        without = interpreting() or self._likelihood is None or self.alone
+        return None if without else self._kernels
 
     @cached_property
     def table(self) -> Table:
-        """What compiled densities read; of the prior alone where the system has none."""
-        if self._likelihood is None:
-            return Table(self.prior)
+        """What compiled densities read."""
         table = Table(self.prior, self._likelihood)
         if len(table.entries) != 3 * self._kernels.N_ARRAYS:
             raise RuntimeError("the table of arrays does not match the compiled code")
@@ -166,10 +172,22 @@ class MarginalDensity:
         """Log density without the gradient."""
         return self._evaluate(x, False)[0]
 
+    def foresee(self, n: int, x: np.ndarray) -> None:
+        """Compile first where that is quicker than n evaluations like that at x by Python."""
+        if interpreting():
+            times = []
+            for _ in range(3):
+                start = thread_time()
+                self(x)
+                times.append(thread_time() - start)
+            expect(min(times) * n)
+
     def values(self, X: np.ndarray) -> np.ndarray:
         """Log density at each row of X, shape (n, n_dim)."""
         X = np.ascontiguousarray(X, dtype=float)
-        if self._likelihood is not None:
+        if len(X):
+            self.foresee(len(X), X[0])
+        if self._likelihood is not None and not interpreting():
             return self._kernels.densities(X, self.table.entries)
         return np.array([self.value(x) for x in X])
 
@@ -212,7 +230,7 @@ class MarginalDensity:
     def computed(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """As :meth:`constrained`, of the effects computed with."""
         X = np.ascontiguousarray(np.atleast_2d(X), dtype=float)
-        return naturals(X, self.table.entries)
+        return naturals(X, self.prior)
 
     def constrained(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Standard deviations (n, m), flat factors (n, f), eta (n, s) and c (n, k) at rows of X.

@@ -18,7 +18,7 @@ from pytensor.graph.op import Op
 from pytensor.link.numba.dispatch import basic as numba_basic
 
 from bayeslmm.bayes.kernels.tables import flat_arrays
-from bayeslmm.compiling import kernel
+from bayeslmm.compiling import kernel, use_compiled
 from bayeslmm.gaussian import FixedPrior
 from bayeslmm.gaussian._criteria import marginal_head
 from bayeslmm.gaussian.problem import Values
@@ -26,6 +26,8 @@ from bayeslmm.gaussian.symbolic import Layout
 from bayeslmm.gaussian.system import System, Theta
 
 __all__ = ["log_marginal_likelihood"]
+
+use_compiled()  # PyTensor's own code calls the kernels
 
 # not PyTensor's own decorator: what it compiles cannot be called from Python
 _N_LAYOUT = len(Layout._fields)

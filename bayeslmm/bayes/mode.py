@@ -20,6 +20,9 @@ _FLATTEST = 1.0 / 9.0
 
 _STEP = 1e-4
 
+#: About as many evaluations find a mode.
+_EVALUATIONS = 100
+
 
 @dataclass(frozen=True)
 class Mode:
@@ -68,6 +71,7 @@ def find_mode(
     points = density.starting_points(starts)
     if first is not None:
         points.insert(0, np.asarray(first, dtype=float))
+    density.foresee(_EVALUATIONS, points[0])
     best, best_value = None, -np.inf
     for point in points:
         x, value = _ascend(density, point, np.diag(density.spread()))

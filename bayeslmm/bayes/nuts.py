@@ -19,6 +19,7 @@ from bayeslmm.bayes.marginal import MarginalDensity
 from bayeslmm.bayes.mode import Mode
 from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.bayes.signed import fold, signed_mode
+from bayeslmm.compiling import interpreting
 from bayeslmm.errors import SamplingError
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ __all__ = ["MARGINAL_TUNE", "log_density", "nuts_options", "processors", "sample
 MARGINAL_TUNE = 150
 _TARGET_ACCEPT = 0.7
 _TARGET_ACCEPT_NEAR_ZERO = 0.9
+
+#: Evaluations that a draw usually takes.
+_EVALUATIONS = 4
 
 STOPPED = (
     "Sampling was stopped before every chain had its draws; nothing is returned. Ask for fewer "
@@ -107,13 +111,16 @@ def sample_density(
     errors: list[Exception] = []
     sampled, center = signed_mode(density, mode)
     accept = _TARGET_ACCEPT if sampled is density else _TARGET_ACCEPT_NEAR_ZERO
-    chains, cores = sampling.chains, sampling.cores
+    chains, cores, tune = sampling.chains, sampling.cores, sampling.warm_up(MARGINAL_TUNE)
+    density.foresee(_EVALUATIONS * chains * (sampling.draws + tune), mode.x)
+    if interpreting():
+        cores = 1  # chains would only wait for each other's Python
     z, stats = _run(
         sampled,
         center,
         errors,
         draws=sampling.draws,
-        tune=sampling.warm_up(MARGINAL_TUNE),
+        tune=tune,
         chains=chains,
         cores=min(chains, processors() if cores is None else cores),
         seed=sampling.random_seed % 2**63,
@@ -152,13 +159,18 @@ def _sample(density: MarginalDensity, mode: Mode, errors: list[Exception], **arg
     def initial_point(seed) -> np.ndarray:
         return np.random.default_rng(seed).standard_normal(density.n_dim)
 
-    if compiled.supported(density):
-        ready = compiled.compiled_density(density, mode, initial_point)
+    logp, model = _callback(density, mode, errors), None
+    if compiled.supported():
+        ready = (
+            compiled.CallbackDensity(density.n_dim, initial_point, logp)
+            if density.compiled is None
+            else compiled.compiled_density(density, mode, initial_point)
+        )
         if not (arguments["progress_bar"] and _in_notebook()):
             return compiled.sample(ready, **arguments)
         model = compiled.compiled_model(ready)
-    else:
-        model = _callback_model(density, mode, initial_point, errors)
+    if model is None:
+        model = _public_model(density.n_dim, logp, initial_point)
     import nutpie
 
     tree = nutpie.sample(model, save_warmup=False, **arguments)
@@ -173,36 +185,32 @@ def _in_notebook() -> bool:
     return "ipykernel" in sys.modules or "marimo" in sys.modules
 
 
-def _callback_model(
-    density: MarginalDensity, mode: Mode, initial_point: Callable, errors: list[Exception]
-):
-    """nutpie's model around a Python callback.
+def _callback(density: MarginalDensity, mode: Mode, errors: list[Exception]) -> Callable:
+    """z to (log density, gradient).
 
     An exception inside would end in a panic of the sampler: it is kept, and the point is
     divergent.
     """
+    evaluate, nothing = log_density(density, mode), np.full(density.n_dim, np.nan)
+
+    def logp(z):
+        try:
+            return evaluate(z)
+        except Exception as err:  # raised again after sampling
+            errors.append(err)
+            return np.nan, nothing
+
+    return logp
+
+
+def _public_model(d: int, logp: Callable, initial_point: Callable):
+    """nutpie's own model around a Python callback."""
     from nutpie.compiled_pyfunc import from_pyfunc
-
-    d = density.n_dim
-    evaluate = log_density(density, mode)
-
-    def make_logp() -> Callable:
-        def logp(z):
-            try:
-                return evaluate(z)
-            except Exception as err:  # raised again after sampling
-                errors.append(err)
-                return np.nan, np.full(d, np.nan)
-
-        return logp
-
-    def make_expand(seed1, seed2, chain) -> Callable:
-        return lambda z: {"z": np.array(z)}
 
     return from_pyfunc(
         d,
-        make_logp,
-        make_expand,
+        lambda: logp,
+        lambda *seeds: lambda z: {"z": np.array(z)},
         [np.dtype("float64")],
         [(d,)],
         ["z"],

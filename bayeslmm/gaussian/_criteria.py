@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from bayeslmm.compiling import kernel
+from bayeslmm.compiling import in_numpy, kernel
 
+from . import _plain
 from ._backward import derivative_sums, draw_effects, effects
 from ._elimination import eliminate_head
 from ._levels import all_sums, can_differentiate, draw_levels, eliminated, level_derivatives
 from ._small import cholesky_lower, invert_from_cholesky, solve_lower_transposed
 
 _LOG_2PI = float(np.log(2.0 * np.pi))
+
+#: In numpy: up to how many levels a stack of small systems is quicker than loops across levels,
+#: and how many numbers the draws worked on at a time have.
+_MANY_LEVELS, _AT_A_TIME = 60, 500_000
 
 
 @kernel
@@ -40,6 +45,26 @@ def _solve_fixed(P, h):
             h_j = inverse[j, i] * residual
             solution[j] += h_j
     return inverse, solution, log_det
+
+
+@in_numpy(_solve_fixed)
+def _solve_fixed_plain(P, h):
+    try:
+        C = np.linalg.cholesky(P)
+    except np.linalg.LinAlgError:
+        return np.full(P.shape, np.nan), np.full(h.shape, np.nan), np.nan
+    half = np.linalg.inv(C)
+    inverse = half.T @ half
+    solution = inverse @ h
+    solution += inverse @ (h - P @ solution)
+    return inverse, solution, 2.0 * np.log(np.diag(C)).sum()
+
+
+def _omega_plain(inverse, beta, weight):
+    gap = np.append(beta, -1.0)
+    omega = weight * np.outer(gap, gap)
+    omega[:-1, :-1] += inverse
+    return omega
 
 
 @kernel
@@ -78,6 +103,17 @@ def profile_statistics(S, log_det, n, sum_log_weights, reml):
     return value, beta, pwrss, inverse, omega
 
 
+@in_numpy(profile_statistics)
+def _profile_statistics_plain(S, log_det, n, sum_log_weights, reml):
+    p = S.shape[0] - 1
+    inverse, beta, log_det_x = _solve_fixed(S[:p, :p], S[:p, p])
+    gap = np.append(-beta, 1.0)
+    pwrss, df = gap @ S @ gap, n - p if reml else n
+    value = log_det - sum_log_weights + df * (1.0 + _LOG_2PI + np.log(pwrss / df))
+    omega = _omega_plain(inverse if reml else 0.0, beta, df / pwrss)
+    return value + (log_det_x if reml else 0.0), beta, pwrss, inverse, omega
+
+
 @kernel
 def posterior_precision(S, sigma2, root, target):
     """P = S_XX / sigma^2 + R'R and h = S_Xy / sigma^2 + R't for the prior |R beta - t|^2."""
@@ -90,6 +126,11 @@ def posterior_precision(S, sigma2, root, target):
             for j in range(p):
                 P[i, j] += root[c, i] * root[c, j]
     return P, h
+
+
+@in_numpy(posterior_precision)
+def _posterior_precision_plain(S, sigma2, root, target):
+    return S[:-1, :-1] / sigma2 + root.T @ root, S[:-1, -1] / sigma2 + root.T @ target
 
 
 @kernel
@@ -124,6 +165,20 @@ def marginal_statistics(S, log_det, n, sum_log_weights, sigma2, root, target, lo
         omega[p, i] = -beta[i]
     omega[p, p] = 1.0
     return value, beta, inverse, omega, 0.5 * (quadratic + trace - n)
+
+
+@in_numpy(marginal_statistics)
+def _marginal_statistics_plain(S, log_det, n, slw, sigma2, root, target, log_det_P0):
+    P, h = posterior_precision(S, sigma2, root, target)
+    inverse, beta, log_det_P = _solve_fixed(P, h)
+    gap, prior = np.append(-beta, 1.0), root @ beta - target
+    quadratic = gap @ S @ gap / sigma2
+    trace = np.vdot(inverse, S[:-1, :-1]) / sigma2
+    log_det_V = n * np.log(sigma2) + log_det - slw
+    n_known = n - len(beta) + len(root)
+    value = n_known * _LOG_2PI + log_det_V - log_det_P0 + log_det_P + quadratic + prior @ prior
+    omega = _omega_plain(inverse, beta, 1.0)
+    return -0.5 * value, beta, inverse, omega, 0.5 * (quadratic + trace - n)
 
 
 @kernel
@@ -245,6 +300,24 @@ def marginal_head(lay, val, L, sigma, n, sum_log_weights, root, target, log_det_
     return value, D, d_sigma2
 
 
+@in_numpy(marginal_head)
+def _marginal_plain(lay, val, L, sigma, n, slw, root, target, log_det_P0, want_gradient):
+    if val.levels.shape[1] > _MANY_LEVELS:
+        return marginal_head.py_func(
+            lay, val, L, sigma, n, slw, root, target, log_det_P0, want_gradient
+        )
+    sigma2 = sigma * sigma
+    at = _plain.stacked(lay, val).eliminated(L / sigma)
+    value, _, _, omega, half = marginal_statistics(
+        at.S, at.log_det, n, slw, sigma2, root, target, log_det_P0
+    )
+    if not want_gradient or not np.isfinite(at.log_det):
+        return value, np.full(L.shape, np.nan), np.nan
+    T, Q = at.derivative_sums(omega)
+    D, d_sigma2 = marginal_gradient(lay, T, Q, L, sigma2, half)
+    return value, D, d_sigma2
+
+
 @kernel
 def marginal_gradient(lay, T, Q, L, sigma2, half):
     """dl/dSigma_k = [sum U omega U' / sigma^2 - sum T] / (2 sigma^2), and dl/dsigma^2."""
@@ -306,6 +379,26 @@ def draws_head(lay, val, L, sigma, root, target, z, fixed, effects_):
             right[i, 0] = total
         draw_effects(lay, panel, right, roots, F, sigma[d], effect_noise, b)
         effects_[d] = b[:, 0]
+
+
+@in_numpy(draws_head)
+def _draws_plain(lay, val, L, sigma, root, target, z, fixed, effects_):
+    whole = _plain.stacked(lay, val)
+    step = max(1, _AT_A_TIME // whole.A.size)
+    p = val.gram.shape[0] - 1
+    try:
+        for first in range(0, len(L), step):
+            d = slice(first, first + step)
+            s, noise = sigma[d], z[d]
+            F = L[d] / s[:, None]
+            S = whole.gram_given(F) / (s * s)[:, None, None]
+            P, h = S[:, :p, :p] + root.T @ root, S[:, :p, p] + root.T @ target
+            C = np.linalg.cholesky(P)
+            fixed[d] = np.linalg.solve(P, h[:, :, None])[:, :, 0]
+            fixed[d] += np.linalg.solve(C.swapaxes(1, 2), noise[:, :p, None])[:, :, 0]
+            effects_[d] = whole.draws(F, s, fixed[d], noise[:, p:])
+    except np.linalg.LinAlgError:  # one that cannot be factorized: nan of it alone
+        draws_head.py_func(lay, val, L, sigma, root, target, z, fixed, effects_)
 
 
 @kernel

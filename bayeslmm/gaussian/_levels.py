@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bayeslmm.compiling import kernel, summing_kernel
+from bayeslmm.compiling import in_numpy, kernel, summing_kernel
 
 from ._small import invertible_factors
 
@@ -49,6 +49,9 @@ def _dot(x, y):
     for j in range(x.shape[0]):
         total += x[j] * y[j]
     return total
+
+
+in_numpy(_dot)(np.dot)
 
 
 @kernel

@@ -126,9 +126,8 @@ read_prior, N_PRIOR = reader(CovariancePrior)
 
 
 @kernel
-def naturals(X, t):
-    """Scalars of the effects (n, m), F, eta and c at rows of X; t as of a density or its prior."""
-    prior = read_prior(t, 0)
+def naturals(X, prior):
+    """Scalars of the effects (n, m), F, eta and c at rows of X."""
     n, m = X.shape[0], prior.effects.diagonal.shape[0]
     T = prior.times.diagonal.shape[0]
     n_c = T * T if T else prior.scales.code.shape[0] - m - prior.n_scales

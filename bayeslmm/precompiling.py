@@ -1,0 +1,89 @@
+"""Everything that is compiled, compiled once: small fits of every kind, for their caches.
+
+``bayeslmm compile`` does it at once; :mod:`bayeslmm.background` starts it as a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+
+from bayeslmm.background import finished
+from bayeslmm.compiling import mark_complete, use_compiled
+
+__all__ = ["compile_all"]
+
+_SHORT = {"draws": 50, "tune": 50, "chains": 1, "random_seed": 1, "progressbar": False}
+
+
+def _common() -> list[Callable]:
+    """Fits of the models most people begin with."""
+    from bayeslmm import LMM, load_dataset
+
+    sleep, machines = load_dataset("sleepstudy"), load_dataset("machines")
+    crossed = "diameter ~ 1 + (1 | plate) + (1 | sample)"
+    return [
+        lambda: _both(LMM("Reaction ~ Days + (Days | Subject)", sleep)),
+        lambda: _both(LMM("Reaction ~ Days + (1 | Subject)", sleep)),
+        lambda: _both(LMM(crossed, load_dataset("penicillin"))),
+        lambda: _both(LMM("score ~ Machine + (Machine | Worker)", machines)),
+    ]
+
+
+def _others() -> list[Callable]:
+    """Fits of residual structures, unequal variances, relatives, and many crossed levels."""
+    from bayeslmm import LMM, load_dataset, pedigree_relationship
+
+    sleep, flock = load_dataset("sleepstudy"), load_dataset("flock")
+    days = sleep.assign(day=sleep["Days"].astype(str))
+    own, ar1 = "Reaction ~ Days + (1 | Subject)", "ar1(Days | Subject)"
+    kin = {"id": pedigree_relationship(load_dataset("flock_pedigree"))}
+    achieved, rated = load_dataset("mathachieve"), load_dataset("insteval")
+    return [
+        lambda: _both(LMM(own, sleep, residual=ar1)),
+        lambda: _both(LMM("MathAch ~ SES + (1 | School)", achieved, sigma="~ Sex")),
+        lambda: _both(LMM("weight ~ sex + (1 | id)", flock, relationship=kin), "importance"),
+        lambda: _both(LMM(f"{own} + (1 | day)", days, residual=ar1), "importance"),
+        lambda: LMM("y ~ service + (1 | s) + (1 | d)", rated).reml().summary(),
+    ]
+
+
+def _both(model, method: str = "nuts") -> None:
+    fit = model.reml()
+    fit.summary()
+    fit.ranef()
+    post = model.fit(method=method, **_SHORT)
+    post.summary()
+
+
+def compile_all(report: Callable[[str], None] = lambda text: None) -> None:
+    """Compile and cache what fits of every kind need.
+
+    Parameters
+    ----------
+    report : callable
+        Is told how far it is.
+    """
+    use_compiled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        common, others = _common(), _others()
+        for done, fit in enumerate(common + others, 1):
+            fit()
+            if done == len(common):
+                mark_complete()
+            report(f"{done} of {len(common + others)}")
+
+
+def _main() -> None:
+    if hasattr(os, "nice"):
+        os.nice(19)
+    try:
+        compile_all()
+    finally:
+        finished()
+
+
+if __name__ == "__main__":
+    _main()
