@@ -10,6 +10,7 @@ numpy (:func:`in_numpy`).
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Callable
@@ -60,7 +61,6 @@ _PATIENCE = 12.0
 _LOOK_EVERY = 1.0
 
 _Compiled: Any = type(njit(lambda: 0))
-_STAMP = "bayeslmm-complete"
 
 
 class _Interpreted(_Compiled):
@@ -230,21 +230,21 @@ def _fingerprint() -> str:
     return "\n".join([sys.version, numba.__version__, processor, *stated])
 
 
+def _stamp() -> Path | None:
+    """The file that says that caches are complete, one for each fingerprint."""
+    directory = cache_directory()
+    name = hashlib.sha256(_fingerprint().encode()).hexdigest()[:16]
+    return None if directory is None else directory / f"bayeslmm-complete-{name}"
+
+
 def complete() -> bool:
     """Whether everything that common fits need is compiled and cached."""
-    directory = cache_directory()
-    if directory is None:
-        return False
-    try:
-        return (directory / _STAMP).read_text() == _fingerprint()
-    except OSError:
-        return False
+    stamp = _stamp()
+    return stamp is not None and stamp.exists()
 
 
 def mark_complete() -> None:
     """Say so to later processes, where caches can be written."""
-    if directory := cache_directory():
-        directory.mkdir(parents=True, exist_ok=True)
-        at = directory / f"{_STAMP}.{os.getpid()}"
-        at.write_text(_fingerprint())
-        at.replace(directory / _STAMP)
+    if stamp := _stamp():
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.touch()

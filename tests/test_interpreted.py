@@ -75,11 +75,12 @@ def test_small_fits_compile_nothing_and_are_those_of_compiled_code(method, tmp_p
         np.testing.assert_allclose(values[sd], expected[sd], rtol=0.25)
 
 
-def test_recorded_densities_and_optima_hold_for_interpreted_kernels(tmp_path):
-    """In the recorded values' own tolerances; structured, related and unequal ones included."""
+def test_every_engine_keeps_its_promises_with_interpreted_kernels(tmp_path):
+    """Recorded densities and optima in their own tolerances, and what a system answers."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider",
-         "tests/test_golden.py", "-k", "densities or optima"],
+         "tests/test_golden.py", "tests/gaussian/test_protocol.py",
+         "-k", "test_protocol or densities or optima"],
         capture_output=True, text=True, cwd=str(_root()),
         env={**os.environ, "BAYESLMM_COMPILE": "never", "NUMBA_CACHE_DIR": str(tmp_path)},
     )  # fmt: skip

@@ -6,6 +6,7 @@ uv run python tutorials/execute.py tutorials/01*.ipynb
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -14,6 +15,9 @@ import nbformat
 from nbclient import NotebookClient
 
 HERE = Path(__file__).parent
+
+# the same draws whether or not the kernels' caches are complete
+os.environ["BAYESLMM_COMPILE"] = "now"
 
 
 def execute(path: Path, *, timeout: int = 600) -> nbformat.NotebookNode:

@@ -384,7 +384,7 @@ def draws_head(lay, val, L, sigma, root, target, z, fixed, effects_):
 @in_numpy(draws_head)
 def _draws_plain(lay, val, L, sigma, root, target, z, fixed, effects_):
     whole = _plain.stacked(lay, val)
-    step = max(1, _AT_A_TIME // whole.A.size)
+    step = max(1, _AT_A_TIME // max(1, whole.A.size))
     p = val.gram.shape[0] - 1
     try:
         for first in range(0, len(L), step):
