@@ -13,7 +13,8 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from threading import Lock, local
@@ -36,7 +37,9 @@ __all__ = [
     "interpreting",
     "kernel",
     "mark_complete",
+    "ran_interpreted",
     "say",
+    "steady",
     "summing_kernel",
     "use_compiled",
     "waits",
@@ -83,7 +86,10 @@ class _Running(local):
 
 _running = _Running()
 _CHOSEN = os.environ.get(VARIABLE)
-_interpreted: list[Any] | None = None if _CHOSEN == "now" else []
+_by_python = _CHOSEN != "now"
+_kernels: list[Any] = []
+_held = 0
+_done_interpreted: set[Hashable] = set()
 _spent, _looked = 0.0, -np.inf
 _switching = Lock()
 
@@ -105,7 +111,7 @@ def _completed() -> bool:
     """:func:`complete`, looked up once in a while."""
     global _looked
     now = perf_counter()
-    if now - _looked < _LOOK_EVERY or _CHOSEN == "never":
+    if _held or now - _looked < _LOOK_EVERY or _CHOSEN == "never":
         return False
     _looked = now
     return complete()
@@ -113,7 +119,7 @@ def _completed() -> bool:
 
 def interpreting() -> bool:
     """Whether kernels are run by Python."""
-    return _interpreted is not None
+    return _by_python
 
 
 def waits() -> bool:
@@ -128,7 +134,7 @@ def expect(seconds: float) -> None:
     ----------
     seconds : float
     """
-    if interpreting() and _CHOSEN != "never" and _spent + seconds > _PATIENCE:
+    if _by_python and not _held and _CHOSEN != "never" and _spent + seconds > _PATIENCE:
         if not complete():
             say("Compiling for a model of this size (up to a minute, once on a machine) ...")
         use_compiled()
@@ -142,11 +148,42 @@ def say(text: str) -> None:
 
 def use_compiled() -> None:
     """Compile kernels, or read them from their caches, from their next call on."""
-    global _interpreted
+    _switch(False)
+
+
+def _switch(to_interpreted: bool) -> None:
+    global _by_python
     with _switching:
-        kernels, _interpreted = _interpreted, None
-        for made in kernels or ():
-            made.__class__ = _Compiled
+        _by_python = to_interpreted
+        for made in _kernels:
+            made.__class__ = _Interpreted if to_interpreted else _Compiled
+
+
+def ran_interpreted(key: Hashable) -> bool:
+    """Whether work of this key was done by interpreted kernels in this process."""
+    return key in _done_interpreted
+
+
+@contextmanager
+def steady(key: Hashable) -> Iterator[None]:
+    """Kernels run one way inside, and as they did before for the same key in this process.
+
+    The last digit differs between the two ways, and after some hundred steps of a chain the draws
+    do: a posterior of one seed is to be the same however often it is asked for.
+    """
+    global _held
+    back = ran_interpreted(key) and not _by_python
+    if back:
+        _switch(True)
+    _held += 1
+    try:
+        if _by_python:
+            _done_interpreted.add(key)
+        yield
+    finally:
+        _held -= 1
+        if back:
+            _switch(False)
 
 
 def in_numpy(made: Any) -> Callable[[Callable], Callable]:
@@ -182,9 +219,9 @@ def _compiled(**options: Any) -> Callable[[Callable], Any]:
 
         made.get_call_template, made.plain = one_type, function
         with _switching:
-            if _interpreted is not None:
+            _kernels.append(made)
+            if _by_python:
                 made.__class__ = _Interpreted
-                _interpreted.append(made)
         return made
 
     return decorate

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ MODELS = [
 ]
 
 
-def _run(code: str, **env: str) -> dict:
+def _run(code: str, **env: str) -> Any:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **env}
     )
@@ -106,10 +107,10 @@ print(json.dumps({"before": before, "after": compiling.interpreting(), "loglik":
 """
 
 
-def test_work_that_would_take_longer_than_compiling_compiles(tmp_path):
-    own = {"BAYESLMM_COMPILE": "later", "NUMBA_CACHE_DIR": str(tmp_path)}
-    little = _run(_ENOUGH.replace("AFTERWARDS", "compiling.expect(1.0)"), **own)
-    much = _run(_ENOUGH.replace("AFTERWARDS", "compiling.expect(60.0)"), **own)
+def test_work_that_would_take_longer_than_compiling_compiles():
+    code = _ENOUGH.replace("import compiling", "import compiling; compiling.complete = bool")
+    little = _run(code.replace("AFTERWARDS", "compiling.expect(1.0)"), BAYESLMM_COMPILE="later")
+    much = _run(code.replace("AFTERWARDS", "compiling.expect(60.0)"), BAYESLMM_COMPILE="later")
     assert little["before"]
     assert little["after"]
     assert not much["after"]
@@ -118,9 +119,37 @@ def test_work_that_would_take_longer_than_compiling_compiles(tmp_path):
 
 def test_complete_caches_are_used_from_the_first_call(tmp_path):
     own = {"BAYESLMM_COMPILE": "later", "NUMBA_CACHE_DIR": str(tmp_path)}
-    done = _run(_ENOUGH.replace("AFTERWARDS", "compiling.mark_complete()"), **own)
-    assert done["before"]
-    assert not _run(_ENOUGH.replace("AFTERWARDS", ""), **own)["after"]
+    code = "from bayeslmm import compiling\ncompiling._nothing()\nprint(+compiling.interpreting())"
+    assert _run(code, **own) == 1
+    _run("from bayeslmm import compiling\ncompiling.mark_complete()\nprint(0)", **own)
+    assert _run(code, **own) == 0
+
+
+_TWICE = """
+import json, warnings
+import numpy as np
+import bayeslmm as blm
+from bayeslmm import compiling
+warnings.simplefilter("ignore")
+compiling.complete = lambda: False
+model = blm.LMM("Reaction ~ 1 + (1 | Subject)", blm.load_dataset("sleepstudy"))
+how = {"draws": 200, "random_seed": 3, "progressbar": False, "method": METHOD}
+draws = [model.fit(**how).idata.posterior["sigma"].to_numpy()]
+compiling.use_compiled()
+for seed in (3, 4, 3):
+    how["random_seed"] = seed
+    draws.append(model.fit(**how).idata.posterior["sigma"].to_numpy())
+print(json.dumps({
+    "same": [bool(np.array_equal(draws[0], later)) for later in draws[1:]],
+    "interpreting": compiling.interpreting(),
+}))
+"""
+
+
+@pytest.mark.parametrize("method", ["nuts", "importance"])
+def test_draws_of_a_seed_are_the_same_after_compilation(method):
+    found = _run(_TWICE.replace("METHOD", repr(method)), BAYESLMM_COMPILE="later")
+    assert found == {"same": [True, False, True], "interpreting": False}
 
 
 # -- the process in the background

@@ -21,7 +21,7 @@ import numpy as np
 from bayeslmm.bayes.conditional import posterior_values
 from bayeslmm.bayes.fitting import FitInfo, assemble
 from bayeslmm.bayes.marginal import MarginalDensity, marginal_density
-from bayeslmm.bayes.mode import Mode, find_mode
+from bayeslmm.bayes.mode import MODE_EVALUATIONS, Mode, find_mode
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.nuts import processors
 from bayeslmm.bayes.sampling import Sampling
@@ -284,7 +284,8 @@ def fit_importance(
     rng = np.random.default_rng(np.random.SeedSequence([random_seed, 2]))
     # twice as many proposals as draws, so that few are repeated, unless each is expensive
     n = chains * draws * (2 if density.is_cheap else 1)
-    with single_threaded_blas():
+    ahead = MODE_EVALUATIONS + n
+    with single_threaded_blas(), density.steady(ahead, design, random_seed):
         # where a dense factorization is most of the cost, one serves the weight and the draw
         sample = importance_sample(
             density, find_mode(density), n, rng, cores, draw_rest=density.draws_with_value

@@ -11,8 +11,8 @@ and Jacobians included. beta is integrated under normal or flat priors, which ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
@@ -31,7 +31,7 @@ from bayeslmm.bayes.kernels.coordinates import (
     naturals,
 )
 from bayeslmm.bayes.kernels.tables import Table
-from bayeslmm.compiling import expect, interpreting
+from bayeslmm.compiling import expect, interpreting, ran_interpreted, steady
 from bayeslmm.formula import Design
 from bayeslmm.formula.residual import ResidualDesign
 from bayeslmm.gaussian import FixedPrior, Problem, rotated_for_draws
@@ -172,7 +172,27 @@ class MarginalDensity:
         """Log density without the gradient."""
         return self._evaluate(x, False)[0]
 
-    def foresee(self, n: int, x: np.ndarray) -> None:
+    @contextmanager
+    def steady(self, evaluations: float, design: Design, seed: int) -> Iterator[None]:
+        """Compile first where that is quicker; then kernels run one way until the draws are made.
+
+        Parameters
+        ----------
+        evaluations : float
+            So many are to come.
+        design : Design
+            Whose density this is.
+        seed : int
+            The same for the same data means the same draws.
+        """
+        data = design.y.tobytes() if design.rows_in_memory else b""
+        key = seed, design.n_rows, self.n_dim, hash(data)
+        if not ran_interpreted(key):
+            self.foresee(evaluations, self.starting_points((0.5,))[0])
+        with steady(key):
+            yield
+
+    def foresee(self, n: float, x: np.ndarray) -> None:
         """Compile first where that is quicker than n evaluations like that at x by Python."""
         if interpreting():
             times = []

@@ -12,9 +12,15 @@ import numpy as np
 from bayeslmm.bayes.conditional import posterior_values
 from bayeslmm.bayes.fitting import FitInfo, assemble
 from bayeslmm.bayes.marginal import MarginalDensity, marginal_density
-from bayeslmm.bayes.mode import Mode, find_mode
+from bayeslmm.bayes.mode import MODE_EVALUATIONS, Mode, find_mode
 from bayeslmm.bayes.names import ModelNames
-from bayeslmm.bayes.nuts import MARGINAL_TUNE, nuts_options, processors, sample_density
+from bayeslmm.bayes.nuts import (
+    DRAW_EVALUATIONS,
+    MARGINAL_TUNE,
+    nuts_options,
+    processors,
+    sample_density,
+)
 from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.bayes.trajectories import SURROGATE_TUNE, Trajectories, sample_trajectories
 from bayeslmm.formula import Design
@@ -124,7 +130,9 @@ def fit_marginal(
         * sampling.draws
         * sum(block.n_levels * block.n_effects for block in design.blocks)
     )
-    with single_threaded_blas():
+    per_chain = sampling.draws + sampling.warm_up(MARGINAL_TUNE)
+    ahead = MODE_EVALUATIONS + DRAW_EVALUATIONS * sampling.chains * per_chain
+    with single_threaded_blas(), density.steady(ahead, design, sampling.random_seed):
         sampled = sample_covariances(
             density,
             find_mode(density),

@@ -9,7 +9,7 @@ import numpy as np
 from bayeslmm.bayes.marginal import MarginalDensity
 from bayeslmm.errors import SamplingError
 
-__all__ = ["Mode", "climb", "find_mode"]
+__all__ = ["MODE_EVALUATIONS", "Mode", "climb", "find_mode"]
 
 #: Shares of the response's variance given to the random effects at the starting points.
 _SHARES = (0.5, 0.02, 0.95)
@@ -21,7 +21,7 @@ _FLATTEST = 1.0 / 9.0
 _STEP = 1e-4
 
 #: About as many evaluations find a mode.
-_EVALUATIONS = 100
+MODE_EVALUATIONS = 100
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def find_mode(
     points = density.starting_points(starts)
     if first is not None:
         points.insert(0, np.asarray(first, dtype=float))
-    density.foresee(_EVALUATIONS, points[0])
+    density.foresee(MODE_EVALUATIONS, points[0])
     best, best_value = None, -np.inf
     for point in points:
         x, value = _ascend(density, point, np.diag(density.spread()))

@@ -25,7 +25,14 @@ from bayeslmm.errors import SamplingError
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["MARGINAL_TUNE", "log_density", "nuts_options", "processors", "sample_density"]
+__all__ = [
+    "DRAW_EVALUATIONS",
+    "MARGINAL_TUNE",
+    "log_density",
+    "nuts_options",
+    "processors",
+    "sample_density",
+]
 
 #: Warm-up draws per chain where none are asked for, and the acceptance rate aimed at: a metric from
 #: the curvature leaves little to learn, and long steps pay (sleepstudy, smallest effective sample
@@ -36,7 +43,7 @@ _TARGET_ACCEPT = 0.7
 _TARGET_ACCEPT_NEAR_ZERO = 0.9
 
 #: Evaluations that a draw usually takes.
-_EVALUATIONS = 4
+DRAW_EVALUATIONS = 4
 
 STOPPED = (
     "Sampling was stopped before every chain had its draws; nothing is returned. Ask for fewer "
@@ -112,7 +119,7 @@ def sample_density(
     sampled, center = signed_mode(density, mode)
     accept = _TARGET_ACCEPT if sampled is density else _TARGET_ACCEPT_NEAR_ZERO
     chains, cores, tune = sampling.chains, sampling.cores, sampling.warm_up(MARGINAL_TUNE)
-    density.foresee(_EVALUATIONS * chains * (sampling.draws + tune), mode.x)
+    density.foresee(DRAW_EVALUATIONS * chains * (sampling.draws + tune), mode.x)
     if interpreting():
         cores = 1  # chains would only wait for each other's Python
     z, stats = _run(
