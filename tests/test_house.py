@@ -19,7 +19,7 @@ ROOMS = (
     "errors", "compiling", "progress", "records", "files", "archive", "hdf5", "datasets",
     "parts", "formula", "gaussian", "priors", "protocols", "assembly", "relationship", "sources",
     "likelihood", "bayes", "results", "plots", "reanalysis", "report", "storage", "fits", "model",
-    "loading", "top", "cli_options", "cli",
+    "loading", "top", "cli_options", "cli", "__main__",
 )  # fmt: skip
 
 #: Circles that are there; a circle may leave this list, none may join it or grow.

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bayeslmm.bayes.convergence import convergence
+
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["convergence", "sampling_problems", "weighting_problems"]
+__all__ = ["sampling_problems", "weighting_problems"]
 
 _ESS_PER_CHAIN = 100
 _R_HAT = 1.01
@@ -80,24 +82,3 @@ def weighting_problems(effective_draws: float, chains: int) -> list[str]:
         f"Only {effective_draws:.0f} effective draws are behind the resampled ones (below "
         f'{floor}): summaries are noisy. Ask for more draws, or use method="nuts".'
     ]
-
-
-def convergence(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Bulk and tail effective sample size and r-hat, each shape (k,), NaN where constant.
-
-    Parameters
-    ----------
-    draws : ndarray, shape (chains, draws, k)
-    """
-    from arviz_stats.base import array_stats
-
-    k = draws.shape[-1]
-    bulk, tail, r_hat = np.full(k, np.nan), np.full(k, np.nan), np.full(k, np.nan)
-    varies = np.ptp(draws, axis=(0, 1)) > 0
-    if varies.any() and draws.shape[1] >= 4:
-        axes = {"chain_axis": 0, "draw_axis": 1}
-        moving = draws[:, :, varies]
-        bulk[varies] = array_stats.ess(moving, **axes)
-        tail[varies] = array_stats.ess(moving, method="tail", prob=(0.05, 0.95), **axes)
-        r_hat[varies] = array_stats.rhat(moving, **axes)
-    return bulk, tail, r_hat

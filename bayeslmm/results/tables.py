@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from bayeslmm.bayes.diagnostics import convergence
+from bayeslmm.bayes.convergence import convergence
 
 __all__ = [
     "block_size",

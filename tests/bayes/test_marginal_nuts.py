@@ -43,7 +43,7 @@ def standard_errors(one, two):
     Effective sample sizes are estimates and those of small samples may be too large: each is
     taken at half its value, and at no more than the number of draws.
     """
-    from bayeslmm.bayes.diagnostics import convergence
+    from bayeslmm.bayes.convergence import convergence
 
     out = {}
     for name in one.posterior.data_vars:

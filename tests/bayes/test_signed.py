@@ -10,7 +10,7 @@ import pytest
 
 import bayeslmm as blm
 from bayeslmm.bayes import compiled, nuts
-from bayeslmm.bayes.diagnostics import convergence
+from bayeslmm.bayes.convergence import convergence
 from bayeslmm.bayes.marginal import marginal_density
 from bayeslmm.bayes.mode import find_mode
 from bayeslmm.bayes.sampling import Sampling

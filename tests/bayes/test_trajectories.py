@@ -85,7 +85,7 @@ def test_a_wrong_surrogate_costs_acceptance_and_not_correctness():
     rate = stats[:, 1].mean()
     assert 0.3 < rate < 0.95
     # x0 ~ N(0, 1), x1 given x0 ~ N(x0^2 / 2, 1): means 0 and 1/2, variances 1 and 3/2
-    from bayeslmm.bayes.diagnostics import convergence
+    from bayeslmm.bayes.convergence import convergence
 
     squares = np.column_stack([z, z**2])
     expected = np.array([0.0, 0.5, 1.0, 1.75])
