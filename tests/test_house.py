@@ -20,6 +20,7 @@ ROOMS = (
     "datasets", "parts", "formula", "gaussian", "priors", "protocols", "assembly", "relationship",
     "sources", "likelihood", "bayes", "results", "plots", "reanalysis", "report", "storage", "fits",
     "model", "loading", "top", "precompiling", "cli_options", "cli",
+    "__main__",
 )  # fmt: skip
 
 #: Circles that are there; a circle may leave this list, none may join it or grow.

@@ -1,0 +1,5 @@
+"""``python -m bayeslmm``: the command line."""
+
+from bayeslmm.cli import main
+
+main()
