@@ -324,7 +324,7 @@ def profile_interval(
     minimum : float
         Its value there.
     step : float
-        First guess of the distance.
+        About a standard error.
     lowest, highest : float
         Limits of the parameter; returned where the deviance stays below the quantile.
 
@@ -334,20 +334,28 @@ def profile_interval(
     """
     cut = float(np.sqrt(chdtri(1, 1 - level)))
 
-    def excess(value: float) -> float:
-        return float(np.sqrt(max(deviance(value) - minimum, 0.0))) - cut
+    known = {float(estimate): -cut}
 
-    def end(step: float, limit: float) -> float:
-        found = _crossing(excess, estimate, step, limit)
+    def excess(value: float) -> float:
+        value = float(value)
+        if value not in known:
+            known[value] = float(np.sqrt(max(deviance(value) - minimum, 0.0))) - cut
+        return known[value]
+
+    def end(way: int, limit: float) -> float:
+        # a little beyond where a quadratic deviance would cross
+        first = way * 1.1 * cut * step
+        found = _crossing(excess, estimate, first, limit)
         if isinstance(deviance, _ComponentProfile) and not deviance.thorough:
             crosses = np.isfinite(found) and (found == limit or abs(excess(found)) < _CROSSES)
             if not crosses:
                 deviance.search_thoroughly()
             if not (crosses and deviance.confirmed(found)):
-                found = _crossing(excess, estimate, step, limit)
+                known.clear()
+                found = _crossing(excess, estimate, first, limit)
         return found
 
-    return end(-step, lowest), end(step, highest)
+    return end(-1, lowest), end(1, highest)
 
 
 def _crossing(excess: Callable[[float], float], start: float, step: float, limit: float) -> float:
