@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayeslmm.assembly import prepared_problem, reduce_rows
+from bayeslmm.assembly import factor_rows, prepared_problem, reduce_rows
 from bayeslmm.errors import DataError, PriorError
 from bayeslmm.gaussian import (
     CrossProducts,
@@ -26,7 +26,7 @@ from bayeslmm.likelihood.engine import estimated_coefficients, one_by_one
 from bayeslmm.likelihood.kenward_roger import KenwardRoger, kenward_roger
 from bayeslmm.likelihood.optimize import Optimum, central_differences, optimize
 from bayeslmm.likelihood.profile import coefficient_profile, component_profile
-from bayeslmm.likelihood.refits import ManyResponses, can_search
+from bayeslmm.likelihood.refits import ManyEstimates, ManyResponses, can_search
 from bayeslmm.likelihood.satterthwaite import VarianceCurvature, theta_scales, variance_curvature
 from bayeslmm.likelihood.unbounded import refuse_unbounded
 from bayeslmm.parts.patterns import unpack_theta
@@ -161,7 +161,9 @@ class ProfiledLikelihood:
         alone = one_by_one(self, reml=reml, start=start)
         if not can_search(self.problem) or not self.design.rows_in_memory:
             return alone
-        return ManyResponses.of(self.design, self.problem, self.kept, reml, start, alone)
+        design, X = self.design, self.design.X[:, self.kept]
+        many = ManyResponses.of(self.problem, X, factor_rows(design), design.weights, reml, start)
+        return ManyEstimates(design, many, alone)
 
     def coefficient_profile(self, solution: Solution, at: int) -> Callable[[float], float]:
         return coefficient_profile(self.problem, solution.theta, at)

@@ -7,14 +7,14 @@ share the responses out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayeslmm.assembly import factor_rows
-from bayeslmm.gaussian import Problem, Solution, single_threaded_blas
+from bayeslmm.gaussian import FactorRows, Problem, Solution, single_threaded_blas
 from bayeslmm.gaussian.coordinates import ones_in_span, working_products
 from bayeslmm.gaussian.problem import Values
 from bayeslmm.gaussian.threads import shared_out
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
     from bayeslmm.formula import Design
 
-__all__ = ["ManyResponses", "can_search"]
+__all__ = ["MANY", "ManyEstimates", "ManyFits", "ManyResponses", "can_search"]
 
 #: Fewer responses than this are not worth compiling the search, which takes 18 s once.
-_MANY = 100
+MANY = 100
 
 
 def can_search(problem: Problem) -> bool:
@@ -46,11 +46,10 @@ def can_search(problem: Problem) -> bool:
 
 @dataclass(frozen=True)
 class ManyResponses:
-    """The estimator of a design, see :meth:`LikelihoodEngine.estimator`.
+    """Rows whose responses are to be fitted.
 
     Attributes
     ----------
-    design : Design
     problem : Problem
         With effects that are uncorrelated a priori.
     Ks : list of (q_k, q_k) array or None, or None
@@ -65,13 +64,8 @@ class ManyResponses:
         Z'W of each factor, effects of a level together.
     ones : (p,) array or None
         Coefficients that give a column of ones.
-    alone : callable
-        Fits responses one by one.
-    threads : int, optional
-        How many share the work; by default as many as the calling thread may use.
     """
 
-    design: Design
     problem: Problem
     Ks: list[np.ndarray | None] | None
     search: ProfiledSearch
@@ -80,15 +74,20 @@ class ManyResponses:
     R: np.ndarray
     Zt: list[csr_array]
     ones: np.ndarray | None
-    alone: Callable[[np.ndarray], Iterable[Estimates]]
-    threads: int | None = None
 
     @classmethod
     def of(
-        cls, design: Design, problem: Problem, kept: np.ndarray, reml: bool,
-        start: np.ndarray | None, alone: Callable[[np.ndarray], Iterable[Estimates]],
+        cls, problem: Problem, X: np.ndarray, factors: Sequence[FactorRows],
+        weights: np.ndarray | None, reml: bool, start: np.ndarray | None = None,
     ) -> ManyResponses:  # fmt: skip
-        """That of a problem and its rows."""
+        """That of a problem, for which :func:`can_search` holds, and its rows.
+
+        Parameters
+        ----------
+        X : (n, p) array
+        start : (r,) array, optional
+            Where to start; by default from several points.
+        """
         with single_threaded_blas():
             Ks = decorrelating(problem)
             if Ks is not None:
@@ -96,51 +95,58 @@ class ManyResponses:
             search = ProfiledSearch(problem, reml)
             if start is None:
                 first, others = search.starts()
-                starts = np.stack([first, *others])
-                n_others = search.n_others_at_most
+                starts, n_others = np.stack([first, *others]), search.n_others_at_most
             else:
-                starts, n_others = start[None], 0
                 if Ks is not None:
                     Ls = unpack_theta(problem.patterns, start)
-                    Ls = mapped_factors(Ls, Ks, np.linalg.solve)
-                    starts = pack_theta(problem.patterns, Ls)[None]
+                    start = pack_theta(problem.patterns, mapped_factors(Ls, Ks, np.linalg.solve))
+                starts, n_others = start[None], 0
+            w = np.ones(len(X)) if weights is None else weights
             shift = working_products(problem.products)[0].shift
-            columns = shift.applied(design.y, design.X[:, kept])
-            weights = np.ones(len(design.y)) if design.weights is None else design.weights
-            R = weights[:, None] * np.delete(columns, -2, axis=1)
+            R = w[:, None] * np.delete(shift.applied(np.zeros(len(X)), X), -2, axis=1)
         return cls(
-            design, problem, Ks, search, np.ascontiguousarray(starts, dtype=float), n_others, R,
-            [_transposed(rows, weights) for rows in factor_rows(design)],
-            ones_in_span(problem.products), alone,
+            problem, Ks, search, np.ascontiguousarray(starts, dtype=float), n_others, R,
+            [_transposed(rows, w) for rows in factors], ones_in_span(problem.products),
         )  # fmt: skip
 
-    def __call__(self, Y: np.ndarray) -> Iterator[Estimates]:
-        """Estimates for responses (m, n), in their order."""
-        if len(Y) < _MANY:
-            yield from self.alone(Y)
-            return
+    def fits(self, Y: np.ndarray, threads: int | None = None) -> ManyFits:
+        """The optimum of each response (m, n), less its offset.
+
+        Parameters
+        ----------
+        threads : int, optional
+            By default as many as the calling thread may use.
+        """
+        from bayeslmm.likelihood._evaluation import compiled, evaluate
+        from bayeslmm.likelihood._settling import search_many
+
         with single_threaded_blas():
-            found = _Searched.of(self, Y)
-            solutions = found.solutions(self)
-        for solution, components, y, sure, singular in zip(
-            solutions, found.components(self), Y, found.sure, found.singular(self), strict=True
-        ):
-            if sure:
-                deviance = -2 * solution.loglik
-                yield Estimates(solution, components, deviance, True, bool(singular))
-            else:
-                yield from self.alone(y[None])
+            right, gram, shift = self.products(Y)
+            m, p, blocks = len(Y), self.problem.p, len(self.search.block_sizes)
+            out = (
+                np.empty((m, self.problem.n_parameters)), np.empty(m), np.zeros(m, dtype=bool),
+                np.zeros((m, blocks), dtype=np.int64), np.empty((m, p)), np.empty((m, p, p)),
+                np.empty(m),
+            )  # fmt: skip
+
+            def work(first: int, stop: int) -> None:
+                criterion, own = compiled(self.search)
+                search_many(
+                    criterion, evaluate, own, right, gram, self.starts, self.n_others,
+                    first, stop, *out,
+                )  # fmt: skip
+
+            shared_out(work, m, threads)
+            return ManyFits(self, *out, shift)
 
     def products(self, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What responses (m, n) add to cross-products: Z'W y (m, N), [X y]'W y (m, p + 1), and
         what was subtracted from each before it was squared, (m,).
         """
-        Y = Y - self.design.offset
-        shift = np.zeros(len(Y))
-        weights = self.R[:, -1]
+        shift, weights = np.zeros(len(Y)), self.R[:, -1]
         if self.ones is not None:
             shift = Y[:, weights > 0].mean(axis=1)
-            Y -= shift[:, None]
+            Y = Y - shift[:, None]
         gram = np.empty((len(Y), self.R.shape[1]))
         gram[:, :-1] = Y @ self.R[:, :-1]
         gram[:, -1] = (Y * Y) @ weights
@@ -165,9 +171,17 @@ def _transposed(rows, weights: np.ndarray) -> csr_array:
 
 
 @dataclass(frozen=True)
-class _Searched:
-    """Where the searches ended, one row per response; see :func:`_settling.search_many`."""
+class ManyFits:
+    """Where the searches ended, one row per response; see :func:`_settling.search_many`.
 
+    Attributes
+    ----------
+    many : ManyResponses
+    sure : (m,) bool array
+        Where it is False the search has to be made again by ``optimize``.
+    """
+
+    many: ManyResponses
     theta: np.ndarray
     value: np.ndarray
     sure: np.ndarray
@@ -177,69 +191,79 @@ class _Searched:
     pwrss: np.ndarray
     shift: np.ndarray
 
-    @classmethod
-    def of(cls, many: ManyResponses, Y: np.ndarray) -> _Searched:
-        from bayeslmm.likelihood._evaluation import compiled, evaluate
-        from bayeslmm.likelihood._settling import search_many
-
-        right, gram, shift = many.products(Y)
-        m, p = len(Y), many.problem.p
-        blocks = len(many.search.block_sizes)
-        out = (
-            np.empty((m, many.problem.n_parameters)), np.empty(m), np.zeros(m, dtype=bool),
-            np.zeros((m, blocks), dtype=np.int64), np.empty((m, p)), np.empty((m, p, p)),
-            np.empty(m),
-        )  # fmt: skip
-
-        def work(first: int, stop: int) -> None:
-            criterion, own = compiled(many.search)
-            search_many(
-                criterion, evaluate, own, right, gram, many.starts, many.n_others, first, stop, *out
-            )
-
-        shared_out(work, m, many.threads)
-        return cls(*out, shift)
-
-    def factors(self, many: ManyResponses) -> list[np.ndarray]:
+    @cached_property
+    def factors(self) -> list[np.ndarray]:
         """Relative factors of the model's effects, (m, q_k, q_k)."""
-        patterns = many.problem.patterns
+        patterns, Ks = self.many.problem.patterns, self.many.Ks
         ends = np.cumsum([p.n_parameters for p in patterns])[:-1]
         Ls = []
         for pattern, part in zip(patterns, np.split(self.theta, ends, axis=1), strict=True):
             L = np.zeros((len(part), pattern.q, pattern.q))
             L[:, *pattern.entries] = part
             Ls.append(L)
-        return Ls if many.Ks is None else mapped_factors(Ls, many.Ks, np.matmul)
+        return Ls if Ks is None else mapped_factors(Ls, Ks, np.matmul)
 
-    def sigma(self, many: ManyResponses) -> np.ndarray:
+    @cached_property
+    def sigma(self) -> np.ndarray:
         """Residual standard deviations, (m,)."""
-        problem = many.problem
-        return np.sqrt(self.pwrss / (problem.n - problem.p if many.search.reml else problem.n))
+        problem = self.many.problem
+        return np.sqrt(self.pwrss / (problem.n - problem.p * self.many.search.reml))
 
-    def solutions(self, many: ManyResponses) -> Iterator[Solution]:
-        """One per response."""
-        problem, sigma, Ls = many.problem, self.sigma(many), self.factors(many)
+    @property
+    def Sigmas(self) -> list[np.ndarray]:
+        """Covariance matrices of the effects, (m, q_k, q_k)."""
+        scale = (self.sigma**2)[:, None, None]
+        return [scale * (L @ np.swapaxes(L, -1, -2)) for L in self.factors]
+
+    @property
+    def singular(self) -> np.ndarray:
+        """Whether a covariance matrix is singular, (m,)."""
+        return np.any(self.ranks < self.many.search.block_sizes, axis=1)
+
+    def solutions(self) -> Iterator[Solution]:
+        """One per response, without effects."""
+        problem, sigma = self.many.problem, self.sigma
         G_inverse = problem.coordinates.G_inverse
         beta = self.beta @ G_inverse.T
-        if many.ones is not None:
-            beta += self.shift[:, None] * many.ones
+        if self.many.ones is not None:
+            beta += self.shift[:, None] * self.many.ones
         vcov = (sigma**2)[:, None, None] * (G_inverse @ self.inverse @ G_inverse.T)
-        theta = np.concatenate(
-            [L[:, *p.entries] for L, p in zip(Ls, problem.patterns, strict=True)], axis=1
-        )
-        loglik, scale = -0.5 * self.value, sigma.tolist()
-        for i in range(len(theta)):
-            yield Solution(
-                theta[i], beta[i], scale[i], vcov[i], [], float(loglik[i]), many.search.reml,
-                [L[i] for L in Ls],
-            )  # fmt: skip
+        parts = zip(self.factors, problem.patterns, strict=True)
+        theta = np.concatenate([L[:, *p.entries] for L, p in parts], axis=1)
+        loglik, reml = (-0.5 * self.value).tolist(), self.many.search.reml
+        for i, s in enumerate(sigma.tolist()):
+            Ls = [L[i] for L in self.factors]
+            yield Solution(theta[i], beta[i], s, vcov[i], [], loglik[i], reml, Ls)
 
-    def components(self, many: ManyResponses) -> np.ndarray:
-        """Values of the variance components, (m, components)."""
-        sigma = self.sigma(many)[:, None]
-        Sigmas = [sigma[..., None] ** 2 * (L @ np.swapaxes(L, -1, -2)) for L in self.factors(many)]
-        return np.concatenate([effect_component_values(many.design, Sigmas), sigma], axis=1)
 
-    def singular(self, many: ManyResponses) -> np.ndarray:
-        """Whether a covariance matrix is singular, (m,)."""
-        return np.any(self.ranks < many.search.block_sizes, axis=1)
+@dataclass(frozen=True)
+class ManyEstimates:
+    """The estimator of a design, see :meth:`LikelihoodEngine.estimator`.
+
+    Attributes
+    ----------
+    design : Design
+    many : ManyResponses
+    alone : callable
+        Fits responses one by one.
+    """
+
+    design: Design
+    many: ManyResponses
+    alone: Callable[[np.ndarray], Iterable[Estimates]]
+
+    def __call__(self, Y: np.ndarray) -> Iterator[Estimates]:
+        """Estimates for responses (m, n), in their order."""
+        if len(Y) < MANY:
+            yield from self.alone(Y)
+            return
+        found = self.many.fits(Y - self.design.offset)
+        effects = effect_component_values(self.design, found.Sigmas)
+        components = np.column_stack([effects, found.sigma])
+        for solution, values, y, sure, singular in zip(
+            found.solutions(), components, Y, found.sure, found.singular, strict=True
+        ):
+            if sure:
+                yield Estimates(solution, values, -2 * solution.loglik, True, bool(singular))
+            else:
+                yield from self.alone(y[None])
