@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -28,9 +28,11 @@ MODELS = {
 }
 
 
-def seconds(work: Callable[[], object]) -> float:
+def seconds(work: Callable, *given) -> float:
     start = time.process_time()
-    work()
+    found = work(*given)
+    if isinstance(found, Iterator):
+        list(found)
     return time.process_time() - start
 
 
@@ -44,10 +46,7 @@ def compare(name: str, data: str, formula: str, m: int) -> None:
         found = [a.deviance for a in many(Y)][: len(few)]  # warm
         gap = np.abs(np.array(found) - [a.deviance for a in alone(few)]).max()
         rounds = np.array(
-            [
-                (seconds(lambda: list(many(Y))) / m, seconds(lambda: list(alone(few))) / len(few))
-                for _ in range(3)
-            ]
+            [(seconds(many, Y) / m, seconds(alone, few) / len(few)) for _ in range(3)]
         )
         at_once, single = 1e3 * np.median(rounds, axis=0)
         print(
