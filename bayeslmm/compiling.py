@@ -260,8 +260,14 @@ def _fingerprint() -> str:
     import numba
 
     here = Path(__file__).parent
-    rooms = [here / room for room in ("bayes/kernels", "gaussian", "parts", "relationship")]
-    sources = sorted([Path(__file__), *(at for room in rooms for at in room.rglob("*.py"))])
+    rooms = [here / room for room in ("bayes/kernels", "gaussian", "likelihood", "parts")]
+    sources = sorted(
+        [
+            Path(__file__),
+            here / "addresses.py",
+            *(at for room in rooms for at in room.rglob("*.py")),
+        ]
+    )
     stated = [f"{at} {s.st_mtime_ns} {s.st_size}" for at in sources for s in [at.stat()]]
     processor = llvmlite.binding.get_host_cpu_name()
     return "\n".join([sys.version, numba.__version__, processor, *stated])

@@ -9,6 +9,8 @@ import os
 import warnings
 from collections.abc import Callable
 
+import numpy as np
+
 from bayeslmm.background import finished
 from bayeslmm.compiling import mark_complete, use_compiled
 
@@ -45,6 +47,7 @@ def _others() -> list[Callable]:
         lambda: _both(LMM("MathAch ~ SES + (1 | School)", achieved, sigma="~ Sex")),
         lambda: _both(LMM("weight ~ sex + (1 | id)", flock, relationship=kin), "importance"),
         lambda: _both(LMM(f"{own} + (1 | day)", days, residual=ar1), "importance"),
+        lambda: LMM(own, sleep).reml().refit_many(np.tile(sleep[["Reaction"]], 100)),
         lambda: LMM("y ~ service + (1 | s) + (1 | d)", rated).reml().summary(),
     ]
 

@@ -242,6 +242,8 @@ def _evaluate_and_draw(density: MarginalDensity, x, cores, rng):
 def _evaluate(density: MarginalDensity, x, cores, rng):
     """Log densities (n,) alone."""
     parts = np.array_split(x, max(1, min(cores, len(x) // 50)))
+    if len(parts) == 1:
+        return density.values(x), None, None
     with ThreadPoolExecutor(len(parts)) as pool:
         return np.concatenate(list(pool.map(density.values, parts))), None, None
 

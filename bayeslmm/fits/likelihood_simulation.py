@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import pandas as pd
 
 from bayeslmm.errors import DataError
-from bayeslmm.likelihood.engine import Estimates, reestimate
+from bayeslmm.likelihood.engine import Estimates, reestimates
 from bayeslmm.results.tables import check_level
 
 if TYPE_CHECKING:
     from bayeslmm.protocols import LikelihoodResult as _Result
+    from bayeslmm.results.refits import Refits
 else:  # its properties are attributes here
     _Result = object
 
@@ -82,7 +84,7 @@ class LikelihoodSimulation(_Result):
         return pd.DataFrame(values.T, index=self.design.index)
 
     def refit(self, y) -> Self:
-        """The same model fitted to another response of the same rows.
+        """The same model fitted to another response of the same rows; see :meth:`refit_many`.
 
         Parameters
         ----------
@@ -108,6 +110,40 @@ class LikelihoodSimulation(_Result):
         model = self.model.with_response(values)
         return model.reml() if self.reml else model.ml()
 
-    def reestimate(self, y: np.ndarray, start: np.ndarray | None = None) -> Estimates:
-        """Estimates for another response of the same rows, without a new fit object."""
-        return reestimate(self._engine, y, reml=self.reml, start=start)
+    def refit_many(self, Y, *, progressbar: bool = True) -> Refits:
+        """Estimates of the same model for many other responses of the same rows.
+
+        Thousands of times the numbers of :meth:`refit`, without its objects: where residuals are
+        independent the searches are compiled, and threads share them out (``NUMBA_NUM_THREADS``
+        limits their number, and no digit depends on it).
+
+        Parameters
+        ----------
+        Y : array-like or DataFrame, shape (n, m)
+            One response per column, rows as used in the fit: what :meth:`simulate` gives.
+        progressbar : bool
+
+        Returns
+        -------
+        Refits
+
+        Raises
+        ------
+        DataError
+            If the number of rows differs or a value is not finite.
+
+        Examples
+        --------
+        >>> refits = fit.refit_many(fit.simulate(200, random_seed=1))
+        >>> refits.coefficients.shape, int(refits.singular.sum())
+        ((200, 2), 1)
+        """
+        from bayeslmm.results.refits import refit_many
+
+        return refit_many(self, Y, progressbar)
+
+    def reestimates(
+        self, responses: Iterable[np.ndarray], start: np.ndarray | None = None
+    ) -> Iterator[Estimates]:
+        """Estimates for other responses (n,) of the same rows, one after the other."""
+        return reestimates(self._engine, responses, reml=self.reml, start=start)

@@ -408,7 +408,11 @@ def moments_head(lay, val, L, sigma, root, target, C):
     mean = np.empty((m, k))
     covariance = np.empty((m, k, k))
     for d in range(m):
-        _, _, _, _, _, _, _, S = eliminate_head(lay, val, L[d] / sigma[d], False)
+        F = L[d] / sigma[d]
+        if val.levels.shape[1] > 0:
+            _, S = eliminated(all_sums(val.levels, lay.factor_q[0], p + 1, F, False), val.gram)
+        else:
+            _, _, _, _, _, _, _, S = eliminate_head(lay, val, F, False)
         P, h = posterior_precision(S, sigma[d] * sigma[d], root, target)
         inverse, gamma, _ = _solve_fixed(P, h)
         for a in range(k):

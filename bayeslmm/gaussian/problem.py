@@ -153,6 +153,15 @@ class Problem:
             for f, T in zip(self.cp.factors, self.roots, strict=True)
         ]
 
+    def right_sides(self, products: Sequence[np.ndarray]) -> np.ndarray:
+        """Rows in elimination order of the effects computed with, (N, ...), from products of
+        columns with those of Z in the caller's levels, (J_k, q_k, ...) for each factor.
+        """
+        out = np.empty((self.symbolic.n_columns, *products[0].shape[2:]))
+        for k, own in enumerate(products):
+            out[self.symbolic.factor_columns(k)] = own
+        return out
+
     def renewed(self, cp: CrossProducts) -> Problem:
         """The same model for other cross-products of the same levels: another response, or rows
         left out.

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -25,7 +25,7 @@ import numpy as np
 
 from . import _levels
 
-__all__ = ["MANY_EFFECTS", "alone", "level_sums", "many_levels"]
+__all__ = ["MANY_EFFECTS", "alone", "level_sums", "many_levels", "shared_out"]
 
 #: Random effects from which on several threads pay: an evaluation of 20,000 takes 0.2 ms.
 MANY_EFFECTS = 20_000
@@ -96,15 +96,28 @@ def level_sums(
     """
     n_chunks = _levels.count_chunks(levels.shape[1])
     out = np.empty((n_chunks, _levels.sums_size(q, m, want_gradient)))
-    n = min(_threads() if threads is None else threads, n_chunks)
-    ends = [n_chunks * i // n for i in range(n + 1)]
-    waiting = [
-        _workers().submit(
-            _levels.chunk_sums, levels, q, m, L, ends[i], ends[i + 1], want_gradient, out
-        )
-        for i in range(1, n)
-    ]
-    _levels.chunk_sums(levels, q, m, L, 0, ends[1], want_gradient, out)
+    shared_out(
+        lambda first, stop: _levels.chunk_sums(levels, q, m, L, first, stop, want_gradient, out),
+        n_chunks,
+        threads,
+    )
+    return out
+
+
+def shared_out(work: Callable[[int, int], None], n: int, threads: int | None = None) -> None:
+    """Do n pieces of work on several threads, each a range of them.
+
+    Parameters
+    ----------
+    work : callable
+        Does the pieces from its first argument to its second, free of the interpreter lock.
+    n : int
+    threads : int, optional
+        By default as many as the calling thread may use.
+    """
+    parts = max(1, min(_threads() if threads is None else threads, n))
+    ends = [n * i // parts for i in range(parts + 1)]
+    waiting = [_workers().submit(work, ends[i], ends[i + 1]) for i in range(1, parts)]
+    work(0, ends[1])
     for part in waiting:
         part.result()
-    return out

@@ -25,7 +25,7 @@ from bayeslmm.likelihood.absolute_profile import (
 from bayeslmm.likelihood.block_derivatives import block_derivatives
 from bayeslmm.likelihood.components import Component, component_values, components_of
 from bayeslmm.likelihood.coordinates import Coordinates
-from bayeslmm.likelihood.engine import estimated_coefficients
+from bayeslmm.likelihood.engine import estimated_coefficients, one_by_one
 from bayeslmm.likelihood.kenward_roger import KenwardRoger, adjustment
 from bayeslmm.likelihood.optimize import AbsoluteSearch, Optimum, central_differences
 from bayeslmm.likelihood.satterthwaite import VarianceCurvature, pseudo_inverse
@@ -208,6 +208,10 @@ class AbsoluteLikelihood:
         design = self.design
         problem = self.problem.with_response(y - design.offset, design.X[:, self.kept])
         return AbsoluteLikelihood(design, problem, self.kept)
+
+    def estimator(self, *, reml: bool, start: np.ndarray | None = None):
+        """See :meth:`LikelihoodEngine.estimator`: one by one."""
+        return one_by_one(self, reml=reml, start=start)
 
     def coefficient_profile(self, solution: Solution, at: int) -> Callable[[float], float]:
         return coefficient_deviance(self, solution.theta, at)

@@ -134,7 +134,7 @@ class BoundarySearch(ABC):
                 continue
             smallest = min(smallest, float(values[0]) / max(1.0, float(values[-1])))
             kept = (vectors[:, ~small] * values[~small]) @ vectors[:, ~small].T
-            factors[k][np.ix_(block, block)] = lower_factor(0.5 * (kept + kept.T))
+            factors[k][np.ix_(block, block)] = lower_factor(0.5 * (kept + kept.T), checked=False)
         if not np.isfinite(smallest):
             return None, smallest
         return self.with_factors(x, factors), smallest
@@ -205,7 +205,8 @@ class BoundarySearch(ABC):
 
         def point(t: float) -> np.ndarray:
             raised = [F.copy() for F in rest]
-            raised[k][at] = lower_factor(Sigma + t * np.outer(direction, direction))
+            moved = Sigma + t * np.outer(direction, direction)
+            raised[k][at] = lower_factor(moved, checked=False)
             return self.with_factors(x, raised)
 
         def slope(t: float) -> float:

@@ -137,15 +137,25 @@ def effect_component_values(design: Design, Sigmas: list[np.ndarray]) -> np.ndar
     """Standard deviations and correlations of the random effects, factor by factor.
 
     A correlation with an effect that does not vary is NaN.
+
+    Parameters
+    ----------
+    Sigmas : list of (..., q_k, q_k) arrays
+
+    Returns
+    -------
+    (..., components) array
     """
-    values: list[float] = []
+    values: list[np.ndarray] = []
     for block, Sigma in zip(design.blocks, Sigmas, strict=True):
-        sd = np.sqrt(np.diag(Sigma))
-        values.extend(sd)
+        sd = np.sqrt(np.diagonal(Sigma, axis1=-2, axis2=-1))
+        values.extend(np.moveaxis(sd, -1, 0))
         for i, j in block.correlated_pairs():
-            product = sd[i] * sd[j]
-            values.append(np.clip(Sigma[i, j] / product, -1, 1) if product > 0 else np.nan)
-    return np.array(values, dtype=float)
+            product = sd[..., i] * sd[..., j]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratio = np.clip(Sigma[..., i, j] / product, -1, 1)
+            values.append(np.where(product > 0, ratio, np.nan))
+    return np.stack(values, axis=-1) if values else np.zeros(0)
 
 
 def component_values(design: Design, coordinates: Coordinates, x: np.ndarray) -> np.ndarray:

@@ -8,8 +8,9 @@ one and does not ask which.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import batched
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -23,7 +24,17 @@ if TYPE_CHECKING:
     from bayeslmm.likelihood.satterthwaite import VarianceCurvature
     from bayeslmm.protocols import Model
 
-__all__ = ["Estimates", "LikelihoodEngine", "estimated_coefficients", "reestimate"]
+__all__ = [
+    "Estimates",
+    "LikelihoodEngine",
+    "estimated_coefficients",
+    "one_by_one",
+    "reestimate",
+    "reestimates",
+]
+
+#: Responses at a time: what they and their products take in memory, and how smoothly a bar moves.
+_BATCH, _BATCH_NUMBERS = 256, 1 << 21
 
 
 class LikelihoodEngine(Protocol):
@@ -112,6 +123,11 @@ class LikelihoodEngine(Protocol):
     def with_response(self, y: np.ndarray) -> LikelihoodEngine:
         """The same for another response of the same rows."""
 
+    def estimator(
+        self, *, reml: bool, start: np.ndarray | None = None
+    ) -> Callable[[np.ndarray], Iterable[Estimates]]:
+        """From responses of the same rows, (m, n), to their estimates."""
+
     def coefficient_profile(self, solution: Solution, at: int) -> Callable[[float], float]:
         """The ML deviance with a coefficient held; ``solution`` by maximum likelihood."""
 
@@ -134,14 +150,18 @@ class Estimates:
     Attributes
     ----------
     solution : Solution
+        Without effects (``b`` empty) where many responses were fitted at once.
     components : array
         In the order of ``LikelihoodFit.components``.
     deviance : float
+    converged, singular : bool
     """
 
     solution: Solution
     components: np.ndarray
     deviance: float
+    converged: bool
+    singular: bool
 
 
 def reestimate(
@@ -149,5 +169,33 @@ def reestimate(
 ) -> Estimates:
     """Fit another response of the same rows, (n,)."""
     again = engine.with_response(y)
-    solution = again.solution(again.optimize(reml=reml, start=start).theta, reml)
-    return Estimates(solution, again.values(solution), -2 * solution.loglik)
+    found = again.optimize(reml=reml, start=start)
+    solution = again.solution(found.theta, reml)
+    return Estimates(
+        solution,
+        again.values(solution),
+        -2 * solution.loglik,
+        found.converged,
+        found.singular(again.problem.patterns) or bool(again.limits(solution)),
+    )
+
+
+def one_by_one(
+    engine: LikelihoodEngine, *, reml: bool, start: np.ndarray | None = None
+) -> Callable[[np.ndarray], Iterator[Estimates]]:
+    """An :meth:`LikelihoodEngine.estimator` that fits every response by itself."""
+    return lambda Y: (reestimate(engine, y, reml=reml, start=start) for y in Y)
+
+
+def reestimates(
+    engine: LikelihoodEngine,
+    responses: Iterable[np.ndarray],
+    *,
+    reml: bool,
+    start: np.ndarray | None = None,
+) -> Iterator[Estimates]:
+    """Fit many other responses of the same rows, each (n,), a batch at a time."""
+    estimate = engine.estimator(reml=reml, start=start)
+    n = max(len(engine.design.y), 1)
+    for batch in batched(responses, max(1, min(_BATCH, _BATCH_NUMBERS // n))):
+        yield from estimate(np.stack(batch))

@@ -8,7 +8,7 @@ optimizers do stop at it. What remains special is a vanishing variance: see ``bo
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -24,9 +24,18 @@ from bayeslmm.gaussian import (
 from bayeslmm.gaussian.system import StructuredProblem
 from bayeslmm.likelihood.boundary import BoundarySearch
 from bayeslmm.likelihood.coordinates import Coordinates
-from bayeslmm.parts.patterns import lower_root, pack_theta, unpack_theta
+from bayeslmm.parts.patterns import CovariancePattern, lower_root, pack_theta, unpack_theta
 
-__all__ = ["AbsoluteSearch", "Optimum", "best_of", "central_differences", "optimize"]
+__all__ = [
+    "AbsoluteSearch",
+    "Optimum",
+    "ProfiledSearch",
+    "best_of",
+    "central_differences",
+    "decorrelating",
+    "mapped_factors",
+    "optimize",
+]
 
 #: Up to this many random effects a search takes a millisecond, so that several are made.
 _FEW_EFFECTS = 200
@@ -64,6 +73,14 @@ class Optimum:
     message: str
     rank: tuple[tuple[int, ...], ...]
 
+    def singular(self, patterns: Sequence[CovariancePattern]) -> bool:
+        """Whether a covariance matrix is singular."""
+        return any(
+            rank < len(block)
+            for ranks, pattern in zip(self.rank, patterns, strict=False)
+            for rank, block in zip(ranks, pattern.blocks, strict=True)
+        )
+
 
 def optimize(problem: Problem, *, reml: bool = True, start: np.ndarray | None = None) -> Optimum:
     """Maximize the (restricted) likelihood, sigma profiled out.
@@ -80,19 +97,21 @@ def optimize(problem: Problem, *, reml: bool = True, start: np.ndarray | None = 
     if problem.n_parameters == 0:
         value = profiled_criterion(problem, np.zeros(0), reml)
         return Optimum(np.zeros(0), float(value), 1, bool(np.isfinite(value)), "", ())
-    Ks = _decorrelating(problem)
+    Ks = decorrelating(problem)
     if Ks is None:
         return ProfiledSearch(problem, reml).optimum(start)
     patterns = problem.patterns
     if start is not None:
-        start = pack_theta(patterns, _mapped(unpack_theta(patterns, start), Ks, np.linalg.solve))
+        start = pack_theta(
+            patterns, mapped_factors(unpack_theta(patterns, start), Ks, np.linalg.solve)
+        )
     with single_threaded_blas():
         found = ProfiledSearch(problem.with_effects(Ks), reml).optimum(start)
-    Ls = _mapped(unpack_theta(patterns, found.theta), Ks, np.matmul)
+    Ls = mapped_factors(unpack_theta(patterns, found.theta), Ks, np.matmul)
     return replace(found, theta=pack_theta(patterns, Ls))
 
 
-def _decorrelating(problem: Problem) -> list[np.ndarray | None] | None:
+def decorrelating(problem: Problem) -> list[np.ndarray | None] | None:
     """K such that correlated effects of the columns Z K have uncorrelated columns of unit size.
 
     Their covariance L L' is then on a scale of its own, wherever the covariates have their origin:
@@ -115,7 +134,7 @@ def _decorrelating(problem: Problem) -> list[np.ndarray | None] | None:
     return None if all(K is None for K in Ks) else Ks
 
 
-def _mapped(Ls, Ks, how) -> list[np.ndarray]:
+def mapped_factors(Ls, Ks, how) -> list[np.ndarray]:
     """Lower triangular factors of K L L' K', or with K^-1 in place of K."""
     return [L if K is None else lower_root(how(K, L)) for L, K in zip(Ls, Ks, strict=True)]
 
@@ -209,6 +228,11 @@ class Search(BoundarySearch):
         pairs = zip(self.matrix_slopes(x), self.row_units, strict=True)
         return [D / np.outer(u, u) for D, u in pairs]
 
+    @property
+    def n_others_at_most(self) -> int:
+        """How many points to look from again; -1 where that is for singular ends only."""
+        return 2 if self.n_effects <= _FEW_EFFECTS else -1
+
     def n_others(self, x: np.ndarray) -> int:
         """From how many points to look again after the search that ended at x."""
         return 2 if self.n_effects <= _FEW_EFFECTS else int(self.is_singular(x))
@@ -251,6 +275,11 @@ class ProfiledSearch(Search):
     def n_effects(self) -> int:
         return self.problem.symbolic.n_columns
 
+    @property
+    def block_sizes(self) -> np.ndarray:
+        """Effects in each correlated block."""
+        return np.array([len(b) for p in self.patterns for b in p.blocks], dtype=np.int64)
+
     def starts(self) -> tuple[np.ndarray, list[np.ndarray]]:
         first = pack_theta(self.patterns, [np.diag(1.0 / scale) for scale in self.scales])
         return first, [0.1 * first, 10.0 * first]
@@ -277,11 +306,11 @@ class ProfiledSearch(Search):
         evaluations; where one of them tends to zero the entries of L themselves take over,
         because on the log scale zero is infinitely far away.
         """
-        unit = self._unit()
+        unit = self.unit()
         scalar = all(len(block) == 1 for p in self.problem.patterns for block in p.blocks)
         if not (scalar and np.all(np.abs(theta) > 0)):
             return self.minimize(lambda x: (x * unit, unit), theta / unit)
-        start = np.log(np.abs(theta) / unit) * self._size
+        start = np.log(np.abs(theta) / unit) * self.size
         theta, value = self.minimize(self._exponential(unit), start)
         if np.any(np.abs(theta) < _TENDS_TO_ZERO * unit):
             theta, value = self.minimize(lambda x: (x * unit, unit), theta / unit)
@@ -289,21 +318,21 @@ class ProfiledSearch(Search):
 
     def _exponential(self, unit: np.ndarray):
         def to_theta(x):
-            theta = unit * np.exp(np.clip(x / self._size, -40.0, 40.0))
-            return theta, theta / self._size
+            theta = unit * np.exp(np.clip(x / self.size, -40.0, 40.0))
+            return theta, theta / self.size
 
         return to_theta
 
-    def _unit(self) -> np.ndarray:
+    def unit(self) -> np.ndarray:
         """Typical change of each entry of theta: its scale over the root of the levels."""
         rows = [
             1.0 / scale[pattern.entries[0]]
             for scale, pattern in zip(self.scales, self.patterns, strict=True)
         ]
-        return np.concatenate(rows) / self._size
+        return np.concatenate(rows) / self.size
 
     @cached_property
-    def _size(self) -> np.ndarray:
+    def size(self) -> np.ndarray:
         """Root of the number of levels behind each entry: curvature grows with it."""
         return np.concatenate(
             [
@@ -322,7 +351,7 @@ class ProfiledSearch(Search):
         return profiled_covariance_gradient(self.problem, theta, self.reml)
 
     def steps(self, theta: np.ndarray) -> np.ndarray:
-        return self._unit()
+        return self.unit()
 
 
 class AbsoluteSearch(Search):

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.special import chdtri
 
-from bayeslmm.gaussian import Problem, factorize, single_threaded_blas
+from bayeslmm.gaussian import Problem, single_threaded_blas
 from bayeslmm.gaussian._criteria import profile_statistics
+from bayeslmm.gaussian.factor import eliminate
 from bayeslmm.gaussian.orthogonal import with_coefficient_fixed
 from bayeslmm.likelihood.optimize import best_of, optimize
 from bayeslmm.parts.correlations import (
@@ -31,28 +33,28 @@ __all__ = ["coefficient_profile", "component_profile", "ml_deviance", "profile_i
 
 _FLOOR = 1e-6
 _EDGE = 1 - 1e-7
+#: The root of the deviance's excess is farther from its quantile only where searches end apart.
+_CROSSES = 1e-5
 
 
-def ml_deviance(
-    problem: Problem, Sigmas: list[np.ndarray], sigma: float
-) -> tuple[float, list[np.ndarray], float]:
+def ml_deviance(problem: Problem, F: np.ndarray, sigma: float) -> tuple[float, np.ndarray, float]:
     """-2 log-likelihood at given (co)variances, beta profiled out, with derivatives.
 
     Parameters
     ----------
-    Sigmas : list of (q_k, q_k) arrays
-        Absolute covariance matrices, positive semidefinite.
+    F : flat absolute factors
+        Lower triangular, see ``Problem.flat``.
     sigma : float
 
     Returns
     -------
     value : float
-    dSigmas : list of (q_k, q_k) arrays
-        Derivatives in the matrix entries.
+    dSigmas : flat array
+        Derivatives in the entries of the covariance matrices, with the layout of ``F``.
     dsigma2 : float
         Derivative in sigma^2, from the homogeneity of V.
     """
-    state = factorize(problem, [lower_factor(S) / sigma for S in Sigmas])
+    state = eliminate(problem, F / sigma)
     cp = problem.cp
     _, gamma, pwrss, _, _ = profile_statistics(
         state.S, state.log_det, cp.n, cp.sum_log_weights, False
@@ -61,9 +63,15 @@ def ml_deviance(
     value = cp.n * np.log(2 * np.pi * s2) + state.log_det - cp.sum_log_weights + pwrss / s2
     combination = np.append(-gamma, 1.0)
     T, Q = state.derivative_sums(np.outer(combination, combination))
-    dSigmas = problem.split(T / s2 - Q / s2**2)
-    inner = sum(float(np.sum(S * D)) for S, D in zip(Sigmas, dSigmas, strict=True))
-    return float(value), dSigmas, float((cp.n - pwrss / s2 - inner) / s2)
+    D = T / s2 - Q / s2**2
+    inner = 0.0
+    for k, pattern in enumerate(problem.patterns):
+        part = slice(problem.layout.f_ptr[k], problem.layout.f_ptr[k + 1])
+        own, L = D[part].reshape(pattern.q, pattern.q), F[part].reshape(pattern.q, pattern.q)
+        if len(pattern.blocks) > 1:
+            own[~pattern.mask] = 0.0
+        inner += float(np.vdot(own @ L, L))
+    return float(value), D, float((cp.n - pwrss / s2 - inner) / s2)
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,11 @@ class _Components:
         offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
         return cls(problem, orders, correlation_layout(patterns), offsets, unit)
 
+    @cached_property
+    def permuted(self) -> bool:
+        """Whether effects are in another order than the model's."""
+        return any(np.any(np.diff(order) < 0) for order in self.order)
+
     @property
     def spread(self) -> float:
         """Standard deviation of the response, weights included."""
@@ -134,17 +147,22 @@ class _Components:
         if zero is not None:
             sd[zero] = 0.0
         F = factors_from_correlations(self.layout, sd, u)
-        Sigmas, factors = [], []
-        for k, order in enumerate(self.order):
-            q = len(order)
-            factor = F[self.offsets[k] : self.offsets[k + 1]].reshape(q, q)
-            place = np.argsort(order)
-            factors.append(factor)
-            Sigmas.append((factor @ factor.T)[np.ix_(place, place)])
-        value, dSigmas, dsigma2 = ml_deviance(self.problem, Sigmas, sigma)
-        G = [2 * D[np.ix_(o, o)] @ f for D, o, f in zip(dSigmas, self.order, factors, strict=True)]
-        flat = np.concatenate([*(g.ravel() for g in G), np.zeros(0)])
-        d_log_sd, d_u = pullback_to_correlations(self.layout, sd, u, flat)
+        ends = zip(self.offsets, self.offsets[1:], self.order, strict=False)
+        parts = [(slice(a, b), order) for a, b, order in ends]
+        natural = F
+        if self.permuted:
+            natural = F.copy()
+            for part, order in parts:
+                L, place = F[part].reshape(len(order), -1), np.argsort(order)
+                natural[part] = lower_factor((L @ L.T)[np.ix_(place, place)], checked=False).ravel()
+        value, D, dsigma2 = ml_deviance(self.problem, natural, sigma)
+        G = np.empty(len(F))
+        for part, order in parts:
+            own = D[part].reshape(len(order), -1)
+            if self.permuted:
+                own = own[np.ix_(order, order)]
+            G[part] = (2 * own @ F[part].reshape(len(order), -1)).ravel()
+        d_log_sd, d_u = pullback_to_correlations(self.layout, sd, u, G)
         return value, np.concatenate([d_log_sd, d_u, [2 * sigma**2 * dsigma2]])
 
 
@@ -168,50 +186,83 @@ def component_profile(
     callable
         From the component's value to the deviance; calls start where the last one ended.
     """
-    first = tuple(target[1:]) if target[0] == "corr" else None
-    coordinates = _Components.of(problem, first)
-    start = coordinates.pack(Sigmas, sigma)
-    at, transform = _position(coordinates, target)
-    free = np.arange(len(start)) != at
-    if problem.known_sigma is not None:
-        free[-1] = False
-    state = {"x": start[free]}
-    lowest = coordinates.deviance(start)[0]
-    lowest -= 1e-6 * (1.0 + abs(lowest))
-    known: dict[float, float] = {}
-    bounds = [b for b, keep in zip(_bounds(coordinates), free, strict=True) if keep]
+    return _ComponentProfile(problem, Sigmas, sigma, target)
 
-    def deviance(value: float) -> float:
+
+class _ComponentProfile:
+    """See :func:`component_profile`.
+
+    A search starts where that of the nearest value ended, of those that are nearer to the estimate:
+    what is farther may have left the others at a bound, where the density is flat.
+    """
+
+    def __init__(self, problem: Problem, Sigmas: list[np.ndarray], sigma: float, target: tuple):
+        first = tuple(target[1:]) if target[0] == "corr" else None
+        self.coordinates = coordinates = _Components.of(problem, first)
+        self.start = coordinates.pack(Sigmas, sigma)
+        self.at, self.transform, inverse = _position(coordinates, target)
+        self.may_vanish = target[0] == "sd"
+        self.estimate = float(inverse(self.start[self.at]))
+        self.free = np.arange(len(self.start)) != self.at
+        if problem.known_sigma is not None:
+            self.free[-1] = False
+        lowest = coordinates.deviance(self.start)[0]
+        self.lowest = lowest - 1e-6 * (1.0 + abs(lowest))
+        bounds = zip(_bounds(coordinates), self.free, strict=True)
+        self.bounds = [b for b, keep in bounds if keep]
+        self.known: dict[float, tuple[float, np.ndarray]] = {}
+        self.thorough = False
+
+    def __call__(self, value: float) -> float:
+        """The deviance."""
         value = float(value)
-        if value not in known:  # the search must see one value per point
-            known[value] = best_of_starts(value)
-        return known[value]
+        if value not in self.known:  # the search must see one value per point
+            self.known[value] = self._lowest(value, self.thorough)
+        return self.known[value][0]
 
-    def best_of_starts(value: float) -> float:
-        zero = at if target[0] == "sd" and value <= 0 else None
-        fixed = 0.0 if zero is not None else transform(value)
+    def confirmed(self, value: float) -> bool:
+        """Whether searches from elsewhere find the same; if not, all are made from now on."""
+        if self.thorough or self._lowest(value, True)[0] > self(value) - 1e-6:
+            return True
+        self.search_thoroughly()
+        return False
+
+    def search_thoroughly(self) -> None:
+        """Search from everywhere, also where that has been done from one point."""
+        self.thorough = True
+        self.known.clear()
+
+    def _nearest(self, value: float) -> np.ndarray:
+        way = value - self.estimate
+        inside = [v for v in self.known if 0 < (v - self.estimate) / way < 1] if way else []
+        if not inside:
+            return self.start[self.free]
+        return self.known[min(inside, key=lambda v: abs(v - value))][1]
+
+    def _lowest(self, value: float, thorough: bool) -> tuple[float, np.ndarray]:
+        zero = self.at if self.may_vanish and value <= 0 else None
+        fixed = 0.0 if zero is not None else self.transform(value)
+        start, free = self.start, self.free
 
         def objective(part: np.ndarray):
             x = start.copy()
-            x[free], x[at] = part, fixed
-            result, gradient = coordinates.deviance(x, zero)
+            x[free], x[self.at] = part, fixed
+            result, gradient = self.coordinates.deviance(x, zero)
             # below the optimum only where rounding has eaten the residuals: sigma next to nothing
-            if not np.isfinite(result) or result < lowest:
+            if not np.isfinite(result) or result < self.lowest:
                 return 1e300, np.zeros(len(part))
             return result, gradient[free]
 
         if not free.any():
-            return objective(np.empty(0))[0]
-
-        # where the last point ended, from the optimum, and from the middle: near a bound
-        # the density is flat, and a search that starts there stays there
-        starts = (state["x"], start[free], coordinates.middle(start)[free])
+            return objective(np.empty(0))[0], np.empty(0)
+        starts = [self._nearest(value)]
+        if thorough:
+            # from the optimum, and from the middle: near a bound the density is flat, and a
+            # search that starts there stays there
+            starts += [start[free], self.coordinates.middle(start)[free]]
         with single_threaded_blas():
-            found = best_of(objective, starts, bounds, maxfun=2000)
-        state["x"] = found.x
-        return float(found.fun)
-
-    return deviance
+            found = best_of(objective, starts, self.bounds, maxfun=2000)
+        return float(found.fun), found.x
 
 
 def _bounds(coordinates: _Components) -> list[tuple]:
@@ -225,18 +276,18 @@ def _bounds(coordinates: _Components) -> list[tuple]:
     return [*bounds, (np.log(1e-9 * spread), np.log(1e3 * spread))]
 
 
-def _position(coordinates: _Components, target: tuple) -> tuple[int, Callable[[float], float]]:
-    """Coordinate of the target and the map from its value."""
+def _position(coordinates: _Components, target: tuple) -> tuple[int, Callable, Callable]:
+    """Coordinate of the target the map from its value, and the way back."""
     starts = np.concatenate([[0], np.cumsum([len(o) for o in coordinates.order])])
     m, r = coordinates.layout.n_effects, coordinates.layout.n_correlations
     if target[0] == "sigma":
-        return m + r, np.log
+        return m + r, np.log, np.exp
     if target[0] == "sd":
         _, k, i = target
-        return int(starts[k] + np.flatnonzero(coordinates.order[k] == i)[0]), np.log
+        return int(starts[k] + np.flatnonzero(coordinates.order[k] == i)[0]), np.log, np.exp
     row = int(starts[target[1]]) + 1  # the second effect of the permuted factor
     number = int(coordinates.layout.number[coordinates.layout.row_ptr[row]])
-    return m + number, np.arctanh
+    return m + number, np.arctanh, np.tanh
 
 
 def coefficient_profile(problem: Problem, theta: np.ndarray, j: int) -> Callable[[float], float]:
@@ -273,7 +324,7 @@ def profile_interval(
     minimum : float
         Its value there.
     step : float
-        First guess of the distance.
+        About a standard error.
     lowest, highest : float
         Limits of the parameter; returned where the deviance stays below the quantile.
 
@@ -283,13 +334,28 @@ def profile_interval(
     """
     cut = float(np.sqrt(chdtri(1, 1 - level)))
 
-    def excess(value: float) -> float:
-        return float(np.sqrt(max(deviance(value) - minimum, 0.0))) - cut
+    known = {float(estimate): -cut}
 
-    return (
-        _crossing(excess, estimate, -step, lowest),
-        _crossing(excess, estimate, step, highest),
-    )
+    def excess(value: float) -> float:
+        value = float(value)
+        if value not in known:
+            known[value] = float(np.sqrt(max(deviance(value) - minimum, 0.0))) - cut
+        return known[value]
+
+    def end(way: int, limit: float) -> float:
+        # a little beyond where a quadratic deviance would cross
+        first = way * 1.1 * cut * step
+        found = _crossing(excess, estimate, first, limit)
+        if isinstance(deviance, _ComponentProfile) and not deviance.thorough:
+            crosses = np.isfinite(found) and (found == limit or abs(excess(found)) < _CROSSES)
+            if not crosses:
+                deviance.search_thoroughly()
+            if not (crosses and deviance.confirmed(found)):
+                known.clear()
+                found = _crossing(excess, estimate, first, limit)
+        return found
+
+    return end(-1, lowest), end(1, highest)
 
 
 def _crossing(excess: Callable[[float], float], start: float, step: float, limit: float) -> float:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayeslmm.assembly import prepared_problem, reduce_rows
+from bayeslmm.assembly import factor_rows, prepared_problem, reduce_rows
 from bayeslmm.errors import DataError, PriorError
 from bayeslmm.gaussian import (
     CrossProducts,
@@ -22,10 +22,11 @@ from bayeslmm.gaussian import (
 from bayeslmm.gaussian.shared import SharedSystem
 from bayeslmm.gaussian.system import Theta
 from bayeslmm.likelihood.components import Component, components_of, effect_component_values
-from bayeslmm.likelihood.engine import estimated_coefficients
+from bayeslmm.likelihood.engine import estimated_coefficients, one_by_one
 from bayeslmm.likelihood.kenward_roger import KenwardRoger, kenward_roger
 from bayeslmm.likelihood.optimize import Optimum, central_differences, optimize
 from bayeslmm.likelihood.profile import coefficient_profile, component_profile
+from bayeslmm.likelihood.refits import ManyEstimates, ManyResponses, can_search
 from bayeslmm.likelihood.satterthwaite import VarianceCurvature, theta_scales, variance_curvature
 from bayeslmm.likelihood.unbounded import refuse_unbounded
 from bayeslmm.parts.patterns import unpack_theta
@@ -154,6 +155,15 @@ class ProfiledLikelihood:
     def with_response(self, y: np.ndarray) -> ProfiledLikelihood:
         cp = reduce_rows(self.design, y=y, columns=self.kept)
         return replace(self, problem=self.problem.renewed(cp))
+
+    def estimator(self, *, reml: bool, start: np.ndarray | None = None):
+        """See :meth:`LikelihoodEngine.estimator`: compiled where cross-products have no tail."""
+        alone = one_by_one(self, reml=reml, start=start)
+        if not can_search(self.problem) or not self.design.rows_in_memory:
+            return alone
+        design, X = self.design, self.design.X[:, self.kept]
+        many = ManyResponses.of(self.problem, X, factor_rows(design), design.weights, reml, start)
+        return ManyEstimates(design, many, alone)
 
     def coefficient_profile(self, solution: Solution, at: int) -> Callable[[float], float]:
         return coefficient_profile(self.problem, solution.theta, at)

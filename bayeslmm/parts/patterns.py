@@ -135,11 +135,18 @@ def lower_root(A: np.ndarray) -> np.ndarray:
     return np.swapaxes(R * sign[..., None], -1, -2)
 
 
-def lower_factor(Sigma: np.ndarray) -> np.ndarray:
+def lower_factor(Sigma: np.ndarray, *, checked: bool = True) -> np.ndarray:
     """Lower triangular L with L L' = Sigma, for positive *semi*definite Sigma.
 
     Pivots that vanish relative to the diagonal give a zero column, so a singular covariance matrix
     from a fit at the boundary has a factor too.
+
+    Parameters
+    ----------
+    Sigma : (q, q) array
+    checked : bool
+        False for a matrix that is known to be positive semidefinite: rounding may make a pivot
+        more negative than looks like rounding where others before it nearly vanish.
 
     Raises
     ------
@@ -154,7 +161,7 @@ def lower_factor(Sigma: np.ndarray) -> np.ndarray:
     tolerance = 64 * np.finfo(float).eps
     for j in range(q):
         pivot = Sigma[j, j] - L[j, :j] @ L[j, :j]
-        if pivot < -1e-10 * max(Sigma[j, j], 0.0) or Sigma[j, j] < 0:
+        if checked and (pivot < -1e-10 * max(Sigma[j, j], 0.0) or Sigma[j, j] < 0):
             raise ValueError("the covariance matrix is not positive semidefinite")
         if pivot <= tolerance * Sigma[j, j]:
             continue

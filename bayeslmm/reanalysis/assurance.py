@@ -12,9 +12,10 @@ whole, so that one simulated study serves a drawn and a fixed effect.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,7 @@ from bayeslmm.bayes.marginal import MarginalDensity, marginal_density, marginal_
 from bayeslmm.errors import DataError, PriorError, listed
 from bayeslmm.gaussian import (
     CrossProducts,
+    Solution,
     aliased_columns,
     combination_moments,
     prepare,
@@ -34,6 +36,7 @@ from bayeslmm.gaussian import (
     with_prior,
 )
 from bayeslmm.likelihood.optimize import optimize
+from bayeslmm.likelihood.refits import MANY, ManyResponses, can_search
 from bayeslmm.likelihood.satterthwaite import satterthwaite_df, variance_curvature
 from bayeslmm.parts.parameters import coef_key, pair_key, sd_key
 from bayeslmm.parts.patterns import lower_factor
@@ -208,15 +211,16 @@ def assurance(
     seed = seed_of(random_seed)
     workers = cores or os.cpu_count() or 1
     studies = [plan.study(size) for size in sizes]
-    jobs = [
-        (study, np.random.SeedSequence([seed, at, sim]))
+    jobs = (
+        (study, *job)
         for at, study in enumerate(studies)
-        for sim in range(n_sims)
-    ]
+        for job in study.jobs(np.random.SeedSequence([seed, at, sim]) for sim in range(n_sims))
+    )
+    total = n_sims * len(studies)
     with single_threaded_blas(), ThreadPoolExecutor(workers) as pool:
-        done = pool.map(lambda job: job[0].run(job[1]), jobs)
+        done = pool.map(lambda job: job[0].run(*job[1:]), jobs)
         results = np.array(
-            list(progress(done, "Simulating studies", total=len(jobs), show=progressbar))
+            list(progress(done, "Simulating studies", total=total, show=progressbar))
         )
     results = results.reshape(len(sizes), n_sims, -1)
     return Assurance(
@@ -336,10 +340,26 @@ class _Plan:
         )
         return _Study(self, rows, prepare(products, self.density.system.patterns).symbolic)
 
+    @cached_property
+    def effects(self):
+        """The distribution that effects are drawn from."""
+        return _distribution(self.effect_prior)
+
     @property
     def _aliased(self) -> list[int]:
         names = self.model.design.coef_names
         return [names.index(name) for name in self.model.aliased]
+
+
+@dataclass(frozen=True)
+class _Simulated:
+    """One simulated study: response, the covariance parameters it is from, effects to add, seed."""
+
+    y: np.ndarray
+    Ls: list[np.ndarray]
+    sigma: float
+    shifts: tuple[float, float]
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -350,18 +370,36 @@ class _Study:
     rows: Rows
     symbolic: object
 
-    def run(self, seed: np.random.SeedSequence) -> tuple[float, ...]:
-        """power, assurance, power_posterior, assurance_posterior, widths, refits."""
+    def jobs(self, seeds: Iterable[np.random.SeedSequence]) -> list[tuple]:
+        """Simulated studies with their REML fits, None where that is still to be made."""
+        simulated = [self._simulated(seed) for seed in seeds]
+        solutions: list[Solution | None] = [None] * len(simulated)
+        problem = self._problem(simulated[0].y)
+        if len(simulated) >= MANY and can_search(problem):
+            rows = self.rows
+            many = ManyResponses.of(problem, rows.X, rows.factors, rows.weights, True)
+            found = many.fits(np.array([one.y for one in simulated]))
+            pairs = zip(found.solutions(), found.sure, strict=True)
+            solutions = [solution if sure else None for solution, sure in pairs]
+        return list(zip(simulated, solutions, strict=True))
+
+    def _simulated(self, seed: np.random.SeedSequence) -> _Simulated:
         plan = self.plan
         rng = np.random.default_rng(seed)
         beta, Ls, sigma = plan.truths[int(rng.integers(len(plan.truths)))]
-        drawn = float(_distribution(plan.effect_prior).rvs(random_state=rng))
+        drawn = float(plan.effects.rvs(random_state=rng))
         y = self._response(beta, Ls, sigma, rng)
-        shifts = (plan.design_value, drawn)
-        problem = self._problem(y)
-        tests, width = self._reml(problem, Ls, sigma, shifts)
-        seed_of = int(rng.integers(2**31))
-        posterior, width_posterior, refits = self._posterior(problem, y, Ls, sigma, shifts, seed_of)
+        return _Simulated(y, Ls, sigma, (plan.design_value, drawn), int(rng.integers(2**31)))
+
+    def run(self, study: _Simulated, solution: Solution | None) -> tuple[float, ...]:
+        """power, assurance, power_posterior, assurance_posterior, widths, refits."""
+        problem = self._problem(study.y)
+        if solution is None:
+            solution = solve(problem, optimize(problem, reml=True).theta, True)
+        tests, width = self._reml(problem, solution, study.shifts)
+        posterior, width_posterior, refits = self._posterior(
+            problem, study.y, study.Ls, study.sigma, study.shifts, study.seed
+        )
         return (*tests, *posterior, width, width_posterior, refits)
 
     def _problem(self, y: np.ndarray):
@@ -380,12 +418,10 @@ class _Study:
             y += (factor.Z * b[factor.codes]).sum(axis=1)
         return y
 
-    def _reml(self, problem, Ls, sigma, shifts):
+    def _reml(self, problem, solution: Solution, shifts):
         """Whether each shift is found significant, and the interval's width."""
         plan, row = self.plan, self.plan.effect.row
-        found = optimize(problem, reml=True)
-        solution = solve(problem, found.theta, True)
-        curvature = variance_curvature(problem, found.theta, reml=True)
+        curvature = variance_curvature(problem, solution.theta, reml=True)
         df = float(satterthwaite_df(row[None], solution.vcov, curvature)[0])
         df = df if np.isfinite(df) and df > 0 else 1.0
         se = float(np.sqrt(row @ solution.vcov @ row))

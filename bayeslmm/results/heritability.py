@@ -226,14 +226,14 @@ def _delta(fit, share: Share, estimate: float, level: float):
 def _bootstrap(fit, share: Share, level, n_sims, random_seed, progressbar):
     """Standard deviation and percentiles over simulated data."""
     from bayeslmm.progress import progress
-    from bayeslmm.results.intervals import check_n_sims, simulate_responses
+    from bayeslmm.results.intervals import bootstrap_start, check_n_sims, response_simulator
 
     check_n_sims(n_sims, least=2)
     rng = np.random.default_rng(random_seed)
-    start = None if fit.singular else fit.theta
-    values = np.empty(n_sims)
-    for s in progress(range(n_sims), "Bootstrap", show=progressbar):
-        solution = fit.reestimate(simulate_responses(fit, 1, rng)[0], start).solution
+    simulated, values = response_simulator(fit), np.empty(n_sims)
+    refits = fit.reestimates((simulated(rng) for _ in range(n_sims)), bootstrap_start(fit))
+    for s, refit in enumerate(progress(refits, "Bootstrap", show=progressbar, total=n_sims)):
+        solution = refit.solution
         beta = likelihood_estimates(fit, solution).beta
         values[s] = _of(fit, share, solution.Sigmas, solution.sigma, beta)
     tail = (1 - level) / 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +22,13 @@ if TYPE_CHECKING:
     from bayeslmm.likelihood.engine import LikelihoodEngine
     from bayeslmm.protocols import LikelihoodResult
 
-__all__ = ["bootstrap_estimates", "confidence_intervals", "simulate_responses"]
+__all__ = [
+    "bootstrap_estimates",
+    "bootstrap_start",
+    "confidence_intervals",
+    "response_simulator",
+    "simulate_responses",
+]
 
 _METHODS = ("profile", "wald", "bootstrap")
 
@@ -155,18 +162,25 @@ def _step(component: Component, value: float, se: float, sigma: float) -> float:
 
 def simulate_responses(fit: LikelihoodResult, n_sims: int, rng: np.random.Generator) -> np.ndarray:
     """Responses (n_sims, n) from the fitted model, new random effects each time."""
+    simulated = response_simulator(fit)
+    return np.array([simulated(rng) for _ in range(n_sims)])
+
+
+def response_simulator(fit: LikelihoodResult) -> Callable[[np.random.Generator], np.ndarray]:
+    """What draws a response (n,) from the fitted model, new random effects each time."""
     design = fit.design
     mean = fit.fitted("population").to_numpy()
     noise = fit.residual_noise
-    out = np.empty((n_sims, design.n_rows))
     roots = [lower_factor(S) for S in fit._solution.Sigmas]
-    for s in range(n_sims):
+
+    def simulated(rng: np.random.Generator) -> np.ndarray:
         value = mean + noise(rng.standard_normal(design.n_rows))
         for block, root in zip(design.blocks, roots, strict=True):
             b = draw_levels(block.relationship, block.n_levels, root, rng)
             value = value + np.einsum("nq,nq->n", block.Z, b[block.codes])
-        out[s] = value
-    return out
+        return value
+
+    return simulated
 
 
 def bootstrap_estimates(
@@ -176,12 +190,16 @@ def bootstrap_estimates(
     check_n_sims(n_sims, least=2)
     rng = np.random.default_rng(random_seed)
     names = all_estimates(fit).index
-    start = None if fit.singular else fit.theta
-    rows = np.empty((n_sims, len(names)))
-    for s in progress(range(n_sims), "Bootstrap", show=progressbar):
-        refit = fit.reestimate(simulate_responses(fit, 1, rng)[0], start)
+    simulated, rows = response_simulator(fit), np.empty((n_sims, len(names)))
+    refits = fit.reestimates((simulated(rng) for _ in range(n_sims)), bootstrap_start(fit))
+    for s, refit in enumerate(progress(refits, "Bootstrap", show=progressbar, total=n_sims)):
         rows[s] = np.concatenate([refit.solution.beta, refit.components])
     return pd.DataFrame(rows, columns=names)
+
+
+def bootstrap_start(fit: LikelihoodResult) -> np.ndarray | None:
+    """Where to start looking for the optimum of a simulated response; None for everywhere."""
+    return None if fit.singular else fit.theta
 
 
 def check_n_sims(n_sims: int, least: int = 1) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from itertools import tee
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy.special import chdtrc
 
 from bayeslmm.errors import ModelWarning
 from bayeslmm.progress import progress
-from bayeslmm.results.intervals import check_n_sims, simulate_responses
+from bayeslmm.results.intervals import check_n_sims, response_simulator
 
 if TYPE_CHECKING:
     from bayeslmm.formula import Design
@@ -279,11 +280,9 @@ def _bootstrap_p(
 ) -> float:
     """Share of simulations from the null model with a statistic at least as large."""
     rng = np.random.default_rng(random_seed)
-    larger, change = 0, basis_change(null, full)
-    for _ in progress(range(n_sims), "Bootstrap", show=progressbar):
-        y = simulate_responses(null, 1, rng)[0]
-        deviances = []
-        for fit in (null, full):
-            deviances.append(fit.reestimate(y).deviance)
-        larger += deviances[0] - deviances[1] + change >= statistic
+    simulated, larger, change = response_simulator(null), 0, basis_change(null, full)
+    for_null, for_full = tee(simulated(rng) for _ in range(n_sims))
+    pairs = zip(null.reestimates(for_null), full.reestimates(for_full), strict=True)
+    for small, large in progress(pairs, "Bootstrap", show=progressbar, total=n_sims):
+        larger += small.deviance - large.deviance + change >= statistic
     return (larger + 1) / (n_sims + 1)

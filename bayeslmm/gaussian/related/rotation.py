@@ -82,6 +82,14 @@ class RotatedProblem(Problem):
         """Factors that are not rotated make latent effects dependent given the data."""
         return any(levels is None for levels in self.order)
 
+    def right_sides(self, products: Sequence[np.ndarray]) -> np.ndarray:
+        """See :meth:`Problem.right_sides`."""
+        latent = [
+            own if T is None else np.tensordot(T[levels], own[levels], (0, 0))
+            for own, T, levels in zip(products, self.roots, self.order, strict=True)
+        ]
+        return super().right_sides(latent)
+
     def renewed(self, cp: CrossProducts) -> Problem:
         """The same model for other cross-products of the same levels."""
         if same_effects(cp, self.products):
