@@ -93,7 +93,7 @@ def refuse_perfect_posterior(model: Model, idata: xr.DataTree) -> None:
 
 
 def _refuse_perfect(design: Design, sigma: float) -> None:
-    spread = design.statistics.sd_y
+    spread = design.sd_y
     if sigma <= _PERFECT * spread:
         raise DataError(
             f"The model fits {design.response!r} perfectly, up to rounding: the residual standard "

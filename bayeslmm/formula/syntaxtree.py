@@ -7,6 +7,7 @@ reads as something no user intends, such as ``x**2`` outside a call, is an error
 from __future__ import annotations
 
 from collections.abc import Iterable, Set
+from functools import lru_cache
 
 from bayeslmm.errors import FormulaError
 from bayeslmm.formula.expressions import (
@@ -52,16 +53,7 @@ def parse_part(text: str, allowed: Set[str], columns: Set[str], what: str) -> No
     FormulaError
         If anything is left over, not allowed, or means something else than it looks.
     """
-    tokens = scan(text, what=what)
-    for at, token in enumerate(tokens):
-        if token.kind == "MODULO":
-            raise FormulaError(
-                "'%' has no meaning in a formula. Write np.mod(x, k) for a remainder, and a:b or "
-                "b/a for %in%."
-            )
-        if token.kind == "PERIOD" and (at == 0 or tokens[at - 1].kind != "RIGHT_PAREN"):
-            raise FormulaError("'.' (all other columns) is not supported: name the columns.")
-    tree = read_terms(tokens, text, what)
+    tree = _read(text, what)
     for node in walk(tree):
         if isinstance(node, Call):
             _check_call(node, text, allowed, columns)
@@ -72,6 +64,21 @@ def parse_part(text: str, allowed: Set[str], columns: Set[str], what: str) -> No
     _check_terms(tree, text)
     calls = {printed(node) for node in walk(tree) if isinstance(node, Call)}
     return _told_apart(tree, calls) if calls & columns else tree
+
+
+@lru_cache(maxsize=256)
+def _read(text: str, what: str) -> Node:
+    """The tree of a text, whatever the data."""
+    tokens = scan(text, what=what)
+    for at, token in enumerate(tokens):
+        if token.kind == "MODULO":
+            raise FormulaError(
+                "'%' has no meaning in a formula. Write np.mod(x, k) for a remainder, and a:b or "
+                "b/a for %in%."
+            )
+        if token.kind == "PERIOD" and (at == 0 or tokens[at - 1].kind != "RIGHT_PAREN"):
+            raise FormulaError("'.' (all other columns) is not supported: name the columns.")
+    return read_terms(tokens, text, what)
 
 
 def _told_apart(node: Node, calls: Set[str]) -> Node:

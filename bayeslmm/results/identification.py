@@ -48,7 +48,7 @@ def unidentified_components(model: Model) -> tuple[tuple[str, ...], ...]:
 
 def sigma_is_known(model: Model) -> bool:
     """Whether sigma is one parameter, with a fixed value."""
-    return "sigma" in model.priors and model.priors["sigma"].name == "Fixed"
+    return "sigma" in model.priors.fixed()
 
 
 def _levels_are_unrelated(block: RandomBlock) -> bool:
