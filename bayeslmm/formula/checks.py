@@ -190,7 +190,7 @@ def _sizes(design: Any) -> dict[str, float]:
     if design.rows_in_memory:  # the statistics are squares
         response, weight = _largest(design.y - design.offset), _largest(design.weights)
         columns = [_largest(column) for column in design.X.T]
-        effects = [[_largest(column) for column in block.Z.T] for block in design.blocks]
+        effects = [covariates.size for covariates in design.block_statistics]
     else:
         rows = design.statistics
         response, weight = max(abs(rows.mean_y), rows.sd_y), rows.mean_weight
@@ -219,7 +219,7 @@ def _check_rank(block: RandomBlock, covariates: BlockStatistics) -> None:
         )
     for part in block.pattern:
         columns = list(part)
-        gram = covariates.gram[np.ix_(columns, columns)] / np.outer(size[columns], size[columns])
+        gram = covariates.gram[columns][:, columns] / np.outer(size[columns], size[columns])
         left = np.linalg.eigvalsh(gram)[0]
         names = listed(block.effects[i] for i in part)
         if left < _DEPENDENT:

@@ -141,14 +141,14 @@ def statistics_of_rows(
 
 def statistics_of_block(block: RandomBlock) -> BlockStatistics:
     """The statistics of a grouping factor whose rows are in memory."""
-    codes, Z, n_levels = block.codes, block.Z, block.n_levels
+    Z, columns = block.Z, np.ascontiguousarray(block.Z.T)
     return BlockStatistics(
-        counts=np.bincount(codes, minlength=n_levels),
-        mean=Z.mean(axis=0),
-        sd=_sd(Z),
-        size=np.abs(Z).max(axis=0),
+        counts=np.bincount(block.codes, minlength=block.n_levels),
+        mean=columns.mean(axis=1),
+        sd=_sd(columns.T),
+        size=np.abs(columns).max(axis=1),
         gram=Z.T @ Z / len(Z),
-        indicator=((Z == 0.0) | (Z == 1.0)).all(axis=0),
+        indicator=((columns == 0.0) | (columns == 1.0)).all(axis=1),
     )
 
 

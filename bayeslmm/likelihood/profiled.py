@@ -62,7 +62,7 @@ class ProfiledLikelihood:
                 problem = prepared_problem(design, reduce_rows(design, columns=kept))
             else:
                 problem = model.problem
-        return cls(design, replace(problem, known_sigma=sigma), kept)
+        return cls(design, problem if sigma is None else replace(problem, known_sigma=sigma), kept)
 
     @property
     def components(self) -> tuple[Component, ...]:
