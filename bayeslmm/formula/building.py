@@ -219,13 +219,14 @@ def columns_and_calls(
             )
         names.update(dict.fromkeys(bar.columns))
         for column in bar.columns:
-            find_column(frame, column, "grouping factor")
+            if column not in present:
+                find_column(frame, column, "grouping factor")
     if structure is not None:
         names.update(dict.fromkeys(structure.columns(allowed, present)))
         for column in (*structure.groups, *([structure.time] if structure.time else [])):
             find_column(frame, column, "column of the residual structure")
-    constants = {**base_namespace(), **namespace}
-    return [name for name in names if name in present or name not in constants], calls
+    constants = base_namespace() if any(name not in present for name in names) else {}
+    return [n for n in names if n in present or n not in {**constants, **namespace}], calls
 
 
 def _weights_column(weights, frame: pd.DataFrame) -> tuple[pd.Series | None, str | None]:

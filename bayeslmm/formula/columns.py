@@ -209,6 +209,8 @@ def plain_values(
             f"{column.dtype} values now."
         )
     dtype = column.dtype
+    if isinstance(dtype, np.dtype) and dtype.kind in "if":  # the usual case first
+        return _plain_numbers(column, name)
     if isinstance(dtype, pd.CategoricalDtype):
         return _used_levels(column.array)
     if types.is_bool_dtype(dtype):
@@ -253,7 +255,7 @@ def _is_time(dtype) -> bool:
 
 
 def _plain_numbers(column: pd.Series, name: str) -> np.ndarray:
-    if types.is_integer_dtype(column.dtype):
+    if column.dtype != np.float64 and types.is_integer_dtype(column.dtype):
         unsigned = types.is_unsigned_integer_dtype(column.dtype)
         values = column.to_numpy(dtype=np.uint64 if unsigned else np.int64)
         if unsigned and values.max() > np.iinfo(np.int64).max:

@@ -13,7 +13,7 @@ import io
 import math
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -120,11 +120,14 @@ class ModelMatrix:
         """As :meth:`evaluate`, and safe in several threads at once."""
         blocks = []
         for piece in self._pieces:
-            with _retold_errors(piece.name):
-                block = _two_dimensional(piece.eval_new_data(frame))
-                _refuse_overflow(piece, block, frame)
-                blocks.append((piece, block))
+            blocks.append((piece, _retold(piece.name, _new_block, piece, frame)))
         return _assemble(blocks, len(frame))
+
+
+def _new_block(piece, frame: Rows) -> np.ndarray:
+    block = _two_dimensional(piece.eval_new_data(frame))
+    _refuse_overflow(piece, block, frame)
+    return block
 
 
 def model_matrix(
@@ -248,8 +251,10 @@ def _evaluated(nodes: list, text: str, frame: Rows, namespace: Mapping) -> Model
     names: list[str] = []
     pieces, terms, blocks, start = [], [], [], 0
     for term, codings_of_term in zip(evaluated, blocks_of, strict=True):
-        with _retold_errors(term.name):
-            coded = [_coded_piece(term, coding, frame, namespace) for coding in codings_of_term]
+        coded = [
+            _retold(term.name, _coded_piece, term, coding, frame, namespace)
+            for coding in codings_of_term
+        ]
         width = 0
         for piece in coded:
             blocks.append((piece, _two_dimensional(piece.data)))
@@ -281,14 +286,12 @@ def _typed_term(components: Mapping[str, Node], frame: Rows, namespace: Mapping)
         )
     if not any(isinstance(node, Call) or _is_quoted(node) for node in components.values()):
         names = [printed(node) for node in components.values()]
-        with _retold_errors(":".join(names)):
-            return plain_term(names, frame)
+        return _retold(":".join(names), plain_term, names, frame)
     from formulae.terms import Term as FormulaeTerm
 
     made = [component_of(node) for node in components.values()]
     term = _term_of(FormulaeTerm(made[0]), made)  # its constructor would compare calls
-    with _retold_errors(term.name):
-        term.set_type(frame, evaluation_environment(namespace))
+    _retold(term.name, term.set_type, frame, evaluation_environment(namespace))
     return term
 
 
@@ -442,17 +445,16 @@ def _n_levels(factor) -> int:
 
 
 def _refuse_duplicates(names: list[str], text: str) -> None:
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
+    if len(set(names)) < len(names):
+        twice = [name for name, count in Counter(names).items() if count > 1]
         raise FormulaError(f"Two columns of '{text}' are both called {listed(twice)}. Rename.")
 
 
-@contextlib.contextmanager
-def _retold_errors(name: str):
-    """Errors of formulae and pandas retold with the term's name."""
+def _retold(name: str, evaluate: Callable, *arguments):
+    """What `evaluate` gives; errors of formulae and pandas are retold with the term's name."""
     try:
         with np.errstate(all="ignore"):
-            yield
+            return evaluate(*arguments)
     except BayesLMMError as err:
         if str(name) in str(err):
             raise

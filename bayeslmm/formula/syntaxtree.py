@@ -53,7 +53,21 @@ def parse_part(text: str, allowed: Set[str], columns: Set[str], what: str) -> No
     FormulaError
         If anything is left over, not allowed, or means something else than it looks.
     """
-    tree = _read(text, what)
+    return _parsed(text, frozenset(allowed), frozenset(columns), what)
+
+
+@lru_cache(maxsize=128)
+def _parsed(text: str, allowed: frozenset[str], columns: frozenset[str], what: str) -> Node:
+    tokens = scan(text, what=what)
+    for at, token in enumerate(tokens):
+        if token.kind == "MODULO":
+            raise FormulaError(
+                "'%' has no meaning in a formula. Write np.mod(x, k) for a remainder, and a:b or "
+                "b/a for %in%."
+            )
+        if token.kind == "PERIOD" and (at == 0 or tokens[at - 1].kind != "RIGHT_PAREN"):
+            raise FormulaError("'.' (all other columns) is not supported: name the columns.")
+    tree = read_terms(tokens, text, what)
     for node in walk(tree):
         if isinstance(node, Call):
             _check_call(node, text, allowed, columns)
@@ -64,21 +78,6 @@ def parse_part(text: str, allowed: Set[str], columns: Set[str], what: str) -> No
     _check_terms(tree, text)
     calls = {printed(node) for node in walk(tree) if isinstance(node, Call)}
     return _told_apart(tree, calls) if calls & columns else tree
-
-
-@lru_cache(maxsize=256)
-def _read(text: str, what: str) -> Node:
-    """The tree of a text, whatever the data."""
-    tokens = scan(text, what=what)
-    for at, token in enumerate(tokens):
-        if token.kind == "MODULO":
-            raise FormulaError(
-                "'%' has no meaning in a formula. Write np.mod(x, k) for a remainder, and a:b or "
-                "b/a for %in%."
-            )
-        if token.kind == "PERIOD" and (at == 0 or tokens[at - 1].kind != "RIGHT_PAREN"):
-            raise FormulaError("'.' (all other columns) is not supported: name the columns.")
-    return read_terms(tokens, text, what)
 
 
 def _told_apart(node: Node, calls: Set[str]) -> Node:
