@@ -153,8 +153,8 @@ class LMM(ModelViews):
                     "all of them, or one for each before they are related). Leave one of them out."
                 )
             self.design = related_design(self.design, relationship)
-        check_design(self.design, sigma_known=sigma_is_given(priors))
         with single_threaded_blas():
+            check_design(self.design, sigma_known=sigma_is_given(priors))
             self.aliased: tuple[str, ...] = aliased_coefficients(self)
             self.priors = Priors(self.design, priors, family=family, random=random)
             warn_unidentified(self)

@@ -207,8 +207,7 @@ def columns_and_calls(
         call = written_call(name)
         covariate = parse_part(call.covariate, allowed, present, f"term {name}")
         names.update(dict.fromkeys([*variables_in(covariate), *call.groups]))
-        for column in call.groups:
-            find_column(frame, column, "grouping column")
+        _refuse_absent(call.groups, present, frame, "grouping column")
         del names[name]
     factors: dict[str, set] = {}
     for bar in parsed.bars:
@@ -218,15 +217,19 @@ def columns_and_calls(
                 "of columns. Rename the column."
             )
         names.update(dict.fromkeys(bar.columns))
-        for column in bar.columns:
-            if column not in present:
-                find_column(frame, column, "grouping factor")
+        _refuse_absent(bar.columns, present, frame, "grouping factor")
     if structure is not None:
         names.update(dict.fromkeys(structure.columns(allowed, present)))
-        for column in (*structure.groups, *([structure.time] if structure.time else [])):
-            find_column(frame, column, "column of the residual structure")
+        named = (*structure.groups, *([structure.time] if structure.time else []))
+        _refuse_absent(named, present, frame, "column of the residual structure")
     constants = base_namespace() if any(name not in present for name in names) else {}
     return [n for n in names if n in present or n not in {**constants, **namespace}], calls
+
+
+def _refuse_absent(names: Iterable[str], present: set[str], frame, role: str) -> None:
+    for name in names:
+        if name not in present:
+            find_column(frame, name, role)
 
 
 def _weights_column(weights, frame: pd.DataFrame) -> tuple[pd.Series | None, str | None]:
