@@ -95,7 +95,11 @@ def find_column(frame: pd.DataFrame, name: str, role: str = "column") -> pd.Seri
     FormulaError
         If there is none (close matches are named), or more than one.
     """
-    found = [name] if name in frame.columns else []
+    labels = frame.columns
+    if labels.inferred_type == "string" and name in labels:  # many columns are not gone through
+        found = [name]
+    else:
+        found = [column for column in labels if column == name]
     if not found:
         found = [column for column in frame.columns if str(column) == name]
     if not found:
