@@ -27,6 +27,7 @@ from bayeslmm.fits.plotting import ModelViews
 from bayeslmm.formula import Design
 from bayeslmm.formula.checks import check_design, refuse_beside_residuals
 from bayeslmm.formula.description import describe_design
+from bayeslmm.gaussian.blas import single_threaded_blas
 from bayeslmm.parts.families import FAMILIES, describe_families
 from bayeslmm.parts.prior import Prior
 from bayeslmm.priors.table import Priors, sigma_is_given
@@ -152,11 +153,11 @@ class LMM(ModelViews):
                     "all of them, or one for each before they are related). Leave one of them out."
                 )
             self.design = related_design(self.design, relationship)
-        check_design(self.design, sigma_known=sigma_is_given(priors))
-        self.aliased: tuple[str, ...] = aliased_coefficients(self.design)
-        self.priors = Priors(self.design, priors, family=family, random=random)
-
-        warn_unidentified(self)
+        with single_threaded_blas():
+            check_design(self.design, sigma_known=sigma_is_given(priors))
+            self.aliased: tuple[str, ...] = aliased_coefficients(self)
+            self.priors = Priors(self.design, priors, family=family, random=random)
+            warn_unidentified(self)
 
     @property
     def names(self) -> ModelNames:

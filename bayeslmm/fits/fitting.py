@@ -31,17 +31,17 @@ def likelihood_fit(model: Model, *, reml: bool) -> LikelihoodFit:
     design = model.design
     _refuse_other_families(model)
     kind = ProfiledLikelihood if design.residual is None else AbsoluteLikelihood
-    engine = kind.of(model)
     with single_threaded_blas():
+        engine = kind.of(model)
         _refuse_perfect(design, engine.least_squares_sigma)
         optimum = engine.optimize(reml=reml)
-    if not np.isfinite(optimum.criterion):
-        raise DataError(
-            "The likelihood cannot be evaluated. Check the scale of the columns and whether "
-            "the model fits perfectly."
-        )
-    fit = LikelihoodFit(model, engine, optimum, reml=reml)
-    engine.refuse_unbounded(fit._solution)
+        if not np.isfinite(optimum.criterion):
+            raise DataError(
+                "The likelihood cannot be evaluated. Check the scale of the columns and whether "
+                "the model fits perfectly."
+            )
+        fit = LikelihoodFit(model, engine, optimum, reml=reml)
+        engine.refuse_unbounded(fit._solution)
     if engine.known_sigma is None:
         _refuse_perfect(design, fit.sigma)
     if not fit.converged:
@@ -93,7 +93,7 @@ def refuse_perfect_posterior(model: Model, idata: xr.DataTree) -> None:
 
 
 def _refuse_perfect(design: Design, sigma: float) -> None:
-    spread = design.statistics.sd_y
+    spread = design.sd_y
     if sigma <= _PERFECT * spread:
         raise DataError(
             f"The model fits {design.response!r} perfectly, up to rounding: the residual standard "

@@ -241,7 +241,7 @@ def describe_singularity(design: Design, Ls: list[np.ndarray], ranks) -> list[st
     """
     sentences = []
     for at, (block, L, block_ranks) in enumerate(zip(design.blocks, Ls, ranks, strict=True)):
-        scale = np.sqrt(np.diag(design.statistics.blocks[at].gram))
+        scale = np.sqrt(np.diag(design.block_statistics[at].gram))
         Sigma = (L @ L.T) * np.outer(scale, scale)
         for part, rank in zip(block.pattern, block_ranks, strict=True):
             if rank == len(part):

@@ -6,6 +6,7 @@ intercept. Components are told apart by their structure.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import combinations
 
 from bayeslmm.errors import FormulaError, shortened
@@ -49,6 +50,11 @@ def expand_terms(tree: Node, text: str) -> list[TermNodes]:
         If an operator is applied to something it has no meaning for, or stands for too many
         terms.
     """
+    return list(_expanded(tree, text))
+
+
+@lru_cache(maxsize=128)
+def _expanded(tree: Node, text: str) -> tuple[TermNodes, ...]:
     found: dict[frozenset, TermNodes] = {frozenset(): {}}
     for sign, part in _signed_parts(tree):
         terms, intercept = _part(part)
@@ -63,7 +69,7 @@ def expand_terms(tree: Node, text: str) -> list[TermNodes]:
         else:
             for term in terms:
                 found.pop(frozenset(term), None)
-    return sorted(found.values(), key=len)
+    return tuple(sorted(found.values(), key=len))
 
 
 def _is_offset(node: Node) -> bool:

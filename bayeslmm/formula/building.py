@@ -44,6 +44,7 @@ from bayeslmm.formula.syntaxtree import (
     refuse_two_of_one_name,
     variables_in,
 )
+from bayeslmm.formula.table import PlainTable
 
 __all__ = ["build_design", "columns_and_calls"]
 
@@ -110,17 +111,17 @@ def build_design(
         refuse_no_rows(absent)
     for text in (parsed.fixed, *(bar.effects for bar in parsed.bars)):
         refuse_many_terms(text, len(keep), allowed)
-    used_rows = {name: column.iloc[keep] for name, column in raw.items()}
+    whole = len(keep) == len(frame)
+    used_rows = {name: column if whole else column.iloc[keep] for name, column in raw.items()}
     unknown = {name: missing_in(used_rows[name]) for name in kept_missing}
     unknown = {name: mask for name, mask in unknown.items() if mask.any()}
     used_rows |= {name: fill_with_means(used_rows[name]) for name in unknown}
-    plain = pd.DataFrame(
-        {name: plain_column(column, name) for name, column in used_rows.items()},
-        index=pd.RangeIndex(len(keep)),
-    )
+    series = {name: plain_column(column, name) for name, column in used_rows.items()}
+    table = PlainTable(series, len(keep))
     options: dict[str, Any] = {"namespace": namespace, "allowed": allowed}
-    group_means = tuple(fit_group_mean(call, plain, **options) for call in calls)
-    used, plain = plain, plain.assign(**{mean.name: mean.values for mean in group_means})
+    group_means = tuple(fit_group_mean(call, table, **options) for call in calls)
+    means = {mean.name: pd.Series(mean.values) for mean in group_means}
+    plain = PlainTable(series | means, len(keep))
     response, y, _ = response_matrix(parsed.response, plain, **options)
     refuse_constant(response, float(y.min()), float(y.max()), len(y))
     fixed = model_matrix(parsed.fixed, plain, what="formula", **options)
@@ -148,15 +149,15 @@ def build_design(
         ),
         rows=keep,
         index=frame.index[keep],
-        columns=used,
+        table=table,
         weights_name=weights_name,
         namespace=namespace,
         group_means=group_means,
-        modeled=modeled_covariates(unknown, plain, fixed, blocks),
-        residual=None if structure is None else residual_design(structure, plain, options),
+        modeled=modeled_covariates(unknown, plain.frame, fixed, blocks) if unknown else (),
+        residual=None if structure is None else residual_design(structure, plain.frame, options),
         text_columns=frozenset(
             name
-            for name, column in used.items()
+            for name, column in series.items()
             if isinstance(column.dtype, pd.CategoricalDtype)
             and not isinstance(raw[name].dtype, pd.CategoricalDtype)
         ),
@@ -206,8 +207,7 @@ def columns_and_calls(
         call = written_call(name)
         covariate = parse_part(call.covariate, allowed, present, f"term {name}")
         names.update(dict.fromkeys([*variables_in(covariate), *call.groups]))
-        for column in call.groups:
-            find_column(frame, column, "grouping column")
+        _refuse_absent(call.groups, present, frame, "grouping column")
         del names[name]
     factors: dict[str, set] = {}
     for bar in parsed.bars:
@@ -217,14 +217,19 @@ def columns_and_calls(
                 "of columns. Rename the column."
             )
         names.update(dict.fromkeys(bar.columns))
-        for column in bar.columns:
-            find_column(frame, column, "grouping factor")
+        _refuse_absent(bar.columns, present, frame, "grouping factor")
     if structure is not None:
         names.update(dict.fromkeys(structure.columns(allowed, present)))
-        for column in (*structure.groups, *([structure.time] if structure.time else [])):
-            find_column(frame, column, "column of the residual structure")
-    constants = {**base_namespace(), **namespace}
-    return [name for name in names if name in present or name not in constants], calls
+        named = (*structure.groups, *([structure.time] if structure.time else []))
+        _refuse_absent(named, present, frame, "column of the residual structure")
+    constants = base_namespace() if any(name not in present for name in names) else {}
+    return [n for n in names if n in present or n not in {**constants, **namespace}], calls
+
+
+def _refuse_absent(names: Iterable[str], present: set[str], frame, role: str) -> None:
+    for name in names:
+        if name not in present:
+            find_column(frame, name, role)
 
 
 def _weights_column(weights, frame: pd.DataFrame) -> tuple[pd.Series | None, str | None]:
@@ -278,10 +283,16 @@ def _variables(text: str, allowed, columns: set[str]) -> set[str]:
 
 
 def _complete_rows(raw: Mapping, raw_weights, weights_name, missing: str, n: int):
-    absent = {name: int(missing_in(column).sum()) for name, column in raw.items()}
+    """Rows to keep, rows left out, and missing values of each column."""
+    masks = {name: missing_in(column) for name, column in raw.items()}
+    absent = {name: int(mask.sum()) for name, mask in masks.items()}
+    mask = np.zeros(n, dtype=bool)
+    for found in masks.values():
+        mask |= found
     if raw_weights is not None:
-        absent[weights_name] = int(missing_in(raw_weights).sum())
-    mask = _dropped_mask(raw, raw_weights, n)
+        found = missing_in(raw_weights)
+        absent[weights_name] = int(found.sum())
+        mask |= found
     if missing == "raise" and mask.any():
         refuse_missing(int(mask.sum()), n, absent)
     return np.flatnonzero(~mask), np.flatnonzero(mask), absent
@@ -338,7 +349,7 @@ def refuse_constant(response: str, low: float, high: float, n: int) -> None:
         )
 
 
-def _random_blocks(bars: tuple[Bar, ...], plain: pd.DataFrame, options) -> tuple[RandomBlock, ...]:
+def _random_blocks(bars: tuple[Bar, ...], plain: PlainTable, options) -> tuple[RandomBlock, ...]:
     """Blocks in the order in which their factors are first named."""
     blocks = []
     for group in bars_by_factor(bars):

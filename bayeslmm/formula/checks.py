@@ -57,7 +57,7 @@ def check_design(design: Design, *, sigma_known: bool = False) -> None:
     _check_text(design)
     _check_labels(design)
     _refuse_extremes(design)
-    for block, covariates in zip(design.blocks, design.statistics.blocks, strict=True):
+    for block, covariates in zip(design.blocks, design.block_statistics, strict=True):
         _check_rank(block, covariates)
         if not sigma_known:
             _check_size(block, n)
@@ -71,7 +71,7 @@ def _check_text(design: Design) -> None:
     """Text that enters as a factor and is perhaps meant otherwise: dates, numbers with a word."""
     names = [*design.coef_names, *(effect for block in design.blocks for effect in block.effects)]
     entered = {part.partition("[")[0] for name in names for part in name.split(":") if "[" in part}
-    for column in design.columns:
+    for column in design.table.columns:
         levels = design._categories(column) if str(column) in entered else None
         if not levels or not all(isinstance(level, str) for level in levels):
             continue
@@ -109,7 +109,7 @@ def _check_numbers(design: Design, column: str, levels: list[str]) -> None:
 
 def _check_labels(design: Design) -> None:
     """Labels that look alike, and the order of times that are text."""
-    for column in design.columns:
+    for column in design.table.columns:
         levels = design._categories(column) or []
         if not all(isinstance(level, str) for level in levels):
             continue
@@ -190,7 +190,7 @@ def _sizes(design: Any) -> dict[str, float]:
     if design.rows_in_memory:  # the statistics are squares
         response, weight = _largest(design.y - design.offset), _largest(design.weights)
         columns = [_largest(column) for column in design.X.T]
-        effects = [[_largest(column) for column in block.Z.T] for block in design.blocks]
+        effects = [covariates.size for covariates in design.block_statistics]
     else:
         rows = design.statistics
         response, weight = max(abs(rows.mean_y), rows.sd_y), rows.mean_weight
@@ -219,7 +219,7 @@ def _check_rank(block: RandomBlock, covariates: BlockStatistics) -> None:
         )
     for part in block.pattern:
         columns = list(part)
-        gram = covariates.gram[np.ix_(columns, columns)] / np.outer(size[columns], size[columns])
+        gram = covariates.gram[columns][:, columns] / np.outer(size[columns], size[columns])
         left = np.linalg.eigvalsh(gram)[0]
         names = listed(block.effects[i] for i in part)
         if left < _DEPENDENT:

@@ -27,12 +27,18 @@ from bayeslmm.formula.residual import (
     ResidualDesign,
     ResidualRows,
 )
-from bayeslmm.formula.statistics import RowStatistics, statistics_of_rows
+from bayeslmm.formula.statistics import (
+    BlockStatistics,
+    RowStatistics,
+    statistics_of_block,
+    statistics_of_rows,
+)
 from bayeslmm.formula.syntax import ParsedFormula
 from bayeslmm.formula.syntaxtree import (
     parse_part,
     variables_in,
 )
+from bayeslmm.formula.table import PlainTable
 
 __all__ = ["Design", "NewRows"]
 
@@ -87,7 +93,7 @@ class Design:
         Positions of the used rows in the data.
     index : pandas.Index
         Index labels of the used rows.
-    columns : pandas.DataFrame
+    table : PlainTable
         The used columns, plain, in the rows used.
     group_means : tuple of GroupMean
         One per call of within() or between().
@@ -111,7 +117,7 @@ class Design:
     missing: MissingRows
     rows: np.ndarray = field(repr=False)
     index: pd.Index = field(repr=False)
-    columns: pd.DataFrame = field(repr=False)
+    table: PlainTable = field(repr=False)
     weights_name: str | None = None
     namespace: Mapping[str, Any] = field(repr=False, default_factory=dict)
     group_means: tuple[GroupMean, ...] = field(repr=False, default=())
@@ -139,10 +145,25 @@ class Design:
         """Rows used."""
         return len(self.y)
 
+    @property
+    def columns(self) -> pd.DataFrame:
+        """:attr:`table` as a data frame."""
+        return self.table.frame
+
     @cached_property
     def statistics(self) -> RowStatistics:
         """What priors, checks and descriptions need of the rows."""
-        return statistics_of_rows(self.y, self.X, self.offset, self.weights, self.blocks)
+        return statistics_of_rows(self.y, self.X, self.offset, self.weights, self.block_statistics)
+
+    @cached_property
+    def block_statistics(self) -> tuple[BlockStatistics, ...]:
+        """Those of the grouping factors alone."""
+        return tuple(statistics_of_block(block) for block in self.blocks)
+
+    @cached_property
+    def sd_y(self) -> float:
+        """Standard deviation of the response less its offset; the divisor is n - 1."""
+        return float(np.std(self.y - self.offset, ddof=1))
 
     @property
     def rows_in_memory(self) -> bool:
@@ -249,11 +270,11 @@ class Design:
         frame, residual = as_frame(data), self.stated_residual
         syntax = residual.syntax
         grouping = () if scale_only else tuple(c for c in syntax.groups if c in frame.columns)
-        names = residual.variance_columns(allowed_calls(self.namespace), set(self.columns.columns))
+        names = residual.variance_columns(allowed_calls(self.namespace), set(self.table.columns))
         if syntax.time is not None and not scale_only:
             names = [*names, syntax.time]
         plain = {}
-        for name in dict.fromkeys(n for n in names if n in self.columns.columns):
+        for name in dict.fromkeys(n for n in names if n in self.table.columns):
             column = _complete(find_column(frame, name), name)
             plain[name] = plain_column(column, name, self._categories(name))
         rows = pd.DataFrame(plain, index=pd.RangeIndex(len(frame)))
@@ -314,7 +335,8 @@ class Design:
     @cached_property
     def predictors(self) -> pd.DataFrame:
         """:attr:`columns`, and the columns of within() and between()."""
-        return self.columns.assign(**{mean.name: mean.values for mean in self.group_means})
+        means = {mean.name: mean.values for mean in self.group_means}
+        return self.columns.assign(**means) if means else self.columns
 
     def effect_columns(self, block: RandomBlock) -> list[str]:
         """Columns of the data that the random effects of a block use."""
@@ -327,7 +349,7 @@ class Design:
         return self._columns_of(texts)
 
     def _columns_of(self, texts: list[str]) -> list[str]:
-        known = set(self.columns.columns) | {mean.name for mean in self.group_means}
+        known = set(self.table.columns) | {mean.name for mean in self.group_means}
         allowed = allowed_calls(self.namespace)
         trees = [parse_part(text, allowed, known, "formula") for text in texts]
         names = dict.fromkeys(name for tree in trees for name in variables_in(tree))
@@ -338,10 +360,7 @@ class Design:
         return self._columns_of([written_call(name).covariate])
 
     def _categories(self, name: str) -> list | None:
-        if name not in self.columns:
-            return None
-        dtype = self.columns[name].dtype
-        return dtype.categories.tolist() if isinstance(dtype, pd.CategoricalDtype) else None
+        return self.table.levels(name)
 
 
 def _complete(column: pd.Series, name: str) -> pd.Series:

@@ -20,6 +20,7 @@ from bayeslmm.formula.matrices import response_matrix
 from bayeslmm.formula.random import GroupingFactor, RandomBlock
 from bayeslmm.formula.residual import ResidualDesign, ResidualRows
 from bayeslmm.formula.syntaxtree import parse_part, variables_in
+from bayeslmm.formula.table import PlainTable
 
 __all__ = ["add_rows"]
 
@@ -68,7 +69,7 @@ def add_rows(design: Design, data) -> Design:
         ),
         rows=np.concatenate([design.rows, design.missing.n_rows + np.arange(len(y))]),
         index=design.index.append(frame.index),
-        columns=_columns(design, frame, n + len(y)),
+        table=PlainTable.of(_columns(design, frame, n + len(y))),
     )
 
 
@@ -81,7 +82,7 @@ def _response(design: Design, frame: pd.DataFrame) -> np.ndarray:
             "have no response on its scale. Transform the column before fitting."
         )
     allowed = allowed_calls(design.namespace)
-    known = set(design.columns.columns)
+    known = set(design.table.columns)
     tree = parse_part(text, allowed, known, "response")
     names = [name for name in dict.fromkeys(variables_in(tree)) if name in known]
     plain = {}

@@ -8,7 +8,7 @@ table before anything is evaluated. Functions of the user's own are passed expli
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -125,17 +125,26 @@ def _guarded(name: str) -> Callable:
     return _Elementwise(name) if isinstance(function, np.ufunc) else function
 
 
-def base_namespace() -> dict[str, Any]:
-    """Names every formula can use besides formulae's transforms."""
+@cache
+def _names() -> dict[str, Any]:
     numpy = SimpleNamespace(**{name: _guarded(name) for name in _ELEMENTWISE})  # what is allowed
     return {name: _guarded(name) for name in _BARE} | {"np": numpy, "numpy": numpy, "pi": np.pi}
 
 
-def allowed_calls(namespace: Mapping[str, Any]) -> set[str]:
+def base_namespace() -> dict[str, Any]:
+    """Names every formula can use besides formulae's transforms."""
+    return dict(_names())
+
+
+@cache
+def _calls() -> frozenset[str]:
+    names = STATEFUL | _CODINGS | set(_BARE) | {"within", "between"}
+    return names | {f"{module}.{name}" for module in ("np", "numpy") for name in _ELEMENTWISE}
+
+
+def allowed_calls(namespace: Mapping[str, Any]) -> Set[str]:
     """Exact names a formula may call."""
-    names = set(STATEFUL | _CODINGS | set(_BARE)) | {"within", "between"}
-    names |= {f"{module}.{name}" for module in ("np", "numpy") for name in _ELEMENTWISE}
-    return names | {name for name, value in namespace.items() if callable(value)}
+    return _calls() | {name for name, value in namespace.items() if callable(value)}
 
 
 def check_namespace(namespace: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -147,11 +156,10 @@ def check_namespace(namespace: Mapping[str, Any] | None) -> dict[str, Any]:
         If a key is not a plain name or would hide a name that formulas already have.
     """
     namespace = dict(namespace or {})
-    taken = STATEFUL | _CODINGS | set(base_namespace()) | {"within", "between"}
     for name in namespace:
         if not isinstance(name, str) or not name.isidentifier():
             raise FormulaError(f"namespace: {name!r} is not a plain Python name.")
-        if name in taken:
+        if name in STATEFUL | _CODINGS | set(_names()) | {"within", "between"}:
             raise FormulaError(
                 f"namespace: {name!r} would hide the function of that name that every formula "
                 "has. Give yours another name."
@@ -166,7 +174,7 @@ def evaluation_environment(namespace: Mapping[str, Any]):
     return Environment([{**base_namespace(), **namespace}])
 
 
-def unknown_call_message(name: str, first_argument: str, allowed: set[str]) -> str:
+def unknown_call_message(name: str, first_argument: str, allowed: Set[str]) -> str:
     """What to say when a formula calls something that is not in the table."""
     if name in _R_HABITS:
         return f"There is no {name}() here; write {_R_HABITS[name].format(first_argument)}."

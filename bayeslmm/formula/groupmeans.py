@@ -18,6 +18,7 @@ from bayeslmm.errors import DataError
 from bayeslmm.formula.columns import find_column, refuse_gaps
 from bayeslmm.formula.groupcalls import written_call
 from bayeslmm.formula.random import GroupingFactor, grouping_factor
+from bayeslmm.formula.table import PlainTable
 
 __all__ = ["GroupMean", "fit_group_mean", "split_at_means"]
 
@@ -73,7 +74,7 @@ class GroupMean:
 
 def fit_group_mean(
     name: str,
-    frame: pd.DataFrame,
+    frame: PlainTable,
     *,
     namespace: Mapping[str, Any],
     allowed: Set[str],
@@ -84,7 +85,7 @@ def fit_group_mean(
     ----------
     name : str
         Text of the call.
-    frame : pandas.DataFrame
+    frame : PlainTable
         Plain columns.
 
     Raises

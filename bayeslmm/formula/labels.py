@@ -59,6 +59,9 @@ def spaced_evenly(labels: Sequence[str]) -> bool:
 
 def labels_alike(labels: Sequence[str]) -> list[tuple[str, str]]:
     """Pairs of different labels that are the same but for spaces and invisible characters."""
+    text = "".join(labels)
+    if text.isascii() and text.split() in ([], [text]) and len(set(labels)) == len(labels):
+        return []  # the usual case, in one look
     first: dict[str, str] = {}
     pairs = []
     for label in labels:

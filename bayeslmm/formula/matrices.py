@@ -1,8 +1,9 @@
 """An ordinary model matrix: the fixed part of a formula, the left side of a bar, a response.
 
-formulae evaluates it; what is added here is the order of terms (by degree, as in R, so that
-the coding of factors does not depend on the order they are written in), the offset taken
-out, errors that name the term, and a frozen result that evaluates new data the same way.
+formulae evaluates terms with calls in them, ``plainterms`` the others; what is added here is the
+order of terms (by degree, as in R, so that the coding of factors does not depend on the order they
+are written in), the offset taken out, errors that name the term, and a frozen result that evaluates
+new data the same way.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import io
 import math
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +27,9 @@ from bayeslmm.formula.coding import Coding, codings
 from bayeslmm.formula.evaluation import component_of
 from bayeslmm.formula.expressions import Call, Group, GroupMean, Name, Node, printed
 from bayeslmm.formula.functions import evaluation_environment
+from bayeslmm.formula.plainterms import PlainColumn, PlainTerm, plain_term
 from bayeslmm.formula.syntaxtree import parse_part
+from bayeslmm.formula.table import PlainTable
 
 __all__ = [
     "ModelMatrix",
@@ -35,6 +38,9 @@ __all__ = [
     "refuse_many_terms",
     "response_matrix",
 ]
+
+#: What a formula is evaluated on.
+type Rows = pd.DataFrame | PlainTable
 
 _MAX_DENSE_BYTES = 4e9
 #: Terms that are evaluated however few rows there are: columns of some may depend on others.
@@ -114,16 +120,19 @@ class ModelMatrix:
         """As :meth:`evaluate`, and safe in several threads at once."""
         blocks = []
         for piece in self._pieces:
-            with _retold_errors(piece.name):
-                block = _two_dimensional(piece.eval_new_data(frame))
-                _refuse_overflow(piece, block, frame)
-                blocks.append((piece, block))
+            blocks.append((piece, _retold(piece.name, _new_block, piece, frame)))
         return _assemble(blocks, len(frame))
+
+
+def _new_block(piece, frame: Rows) -> np.ndarray:
+    block = _two_dimensional(piece.eval_new_data(frame))
+    _refuse_overflow(piece, block, frame)
+    return block
 
 
 def model_matrix(
     text: str,
-    frame: pd.DataFrame,
+    frame: Rows,
     *,
     namespace: Mapping[str, Any],
     allowed: Set[str],
@@ -135,7 +144,7 @@ def model_matrix(
     ----------
     text : str
         Formula text without ``~`` and bars.
-    frame : pandas.DataFrame
+    frame : pandas.DataFrame or PlainTable
         Plain columns (see :func:`bayeslmm.formula.columns.plain_column`), no missing values.
     namespace : mapping
         The user's own functions and constants.
@@ -171,7 +180,7 @@ def refuse_many_terms(text: str, n: int, allowed: Set[str]) -> None:
 
 
 def response_matrix(
-    text: str, frame: pd.DataFrame, *, namespace: Mapping[str, Any], allowed: Set[str]
+    text: str, frame: Rows, *, namespace: Mapping[str, Any], allowed: Set[str]
 ) -> tuple[str, np.ndarray, ModelMatrix | None]:
     """Name and values (shape (n,)) of the response, and the matrix of a response that is a call.
 
@@ -224,13 +233,16 @@ def _stray_words(column: pd.Series) -> str:
     return f" Among its numbers there are values that are not: {shown}."
 
 
-def _evaluate(nodes: list, text: str, frame: pd.DataFrame, namespace: Mapping) -> ModelMatrix:
-    env = evaluation_environment(namespace)
+def _evaluate(nodes: list, text: str, frame: Rows, namespace: Mapping) -> ModelMatrix:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return _evaluated(nodes, text, frame, namespace)
+
+
+def _evaluated(nodes: list, text: str, frame: Rows, namespace: Mapping) -> ModelMatrix:
     evaluated = []
     for components in nodes:
-        term = _formulae_term(components)
-        with _named_errors(term.name):
-            term.set_type(frame, env)
+        term = _typed_term(components, frame, namespace)
         _refuse_wide_factors(term, frame)
         if len(components) > 1 and any(c.kind == "offset" for c in term.components):
             raise FormulaError(f"offset() cannot be part of the interaction '{term.name}'.")
@@ -239,8 +251,10 @@ def _evaluate(nodes: list, text: str, frame: pd.DataFrame, namespace: Mapping) -
     names: list[str] = []
     pieces, terms, blocks, start = [], [], [], 0
     for term, codings_of_term in zip(evaluated, blocks_of, strict=True):
-        with _named_errors(term.name):
-            coded = [_coded_piece(term, coding, frame, env) for coding in codings_of_term]
+        coded = [
+            _retold(term.name, _coded_piece, term, coding, frame, namespace)
+            for coding in codings_of_term
+        ]
         width = 0
         for piece in coded:
             blocks.append((piece, _two_dimensional(piece.data)))
@@ -264,19 +278,25 @@ def _evaluate(nodes: list, text: str, frame: pd.DataFrame, namespace: Mapping) -
     return ModelMatrix(text, values, tuple(names), tuple(terms), offset, tuple(pieces))
 
 
-def _formulae_term(components: Mapping[str, Node]):
-    """formulae's term for a set of components; its constructor would compare calls."""
-    from formulae.terms import Intercept
-    from formulae.terms import Term as FormulaeTerm
-
-    if not components:
-        return Intercept()
+def _typed_term(components: Mapping[str, Node], frame: Rows, namespace: Mapping):
+    """The term of a set of components, which knows what is a number and what a factor."""
     if "Intercept" in components:
         raise FormulaError(
             "A column called 'Intercept' cannot be told from the intercept. Rename it."
         )
+    if not any(isinstance(node, Call) or _is_quoted(node) for node in components.values()):
+        names = [printed(node) for node in components.values()]
+        return _retold(":".join(names), plain_term, names, frame)
+    from formulae.terms import Term as FormulaeTerm
+
     made = [component_of(node) for node in components.values()]
-    return _term_of(FormulaeTerm(made[0]), made)
+    term = _term_of(FormulaeTerm(made[0]), made)  # its constructor would compare calls
+    _retold(term.name, term.set_type, frame, evaluation_environment(namespace))
+    return term
+
+
+def _is_quoted(node: Node) -> bool:
+    return isinstance(node, Name) and node.quoted
 
 
 def _term_of(term, components: list):
@@ -296,50 +316,49 @@ def _choose_codings(terms: list) -> list[list[Coding]]:
     chosen: dict[int, list[Coding]] = {}
 
     def key(at: int):
-        names = sorted(c.name for c in _components(terms[at]))
+        names = sorted(c.name for c in terms[at].components)
         return (len(names), names if len(names) > 1 else [], at)
 
     for at in sorted(range(len(terms)), key=key):
-        components = _components(terms[at])
+        components = terms[at].components
         factors = sorted(c.name for c in components if c.kind == "categoric")
         numeric = frozenset(c.name for c in components if c.kind != "categoric")
         chosen[at] = codings(tuple(factors), spanned.setdefault(numeric, set()))
     return [chosen[at] or [] for at in range(len(terms))]
 
 
-def _coded_piece(term, coding: Coding, frame: pd.DataFrame, env):
-    """formulae's term for one block of columns, with the coding of each factor settled."""
+def _coded_piece(term, coding: Coding, frame: Rows, namespace: Mapping):
+    """The term for one block of columns, with the coding of each factor settled."""
     contrasts, full = coding
-    components = _components(term)
+    if isinstance(term, PlainTerm):
+        return term.coded({name: name in full for name in contrasts | full}, frame)
+    components = term.components
     kept = [deepcopy(c) for c in components if c.kind != "categoric" or c.name in contrasts | full]
     piece = deepcopy(term) if not kept else _term_of(type(term)(kept[0]), kept)
-    piece.set_type(frame, env)
+    piece.set_type(frame, evaluation_environment(namespace))
     with contextlib.redirect_stdout(io.StringIO()):  # formulae prints before it raises
         piece.set_data({c.name: c.name in full for c in kept})
     return piece
 
 
-def _refuse_overflow(piece, block: np.ndarray, frame: pd.DataFrame) -> None:
+def _refuse_overflow(piece, block: np.ndarray, frame: Rows) -> None:
     """Whole numbers beyond 2^63 wrap around without a word: compare with floating point.
 
     Raises
     ------
     DataError
     """
-    calls = [c for c in _components(piece) if "(" in str(c.name) and c.kind == "numeric"]
+    calls = [c for c in piece.components if "(" in str(c.name) and c.kind == "numeric"]
     if block.dtype.kind not in "iu" or not calls:
         return
     whole = [name for name in frame.columns if frame[name].dtype.kind in "iu"]
-    exact = _two_dimensional(piece.eval_new_data(frame.astype(dict.fromkeys(whole, float))))
+    floats = {n: frame[n].astype(float) if n in whole else frame[n] for n in frame.columns}
+    exact = _two_dimensional(piece.eval_new_data(PlainTable(floats, len(frame))))
     if not np.allclose(block.astype(float), exact.astype(float), rtol=1e-9, atol=0.0):
         raise DataError(
             f"'{piece.name}' goes beyond 2^63, where whole numbers wrap around. Make its columns "
             "floating-point numbers (.astype(float)), or rescale them."
         )
-
-
-def _components(term) -> list:
-    return getattr(term, "components", [])
 
 
 def _two_dimensional(values) -> np.ndarray:
@@ -377,7 +396,7 @@ def _assemble(pieces: list, n: int) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def _term_record(term, columns: slice) -> Term:
-    components = _components(term)
+    components = term.components
     categorical = tuple(str(c.name) for c in components if c.kind == "categoric")
     return Term(str(term.name), columns, tuple(str(c.name) for c in components), categorical)
 
@@ -386,21 +405,23 @@ def _forget_rows(pieces: list) -> None:
     """Drop the fitted rows that formulae keeps in each component; only the state is needed."""
     for piece in pieces:
         piece.data = None
-        for component in _components(piece):
+        if isinstance(piece, PlainTerm):
+            continue
+        for component in piece.components:
             component.value = None
             if component.kind != "offset":  # of which ``eval_new_data`` reads the kind
                 component._intermediate_data = None
 
 
-def _refuse_wide_factors(term, frame: pd.DataFrame) -> None:
+def _refuse_wide_factors(term, frame: Rows) -> None:
     """Refuse a term of more columns or effects than can be laid out, before they are."""
-    factors = [c for c in _components(term) if c.kind == "categoric"]
+    factors = [c for c in term.components if c.kind == "categoric"]
     if len(factors) > _MOST_FACTORS:
         raise FormulaError(
             f"The interaction '{term.name}' has {len(factors)} factors; at most {_MOST_FACTORS} "
             "can be coded. Use a grouping factor, (1 | a:b:...), or a column of combinations."
         )
-    levels = [_n_levels(factor._intermediate_data) for factor in factors]
+    levels = [_n_levels(factor) for factor in factors]
     width = math.prod(levels)
     size = 8.0 * max(width * len(frame), *(k * k for k in levels), 0)
     if size > _MAX_DENSE_BYTES:
@@ -411,8 +432,11 @@ def _refuse_wide_factors(term, frame: pd.DataFrame) -> None:
         )
 
 
-def _n_levels(values) -> int:
-    """Levels of an evaluated factor: a column, or what C() makes of one."""
+def _n_levels(factor) -> int:
+    """Levels of a factor: a column, or what C() makes of one."""
+    if isinstance(factor, PlainColumn):
+        return len(factor.levels or [])
+    values = factor._intermediate_data
     if hasattr(values, "contrast"):
         values = values.data if values.levels is None else list(values.levels)
     if isinstance(getattr(values, "dtype", None), pd.CategoricalDtype):
@@ -421,25 +445,16 @@ def _n_levels(values) -> int:
 
 
 def _refuse_duplicates(names: list[str], text: str) -> None:
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
+    if len(set(names)) < len(names):
+        twice = [name for name, count in Counter(names).items() if count > 1]
         raise FormulaError(f"Two columns of '{text}' are both called {listed(twice)}. Rename.")
 
 
-@contextlib.contextmanager
-def _named_errors(name: str):
-    """Errors of formulae and pandas retold with the term's name, and no warnings."""
-    with warnings.catch_warnings(), _retold_errors(name):
-        warnings.simplefilter("ignore", RuntimeWarning)
-        yield
-
-
-@contextlib.contextmanager
-def _retold_errors(name: str):
-    """Errors of formulae and pandas retold with the term's name."""
+def _retold(name: str, evaluate: Callable, *arguments):
+    """What `evaluate` gives; errors of formulae and pandas are retold with the term's name."""
     try:
         with np.errstate(all="ignore"):
-            yield
+            return evaluate(*arguments)
     except BayesLMMError as err:
         if str(name) in str(err):
             raise

@@ -22,8 +22,13 @@ from bayeslmm.formula.combinations import (
 )
 from bayeslmm.formula.matrices import ModelMatrix
 from bayeslmm.formula.syntax import Bar
+from bayeslmm.formula.table import PlainTable
 
 __all__ = ["GroupingFactor", "RandomBlock", "grouping_factor", "plain_label", "random_block"]
+
+
+#: What a label is as it is.
+_LABELS = {int, float, str, bool}
 
 
 @dataclass(frozen=True)
@@ -181,14 +186,14 @@ class RandomBlock:
 
 
 def grouping_factor(
-    columns: tuple[str, ...], frame: pd.DataFrame, *, at_least: int = 2
+    columns: tuple[str, ...], frame: pd.DataFrame | PlainTable, *, at_least: int = 2
 ) -> GroupingFactor:
     """Levels and codes of a grouping factor on plain columns.
 
     Parameters
     ----------
     columns : tuple of str
-    frame : pandas.DataFrame
+    frame : pandas.DataFrame or PlainTable
     at_least : int
         Levels without which there is no variance to estimate.
 
@@ -280,8 +285,10 @@ def _refuse_inexact(column: pd.Series, name: str) -> None:
 def _levels_and_codes(column: pd.Series) -> tuple[list, np.ndarray]:
     if isinstance(column.dtype, pd.CategoricalDtype):
         # through an object array: iterating an Arrow-backed index is slow
-        labels = [_label(v) for v in np.asarray(column.cat.categories, dtype=object).tolist()]
-        return labels, column.cat.codes.to_numpy(np.int64)
+        labels = np.asarray(column.cat.categories, dtype=object).tolist()
+        if not set(map(type, labels)) <= _LABELS:
+            labels = [_label(v) for v in labels]
+        return labels, column.array.codes.astype(np.int64)
     values = column.to_numpy()
     if values.dtype.kind == "f" and np.all(values == np.round(values)):
         values = values.astype(np.int64)

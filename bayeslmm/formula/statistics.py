@@ -14,7 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     from bayeslmm.formula.random import RandomBlock
 
-__all__ = ["BlockStatistics", "RowStatistics", "statistics_of_rows"]
+__all__ = ["BlockStatistics", "RowStatistics", "statistics_of_block", "statistics_of_rows"]
 
 #: Rows whose columns are brought to triangular form at a time.
 _BLOCK = 1 << 16
@@ -104,7 +104,7 @@ def statistics_of_rows(
     X: np.ndarray,
     offset: np.ndarray,
     w: np.ndarray | None,
-    blocks: tuple[RandomBlock, ...],
+    blocks: tuple[BlockStatistics, ...],
 ) -> RowStatistics:
     """The statistics of rows that are in memory.
 
@@ -113,7 +113,7 @@ def statistics_of_rows(
     y, offset, w : ndarray, shape (n,)
         `w` are the weights, None where there are none.
     X : ndarray, shape (n, p)
-    blocks : tuple of RandomBlock
+    blocks : tuple of BlockStatistics
     """
     y = y - offset
     n, p = X.shape
@@ -135,18 +135,20 @@ def statistics_of_rows(
         mean_inverse_weight=1.0 if w is None else float(np.mean(1.0 / w)),
         weights_vary=w is not None and bool(np.ptp(w) > 0),
         has_offset=bool(np.any(offset)),
-        blocks=tuple(_of_block(block.codes, block.Z, block.n_levels) for block in blocks),
+        blocks=blocks,
     )
 
 
-def _of_block(codes: np.ndarray, Z: np.ndarray, n_levels: int) -> BlockStatistics:
+def statistics_of_block(block: RandomBlock) -> BlockStatistics:
+    """The statistics of a grouping factor whose rows are in memory."""
+    Z, columns = block.Z, np.ascontiguousarray(block.Z.T)
     return BlockStatistics(
-        counts=np.bincount(codes, minlength=n_levels),
-        mean=Z.mean(axis=0),
-        sd=_sd(Z),
-        size=np.abs(Z).max(axis=0),
+        counts=np.bincount(block.codes, minlength=block.n_levels),
+        mean=columns.mean(axis=1),
+        sd=_sd(columns.T),
+        size=np.abs(columns).max(axis=1),
         gram=Z.T @ Z / len(Z),
-        indicator=((Z == 0.0) | (Z == 1.0)).all(axis=0),
+        indicator=((columns == 0.0) | (columns == 1.0)).all(axis=1),
     )
 
 

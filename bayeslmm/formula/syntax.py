@@ -7,6 +7,7 @@ it, does not know ``||``, and reads ``x + 1 | g`` without parentheses as if the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from bayeslmm.errors import FormulaError
@@ -85,6 +86,11 @@ def parse_formula(formula: str) -> ParsedFormula:
     """
     if not isinstance(formula, str):
         raise FormulaError(f"The formula must be a string, not {type(formula).__name__}.")
+    return _parsed(formula)
+
+
+@lru_cache(maxsize=256)
+def _parsed(formula: str) -> ParsedFormula:
     if not formula.strip():
         raise FormulaError('The formula is empty. Write one such as "y ~ x + (x | group)".')
     tokens = scan(formula)

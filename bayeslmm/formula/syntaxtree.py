@@ -7,6 +7,7 @@ reads as something no user intends, such as ``x**2`` outside a call, is an error
 from __future__ import annotations
 
 from collections.abc import Iterable, Set
+from functools import lru_cache
 
 from bayeslmm.errors import FormulaError
 from bayeslmm.formula.expressions import (
@@ -52,6 +53,11 @@ def parse_part(text: str, allowed: Set[str], columns: Set[str], what: str) -> No
     FormulaError
         If anything is left over, not allowed, or means something else than it looks.
     """
+    return _parsed(text, frozenset(allowed), frozenset(columns), what)
+
+
+@lru_cache(maxsize=128)
+def _parsed(text: str, allowed: frozenset[str], columns: frozenset[str], what: str) -> Node:
     tokens = scan(text, what=what)
     for at, token in enumerate(tokens):
         if token.kind == "MODULO":

@@ -21,6 +21,8 @@ from ._small import invertible_factors
 #: Levels worked on at a time: few enough to stay in the cache. Sums are taken chunk by chunk and
 #: added in the order of the chunks, so that they are the same whoever works on which.
 _CHUNK = 256
+#: Rows and columns of the lower triangle of a block of one or two effects.
+_LOWER = {1: ([0], [0]), 2: ([0, 1, 1], [0, 0, 1])}
 
 
 def level_columns(diag: np.ndarray, rhs: np.ndarray, q: int) -> np.ndarray:
@@ -39,7 +41,7 @@ def level_columns(diag: np.ndarray, rhs: np.ndarray, q: int) -> np.ndarray:
     (q (q + 1) / 2 + q m, J) array: the lower triangle, then the rows of the right-hand sides.
     """
     blocks = diag.reshape(-1, q, q)
-    lower = blocks[:, *np.tril_indices(q)]
+    lower = blocks[:, *_LOWER[q]]
     return np.ascontiguousarray(np.hstack((lower, rhs.reshape(len(blocks), -1))).T)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from .coordinates import ones_in_span, working_products
 from .crossproducts import CrossProducts
-from .orthogonal import column_lengths, gram_root
+from .orthogonal import POOR, column_lengths, gram_root
 
 #: A column is aliased if less than this share of its length is left (R's default), ...
 _SHARE = 1e-7
@@ -20,6 +20,8 @@ _SHARE = 1e-7
 _DIGITS = 1e-10
 #: ... or of its length as it was squared: products resolve half as many digits as rows.
 _SQUARED = 1e-6
+#: A column that varies by more than this share of its length has digits to spare.
+_FAR = 1e-8
 
 
 def aliased_columns(X: np.ndarray) -> np.ndarray:
@@ -50,6 +52,23 @@ def remaining_shares(X: np.ndarray) -> np.ndarray:
     X = np.asarray(X, dtype=float)
     length = np.linalg.norm(X, axis=0)
     return _shares(X, length, _DIGITS * length, np.ones(len(X)))
+
+
+def plainly_independent(cp: CrossProducts) -> bool:
+    """Whether products alone tell that no column is (nearly) a combination of those before it.
+
+    For columns of which the first is the ones, and without weights: the others then are judged less
+    their means. False says nothing.
+    """
+    gram = cp.gram[:-2, :-2]
+    spread = np.sqrt(np.diag(gram))
+    if cp.shift.T is not None or not np.all(spread > _FAR * column_lengths(cp)):
+        return False
+    try:
+        left = np.diag(np.linalg.cholesky(gram / np.outer(spread, spread)))
+    except np.linalg.LinAlgError:
+        return False
+    return bool(left.min() > POOR)
 
 
 def remaining_shares_of_products(cp: CrossProducts) -> np.ndarray:

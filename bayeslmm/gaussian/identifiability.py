@@ -90,16 +90,17 @@ def _basis(gram: np.ndarray, pattern: CovariancePattern) -> np.ndarray:
     """
     matrices = []
     for block in pattern.blocks:
-        part = gram[np.ix_(block, block)]
+        at = np.array(block)
+        part = gram[at[:, None], at]
         size = np.sqrt(np.diag(part))
         values, vectors = np.linalg.eigh(part / np.outer(size, size))
         kept = values > 1e-10 * values[-1]
         T = vectors[:, kept] / np.sqrt(values[kept]) / size[:, None]
         for i in range(T.shape[1]):
             for j in range(i + 1):
-                E = np.outer(T[:, i], T[:, j])
+                E = T[:, i, None] * T[:, j]
                 full = np.zeros((pattern.q, pattern.q))
-                full[np.ix_(block, block)] = 0.5 * (E + E.T)
+                full[at[:, None], at] = 0.5 * (E + E.T)
                 matrices.append(full.ravel())
     return np.column_stack(matrices)
 

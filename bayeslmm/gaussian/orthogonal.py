@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .crossproducts import CrossProducts
 
 #: A smaller share of a column's length left beside the columns before it (R^2 of 0.999) is poor.
-_POOR = 0.03
+POOR = 0.03
 #: What is left of a squared column below this share is rounding error of the products ...
 _UNRESOLVED = 1e-13
 #: ... and of a column itself, rounding error of the rows.
@@ -133,14 +133,14 @@ def _orthogonalized(cp: CrossProducts) -> tuple[Shift | None, np.ndarray]:
     poor = np.zeros(cp.p, dtype=bool)
     left = gram / np.outer(scale, scale)
     try:
-        if np.diag(np.linalg.cholesky(left)).min(initial=1.0) >= _POOR:
+        if np.diag(np.linalg.cholesky(left)).min(initial=1.0) >= POOR:
             return None, poor
     except np.linalg.LinAlgError:
         pass
     ignored = _rounding_only(cp)
     C = np.eye(cp.p)
     for j in np.flatnonzero(~ignored):
-        poor[j] = left[j, j] < _POOR**2
+        poor[j] = left[j, j] < POOR**2
         if left[j, j] > _UNRESOLVED:  # the rest of this column is taken out of those after it
             rest = j + 1 + np.flatnonzero(~ignored[j + 1 :])
             share = left[j, rest] / left[j, j]

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+#: So few columns are faster one by one: numpy goes along the rows.
+_FEW = 16
+
 
 @dataclass(frozen=True)
 class Shift:
@@ -36,7 +39,10 @@ class Shift:
         if len(y) == 0:
             return cls(x0, 0.0)
         for c, column in enumerate(X.T):
-            if column.min() < column.max() and np.any((column != 0.0) & (np.abs(column) != 1.0)):
+            low, high = column.min(), column.max()
+            if low < high and (
+                low < -1 or high > 1 or np.any((column != 0.0) & (np.abs(column) != 1.0))
+            ):
                 x0[c] = column.mean()
         return cls(x0, float(y.mean()))
 
@@ -53,7 +59,10 @@ class Shift:
     def applied(self, y: np.ndarray, X: np.ndarray) -> np.ndarray:
         """[(X - 1 x') T, y - y0, 1], shape (n, p + 2)."""
         R = np.empty((len(y), X.shape[1] + 2))
-        np.subtract(X, self.X, out=R[:, :-2])
+        for c, shift in enumerate(self.X) if X.shape[1] < _FEW else ():
+            np.subtract(X[:, c], shift, out=R[:, c])
+        if X.shape[1] >= _FEW:
+            np.subtract(X, self.X, out=R[:, :-2])
         if self.T is not None:
             R[:, :-2] = R[:, :-2] @ self.T
         np.subtract(y, self.y, out=R[:, -2])

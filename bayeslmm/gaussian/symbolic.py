@@ -125,13 +125,12 @@ def analyze(cp: CrossProducts, route: str = "auto") -> Symbolic:
     factor_q = np.array([f.q for f in cp.factors], dtype=np.int64)
     base = np.concatenate(([0], np.cumsum(levels))).astype(np.int64)
     node_factor = np.repeat(np.arange(len(levels)), levels)
-    ptr, neighbors = _graph(cp, base)
-    if route == "dense" or len(levels) == 0:
-        order, head = np.arange(base[-1]), 0
-        pat_ptr, pattern = np.zeros(1, np.int64), np.zeros(0, np.int64)
-        dense_head = False
+    lead, dense_head = int(np.argmax(levels * factor_q)) if len(levels) else 0, False
+    if route == "dense" or len(levels) < 2:  # one matrix, or levels that meet no others
+        order, head = np.arange(base[-1]), 0 if route == "dense" else int(base[-1])
+        pat_ptr, pattern = np.zeros(head + 1, np.int64), np.zeros(0, np.int64)
     else:
-        lead = int(np.argmax(levels * factor_q))
+        ptr, neighbors = _graph(cp, base)
         order, head, pat_ptr, pattern, dense_head = _eliminate(
             ptr, neighbors, node_factor, factor_q, lead, int(levels[lead]), route
         )

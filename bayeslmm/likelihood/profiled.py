@@ -63,7 +63,7 @@ class ProfiledLikelihood:
                 problem = prepared_problem(design, reduce_rows(design, columns=kept))
             else:
                 problem = model.problem
-        return cls(design, replace(problem, known_sigma=sigma), kept)
+        return cls(design, problem if sigma is None else replace(problem, known_sigma=sigma), kept)
 
     @property
     def components(self) -> tuple[Component, ...]:
@@ -187,23 +187,22 @@ def _known_sigma(priors: Priors) -> float | None:
     PriorError
         If another parameter is fixed, which no likelihood fit here can do.
     """
-    others = [key for key, prior in priors.items() if prior.name == "Fixed" and key != "sigma"]
+    fixed = priors.fixed()
+    others = [key for key in fixed if key != "sigma"]
     if others:
         raise PriorError(
             f"{others[0]} has a fixed value, but REML and maximum likelihood know a fixed sigma "
             "only. Use model.fit()."
         )
-    prior = priors["sigma"]
-    return float(prior.parameters["value"]) if prior.name == "Fixed" else None
+    return float(fixed["sigma"].parameters["value"]) if fixed else None
 
 
 def _refuse_unidentified(design: Design) -> None:
-    varying = design.statistics.weights_vary
     for block in design.blocks:
         if block.relationship is not None and not block.relationship.trivial:
             continue
         total = block.n_levels * block.n_effects
-        if total >= design.n_rows and not varying:
+        if total >= design.n_rows and not design.statistics.weights_vary:
             raise DataError(
                 f"{block.name!r} has {total} random effects for {design.n_rows} rows, so that "
                 "their variances and sigma cannot be told apart by likelihood. Leave an effect "

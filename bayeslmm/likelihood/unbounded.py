@@ -51,11 +51,11 @@ def grows_as_sigma_vanishes(problem: Problem, theta: np.ndarray, *, reml: bool) 
     """
     if problem.known_sigma is not None or not problem.n_parameters:
         return False
-    at_optimum = profiled_criterion(problem, theta, reml)
     scales = [factor.column_scales for factor in problem.cp.factors]
     levels = [np.full(len(s), n) for s, n in zip(scales, problem.n_levels, strict=True)]
     if problem.n > problem.p + sum(int(n.sum()) for n in levels):
         return False
+    at_optimum = profiled_criterion(problem, theta, reml)
     # a point at which nothing varies is as good as far away from itself
     if theta.any() and profiled_criterion(problem, _FAR * theta, reml) < at_optimum + 1e-6:
         return True

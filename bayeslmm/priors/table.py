@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -56,18 +57,9 @@ class Priors(Mapping):
         family: str = "gaussian",
         random: str = "gaussian",
     ):
-        self._defaults = _defaults_of(design)
-        found = parameters_of(design, self._defaults, family=family, random=random)
-        _refuse_same_keys(found)
-        self._parameters = {parameter.key: parameter for parameter in found}
-        self._classes = {kind: [p.key for p in found if p.kind == kind] for kind in CLASSES}
-        # corr(a, b | g) may stand for corr(g) where g has just that one correlation
-        self._aliases = {
-            p.components[0].name: p.key
-            for p in found
-            if p.kind == "corr" and p.factor is not None and len(p.components) == 1
-        }
-        self._entries = {p.key: _Entry(p.default, "default") for p in found}
+        self._design, self._families = design, {"family": family, "random": random}
+        if _names_may_clash(design, family):
+            _refuse_same_keys(self._found)
         user = {} if user is None else user
         if not isinstance(user, Mapping):
             raise PriorError('priors must be a dict such as {"Days": blm.Prior("Normal", ...)}.')
@@ -77,6 +69,42 @@ class Priors(Mapping):
             keys = [key for key in keys if not user.is_default(key)]
         for key in keys:
             self[key] = user[key]
+
+    # Defaults are made when they are first looked at: a likelihood fit never does.
+
+    @cached_property
+    def _defaults(self) -> Defaults:
+        return _defaults_of(self._design)
+
+    @cached_property
+    def _found(self) -> list[Parameter]:
+        return parameters_of(self._design, self._defaults, **self._families)
+
+    @cached_property
+    def _parameters(self) -> dict[str, Parameter]:
+        return {parameter.key: parameter for parameter in self._found}
+
+    @cached_property
+    def _classes(self) -> dict[str, list[str]]:
+        return {kind: [p.key for p in self._found if p.kind == kind] for kind in CLASSES}
+
+    @cached_property
+    def _aliases(self) -> dict[str, str]:
+        """corr(a, b | g) may stand for corr(g) where g has just that one correlation."""
+        return {
+            p.components[0].name: p.key
+            for p in self._found
+            if p.kind == "corr" and p.factor is not None and len(p.components) == 1
+        }
+
+    @cached_property
+    def _entries(self) -> dict[str, _Entry]:
+        return {p.key: _Entry(p.default, "default") for p in self._found}
+
+    def fixed(self) -> dict[str, Prior]:
+        """The priors that fix a value, by key; no default does."""
+        entries = self._entries if "_entries" in vars(self) else {}
+        return {key: entry.prior for key, entry in entries.items() if entry.prior.name == "Fixed"}
 
     def __getitem__(self, key: str) -> Prior:
         return self._entries[self._key(key)].prior
@@ -189,8 +217,7 @@ class Priors(Mapping):
     def copy(self) -> Priors:
         """An independent copy."""
         twin = object.__new__(Priors)
-        twin._defaults, twin._parameters = self._defaults, self._parameters
-        twin._classes, twin._aliases = self._classes, self._aliases
+        twin._defaults, twin._found = self._defaults, self._found
         twin._entries = dict(self._entries)
         return twin
 
@@ -221,12 +248,12 @@ class Priors(Mapping):
         ValueError
             If they are not of this model's parameters.
         """
-        own = self._defaults
+        entries, own = self._entries, self._defaults
         self._defaults = own.alone() if defaults is None else own.restored(defaults)
         for key, values in record.items():
             values = dict(values)
             source = values.pop("source", "user")
-            self._entries[self._key(key)] = _Entry(Prior.from_dict(values), source)
+            entries[self._key(key)] = _Entry(Prior.from_dict(values), source)
 
     def _key(self, key: str) -> str:
         key = self._aliases.get(key, key)
@@ -285,6 +312,14 @@ def default_priors(
     """
     found = parameters_of(design, _defaults_of(design), family=family, random=random)
     return {parameter.key: parameter.default for parameter in found}
+
+
+def _names_may_clash(design: Design, family: str) -> bool:
+    """Whether a coefficient may be called as another parameter is: calls are, as sd(x | g) is,
+    and parameters of residuals have names of their own.
+    """
+    own = design.residual is not None or family != "gaussian"
+    return own or any("(" in name for name in design.coef_names)
 
 
 def _refuse_same_keys(found: list[Parameter]) -> None:

@@ -135,7 +135,7 @@ def _extended(model: Model, rows) -> Model:
     if model.aliased:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ModelWarning)  # said when the model was made
-            twin.aliased = aliased_coefficients(twin.design)
+            twin.aliased = aliased_coefficients(twin)
     return twin
 
 

@@ -48,7 +48,7 @@ def unidentified_components(model: Model) -> tuple[tuple[str, ...], ...]:
 
 def sigma_is_known(model: Model) -> bool:
     """Whether sigma is one parameter, with a fixed value."""
-    return "sigma" in model.priors and model.priors["sigma"].name == "Fixed"
+    return "sigma" in model.priors.fixed()
 
 
 def _levels_are_unrelated(block: RandomBlock) -> bool:
@@ -102,7 +102,7 @@ def _same_groups(design: Design, names: tuple[str, ...]) -> bool:
     return len(parts) > 1 and len(set(parts)) == 1
 
 
-def aliased_coefficients(design: Design) -> tuple[str, ...]:
+def aliased_coefficients(model: Model) -> tuple[str, ...]:
     """Coefficients whose columns are combinations of earlier ones, with a warning.
 
     Raises
@@ -111,9 +111,18 @@ def aliased_coefficients(design: Design) -> tuple[str, ...]:
         If there are no more rows than coefficients, aliased ones not counted.
     """
     from bayeslmm.gaussian import single_threaded_blas
-    from bayeslmm.gaussian.aliasing import remaining_shares, remaining_shares_of_products
+    from bayeslmm.gaussian.aliasing import (
+        plainly_independent,
+        remaining_shares,
+        remaining_shares_of_products,
+    )
 
+    design = model.design
+    products_say = design.rows_in_memory and design.residual is None and design.weights is None
+    products_say = products_say and design.intercept_column == 0 < design.n_rows - design.X.shape[1]
     with single_threaded_blas():
+        if products_say and plainly_independent(model.cross_products):
+            return ()
         if design.rows_in_memory:
             shares = remaining_shares(design.X)
         else:

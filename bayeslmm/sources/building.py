@@ -32,6 +32,7 @@ from bayeslmm.formula.matrices import ModelMatrix, model_matrix, response_matrix
 from bayeslmm.formula.missing import MissingRows
 from bayeslmm.formula.random import GroupingFactor, RandomBlock, grouping_factor, random_block
 from bayeslmm.formula.syntax import Bar, ParsedFormula, parse_formula
+from bayeslmm.formula.table import PlainTable
 from bayeslmm.gaussian import CrossProducts, Shift
 from bayeslmm.gaussian.orthogonal import well_conditioned
 from bayeslmm.sources.base import Source
@@ -139,7 +140,7 @@ def build_streamed_design(
             _lost_levels(lost, blocks),
             survey.n_zero_weight,
         ),
-        columns=trial.sample.iloc[:0],
+        table=PlainTable.of(trial.sample.iloc[:0]),
         prototype=trial.rows,
         numbers={
             name: (float(mean), _sorted(state.distinct[name]))

@@ -12,7 +12,7 @@ import pandas as pd
 
 from bayeslmm.errors import DataError
 from bayeslmm.formula import Design
-from bayeslmm.formula.statistics import RowStatistics
+from bayeslmm.formula.statistics import BlockStatistics, RowStatistics
 from bayeslmm.gaussian import CrossProducts
 from bayeslmm.gaussian.orthogonal import column_lengths, gram_root
 from bayeslmm.sources.base import Source
@@ -98,6 +98,14 @@ class StreamedDesign(Design):
     @cached_property
     def statistics(self) -> RowStatistics:
         return self.held_statistics
+
+    @cached_property
+    def block_statistics(self) -> tuple[BlockStatistics, ...]:
+        return self.held_statistics.blocks
+
+    @cached_property
+    def sd_y(self) -> float:
+        return self.held_statistics.sd_y
 
     @cached_property
     def X_reduced(self) -> np.ndarray:

@@ -15,6 +15,7 @@ from bayeslmm.formula.missing import MissingRows
 from bayeslmm.formula.random import GroupingFactor
 from bayeslmm.formula.statistics import BlockStatistics, RowStatistics
 from bayeslmm.formula.syntax import parse_formula
+from bayeslmm.formula.table import PlainTable
 from bayeslmm.gaussian import CrossProducts, Shift
 from bayeslmm.gaussian.crossproducts import FactorProducts, PairProducts, is_consistent
 from bayeslmm.gaussian.shift import MixedShift
@@ -126,7 +127,7 @@ def restored_design(
         row_model(plain, response, y_matrix, fixed, blocks, codes),
         namespace=dict(namespace or {}),
         missing=MissingRows(n_rows, cast(Any, LeftOut(n_dropped)), by_column, lost, n_zero),
-        columns=_empty(plain),
+        table=PlainTable.of(_empty(plain)),
         prototype=rows,
         numbers=content["numbers"],
         held_statistics=content["statistics"],

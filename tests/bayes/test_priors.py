@@ -199,3 +199,21 @@ def test_parameters_are_those_of_the_table_in_its_order():
         "sigma",
         "nu",
     ]
+
+
+def test_a_likelihood_fit_does_not_make_default_priors_and_later_they_are_the_same():
+    model, other = _model(), _model()
+    assert not model.priors.fixed()
+    model.reml()
+    assert "_entries" not in vars(model.priors)
+    assert list(model.priors.items()) == list(other.priors.copy().items())
+
+
+def test_a_fixed_prior_is_known_however_it_was_set():
+    model = _model()
+    model.priors["sigma"] = blm.Prior("Fixed", value=25.0)
+    given = _model(priors={"sigma": blm.Prior("Fixed", value=25.0)})
+    for fitted in (model, given):
+        assert list(fitted.priors.fixed()) == ["sigma"]
+        assert fitted.priors.copy().fixed() == fitted.priors.fixed()
+        assert fitted.reml().sigma == 25.0

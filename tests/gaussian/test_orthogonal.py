@@ -22,7 +22,11 @@ from bayeslmm.gaussian import (
     solve,
     with_prior,
 )
-from bayeslmm.gaussian.aliasing import remaining_shares, remaining_shares_of_products
+from bayeslmm.gaussian.aliasing import (
+    plainly_independent,
+    remaining_shares,
+    remaining_shares_of_products,
+)
 from bayeslmm.gaussian.orthogonal import with_coefficient_fixed
 from bayeslmm.parts.patterns import CovariancePattern
 
@@ -294,3 +298,27 @@ def test_a_time_stamp_is_not_aliased_for_being_far_from_zero():
     assert len(aliased_columns(X)) == 0
     beta = solve(prepare(CrossProducts.from_rows(y, X, []), []), np.zeros(0)).beta
     np.testing.assert_allclose(beta, rational_least_squares(X, y), rtol=1e-8)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_products_call_no_columns_independent_that_the_rows_call_dependent(seed):
+    rng = np.random.default_rng(seed)
+    n = 80
+    x = rng.normal(size=(n, 2)) * 10.0 ** rng.integers(-3, 4, 2) + 10.0 ** rng.integers(0, 13, 2)
+    cell = (rng.random(n) < 0.3).astype(float)
+    noise = 10.0 ** -rng.integers(0, 14)
+    near = x[:, 0] + noise * np.std(x[:, 0]) * rng.normal(size=n)
+    columns = np.column_stack([np.ones(n), x, cell, near, 1 - cell])
+    X = columns[:, [0, *rng.permutation(np.arange(1, 6))[: rng.integers(1, 6)]]]
+    cp = CrossProducts.from_rows(rng.normal(size=n), X, ())
+    if plainly_independent(cp):
+        assert remaining_shares(X).min() > 1e-3
+
+
+def test_products_of_ordinary_columns_are_plainly_independent():
+    rng = np.random.default_rng(2)
+    x, cell = rng.normal(1900.0, 30.0, 200), rng.random(200) < 0.1
+    X = np.column_stack([np.ones(200), x, cell, (x - 1900) ** 2])
+    assert plainly_independent(CrossProducts.from_rows(rng.normal(size=200), X, ()))
+    X[:, 3] = 3 - 2 * X[:, 1]
+    assert not plainly_independent(CrossProducts.from_rows(rng.normal(size=200), X, ()))
