@@ -25,6 +25,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 #: data set, formula, options
@@ -43,8 +44,11 @@ MODELS: dict[str, tuple[str, str, dict[str, str]]] = {
         "distance ~ age * Sex",
         {"residual": "unstructured(age | Subject)"},
     ),
+    "chem97": ("chem97", "score ~ gcsecnt + gender + age + (1 | lea) + (1 | school)", {}),
+    "insteval": ("insteval", "y ~ service + (1 | s) + (1 | d) + (1 | dept:service)", {}),
 }
-REML = ("sleepstudy", "penicillin", "mathachieve", "ar1", "cells")
+LARGE = ("chem97", "insteval")
+REML = ("sleepstudy", "penicillin", "mathachieve", "ar1", "cells", *LARGE)
 FIT = ("sleepstudy", "penicillin", "ar1", "cells", "unstructured")
 IMPORTANCE = ("sleepstudy",)
 
@@ -67,11 +71,11 @@ def tasks() -> dict[str, tuple[Callable[[], object], int]]:
     """What is timed: a function, and how often one call of it does the thing."""
     import bayeslmm as blm
 
-    frames = {name: blm.load_dataset(name) for name, _, _ in MODELS.values()}
+    load = cache(blm.load_dataset)
 
     def model(key: str) -> blm.LMM:
         name, formula, options = MODELS[key]
-        return blm.LMM(formula, frames[name], **options)
+        return blm.LMM(formula, load(name), **options)
 
     def fit(key: str, method: str):
         return model(key).fit(random_seed=1, cores=1, progressbar=False, method=method)
@@ -89,7 +93,8 @@ def tasks() -> dict[str, tuple[Callable[[], object], int]]:
     out |= {f"reml {key}": (lambda key=key: model(key).reml(), 1) for key in REML}
     out |= {f"fit {key}": (lambda key=key: fit(key, "nuts"), 1) for key in FIT}
     out |= {f"importance {key}": (lambda key=key: fit(key, "importance"), 1) for key in IMPORTANCE}
-    return out | {f"density {key}": (evaluations(key), 1000) for key in MODELS}
+    small = [key for key in MODELS if key not in LARGE]
+    return out | {f"density {key}": (evaluations(key), 1000) for key in small}
 
 
 def cpu_seconds() -> float:

@@ -44,7 +44,8 @@ MODELS = {
         "y ~ x + (x | subject) + (x | item)",
         7,
     ),
-    "insteval": ("insteval", "y ~ service + (1 | s) + (1 | d) + (1 | dept)", 3),
+    "insteval": ("insteval", "y ~ service + (1 | s) + (1 | d) + (1 | dept)", 5),
+    "insteval_cells": ("insteval", "y ~ service + (1 | s) + (1 | d) + (1 | dept:service)", 5),
 }
 STATSMODELS = {
     "sleepstudy": ("Subject", "~Days"),

@@ -13,6 +13,8 @@ from importlib import import_module
 
 _HOME = {
     "aliased_columns": "aliasing",
+    "has_average_information": "average_information",
+    "profiled_information": "average_information",
     "single_threaded_blas": "blas",
     "Solution": "criterion",
     "factorize": "criterion",

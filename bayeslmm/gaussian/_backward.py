@@ -43,11 +43,8 @@ def _max_sizes(lay):
 
 
 @kernel
-def _panel_times_inverse(lay, e, panel, Qdiag, Qpanel, tail_inverse, PQ, index):
-    """PQ = A_jN Q_NN for head node e, Q on the pattern, lower triangle of the tail.
-
-    ``index`` is a work array of the largest width.
-    """
+def _panel_times_inverse(lay, e, panel, Qdiag, Qpanel, products, PQ):
+    """PQ = A_jN Q_NN for head node e, Q on the pattern; ``products`` holds the tail's part."""
     hpat_node = lay.hpat_node
     hpat_off = lay.hpat_off
     hpat_ptr = lay.hpat_ptr
@@ -55,12 +52,9 @@ def _panel_times_inverse(lay, e, panel, Qdiag, Qpanel, tail_inverse, PQ, index):
     pcol_ptr = lay.pcol_ptr
     rel_ptr = lay.rel_ptr
     q = node_q[e]
-    low = pcol_ptr[e]
-    width = pcol_ptr[e + 1] - low
+    width = pcol_ptr[e + 1] - pcol_ptr[e]
     p_at = lay.panel_ptr[e]
     first = lay.tail_off[e]
-    for i in range(first, width):
-        index[i - first] = lay.pcol[low + i] - lay.sizes[2]
     for a in range(q):
         row = panel[p_at + a * width : p_at + (a + 1) * width]
         product = PQ[a]
@@ -79,7 +73,8 @@ def _panel_times_inverse(lay, e, panel, Qdiag, Qpanel, tail_inverse, PQ, index):
                     product[off + j] += v * Qdiag[d_at + i * q_r + j]
                 source = Qpanel[lay.panel_ptr[r] + i * r_width :]
                 product[off + i] += _add_row(source, positions, v, row[further:], product[further:])
-        _add_tail_product(tail_inverse, index, row[first:], product[first:width])
+        for i in range(first, width):
+            product[i] += products[p_at + a * width + i]
 
 
 @kernel
@@ -94,48 +89,11 @@ def _add_row(source, positions, x, v, out):
 
 
 @kernel
-def _add_tail_product(Q, index, v, out):
-    """out += Q[index, index] v for symmetric Q of which the lower triangle is looked at.
+def inverse_blocks(lay, panel, K, products):
+    """Q on the pattern of the head: diagonal blocks (flat) and panels (flat).
 
-    Two rows at a time and unsigned positions, as in ``_elimination._subtract_outer``.
+    ``products`` is A_jt Q_tt of the head nodes and the tail, see ``_tail.head_products``.
     """
-    n = v.shape[0]
-    for i in range(0, n - 1, 2):
-        upper, lower = Q[index[i]], Q[index[i + 1]]
-        x, y = v[i], v[i + 1]
-        above, below = 0.0, 0.0
-        for j in range(i):
-            k = index[j]
-            a, b = upper[k], lower[k]
-            out[j] += x * a + y * b
-            above += v[j] * a
-            below += v[j] * b
-        between = lower[index[i]]
-        out[i] += above + x * upper[index[i]] + y * between
-        out[i + 1] += below + x * between + y * lower[index[i + 1]]
-    if n % 2:
-        last, x, total = Q[index[n - 1]], v[n - 1], 0.0
-        for j in range(n - 1):
-            entry = last[index[j]]
-            out[j] += x * entry
-            total += v[j] * entry
-        out[n - 1] += total + x * last[index[n - 1]]
-
-
-@kernel
-def _fetch_product(lay, e, stacked, PQ):
-    """PQ of a leading node from the product of all panels with the tail's inverse."""
-    node_col = lay.node_col
-    node_q = lay.node_q
-    row = node_col[e]
-    for a in range(node_q[e]):
-        for i in range(stacked.shape[1]):
-            PQ[a, i] = stacked[row + a, i]
-
-
-@kernel
-def inverse_blocks(lay, panel, K, tail_inverse, stacked, use_stacked):
-    """Q on the pattern of the head: diagonal blocks (flat) and panels (flat)."""
     diag_ptr = lay.diag_ptr
     node_q = lay.node_q
     panel_ptr = lay.panel_ptr
@@ -145,17 +103,14 @@ def inverse_blocks(lay, panel, K, tail_inverse, stacked, use_stacked):
     Qpanel = np.empty(panel.shape[0])
     q_max, width_max = _max_sizes(lay)
     PQ = np.empty((q_max, width_max))
-    index = np.empty(width_max, np.uint32)
     Y = np.empty((q_max, q_max))
     for e in range(n_head - 1, -1, -1):
         q = node_q[e]
         d_at = diag_ptr[e]
         p_at = panel_ptr[e]
         width = pcol_ptr[e + 1] - pcol_ptr[e]
-        if use_stacked:
-            _fetch_product(lay, e, stacked, PQ)
-        elif width:
-            _panel_times_inverse(lay, e, panel, Qdiag, Qpanel, tail_inverse, PQ, index)
+        if width:
+            _panel_times_inverse(lay, e, panel, Qdiag, Qpanel, products, PQ)
         _finish_inverse(q, width, d_at, p_at, panel, K, PQ, Y, Qdiag, Qpanel)
     return Qdiag, Qpanel
 
@@ -320,12 +275,11 @@ def draw_effects(lay, panel, rhs, roots, F, sigma, z, b):
 
 
 @kernel
-def derivative_sums(
-    lay, diag, panel, roots, K, F, U, omega, tail_inverse, stacked, use_stacked, T, Q
-):
+def derivative_sums(lay, diag, panel, roots, K, F, U, omega, products, T, Q):
     """Add sum_j T_jj and sum_j U_j omega U_j' of the head nodes to the flat buffers T and Q.
 
-    Both have the layout of F, one (q_k, q_k) block per factor.
+    Both have the layout of F, one (q_k, q_k) block per factor; ``products`` as in
+    :func:`inverse_blocks`.
     """
     diag_ptr = lay.diag_ptr
     f_ptr = lay.f_ptr
@@ -342,7 +296,6 @@ def derivative_sums(
     Qdiag = np.empty(n_diag)
     Qpanel = np.empty(panel.shape[0] if n_head > n_lead else 0)
     PQ = np.empty((q_max, width_max))
-    index = np.empty(width_max, np.uint32)
     Y = np.empty((q_max, q_max))
     G = np.empty((q_max, q_max))
     E = np.empty((q_max, q_max))
@@ -358,10 +311,8 @@ def derivative_sums(
         row = node_col[e]
         f_at = f_ptr[node_factor[e]]
         width = pcol_ptr[e + 1] - pcol_ptr[e]
-        if use_stacked:
-            _fetch_product(lay, e, stacked, PQ)
-        elif width:
-            _panel_times_inverse(lay, e, panel, Qdiag, Qpanel, tail_inverse, PQ, index)
+        if width:
+            _panel_times_inverse(lay, e, panel, Qdiag, Qpanel, products, PQ)
         if e >= n_lead:  # nobody looks up the inverse at the leading nodes
             _finish_inverse(q, width, d_at, p_at, panel, K, PQ, Y, Qdiag, Qpanel)
         else:

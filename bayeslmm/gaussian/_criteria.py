@@ -222,8 +222,7 @@ def head_derivatives(lay, F, diag, panel, roots, K, rhs, omega):
     U = effects(lay, diag, panel, rhs, roots, F, b)
     T = np.zeros(F.shape[0])
     Q = np.zeros(F.shape[0])
-    none = np.empty((0, 0))
-    derivative_sums(lay, diag, panel, roots, K, F, U, omega, none, none, False, T, Q)
+    derivative_sums(lay, diag, panel, roots, K, F, U, omega, np.empty(0), T, Q)
     return T, Q
 
 
@@ -249,7 +248,7 @@ def profiled_head(lay, val, theta, theta_index, n, sum_log_weights, reml, want_g
         return profiled_levels(
             lay, val, sums, F, theta_index, n, sum_log_weights, reml, want_gradient
         )
-    log_det, roots, K, diag, panel, _, rhs, S = eliminate_head(lay, val, F, False)
+    log_det, roots, K, diag, panel, rhs, S = eliminate_head(lay, val, F)
     value, _, _, _, omega = profile_statistics(S, log_det, n, sum_log_weights, reml)
     if not want_gradient:
         return value, np.empty(0)
@@ -289,7 +288,7 @@ def marginal_head(lay, val, L, sigma, n, sum_log_weights, root, target, log_det_
         return marginal_levels(
             lay, val, sums, L, sigma, n, sum_log_weights, root, target, log_det_P0, want_gradient
         )
-    log_det, roots, K, diag, panel, _, rhs, S = eliminate_head(lay, val, F, False)
+    log_det, roots, K, diag, panel, rhs, S = eliminate_head(lay, val, F)
     value, _, _, omega, half = marginal_statistics(
         S, log_det, n, sum_log_weights, sigma2, root, target, log_det_P0
     )
@@ -369,7 +368,7 @@ def draws_head(lay, val, L, sigma, root, target, z, fixed, effects_):
             fixed[d] = _draw_beta(S, sigma[d], root, target, noise)
             draw_levels(val.levels, q, F, fixed[d], sigma[d], z[d, p:], effects_[d])
             continue
-        _, roots, _, _, panel, _, rhs, S = eliminate_head(lay, val, F, False)
+        _, roots, _, _, panel, rhs, S = eliminate_head(lay, val, F)
         fixed[d] = _draw_beta(S, sigma[d], root, target, noise)
         effect_noise[:, 0] = z[d, p:]
         for i in range(n_effects):
@@ -412,7 +411,7 @@ def moments_head(lay, val, L, sigma, root, target, C):
         if val.levels.shape[1] > 0:
             _, S = eliminated(all_sums(val.levels, lay.factor_q[0], p + 1, F, False), val.gram)
         else:
-            _, _, _, _, _, _, _, S = eliminate_head(lay, val, F, False)
+            _, _, _, _, _, _, S = eliminate_head(lay, val, F)
         P, h = posterior_precision(S, sigma[d] * sigma[d], root, target)
         inverse, gamma, _ = _solve_fixed(P, h)
         for a in range(k):

@@ -17,16 +17,17 @@ from ._small import apply_root, node_root
 
 
 @kernel
-def eliminate_head(lay, val, F, scatter_tail):
+def eliminate_head(lay, val, F):
     """Eliminate every head node.
 
     Returns log|M| of the head, the roots C_j and K_j (flat), and the updated copies of diagonal
-    blocks, panels, tail (lower triangle), right-hand sides and Gram matrix.  With
-    ``scatter_tail`` false the tail is left alone, for the caller to update by BLAS.
+    blocks, panels, right-hand sides and Gram matrix.  The tail is left to the caller.
     """
     diag_ptr = lay.diag_ptr
     f_ptr = lay.f_ptr
     factor_q = lay.factor_q
+    hpat_node = lay.hpat_node
+    hpat_off = lay.hpat_off
     hpat_ptr = lay.hpat_ptr
     node_col = lay.node_col
     node_factor = lay.node_factor
@@ -34,12 +35,11 @@ def eliminate_head(lay, val, F, scatter_tail):
     panel_ptr = lay.panel_ptr
     pcol = lay.pcol
     pcol_ptr = lay.pcol_ptr
-    tail_off = lay.tail_off
+    rel = lay.rel
+    rel_ptr = lay.rel_ptr
     n_head = lay.sizes[1]
-    head_columns = lay.sizes[2]
     diag = val.diag.copy()
     panel = val.panel.copy()
-    tail = val.tail.copy()
     rhs = val.rhs.copy()
     m = rhs.shape[1]
     roots = np.empty(diag_ptr[n_head])
@@ -51,23 +51,32 @@ def eliminate_head(lay, val, F, scatter_tail):
     for e in range(n_head):
         width_max = max(width_max, pcol_ptr[e + 1] - pcol_ptr[e])
     X = np.empty((q_max, q_max))
-    R = np.empty((head_columns, m))  # C^-1 Lambda'Z'W[X y] of the head
+    R = np.empty((lay.sizes[2], m))  # C^-1 Lambda'Z'W[X y] of the head
     RP = np.empty((q_max, width_max))
-    index = np.empty(width_max, np.uint32)
     right = rhs.reshape(rhs.size)
     log_det = 0.0
     for e in range(n_head):
         q = node_q[e]
         d_at = diag_ptr[e]
         f_at = f_ptr[node_factor[e]]
-        log_det += node_root(diag, d_at, F, f_at, q, roots, X, K)
-        row = node_col[e]
-        apply_root(roots, d_at, F, f_at, q, right, row * m, m, m, R, row)
-        low = pcol_ptr[e]
+        row, low, p_at = node_col[e], pcol_ptr[e], panel_ptr[e]
         width = pcol_ptr[e + 1] - low
-        if width == 0:
-            continue
-        apply_root(roots, d_at, F, f_at, q, panel, panel_ptr[e], width, width, RP, 0)
+        if q == 1:  # in place: a call costs as much as the node
+            f = F[f_at]
+            pivot = 1.0 + f * f * diag[d_at]
+            log_det += np.log(pivot)
+            K[d_at] = f * f / pivot
+            roots[d_at] = np.sqrt(pivot)
+            scale = f / roots[d_at]
+            for c in range(m):
+                R[row, c] = scale * rhs[row, c]
+            for i in range(width):
+                RP[0, i] = scale * panel[p_at + i]
+        else:
+            log_det += node_root(diag, d_at, F, f_at, q, roots, X, K)
+            apply_root(roots, d_at, F, f_at, q, right, row * m, m, m, R, row)
+            if width:
+                apply_root(roots, d_at, F, f_at, q, panel, p_at, width, width, RP, 0)
         for i in range(width):
             column = pcol[low + i]
             for a in range(q):
@@ -76,37 +85,18 @@ def eliminate_head(lay, val, F, scatter_tail):
                     for c in range(m):
                         rhs[column, c] -= v * R[row + a, c]
         for h in range(hpat_ptr[e], hpat_ptr[e + 1]):
-            _update_head(lay, h, q, width, panel, RP, diag)
-        if scatter_tail:
-            first = tail_off[e]
+            r = hpat_node[h]
+            if q > 1 or node_q[r] > 1:
+                _update_head(lay, h, q, width, panel, RP, diag)
+                continue
+            first = hpat_off[h] + 1
+            v = RP[0, first - 1]
+            diag[diag_ptr[r]] -= v * v
+            to, by = panel_ptr[r], rel_ptr[h] - first
             for i in range(first, width):
-                index[i - first] = pcol[low + i] - head_columns
-            for a in range(q):
-                _subtract_outer(tail, index, RP[a, first:width])
+                panel[to + rel[by + i]] -= v * RP[0, i]
     gram = val.gram - np.dot(R.T, R)
-    return log_det, roots, K, diag, panel, tail, rhs, gram
-
-
-@kernel
-def _subtract_outer(tail, index, v):
-    """v v' from the lower triangle of the rows and columns ``index`` (increasing) of the tail.
-
-    Two rows at a time: the entries of v and the positions are read half as often, which is what
-    the time goes to. Unsigned positions spare a test for negative ones.
-    """
-    n = v.shape[0]
-    for i in range(0, n - 1, 2):
-        upper, lower = tail[index[i]], tail[index[i + 1]]
-        x, y = v[i], v[i + 1]
-        for j in range(i + 1):
-            k = index[j]
-            upper[k] -= x * v[j]
-            lower[k] -= y * v[j]
-        lower[index[i + 1]] -= y * y
-    if n % 2:
-        last, x = tail[index[n - 1]], v[n - 1]
-        for j in range(n):
-            last[index[j]] -= x * v[j]
+    return log_det, roots, K, diag, panel, rhs, gram
 
 
 @kernel
@@ -124,15 +114,6 @@ def _update_head(lay, h, q, width, panel, RP, diag):
     off = hpat_off[h]
     q_r = node_q[r]
     d_at = diag_ptr[r]
-    if q == 1 and q_r == 1:
-        v = RP[0, off]
-        diag[d_at] -= v * v
-        row = panel[panel_ptr[r] :]
-        positions = rel[rel_ptr[h] :]
-        rest = RP[0, off + 1 : width]
-        for t in range(width - off - 1):
-            row[positions[t]] -= v * rest[t]
-        return
     for i in range(q_r):
         for j in range(q_r):
             total = 0.0
@@ -150,27 +131,6 @@ def _update_head(lay, h, q, width, panel, RP, diag):
             for a in range(q):
                 total += RP[a, off + i] * RP[a, first + t]
             panel[r_at + i * r_width + position] -= total
-
-
-@kernel
-def stacked_roots(lay, panel, roots, F):
-    """Rows C_j^-1 L' A_j,tail of all leading nodes as one matrix, for a dense head."""
-    diag_ptr = lay.diag_ptr
-    f_ptr = lay.f_ptr
-    node_col = lay.node_col
-    node_factor = lay.node_factor
-    node_q = lay.node_q
-    panel_ptr = lay.panel_ptr
-    n_tail = lay.sizes[3]
-    out = np.empty((lay.sizes[2], n_tail))
-    for e in range(lay.sizes[1]):
-        row = node_col[e]
-        q = node_q[e]
-        apply_root(
-            roots, diag_ptr[e], F, f_ptr[node_factor[e]], q, panel,
-            panel_ptr[e], n_tail, n_tail, out, row,
-        )  # fmt: skip
-    return out
 
 
 @kernel

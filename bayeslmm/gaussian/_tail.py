@@ -1,10 +1,89 @@
-"""Kernels for the dense tail: derivative blocks without dividing by vanishing factors."""
+"""Kernels for the dense tail: what the head leaves of it, and its share of the derivatives.
+
+What joins head and tail goes through the tail row by row: the row stays in the cache while the
+head nodes with an entry in it (``symbolic.TailRows``) are visited.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 from bayeslmm.compiling import kernel
+
+from ._small import apply_root
+
+
+@kernel
+def scaled_panels(lay, panel, roots, F):
+    """C_j^-1 L' A_jN of all head nodes, in the layout of the panels."""
+    factor_q = lay.factor_q
+    pcol_ptr = lay.pcol_ptr
+    out = np.empty(panel.shape[0])
+    q_max, width_max = 1, 1
+    for k in range(factor_q.shape[0]):
+        q_max = max(q_max, factor_q[k])
+    for e in range(lay.sizes[1]):
+        width_max = max(width_max, pcol_ptr[e + 1] - pcol_ptr[e])
+    R = np.empty((q_max, width_max))
+    for e in range(lay.sizes[1]):
+        q, at, f_at = lay.node_q[e], lay.panel_ptr[e], lay.f_ptr[lay.node_factor[e]]
+        width = pcol_ptr[e + 1] - pcol_ptr[e]
+        apply_root(roots, lay.diag_ptr[e], F, f_at, q, panel, at, width, width, R, 0)
+        for a in range(q):
+            out[at + a * width : at + (a + 1) * width] = R[a, :width]
+    return out
+
+
+@kernel
+def subtract_head(lay, rows, scaled, tail):
+    """Lower triangle of tail - R'R in place, R the tail's part of the scaled panels."""
+    ptr, nodes, columns = rows
+    above = np.zeros(lay.sizes[1], np.int64)  # entries of each node in the rows before
+    for i in range(tail.shape[0]):
+        row = tail[i]
+        for s in range(ptr[i], ptr[i + 1]):
+            e = nodes[s]
+            first = lay.tail_off[e]
+            low = lay.pcol_ptr[e]
+            width = lay.pcol_ptr[e + 1] - low
+            index = columns[low + first : low + width]
+            for a in range(lay.node_q[e]):
+                v = scaled[lay.panel_ptr[e] + a * width + first :]
+                x = v[above[e]]
+                for t in range(above[e] + 1):
+                    row[index[t]] -= x * v[t]
+            above[e] += 1
+
+
+@kernel
+def head_products(lay, rows, panel, Q):
+    """A_jt Q on the pattern of A_jt, in the layout of the panels.
+
+    Of the symmetric Q the lower triangle is looked at; entries for columns of the head are zero.
+    """
+    ptr, nodes, columns = rows
+    out = np.zeros(panel.shape[0])
+    above = np.zeros(lay.sizes[1], np.int64)
+    for i in range(Q.shape[0]):
+        row = Q[i]
+        for s in range(ptr[i], ptr[i + 1]):
+            e = nodes[s]
+            first = lay.tail_off[e]
+            low = lay.pcol_ptr[e]
+            width = lay.pcol_ptr[e + 1] - low
+            index = columns[low + first : low + width]
+            n = above[e]
+            for a in range(lay.node_q[e]):
+                at = lay.panel_ptr[e] + a * width + first
+                v, product = panel[at:], out[at:]
+                x, total = v[n], 0.0
+                for t in range(n):
+                    entry = row[index[t]]
+                    product[t] += x * entry
+                    total += v[t] * entry
+                product[n] += total + x * row[i]
+            above[e] += 1
+    return out
 
 
 @kernel

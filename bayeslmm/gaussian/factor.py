@@ -60,7 +60,7 @@ class Elimination:
     @cached_property
     def _raw_tail(self) -> np.ndarray:
         """Unscaled Schur complement of the tail, symmetric; only asked for near a boundary."""
-        tail = _eliminated_tail(self.problem, self.F)[5]
+        tail = _remaining_tail(self.problem, self.panel, self.roots, self.F)
         _tail.symmetrize_lower(tail)
         return tail
 
@@ -80,12 +80,17 @@ class Elimination:
         return covariance
 
     @cached_property
-    def stacked(self) -> np.ndarray:
-        """A_0t Q_tt of a dense head, one row per leading column; empty otherwise."""
-        if not self.problem.symbolic.dense_head:
-            return np.empty((0, 0))
-        panels = self.panel.reshape(-1, len(self.tail_factor))
-        return _lapack.times_symmetric(panels, self.tail_covariance)
+    def _tail_products(self) -> np.ndarray:
+        """A_jt Q_tt of the head nodes, in the layout of the panels; empty without head or tail."""
+        if not (len(self.panel) and len(self.tail_factor)):
+            return np.empty(0)
+        if self.problem.symbolic.dense_head:
+            panels = self.panel.reshape(-1, len(self.tail_factor))
+            return _lapack.times_symmetric(panels, self.tail_covariance).ravel()
+        symbolic = self.problem.symbolic
+        return _tail.head_products(
+            symbolic.layout, symbolic.tail_rows, self.panel, self.tail_covariance
+        )
 
     @cached_property
     def _effects(self) -> tuple[np.ndarray, np.ndarray]:
@@ -123,8 +128,7 @@ class Elimination:
             _tail.tail_sums(lay, self._tail_blocks, tail_U, omega, T, Q)
         _backward.derivative_sums(
             lay, self.diag, self.panel, self.roots, self.K, self.F, self.U, omega,
-            self.tail_covariance if lay.sizes[1] else np.empty((0, 0)),
-            self.stacked, self.problem.symbolic.dense_head, T, Q,
+            self._tail_products, T, Q,
         )  # fmt: skip
         return T, Q
 
@@ -161,9 +165,8 @@ class Elimination:
     def _head_inverse(self) -> tuple[np.ndarray, np.ndarray]:
         """Q on the pattern of the head: diagonal blocks and panels, flat."""
         return _backward.inverse_blocks(
-            self.problem.layout, self.panel, self.K, self.tail_covariance, self.stacked,
-            self.problem.symbolic.dense_head,
-        )  # fmt: skip
+            self.problem.layout, self.panel, self.K, self._tail_products
+        )
 
     def effect_covariances(self) -> list[np.ndarray]:
         """Cov(b_j | y, beta) over sigma^2, (J_k, q_k, q_k) each: diagonal blocks of L M^-1 L'.
@@ -234,7 +237,8 @@ def eliminate(problem: Problem, F: np.ndarray) -> Elimination:
     Chosen by the type of the problem: levels coupled by a relationship have their own.
     """
     lay = problem.layout
-    log_det, roots, K, diag, panel, tail, rhs, S = _eliminated_tail(problem, F)
+    log_det, roots, K, diag, panel, rhs, S = _elimination.eliminate_head(lay, problem.values, F)
+    tail = _remaining_tail(problem, panel, roots, F)
     head = int(lay.sizes[2])
     solution = np.zeros((len(tail), rhs.shape[1]))
     if len(tail):
@@ -251,12 +255,14 @@ def eliminate(problem: Problem, F: np.ndarray) -> Elimination:
     return Elimination(problem, F, log_det, S, roots, K, diag, panel, rhs, tail, solution)
 
 
-def _eliminated_tail(problem: Problem, F: np.ndarray):
-    """Head elimination with the tail updated, by scattering or by one rank-k update."""
-    dense = problem.symbolic.dense_head
-    parts = _elimination.eliminate_head(problem.layout, problem.values, F, not dense)
-    if dense:
-        roots, panel, tail = parts[1], parts[4], parts[5]
-        stacked = _elimination.stacked_roots(problem.layout, panel, roots, F)
-        _lapack.subtract_gram(stacked, tail)
-    return parts
+def _remaining_tail(problem: Problem, panel: np.ndarray, roots: np.ndarray, F: np.ndarray):
+    """Lower triangle of the tail without its part of the head, by one rank-k update or by rows."""
+    tail, symbolic = problem.values.tail.copy(), problem.symbolic
+    if not (len(tail) and len(panel)):
+        return tail
+    scaled = _tail.scaled_panels(symbolic.layout, panel, roots, F)
+    if symbolic.dense_head:
+        _lapack.subtract_gram(scaled.reshape(-1, len(tail)), tail)
+    else:
+        _tail.subtract_head(symbolic.layout, symbolic.tail_rows, scaled, tail)
+    return tail

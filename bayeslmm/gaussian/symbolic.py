@@ -11,6 +11,7 @@ factors are all head, the plain dense route is all tail.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy as np
 from bayeslmm.compiling import Integers
 
 from . import _ordering
+from ._accumulate import rows_by_level
 from .crossproducts import CrossProducts
 
 #: A node whose panel covers a larger share of what is left than this starts the dense tail: there
@@ -73,6 +75,25 @@ class Layout(NamedTuple):
     sizes: Integers
 
 
+class TailRows(NamedTuple):
+    """The head nodes with an entry in each row of the tail.
+
+    Attributes
+    ----------
+    ptr : (n_tail + 1,) int array
+        Where the nodes of each row begin.
+    nodes : int array
+        Increasing in each row.
+    columns : (len(pcol),) uint32 array
+        Columns of the panels counted from the first of the tail (meaningless before it):
+        unsigned, which spares kernels a test for negative ones.
+    """
+
+    ptr: np.ndarray
+    nodes: np.ndarray
+    columns: np.ndarray
+
+
 @dataclass(frozen=True)
 class Symbolic:
     """Symbolic analysis of one pattern of co-occurrence.
@@ -97,6 +118,16 @@ class Symbolic:
     def n_columns(self) -> int:
         """Random effects in all."""
         return int(self.layout.node_col[-1])
+
+    @cached_property
+    def tail_rows(self) -> TailRows:
+        """Which head nodes each row of the tail is joined to."""
+        lay = self.layout
+        columns = lay.pcol - lay.sizes[2]
+        at = np.flatnonzero(columns >= 0)
+        node = np.repeat(np.arange(lay.sizes[1]), np.diff(lay.pcol_ptr))[at]
+        ptr, order = rows_by_level(columns[at], int(lay.sizes[3]))
+        return TailRows(ptr, node[order], columns.astype(np.uint32))
 
     def factor_columns(self, k: int) -> np.ndarray:
         """(J_k, q_k) columns, in elimination order, of the effects of factor k."""

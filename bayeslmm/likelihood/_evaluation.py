@@ -73,7 +73,7 @@ def evaluate(table, theta, out, what):
         for i in range(gradient.shape[0]):
             out[i] = gradient[i]
         return value
-    log_det, roots, K, diag, panel, _, rhs, S = eliminate_head(lay, val, F, False)
+    log_det, roots, K, diag, panel, rhs, S = eliminate_head(lay, val, F)
     value, beta, pwrss, inverse, omega = profile_statistics(
         S, log_det, c.n, c.sum_log_weights, c.reml
     )

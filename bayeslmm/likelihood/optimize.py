@@ -19,11 +19,13 @@ from bayeslmm.gaussian import (
     profiled_covariance_gradient,
     profiled_criterion,
     profiled_criterion_and_gradient,
+    profiled_information,
     single_threaded_blas,
 )
 from bayeslmm.gaussian.system import StructuredProblem
 from bayeslmm.likelihood.boundary import BoundarySearch
 from bayeslmm.likelihood.coordinates import Coordinates
+from bayeslmm.likelihood.scoring import descent, moment_start, scoring_pays
 from bayeslmm.parts.patterns import CovariancePattern, lower_root, pack_theta, unpack_theta
 
 __all__ = [
@@ -270,6 +272,8 @@ class ProfiledSearch(Search):
     def __init__(self, problem: Problem, reml: bool):
         super().__init__(problem, reml)
         self.scales = [factor.column_scales for factor in problem.cp.factors]
+        self._scored = scoring_pays(problem)
+        self._latest: tuple = (None,)
 
     @property
     def n_effects(self) -> int:
@@ -282,6 +286,8 @@ class ProfiledSearch(Search):
 
     def starts(self) -> tuple[np.ndarray, list[np.ndarray]]:
         first = pack_theta(self.patterns, [np.diag(1.0 / scale) for scale in self.scales])
+        if self._scored:
+            return moment_start(self.problem), [first, 0.1 * first]
         return first, [0.1 * first, 10.0 * first]
 
     @property
@@ -307,14 +313,21 @@ class ProfiledSearch(Search):
         because on the log scale zero is infinitely far away.
         """
         unit = self.unit()
+        least = _TENDS_TO_ZERO * unit
         scalar = all(len(block) == 1 for p in self.problem.patterns for block in p.blocks)
-        if not (scalar and np.all(np.abs(theta) > 0)):
-            return self.minimize(lambda x: (x * unit, unit), theta / unit)
-        start = np.log(np.abs(theta) / unit) * self.size
-        theta, value = self.minimize(self._exponential(unit), start)
-        if np.any(np.abs(theta) < _TENDS_TO_ZERO * unit):
-            theta, value = self.minimize(lambda x: (x * unit, unit), theta / unit)
-        return theta, value
+        logs = scalar and np.all(np.abs(theta) > 0)
+        diagonal = pack_theta(self.patterns, [np.eye(p.q) for p in self.patterns])
+        if self._scored and np.all(theta[diagonal > 0] > 0):
+            theta, value, found = descent(self._information, theta, least * diagonal)
+            if found:
+                return theta, value
+            logs = scalar and np.all(theta >= least)
+        if logs:
+            start = np.log(np.abs(theta) / unit) * self.size
+            theta, value = self.minimize(self._exponential(unit), start)
+            if np.all(np.abs(theta) >= least):
+                return theta, value
+        return self.minimize(lambda x: (x * unit, unit), theta / unit)
 
     def _exponential(self, unit: np.ndarray):
         def to_theta(x):
@@ -344,8 +357,15 @@ class ProfiledSearch(Search):
         )
 
     def slope(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+        if np.array_equal(theta, self._latest[0]):  # where the search ended
+            return self._latest[1:3]
         self.n_evaluations += 1
         return profiled_criterion_and_gradient(self.problem, theta, self.reml)
+
+    def _information(self, theta: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        self.n_evaluations += 1
+        self._latest = (theta, *profiled_information(self.problem, theta, self.reml))
+        return self._latest[1:]
 
     def matrix_slopes(self, theta: np.ndarray) -> list[np.ndarray]:
         return profiled_covariance_gradient(self.problem, theta, self.reml)

@@ -87,7 +87,10 @@ class ProfiledLikelihood:
         return optimize(self.problem, reml=reml, start=start)
 
     def solution(self, theta: np.ndarray, reml: bool) -> Solution:
-        return solve(self.problem, theta, reml)
+        if self.problem.head_only:  # no BLAS to speak of: limiting it takes longer
+            return solve(self.problem, theta, reml)
+        with single_threaded_blas():
+            return solve(self.problem, theta, reml)
 
     def refuse_unbounded(self, solution: Solution) -> None:
         """Refuse a likelihood that grows forever as sigma vanishes."""

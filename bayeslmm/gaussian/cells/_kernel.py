@@ -335,7 +335,7 @@ def evaluate_head(cells, lay, F, eta, root, target, log_det_prior, ml, want_grad
         log_det_R += cells.counts[c] * log_variance[c]
         n += cells.counts[c]
     val = combined(cells, lay, columns, w)
-    log_det, roots, K, diag, panel, _, rhs, S = eliminate_head(lay, val, F, True)
+    log_det, roots, K, diag, panel, rhs, S = eliminate_head(lay, val, F)
     value, _, _, B = statistics(S, log_det + log_det_R, n, root, target, log_det_prior, ml)
     if not want_gradient or not np.isfinite(value):
         return value, D, d_eta
@@ -343,10 +343,10 @@ def evaluate_head(cells, lay, F, eta, root, target, log_det_prior, ml, want_grad
     b = np.empty(rhs.shape)
     U = effects(lay, diag, panel, rhs, roots, F, b)
     T, Q = np.zeros(F.shape[0]), np.zeros(F.shape[0])
-    none = np.empty((0, 0))
-    derivative_sums(lay, diag, panel, roots, K, F, U, omega, none, none, False, T, Q)
-    Qdiag, Qpanel = inverse_blocks(lay, panel, K, none, none, False)
-    moments = second_moments(lay, b, omega, Qdiag, Qpanel, none)
+    none = np.empty(0)
+    derivative_sums(lay, diag, panel, roots, K, F, U, omega, none, T, Q)
+    Qdiag, Qpanel = inverse_blocks(lay, panel, K, none)
+    moments = second_moments(lay, b, omega, Qdiag, Qpanel, np.empty((0, 0)))
     return value, 0.5 * (Q - T), slope_in_eta(cells, w, moments)
 
 
