@@ -36,6 +36,7 @@ __all__ = [
     "in_numpy",
     "interpreting",
     "kernel",
+    "known_complete",
     "mark_complete",
     "ran_interpreted",
     "say",
@@ -284,6 +285,12 @@ def complete() -> bool:
     """Whether everything that common fits need is compiled and cached."""
     stamp = _stamp()
     return stamp is not None and stamp.exists()
+
+
+@cache
+def known_complete() -> bool:
+    """:func:`complete`, as first looked up in this process."""
+    return complete()
 
 
 def mark_complete() -> None:

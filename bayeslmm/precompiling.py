@@ -13,6 +13,7 @@ import numpy as np
 
 from bayeslmm.background import finished
 from bayeslmm.compiling import mark_complete, use_compiled
+from bayeslmm.likelihood.optimize import ProfiledSearch
 
 __all__ = ["compile_all"]
 
@@ -30,6 +31,7 @@ def _common() -> list[Callable]:
         lambda: _both(LMM("Reaction ~ Days + (1 | Subject)", sleep)),
         lambda: _both(LMM(crossed, load_dataset("penicillin"))),
         lambda: _both(LMM("score ~ Machine + (Machine | Worker)", machines)),
+        lambda: _many(LMM("Reaction ~ Days + (1 | Subject)", sleep)),
     ]
 
 
@@ -47,7 +49,6 @@ def _others() -> list[Callable]:
         lambda: _both(LMM("MathAch ~ SES + (1 | School)", achieved, sigma="~ Sex")),
         lambda: _both(LMM("weight ~ sex + (1 | id)", flock, relationship=kin), "importance"),
         lambda: _both(LMM(f"{own} + (1 | day)", days, residual=ar1), "importance"),
-        lambda: LMM(own, sleep).reml().refit_many(np.tile(sleep[["Reaction"]], 100)),
         lambda: LMM("y ~ service + (1 | s) + (1 | d)", rated).reml().summary(),
     ]
 
@@ -58,6 +59,11 @@ def _both(model, method: str = "nuts") -> None:
     fit.ranef()
     post = model.fit(method=method, **_SHORT)
     post.summary()
+
+
+def _many(model) -> None:
+    model.reml().refit_many(np.tile(model.design.y[:, None], 100), progressbar=False)
+    ProfiledSearch(model.problem, True).by_compiled(None)
 
 
 def compile_all(report: Callable[[str], None] = lambda text: None) -> None:

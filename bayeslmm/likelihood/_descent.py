@@ -46,6 +46,8 @@ class Criterion(NamedTuple):
         Effects in each correlated block.
     room : array
         Where ``evaluate`` writes.
+    counted : (1,) int array
+        Evaluations so far.
     """
 
     table: Integers
@@ -54,6 +56,7 @@ class Criterion(NamedTuple):
     size: Doubles
     block_q: Integers
     room: Doubles
+    counted: Integers
 
 
 #: What ``evaluate`` is asked for.
@@ -72,6 +75,7 @@ def taken(x, n):
 @kernel
 def value_at(c, f, theta):
     """The criterion; infinite where it cannot be evaluated."""
+    c.counted[0] += 1
     value = f(c.table, theta, c.room, VALUE)
     return value if np.isfinite(value) else np.inf
 
@@ -79,6 +83,7 @@ def value_at(c, f, theta):
 @kernel
 def slope_at(c, f, theta):
     """The criterion and its gradient."""
+    c.counted[0] += 1
     value = f(c.table, theta, c.room, GRADIENT)
     return value, taken(c.room, theta.shape[0])
 

@@ -5,7 +5,7 @@ Importing this compiles it, or reads it from its cache: import it where many fit
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,7 +24,6 @@ from bayeslmm.gaussian._levels import all_sums
 from bayeslmm.gaussian.problem import Values
 from bayeslmm.gaussian.symbolic import Layout
 from bayeslmm.likelihood._descent import Criterion
-from bayeslmm.likelihood.optimize import ProfiledSearch
 
 __all__ = ["compiled", "evaluate"]
 
@@ -96,8 +95,13 @@ def evaluate(table, theta, out, what):
     return value
 
 
-def compiled(search: ProfiledSearch) -> tuple[Criterion, Values]:
-    """What the compiled search takes, and the arrays behind it, which are its own."""
+def compiled(search: Any) -> tuple[Criterion, Values]:
+    """What the compiled search takes, and the arrays behind it, which are its own.
+
+    Parameters
+    ----------
+    search : optimize.ProfiledSearch
+    """
     problem, values = search.problem, search.problem.values
     own = values._replace(
         rhs=values.rhs.copy(), gram=values.gram.copy(), levels=values.levels.copy()
@@ -109,6 +113,6 @@ def compiled(search: ProfiledSearch) -> tuple[Criterion, Values]:
     room = max(problem.n_parameters, problem.layout.f_ptr[-1], 1 + problem.p + problem.p**2)
     criterion = Criterion(
         Table(profiled).entries, problem.theta_index, search.unit(), search.size,
-        search.block_sizes, np.empty(room),
+        search.block_sizes, np.empty(room), np.zeros(1, dtype=np.int64),
     )  # fmt: skip
     return criterion, own

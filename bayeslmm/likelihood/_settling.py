@@ -149,6 +149,7 @@ def _ranks(c, theta, ranks):
 @kernel
 def _covariance_slopes(c, f, theta):
     """Derivatives in the entries of the relative covariance matrices, flat."""
+    c.counted[0] += 1
     f(c.table, theta, c.room, COVARIANCES)
     return taken(c.room, c.room.shape[0])
 

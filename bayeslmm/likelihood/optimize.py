@@ -11,9 +11,11 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import count
 
 import numpy as np
 
+from bayeslmm.compiling import interpreting, known_complete
 from bayeslmm.gaussian import (
     Problem,
     profiled_covariance_gradient,
@@ -22,6 +24,7 @@ from bayeslmm.gaussian import (
     profiled_information,
     single_threaded_blas,
 )
+from bayeslmm.gaussian.problem import Values
 from bayeslmm.gaussian.system import StructuredProblem
 from bayeslmm.likelihood.boundary import BoundarySearch
 from bayeslmm.likelihood.coordinates import Coordinates
@@ -33,6 +36,7 @@ __all__ = [
     "Optimum",
     "ProfiledSearch",
     "best_of",
+    "can_search",
     "central_differences",
     "decorrelating",
     "mapped_factors",
@@ -43,6 +47,10 @@ __all__ = [
 _FEW_EFFECTS = 200
 #: With so many rows per covariance parameter two searches find what three do.
 _ROWS_EACH = 30
+
+#: After so many searches of a process the compiled one takes their place, where it is cached.
+_MANY_SEARCHES = 20
+_searches = count()
 
 #: A relative standard deviation below this, over the root of the levels, is looked at closely.
 _TENDS_TO_ZERO = 0.1
@@ -111,6 +119,21 @@ def optimize(problem: Problem, *, reml: bool = True, start: np.ndarray | None = 
         found = ProfiledSearch(problem.with_effects(Ks), reml).optimum(start)
     Ls = mapped_factors(unpack_theta(patterns, found.theta), Ks, np.matmul)
     return replace(found, theta=pack_theta(patterns, Ls))
+
+
+def can_search(problem: Problem) -> bool:
+    """Whether the compiled search is for such a problem."""
+    return (
+        isinstance(problem.values, Values)
+        and problem.head_only
+        and problem.known_sigma is None
+        and problem.n_parameters > 0
+    )
+
+
+def _compiled_pays() -> bool:
+    """Whether searches are so many that loading the compiled one, a fifth of a second, pays."""
+    return next(_searches) >= _MANY_SEARCHES and not interpreting() and known_complete()
 
 
 def decorrelating(problem: Problem) -> list[np.ndarray | None] | None:
@@ -274,6 +297,31 @@ class ProfiledSearch(Search):
         self.scales = [factor.column_scales for factor in problem.cp.factors]
         self._scored = scoring_pays(problem)
         self._latest: tuple = (None,)
+
+    def optimum(self, start: np.ndarray | None = None) -> Optimum:
+        if can_search(self.problem) and not self._scored and _compiled_pays():
+            with single_threaded_blas():
+                found = self.by_compiled(start)
+            if found is not None:
+                return found
+        return super().optimum(start)
+
+    def by_compiled(self, start: np.ndarray | None) -> Optimum | None:
+        """The same by one compiled call; None where that is not sure."""
+        from bayeslmm.likelihood._evaluation import compiled, evaluate
+        from bayeslmm.likelihood._settling import search
+
+        first, others = self.starts() if start is None else (start, [])
+        starts = np.array([first, *others], dtype=float)
+        criterion, _ = compiled(self)
+        flat = np.zeros(len(self.block_sizes), dtype=np.int64)
+        n_others = self.n_others_at_most if start is None else 0
+        theta, value, sure = search(criterion, evaluate, starts, n_others, flat)
+        if not sure:
+            return None
+        left = iter(flat.tolist())
+        ranks = tuple(tuple(next(left) for _ in p.blocks) for p in self.patterns)
+        return Optimum(theta, float(value), int(criterion.counted[0]), True, "", ranks)
 
     @property
     def n_effects(self) -> int:

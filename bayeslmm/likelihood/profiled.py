@@ -24,9 +24,9 @@ from bayeslmm.gaussian.system import Theta
 from bayeslmm.likelihood.components import Component, components_of, effect_component_values
 from bayeslmm.likelihood.engine import estimated_coefficients, one_by_one
 from bayeslmm.likelihood.kenward_roger import KenwardRoger, kenward_roger
-from bayeslmm.likelihood.optimize import Optimum, central_differences, optimize
+from bayeslmm.likelihood.optimize import Optimum, can_search, central_differences, optimize
 from bayeslmm.likelihood.profile import coefficient_profile, component_profile
-from bayeslmm.likelihood.refits import ManyEstimates, ManyResponses, can_search
+from bayeslmm.likelihood.refits import ManyEstimates, ManyResponses
 from bayeslmm.likelihood.satterthwaite import VarianceCurvature, theta_scales, variance_curvature
 from bayeslmm.likelihood.unbounded import refuse_unbounded
 from bayeslmm.parts.patterns import unpack_theta

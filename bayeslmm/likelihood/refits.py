@@ -18,7 +18,6 @@ import numpy as np
 from bayeslmm.compiling import expect, interpreting, use_compiled
 from bayeslmm.gaussian import FactorRows, Problem, Solution, single_threaded_blas
 from bayeslmm.gaussian.coordinates import ones_in_span, working_products
-from bayeslmm.gaussian.problem import Values
 from bayeslmm.gaussian.threads import shared_out
 from bayeslmm.likelihood.components import effect_component_values
 from bayeslmm.likelihood.engine import Estimates
@@ -30,20 +29,10 @@ if TYPE_CHECKING:
 
     from bayeslmm.formula import Design
 
-__all__ = ["MANY", "ManyEstimates", "ManyFits", "ManyResponses", "can_search"]
+__all__ = ["MANY", "ManyEstimates", "ManyFits", "ManyResponses"]
 
 #: Fewer responses than this are not worth compiling the search, which takes 18 s once.
 MANY = 100
-
-
-def can_search(problem: Problem) -> bool:
-    """Whether the compiled search is for such a problem."""
-    return (
-        isinstance(problem.values, Values)
-        and problem.head_only
-        and problem.known_sigma is None
-        and problem.n_parameters > 0
-    )
 
 
 @dataclass(frozen=True)
@@ -82,7 +71,7 @@ class ManyResponses:
         cls, problem: Problem, X: np.ndarray, factors: Sequence[FactorRows],
         weights: np.ndarray | None, reml: bool, start: np.ndarray | None = None,
     ) -> ManyResponses:  # fmt: skip
-        """That of a problem, for which :func:`can_search` holds, and its rows.
+        """That of a problem, for which :func:`optimize.can_search` holds, and its rows.
 
         Parameters
         ----------

@@ -35,8 +35,8 @@ from bayeslmm.gaussian import (
     solve,
     with_prior,
 )
-from bayeslmm.likelihood.optimize import optimize
-from bayeslmm.likelihood.refits import MANY, ManyResponses, can_search
+from bayeslmm.likelihood.optimize import can_search, optimize
+from bayeslmm.likelihood.refits import MANY, ManyResponses
 from bayeslmm.likelihood.satterthwaite import satterthwaite_df, variance_curvature
 from bayeslmm.parts.parameters import coef_key, pair_key, sd_key
 from bayeslmm.parts.patterns import lower_factor

@@ -1,13 +1,17 @@
 """Many responses at once are the same fits as one by one."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
 
 import bayeslmm as blm
 from bayeslmm.errors import DataError
-from bayeslmm.likelihood import refits
+from bayeslmm.likelihood import optimize, refits
 from bayeslmm.likelihood.engine import reestimate
+from bayeslmm.likelihood.optimize import ProfiledSearch, decorrelating
+from bayeslmm.likelihood.profiled import ProfiledLikelihood
 
 #: Deviances agree to the optimizers' tolerance, 1e-13 of some 2000, and rounding.
 DEVIANCE = 1e-8
@@ -209,3 +213,29 @@ def test_a_bootstrap_simulates_what_it_did_before_batches():
     Y = fit.simulate(20, random_seed=5).to_numpy()
     sigma = [reestimate(fit._engine, y, reml=True, start=fit.theta).components[-1] for y in Y.T]
     np.testing.assert_allclose(lower["sigma"], np.quantile(sigma, 0.025), rtol=1e-5)
+
+
+@pytest.mark.parametrize("reml", [True, False])
+@pytest.mark.parametrize("key", FORMULAS)
+def test_the_compiled_search_of_one_fit_ends_where_the_other_does(key, reml):
+    engine = ProfiledLikelihood.of(blm.LMM(FORMULAS[key], sleepstudy()))
+    for y in (engine.design.y, np.random.default_rng(4).normal(size=len(engine.design.y))):
+        problem = engine.with_response(y).problem
+        if Ks := decorrelating(problem):
+            problem = problem.with_effects(Ks)
+        search = ProfiledSearch(problem, reml)
+        found, expected = search.by_compiled(None), ProfiledSearch(problem, reml).optimum()
+        assert found is not None
+        np.testing.assert_allclose(found.criterion, expected.criterion, atol=DEVIANCE)
+        assert found.rank == expected.rank
+        assert found.n_evaluations > len(found.theta)
+
+
+def test_many_fits_of_one_process_go_over_to_the_compiled_search(monkeypatch):
+    monkeypatch.setattr(optimize, "known_complete", lambda: True)
+    monkeypatch.setattr(optimize, "interpreting", lambda: False)
+    monkeypatch.setattr(optimize, "_searches", itertools.count())
+    found = [optimize._compiled_pays() for _ in range(optimize._MANY_SEARCHES + 2)]
+    assert found == [False] * optimize._MANY_SEARCHES + [True, True]
+    monkeypatch.setattr(optimize, "known_complete", lambda: False)
+    assert not optimize._compiled_pays()
