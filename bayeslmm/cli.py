@@ -358,6 +358,7 @@ def _check_output(output: str | None) -> None:
 def main() -> None:
     """Entry point: errors in one line and exit code 2, warnings in one line each."""
     _search_less_for_garbage()
+    _spare_memory()
     warnings.showwarning = _show_warning
     try:
         app()
@@ -383,6 +384,15 @@ def _search_less_for_garbage() -> None:
     """What is imported stays: searching it for garbage is a third of a small fit's time."""
     gc.set_threshold(50_000)
     atexit.register(gc.freeze)  # as the process ends its memory is given back anyway
+
+
+def _spare_memory() -> None:
+    """No threads of linear algebra where memory is limited: without room OpenBLAS interrupts us."""
+    with contextlib.suppress(ImportError):
+        import resource
+
+        if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+            os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def _in_a_sentence(err: Exception) -> str:

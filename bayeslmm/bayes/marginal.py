@@ -11,7 +11,7 @@ and Jacobians included. beta is integrated under normal or flat priors, which ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -56,10 +56,21 @@ from bayeslmm.priors.residual_priors import (
 )
 from bayeslmm.priors.table import Priors
 
-__all__ = ["MarginalDensity", "fixed_prior", "marginal_density", "marginal_obstacle"]
+__all__ = ["MarginalDensity", "fixed_prior", "foresee", "marginal_density", "marginal_obstacle"]
 
 #: Partial correlations are kept from +-1 by this many units of their atanh.
 _LARGEST_ATANH = 18.0
+
+
+def foresee(density: Callable, n: float, x: np.ndarray) -> None:
+    """Compile first where that is quicker than n evaluations like that at x by Python."""
+    if interpreting():
+        times = []
+        for _ in range(3):
+            start = thread_time()
+            density(x)
+            times.append(thread_time() - start)
+        expect(min(times) * n)
 
 
 @dataclass(frozen=True)
@@ -188,25 +199,15 @@ class MarginalDensity:
         data = design.y.tobytes() if design.rows_in_memory else b""
         key = seed, design.n_rows, self.n_dim, hash(data)
         if not ran_interpreted(key):
-            self.foresee(evaluations, self.starting_points((0.5,))[0])
+            foresee(self, evaluations, self.starting_points((0.5,))[0])
         with steady(key):
             yield
-
-    def foresee(self, n: float, x: np.ndarray) -> None:
-        """Compile first where that is quicker than n evaluations like that at x by Python."""
-        if interpreting():
-            times = []
-            for _ in range(3):
-                start = thread_time()
-                self(x)
-                times.append(thread_time() - start)
-            expect(min(times) * n)
 
     def values(self, X: np.ndarray) -> np.ndarray:
         """Log density at each row of X, shape (n, n_dim)."""
         X = np.ascontiguousarray(X, dtype=float)
         if len(X):
-            self.foresee(len(X), X[0])
+            foresee(self, len(X), X[0])
         if self._likelihood is not None and not interpreting():
             return self._kernels.densities(X, self.table.entries)
         return np.array([self.value(x) for x in X])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bayeslmm.bayes.marginal import MarginalDensity
+from bayeslmm.bayes.marginal import MarginalDensity, foresee
 from bayeslmm.errors import SamplingError
 
 __all__ = ["MODE_EVALUATIONS", "Mode", "climb", "find_mode"]
@@ -71,7 +71,7 @@ def find_mode(
     points = density.starting_points(starts)
     if first is not None:
         points.insert(0, np.asarray(first, dtype=float))
-    density.foresee(MODE_EVALUATIONS, points[0])
+    foresee(density, MODE_EVALUATIONS, points[0])
     best, best_value = None, -np.inf
     for point in points:
         x, value = _ascend(density, point, np.diag(density.spread()))

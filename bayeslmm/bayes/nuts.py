@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayeslmm.bayes.marginal import MarginalDensity
+from bayeslmm.bayes.marginal import MarginalDensity, foresee
 from bayeslmm.bayes.mode import Mode
 from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.bayes.signed import fold, signed_mode
@@ -119,7 +119,7 @@ def sample_density(
     sampled, center = signed_mode(density, mode)
     accept = _TARGET_ACCEPT if sampled is density else _TARGET_ACCEPT_NEAR_ZERO
     chains, cores, tune = sampling.chains, sampling.cores, sampling.warm_up(MARGINAL_TUNE)
-    density.foresee(DRAW_EVALUATIONS * chains * (sampling.draws + tune), mode.x)
+    foresee(density, DRAW_EVALUATIONS * chains * (sampling.draws + tune), mode.x)
     if interpreting():
         cores = 1  # chains would only wait for each other's Python
     z, stats = _run(

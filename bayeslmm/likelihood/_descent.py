@@ -130,6 +130,15 @@ def _dot(x, y):
 
 
 @kernel
+def _steepest(gradient):
+    """The largest slope."""
+    out = 0.0
+    for i in range(gradient.shape[0]):
+        out = max(out, abs(gradient[i]))
+    return out
+
+
+@kernel
 def _minimize(c, f, z, exponential):
     """Descent from z (in place); theta and the criterion there, infinite if that has none."""
     r = z.shape[0]
@@ -141,10 +150,7 @@ def _minimize(c, f, z, exponential):
     if not np.isfinite(value):
         return theta, value
     for _ in range(_MOST_ITERATIONS):
-        steepest = 0.0
-        for i in range(r):
-            steepest = max(steepest, abs(gradient[i]))
-        if steepest <= _SMALLEST_SLOPE:
+        if _steepest(gradient) <= _SMALLEST_SLOPE:
             break
         down = 0.0
         if not fresh:
@@ -201,6 +207,15 @@ def _minimize(c, f, z, exponential):
             break
         if _update(H, step, change, fresh):
             fresh = False
+    if not fresh:  # one more step where the criterion is flat to rounding: digits of theta
+        for i in range(r):
+            point[i] = z[i]
+            for j in range(r):
+                point[i] -= H[i, j] * gradient[j]
+        new = _slope_in(c, f, point, exponential, theta, new_gradient)
+        slack = _ROUNDING * (1.0 + abs(value))
+        if new <= value + slack and _steepest(new_gradient) < _steepest(gradient):
+            return theta, new
     value = _slope_in(c, f, z, exponential, theta, gradient)
     return theta, value
 

@@ -11,7 +11,6 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import count
 
 import numpy as np
 
@@ -47,10 +46,6 @@ __all__ = [
 _FEW_EFFECTS = 200
 #: With so many rows per covariance parameter two searches find what three do.
 _ROWS_EACH = 30
-
-#: After so many searches of a process the compiled one takes their place, where it is cached.
-_MANY_SEARCHES = 20
-_searches = count()
 
 #: A relative standard deviation below this, over the root of the levels, is looked at closely.
 _TENDS_TO_ZERO = 0.1
@@ -131,9 +126,9 @@ def can_search(problem: Problem) -> bool:
     )
 
 
-def _compiled_pays() -> bool:
-    """Whether searches are so many that loading the compiled one, a fifth of a second, pays."""
-    return next(_searches) >= _MANY_SEARCHES and not interpreting() and known_complete()
+def _is_compiled() -> bool:
+    """Whether the compiled search is at hand: compiling takes 18 s, searches milliseconds."""
+    return not interpreting() and known_complete()
 
 
 def decorrelating(problem: Problem) -> list[np.ndarray | None] | None:
@@ -299,7 +294,7 @@ class ProfiledSearch(Search):
         self._latest: tuple = (None,)
 
     def optimum(self, start: np.ndarray | None = None) -> Optimum:
-        if can_search(self.problem) and not self._scored and _compiled_pays():
+        if can_search(self.problem) and not self._scored and _is_compiled():
             with single_threaded_blas():
                 found = self.by_compiled(start)
             if found is not None:

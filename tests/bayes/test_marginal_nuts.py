@@ -123,16 +123,21 @@ def test_every_kind_of_model_can_be_sampled(key):
     assert fit.info.parameterization == "marginal"
 
 
-def test_sampling_as_c_function_and_as_callback_is_the_same(monkeypatch):
+@pytest.mark.parametrize("way", ["nutpie's own", "without nutpie's Python"])
+def test_sampling_as_c_function_and_as_callback_is_the_same(monkeypatch, way):
     density = _density(_model("correlated"))
     mode = find_mode(density)
     arguments = {
         "draws": 30, "tune": 30, "chains": 2, "cores": 2, "random_seed": 5, "progressbar": False,
         "options": {},
     }  # fmt: skip
-    assert compiled.supported(density)
+    assert compiled.supported()
+    assert density.compiled is not None
     fast, _ = nuts.sample_density(density, mode, Sampling(**arguments))
-    monkeypatch.setattr(compiled, "supported", lambda density: False)
+    if way == "nutpie's own":
+        monkeypatch.setattr(compiled, "supported", lambda: False)
+    else:
+        monkeypatch.setattr(type(density), "compiled", None)
     slow, _ = nuts.sample_density(density, mode, Sampling(**arguments))
     np.testing.assert_allclose(fast, slow, rtol=1e-6, atol=1e-6)
 
@@ -153,7 +158,7 @@ def test_the_dense_route_samples_the_same_chain():
 def test_an_error_inside_the_density_is_ours_and_not_a_panic(monkeypatch, capfd):
     density = _density(_model("correlated"))
     mode = find_mode(density)
-    monkeypatch.setattr(compiled, "supported", lambda density: False)
+    monkeypatch.setattr(compiled, "supported", lambda: False)
 
     def broken(density, mode):
         def evaluate(z):

@@ -1,7 +1,5 @@
 """Many responses at once are the same fits as one by one."""
 
-import itertools
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -231,11 +229,11 @@ def test_the_compiled_search_of_one_fit_ends_where_the_other_does(key, reml):
         assert found.n_evaluations > len(found.theta)
 
 
-def test_many_fits_of_one_process_go_over_to_the_compiled_search(monkeypatch):
-    monkeypatch.setattr(optimize, "known_complete", lambda: True)
-    monkeypatch.setattr(optimize, "interpreting", lambda: False)
-    monkeypatch.setattr(optimize, "_searches", itertools.count())
-    found = [optimize._compiled_pays() for _ in range(optimize._MANY_SEARCHES + 2)]
-    assert found == [False] * optimize._MANY_SEARCHES + [True, True]
-    monkeypatch.setattr(optimize, "known_complete", lambda: False)
-    assert not optimize._compiled_pays()
+@pytest.mark.parametrize(("complete", "interpreted"), [(True, False), (True, True), (False, False)])
+def test_one_fit_uses_the_compiled_search_where_it_is_at_hand(monkeypatch, complete, interpreted):
+    monkeypatch.setattr(optimize, "known_complete", lambda: complete)
+    monkeypatch.setattr(optimize, "interpreting", lambda: interpreted)
+    asked = []
+    monkeypatch.setattr(ProfiledSearch, "by_compiled", lambda self, start: asked.append(start))
+    assert fitted(FORMULAS["intercepts"]).converged
+    assert bool(asked) == (complete and not interpreted)
