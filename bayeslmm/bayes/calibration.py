@@ -27,7 +27,8 @@ from bayeslmm.bayes.marginal import (
     marginal_obstacle,
 )
 from bayeslmm.bayes.marginal_fitting import sample_covariances
-from bayeslmm.bayes.mode import find_mode
+from bayeslmm.bayes.mode import MODE_EVALUATIONS, find_mode
+from bayeslmm.bayes.nuts import DRAW_EVALUATIONS
 from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.errors import PriorError, SamplingError
 from bayeslmm.formula.components import component_map, residual_component_names
@@ -189,7 +190,10 @@ def sbc(
     simulator = _Simulator.of(model, method, n_draws)
     seeds = np.random.SeedSequence(random_seed).spawn(n_sims)
     workers = cores or os.cpu_count() or 1
-    with single_threaded_blas(), ThreadPoolExecutor(workers) as pool:
+    sampling = DRAW_EVALUATIONS * (_TUNE + _THIN * n_draws) if method == "nuts" else _PROPOSALS
+    ahead = n_sims * (MODE_EVALUATIONS + sampling)
+    steady = simulator.density.steady(ahead, model.design, random_seed)
+    with single_threaded_blas(), steady, ThreadPoolExecutor(workers) as pool:
         found = pool.map(simulator.run, seeds)
         results = list(progress(found, "Calibrating", total=n_sims, show=progressbar))
     ranks = pd.DataFrame([r[0] for r in results], columns=simulator.names)

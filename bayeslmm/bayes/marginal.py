@@ -184,7 +184,7 @@ class MarginalDensity:
         return self._evaluate(x, False)[0]
 
     @contextmanager
-    def steady(self, evaluations: float, design: Design, seed: int) -> Iterator[None]:
+    def steady(self, evaluations: float, design: Design, seed: int | None) -> Iterator[None]:
         """Compile first where that is quicker; then kernels run one way until the draws are made.
 
         Parameters
@@ -193,7 +193,7 @@ class MarginalDensity:
             So many are to come.
         design : Design
             Whose density this is.
-        seed : int
+        seed : int or None
             The same for the same data means the same draws.
         """
         data = design.y.tobytes() if design.rows_in_memory else b""
