@@ -210,8 +210,21 @@ def test_caches_are_complete_only_for_the_sources_they_were_made_from(monkeypatc
     assert not compiling.complete()
 
 
+_TWINS = """
+import json, sys
+from bayeslmm.precompiling import compile_all
+compile_all()
+print(json.dumps(sorted({
+    str(made.py_func)
+    for name, module in list(sys.modules.items()) if name.startswith("bayeslmm")
+    for made in vars(module).values()
+    if hasattr(made, "py_func") and len(getattr(made, "signatures", ())) > 1
+})))
+"""
+
+
 @pytest.mark.slow
-def test_everything_is_compiled_by_one_command(tmp_path):
+def test_everything_is_compiled_by_one_command_and_once(tmp_path):
     env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "BAYESLMM_COMPILE": "later"}
     code = "from bayeslmm.cli import main; main()"
     done = subprocess.run(
@@ -221,3 +234,4 @@ def test_everything_is_compiled_by_one_command(tmp_path):
     assert done.stdout.startswith("Compiled in ")
     after = _run(_ENOUGH.replace("AFTERWARDS", ""), **env)
     assert not after["after"]
+    assert _run(_TWINS, **env) == []

@@ -191,15 +191,15 @@ def theta_to_factors(theta, theta_index, size):
 
 
 @kernel
-def gradient_to_theta(lay, D, F, theta_index):
+def gradient_to_theta(f_ptr, factor_q, D, F, theta_index):
     """2 D_k L_k at the free entries, D flat with the layout of F."""
     out = np.empty(theta_index.shape[0])
     k = 0
     for i in range(theta_index.shape[0]):
-        while theta_index[i] >= lay.f_ptr[k + 1]:
+        while theta_index[i] >= f_ptr[k + 1]:
             k += 1
-        q = lay.factor_q[k]
-        at = lay.f_ptr[k]
+        q = factor_q[k]
+        at = f_ptr[k]
         a = (theta_index[i] - at) // q
         b = (theta_index[i] - at) % q
         total = 0.0
@@ -236,7 +236,7 @@ def profiled_levels(lay, val, sums, F, theta_index, n, sum_log_weights, reml, wa
     T, Q = level_derivatives(sums, lay.factor_q[0], F, omega)
     for i in range(T.shape[0]):
         T[i] -= Q[i]
-    return value, gradient_to_theta(lay, T, F, theta_index)
+    return value, gradient_to_theta(lay.f_ptr, lay.factor_q, T, F, theta_index)
 
 
 @kernel
@@ -255,7 +255,7 @@ def profiled_head(lay, val, theta, theta_index, n, sum_log_weights, reml, want_g
     T, Q = head_derivatives(lay, F, diag, panel, roots, K, rhs, omega)
     for i in range(T.shape[0]):
         T[i] -= Q[i]
-    return value, gradient_to_theta(lay, T, F, theta_index)
+    return value, gradient_to_theta(lay.f_ptr, lay.factor_q, T, F, theta_index)
 
 
 @kernel

@@ -53,7 +53,9 @@ def profiled_information(
     if not np.isfinite(value):
         return value, np.full(len(theta), np.nan), np.full((len(theta), len(theta)), np.nan)
     T, Q = state.derivative_sums(omega)
-    gradient = _criteria.gradient_to_theta(problem.layout, T - Q, F, index)
+    gradient = _criteria.gradient_to_theta(
+        problem.layout.f_ptr, problem.layout.factor_q, T - Q, F, index
+    )
     u = state.U @ np.append(-gamma, 1.0)
     B = _directions(problem, theta, u)
     between, within = _products(state, B)

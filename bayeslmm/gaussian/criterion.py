@@ -115,7 +115,9 @@ def _evaluate(problem: Problem, theta, reml, want_gradient):
     if not np.isfinite(state.log_det):
         return value, np.full(len(theta), np.nan)
     T, Q = state.derivative_sums(omega)
-    return value, _criteria.gradient_to_theta(lay, T - Q, F, problem.theta_index)
+    return value, _criteria.gradient_to_theta(
+        lay.f_ptr, lay.factor_q, T - Q, F, problem.theta_index
+    )
 
 
 def profiled_covariance_gradient(

@@ -124,7 +124,7 @@ class CrossProductSystem(System):
         return draws_to_user(self.whole, fixed, effects)
 
     def _statistics(self, at: Eliminated, prior: FixedPrior | None, ml: bool = False):
-        return statistics(at.S, at.log_det, float(self.n), *self.prior(prior), ml)
+        return statistics(at.S, at.log_det, self.n, *self.prior(prior), ml)
 
     def solve(self, theta: Theta, prior: FixedPrior | None = None, ml: bool = False) -> Moments:
         """See :meth:`System.solve`."""
@@ -321,7 +321,7 @@ class SharedSystem(CrossProductSystem):
 
     def _evaluate_ml(self, theta: Theta, prior: tuple, gradient: bool) -> Evaluation:
         at = self.eliminated_at(theta)
-        value, beta, _, B = statistics(at.S, at.log_det, float(self.n), *prior, True)
+        value, beta, _, B = statistics(at.S, at.log_det, self.n, *prior, True)
         if not gradient or not np.isfinite(value):
             return Evaluation(value, np.full(len(theta.F), np.nan), np.full(1, np.nan), np.zeros(0))
         T, Q = at.state.derivative_sums(B @ B.T)

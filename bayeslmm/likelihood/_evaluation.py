@@ -89,7 +89,7 @@ def evaluate(table, theta, out, what):
             T[i] -= Q[i]
             out[i] = T[i]
         if what == 1:
-            gradient = gradient_to_theta(lay, T, F, c.theta_index)
+            gradient = gradient_to_theta(lay.f_ptr, lay.factor_q, T, F, c.theta_index)
             for i in range(theta.shape[0]):
                 out[i] = gradient[i]
     return value

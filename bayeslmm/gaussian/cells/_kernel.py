@@ -330,10 +330,10 @@ def evaluate_head(cells, lay, F, eta, root, target, log_det_prior, ml, want_grad
     w, log_variance = cell_weights(cells.contrasts, eta)
     if not (np.all(np.isfinite(w)) and np.all(w > 0.0)):
         return np.nan, D, d_eta
-    log_det_R, n = -cells.sum_log_weights, 0.0
+    log_det_R, n = -cells.sum_log_weights, 0
     for c in range(w.shape[0]):
         log_det_R += cells.counts[c] * log_variance[c]
-        n += cells.counts[c]
+        n += int(cells.counts[c])
     val = combined(cells, lay, columns, w)
     log_det, roots, K, diag, panel, rhs, S = eliminate_head(lay, val, F)
     value, _, _, B = statistics(S, log_det + log_det_R, n, root, target, log_det_prior, ml)

@@ -165,7 +165,7 @@ class CellProblem(CrossProductSystem):
         if not (np.all(np.isfinite(F)) and np.all(np.isfinite(w)) and np.all(w > 0)):
             return np.nan, *none
         state, log_det = self.eliminated(F, w)
-        value, _, _, B = statistics(state.S, log_det, float(self.n), *prior, ml)
+        value, _, _, B = statistics(state.S, log_det, self.n, *prior, ml)
         if not gradient or not np.isfinite(value):
             return value, *none
         omega = B @ B.T
@@ -198,7 +198,7 @@ class CellProblem(CrossProductSystem):
     def _drawn(self, state: Elimination, log_det: float, prior: tuple, normals: np.ndarray):
         """One draw of (fixed, effects), as computed with."""
         root, target = prior
-        gamma = statistics(state.S, log_det, float(self.n), root, target, 0.0, False)[1]
+        gamma = statistics(state.S, log_det, self.n, root, target, 0.0, False)[1]
         P, _ = _criteria.posterior_precision(state.S, 1.0, root, target)
         z = np.ascontiguousarray(normals[:, None])
         fixed = _criteria.draw_fixed(P, gamma, z[: self.p])
@@ -211,7 +211,7 @@ class CellProblem(CrossProductSystem):
         if not (np.all(np.isfinite(theta.F)) and np.all(np.isfinite(w)) and np.all(w > 0)):
             return np.nan, *nothing
         state, log_det = self.eliminated(theta.F, w)
-        value = float(statistics(state.S, log_det, float(self.n), *prior, False)[0])
+        value = float(statistics(state.S, log_det, self.n, *prior, False)[0])
         if not np.isfinite(value):
             return np.nan, *nothing
         return value, *self._drawn(state, log_det, prior[:2], normals)

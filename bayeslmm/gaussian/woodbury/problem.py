@@ -143,7 +143,7 @@ class WoodburySystem(System):
         if state is None:
             return Evaluation(np.nan, *nothing)
         U, S = state.solved(self.columns)
-        value, _, _, B = statistics(S, state.log_det, float(self.n), *prior, ml)
+        value, _, _, B = statistics(S, state.log_det, self.n, *prior, ml)
         if not gradient or not np.isfinite(value):
             return Evaluation(float(value), *nothing)
         return Evaluation(float(value), *self._slopes(state, theta, U, B))
@@ -173,9 +173,7 @@ class WoodburySystem(System):
     def solve(self, theta: Theta, prior: FixedPrior | None = None, ml: bool = False) -> Moments:
         """See :meth:`System.solve`."""
         state, U, S = self.solved_at(theta)
-        value, gamma, covariance, _ = statistics(
-            S, state.log_det, float(self.n), *self.prior(prior), ml
-        )
+        value, gamma, covariance, _ = statistics(S, state.log_det, self.n, *self.prior(prior), ml)
         return Moments(
             float(value),
             self.coordinates.to_user(gamma),
@@ -210,7 +208,7 @@ class WoodburySystem(System):
     ) -> RowInformation:
         """See :meth:`System.row_information`."""
         state, U, S = self.solved_at(theta)
-        found = statistics(S, state.log_det, float(self.n), *self.prior(prior), False)
+        found = statistics(S, state.log_det, self.n, *self.prior(prior), False)
         u = self._rows(U)[rows]
         return RowInformation(
             u @ np.append(-found[1], 1.0),
@@ -271,7 +269,7 @@ class WoodburySystem(System):
         blocks, z'(A (x) Sigma)z - h'V^-1 h + (x - X'V^-1 h)' Phi (x - X'V^-1 h), universal kriging.
         """
         state, U, S = self.solved_at(theta)
-        Phi = statistics(S, state.log_det, float(self.n), *self.prior(None), False)[2]
+        Phi = statistics(S, state.log_det, self.n, *self.prior(None), False)[2]
         columns = np.asarray(X, dtype=float) @ self.coordinates.G_inverse
         out = np.empty(len(columns))
         for at in _chunks(len(columns), max(self.outer.size, 1)):
@@ -362,7 +360,7 @@ class WoodburySystem(System):
                 for own in b:
                     own[d] = np.nan
                 continue
-            _, mean, _, B = statistics(S, state.log_det, float(self.n), *given, False)
+            _, mean, _, B = statistics(S, state.log_det, self.n, *given, False)
             gamma[d] = mean + B[: self.p, : self.p] @ normals[d, : self.p]
             first = self._prior_effects(F[d], normals[d, self.p : -self.n])
             left = self.columns @ np.append(-gamma[d], 1.0) - self._noise(theta, normals[d])
