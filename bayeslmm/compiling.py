@@ -36,10 +36,10 @@ __all__ = [
     "in_numpy",
     "interpreting",
     "kernel",
-    "known_complete",
     "mark_complete",
     "ran_interpreted",
     "say",
+    "search_is_complete",
     "steady",
     "summing_kernel",
     "use_compiled",
@@ -274,27 +274,33 @@ def _fingerprint() -> str:
     return "\n".join([sys.version, numba.__version__, processor, *stated])
 
 
-def _stamp() -> Path | None:
+def _stamp(what: str) -> Path | None:
     """The file that says that caches are complete, one for each fingerprint."""
     directory = cache_directory()
     name = hashlib.sha256(_fingerprint().encode()).hexdigest()[:16]
-    return None if directory is None else directory / f"bayeslmm-complete-{name}"
+    return None if directory is None else directory / f"bayeslmm-{what}-{name}"
 
 
-def complete() -> bool:
-    """Whether everything that common fits need is compiled and cached."""
-    stamp = _stamp()
+def complete(what: str = "fits") -> bool:
+    """Whether everything that common fits need is compiled and cached.
+
+    Parameters
+    ----------
+    what : {"fits", "search"}
+        The search of REML and ML is compiled after the rest, which serves without it.
+    """
+    stamp = _stamp(what)
     return stamp is not None and stamp.exists()
 
 
 @cache
-def known_complete() -> bool:
-    """:func:`complete`, as first looked up in this process."""
-    return complete()
+def search_is_complete() -> bool:
+    """Whether the compiled search was cached when first asked for in this process."""
+    return complete("search")
 
 
-def mark_complete() -> None:
-    """Say so to later processes, where caches can be written."""
-    if stamp := _stamp():
+def mark_complete(what: str = "fits") -> None:
+    """Say so to other processes, where caches can be written."""
+    if stamp := _stamp(what):
         stamp.parent.mkdir(parents=True, exist_ok=True)
         stamp.touch()

@@ -21,17 +21,19 @@ _SHORT = {"draws": 50, "tune": 50, "chains": 1, "random_seed": 1, "progressbar":
 
 
 def _common() -> list[Callable]:
-    """Fits of the models most people begin with."""
+    """Fits of the models most people begin with; then of what they share."""
     from bayeslmm import LMM, load_dataset
 
     sleep, machines = load_dataset("sleepstudy"), load_dataset("machines")
     crossed = "diameter ~ 1 + (1 | plate) + (1 | sample)"
     return [
         lambda: _both(LMM("Reaction ~ Days + (Days | Subject)", sleep)),
-        lambda: _both(LMM("Reaction ~ Days + (1 | Subject)", sleep)),
+        lambda: _both(LMM("Reaction ~ Days + (1 | Subject)", sleep), "importance"),
         lambda: _both(LMM(crossed, load_dataset("penicillin"))),
-        lambda: _both(LMM("score ~ Machine + (Machine | Worker)", machines)),
+        mark_complete,
         lambda: _many(LMM("Reaction ~ Days + (1 | Subject)", sleep)),
+        lambda: mark_complete("search"),
+        lambda: _both(LMM("score ~ Machine + (Machine | Worker)", machines)),
     ]
 
 
@@ -77,12 +79,10 @@ def compile_all(report: Callable[[str], None] = lambda text: None) -> None:
     use_compiled()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        common, others = _common(), _others()
-        for done, fit in enumerate(common + others, 1):
-            fit()
-            if done == len(common):
-                mark_complete()
-            report(f"{done} of {len(common + others)}")
+        steps = _common() + _others()
+        for done, step in enumerate(steps, 1):
+            step()
+            report(f"{done} of {len(steps)}")
 
 
 def _main() -> None:

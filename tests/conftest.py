@@ -20,7 +20,7 @@ import bayeslmm.likelihood.optimize
 from bayeslmm.gaussian import single_threaded_blas
 
 # one search of single fits, whatever caches there are: ends agree to some six digits only
-bayeslmm.likelihood.optimize.known_complete = lambda: False
+bayeslmm.likelihood.optimize.search_is_complete = lambda: False
 
 DATA = Path(__file__).parent / "data"
 

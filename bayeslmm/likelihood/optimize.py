@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from bayeslmm.compiling import interpreting, known_complete
+from bayeslmm.compiling import interpreting, search_is_complete
 from bayeslmm.gaussian import (
     Problem,
     profiled_covariance_gradient,
@@ -128,7 +128,7 @@ def can_search(problem: Problem) -> bool:
 
 def _is_compiled() -> bool:
     """Whether the compiled search is at hand: compiling takes 18 s, searches milliseconds."""
-    return not interpreting() and known_complete()
+    return not interpreting() and search_is_complete()
 
 
 def decorrelating(problem: Problem) -> list[np.ndarray | None] | None:

@@ -231,7 +231,7 @@ def test_the_compiled_search_of_one_fit_ends_where_the_other_does(key, reml):
 
 @pytest.mark.parametrize(("complete", "interpreted"), [(True, False), (True, True), (False, False)])
 def test_one_fit_uses_the_compiled_search_where_it_is_at_hand(monkeypatch, complete, interpreted):
-    monkeypatch.setattr(optimize, "known_complete", lambda: complete)
+    monkeypatch.setattr(optimize, "search_is_complete", lambda: complete)
     monkeypatch.setattr(optimize, "interpreting", lambda: interpreted)
     asked = []
     monkeypatch.setattr(ProfiledSearch, "by_compiled", lambda self, start: asked.append(start))
