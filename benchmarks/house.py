@@ -130,7 +130,7 @@ def measure(checkout: Path, only: list[str]) -> dict[str, float]:
     """One process of one checkout."""
     # compiled Python files may be written: without them every start compiles all imports
     env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    env["PYTHONPATH"] = str(checkout)
+    env |= {"PYTHONPATH": str(checkout), "BAYESLMM_COMPILE": "now"}
     command = [sys.executable, __file__, "--worker", str(checkout), "--only", *only]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=env, check=True)
     return json.loads(done.stdout.splitlines()[-1])

@@ -206,7 +206,8 @@ def _measure(model: str, method: str, timeout: float) -> dict:
 def _environment() -> dict[str, str]:
     """Compiled Python files may be written: without them every start compiles all imports."""
     without = ("VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
-    return {k: v for k, v in os.environ.items() if k not in without}
+    kept = {k: v for k, v in os.environ.items() if k not in without}
+    return {**kept, "BAYESLMM_COMPILE": "now"}
 
 
 def _run(command: list[str], timeout: float) -> dict:
