@@ -60,7 +60,10 @@ def _fits(method: str, tmp_path, choice: str) -> dict:
     return _run(code, BAYESLMM_COMPILE=choice, **own)
 
 
-@pytest.mark.parametrize("method", ["method='nuts', draws=1000", "method='importance'"])
+@pytest.mark.parametrize(
+    "method",
+    ["method='importance'", pytest.param("method='nuts', draws=1000", marks=pytest.mark.slow)],
+)
 def test_small_fits_compile_nothing_and_are_those_of_compiled_code(method, tmp_path):
     plain, other = _fits(method, tmp_path, "later"), _fits(method, tmp_path, "now")
     assert plain["compiled"] == 0
@@ -146,7 +149,7 @@ print(json.dumps({
 """
 
 
-@pytest.mark.parametrize("method", ["nuts", "importance"])
+@pytest.mark.parametrize("method", ["nuts", pytest.param("importance", marks=pytest.mark.slow)])
 def test_draws_of_a_seed_are_the_same_after_compilation(method):
     found = _run(_TWICE.replace("METHOD", repr(method)), BAYESLMM_COMPILE="later")
     assert found == {"same": [True, False, True], "interpreting": False}
