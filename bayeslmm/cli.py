@@ -248,7 +248,7 @@ def source_code(sources: list[str]) -> str:
 
 @app.command()
 def compile(
-    progress: Annotated[bool, typer.Option(help="Say how far it is.")] = True,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
     """Compile the numerical code now, once on a machine, in place of while fitting."""
     from bayeslmm.compiling import cache_directory
@@ -257,7 +257,7 @@ def compile(
     if cache_directory() is None:
         raise ValueError("No directory for compiled code can be written: see NUMBA_CACHE_DIR.")
     start = time.monotonic()
-    compile_all(lambda text: typer.echo(f"Compiling: {text}", err=True) if progress else None)
+    compile_all(progress)
     seconds = time.monotonic() - start
     typer.echo(f"Compiled in {seconds:.0f} seconds, into {cache_directory()} and beside it.")
 

@@ -42,6 +42,7 @@ __all__ = [
     "search_is_complete",
     "steady",
     "summing_kernel",
+    "undecided",
     "use_compiled",
     "waits",
 ]
@@ -112,7 +113,7 @@ def _completed() -> bool:
     """:func:`complete`, looked up once in a while."""
     global _looked
     now = perf_counter()
-    if _held or now - _looked < _LOOK_EVERY or _CHOSEN == "never":
+    if not undecided() or now - _looked < _LOOK_EVERY:
         return False
     _looked = now
     return complete()
@@ -128,6 +129,11 @@ def waits() -> bool:
     return _CHOSEN in ("later", "never")
 
 
+def undecided() -> bool:
+    """Whether kernels are interpreted and may be compiled yet: then it is worth looking ahead."""
+    return _by_python and not _held and _CHOSEN != "never"
+
+
 def expect(seconds: float) -> None:
     """Compile from now on, if kernels would be interpreted for too long with so many seconds more.
 
@@ -135,7 +141,7 @@ def expect(seconds: float) -> None:
     ----------
     seconds : float
     """
-    if _by_python and not _held and _CHOSEN != "never" and _spent + seconds > _PATIENCE:
+    if undecided() and _spent + seconds > _PATIENCE:
         if not complete():
             say("Compiling for a model of this size (up to a minute, once on a machine) ...")
         use_compiled()

@@ -14,6 +14,7 @@ import numpy as np
 from bayeslmm.background import finished
 from bayeslmm.compiling import mark_complete, use_compiled
 from bayeslmm.likelihood.optimize import ProfiledSearch
+from bayeslmm.progress import progress
 
 __all__ = ["compile_all"]
 
@@ -68,21 +69,19 @@ def _many(model) -> None:
     ProfiledSearch(model.problem, True).by_compiled(None)
 
 
-def compile_all(report: Callable[[str], None] = lambda text: None) -> None:
+def compile_all(progressbar: bool = False) -> None:
     """Compile and cache what fits of every kind need.
 
     Parameters
     ----------
-    report : callable
-        Is told how far it is.
+    progressbar : bool
     """
     use_compiled()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         steps = _common() + _others()
-        for done, step in enumerate(steps, 1):
+        for step in progress(steps, "Compiling", show=progressbar):
             step()
-            report(f"{done} of {len(steps)}")
 
 
 def _main() -> None:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayeslmm.bayes.kernels.tables import Table
+from bayeslmm.addresses import Table
 from bayeslmm.bayes.mode import Mode
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ __all__ = [
     "CompiledDensity",
     "compiled_density",
     "compiled_model",
+    "keep_z",
     "sample",
     "supported",
 ]
@@ -64,6 +65,11 @@ def _library():
             sys.modules[name] = module
             found.loader.exec_module(module)
         return sys.modules[name]
+
+
+def keep_z(*seeds: int) -> Callable:
+    """What nutpie makes of a draw: nothing more than the draw."""
+    return lambda z: {"z": np.array(z)}
 
 
 @dataclass(frozen=True)
@@ -144,7 +150,7 @@ class CallbackDensity(_Sampled):
         lib = _library()
         model = lib.PyModel(
             lambda: self.logp,
-            lambda *seeds: lambda z: {"z": np.array(z)},
+            keep_z,
             self.variables(),
             self.size,
             dim_sizes={"coordinate": self.size},

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from bayeslmm.addresses import Table
 from bayeslmm.bayes.conditional import GivenCovariances
 from bayeslmm.bayes.kernels.coordinates import (
     CovariancePrior,
@@ -30,8 +31,7 @@ from bayeslmm.bayes.kernels.coordinates import (
     natural,
     naturals,
 )
-from bayeslmm.bayes.kernels.tables import Table
-from bayeslmm.compiling import expect, interpreting, ran_interpreted, steady
+from bayeslmm.compiling import expect, interpreting, ran_interpreted, steady, undecided
 from bayeslmm.formula import Design
 from bayeslmm.formula.residual import ResidualDesign
 from bayeslmm.gaussian import FixedPrior, Problem, rotated_for_draws
@@ -64,7 +64,7 @@ _LARGEST_ATANH = 18.0
 
 def foresee(density: Callable, n: float, x: np.ndarray) -> None:
     """Compile first where that is quicker than n evaluations like that at x by Python."""
-    if interpreting():
+    if undecided():
         times = []
         for _ in range(3):
             start = thread_time()

@@ -17,7 +17,7 @@ from pytensor.graph.basic import Apply
 from pytensor.graph.op import Op
 from pytensor.link.numba.dispatch import basic as numba_basic
 
-from bayeslmm.bayes.kernels.tables import flat_arrays
+from bayeslmm.addresses import flat_arrays
 from bayeslmm.compiling import kernel, use_compiled
 from bayeslmm.gaussian import FixedPrior
 from bayeslmm.gaussian._criteria import marginal_head

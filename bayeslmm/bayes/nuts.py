@@ -25,6 +25,8 @@ from bayeslmm.errors import SamplingError
 if TYPE_CHECKING:
     import xarray as xr
 
+    from bayeslmm.bayes.compiled import CallbackDensity, CompiledDensity
+
 __all__ = [
     "DRAW_EVALUATIONS",
     "MARGINAL_TUNE",
@@ -166,18 +168,18 @@ def _sample(density: MarginalDensity, mode: Mode, errors: list[Exception], **arg
     def initial_point(seed) -> np.ndarray:
         return np.random.default_rng(seed).standard_normal(density.n_dim)
 
-    logp, model = _callback(density, mode, errors), None
-    if compiled.supported():
-        ready = (
-            compiled.CallbackDensity(density.n_dim, initial_point, logp)
-            if density.compiled is None
-            else compiled.compiled_density(density, mode, initial_point)
-        )
+    ready: CompiledDensity | CallbackDensity
+    ready = callback = compiled.CallbackDensity(
+        density.n_dim, initial_point, _callback(density, mode, errors)
+    )
+    if not compiled.supported():
+        model = _public_model(callback)
+    else:
+        if density.compiled is not None:
+            ready = compiled.compiled_density(density, mode, initial_point)
         if not (arguments["progress_bar"] and _in_notebook()):
             return compiled.sample(ready, **arguments)
         model = compiled.compiled_model(ready)
-    if model is None:
-        model = _public_model(density.n_dim, logp, initial_point)
     import nutpie
 
     tree = nutpie.sample(model, save_warmup=False, **arguments)
@@ -210,20 +212,22 @@ def _callback(density: MarginalDensity, mode: Mode, errors: list[Exception]) -> 
     return logp
 
 
-def _public_model(d: int, logp: Callable, initial_point: Callable):
+def _public_model(callback: CallbackDensity):
     """nutpie's own model around a Python callback."""
     from nutpie.compiled_pyfunc import from_pyfunc
 
+    from bayeslmm.bayes.compiled import keep_z
+
     return from_pyfunc(
-        d,
-        lambda: logp,
-        lambda *seeds: lambda z: {"z": np.array(z)},
+        callback.size,
+        lambda: callback.logp,
+        keep_z,
         [np.dtype("float64")],
-        [(d,)],
+        [(callback.size,)],
         ["z"],
-        coords={"coordinate": [str(i) for i in range(d)]},
+        coords=callback.coords,
         dims={"z": ("coordinate",)},
-        make_initial_point_fn=initial_point,
+        make_initial_point_fn=callback.initial_point,
     )
 
 

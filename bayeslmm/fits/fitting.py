@@ -13,6 +13,7 @@ from bayeslmm.formula import Design
 from bayeslmm.gaussian import single_threaded_blas
 from bayeslmm.likelihood.absolute import AbsoluteLikelihood
 from bayeslmm.likelihood.profiled import ProfiledLikelihood, least_squares_sigma
+from bayeslmm.likelihood.thresholds import PERFECT
 from bayeslmm.results.identification import sigma_is_known
 
 if TYPE_CHECKING:
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from bayeslmm.protocols import Model
 
 __all__ = ["likelihood_fit"]
-
-#: A residual standard deviation this small beside the response's is rounding error.
-_PERFECT = 1e-7
 
 
 def likelihood_fit(model: Model, *, reml: bool) -> LikelihoodFit:
@@ -94,7 +92,7 @@ def refuse_perfect_posterior(model: Model, idata: xr.DataTree) -> None:
 
 def _refuse_perfect(design: Design, sigma: float) -> None:
     spread = design.sd_y
-    if sigma <= _PERFECT * spread:
+    if sigma <= PERFECT * spread:
         raise DataError(
             f"The model fits {design.response!r} perfectly, up to rounding: the residual standard "
             f"deviation ({sigma:.1e}) is negligible beside that of the response ({spread:.1e}), so "

@@ -251,13 +251,10 @@ def _weights_column(weights, frame: pd.DataFrame) -> tuple[pd.Series | None, str
     return values, "weights"
 
 
-def _dropped_mask(raw: Mapping, raw_weights, n: int) -> np.ndarray:
-    mask = np.zeros(n, dtype=bool)
-    for column in raw.values():
-        mask |= missing_in(column)
-    if raw_weights is not None:
-        mask |= missing_in(raw_weights)
-    return mask
+def _anywhere(masks: Iterable[np.ndarray], raw_weights, n: int) -> np.ndarray:
+    """Rows with a missing value in one of the columns of these masks, or of the weights."""
+    mask = np.zeros(n, dtype=bool) if raw_weights is None else missing_in(raw_weights)
+    return np.logical_or.reduce([mask, *masks])
 
 
 def _to_model(parsed: ParsedFormula, raw, raw_weights, frame, allowed, calls) -> list[str]:
@@ -266,7 +263,7 @@ def _to_model(parsed: ParsedFormula, raw, raw_weights, frame, allowed, calls) ->
     response = _variables(parsed.response, allowed, present)
     groups = {column for bar in parsed.bars for column in bar.columns}
     required = {name: raw[name] for name in raw if name in response | groups}
-    keep = np.flatnonzero(~_dropped_mask(required, raw_weights, len(frame)))
+    keep = np.flatnonzero(~_anywhere(map(missing_in, required.values()), raw_weights, len(frame)))
     fixed = set(response)
     for name in calls:
         call = written_call(name)
@@ -286,13 +283,9 @@ def _complete_rows(raw: Mapping, raw_weights, weights_name, missing: str, n: int
     """Rows to keep, rows left out, and missing values of each column."""
     masks = {name: missing_in(column) for name, column in raw.items()}
     absent = {name: int(mask.sum()) for name, mask in masks.items()}
-    mask = np.zeros(n, dtype=bool)
-    for found in masks.values():
-        mask |= found
     if raw_weights is not None:
-        found = missing_in(raw_weights)
-        absent[weights_name] = int(found.sum())
-        mask |= found
+        absent[weights_name] = int(missing_in(raw_weights).sum())
+    mask = _anywhere(masks.values(), raw_weights, n)
     if missing == "raise" and mask.any():
         refuse_missing(int(mask.sum()), n, absent)
     return np.flatnonzero(~mask), np.flatnonzero(mask), absent

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from bayeslmm.formula.table import PlainTable
+from bayeslmm.formula.table import PlainTable, factor_levels
 
 __all__ = ["PlainColumn", "PlainTerm", "plain_term"]
 
@@ -134,12 +134,7 @@ def plain_term(names: Sequence[str], frame: pd.DataFrame | PlainTable) -> PlainT
     KeyError
         If there is no such column.
     """
-    return PlainTerm([PlainColumn(name, _levels(frame[name])) for name in names])
-
-
-def _levels(column: pd.Series) -> list | None:
-    dtype = column.dtype
-    return dtype.categories.tolist() if isinstance(dtype, pd.CategoricalDtype) else None
+    return PlainTerm([PlainColumn(name, factor_levels(frame[name])) for name in names])
 
 
 def _products(left: np.ndarray, right: np.ndarray) -> np.ndarray:

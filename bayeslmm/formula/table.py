@@ -7,7 +7,13 @@ from functools import cached_property
 
 import pandas as pd
 
-__all__ = ["PlainTable"]
+__all__ = ["PlainTable", "factor_levels"]
+
+
+def factor_levels(column: pd.Series) -> list | None:
+    """Levels of a plain column that is a factor; None of numbers."""
+    dtype = column.dtype
+    return dtype.categories.tolist() if isinstance(dtype, pd.CategoricalDtype) else None
 
 
 class PlainTable:
@@ -56,5 +62,4 @@ class PlainTable:
 
     def levels(self, name: str) -> list | None:
         """Levels of a factor; None of a column of numbers, or where there is no such column."""
-        dtype = self._series[name].dtype if name in self._series else None
-        return dtype.categories.tolist() if isinstance(dtype, pd.CategoricalDtype) else None
+        return factor_levels(self._series[name]) if name in self._series else None

@@ -22,24 +22,12 @@ from ._small import (
     apply_root,
     divide_by_factor_transposed,
     invertible_factors,
+    max_sizes,
     multiply_factor,
     node_shrinkage,
     shrink,
     solve_root_transposed,
 )
-
-
-@kernel
-def _max_sizes(lay):
-    factor_q = lay.factor_q
-    pcol_ptr = lay.pcol_ptr
-    q_max = 1
-    for k in range(factor_q.shape[0]):
-        q_max = max(q_max, factor_q[k])
-    width_max = 1
-    for e in range(lay.sizes[1]):
-        width_max = max(width_max, pcol_ptr[e + 1] - pcol_ptr[e])
-    return q_max, width_max
 
 
 @kernel
@@ -101,7 +89,7 @@ def inverse_blocks(lay, panel, K, products):
     n_head = lay.sizes[1]
     Qdiag = np.empty(diag_ptr[n_head])
     Qpanel = np.empty(panel.shape[0])
-    q_max, width_max = _max_sizes(lay)
+    q_max, width_max = max_sizes(lay)
     PQ = np.empty((q_max, width_max))
     Y = np.empty((q_max, q_max))
     for e in range(n_head - 1, -1, -1):
@@ -154,7 +142,7 @@ def effects(lay, diag, panel, rhs, roots, F, b):
     n_head = lay.sizes[1]
     m = rhs.shape[1]
     U = np.empty((lay.sizes[2], m))
-    q_max, _ = _max_sizes(lay)
+    q_max, _ = max_sizes(lay)
     invertible = invertible_factors(lay, F)
     v = np.empty((q_max, m))
     flat = v.reshape(q_max * m)
@@ -242,7 +230,7 @@ def draw_effects(lay, panel, rhs, roots, F, sigma, z, b):
     pcol_ptr = lay.pcol_ptr
     n_head = lay.sizes[1]
     m = rhs.shape[1]
-    q_max, _ = _max_sizes(lay)
+    q_max, _ = max_sizes(lay)
     v = np.empty((q_max, m))
     flat = v.reshape(q_max * m)
     s = np.empty((q_max, m))
@@ -291,7 +279,7 @@ def derivative_sums(lay, diag, panel, roots, K, F, U, omega, products, T, Q):
     n_lead = lay.sizes[0]
     n_head = lay.sizes[1]
     m = U.shape[1]
-    q_max, width_max = _max_sizes(lay)
+    q_max, width_max = max_sizes(lay)
     n_diag = diag_ptr[n_head] if n_head > n_lead else 0
     Qdiag = np.empty(n_diag)
     Qpanel = np.empty(panel.shape[0] if n_head > n_lead else 0)

@@ -389,13 +389,13 @@ def _draws_plain(lay, val, L, sigma, root, target, z, fixed, effects_):
         for first in range(0, len(L), step):
             d = slice(first, first + step)
             s, noise = sigma[d], z[d]
-            F = L[d] / s[:, None]
-            S = whole.gram_given(F) / (s * s)[:, None, None]
+            at = whole.factorized(L[d] / s[:, None])
+            S = whole.gram_given(*at) / (s * s)[:, None, None]
             P, h = S[:, :p, :p] + root.T @ root, S[:, :p, p] + root.T @ target
             C = np.linalg.cholesky(P)
             fixed[d] = np.linalg.solve(P, h[:, :, None])[:, :, 0]
             fixed[d] += np.linalg.solve(C.swapaxes(1, 2), noise[:, :p, None])[:, :, 0]
-            effects_[d] = whole.draws(F, s, fixed[d], noise[:, p:])
+            effects_[d] = whole.draws(*at, s, fixed[d], noise[:, p:])
     except np.linalg.LinAlgError:  # one that cannot be factorized: nan of it alone
         draws_head.py_func(lay, val, L, sigma, root, target, z, fixed, effects_)
 

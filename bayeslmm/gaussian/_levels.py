@@ -46,14 +46,15 @@ def level_columns(diag: np.ndarray, rhs: np.ndarray, q: int) -> np.ndarray:
 
 
 @summing_kernel
-def _dot(x, y):
+def dot(x, y):
+    """x'y."""
     total = 0.0
     for j in range(x.shape[0]):
         total += x[j] * y[j]
     return total
 
 
-in_numpy(_dot)(np.dot)
+in_numpy(dot)(np.dot)
 
 
 @kernel
@@ -155,14 +156,14 @@ def chunk_sums(levels, q, m, L, first, stop, want_gradient, out):
             for d in range(c + 1):
                 total = 0.0
                 for a in range(q):
-                    total += _dot(R[a * m + c, :n], R[a * m + d, :n])
+                    total += dot(R[a * m + c, :n], R[a * m + d, :n])
                 row[1 + c * m + d] = total
         if want_gradient:
             _solve_transposed(q, n, roots, R)
             _sum_shrinkage(levels, begin, end, q, L, roots, row[at : at + q * q])
             for c in range(q * m):
                 for d in range(c + 1):
-                    row[at + q * q + c * q * m + d] = _dot(R[c, :n], R[d, :n])
+                    row[at + q * q + c * q * m + d] = dot(R[c, :n], R[d, :n])
 
 
 @kernel

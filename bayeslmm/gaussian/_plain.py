@@ -62,28 +62,28 @@ class Stacked(NamedTuple):
         S = self.gram - np.einsum("bsm,bsn->mn", self.B, G @ U)
         return Eliminated(self, float(log_det.sum()), 0.5 * (S + S.T), AG, U)
 
-    def draws(self, F: np.ndarray, sigma: np.ndarray, beta, z: np.ndarray) -> np.ndarray:
-        """Effects (n, b s) given beta (n, p), for relative factors (n, f) and normals (n, b s).
-
-        b = Lambda R'^-1 (R^-1 Lambda'(B_y - B_X beta) + sigma z), M = I + Lambda'A Lambda = R R'.
-        """
-        n, (b, s) = len(F), self.A.shape[:2]
+    def factorized(self, F: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Lambda (n, 1, s, s) and R (n, b, s, s), M = I + Lambda'A Lambda = R R', for (n, f)."""
         root = self.roots(F)[:, None]
-        transposed = root.swapaxes(-1, -2)
-        R = np.linalg.cholesky(transposed @ self.A @ root + np.eye(s))
+        M = root.swapaxes(-1, -2) @ self.A @ root
+        return root, np.linalg.cholesky(M + np.eye(self.A.shape[1]))
+
+    def gram_given(self, root: np.ndarray, R: np.ndarray) -> np.ndarray:
+        """S (n, m, m), from :meth:`factorized`."""
+        half = np.linalg.solve(R, root.swapaxes(-1, -2) @ self.B)
+        return self.gram - np.einsum("nbsm,nbsk->nmk", half, half)
+
+    def draws(self, root: np.ndarray, R: np.ndarray, sigma, beta, z) -> np.ndarray:
+        """Effects (n, b s) given beta (n, p), sigma (n,) and normals (n, b s).
+
+        b = Lambda R'^-1 (R^-1 Lambda'(B_y - B_X beta) + sigma z), from :meth:`factorized`.
+        """
+        n, b, s = R.shape[:3]
         gap = np.concatenate([-beta, np.ones((n, 1))], axis=1)
-        right = transposed @ (self.B @ gap[:, None, :, None])
+        right = root.swapaxes(-1, -2) @ (self.B @ gap[:, None, :, None])
         noise = sigma[:, None, None, None] * z.reshape(n, b, s, 1)
         u = np.linalg.solve(R.swapaxes(-1, -2), np.linalg.solve(R, right) + noise)
         return (root @ u).reshape(n, b * s)
-
-    def gram_given(self, F: np.ndarray) -> np.ndarray:
-        """S (n, m, m) for relative factors (n, f)."""
-        root = self.roots(F)[:, None]
-        transposed = root.swapaxes(-1, -2)
-        R = np.linalg.cholesky(transposed @ self.A @ root + np.eye(self.A.shape[1]))
-        half = np.linalg.solve(R, transposed @ self.B)
-        return self.gram - np.einsum("nbsm,nbsk->nmk", half, half)
 
 
 class Eliminated(NamedTuple):

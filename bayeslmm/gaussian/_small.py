@@ -287,3 +287,17 @@ def solve_lower_transposed(C, B):
             if v != 0.0:
                 for c in range(m):
                     B[k, c] -= v * B[i, c]
+
+
+@kernel
+def max_sizes(lay):
+    """Most effects of a factor, widest panel of a head node."""
+    factor_q = lay.factor_q
+    pcol_ptr = lay.pcol_ptr
+    q_max = 1
+    for k in range(factor_q.shape[0]):
+        q_max = max(q_max, factor_q[k])
+    width_max = 1
+    for e in range(lay.sizes[1]):
+        width_max = max(width_max, pcol_ptr[e + 1] - pcol_ptr[e])
+    return q_max, width_max

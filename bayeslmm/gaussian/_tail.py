@@ -10,21 +10,15 @@ import numpy as np
 
 from bayeslmm.compiling import kernel
 
-from ._small import apply_root
+from ._small import apply_root, max_sizes
 
 
 @kernel
 def scaled_panels(lay, panel, roots, F):
     """C_j^-1 L' A_jN of all head nodes, in the layout of the panels."""
-    factor_q = lay.factor_q
     pcol_ptr = lay.pcol_ptr
     out = np.empty(panel.shape[0])
-    q_max, width_max = 1, 1
-    for k in range(factor_q.shape[0]):
-        q_max = max(q_max, factor_q[k])
-    for e in range(lay.sizes[1]):
-        width_max = max(width_max, pcol_ptr[e + 1] - pcol_ptr[e])
-    R = np.empty((q_max, width_max))
+    R = np.empty(max_sizes(lay))
     for e in range(lay.sizes[1]):
         q, at, f_at = lay.node_q[e], lay.panel_ptr[e], lay.f_ptr[lay.node_factor[e]]
         width = pcol_ptr[e + 1] - pcol_ptr[e]

@@ -59,9 +59,10 @@ class Shift:
     def applied(self, y: np.ndarray, X: np.ndarray) -> np.ndarray:
         """[(X - 1 x') T, y - y0, 1], shape (n, p + 2)."""
         R = np.empty((len(y), X.shape[1] + 2))
-        for c, shift in enumerate(self.X) if X.shape[1] < _FEW else ():
-            np.subtract(X[:, c], shift, out=R[:, c])
-        if X.shape[1] >= _FEW:
+        if X.shape[1] < _FEW:
+            for c, shift in enumerate(self.X):
+                np.subtract(X[:, c], shift, out=R[:, c])
+        else:
             np.subtract(X, self.X, out=R[:, :-2])
         if self.T is not None:
             R[:, :-2] = R[:, :-2] @ self.T

@@ -15,17 +15,18 @@ from typing import NamedTuple
 import numpy as np
 
 from bayeslmm.compiling import Doubles, Integers, kernel
+from bayeslmm.gaussian._levels import dot
+from bayeslmm.likelihood.thresholds import (
+    MOST_ITERATIONS,
+    SMALLEST_CHANGE,
+    SMALLEST_SLOPE,
+    TENDS_TO_ZERO,
+)
 
-#: As the options of ``optimize.ProfiledSearch``.
-_MOST_ITERATIONS = 2000
-_SMALLEST_CHANGE = 1e-13
-_SMALLEST_SLOPE = 1e-5
 #: A line search that takes more evaluations has failed.
 _MOST_TRIALS = 30
 #: Rounding of the criterion: a step may seem to rise by this share of it.
 _ROUNDING = 1e-14
-#: A relative standard deviation below this, over the root of the levels, is looked at closely.
-_TENDS_TO_ZERO = 0.1
 
 
 class Criterion(NamedTuple):
@@ -122,14 +123,6 @@ def _between(low, f_low, d_low, high, f_high, d_high):
 
 
 @kernel
-def _dot(x, y):
-    total = 0.0
-    for i in range(x.shape[0]):
-        total += x[i] * y[i]
-    return total
-
-
-@kernel
 def _steepest(gradient):
     """The largest slope."""
     out = 0.0
@@ -149,8 +142,8 @@ def _minimize(c, f, z, exponential):
     fresh = True
     if not np.isfinite(value):
         return theta, value
-    for _ in range(_MOST_ITERATIONS):
-        if _steepest(gradient) <= _SMALLEST_SLOPE:
+    for _ in range(MOST_ITERATIONS):
+        if _steepest(gradient) <= SMALLEST_SLOPE:
             break
         down = 0.0
         if not fresh:
@@ -158,12 +151,12 @@ def _minimize(c, f, z, exponential):
                 step[i] = 0.0
                 for j in range(r):
                     step[i] -= H[i, j] * gradient[j]
-            down = _dot(step, gradient)
+            down = dot(step, gradient)
         if not down < 0.0:
             fresh = True
             for i in range(r):
                 step[i] = -gradient[i]
-            down = _dot(step, gradient)
+            down = dot(step, gradient)
         t = min(1.0, 1.0 / np.sqrt(-down)) if fresh else 1.0
         low, f_low, d_low = 0.0, value, down
         high, f_high, d_high = np.inf, np.inf, 0.0
@@ -174,7 +167,7 @@ def _minimize(c, f, z, exponential):
             for i in range(r):
                 point[i] = z[i] + t * step[i]
             new = _slope_in(c, f, point, exponential, theta, new_gradient)
-            d = _dot(new_gradient, step) if np.isfinite(new) else 0.0
+            d = dot(new_gradient, step) if np.isfinite(new) else 0.0
             if not new <= value + 1e-4 * t * down + slack:
                 high, f_high, d_high = t, new, d
             elif abs(d) <= -0.9 * down:
@@ -201,7 +194,7 @@ def _minimize(c, f, z, exponential):
             change[i] = new_gradient[i] - gradient[i]
             z[i] = point[i]
             gradient[i] = new_gradient[i]
-        done = value - new <= _SMALLEST_CHANGE * max(abs(value), abs(new), 1.0)
+        done = value - new <= SMALLEST_CHANGE * max(abs(value), abs(new), 1.0)
         value = new
         if done:
             break
@@ -227,7 +220,7 @@ def _update(H, step, change, fresh):
     The first is that of a multiple of the unit matrix of the right size.
     """
     r = step.shape[0]
-    product, length = _dot(step, change), _dot(change, change)
+    product, length = dot(step, change), dot(change, change)
     if not product > 2.3e-16 * length:
         return False
     if fresh:
@@ -238,7 +231,7 @@ def _update(H, step, change, fresh):
     for i in range(r):
         for j in range(r):
             moved[i] += H[i, j] * change[j]
-    inner = (1.0 + _dot(change, moved) / product) / product
+    inner = (1.0 + dot(change, moved) / product) / product
     for i in range(r):
         for j in range(r):
             both = moved[i] * step[j] + step[i] * moved[j]
@@ -264,7 +257,7 @@ def descend(c, f, start):
         theta, value = _minimize(c, f, z, exponential)
         small = False
         for i in range(r):
-            small = small or abs(theta[i]) < _TENDS_TO_ZERO * c.unit[i]
+            small = small or abs(theta[i]) < TENDS_TO_ZERO * c.unit[i]
         if not (exponential and small):
             return theta, value
         exponential = False

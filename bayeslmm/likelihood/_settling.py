@@ -18,15 +18,17 @@ from bayeslmm.likelihood._descent import (
     taken,
     value_at,
 )
+from bayeslmm.likelihood.thresholds import (
+    CLEARLY_WORSE,
+    FLAT,
+    MAX_ROUNDS,
+    MOST_PARAMETERS,
+    NEARLY_ZERO,
+    SAME,
+    SMALL,
+    ZERO_ROW,
+)
 
-_SMALL = 1e-2
-_NEARLY_ZERO = 1e-5
-_CLEARLY_WORSE = 2.0
-_SAME = 1e-9
-_FLAT = 1e-8
-_ZERO_ROW = 1e-6
-_MOST_PARAMETERS = 60
-_MAX_ROUNDS = 8
 #: Where the criterion falls by more than this as a parameter changes by its own size, the search
 #: has stopped on the way: parameters are enormous beside their natural scale.
 _STEEP = 0.05
@@ -98,7 +100,7 @@ def _without_small(c, theta, limit, out):
     for b in range(c.block_q.shape[0]):
         q = c.block_q[b]
         values, V = eigen(_squared(_scaled_factor(c, theta, first, q)))
-        least = max(limit, min(limit, _NEARLY_ZERO) * values[q - 1])
+        least = max(limit, min(limit, NEARLY_ZERO) * values[q - 1])
         if values[0] < least:
             smallest = min(smallest, values[0] / max(1.0, values[q - 1]))
             kept = np.zeros((q, q))
@@ -127,7 +129,7 @@ def _ranks(c, theta, ranks):
             for k in range(q):
                 size += F[i, k] * F[i, k]
             size = np.sqrt(size)
-            if size > _ZERO_ROW:
+            if size > ZERO_ROW:
                 for k in range(q):
                     F[n, k] = F[i, k] / size
                 n += 1
@@ -216,7 +218,7 @@ def _newton_step(H, gradient):
 def _polish(c, f, theta, value):
     """Newton's steps on the gradient; diagonals of the factors made nonnegative."""
     free, n = _free(c, theta)
-    if n == 0 or n > _MOST_PARAMETERS:
+    if n == 0 or n > MOST_PARAMETERS:
         return theta, value
     unit, gradient, new = np.empty(n), np.empty(n), np.empty(n)
     H, half = np.empty((n, n)), np.empty((n, n))
@@ -249,14 +251,14 @@ def _polish(c, f, theta, value):
             after += new[k] * new[k]
         if not (
             np.sqrt(after) < 0.9 * np.sqrt(before)
-            and near_value <= value + _SAME * (1.0 + abs(value))
+            and near_value <= value + SAME * (1.0 + abs(value))
         ):
             break
         theta, value = near, near_value
         for k in range(n):
             gradient[k] = new[k]
     out = np.empty(theta.shape[0])
-    _without_small(c, theta, _ZERO_ROW * _ZERO_ROW, out)
+    _without_small(c, theta, ZERO_ROW * ZERO_ROW, out)
     at = 0
     for b in range(c.block_q.shape[0]):
         q = c.block_q[b]
@@ -342,7 +344,7 @@ def _inward(c, f, theta):
                             inner[k, m] += V[i, k] * D[i, j] * V[j, m]
             slopes, along = eigen(inner)
             share = slopes[0] / (1.0 + largest)
-            if share < min(-_FLAT, steepest):
+            if share < min(-FLAT, steepest):
                 steepest, where, chosen = share, at, Sigma
                 direction = np.zeros(q)
                 for i in range(q):
@@ -360,13 +362,13 @@ def _settled(c, f, start):
     first, first_value, point = start, np.inf, start
     reduced = np.empty(start.shape[0])
     trial, value = start, np.inf
-    for rounds in range(_MAX_ROUNDS + 2):
+    for rounds in range(MAX_ROUNDS + 2):
         trial, value = descend(c, f, point)
         if rounds == 0:
             first, first_value, point = trial, value, reduced
-            smallest = _without_small(c, first, _SMALL, reduced)
-            worse = smallest > _NEARLY_ZERO and (
-                smallest == np.inf or value_at(c, f, reduced) > value + _CLEARLY_WORSE
+            smallest = _without_small(c, first, SMALL, reduced)
+            worse = smallest > NEARLY_ZERO and (
+                smallest == np.inf or value_at(c, f, reduced) > value + CLEARLY_WORSE
             )
             if worse:
                 return first, first_value
@@ -375,7 +377,7 @@ def _settled(c, f, start):
         point, better = _inward(c, f, trial)
         if not better:
             break
-    if value <= first_value + _SAME * (1.0 + abs(first_value)):
+    if value <= first_value + SAME * (1.0 + abs(first_value)):
         return trial, value
     return _polish(c, f, first, first_value)
 

@@ -14,25 +14,35 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from bayeslmm.likelihood.thresholds import (
+    CLEARLY_WORSE,
+    FLAT,
+    MAX_ROUNDS,
+    MOST_PARAMETERS,
+    NEARLY_ZERO,
+    SAME,
+    SMALL,
+    ZERO_ROW,
+)
 from bayeslmm.parts.patterns import CovariancePattern, lower_factor
 
-__all__ = ["BoundarySearch"]
+__all__ = ["BoundarySearch", "lacks_rank"]
 
-#: An eigenvalue of a (scaled, relative) covariance matrix below this may be an exact zero.
-_SMALL = 1e-2
-#: Below this it is tried whatever the criterion says before the rest has been fitted again.
-_NEARLY_ZERO = 1e-5
-#: A criterion that rises by more than this when small eigenvalues vanish says that they are not 0.
-_CLEARLY_WORSE = 2.0
-#: The criterion may rise by this, for rounding, when an eigenvalue is set to exactly zero.
-_SAME = 1e-9
-#: A slope inward counts as negative below this share of the slopes' size.
-_FLAT = 1e-8
-#: Rows of a scaled factor shorter than this are zero.
-_ZERO_ROW = 1e-6
-#: Newton's steps take a Hessian by differences, one evaluation per parameter.
-_MOST_PARAMETERS = 60
-_MAX_ROUNDS = 8
+
+def lacks_rank(ranks: Sequence[Sequence[int]], patterns: Sequence[CovariancePattern]) -> bool:
+    """Whether a correlated block has a covariance matrix of less than full rank.
+
+    Parameters
+    ----------
+    ranks : sequence of sequence of int
+        Of every block, factor by factor; empty where there are no parameters.
+    patterns : sequence of CovariancePattern
+    """
+    return any(
+        rank < len(block)
+        for own, pattern in zip(ranks, patterns, strict=False)
+        for rank, block in zip(own, pattern.blocks, strict=True)
+    )
 
 
 class BoundarySearch(ABC):
@@ -84,11 +94,7 @@ class BoundarySearch(ABC):
 
     def is_singular(self, x: np.ndarray) -> bool:
         """Whether a covariance matrix is singular."""
-        return any(
-            rank < len(block)
-            for ranks, pattern in zip(self.ranks(x), self.patterns, strict=True)
-            for rank, block in zip(ranks, pattern.blocks, strict=True)
-        )
+        return lacks_rank(self.ranks(x), self.patterns)
 
     def is_stationary(self, x: np.ndarray) -> bool:
         """Whether the gradient vanishes, as far as it matters beside the criterion's rounding.
@@ -101,18 +107,18 @@ class BoundarySearch(ABC):
 
     def settle(self, x: np.ndarray, value: float) -> tuple[np.ndarray, float]:
         """Zero what vanishes, and leave the boundary where the criterion falls inward."""
-        reduced, smallest = self._without_small(x, _SMALL)
+        reduced, smallest = self._without_small(x, SMALL)
         if reduced is None:
             return x, value
-        if smallest > _NEARLY_ZERO and self.value(reduced) > value + _CLEARLY_WORSE:
+        if smallest > NEARLY_ZERO and self.value(reduced) > value + CLEARLY_WORSE:
             return x, value
         trial, trial_value = self._polish(*self.descend(reduced))
-        for _ in range(_MAX_ROUNDS):
+        for _ in range(MAX_ROUNDS):
             inward = self._inward(trial)
             if inward is None:
                 break
             trial, trial_value = self._polish(*self.descend(inward))
-        if trial_value <= value + _SAME * (1 + abs(value)):
+        if trial_value <= value + SAME * (1 + abs(value)):
             return trial, trial_value
         return self._polish(x, value)
 
@@ -129,7 +135,7 @@ class BoundarySearch(ABC):
         smallest = np.inf
         for k, block, Sigma in self._blocks(x):
             values, vectors = np.linalg.eigh(Sigma)
-            small = values < max(limit, min(limit, _NEARLY_ZERO) * values[-1])
+            small = values < max(limit, min(limit, NEARLY_ZERO) * values[-1])
             if not small.any():
                 continue
             smallest = min(smallest, float(values[0]) / max(1.0, float(values[-1])))
@@ -147,7 +153,7 @@ class BoundarySearch(ABC):
     def _polish(self, x: np.ndarray, value: float) -> tuple[np.ndarray, float]:
         """Newton's steps on the gradient, which has digits left where the criterion has none."""
         free = np.flatnonzero(self._free(x))
-        if not 0 < len(free) <= _MOST_PARAMETERS:
+        if not 0 < len(free) <= MOST_PARAMETERS:
             return x, value
         unit = self.steps(x)[free]
         gradient = self.slope(x)[1][free] * unit
@@ -166,11 +172,11 @@ class BoundarySearch(ABC):
             slope = slope[free] * unit
             if not (
                 np.linalg.norm(slope) < 0.9 * np.linalg.norm(gradient)
-                and near_value <= value + _SAME * (1 + abs(value))
+                and near_value <= value + SAME * (1 + abs(value))
             ):
                 break
             x, value, gradient = near, near_value, slope
-        zeroed = self._without_small(x, _ZERO_ROW**2)[0]
+        zeroed = self._without_small(x, ZERO_ROW**2)[0]
         return self._positive(x if zeroed is None else zeroed), value
 
     def _positive(self, x: np.ndarray) -> np.ndarray:
@@ -192,7 +198,7 @@ class BoundarySearch(ABC):
             D = slopes[k][np.ix_(block, block)]
             values, vectors = np.linalg.eigh(null.T @ D @ null)
             share = values[0] / (1 + np.abs(np.diag(D)).max())
-            if share < min(-_FLAT, steepest):
+            if share < min(-FLAT, steepest):
                 steepest, found = share, (k, block, Sigma, null @ vectors[:, 0])
         return None if found is None else self._release(x, *found)
 
@@ -235,7 +241,7 @@ def _newton_step(H: np.ndarray, gradient: np.ndarray) -> np.ndarray | None:
 def _rank(F: np.ndarray) -> int:
     """Rank of a scaled factor: of its correlations, among the effects that vary."""
     size = np.linalg.norm(F, axis=1)
-    rows = F[size > _ZERO_ROW] / size[size > _ZERO_ROW, None]
+    rows = F[size > ZERO_ROW] / size[size > ZERO_ROW, None]
     return int(np.linalg.matrix_rank(rows, tol=1e-6)) if len(rows) else 0
 
 

@@ -25,9 +25,15 @@ from bayeslmm.gaussian import (
 )
 from bayeslmm.gaussian.problem import Values
 from bayeslmm.gaussian.system import StructuredProblem
-from bayeslmm.likelihood.boundary import BoundarySearch
+from bayeslmm.likelihood.boundary import BoundarySearch, lacks_rank
 from bayeslmm.likelihood.coordinates import Coordinates
 from bayeslmm.likelihood.scoring import descent, moment_start, scoring_pays
+from bayeslmm.likelihood.thresholds import (
+    MOST_ITERATIONS,
+    SMALLEST_CHANGE,
+    SMALLEST_SLOPE,
+    TENDS_TO_ZERO,
+)
 from bayeslmm.parts.patterns import CovariancePattern, lower_root, pack_theta, unpack_theta
 
 __all__ = [
@@ -37,6 +43,7 @@ __all__ = [
     "best_of",
     "can_search",
     "central_differences",
+    "decorrelated_search",
     "decorrelating",
     "mapped_factors",
     "optimize",
@@ -46,9 +53,6 @@ __all__ = [
 _FEW_EFFECTS = 200
 #: With so many rows per covariance parameter two searches find what three do.
 _ROWS_EACH = 30
-
-#: A relative standard deviation below this, over the root of the levels, is looked at closely.
-_TENDS_TO_ZERO = 0.1
 
 
 @dataclass(frozen=True)
@@ -80,11 +84,7 @@ class Optimum:
 
     def singular(self, patterns: Sequence[CovariancePattern]) -> bool:
         """Whether a covariance matrix is singular."""
-        return any(
-            rank < len(block)
-            for ranks, pattern in zip(self.rank, patterns, strict=False)
-            for rank, block in zip(ranks, pattern.blocks, strict=True)
-        )
+        return lacks_rank(self.rank, patterns)
 
 
 def optimize(problem: Problem, *, reml: bool = True, start: np.ndarray | None = None) -> Optimum:
@@ -102,18 +102,32 @@ def optimize(problem: Problem, *, reml: bool = True, start: np.ndarray | None = 
     if problem.n_parameters == 0:
         value = profiled_criterion(problem, np.zeros(0), reml)
         return Optimum(np.zeros(0), float(value), 1, bool(np.isfinite(value)), "", ())
+    with single_threaded_blas():
+        search, start, Ks = decorrelated_search(problem, reml, start)
+        found = search.optimum(start)
+    if Ks is None:
+        return found
+    return replace(found, theta=_mapped(problem, found.theta, Ks, np.matmul))
+
+
+def decorrelated_search(
+    problem: Problem, reml: bool, start: np.ndarray | None
+) -> tuple[ProfiledSearch, np.ndarray | None, list[np.ndarray | None] | None]:
+    """The search over effects that are uncorrelated a priori, its start, and what made them so.
+
+    The last as of :func:`decorrelating`.
+    """
     Ks = decorrelating(problem)
     if Ks is None:
-        return ProfiledSearch(problem, reml).optimum(start)
-    patterns = problem.patterns
+        return ProfiledSearch(problem, reml), start, None
     if start is not None:
-        start = pack_theta(
-            patterns, mapped_factors(unpack_theta(patterns, start), Ks, np.linalg.solve)
-        )
-    with single_threaded_blas():
-        found = ProfiledSearch(problem.with_effects(Ks), reml).optimum(start)
-    Ls = mapped_factors(unpack_theta(patterns, found.theta), Ks, np.matmul)
-    return replace(found, theta=pack_theta(patterns, Ls))
+        start = _mapped(problem, start, Ks, np.linalg.solve)
+    return ProfiledSearch(problem.with_effects(Ks), reml), start, Ks
+
+
+def _mapped(problem: Problem, theta: np.ndarray, Ks, how) -> np.ndarray:
+    Ls = mapped_factors(unpack_theta(problem.patterns, theta), Ks, how)
+    return pack_theta(problem.patterns, Ls)
 
 
 def can_search(problem: Problem) -> bool:
@@ -248,11 +262,6 @@ class Search(BoundarySearch):
         pairs = zip(self.matrix_slopes(x), self.row_units, strict=True)
         return [D / np.outer(u, u) for D, u in pairs]
 
-    @property
-    def n_others_at_most(self) -> int:
-        """How many points to look from again; -1 where that is for singular ends only."""
-        return 2 if self.n_effects <= _FEW_EFFECTS else -1
-
     def n_others(self, x: np.ndarray) -> int:
         """From how many points to look again after the search that ended at x."""
         return 2 if self.n_effects <= _FEW_EFFECTS else int(self.is_singular(x))
@@ -285,7 +294,10 @@ class ProfiledSearch(Search):
     """The profiled criterion on columns scaled to unit size."""
 
     problem: Problem
-    options = {"maxiter": 2000, "maxfun": 5000, "ftol": 1e-13, "gtol": 1e-5, "maxcor": 20}
+    options = {
+        "maxiter": MOST_ITERATIONS, "maxfun": 5000, "ftol": SMALLEST_CHANGE,
+        "gtol": SMALLEST_SLOPE, "maxcor": 20,
+    }  # fmt: skip
 
     def __init__(self, problem: Problem, reml: bool):
         super().__init__(problem, reml)
@@ -306,11 +318,9 @@ class ProfiledSearch(Search):
         from bayeslmm.likelihood._evaluation import compiled, evaluate
         from bayeslmm.likelihood._settling import search
 
-        first, others = self.starts() if start is None else (start, [])
-        starts = np.array([first, *others], dtype=float)
+        starts, n_others = self.all_starts(start)
         criterion, _ = compiled(self)
         flat = np.zeros(len(self.block_sizes), dtype=np.int64)
-        n_others = self.n_others_at_most if start is None else 0
         theta, value, sure = search(criterion, evaluate, starts, n_others, flat)
         if not sure:
             return None
@@ -321,6 +331,16 @@ class ProfiledSearch(Search):
     @property
     def n_effects(self) -> int:
         return self.problem.symbolic.n_columns
+
+    def all_starts(self, start: np.ndarray | None) -> tuple[np.ndarray, int]:
+        """Starts (k, r) of the compiled search, and how many of them to go on to.
+
+        -1 where that is for singular ends only.
+        """
+        if start is not None:
+            return np.array([start], dtype=float), 0
+        first, others = self.starts()
+        return np.array([first, *others]), 2 if self.n_effects <= _FEW_EFFECTS else -1
 
     @property
     def block_sizes(self) -> np.ndarray:
@@ -356,7 +376,7 @@ class ProfiledSearch(Search):
         because on the log scale zero is infinitely far away.
         """
         unit = self.unit()
-        least = _TENDS_TO_ZERO * unit
+        least = TENDS_TO_ZERO * unit
         scalar = all(len(block) == 1 for p in self.problem.patterns for block in p.blocks)
         logs = scalar and np.all(np.abs(theta) > 0)
         diagonal = pack_theta(self.patterns, [np.eye(p.q) for p in self.patterns])

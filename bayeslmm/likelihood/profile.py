@@ -277,7 +277,7 @@ def _bounds(coordinates: _Components) -> list[tuple]:
 
 
 def _position(coordinates: _Components, target: tuple) -> tuple[int, Callable, Callable]:
-    """Coordinate of the target the map from its value, and the way back."""
+    """Coordinate of the target, the map from its value, and the way back."""
     starts = np.concatenate([[0], np.cumsum([len(o) for o in coordinates.order])])
     m, r = coordinates.layout.n_effects, coordinates.layout.n_correlations
     if target[0] == "sigma":

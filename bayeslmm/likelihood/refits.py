@@ -21,8 +21,7 @@ from bayeslmm.gaussian.coordinates import ones_in_span, working_products
 from bayeslmm.gaussian.threads import shared_out
 from bayeslmm.likelihood.components import effect_component_values
 from bayeslmm.likelihood.engine import Estimates
-from bayeslmm.likelihood.optimize import ProfiledSearch, decorrelating, mapped_factors
-from bayeslmm.parts.patterns import pack_theta, unpack_theta
+from bayeslmm.likelihood.optimize import ProfiledSearch, decorrelated_search, mapped_factors
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -80,23 +79,13 @@ class ManyResponses:
             Where to start; by default from several points.
         """
         with single_threaded_blas():
-            Ks = decorrelating(problem)
-            if Ks is not None:
-                problem = problem.with_effects(Ks)
-            search = ProfiledSearch(problem, reml)
-            if start is None:
-                first, others = search.starts()
-                starts, n_others = np.stack([first, *others]), search.n_others_at_most
-            else:
-                if Ks is not None:
-                    Ls = unpack_theta(problem.patterns, start)
-                    start = pack_theta(problem.patterns, mapped_factors(Ls, Ks, np.linalg.solve))
-                starts, n_others = start[None], 0
+            search, start, Ks = decorrelated_search(problem, reml, start)
+            problem, (starts, n_others) = search.problem, search.all_starts(start)
             w = np.ones(len(X)) if weights is None else weights
             shift = working_products(problem.products)[0].shift
             R = w[:, None] * np.delete(shift.applied(np.zeros(len(X)), X), -2, axis=1)
         return cls(
-            problem, Ks, search, np.ascontiguousarray(starts, dtype=float), n_others, R,
+            problem, Ks, search, starts, n_others, R,
             [_transposed(rows, w) for rows in factors], ones_in_span(problem.products),
         )  # fmt: skip
 

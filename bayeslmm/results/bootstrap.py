@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayeslmm.gaussian import single_threaded_blas
-from bayeslmm.progress import progress
-from bayeslmm.results.intervals import bootstrap_start, check_n_sims, response_simulator
+from bayeslmm.results.intervals import bootstrap_refits, check_n_sims
 
 if TYPE_CHECKING:
     from bayeslmm.gaussian import Solution
@@ -43,13 +42,8 @@ def bootstrap_statistics(
         If `n_sims` is not a whole number of at least 2.
     """
     check_n_sims(n_sims, least=2)
-    seeds, simulated = np.random.SeedSequence(random_seed).spawn(n_sims), response_simulator(fit)
-    responses = (simulated(np.random.default_rng(seed)) for seed in seeds)
-    refits = fit.reestimates(responses, bootstrap_start(fit))
+    seeds = np.random.SeedSequence(random_seed).spawn(n_sims)
+    own = map(np.random.default_rng, seeds)
     with single_threaded_blas():
-        return np.array(
-            [
-                statistic(refit.solution)
-                for refit in progress(refits, "Bootstrap", show=progressbar, total=n_sims)
-            ]
-        )
+        refits = bootstrap_refits(fit, n_sims, random_seed, progressbar, own)
+        return np.array([statistic(refit.solution) for refit in refits])

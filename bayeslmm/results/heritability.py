@@ -223,19 +223,17 @@ def _delta(fit, share: Share, estimate: float, level: float):
     return float(se), float(expit(center - half)), float(expit(center + half))
 
 
+def _refitted(fit, share: Share, solution) -> float:
+    beta = likelihood_estimates(fit, solution).beta
+    return _of(fit, share, solution.Sigmas, solution.sigma, beta)
+
+
 def _bootstrap(fit, share: Share, level, n_sims, random_seed, progressbar):
     """Standard deviation and percentiles over simulated data."""
-    from bayeslmm.progress import progress
-    from bayeslmm.results.intervals import bootstrap_start, check_n_sims, response_simulator
+    from bayeslmm.results.intervals import bootstrap_refits
 
-    check_n_sims(n_sims, least=2)
-    rng = np.random.default_rng(random_seed)
-    simulated, values = response_simulator(fit), np.empty(n_sims)
-    refits = fit.reestimates((simulated(rng) for _ in range(n_sims)), bootstrap_start(fit))
-    for s, refit in enumerate(progress(refits, "Bootstrap", show=progressbar, total=n_sims)):
-        solution = refit.solution
-        beta = likelihood_estimates(fit, solution).beta
-        values[s] = _of(fit, share, solution.Sigmas, solution.sigma, beta)
+    refits = bootstrap_refits(fit, n_sims, random_seed, progressbar)
+    values = np.array([_refitted(fit, share, refit.solution) for refit in refits])
     tail = (1 - level) / 2
     lower, upper = np.quantile(values, [tail, 1 - tail])
     return float(values.std(ddof=1)), float(lower), float(upper)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,12 +20,12 @@ from bayeslmm.progress import progress
 if TYPE_CHECKING:
     from bayeslmm.gaussian import Solution
     from bayeslmm.likelihood.components import Component
-    from bayeslmm.likelihood.engine import LikelihoodEngine
+    from bayeslmm.likelihood.engine import Estimates, LikelihoodEngine
     from bayeslmm.protocols import LikelihoodResult
 
 __all__ = [
     "bootstrap_estimates",
-    "bootstrap_start",
+    "bootstrap_refits",
     "confidence_intervals",
     "response_simulator",
     "simulate_responses",
@@ -187,19 +188,34 @@ def bootstrap_estimates(
     fit: LikelihoodResult, n_sims: int, random_seed: int | None, progressbar: bool
 ) -> pd.DataFrame:
     """Estimates of the same model on data simulated from it, one row per simulation."""
-    check_n_sims(n_sims, least=2)
-    rng = np.random.default_rng(random_seed)
     names = all_estimates(fit).index
-    simulated, rows = response_simulator(fit), np.empty((n_sims, len(names)))
-    refits = fit.reestimates((simulated(rng) for _ in range(n_sims)), bootstrap_start(fit))
-    for s, refit in enumerate(progress(refits, "Bootstrap", show=progressbar, total=n_sims)):
-        rows[s] = np.concatenate([refit.solution.beta, refit.components])
+    refits = bootstrap_refits(fit, n_sims, random_seed, progressbar)
+    rows = [np.concatenate([refit.solution.beta, refit.components]) for refit in refits]
     return pd.DataFrame(rows, columns=names)
 
 
-def bootstrap_start(fit: LikelihoodResult) -> np.ndarray | None:
-    """Where to start looking for the optimum of a simulated response; None for everywhere."""
-    return None if fit.singular else fit.theta
+def bootstrap_refits(
+    fit: LikelihoodResult, n_sims: int, random_seed: int | None, progressbar: bool,
+    generators: Iterable[np.random.Generator] | None = None,
+) -> Iterator[Estimates]:  # fmt: skip
+    """Estimates for responses simulated from a fit, with a progress bar.
+
+    Parameters
+    ----------
+    generators : iterable of Generator, optional
+        One per response; by default all are drawn by one, made from the seed.
+
+    Raises
+    ------
+    ValueError
+        If ``n_sims`` is not a whole number of at least 2.
+    """
+    check_n_sims(n_sims, least=2)
+    if generators is None:
+        generators = repeat(np.random.default_rng(random_seed), n_sims)
+    responses = map(response_simulator(fit), generators)
+    refits = fit.reestimates(responses, None if fit.singular else fit.theta)
+    return progress(refits, "Bootstrap", show=progressbar, total=n_sims)
 
 
 def check_n_sims(n_sims: int, least: int = 1) -> None:

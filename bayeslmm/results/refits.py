@@ -9,15 +9,13 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.errors import DataError
+from bayeslmm.likelihood.thresholds import PERFECT
 from bayeslmm.progress import progress
 
 if TYPE_CHECKING:
     from bayeslmm.protocols import LikelihoodResult
 
 __all__ = ["Refits", "refit_many"]
-
-#: A residual standard deviation this small beside the response's is rounding error.
-_PERFECT = 1e-7
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def refit_many(fit: LikelihoodResult, Y, progressbar: bool) -> Refits:
         beta[i, fit.kept] = solution.beta
         errors[i, fit.kept] = np.sqrt(np.diagonal(solution.vcov))
         components[i], theta[i], loglik[i] = found.components, solution.theta, solution.loglik
-        perfect = solution.sigma <= _PERFECT * values[i].std(ddof=1)
+        perfect = solution.sigma <= PERFECT * values[i].std(ddof=1)
         converged[i], singular[i] = found.converged and not perfect, found.singular
     return Refits(
         pd.DataFrame(beta, index=index, columns=names),

@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 import bayeslmm as blm
-from bayeslmm.bayes.kernels.tables import Table
+from bayeslmm.addresses import Table
 from bayeslmm.bayes.marginal import marginal_density, marginal_obstacle
 from bayeslmm.gaussian import prepare
 from bayeslmm.parts.correlations import (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import carray
 
+from bayeslmm.addresses import reader
 from bayeslmm.bayes.kernels.coordinates import (
     N_PRIOR,
     add_likelihood,
@@ -12,7 +13,7 @@ from bayeslmm.bayes.kernels.coordinates import (
     natural,
     read_prior,
 )
-from bayeslmm.bayes.kernels.tables import LOGP, point, reader, report
+from bayeslmm.bayes.kernels.tables import LOGP, point, report
 from bayeslmm.compiling import c_function, kernel
 from bayeslmm.gaussian.blocks._kernel import BlockArguments, evaluate
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bayeslmm.bayes.kernels.tables import reader
+from bayeslmm.addresses import reader
 from bayeslmm.compiling import Doubles, kernel
 from bayeslmm.parts.correlations import (
     CorrelationLayout,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numba import carray
 
+from bayeslmm.addresses import reader
 from bayeslmm.bayes.kernels.coordinates import N_PRIOR, add_likelihood, natural, read_prior
-from bayeslmm.bayes.kernels.tables import LOGP, point, reader, report
+from bayeslmm.bayes.kernels.tables import LOGP, point, report
 from bayeslmm.compiling import c_function, kernel
 from bayeslmm.gaussian._criteria import marginal_head
 from bayeslmm.gaussian.marginal import MarginalArguments

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
-from bayeslmm.addresses import Table, doubles, flat_arrays, matrix, reader
+from bayeslmm.addresses import doubles, matrix
 from bayeslmm.compiling import kernel
 
-__all__ = ["DOUBLES", "LOGP", "Table", "flat_arrays", "point", "reader", "report"]
+__all__ = ["DOUBLES", "LOGP", "point", "report"]
 
 DOUBLES = types.CPointer(types.double)
 #: Signature of a log density: dimensions, z, gradient, value, table.
