@@ -239,6 +239,7 @@ def whitened_posterior(laplace: LaplacePosterior, mode: Mode | None = None) -> W
         phi=laplace.phi,
         coefficients=laplace.coefficients,
         ordered=int(laplace.ordered),
+        constant=system.constant,
         whitening=_whitening(system, found, levels, maps, order, mode),
     )
     return WhitenedPosterior(laplace, mode, arguments, tuple(order))

@@ -26,7 +26,7 @@ from bayeslmm.bayes.kernels.coordinates import CovariancePrior, natural
 from bayeslmm.bayes.kernels.tables import LOGP
 from bayeslmm.compiling import Doubles, IntegerMatrix, Integers, Matrix, c_function, kernel
 from bayeslmm.parts.correlations import pullback_to_correlations
-from bayeslmm.parts.family_kernels_tmp import log_density_rows
+from bayeslmm.parts.families.kernels import log_density_rows
 from bayeslmm.parts.scales import Scales, scale_terms
 
 __all__ = [
@@ -135,6 +135,8 @@ class JointArguments(NamedTuple):
         Priors of the family's parameters and of the coefficients.
     ordered : int
         1 where the family's parameters are thresholds, in increasing order.
+    constant : float
+        What the log density of all rows adds whatever the parameters.
     whitening : Whitening
     """
 
@@ -144,6 +146,7 @@ class JointArguments(NamedTuple):
     phi: Scales
     coefficients: Scales
     ordered: int
+    constant: float
     whitening: Whitening
 
 
@@ -385,7 +388,7 @@ def joint(low, v, a):
     )
     for i in range(N):
         value -= 0.5 * u[i] * u[i]
-    value += at.value + log_phi + log_beta - log_det - 0.5 * N * _LOG_2PI
+    value += a.constant + at.value + log_phi + log_beta - log_det - 0.5 * N * _LOG_2PI
     d_beta, g, d_F = np.zeros(p), np.zeros(N), np.zeros(at.F.shape[0])
     _transposed(a.rows, levels, score, d_beta, g)
     _backward(levels, at.F, C, first, u, g, d_F, d_v)
