@@ -161,6 +161,14 @@ class ResponseSystem:
         cp = CrossProducts.of_effects(self.factors, w)
         return prepare(cp, self.patterns, symbolic=self.template.symbolic)
 
+    def split(self, F: np.ndarray) -> list[np.ndarray]:
+        """(..., q_k, q_k) factors from flat ones (..., sum q_k^2)."""
+        ptr = self.layout.f_ptr
+        return [
+            F[..., ptr[k] : ptr[k + 1]].reshape(*F.shape[:-1], p.q, p.q)
+            for k, p in enumerate(self.patterns)
+        ]
+
     def slopes(self, eta: np.ndarray, phi: np.ndarray) -> np.ndarray:
         """Weighted log densities of the rows, less what depends on y alone, and three derivatives
         in eta, (4, n)."""
