@@ -208,12 +208,10 @@ def joint_values(
     beta = beta @ np.linalg.inv(priors.combinations()).T
     if density.laplace.ordered:
         phi = phi + (beta @ design.X.mean(axis=0))[:, None]
-    sds, factors = maps.to_formula(sds, system.split(F))
-    starts, b = density.arguments.levels.b, [np.empty(0)] * len(density.order)
-    for at, k in enumerate(density.order):
-        n_levels, q = system.effect_shapes[k]
-        b[k] = effects[:, starts[at] : starts[at + 1]].reshape(-1, n_levels, q)
-    b = maps.effects(b)
+    # a standard deviation near zero has a coordinate of either sign
+    sds, factors = maps.to_formula(np.abs(sds), system.split(F))
+    columns = (density.symbolic.factor_columns(k) for k in range(len(system.factors)))
+    b = maps.effects([effects[:, at] for at in columns])
     values = {"beta": beta.reshape(*shape, -1)} if design.coef_names else {}
     first = 0
     for own in design.family.parameters:

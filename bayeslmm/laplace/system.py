@@ -192,17 +192,18 @@ class ResponseSystem:
             out += np.einsum("ia,ia->i", f.Z, own[f.codes])
         return out
 
-    def transposed(self, values: np.ndarray) -> np.ndarray:
-        """Z' values (N,) in elimination order."""
-        if not self.factors:
-            return np.zeros(0)
-        parts = [
+    def transposed_levels(self, values: np.ndarray) -> list[np.ndarray]:
+        """Z_k' values (J_k, q_k) of each factor."""
+        return [
             np.stack(
                 [np.bincount(f.codes, values * f.Z[:, a], f.n_levels) for a in range(f.q)], axis=1
             )
             for f in self.factors
         ]
-        return self.template.right_sides(parts)
+
+    def transposed(self, values: np.ndarray) -> np.ndarray:
+        """Z' values (N,) in elimination order."""
+        return self.template.symbolic.in_order(self.transposed_levels(values))
 
     def mode(
         self, F: np.ndarray, phi: np.ndarray, beta: np.ndarray, start: np.ndarray | None = None
@@ -271,7 +272,7 @@ class ResponseSystem:
         parts = []
         for L, own in zip(self.template.split(F), self.template.per_level(U), strict=True):
             parts.append(own @ (L @ L.T))
-        return self.template.right_sides(parts)
+        return self.template.symbolic.in_order(parts)
 
     def _factored(self, eta, slopes, phi, F, b) -> Elimination | None:
         """The Gaussian model of the working response, solved for the effects."""
