@@ -10,16 +10,23 @@ import numpy as np
 
 from bayeslmm.compiling import in_numpy, kernel, summing_kernel
 from bayeslmm.parts.families.formulas import (
+    BINOMIAL,
     ORDINAL,
+    POISSON,
     ZERO_INFLATED_POISSON,
     base,
     binomial_logit,
+    code_of,
     poisson_log,
     terms,
 )
+from bayeslmm.parts.families.latent import LOG, LOGIT
 from bayeslmm.parts.families.special import formula
 
 __all__ = ["log_density_rows", "slope_rows"]
+
+#: What most models have: loops of their own.
+BERNOULLI_LOGIT, POISSON_LOG = code_of(BINOMIAL, LOGIT), code_of(POISSON, LOG)
 
 
 @summing_kernel
@@ -43,13 +50,13 @@ def log_density_rows(code, y, trials, weights, eta, phi, score, d_phi):
         Add ``weights @ family.constant(y, trials)`` for the log density itself.
     """
     total = 0.0
-    if code == 0:
+    if code == BERNOULLI_LOGIT:
         for i in range(y.shape[0]):
             l0, l1, l2, l3 = binomial_logit(y[i], trials[i], eta[i])
             total += weights[i] * l0
             score[i] = weights[i] * l1
         return total
-    if code == 14:
+    if code == POISSON_LOG:
         for i in range(y.shape[0]):
             l0, l1, l2, l3 = poisson_log(y[i], eta[i])
             total += weights[i] * l0
@@ -78,15 +85,26 @@ def slope_rows(code, y, trials, weights, eta, phi, out):
     out : (n, 4) array
         Receives them.
     """
+    if code == BERNOULLI_LOGIT:
+        for i in range(y.shape[0]):
+            l0, l1, l2, l3 = binomial_logit(y[i], trials[i], eta[i])
+            _write(weights[i], l0, l1, l2, l3, out[i])
+        return
+    if code == POISSON_LOG:
+        for i in range(y.shape[0]):
+            l0, l1, l2, l3 = poisson_log(y[i], eta[i])
+            _write(weights[i], l0, l1, l2, l3, out[i])
+        return
     b0, _ = base(code, phi[0] if phi.shape[0] > 0 else 1.0)
     for i in range(y.shape[0]):
-        w = weights[i]
         p0, p1 = _parameters(code, y[i], phi)
-        of_eta, _, _ = terms(code, y[i], trials[i], eta[i], p0, p1)
-        out[i, 0] = w * (b0 + of_eta[0])
-        out[i, 1] = w * of_eta[1]
-        out[i, 2] = w * of_eta[2]
-        out[i, 3] = w * of_eta[3]
+        (l0, l1, l2, l3), _, _ = terms(code, y[i], trials[i], eta[i], p0, p1)
+        _write(weights[i], b0 + l0, l1, l2, l3, out[i])
+
+
+@formula
+def _write(w, l0, l1, l2, l3, out):
+    out[0], out[1], out[2], out[3] = w * l0, w * l1, w * l2, w * l3
 
 
 @formula

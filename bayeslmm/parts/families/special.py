@@ -25,7 +25,7 @@ __all__ = [
     "positive",
 ]
 
-_INLINED: Any = {"forceinline": True, "fastmath": False}
+_INLINED: Any = {"forceinline": True, "fastmath": {"contract"}}
 
 #: Decorates a formula: numpy evaluates it as it stands, kernels have it inlined.
 formula = register_jitable(**_INLINED)
