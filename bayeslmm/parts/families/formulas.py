@@ -293,6 +293,10 @@ def _zero_inflated(y, of_eta, d, z):
     """
     l0, l1, l2, l3 = of_eta
     at_zero, more = y == 0.0, np.log1p(-z)
+    # of the zeros of a huge mean nothing is left, however steep they are
+    gone = at_zero & (l0 < -700.0)
+    l1, l2, l3 = choose(gone, 0.0, l1), choose(gone, 0.0, l2), choose(gone, 0.0, l3)
+    d = (choose(gone, 0.0, d[0]), choose(gone, 0.0, d[1]), choose(gone, 0.0, d[2]))
     p = exp(choose(at_zero, l0, 0.0))
     total = z + (1.0 - z) * p
     w = choose(at_zero, (1.0 - z) * p / total, 1.0)

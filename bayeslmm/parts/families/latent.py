@@ -60,25 +60,18 @@ def normal(x):
     """
     t = np.abs(x)
     far = t > 5.0
-    near, z = choose(far, 5.0, t), choose(far, choose(t > 1e15, 1e15, t), 5.0)
-    # p = 3/(z + 4/(z + ... 12/z)) as a fraction
-    above, below = 12.0, z
-    above, below = 11.0 * below, z * below + above
-    above, below = 10.0 * below, z * below + above
-    above, below = 9.0 * below, z * below + above
-    above, below = 8.0 * below, z * below + above
-    above, below = 7.0 * below, z * below + above
-    above, below = 6.0 * below, z * below + above
-    above, below = 5.0 * below, z * below + above
-    above, below = 4.0 * below, z * below + above
+    near, z = choose(far, 5.0, t), choose(far, choose(t > 1e8, 1e8, t), 5.0)
+    # p = 3/(z + 4/(z + ... 28/z)) as a fraction
+    above, below = 28.0, z
+    for i in range(24):
+        above, below = (27.0 - i) * below, z * below + above
     p = 3.0 * below / (z * below + above)
     q = 2.0 / (z + p)
     g_far = 1.0 / (z + q)
-    h_far = z + g_far
     log_f = -0.5 * t * t - _LOG_SQRT_2PI
     f = exp(log_f)
     T = 0.5 * erfc(near * _SQRT_HALF)
-    h = choose(far, h_far, f / T)
+    h = choose(far, t + g_far, f / T)
     g = choose(far, g_far, h - t)
     t3 = -h * choose(far, g * g * q * (p - q), g * g + h * g - 1.0)
     t0, t1, t2 = log_f - np.log(h), -h, -h * g
