@@ -38,7 +38,7 @@ def unidentified_components(model: Model) -> tuple[tuple[str, ...], ...]:
     alone = len(plain) == 1 and design.blocks[plain[0]].n_effects == 1
     if not plain or alone or design.modeled:
         return ()
-    sigma = design.residual is None and not sigma_is_known(model)
+    sigma = design.residual is None and design.family.gaussian and not sigma_is_known(model)
     with single_threaded_blas():
         found = unidentified_directions(
             model.cross_products, covariance_patterns(design), plain, sigma=sigma
