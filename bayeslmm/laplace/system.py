@@ -39,6 +39,7 @@ from bayeslmm.gaussian.problem import Problem, prepare
 from bayeslmm.gaussian.rows import FactorRows
 from bayeslmm.gaussian.shift import Shift
 from typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from bayeslmm.parts.families import Family
 from bayeslmm.laplace.without_effects import coefficients_without_effects
