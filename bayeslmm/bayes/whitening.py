@@ -9,13 +9,14 @@ exact in any coordinates, and these only make chains move far.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from bayeslmm.addresses import Table
+from bayeslmm.assembly import response_system
 from bayeslmm.bayes.kernels.coordinates import CovariancePrior, add_likelihood, is_finite, natural
 from bayeslmm.bayes.kernels.joint import (
     JointArguments,
@@ -24,14 +25,34 @@ from bayeslmm.bayes.kernels.joint import (
     Whitening,
     family_parameters,
     ordered_pullback,
-    spread_out,
     whitened,
+    whitened_many,
 )
+from bayeslmm.bayes.marginal import correlation_shapes
 from bayeslmm.bayes.mode import Mode, find_mode
+from bayeslmm.formula import Design
 from bayeslmm.laplace.system import ResponseSystem
-from bayeslmm.parts.scales import Scales, scale_terms, unconstrain
+from bayeslmm.parts.correlations import correlation_layout, lkj_exponents
+from bayeslmm.parts.parameters import coef_key, sd_key
+from bayeslmm.parts.scales import (
+    LINE_FAMILIES,
+    Scales,
+    scale_terms,
+    scales,
+    supported_scale,
+    unconstrain,
+)
+from bayeslmm.parts.structures import Structure
+from bayeslmm.priors.responses import response_unit
+from bayeslmm.priors.table import Priors
 
-__all__ = ["LaplacePosterior", "WhitenedPosterior", "whitened_posterior"]
+__all__ = [
+    "LaplacePosterior",
+    "WhitenedPosterior",
+    "laplace_posterior",
+    "whitened_obstacle",
+    "whitened_posterior",
+]
 
 #: Standard deviations of the effects where a search starts, in units of the linear predictor.
 _STARTS = (0.5, 0.05)
@@ -124,7 +145,9 @@ class LaplacePosterior:
         q = np.array([p.q for p in self.system.patterns], dtype=np.int64)
         empty = np.zeros(0)
         add_likelihood(at, parts[0], self.covariances, q, layout.f_ptr, found.d_Sigma, empty, empty)
-        in_x = ordered_pullback(found.d_phi, slope) if self.ordered else found.d_phi * slope
+        in_x = (
+            ordered_pullback(found.d_phi, slope) if self.ordered else found.d_phi * slope
+        )
         return value, np.concatenate(
             [at.gradient, d_phi + in_x, d_beta + found.d_beta * slope_beta]
         )
@@ -175,6 +198,51 @@ class LaplacePosterior:
         )
 
 
+def laplace_posterior(design: Design, priors: Priors) -> LaplacePosterior:
+    """Of a model whose priors pass :func:`whitened_obstacle`."""
+    system = response_system(design)
+    A, columns = priors.combinations(), system.X
+    if design.family.name == "ordinal":  # thresholds are meant at the means of the predictors
+        columns = columns - columns.mean(axis=0)
+    maps = priors.effect_maps().matrices
+    system = replace(system, X=np.ascontiguousarray(columns @ np.linalg.inv(A)))
+    system = system.with_effects(maps or (None,) * len(system.factors))
+    layout = correlation_layout(system.patterns)
+    exponent, constant = lkj_exponents(layout, correlation_shapes(design, priors))
+    sds = [sd_key(e, block.name) for block in design.blocks for e in block.effects]
+    covariances = CovariancePrior(
+        layout,
+        correlation_layout(()),
+        scales([priors[key] for key in sds]),
+        exponent,
+        constant,
+        Structure().code,
+        0,
+        0,
+    )
+    return LaplacePosterior(
+        system,
+        covariances,
+        scales([priors[own.key] for own in design.family.parameters for _ in range(own.size)]),
+        scales([priors[coef_key(name)] for name in design.coef_names]),
+        any(own.transform == "ordered" for own in design.family.parameters),
+        response_unit(design),
+    )
+
+
+def whitened_obstacle(design: Design, priors: Priors) -> str | None:
+    """Why the compiled joint density is not available for these priors; None where it is."""
+    coefficients = [coef_key(name) for name in design.coef_names]
+    own = [parameter.key for parameter in design.family.parameters]
+    sds = [sd_key(e, block.name) for block in design.blocks for e in block.effects]
+    for key in [*coefficients, *own, *sds]:
+        prior = priors[key]
+        known = prior.name in LINE_FAMILIES or (key not in coefficients and supported_scale(prior))
+        if not known:
+            return f"the prior of {key} is {prior!r}, which the compiled density does not know"
+    return None
+
+
 @dataclass(frozen=True)
 class WhitenedPosterior:
     """The joint posterior in z.
@@ -215,6 +283,10 @@ class WhitenedPosterior:
         out = np.empty(self.n_dim)
         return whitened(np.ascontiguousarray(z), self.arguments, out), out
 
+    def values(self, Z: np.ndarray) -> np.ndarray:
+        """Log density at each row of Z, shape (n, n_dim)."""
+        return whitened_many(np.ascontiguousarray(Z, dtype=float), self.arguments)
+
 
 def whitened_posterior(laplace: LaplacePosterior, mode: Mode | None = None) -> WhitenedPosterior:
     """Find the mode and lay the joint density out around it.
@@ -237,6 +309,7 @@ def whitened_posterior(laplace: LaplacePosterior, mode: Mode | None = None) -> W
         phi=laplace.phi,
         coefficients=laplace.coefficients,
         ordered=int(laplace.ordered),
+        constant=system.constant,
         whitening=_whitening(system, found, levels, maps, order, mode),
     )
     return WhitenedPosterior(laplace, mode, arguments, tuple(order))

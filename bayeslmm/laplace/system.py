@@ -38,11 +38,9 @@ from bayeslmm.gaussian.leverage import effect_variance
 from bayeslmm.gaussian.problem import Problem, prepare
 from bayeslmm.gaussian.rows import FactorRows
 from bayeslmm.gaussian.shift import Shift
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from bayeslmm.parts.families import Family
-from bayeslmm.laplace.without_effects import coefficients_without_effects
+from bayeslmm.laplace.without_effects import coefficients_without_effects, starting_phi
+from bayeslmm.parts.families import Family
+from bayeslmm.parts.families.kernels import slope_rows
 from bayeslmm.parts.patterns import CovariancePattern
 
 __all__ = ["LaplaceEvaluation", "Mode", "ResponseSystem"]
@@ -83,7 +81,7 @@ class Mode(NamedTuple):
     b, U : (N,) arrays
         Effects, and Sigma^-1 b = Z'l', in elimination order.
     slopes : (4, n) array
-        Weighted log densities of the rows and three derivatives in eta.
+        Weighted log densities of the rows, less their constants, and three derivatives in eta.
     state : Elimination
         With the weights -l''.
     converged : bool
@@ -98,7 +96,7 @@ class Mode(NamedTuple):
 
     @property
     def log_joint(self) -> float:
-        """log p(y, b), up to the normalizing constant of b."""
+        """log p(y, b), up to the normalizing constant of b and what depends on y alone."""
         return float(self.slopes[0].sum() - 0.5 * self.b @ self.U)
 
 
@@ -163,9 +161,25 @@ class ResponseSystem:
         cp = CrossProducts.of_effects(self.factors, w)
         return prepare(cp, self.patterns, symbolic=self.template.symbolic)
 
+    def split(self, F: np.ndarray) -> list[np.ndarray]:
+        """(..., q_k, q_k) factors from flat ones (..., sum q_k^2)."""
+        ptr = self.layout.f_ptr
+        return [
+            F[..., ptr[k] : ptr[k + 1]].reshape(*F.shape[:-1], p.q, p.q)
+            for k, p in enumerate(self.patterns)
+        ]
+
     def slopes(self, eta: np.ndarray, phi: np.ndarray) -> np.ndarray:
-        """Weighted log densities of the rows and three derivatives in eta, (4, n)."""
-        return self.family.slope_rows(self.y, self.trials, self.weights, eta, phi)
+        """Weighted log densities of the rows, less what depends on y alone, and three derivatives
+        in eta, (4, n)."""
+        out = np.empty((self.n, 4))
+        slope_rows(self.family.code, self.y, self.trials, self.weights, eta, phi, out)
+        return out.T
+
+    @cached_property
+    def constant(self) -> float:
+        """What the weighted log density of all rows adds whatever the parameters."""
+        return float(self.weights @ self.family.constant(self.y, self.trials))
 
     def predictor(self, fixed: np.ndarray, b: np.ndarray) -> np.ndarray:
         """X beta + offset (n,) and the effects' part, b (N,) in elimination order."""
@@ -248,7 +262,8 @@ class ResponseSystem:
     @cached_property
     def no_effects(self) -> tuple[np.ndarray, np.ndarray]:
         """phi and beta of the model without random effects, about as likely as they get."""
-        phi, eta = self.family.start(self.y, self.trials, self.offset)
+        phi = starting_phi(self)
+        eta = self.family.start(self.y, self.trials)
         return phi, coefficients_without_effects(self, phi, eta)
 
     def _effects_of(self, F: np.ndarray, U: np.ndarray) -> np.ndarray:
@@ -265,7 +280,7 @@ class ResponseSystem:
         floor = _FLAT * max(float(np.abs(w).max(initial=0.0)), 1e-300)
         state = self._solved(np.where(np.abs(w) < floor, floor, w), right, b, F)
         if state is None and not self.family.log_concave:
-            w = self.weights * self.family.information(eta, phi, self.trials)
+            w = self.weights * np.abs(self.family.information(eta, phi, self.trials))
             state = self._solved(np.maximum(w, floor), right, b, F)
         return state
 
@@ -297,7 +312,7 @@ class ResponseSystem:
         at = self.mode(F, phi, beta, start)
         if at is None or not at.converged:
             return LaplaceEvaluation(np.nan, *nothing), at
-        value = at.log_joint - 0.5 * at.state.log_det
+        value = self.constant + at.log_joint - 0.5 * at.state.log_det
         if not gradient:
             return LaplaceEvaluation(value, *nothing), at
         return LaplaceEvaluation(value, *self._derivatives(at, F, phi)), at

@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from bayeslmm.laplace.system import ResponseSystem
 
-__all__ = ["coefficients_without_effects"]
+__all__ = ["coefficients_without_effects", "starting_phi"]
 
 _STEPS, _GAIN = 50, 1e-8
 
@@ -48,3 +48,16 @@ def coefficients_without_effects(
         if abs(gain) < _GAIN * (1.0 + abs(value)):
             break
     return beta
+
+
+def starting_phi(system: ResponseSystem) -> np.ndarray:
+    """Parameters of the family where searches begin: 1, a half, or what splits the categories."""
+    parts = []
+    for own in system.family.parameters:
+        if own.transform == "ordered":
+            counts = np.bincount(system.y.astype(int), system.weights, own.size + 1) + 0.5
+            below = np.cumsum(counts)[:-1] / counts.sum()
+            parts.append(system.family.link.link(below))
+        else:
+            parts.append(np.full(own.size, 0.1 if own.transform == "logit" else 1.0))
+    return np.concatenate([np.zeros(0), *parts])

@@ -19,15 +19,32 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numba import carray
 
 from bayeslmm.addresses import reader
 from bayeslmm.bayes.kernels.coordinates import CovariancePrior, natural
-from bayeslmm.compiling import Doubles, IntegerMatrix, Integers, Matrix, kernel
+from bayeslmm.bayes.kernels.tables import LOGP
+from bayeslmm.compiling import Doubles, IntegerMatrix, Integers, Matrix, c_function, kernel
 from bayeslmm.parts.correlations import pullback_to_correlations
-from bayeslmm.parts.family_kernels_tmp import log_density_rows
+from bayeslmm.parts.families.kernels import log_density_rows
 from bayeslmm.parts.scales import Scales, scale_terms
 
-__all__ = ["JointArguments", "N_JOINT", "joint", "read_joint", "spread_out", "whitened"]
+__all__ = [
+    "N_JOINT",
+    "JointArguments",
+    "Levels",
+    "Rows",
+    "Whitening",
+    "family_parameters",
+    "joint",
+    "logp",
+    "natural_draws",
+    "ordered_pullback",
+    "read_joint",
+    "spread_out",
+    "whitened",
+    "whitened_many",
+]
 
 _LOG_2PI = float(np.log(2.0 * np.pi))
 
@@ -118,6 +135,8 @@ class JointArguments(NamedTuple):
         Priors of the family's parameters and of the coefficients.
     ordered : int
         1 where the family's parameters are thresholds, in increasing order.
+    constant : float
+        What the log density of all rows adds whatever the parameters.
     whitening : Whitening
     """
 
@@ -127,6 +146,7 @@ class JointArguments(NamedTuple):
     phi: Scales
     coefficients: Scales
     ordered: int
+    constant: float
     whitening: Whitening
 
 
@@ -368,7 +388,7 @@ def joint(low, v, a):
     )
     for i in range(N):
         value -= 0.5 * u[i] * u[i]
-    value += at.value + log_phi + log_beta - log_det - 0.5 * N * _LOG_2PI
+    value += a.constant + at.value + log_phi + log_beta - log_det - 0.5 * N * _LOG_2PI
     d_beta, g, d_F = np.zeros(p), np.zeros(N), np.zeros(at.F.shape[0])
     _transposed(a.rows, levels, score, d_beta, g)
     _backward(levels, at.F, C, first, u, g, d_F, d_v)
@@ -448,3 +468,44 @@ def whitened(z, a, out):
     value, d_low, d_v = joint(low, v, a)
     _gathered(d_low, d_v, a.whitening, out)
     return value
+
+
+@kernel
+def whitened_many(Z, a):
+    """Log density at each row of Z."""
+    out, gradient = np.empty(Z.shape[0]), np.empty(Z.shape[1])
+    for i in range(Z.shape[0]):
+        out[i] = whitened(Z[i], a, gradient)
+    return out
+
+
+@kernel
+def natural_draws(Z, a):
+    """Scalars of the effects, flat factors, phi, coefficients and effects at rows of Z."""
+    n, prior, levels = Z.shape[0], a.covariances, a.levels
+    m, k = prior.effects.diagonal.shape[0], prior.scales.code.shape[0]
+    n_cov, n_phi = k + prior.exponent.shape[0], a.phi.code.shape[0]
+    N, p = levels.r.shape[0], a.coefficients.code.shape[0]
+    sds, F = np.empty((n, m)), np.empty((n, prior.effects.buffer[0]))
+    phi, beta, b = np.empty((n, n_phi)), np.empty((n, p)), np.empty((n, N))
+    C, first, u = np.empty(levels.P.shape[0]), np.empty(N), np.empty(N)
+    for i in range(n):
+        low, v = spread_out(Z[i], a.whitening)
+        at = natural(low[:n_cov], prior)
+        sds[i], F[i] = at.scalar[:m], at.F
+        phi[i] = family_parameters(low[n_cov : n_cov + n_phi], a.phi, a.ordered)[2]
+        beta[i] = scale_terms(a.coefficients, low[n_cov + n_phi :])[2]
+        _forward(levels, at.F, v, C, first, u, b[i])
+    return sds, F, phi, beta, b
+
+
+@c_function(LOGP)
+def logp(n_dim, z, out, value, user_data):
+    """Log density and gradient in z."""
+    t = carray(user_data, (3 * N_JOINT,), np.int64)
+    gradient, total = carray(out, (n_dim,)), carray(value, (1,))
+    total[0] = whitened(carray(z, (n_dim,)), read_joint(t, 0), gradient)
+    fine = np.isfinite(total[0])
+    for i in range(gradient.shape[0]):
+        fine = fine and np.isfinite(gradient[i])
+    return 0 if fine else 3
