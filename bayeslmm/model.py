@@ -32,6 +32,7 @@ from bayeslmm.formula.checks import (
     refuse_reml,
 )
 from bayeslmm.formula.description import describe_design
+from bayeslmm.formula.responses import check_support
 from bayeslmm.gaussian.blas import single_threaded_blas
 from bayeslmm.parts.families import FAMILIES, describe_families, family_of
 from bayeslmm.parts.prior import Prior
@@ -418,13 +419,21 @@ class MixedModel(ModelViews):
         Parameters
         ----------
         y : ndarray, shape (n,)
+            As :attr:`Design.y`: 0/1, counts, numbers of categories.
+
+        Raises
+        ------
+        DataError
+            If a value is outside the support of a family that is not Gaussian.
 
         Examples
         --------
         >>> model.with_response(data["Reaction"] / 1000).reml().sigma < 1
         True
         """
-        twin = self.with_design(replace(self.design, y=np.asarray(y, dtype=float)))
+        design = replace(self.design, y=np.asarray(y, dtype=float))
+        check_support(design.family, design.y, design.trials, design.response, design.index)
+        twin = self.with_design(design)
         twin._like = self.__dict__.get("problem", self._like)
         return twin
 

@@ -118,7 +118,7 @@ def check_record(record: Any) -> None:
         _check(record["design"], {}, "the design")
         return
     _check(record, _ROWS_IN_MEMORY, "the record")
-    if "link" in record:  # files of version 0.1.0 have Gaussian models only
+    if "sealed" in record:
         _check(record, {"link": str}, "the record")
     for column in record["columns"]:
         if column["kind"] == "category":

@@ -162,7 +162,7 @@ def _count_pairs(design: Any, one: RandomBlock, other: RandomBlock) -> int:
 
 def _check_levels_among_coefficients(design: Design) -> None:
     """A grouping factor whose differences between levels are coefficients already."""
-    X = design.X
+    X = design.columns_of_location
     for block in design.blocks:
         if "Intercept" not in block.effects or block.n_levels > X.shape[1]:
             continue

@@ -194,6 +194,13 @@ class Design:
         return self.X
 
     @property
+    def columns_of_location(self) -> np.ndarray:
+        """X, and the column of ones that thresholds stand for in front of it."""
+        if self.family.name != "ordinal":
+            return self.X
+        return np.column_stack([np.ones(self.n_rows), self.X])
+
+    @property
     def has_intercept(self) -> bool:
         """Whether there is a column of ones called ``Intercept``."""
         return "Intercept" in self.coef_names

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.errors import DataError, DataWarning, FormulaError, listed
+from bayeslmm.formula.design import Design
 from bayeslmm.formula.labels import time_order
 from bayeslmm.formula.matrices import response_column, response_matrix
 from bayeslmm.formula.syntax import ParsedFormula
@@ -20,6 +21,7 @@ from bayeslmm.parts.families import Family, family_of
 __all__ = [
     "Response",
     "check_support",
+    "new_response",
     "read_response",
     "refuse_constant",
     "refuse_trials",
@@ -125,6 +127,51 @@ def read_response(
     return response
 
 
+def new_response(
+    design: Design, table: PlainTable, index: pd.Index, allowed: Set[str]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Response and trials of new rows, in the terms of a design.
+
+    Parameters
+    ----------
+    design : Design
+    table : PlainTable
+        The columns of the response, plain.
+    index : pandas.Index
+        Labels of the new rows, for messages.
+    allowed : set of str
+        Names that may be called.
+
+    Returns
+    -------
+    y : ndarray, shape (m,)
+    trials : ndarray, shape (m,), or None
+
+    Raises
+    ------
+    DataError
+        If a category was not in the fit, or a value is outside the support of the family.
+    """
+    parsed = design.formula
+    options: dict[str, Any] = {"namespace": design.namespace, "allowed": allowed}
+    if design.family.gaussian:
+        return response_matrix(parsed.response, table, **options)[1], None
+    name, column = response_column(parsed.response, table, **options)
+    if design.categories:
+        labels = [_label(value) for value in column.tolist()]
+        if new := [label for label in labels if label not in design.categories]:
+            raise DataError(
+                f"The response {name!r} has a category not seen when the model was fitted: "
+                f"{new[0]!r}. Known categories: {listed(design.categories)}."
+            )
+        y = np.array([design.categories.index(label) for label in labels], dtype=float)
+    else:
+        y = _numbers(column, name, design.family.name)
+    trials = None if design.trials is None else _trials(parsed.trials, table, index, options)
+    check_support(design.family, y, trials, name, index)
+    return y, trials
+
+
 def refuse_trials(parsed: ParsedFormula, family: str) -> None:
     """Refuse trials in a formula whose family has none.
 
@@ -158,15 +205,15 @@ def check_support(
     DataError
         Naming the first such row.
     """
-    found = family.check(y, trials)
+    found = None if family.gaussian else family.check(y, trials)
     if found is None:
         return
     row, why = found
     of = "" if trials is None else f" of {trials[row]:g} trials"
     advice = _ADVICE.get(family.name.removeprefix("zero_inflated_"), "")
     raise DataError(
-        f"The response {name!r} is {y[row]:g}{of} in row {index[row]!r}, and with "
-        f'family="{family.name}" it {why}. {advice}'.rstrip()
+        f"The response {name!r} is {y[row]:g}{of} in row {index[row]!r}, which {why} "
+        f'(family="{family.name}"). {advice}'.rstrip()
     )
 
 

@@ -124,7 +124,8 @@ def aliased_coefficients(model: Model) -> tuple[str, ...]:
         if products_say and plainly_independent(model.cross_products):
             return ()
         if design.rows_in_memory:
-            shares = remaining_shares(design.X)
+            columns = design.columns_of_location
+            shares = remaining_shares(columns)[columns.shape[1] - len(design.coef_names) :]
         else:
             shares = remaining_shares_of_products(design.cross_products)
     names, n, rank = design.coef_names, design.n_rows, int(np.count_nonzero(shares))

@@ -56,8 +56,8 @@ def source_design(
     """The design of data that are, or may have to be, read in batches.
 
     What is small is loaded, with the used columns only, unless it was asked to be read in batches
-    with :func:`bayeslmm.scan`. A residual structure needs its rows in memory, as does a response that
-    is not Gaussian.
+    with :func:`bayeslmm.scan`. A residual structure needs its rows in memory, and so does another
+    family of responses.
 
     Raises
     ------
