@@ -46,8 +46,8 @@ def family_response(design: Design, priors: Priors, names: ModelNames, eta, beta
     pm.CustomDist(
         names.response,
         eta,
-        1.0 if design.trials is None else design.trials,
-        1.0 if design.weights is None else design.weights,
+        np.ones(()) if design.trials is None else design.trials,
+        np.ones(()) if design.weights is None else design.weights,
         *phi,
         logp=partial(_log_density, RESPONSE_DENSITIES[family.name], family.link.name),
         random=partial(_draw, family),
