@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from bayeslmm.formula.preparation import within_between as within_between
     from bayeslmm.loading import load as load
     from bayeslmm.model import LMM as LMM
+    from bayeslmm.model import MixedModel as MixedModel
     from bayeslmm.parts.prior import Prior as Prior
     from bayeslmm.priors.table import Priors as Priors
     from bayeslmm.reanalysis.assurance import assurance as assurance
@@ -60,6 +61,7 @@ __version__ = "0.1.0"
 # and ArviZ are imported only by what needs them.
 _HOMES = {
     "LMM": "bayeslmm.model",
+    "MixedModel": "bayeslmm.model",
     "Prior": "bayeslmm.parts.prior",
     "Priors": "bayeslmm.priors.table",
     "PosteriorFit": "bayeslmm.fits.posterior",

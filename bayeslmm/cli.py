@@ -56,7 +56,17 @@ _Residual = Annotated[
 _Sigma = Annotated[
     str | None, typer.Option(help='Unequal residual variances, such as "~ treatment".')
 ]
-_Family = Annotated[str, typer.Option(help="Residuals: gaussian or student.")]
+_Family = Annotated[
+    str,
+    typer.Option(
+        help="Response: gaussian, student, bernoulli, binomial, poisson, negativebinomial, gamma, "
+        "beta, lognormal, ordinal, zero_inflated_poisson, zero_inflated_negativebinomial."
+    ),
+]
+_Link = Annotated[
+    str | None,
+    typer.Option(help="Of the mean: logit, probit, cloglog, log, identity or inverse."),
+]
 _Random = Annotated[str, typer.Option(help="Random effects: gaussian or student.")]
 _Missing = Annotated[
     str, typer.Option(help="Rows with missing values: drop, raise or model (covariates).")
@@ -89,6 +99,7 @@ def fit(
     residual: _Residual = None,
     sigma: _Sigma = None,
     family: _Family = "gaussian",
+    link: _Link = None,
     random: _Random = "gaussian",
     missing: _Missing = "drop",
     level: Annotated[float, typer.Option(help="Probability inside the intervals.")] = 0.95,
@@ -133,6 +144,7 @@ def fit(
         residual=residual,
         sigma=sigma,
         family=family,
+        link=link,
         random=random,
         missing=missing,
     )
@@ -188,6 +200,7 @@ def report(
     residual: _Residual = None,
     sigma: _Sigma = None,
     family: _Family = "gaussian",
+    link: _Link = None,
     random: _Random = "gaussian",
     missing: _Missing = "drop",
     level: Annotated[float, typer.Option(help="Probability inside the intervals.")] = 0.95,
@@ -212,6 +225,7 @@ def report(
         residual=residual,
         sigma=sigma,
         family=family,
+        link=link,
         random=random,
         missing=missing,
     )

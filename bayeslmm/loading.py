@@ -222,6 +222,7 @@ def _rebuild_model(record, stored: xr.Dataset, namespace) -> tuple[LMM, Priors]:
     with warnings.catch_warnings():  # they were shown when the model was made
         warnings.simplefilter("ignore")
         options = {name: record[name] for name in ("family", "random")}
+        options["link"] = record.get("link")  # files of version 0.1.0 have none
         options["missing"] = record["missing_option"]
         options["relationship"] = _restore_relationships(record, stored)
         options |= record["residual"] or {}

@@ -25,10 +25,16 @@ from bayeslmm.errors import (
 )
 from bayeslmm.fits.plotting import ModelViews
 from bayeslmm.formula import Design
-from bayeslmm.formula.checks import check_design, refuse_beside_residuals
+from bayeslmm.formula.checks import (
+    check_design,
+    refuse_beside_family,
+    refuse_beside_residuals,
+    refuse_reml,
+)
 from bayeslmm.formula.description import describe_design
+from bayeslmm.formula.responses import check_support
 from bayeslmm.gaussian.blas import single_threaded_blas
-from bayeslmm.parts.families import FAMILIES, describe_families
+from bayeslmm.parts.families import FAMILIES, describe_families, family_of
 from bayeslmm.parts.prior import Prior
 from bayeslmm.priors.table import Priors, sigma_is_given
 from bayeslmm.results.identification import aliased_coefficients, warn_unidentified
@@ -42,16 +48,17 @@ if TYPE_CHECKING:
     from bayeslmm.gaussian import CrossProducts, Problem
     from bayeslmm.gaussian.system import StructuredProblem
 
-__all__ = ["LMM"]
+__all__ = ["LMM", "MixedModel"]
 
 
-class LMM(ModelViews):
-    """A linear mixed model.
+class MixedModel(ModelViews):
+    """A mixed model; :class:`LMM` is another name of it.
 
     Parameters
     ----------
     formula : str
-        In lme4's language: ``"Reaction ~ Days + (Days | Subject)"``.
+        In lme4's language: ``"Reaction ~ Days + (Days | Subject)"``; counts of trials as
+        ``"incidence of size ~ period + (1 | herd)"`` or ``"p(incidence, size) ~ ..."``.
     data : data frame or source
         One row per observation (pandas, polars, Arrow, or a dict of columns); or paths of Parquet
         or CSV files, a lazy polars, DuckDB or Dask frame or a pyarrow dataset, which are read in
@@ -61,7 +68,8 @@ class LMM(ModelViews):
         ``"sigma"``) or class (``"beta"``, ``"sd"``, ``"corr"``); the rest are defaults, see
         :attr:`priors`.
     weights : str or array-like, optional
-        Prior weights, Var(eps_i) = sigma^2 / w_i: a column's name or one value per row.
+        Prior weights, Var(eps_i) = sigma^2 / w_i: a column's name or one value per row. They
+        multiply log densities of rows where the family is not Gaussian.
     relationship : dict of str to matrix, optional
         Known covariance A between the levels of a grouping factor, whose effects then are
         N(0, A (x) Sigma): a labelled covariance (DataFrame, DataArray),
@@ -75,10 +83,18 @@ class LMM(ModelViews):
     sigma : str, optional
         What the residual standard deviation depends on: ``"~ treatment"`` has one per level of
         a factor, ``"~ x"`` is log-linear in a number.
-    family, random : {"gaussian", "student"}
-        Distribution of the residuals and of the random effects. Student-t ones, with their
-        degrees of freedom estimated, let outliers count less; such a model has a posterior but
-        no REML fit.
+    family : str
+        Distribution of the response: ``"gaussian"``, ``"student"`` (residuals with heavy tails),
+        ``"bernoulli"`` (0/1, true/false, two categories), ``"binomial"``, ``"poisson"``,
+        ``"negativebinomial"``, ``"gamma"``, ``"beta"``, ``"lognormal"``, ``"ordinal"``,
+        ``"zero_inflated_poisson"`` or ``"zero_inflated_negativebinomial"``.
+    link : str, optional
+        Of its mean: ``"logit"``, ``"probit"``, ``"cloglog"``, ``"log"``, ``"identity"`` or
+        ``"inverse"``, as the family has it; its usual one by default.
+    random : {"gaussian", "student"}
+        Distribution of the random effects. Student-t effects or residuals, with their degrees
+        of freedom estimated, let outliers count less; such a model has a posterior but no REML
+        fit.
     missing : {"drop", "raise", "model"}
         Rows with a missing value in a used column are left out, with a warning that counts
         them, or refused; "model" keeps rows in which only numeric covariates are missing, gives
@@ -123,12 +139,15 @@ class LMM(ModelViews):
         residual: str | None = None,
         sigma: str | None = None,
         family: str = "gaussian",
+        link: str | None = None,
         random: str = "gaussian",
         missing: str = "drop",
         namespace: Mapping[str, Any] | None = None,
     ):
         one_of("family", family, FAMILIES)
-        one_of("random", random, FAMILIES)
+        one_of("random", random, ("gaussian", "student"))
+        if not family_of(family, link).gaussian:
+            refuse_beside_family(family, locals())
         if residual is not None or sigma is not None:
             refuse_beside_residuals(family)
         self.design: Design = design_of(
@@ -139,6 +158,8 @@ class LMM(ModelViews):
             namespace=namespace,
             residual=residual,
             sigma=sigma,
+            family=family,
+            link=link,
         )
         self.family, self.random = family, random
         if text := self.design.missing.describe():
@@ -158,6 +179,11 @@ class LMM(ModelViews):
             self.aliased: tuple[str, ...] = aliased_coefficients(self)
             self.priors = Priors(self.design, priors, family=family, random=random)
             warn_unidentified(self)
+
+    @property
+    def link(self) -> str:
+        """Name of the link: g(mean) is linear in coefficients and effects."""
+        return self.design.family.link.name
 
     @property
     def names(self) -> ModelNames:
@@ -186,6 +212,8 @@ class LMM(ModelViews):
         Cross-products where residuals are independent (cell by cell where their variances
         differ), blocks of rows where they are correlated.
         """
+        if not self.design.family.gaussian:
+            raise DataError(f'family="{self.family}" has no Gaussian likelihood.')
         if self.design.residual is not None:
             return structured_problem(self.design)
         if self._like is not None:  # the same rows and levels with another response
@@ -355,7 +383,8 @@ class LMM(ModelViews):
         Raises
         ------
         DataError
-            If sigma and the random effects cannot be told apart, or the model fits perfectly.
+            If sigma and the random effects cannot be told apart, or the model fits perfectly; or
+            if the response is not Gaussian: its coefficients cannot be integrated out exactly.
 
         Warns
         -----
@@ -369,6 +398,7 @@ class LMM(ModelViews):
         """
         from bayeslmm.fits.fitting import likelihood_fit
 
+        refuse_reml(self.design.family)
         return likelihood_fit(self, reml=True)
 
     def ml(self) -> LikelihoodFit:
@@ -383,23 +413,31 @@ class LMM(ModelViews):
 
         return likelihood_fit(self, reml=False)
 
-    def with_response(self, y: np.ndarray) -> LMM:
+    def with_response(self, y: np.ndarray) -> MixedModel:
         """The same model, priors included, for another response of the same rows.
 
         Parameters
         ----------
         y : ndarray, shape (n,)
+            As :attr:`Design.y`: 0/1, counts, numbers of categories.
+
+        Raises
+        ------
+        DataError
+            If a value is outside the support of a family that is not Gaussian.
 
         Examples
         --------
         >>> model.with_response(data["Reaction"] / 1000).reml().sigma < 1
         True
         """
-        twin = self.with_design(replace(self.design, y=np.asarray(y, dtype=float)))
+        design = replace(self.design, y=np.asarray(y, dtype=float))
+        check_support(design.family, design.y, design.trials, design.response, design.index)
+        twin = self.with_design(design)
         twin._like = self.__dict__.get("problem", self._like)
         return twin
 
-    def with_design(self, design: Design) -> LMM:
+    def with_design(self, design: Design) -> MixedModel:
         """The same model, priors included, for other rows of the same columns."""
         twin = copy(self)
         twin._like = None
@@ -412,3 +450,7 @@ class LMM(ModelViews):
     def __repr__(self) -> str:
         families = describe_families(self.family, self.random)
         return "\n".join([describe_design(self.design), *families, repr(self.priors)])
+
+
+#: The class by its name for linear models.
+LMM = MixedModel

@@ -34,6 +34,11 @@ class Model(Protocol):
     priors: Priors
     family: str
     random: str
+
+    @property
+    def link(self) -> str:
+        """Name of the link."""
+
     aliased: tuple[str, ...]
 
     @property

@@ -80,7 +80,22 @@ _ROWS_IN_MEMORY = {
     "relationships": _Each(
         {"factor": str, "labels": _Each(_LABEL), "kind": frozenset({"covariance", "precision"})}
     ),
-    "family": frozenset({"gaussian", "student"}),
+    "family": frozenset(
+        {
+            "gaussian",
+            "student",
+            "bernoulli",
+            "binomial",
+            "poisson",
+            "negativebinomial",
+            "gamma",
+            "beta",
+            "lognormal",
+            "ordinal",
+            "zero_inflated_poisson",
+            "zero_inflated_negativebinomial",
+        }
+    ),
     "random": frozenset({"gaussian", "student"}),
     "missing_option": frozenset({"drop", "model"}),
 }
@@ -103,6 +118,8 @@ def check_record(record: Any) -> None:
         _check(record["design"], {}, "the design")
         return
     _check(record, _ROWS_IN_MEMORY, "the record")
+    if "sealed" in record:
+        _check(record, {"link": str}, "the record")
     for column in record["columns"]:
         if column["kind"] == "category":
             _check(column, {"levels": _Each(_LABEL)}, f"the column {column['name']!r}")

@@ -122,6 +122,7 @@ def _model_dataset(fit: PosteriorResult) -> xr.Dataset:
         "namespace": sorted(design.namespace),
         "relationships": related,
         "family": fit.model.family,
+        "link": fit.model.link,
         "random": fit.model.random,
         "missing_option": "model" if design.modeled else "drop",
         "priors": fit.priors.to_dict(),

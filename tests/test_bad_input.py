@@ -240,7 +240,7 @@ def test_new_data_that_does_not_fit_the_model_is_refused(toy, new, message):
         design.evaluate(frame)
 
 
-@pytest.mark.parametrize("options", [{"family": "poisson"}, {"missing": "ignore"}])
+@pytest.mark.parametrize("options", [{"family": "normal"}, {"missing": "ignore"}])
 def test_unknown_options_list_what_there_is(toy, options):
     with pytest.raises(ValueError, match='gaussian|"drop"'):
         blm.LMM("y ~ x", toy, **options)

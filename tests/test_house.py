@@ -175,7 +175,7 @@ LARGE_CLASSES: dict[str, int] = {}
 MANY_PARAMETERS: dict[str, int] = {"reanalysis.assurance._Plan.of": 11}
 #: Public doors, whose keywords are the user's.
 DOORS = {
-    "model.LMM.__init__", "cli.fit", "cli.report", "reanalysis.assurance.assurance",
+    "model.MixedModel.__init__", "cli.fit", "cli.report", "reanalysis.assurance.assurance",
     "reanalysis.published.reanalyze_estimate", "reanalysis.sensitivity.sensitivity",
     "report.write.write_report",
 }  # fmt: skip

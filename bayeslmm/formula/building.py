@@ -29,7 +29,6 @@ from bayeslmm.formula.groupmeans import fit_group_mean
 from bayeslmm.formula.matrices import (
     model_matrix,
     refuse_many_terms,
-    response_matrix,
 )
 from bayeslmm.formula.missing import MissingRows
 from bayeslmm.formula.random import RandomBlock, grouping_factor, random_block
@@ -37,6 +36,7 @@ from bayeslmm.formula.residual import (
     ResidualSyntax,
     residual_design,
 )
+from bayeslmm.formula.responses import read_response
 from bayeslmm.formula.syntax import Bar, ParsedFormula, parse_formula
 from bayeslmm.formula.syntaxtree import (
     columns_as_terms,
@@ -45,6 +45,7 @@ from bayeslmm.formula.syntaxtree import (
     variables_in,
 )
 from bayeslmm.formula.table import PlainTable
+from bayeslmm.parts.families import family_of
 
 __all__ = ["build_design", "columns_and_calls"]
 
@@ -58,6 +59,8 @@ def build_design(
     namespace: Mapping[str, Any] | None = None,
     residual: str | None = None,
     sigma: str | None = None,
+    family: str = "gaussian",
+    link: str | None = None,
 ) -> Design:
     """Apply a formula to data.
 
@@ -76,6 +79,9 @@ def build_design(
         Functions and constants of the user's own that the formula may name.
     residual, sigma : str, optional
         Residual correlation structure and formula of the residual standard deviation.
+    family, link : str
+        Distribution of the response, one of :data:`bayeslmm.parts.families.FAMILIES`, and link of
+        its mean; None is the family's first.
 
     Returns
     -------
@@ -122,9 +128,12 @@ def build_design(
     group_means = tuple(fit_group_mean(call, table, **options) for call in calls)
     means = {mean.name: pd.Series(mean.values) for mean in group_means}
     plain = PlainTable(series | means, len(keep))
-    response, y, _ = response_matrix(parsed.response, plain, **options)
-    refuse_constant(response, float(y.min()), float(y.max()), len(y))
+    response = read_response(
+        parsed, plain, raw, frame.index[keep], family_of(family, link), options
+    )
     fixed = model_matrix(parsed.fixed, plain, what="formula", **options)
+    if family == "ordinal":
+        fixed = fixed.without_intercept()
     blocks = _random_blocks(parsed.bars, plain, options)
     short = blocks if len(dropped) else ()
     lost = {b.name: _lost_levels(b, raw) for b in short}
@@ -132,8 +141,8 @@ def build_design(
     offset = np.zeros(len(keep)) if fixed.offset is None else fixed.offset
     return Design(
         formula=parsed,
-        response=response,
-        y=y,
+        response=response.name,
+        y=response.y,
         fixed=fixed,
         offset=offset,
         weights=weights_kept,
@@ -161,6 +170,9 @@ def build_design(
             if isinstance(column.dtype, pd.CategoricalDtype)
             and not isinstance(raw[name].dtype, pd.CategoricalDtype)
         ),
+        family=response.family,
+        trials=response.trials,
+        categories=response.categories,
     )
 
 
@@ -185,8 +197,10 @@ def columns_and_calls(
     parts = [(parsed.response, "response"), (parsed.fixed, "formula")]
     parts += [(bar.effects, f"random term {bar}") for bar in parsed.bars]
     trees = [parse_part(text, allowed, present, what) for text, what in parts]
+    if parsed.trials is not None and not parsed.trials.isdigit():
+        trees.append(parse_part(parsed.trials, allowed, present, "number of trials"))
     refuse_two_of_one_name(trees)
-    for (_, what), tree in zip(parts[1:], trees[1:], strict=True):
+    for (_, what), tree in zip(parts[1:], trees[1 : len(parts)], strict=True):
         if twice := columns_as_terms(trees[0]) & columns_as_terms(tree):
             raise FormulaError(
                 f"The response {min(twice)!r} is among the predictors of the {what}, and cannot "
@@ -324,22 +338,6 @@ def _positive_weights(raw_weights, keep: np.ndarray):
     values = weight_values(raw_weights.iloc[keep])
     positive = values > 0
     return values[positive], keep[positive]
-
-
-def refuse_constant(response: str, low: float, high: float, n: int) -> None:
-    """Refuse a response that does not vary, or a single row.
-
-    Raises
-    ------
-    DataError
-    """
-    if n < 2:
-        raise DataError(f"Only {n} row is usable; a model needs more.")
-    if high - low <= 8 * np.finfo(float).eps * max(abs(low), abs(high)):
-        raise DataError(
-            f"The response {response!r} is constant ({low:g} in all {n} rows): there is nothing to "
-            "model."
-        )
 
 
 def _random_blocks(bars: tuple[Bar, ...], plain: PlainTable, options) -> tuple[RandomBlock, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from bayeslmm.formula.design import Design
 from bayeslmm.formula.labels import as_numbers, labels_alike
 from bayeslmm.formula.random import RandomBlock
 from bayeslmm.formula.statistics import BlockStatistics
+from bayeslmm.parts.families import Family
 
-__all__ = ["check_design", "refuse_beside_residuals"]
+__all__ = ["check_design", "refuse_beside_family", "refuse_beside_residuals", "refuse_reml"]
 
 #: Degrees of freedom and profiles take fourth powers of standard deviations, and products of
 #: these: all have to stay between 1e-300 and 1e300.
@@ -60,7 +62,7 @@ def check_design(design: Design, *, sigma_known: bool = False) -> None:
     for block, covariates in zip(design.blocks, design.block_statistics, strict=True):
         _check_rank(block, covariates)
         if not sigma_known:
-            _check_size(block, n)
+            _check_size(block, n, design.family)
         _check_covariates(block, covariates)
     _check_partitions(design)
     if design.rows_in_memory:
@@ -160,7 +162,7 @@ def _count_pairs(design: Any, one: RandomBlock, other: RandomBlock) -> int:
 
 def _check_levels_among_coefficients(design: Design) -> None:
     """A grouping factor whose differences between levels are coefficients already."""
-    X = design.X
+    X = design.columns_of_location
     for block in design.blocks:
         if "Intercept" not in block.effects or block.n_levels > X.shape[1]:
             continue
@@ -188,7 +190,8 @@ def _refuse_extremes(design: Design) -> None:
 def _sizes(design: Any) -> dict[str, float]:
     """Largest absolute values, or of rows not in memory about that, by what they are of."""
     if design.rows_in_memory:  # the statistics are squares
-        response, weight = _largest(design.y - design.offset), _largest(design.weights)
+        y = design.y - design.offset if design.family.gaussian else design.y
+        response, weight = _largest(y), _largest(design.weights)
         columns = [_largest(column) for column in design.X.T]
         effects = [covariates.size for covariates in design.block_statistics]
     else:
@@ -236,8 +239,26 @@ def _check_rank(block: RandomBlock, covariates: BlockStatistics) -> None:
             )
 
 
-def _check_size(block: RandomBlock, n: int) -> None:
+def _check_size(block: RandomBlock, n: int, family: Family) -> None:
     if block.relationship is not None:  # relatives tell the variances apart
+        return
+    if family.name in ("bernoulli", "ordinal"):
+        if block.n_levels >= n:
+            _warn(
+                f"Every level of {block.name!r} has one row ({block.n_levels} levels, {n} rows), "
+                "and a response of one category says next to nothing about its standard "
+                "deviation; only its prior does."
+            )
+        return
+    if family.discrete:  # an effect of each row is overdispersion
+        return
+    if not family.gaussian and family.name != "lognormal":
+        if block.n_levels >= n:
+            shape = family.parameters[0].key
+            _warn(
+                f"Every level of {block.name!r} has one row ({block.n_levels} levels, {n} rows): "
+                f"its standard deviation and {shape} can hardly be told apart."
+            )
         return
     total = block.n_levels * block.n_effects
     if block.n_levels >= n:
@@ -269,6 +290,55 @@ def _check_covariates(block: RandomBlock, covariates: BlockStatistics) -> None:
 
 def _warn(text: str) -> None:
     warnings.warn(text, ModelWarning, stacklevel=5)
+
+
+#: Why options do not go together with a response that is not Gaussian.
+_BESIDE_FAMILY = {
+    "residual": "such a response has no residuals with a covariance of their own. Use random "
+    "effects for what rows have in common.",
+    "sigma": "such a response has no residual standard deviation; its mean says its variance.",
+    "random": "its random effects are Gaussian.",
+    "missing": 'missing covariates are modeled beside Gaussian responses only. Use missing="drop".',
+    "relationship": "effects of related levels are there for Gaussian responses only.",
+}
+
+
+def refuse_beside_family(family: str, given: Mapping[str, object]) -> None:
+    """Refuse options of Gaussian models beside a family that is not.
+
+    Parameters
+    ----------
+    family : str
+    given : mapping of str to object
+        Options by name, None where not given.
+
+    Raises
+    ------
+    DataError
+    """
+    for option, why in _BESIDE_FAMILY.items():
+        value = given.get(option)
+        if value is None or (option, value) in (("random", "gaussian"), ("missing", "drop")):
+            continue
+        if option == "missing" and value == "raise":
+            continue
+        shown = f'{option}="{value}"' if isinstance(value, str) else f"{option}="
+        raise DataError(f'{shown} does not go together with family="{family}": {why}')
+
+
+def refuse_reml(family: Family) -> None:
+    """Refuse REML for a response that is not Gaussian.
+
+    Raises
+    ------
+    DataError
+    """
+    if not family.gaussian:
+        raise DataError(
+            f'There is no REML for family="{family.name}": the restricted likelihood is that of '
+            "differences of responses which are free of the coefficients, and only a Gaussian "
+            "response has such differences. Use model.ml() or model.fit()."
+        )
 
 
 def refuse_beside_residuals(family: str) -> None:

@@ -6,14 +6,16 @@ import numpy as np
 
 from bayeslmm.formula.design import Design
 
-__all__ = ["describe_design"]
+__all__ = ["describe_design", "describe_response"]
 
 
 def describe_design(design: Design) -> str:
     """The model in a few lines: formula, rows, coefficients, grouping factors."""
     dropped = design.missing.describe() or "none left out"
     lines = [
-        f"Linear mixed model: {design.formula.text}",
+        f"{'Linear mixed model' if design.family.gaussian else 'Mixed model'}: "
+        f"{design.formula.text}",
+        *([] if design.family.gaussian else [describe_response(design)]),
         f"Rows: {design.n_rows} used ({dropped})",
         f"Coefficients: {', '.join(design.coef_names) or 'none'}",
     ]
@@ -45,3 +47,20 @@ def describe_design(design: Design) -> str:
     if design.weights_name is not None:
         lines.append(f"Weights: {design.weights_name}")
     return "\n".join(lines)
+
+
+def describe_response(design: Design) -> str:
+    """Family, link, trials and categories of a response that is not Gaussian, in a line."""
+    family, categories, trials = design.family, design.categories, design.trials
+    link = f"{family.link.name} link"
+    if family.name == "lognormal":
+        link = "its logarithm is normal"
+    parts = [f"{family.name}, {link}"]
+    if family.name == "ordinal":
+        parts.append(f"{len(categories)} categories: {' < '.join(categories)}")
+    elif categories:
+        parts.append(f"the event is {categories[1]}, not {categories[0]}")
+    if trials is not None:
+        low, high = trials.min(), trials.max()
+        parts.append(f"trials: {low:g}" + (f" to {high:g}" if high > low else ""))
+    return f"Response: {design.response}; {'; '.join(parts)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,7 @@ from bayeslmm.formula.syntaxtree import (
     variables_in,
 )
 from bayeslmm.formula.table import PlainTable
+from bayeslmm.parts.families import Family, family_of
 
 __all__ = ["Design", "NewRows"]
 
@@ -76,7 +77,8 @@ class Design:
     response : str
         Name of the response.
     y : ndarray, shape (n,)
-        Response, in its own units; the offset is not subtracted.
+        Response, in its own units; the offset is not subtracted. 0/1 for two categories, numbers
+        from 0 for ordered ones, counts of successes for trials.
     X : ndarray, shape (n, p)
         Model matrix of the coefficients.
     coef_names : tuple of str
@@ -85,7 +87,8 @@ class Design:
     offset : ndarray, shape (n,)
         0 where the formula has no offset.
     weights : ndarray, shape (n,), or None
-        Prior weights: Var(eps_i) = sigma^2 / w_i.
+        Prior weights: Var(eps_i) = sigma^2 / w_i. Of other families than the Gaussian they
+        multiply the log density of a row.
     blocks : tuple of RandomBlock
         One per grouping factor, in the order they are first named.
     missing : MissingRows
@@ -105,6 +108,13 @@ class Design:
         with one variance.
     text_columns : frozenset of str
         Used columns that came as text, not as categories.
+    family : Family
+        Distribution of the response, and its link.
+    trials : ndarray, shape (n,), or None
+        Of a binomial response.
+    categories : tuple of str
+        Labels of an ordinal response in their order; of a response of two categories or of
+        true/false, the second the event. Empty for numbers.
     """
 
     formula: ParsedFormula
@@ -124,6 +134,9 @@ class Design:
     modeled: tuple[ModeledCovariate, ...] = field(repr=False, default=())
     residual: ResidualDesign | None = None
     text_columns: frozenset[str] = field(repr=False, default=frozenset())
+    family: Family = field(default_factory=partial(family_of, "gaussian"))
+    trials: np.ndarray | None = field(repr=False, default=None)
+    categories: tuple[str, ...] = ()
 
     @property
     def X(self) -> np.ndarray:
@@ -179,6 +192,13 @@ class Design:
     def X_reduced(self) -> np.ndarray:
         """X, or a matrix of few rows with the same X'X where the rows are not in memory."""
         return self.X
+
+    @property
+    def columns_of_location(self) -> np.ndarray:
+        """X, and the column of ones that thresholds stand for in front of it."""
+        if self.family.name != "ordinal":
+            return self.X
+        return np.column_stack([np.ones(self.n_rows), self.X])
 
     @property
     def has_intercept(self) -> bool:

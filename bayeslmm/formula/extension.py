@@ -16,9 +16,9 @@ from bayeslmm.errors import DataError, FormulaError
 from bayeslmm.formula.columns import as_frame, find_column, missing_in, plain_column
 from bayeslmm.formula.design import Design
 from bayeslmm.formula.functions import STATEFUL, allowed_calls
-from bayeslmm.formula.matrices import response_matrix
 from bayeslmm.formula.random import GroupingFactor, RandomBlock
 from bayeslmm.formula.residual import ResidualDesign, ResidualRows
+from bayeslmm.formula.responses import new_response
 from bayeslmm.formula.syntaxtree import parse_part, variables_in
 from bayeslmm.formula.table import PlainTable
 
@@ -53,13 +53,14 @@ def add_rows(design: Design, data) -> Design:
             "they would change the group means. Fit the model to all rows."
         )
     frame = as_frame(data)
-    y = _response(design, frame)
+    y, trials = _response(design, frame)
     residual = _residual(design, frame)
     new = design.evaluate(frame)
     n = design.n_rows
     return replace(
         design,
         y=np.concatenate([design.y, y]),
+        trials=None if trials is None else np.concatenate([design.trials, trials]),
         fixed=replace(design.fixed, values=np.vstack([design.X, new.X])),
         offset=np.concatenate([design.offset, new.offset]),
         residual=residual,
@@ -73,18 +74,21 @@ def add_rows(design: Design, data) -> Design:
     )
 
 
-def _response(design: Design, frame: pd.DataFrame) -> np.ndarray:
-    text = design.formula.response
-    called = [name for name in STATEFUL if re.search(rf"(?<![\w.]){name}\s*\(", text)]
-    if called:
-        raise FormulaError(
-            f"The response {text!r} depends on all fitted rows through {called[0]}(), so new rows "
-            "have no response on its scale. Transform the column before fitting."
-        )
+def _response(design: Design, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray | None]:
+    """Response of new rows, and its trials."""
+    parsed = design.formula
+    texts = [parsed.response, *([parsed.trials] if parsed.trials else [])]
+    for text in texts:
+        called = [name for name in STATEFUL if re.search(rf"(?<![\w.]){name}\s*\(", text)]
+        if called:
+            raise FormulaError(
+                f"The response {text!r} depends on all fitted rows through {called[0]}(), so new "
+                "rows have no response on its scale. Transform the column before fitting."
+            )
     allowed = allowed_calls(design.namespace)
     known = set(design.table.columns)
-    tree = parse_part(text, allowed, known, "response")
-    names = [name for name in dict.fromkeys(variables_in(tree)) if name in known]
+    trees = [parse_part(text, allowed, known, "response") for text in texts if not text.isdigit()]
+    names = [n for n in dict.fromkeys(n for t in trees for n in variables_in(t)) if n in known]
     plain = {}
     for name in names:
         column = find_column(frame, name, "response column")
@@ -93,12 +97,13 @@ def _response(design: Design, frame: pd.DataFrame) -> np.ndarray:
                 f"The response column {name!r} of the new rows has missing values: only rows with "
                 "a response say something about a group. Remove the others."
             )
-        plain[name] = plain_column(column, name, numeric=True)
-    rows = pd.DataFrame(plain).set_axis(pd.RangeIndex(len(frame)))
-    y = response_matrix(text, rows, namespace=design.namespace, allowed=allowed)[1]
+        categories = design._categories(name)
+        plain[name] = plain_column(column, name, categories, numeric=categories is None)
+    rows = PlainTable(plain, len(frame))
+    y, trials = new_response(design, rows, frame.index, allowed)
     if not np.all(np.isfinite(y)):
-        raise DataError(f"The response {text!r} of the new rows is not finite.")
-    return y
+        raise DataError(f"The response {parsed.response!r} of the new rows is not finite.")
+    return y, trials
 
 
 def _weights(design: Design, frame: pd.DataFrame) -> np.ndarray | None:

@@ -99,7 +99,7 @@ _R_HABITS = {
     "ns": "bs({0}, df=...)",
     "s": "bs({0}, df=...)",
     "relevel": 'C({0}, Treatment("level"))',
-    "cbind": "one response at a time",
+    "cbind": "successes of trials ~ ... for counts of trials, else one response at a time",
 }
 
 

@@ -15,7 +15,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Set
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ __all__ = [
     "Term",
     "model_matrix",
     "refuse_many_terms",
+    "response_column",
     "response_matrix",
 ]
 
@@ -98,6 +99,30 @@ class ModelMatrix:
     def offset_names(self) -> tuple[str, ...]:
         """The ``offset(...)`` terms as written."""
         return tuple(str(piece.name) for piece in self._pieces if piece.kind == "offset")
+
+    def without_intercept(self) -> ModelMatrix:
+        """The same columns but for the intercept, coded as beside one.
+
+        Raises
+        ------
+        FormulaError
+            If there is none.
+        """
+        if self.names[:1] != ("Intercept",):
+            raise FormulaError(
+                f"There is no intercept in '{self.text}', and ordered categories have thresholds "
+                "in its place: leaving it out has no meaning. Write the formula without 0 + or - 1."
+            )
+        return replace(
+            self,
+            values=np.ascontiguousarray(self.values[:, 1:]),
+            names=self.names[1:],
+            terms=tuple(
+                replace(term, columns=slice(term.columns.start - 1, term.columns.stop - 1))
+                for term in self.terms[1:]
+            ),
+            _pieces=tuple(piece for piece in self._pieces if piece.kind != "intercept"),
+        )
 
     def evaluate(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray | None]:
         """The matrix and the offset for new rows.
@@ -191,31 +216,58 @@ def response_matrix(
     DataError
         If it is not numeric, or not finite.
     """
-    tree = parse_part(text, allowed, set(frame.columns), "response")
+    name, column, matrix = _left_side(text, frame, namespace, allowed, "response")
+    if isinstance(column.dtype, pd.CategoricalDtype) or column.dtype == bool:
+        kind = "true/false" if column.dtype == bool else "text or categories"
+        raise DataError(
+            f"The response {name!r} is not numeric ({kind}).{_stray_words(column)} A linear "
+            'mixed model needs numbers: convert it, or use family="bernoulli" (two categories) or '
+            'family="ordinal" (ordered ones).'
+        )
+    return name, column.to_numpy(dtype=float), matrix
+
+
+def response_column(
+    text: str,
+    frame: Rows,
+    *,
+    namespace: Mapping[str, Any],
+    allowed: Set[str],
+    what: str = "response",
+) -> tuple[str, pd.Series]:
+    """Name and values of a response, or of its number of trials, whatever its type.
+
+    Raises
+    ------
+    FormulaError
+        If it is more than one column or call.
+    DataError
+        If it is a call whose values are not one column of finite numbers.
+    """
+    return _left_side(text, frame, namespace, allowed, what)[:2]
+
+
+def _left_side(
+    text: str, frame: Rows, namespace: Mapping[str, Any], allowed: Set[str], what: str
+) -> tuple[str, pd.Series, ModelMatrix | None]:
+    tree = parse_part(text, allowed, set(frame.columns), what)
     while isinstance(tree, Group):
         tree = tree.inside
     if not isinstance(tree, Name | Call | GroupMean):
         raise FormulaError(
-            f"The response '{text}' is not one column or one call. Arithmetic goes inside "
-            f"I(...): I({text}) ~ ..."
+            f"The {what} '{text}' is not one column or one call. Arithmetic goes inside "
+            f"I(...): I({text})" + (" ~ ..." if what == "response" else "")
         )
     if not isinstance(tree, Call):
         name = printed(tree)
         if name not in frame.columns:
-            raise FormulaError(f"The response {name!r} is a constant, not a column of the data.")
-        column = frame[name]
-        if isinstance(column.dtype, pd.CategoricalDtype) or column.dtype == bool:
-            kind = "true/false" if column.dtype == bool else "text or categories"
-            raise DataError(
-                f"The response {name!r} is not numeric ({kind}).{_stray_words(column)} A linear "
-                "mixed model needs numbers; convert it, or use a generalized model elsewhere."
-            )
-        return name, column.to_numpy(dtype=float), None
+            raise FormulaError(f"The {what} {name!r} is a constant, not a column of the data.")
+        return name, frame[name], None
     terms = [term for term in expand_terms(tree, text) if term]
     matrix = _evaluate(terms, text, frame, namespace)
     if matrix.values.shape[1] != 1 or matrix.terms[0].categorical:
-        raise DataError(f"The response '{text}' is not one numeric column.")
-    return matrix.names[0], matrix.values[:, 0], matrix
+        raise DataError(f"The {what} '{text}' is not one numeric column.")
+    return matrix.names[0], pd.Series(matrix.values[:, 0]), matrix
 
 
 def _stray_words(column: pd.Series) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 from bayeslmm.errors import FormulaError
@@ -15,6 +16,11 @@ from bayeslmm.formula.grouping import grouping_factors
 from bayeslmm.formula.tokens import CLOSE, OPEN, scan, text_of
 
 __all__ = ["Bar", "ParsedFormula", "parse_formula"]
+
+#: Words for a proportion of trials, as in p(successes, trials).
+_PROPORTIONS = ("p", "prop", "proportion")
+#: What stands before a name in a sum or product; anything else makes ``of`` the word.
+_SIGNS_BEFORE_A_NAME = ("PLUS", "MINUS", "STAR", "SLASH", "COLON", "STAR_STAR")
 
 
 @dataclass(frozen=True)
@@ -58,12 +64,16 @@ class ParsedFormula:
         Right side without the random terms; ``"1"`` where nothing else is written.
     bars : tuple of Bar
         Random terms in the order written, nesting expanded.
+    trials : str or None
+        Of a response ``successes of trials`` or ``p(successes, trials)``: a column, a call or a
+        whole number.
     """
 
     text: str
     response: str
     fixed: str
     bars: tuple[Bar, ...]
+    trials: str | None = None
 
 
 def parse_formula(formula: str) -> ParsedFormula:
@@ -110,7 +120,33 @@ def _parsed(formula: str) -> ParsedFormula:
     if any(token.kind == "PIPE" for token in left):
         raise FormulaError(f"A random term cannot stand on the left of '~': {text_of(left)!r}.")
     fixed, bars = _split_bars(right)
-    return ParsedFormula(formula, text_of(left), fixed, tuple(bars))
+    response, trials = _split_trials(left)
+    return ParsedFormula(formula, response, fixed, tuple(bars), trials)
+
+
+def _split_trials(left: list) -> tuple[str, str | None]:
+    """Response and number of trials of ``a of b``, ``p(a, b)`` or ``proportion(a, b)``."""
+    depths = list(accumulate((token.kind in OPEN) - (token.kind in CLOSE) for token in left))
+    words = [token.lexeme if token.kind == "IDENTIFIER" else token.kind for token in left]
+    if words[0] in _PROPORTIONS and words[1:2] == ["LEFT_PAREN"] and 0 not in depths[1:-1]:
+        commas = [i for i, word in enumerate(words) if word == "COMMA" and depths[i] == 1]
+        if len(commas) == 1 and depths[-1] == 0:
+            parts = left[2 : commas[0]], left[commas[0] + 1 : -1]
+            return _both_parts(left, *parts)
+    for i, word in enumerate(words[1:], start=1):
+        before = words[i - 1]
+        if word == "of" and depths[i] == 0 and before not in _SIGNS_BEFORE_A_NAME:
+            return _both_parts(left, left[:i], left[i + 1 :])
+    return text_of(left), None
+
+
+def _both_parts(left: list, response: list, trials: list) -> tuple[str, str]:
+    if not response or not trials:
+        raise FormulaError(
+            f"The response '{text_of(left)}' lacks a part: write successes of trials ~ ..., or "
+            "p(successes, trials) ~ ...."
+        )
+    return text_of(response), text_of(trials)
 
 
 def _split_bars(tokens: list) -> tuple[str, list[Bar]]:

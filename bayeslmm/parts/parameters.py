@@ -53,7 +53,8 @@ class Parameter:
         What its prior is set by and what is printed; nothing is read from it.
     kind : str
         "intercept", "beta", "sd", "corr", "effects_nu", "sigma", "log_sigma", "covariate_mean",
-        "covariate_sd", "nu", or what a correlation structure calls its own: "rho", "range" ...
+        "covariate_sd", "nu", what a family of responses calls its own ("alpha", "kappa", "zi",
+        "threshold"), or a correlation structure: "rho", "range" ...
     default : Prior
     support : (float, float)
         Where it may lie; of each correlation for "corr".

@@ -20,6 +20,7 @@ KNOWN = {
     "Cauchy": ("alpha", "beta"),
     "Laplace": ("mu", "b"),
     "Logistic": ("mu", "s"),
+    "GumbelMin": ("mu", "beta"),
     "SkewNormal": ("mu", "sigma", "alpha", "tau"),
     "Flat": (),
     "HalfFlat": (),
@@ -31,6 +32,7 @@ KNOWN = {
     "InverseGamma": ("alpha", "beta", "mu", "sigma"),
     "LogNormal": ("mu", "sigma", "tau"),
     "Weibull": ("alpha", "beta"),
+    "Beta": ("alpha", "beta", "mu", "sigma"),
     "Uniform": ("lower", "upper"),
     "TruncatedNormal": ("mu", "sigma", "lower", "upper", "tau"),
     "LKJ": ("eta",),
@@ -46,6 +48,7 @@ POSITIVE = {
     "InverseGamma",
     "LogNormal",
     "Weibull",
+    "Beta",
 }
 _IMPROPER = {"Flat", "HalfFlat"}
 #: Parameters without a default in PyMC: one of each group must be given.
@@ -58,6 +61,8 @@ _REQUIRED = {
     "Exponential": (("lam", "scale"),),
     "Gamma": (("alpha", "mu"), ("beta", "sigma")),
     "InverseGamma": (("alpha", "mu"), ("beta", "sigma")),
+    "Beta": (("alpha", "mu"), ("beta", "sigma")),
+    "GumbelMin": (("mu",), ("beta",)),
     "Weibull": (("alpha",), ("beta",)),
     "LKJ": (("eta",),),
     "Fixed": (("value",),),
@@ -70,6 +75,7 @@ _POSITIVE_PARAMETERS = {
     "Cauchy": ("beta",),
     "Laplace": ("b",),
     "Logistic": ("s",),
+    "GumbelMin": ("beta",),
     "SkewNormal": ("sigma", "tau"),
     "HalfNormal": ("sigma", "tau"),
     "HalfStudentT": ("nu", "sigma", "lam"),
@@ -77,13 +83,14 @@ _POSITIVE_PARAMETERS = {
     "Exponential": ("lam", "scale"),
     "Gamma": ("alpha", "beta", "mu", "sigma"),
     "InverseGamma": ("alpha", "beta", "mu", "sigma"),
+    "Beta": ("alpha", "beta", "mu", "sigma"),
     "LogNormal": ("sigma", "tau"),
     "Weibull": ("alpha", "beta"),
     "TruncatedNormal": ("sigma", "tau"),
     "LKJ": ("eta",),
 }
 #: Families that are written with alpha and beta or with mu and sigma.
-_TWO_WAYS = {"Gamma", "InverseGamma"}
+_TWO_WAYS = {"Gamma", "InverseGamma", "Beta"}
 #: Two ways to say one scale.
 _ONE_SCALE = (("sigma", "tau"), ("sigma", "lam"), ("lam", "scale"))
 _BOUNDS = {"Uniform": (0.0, 1.0), "TruncatedNormal": (-math.inf, math.inf)}
@@ -98,8 +105,10 @@ class Prior:
     Parameters
     ----------
     name : str
-        A PyMC distribution, ``"LKJ"`` for correlations, or ``"Fixed"`` for a parameter whose
-        value is known (``blm.Prior("Fixed", value=1)`` on sigma: known sampling variances).
+        A PyMC distribution, ``"LKJ"`` for correlations, ``"Fixed"`` for a parameter whose value
+        is known (``blm.Prior("Fixed", value=1)`` on sigma: known sampling variances), or
+        ``"GumbelMin"`` for thresholds (minus it has PyMC's ``"Gumbel"`` with -mu: its cdf is
+        the inverse of the cloglog link).
     **parameters : float
         Its parameters, under PyMC's names.
 

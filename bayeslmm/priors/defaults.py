@@ -39,6 +39,7 @@ from bayeslmm.formula.marginality import categorical_ranges, effect_map, margina
 from bayeslmm.formula.random import RandomBlock
 from bayeslmm.formula.statistics import BlockStatistics, spread
 from bayeslmm.parts.parameters import corr_key, sd_key
+from bayeslmm.priors.responses import response_center, response_unit
 
 __all__ = [
     "CoefficientDefaults",
@@ -66,7 +67,7 @@ class CoefficientDefaults:
         root (beta - mean) / scale ~ N(0, I); the intercept's column is zero.
     mean : (p,) array
     scale : float
-        2.5 sd(y).
+        2.5 sd(y), or 2.5 units of the linear predictor (:mod:`bayeslmm.priors.responses`).
     spread : (p,) array
         Standard deviation of each column by itself: for a column that is a combination of others,
         about whose coefficient the joint prior says nothing.
@@ -74,6 +75,8 @@ class CoefficientDefaults:
     means : (p,) array
         Where the intercept is meant: the means of the columns.
     mean_y : float
+        What the intercept is expected to be there: the mean of the response, or the center of the
+        linear predictor.
     """
 
     root: np.ndarray
@@ -181,14 +184,16 @@ def coefficient_defaults(design: Design) -> CoefficientDefaults:
     p = len(design.coef_names)
     root = np.diag(rows.spread) if rows.root is None else rows.root.copy()
     mean = np.zeros(p)
+    center = rows.mean_y if design.family.gaussian else response_center(design)
     if at is not None:
         root[:, at] = 0.0
-    elif rows.ones is not None:  # a mean per cell: the constant they add up to is the intercept
+    elif rows.ones is not None and design.family.name != "ordinal":
+        # a mean per cell: the constant they add up to is the intercept
         root = np.vstack([root, rows.mean])
-        mean = rows.mean_y * rows.ones
+        mean = center * rows.ones
     if p:
         root = np.linalg.qr(root, mode="r")
-    return CoefficientDefaults(root, mean, scale, rows.spread, at, rows.mean, rows.mean_y)
+    return CoefficientDefaults(root, mean, scale, rows.spread, at, rows.mean, center)
 
 
 @dataclass(frozen=True)
@@ -428,6 +433,8 @@ class Defaults:
 
 
 def response_spread(design: Design) -> float:
-    """sd(y), or 1 where the response does not vary."""
+    """sd(y), or 1 where the response does not vary; the unit of the linear predictor of others."""
+    if not design.family.gaussian:
+        return response_unit(design)
     sd_y = design.statistics.sd_y
     return sd_y if sd_y > 0 else 1.0

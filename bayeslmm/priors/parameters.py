@@ -22,10 +22,13 @@ from bayeslmm.parts.parameters import (
 from bayeslmm.parts.prior import KNOWN, POSITIVE, Prior, reaches_below_zero
 from bayeslmm.priors.defaults import Defaults, response_spread
 from bayeslmm.priors.residual_priors import residual_parameters
+from bayeslmm.priors.responses import response_parameters
 
 __all__ = ["check_prior", "component_names", "parameters_of"]
 
 _POSITIVE = (0.0, np.inf)
+#: Kinds of shape parameters of responses, which go to infinity where there is no overdispersion.
+_SHAPES = ("alpha", "kappa")
 #: Degrees of freedom of a Student-t distribution: Juarez and Steel (2010), Journal of Business
 #: and Economic Statistics 28(1), section 2.
 _NU = {"alpha": 2, "beta": 0.1}
@@ -52,7 +55,10 @@ def parameters_of(
         found.append(Parameter(key, kind, scaled[key], components=shown))
     for block in design.blocks:
         found += _of_block(block, scaled, random)
-    found += residual_parameters(design, response_spread(design))
+    if design.family.gaussian:
+        found += residual_parameters(design, response_spread(design))
+    else:
+        found += response_parameters(design)
     for covariate in design.modeled:
         found += _of_covariate(covariate)
     if family == "student":
@@ -105,8 +111,8 @@ def component_names(block: RandomBlock) -> list[str]:
 
 
 def check_prior(parameter: Parameter, prior: Prior) -> None:
-    """Scales and degrees of freedom are positive, rho has an interval; correlations have LKJ
-    priors, nothing else.
+    """Scales, shapes and degrees of freedom are positive, rho and zi have an interval, thresholds
+    the whole line; correlations have LKJ priors, nothing else.
 
     Raises
     ------
@@ -119,7 +125,14 @@ def check_prior(parameter: Parameter, prior: Prior) -> None:
     if (kind == "corr") != (prior.name == "LKJ"):
         wanted = 'Prior("LKJ", eta=2)' if kind == "corr" else "another distribution than LKJ"
         raise PriorError(f"{key}: use {wanted}, not {prior!r}.")
+    if kind == "threshold":
+        return _check_threshold(key, prior)
     is_nu = kind in ("nu", "effects_nu")
+    if prior.name == "HalfFlat" and kind in _SHAPES:
+        raise PriorError(
+            f"{key}: the likelihood need not bound it from above, so that a flat prior may leave "
+            "the posterior improper. Use a proper prior, such as LogNormal or InverseGamma."
+        )
     if prior.name == "HalfFlat" and (kind == "range" or is_nu):
         what = "degrees of freedom" if is_nu else "range"
         raise PriorError(
@@ -137,6 +150,7 @@ def check_prior(parameter: Parameter, prior: Prior) -> None:
     if prior.name in KNOWN or reaches_below_zero(prior):
         what = "the degrees of freedom" if is_nu else "a standard deviation"
         what = "a distance in time" if kind == "range" else what
+        what = "a shape, which is positive" if kind in _SHAPES else what
         raise PriorError(
             f"{key} is {what}, and {prior!r} allows negative values. Use "
             "HalfNormal, HalfStudentT, Exponential, Gamma, LogNormal or Uniform(lower=0, ...)."
@@ -144,9 +158,21 @@ def check_prior(parameter: Parameter, prior: Prior) -> None:
     return None
 
 
+def _check_threshold(key: str, prior: Prior) -> None:
+    if prior.name in POSITIVE or prior.name in ("Fixed", "Uniform") or not prior.is_proper:
+        raise PriorError(
+            f"{key}: thresholds lie anywhere on the line, and each needs a proper prior there, "
+            f"such as Logistic, Normal or StudentT, not {prior!r}."
+        )
+
+
 def _check_interval(parameter: Parameter, prior: Prior) -> None:
     (low, high), bounds = parameter.support, prior.parameters
     inside = bounds.get("lower", -np.inf) >= low - 1e-9 and bounds.get("upper", np.inf) <= high
+    if parameter.kind == "zi" and prior.name == "Beta":
+        return
+    if prior.name == "Uniform" and not bounds:
+        inside = (low, high) == (0.0, 1.0)
     if prior.name not in ("Uniform", "TruncatedNormal") or not inside:
         raise PriorError(
             f'{parameter.key} lies between {low:.4g} and {high:.4g}: use blm.Prior("Uniform", '

@@ -21,6 +21,7 @@ from bayeslmm.parts.prior import Prior
 from bayeslmm.priors.defaults import Defaults
 from bayeslmm.priors.effect_maps import EffectMaps
 from bayeslmm.priors.parameters import check_prior, parameters_of
+from bayeslmm.priors.responses import RESPONSE_KINDS, response_notes
 
 __all__ = ["Priors", "default_priors", "sigma_is_given"]
 
@@ -75,6 +76,10 @@ class Priors(Mapping):
     @cached_property
     def _defaults(self) -> Defaults:
         return _defaults_of(self._design)
+
+    @cached_property
+    def _response_notes(self) -> list[str]:
+        return response_notes(self._design)
 
     @cached_property
     def _found(self) -> list[Parameter]:
@@ -154,7 +159,7 @@ class Priors(Mapping):
 
     def notes(self) -> list[str]:
         """What the priors are about, where that is not the parameter in the formula's columns."""
-        return self._defaults.notes(self._is_set)
+        return [*self._defaults.notes(self._is_set), *self._response_notes]
 
     def is_default(self, key: str) -> bool:
         """Whether the prior of `key` was filled in rather than set."""
@@ -218,6 +223,7 @@ class Priors(Mapping):
         """An independent copy."""
         twin = object.__new__(Priors)
         twin._defaults, twin._found = self._defaults, self._found
+        twin._response_notes = self._response_notes
         twin._entries = dict(self._entries)
         return twin
 
@@ -295,7 +301,10 @@ def default_priors(
       standard deviation HalfStudentT(3, s_x), over the observed values;
     - degrees of freedom of Student-t residuals or random effects: Gamma(2, 0.1), Juarez and
       Steel (2010).
-    - residual structures: see :func:`bayeslmm.priors.residual_priors.residual_parameters`.
+    - residual structures: see :func:`bayeslmm.priors.residual_priors.residual_parameters`;
+    - responses that are not Gaussian: the same with the unit of the linear predictor in place of
+      s_y and its center in place of mean y (:mod:`bayeslmm.priors.responses`), without sigma, and
+      with the parameters of :func:`bayeslmm.priors.responses.response_parameters`.
 
     All standard deviations have the divisor n - 1.
 
@@ -303,7 +312,8 @@ def default_priors(
     ----------
     design : Design
     family, random : {"gaussian", "student"}
-        Distribution of the residuals and of the random effects.
+        Distribution of the residuals and of the random effects; of a response that is not
+        Gaussian the design says it.
 
     Returns
     -------
@@ -327,8 +337,9 @@ def _refuse_same_keys(found: list[Parameter]) -> None:
     for parameter in found:
         if keys.count(parameter.key) > 1:
             raise PriorError(
-                f"{parameter.key!r} is both a coefficient and a parameter of the residuals, and a "
-                "prior has one name: rename the column."
+                f"{parameter.key!r} is both a coefficient and a parameter of the "
+                f"{'response' if parameter.kind in RESPONSE_KINDS else 'residuals'}, and a prior "
+                "has one name: rename the column."
             )
 
 

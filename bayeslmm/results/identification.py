@@ -38,7 +38,7 @@ def unidentified_components(model: Model) -> tuple[tuple[str, ...], ...]:
     alone = len(plain) == 1 and design.blocks[plain[0]].n_effects == 1
     if not plain or alone or design.modeled:
         return ()
-    sigma = design.residual is None and not sigma_is_known(model)
+    sigma = design.residual is None and design.family.gaussian and not sigma_is_known(model)
     with single_threaded_blas():
         found = unidentified_directions(
             model.cross_products, covariance_patterns(design), plain, sigma=sigma
@@ -124,7 +124,8 @@ def aliased_coefficients(model: Model) -> tuple[str, ...]:
         if products_say and plainly_independent(model.cross_products):
             return ()
         if design.rows_in_memory:
-            shares = remaining_shares(design.X)
+            columns = design.columns_of_location
+            shares = remaining_shares(columns)[columns.shape[1] - len(design.coef_names) :]
         else:
             shares = remaining_shares_of_products(design.cross_products)
     names, n, rank = design.coef_names, design.n_rows, int(np.count_nonzero(shares))

@@ -7,6 +7,7 @@ A pass is a sum over batches (``base``); sources hand out batches (``arrow``, ``
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def design_of(data, formula: str, **options) -> Design:
     from bayeslmm.formula import Design, build_design
 
     if isinstance(data, Design):  # read from a file
-        return data
+        return with_family(data, options.get("family", "gaussian"))
     build = source_design if is_source(data) else build_design
     return build(formula, data, **options)
 
@@ -49,11 +50,14 @@ def source_design(
     namespace: Mapping[str, Any] | None = None,
     residual: str | None = None,
     sigma: str | None = None,
+    family: str = "gaussian",
+    link: str | None = None,
 ):
     """The design of data that are, or may have to be, read in batches.
 
     What is small is loaded, with the used columns only, unless it was asked to be read in batches
-    with :func:`bayeslmm.scan`. A residual structure needs its rows in memory.
+    with :func:`bayeslmm.scan`. A residual structure needs its rows in memory, and so does another
+    family of responses.
 
     Raises
     ------
@@ -63,14 +67,16 @@ def source_design(
         If the data cannot be read or cannot support the model.
     """
     from bayeslmm.errors import DataError
-    from bayeslmm.formula import build_design
+    from bayeslmm.formula import build_design, parse_formula
     from bayeslmm.formula.functions import allowed_calls
     from bayeslmm.formula.residual import ResidualSyntax
+    from bayeslmm.formula.responses import refuse_trials
+    from bayeslmm.parts.families import family_of
     from bayeslmm.sources.building import build_streamed_design, used_columns
     from bayeslmm.sources.recognize import load_small, scan
 
     source = scan(data)
-    options = {"weights": weights, "missing": missing, "namespace": namespace}
+    options: dict[str, Any] = {"weights": weights, "missing": missing, "namespace": namespace}
     columns = used_columns(formula, source, weights=weights, namespace=namespace)
     structure = ResidualSyntax.parse(residual, sigma)
     if structure is not None:
@@ -78,10 +84,24 @@ def source_design(
         columns = list(dict.fromkeys([*columns, *(c for c in more if c in source.columns)]))
     frame = load_small(source, columns, given=data)
     if frame is not None:
-        return build_design(formula, frame, residual=residual, sigma=sigma, **options)
+        options |= {"residual": residual, "sigma": sigma, "family": family, "link": link}
+        return build_design(formula, frame, **options)
     if structure is not None:
         raise DataError(
             "residual= and sigma= need every row: their likelihood is not one of sums over rows, "
             "which are all that is kept of data read in batches. Give a data frame in memory."
         )
-    return build_streamed_design(formula, source, **options)
+    if not family_of(family, link).gaussian:
+        raise DataError(
+            f'family="{family}" needs every row: its likelihood is not one of sums over rows, '
+            "which are all that is kept of data read in batches. Give a data frame in memory."
+        )
+    refuse_trials(parse_formula(formula), family)
+    return with_family(build_streamed_design(formula, source, **options), family)
+
+
+def with_family(design: Design, family: str) -> Design:
+    """A design whose rows are not held, with the family of its model: Gaussian or Student-t."""
+    from bayeslmm.parts.families import family_of
+
+    return design if design.family.name == family else replace(design, family=family_of(family))

@@ -22,7 +22,6 @@ from bayeslmm.errors import DataError, FormulaError
 from bayeslmm.formula.building import (
     bars_by_factor,
     columns_and_calls,
-    refuse_constant,
     refuse_missing,
     refuse_no_rows,
 )
@@ -31,6 +30,7 @@ from bayeslmm.formula.functions import allowed_calls, check_namespace
 from bayeslmm.formula.matrices import ModelMatrix, model_matrix, response_matrix
 from bayeslmm.formula.missing import MissingRows
 from bayeslmm.formula.random import GroupingFactor, RandomBlock, grouping_factor, random_block
+from bayeslmm.formula.responses import refuse_constant
 from bayeslmm.formula.syntax import Bar, ParsedFormula, parse_formula
 from bayeslmm.formula.table import PlainTable
 from bayeslmm.gaussian import CrossProducts, Shift

@@ -1,0 +1,227 @@
+"""What every distribution of a response can say, given the linear predictor and its parameters."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from bayeslmm.parts.families import formulas
+from bayeslmm.parts.families.links import Link
+
+__all__ = ["Family", "FamilyParameter", "LinearFamily"]
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class FamilyParameter:
+    """A parameter of a distribution beside its mean.
+
+    Attributes
+    ----------
+    key : str
+        Of its prior, and the variable of a posterior.
+    size : int
+    support : (float, float)
+    transform : {"log", "logit", "ordered"}
+        To unbounded numbers.
+    """
+
+    key: str
+    size: int = 1
+    support: tuple[float, float] = (0.0, math.inf)
+    transform: str = "log"
+
+
+@dataclass(frozen=True)
+class Family:
+    """The distribution of a response given its linear predictor eta.
+
+    Arrays broadcast: y, eta and trials with each other and with ``phi[..., k]``, so that 1,000
+    draws of n rows are eta (1000, n) and phi (1000, 1, n_phi).
+
+    Attributes
+    ----------
+    name : str
+    link : Link
+    parameters : tuple of FamilyParameter
+        phi is their values, one after the other.
+    links : tuple of str
+        What may be chosen, the default first.
+    gaussian : bool
+        Whether it is the linear model, which has engines of its own (gaussian and student).
+    discrete, log_concave : bool
+        Of the distribution; of the log density as a function of eta with this link.
+    """
+
+    name: str
+    link: Link
+    parameters: tuple[FamilyParameter, ...] = ()
+
+    kind: ClassVar[int]
+    links: ClassVar[tuple[str, ...]]
+    gaussian: ClassVar[bool] = False
+    discrete: ClassVar[bool] = True
+
+    @property
+    def n_phi(self) -> int:
+        """Length of phi."""
+        return sum(p.size for p in self.parameters)
+
+    @property
+    def code(self) -> int:
+        """What kernels know family and link by."""
+        return formulas.code_of(self.kind, self.link.number)
+
+    @property
+    def log_concave(self) -> bool:
+        return True
+
+    def pair(self, y: Any, phi: Any) -> tuple[Any, Any]:
+        """The two numbers of phi that the formulas take of every row."""
+        phi = np.asarray(phi, dtype=float)
+        given = [phi[..., k] if k < self.n_phi else np.float64(0.0) for k in range(2)]
+        return given[0], given[1]
+
+    def _arguments(self, y: Any, eta: Any, phi: Any, trials: Any) -> tuple:
+        y, eta, trials = (np.asarray(of, dtype=float) for of in (y, eta, trials))
+        return (self.code, y, trials, eta, *self.pair(y, phi))
+
+    def constant(self, y: Any, trials: Any = 1.0) -> Array:
+        """The part of the log density that is free of eta and phi, which kernels leave out."""
+        return formulas.constant(self.kind, y, trials)
+
+    def log_density(self, y: Any, eta: Any, phi: Any = (), trials: Any = 1.0) -> Array:
+        """Log density or log probability of y."""
+        return self.slopes(y, eta, phi, trials)[0]
+
+    def slopes(self, y: Any, eta: Any, phi: Any = (), trials: Any = 1.0) -> tuple[Array, ...]:
+        """Log density and its first three derivatives in eta."""
+        with np.errstate(all="ignore"):
+            l0, *rest = formulas.slopes(*self._arguments(y, eta, phi, trials))
+            return (l0 + self.constant(y, trials), *rest)
+
+    def phi_slopes(self, y: Any, eta: Any, phi: Any = (), trials: Any = 1.0) -> Array:
+        """Derivatives in each phi of the log density and its first two derivatives in eta.
+
+        Returns
+        -------
+        (n_phi, 3, ...) array
+        """
+        with np.errstate(all="ignore"):
+            given = self._arguments(y, eta, phi, trials)
+            shape = np.broadcast_shapes(*(np.shape(of) for of in given))
+            out = np.empty((self.n_phi, 3, *shape))
+            for k, of in enumerate(formulas.phi_slopes(*given)[: self.n_phi]):
+                for order, value in enumerate(of):
+                    out[k, order] = value
+        return out
+
+    @abstractmethod
+    def information(self, eta: Any, phi: Any = (), trials: Any = 1.0) -> Array:
+        """Expected minus second derivative of the log density in eta."""
+
+    def mean(self, eta: Any, phi: Any = (), trials: Any = 1.0) -> Array:
+        """Expectation of y, of binomial counts per trial, of ordinal responses of 0..K-1."""
+        return self.link.inverse(eta)
+
+    @abstractmethod
+    def variance(self, eta: Any, phi: Any = (), trials: Any = 1.0) -> Array:
+        """Variance of y, of binomial counts that of the count."""
+
+    @abstractmethod
+    def draw(self, rng: np.random.Generator, eta: Any, phi: Any = (), trials: Any = 1.0) -> Array:
+        """Responses, of the shape that eta, phi and trials broadcast to."""
+
+    @abstractmethod
+    def cdf(self, y: Any, eta: Any, phi: Any = (), trials: Any = 1.0) -> Array:
+        """P(Y <= y)."""
+
+    def cdf_below(self, y: Any, eta: Any, phi: Any = (), trials: Any = 1.0) -> Array:
+        """P(Y < y), the other end of randomized quantile residuals (Dunn & Smyth 1996)."""
+        return self.cdf(np.asarray(y) - 1.0 if self.discrete else y, eta, phi, trials)
+
+    @abstractmethod
+    def check(self, y: Array, trials: Array | None = None) -> tuple[int, str] | None:
+        """The first row outside the support and what is wrong with it, None where there is none.
+
+        Parameters
+        ----------
+        y : (n,) array
+        trials : (n,) array or None
+        """
+
+    @abstractmethod
+    def start(self, y: Array, trials: Any = 1.0) -> Array:
+        """A linear predictor (n,), offset included, from which iterations may start."""
+
+    def null_variance(self, eta: Any, phi: Any = (), method: str = "default") -> Array:
+        """Distribution-specific variance on the scale of the linear predictor.
+
+        What is beside the variance of effects in R2 and intraclass correlations (Nakagawa, Johnson
+        & Schielzeth 2017, table 1 and 2).
+
+        Parameters
+        ----------
+        eta : (...,) array
+            Of the mean at which it is evaluated.
+        phi : (..., n_phi) array
+        method : {"default", "delta", "trigamma"}
+            By default that of the latent distribution, or of the lognormal approximation, or the
+            delta method where there is neither; trigamma with the log link only.
+        """
+        latent = {"logistic": math.pi**2 / 3.0, "normal": 1.0, "gumbel": math.pi**2 / 6.0}
+        eta = np.asarray(eta, dtype=float)
+        if method == "default" and self.link.latent in latent:
+            return np.full(eta.shape, latent[self.link.latent])
+        squared = self.variance(eta, phi) / self.link.inverse_slope(eta) ** 2
+        if self.link.name != "log" or method == "delta" or self.kind == formulas.BINOMIAL:
+            return squared
+        if method == "trigamma":
+            from scipy.special import polygamma
+
+            return polygamma(1, 1.0 / squared)
+        return np.log1p(squared)
+
+
+def first_where(wrong: Array, why: str) -> tuple[int, str] | None:
+    """The first row of a condition, and the words."""
+    found = np.flatnonzero(wrong)
+    return (int(found[0]), why) if len(found) else None
+
+
+def not_a_count(y: Array) -> Array:
+    """Where y is not one of 0, 1, 2, ..."""
+    y = np.asarray(y, dtype=float)
+    return ~((y >= 0.0) & (y == np.floor(y)) & np.isfinite(y))
+
+
+class LinearFamily(Family):
+    """Gaussian or Student-t residuals: linear mixed models, which have engines of their own."""
+
+    kind = -1
+    links = ("identity",)
+    gaussian = True
+    discrete = False
+
+    def information(self, eta, phi=(), trials=1.0):
+        raise NotImplementedError("Linear models have engines of their own.")
+
+    def variance(self, eta, phi=(), trials=1.0):
+        return self.information(eta)
+
+    def draw(self, rng, eta, phi=(), trials=1.0):
+        return self.information(eta)
+
+    def cdf(self, y, eta, phi=(), trials=1.0):
+        return self.information(eta)
+
+    def check(self, y, trials=None):
+        return first_where(~np.isfinite(y), "is not finite")
+
+    def start(self, y, trials=1.0):
+        return np.asarray(y, dtype=float)
