@@ -46,7 +46,7 @@ __all__ = ["LaplaceEvaluation", "Mode", "ResponseSystem"]
 
 #: Newton steps on b, halvings of one, and the gain in log density at which they have converged:
 #: convergence is quadratic, so that the next step would gain less than rounding.
-_STEPS, _HALVINGS, _GAIN = 100, 30, 1e-14
+_STEPS, _HALVINGS, _GAIN = 100, 30, 1e-18
 #: Smallest curvature of a row, relative to the largest: divided by, and multiplied again.
 _FLAT = 1e-14
 

@@ -24,7 +24,7 @@ class ResponseSearch(Search):
     """
 
     problem: ResponseSystem
-    options = {"maxiter": 1000, "maxfun": 2000, "ftol": 1e-14, "gtol": 1e-5, "maxcor": 30}
+    options = {"maxiter": 1000, "maxfun": 2000, "ftol": 1e-13, "gtol": 5e-5, "maxcor": 30}
 
     def __init__(self, coordinates: ResponseCoordinates):
         super().__init__(coordinates.system, False)
