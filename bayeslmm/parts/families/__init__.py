@@ -6,12 +6,22 @@ derivatives in ``formulas``, a subclass of :class:`Family`, an entry in :data:`F
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
-from bayeslmm.parts.families.discrete import Bernoulli, Binomial, Poisson
+from bayeslmm.parts.families.continuous import Beta, Gamma, LogNormal
+from bayeslmm.parts.families.discrete import (
+    Bernoulli,
+    Binomial,
+    NegativeBinomial,
+    Poisson,
+    ZeroInflatedNegativeBinomial,
+    ZeroInflatedPoisson,
+)
 from bayeslmm.parts.families.family import Family, FamilyParameter, LinearFamily
 from bayeslmm.parts.families.kernels import log_density_rows, slope_rows
 from bayeslmm.parts.families.links import LINKS, Link
+from bayeslmm.parts.families.ordinal import Ordinal
 
 __all__ = [
     "FAMILIES",
@@ -26,6 +36,8 @@ __all__ = [
     "slope_rows",
 ]
 
+_ALPHA, _ZI = FamilyParameter("alpha"), FamilyParameter("zi", 1, (0.0, 1.0), "logit")
+
 #: Class and parameters by the name a user writes.
 _KNOWN: dict[str, tuple[type[Family], tuple[FamilyParameter, ...]]] = {
     "gaussian": (LinearFamily, ()),
@@ -33,6 +45,13 @@ _KNOWN: dict[str, tuple[type[Family], tuple[FamilyParameter, ...]]] = {
     "bernoulli": (Bernoulli, ()),
     "binomial": (Binomial, ()),
     "poisson": (Poisson, ()),
+    "negativebinomial": (NegativeBinomial, (_ALPHA,)),
+    "gamma": (Gamma, (_ALPHA,)),
+    "beta": (Beta, (FamilyParameter("kappa"),)),
+    "lognormal": (LogNormal, (FamilyParameter("sigma"),)),
+    "ordinal": (Ordinal, (FamilyParameter("threshold", 1, (-math.inf, math.inf), "ordered"),)),
+    "zero_inflated_poisson": (ZeroInflatedPoisson, (_ZI,)),
+    "zero_inflated_negativebinomial": (ZeroInflatedNegativeBinomial, (_ALPHA, _ZI)),
 }
 
 #: What a user may write.
@@ -60,7 +79,7 @@ def family_of(name: str, link: str | None = None, n_categories: int | None = Non
     link : str, optional
         One of :func:`links_of`; the first if omitted.
     n_categories : int, optional
-        Of an ordinal response.
+        Of an ordinal response, 2 if omitted.
 
     Raises
     ------

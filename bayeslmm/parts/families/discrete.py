@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -10,7 +10,14 @@ from bayeslmm.parts.families import formulas
 from bayeslmm.parts.families.family import Family, first_where, not_a_count
 from bayeslmm.parts.families.latent import log_both
 
-__all__ = ["Bernoulli", "Binomial", "Poisson"]
+__all__ = [
+    "Bernoulli",
+    "Binomial",
+    "NegativeBinomial",
+    "Poisson",
+    "ZeroInflatedNegativeBinomial",
+    "ZeroInflatedPoisson",
+]
 
 #: numpy draws no Poisson numbers of larger means.
 _LARGEST_MEAN = 1e18
@@ -22,9 +29,7 @@ class Binomial(Family):
     kind = formulas.BINOMIAL
     links = ("logit", "probit", "cloglog", "identity", "log")
 
-    @property
-    def log_concave(self) -> bool:
-        return True  # log p and log(1 - p) are concave for all five links
+    concave = links
 
     def information(self, eta: Any, phi: Any = (), trials: Any = 1.0) -> np.ndarray:
         with np.errstate(all="ignore"):
@@ -70,21 +75,16 @@ class Poisson(Family):
     """Counts with variance mu (McCullagh & Nelder 1989, chapter 6)."""
 
     kind = formulas.POISSON
-    links = ("log", "identity")
-
-    def information(self, eta: Any, phi: Any = (), trials: Any = 1.0) -> np.ndarray:
-        mu = self.link.inverse(eta)
-        return self.link.inverse_slope(eta) ** 2 / mu
+    links: ClassVar[tuple[str, ...]] = ("log", "identity")
+    concave: ClassVar[tuple[str, ...]] = links
 
     def variance(self, eta: Any, phi: Any = (), trials: Any = 1.0) -> np.ndarray:
         return self.link.inverse(eta)
 
-    def draw(
-        self, rng: np.random.Generator, eta: Any, phi: Any = (), trials: Any = 1.0
-    ) -> np.ndarray:
+    def draw(self, rng, eta, phi=(), trials=1.0):
         return rng.poisson(np.minimum(self.link.inverse(eta), _LARGEST_MEAN)).astype(float)
 
-    def cdf(self, y: Any, eta: Any, phi: Any = (), trials: Any = 1.0) -> np.ndarray:
+    def cdf(self, y, eta, phi=(), trials=1.0):
         from scipy.special import gammaincc
 
         y = np.floor(np.asarray(y, dtype=float))
@@ -94,5 +94,86 @@ class Poisson(Family):
     def check(self, y, trials=None):
         return first_where(not_a_count(y), "is not a count (0, 1, 2, ...)")
 
-    def start(self, y: np.ndarray, trials: Any = 1.0) -> np.ndarray:
+    def start(self, y, trials=1.0):
         return self.link.link(np.asarray(y) + 0.1)
+
+
+class NegativeBinomial(Poisson):
+    """Counts with variance mu + mu^2 / alpha, Poisson with gamma distributed means."""
+
+    kind = formulas.NEGATIVE_BINOMIAL
+    concave = ("log",)
+
+    def variance(self, eta: Any, phi: Any = (), trials: Any = 1.0) -> np.ndarray:
+        mu, alpha = self.link.inverse(eta), np.asarray(phi)[..., 0]
+        return mu * (1.0 + mu / alpha)
+
+    def draw(self, rng, eta, phi=(), trials=1.0):
+        mu, alpha = np.broadcast_arrays(self.link.inverse(eta), np.asarray(phi)[..., 0])
+        return rng.poisson(np.minimum(rng.gamma(alpha, mu / alpha), _LARGEST_MEAN)).astype(float)
+
+    def cdf(self, y, eta, phi=(), trials=1.0):
+        from scipy.special import betainc, expit
+
+        alpha, y = np.asarray(phi)[..., 0], np.floor(np.asarray(y, dtype=float))
+        p = expit(np.log(alpha) - np.log(self.link.inverse(eta)))
+        return np.where(y < 0.0, 0.0, betainc(alpha, np.maximum(y, 0.0) + 1.0, p))
+
+
+class ZeroInflatedPoisson(Poisson):
+    """Zero with probability zi, a count otherwise (Lambert 1992, Technometrics 34, 1-14)."""
+
+    kind = formulas.ZERO_INFLATED_POISSON
+    links = ("log",)
+    concave = ()
+    counts: ClassVar[type[Poisson]] = Poisson
+
+    def pair(self, y: Any, phi: np.ndarray) -> tuple[Any, Any]:
+        return np.float64(1.0), phi[..., 0]
+
+    def of_phi(self, y: Any, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        return second[None]
+
+    def _split(self, phi: Any) -> tuple[Poisson, np.ndarray, np.ndarray]:
+        """The counts, their phi and zi."""
+        phi = np.asarray(phi, dtype=float)
+        return self.counts("", self.link, self.parameters[:-1]), phi[..., :-1], phi[..., -1]
+
+    def information(self, eta: Any, phi: Any = (), trials: Any = 1.0) -> np.ndarray:
+        counts, own, zi = self._split(phi)
+        # the expectation of l'^2: of a count's, what zeros have of it exchanged
+        l0, l1, *_ = counts.slopes(0.0, eta, own)
+        zeros, slope = np.exp(self.log_density(0.0, eta, phi)), self.slopes(0.0, eta, phi)[1]
+        kept = counts.information(eta, own) - np.exp(l0) * l1**2
+        return (1.0 - zi) * np.maximum(kept, 0.0) + zeros * slope**2
+
+    def mean(self, eta: Any, phi: Any = (), trials: Any = 1.0) -> np.ndarray:
+        return (1.0 - np.asarray(phi)[..., -1]) * self.link.inverse(eta)
+
+    def variance(self, eta: Any, phi: Any = (), trials: Any = 1.0) -> np.ndarray:
+        counts, own, zi = self._split(phi)
+        return (1.0 - zi) * (counts.variance(eta, own) + zi * self.link.inverse(eta) ** 2)
+
+    def draw(self, rng, eta, phi=(), trials=1.0):
+        counts, own, zi = self._split(phi)
+        y = counts.draw(rng, eta, own)
+        shape = np.broadcast_shapes(y.shape, zi.shape)
+        return np.where(rng.random(shape) < zi, 0.0, y)
+
+    def cdf(self, y, eta, phi=(), trials=1.0):
+        counts, own, zi = self._split(phi)
+        at = zi + (1.0 - zi) * counts.cdf(y, eta, own)
+        return np.where(np.asarray(y) < 0.0, 0.0, at)
+
+
+class ZeroInflatedNegativeBinomial(ZeroInflatedPoisson):
+    """Zero with probability zi, a negative binomial count otherwise."""
+
+    kind = formulas.ZERO_INFLATED_NEGATIVE_BINOMIAL
+    counts = NegativeBinomial
+
+    def pair(self, y: Any, phi: np.ndarray) -> tuple[Any, Any]:
+        return phi[..., 0], phi[..., 1]
+
+    def of_phi(self, y: Any, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        return np.stack([first, second])

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from bayeslmm.errors import one_of
 from bayeslmm.parts.families import formulas
 from bayeslmm.parts.families.links import Link
 
@@ -64,6 +65,8 @@ class Family:
 
     kind: ClassVar[int]
     links: ClassVar[tuple[str, ...]]
+    #: Links for which the log density is concave in eta.
+    concave: ClassVar[tuple[str, ...]] = ()
     gaussian: ClassVar[bool] = False
     discrete: ClassVar[bool] = True
 
@@ -79,17 +82,23 @@ class Family:
 
     @property
     def log_concave(self) -> bool:
-        return True
+        return self.link.name in self.concave
 
-    def pair(self, y: Any, phi: Any) -> tuple[Any, Any]:
-        """The two numbers of phi that the formulas take of every row."""
-        phi = np.asarray(phi, dtype=float)
-        given = [phi[..., k] if k < self.n_phi else np.float64(0.0) for k in range(2)]
-        return given[0], given[1]
+    def pair(self, y: Any, phi: Array) -> tuple[Any, Any]:
+        """The two numbers that formulas take of every row, from phi (..., n_phi)."""
+        one, none = np.float64(1.0), np.float64(0.0)
+        if self.n_phi == 0:
+            return one, none
+        return phi[..., 0], phi[..., 1] if self.n_phi > 1 else none
 
-    def _arguments(self, y: Any, eta: Any, phi: Any, trials: Any) -> tuple:
-        y, eta, trials = (np.asarray(of, dtype=float) for of in (y, eta, trials))
-        return (self.code, y, trials, eta, *self.pair(y, phi))
+    def of_phi(self, y: Any, first: Array, second: Array) -> Array:
+        """Derivatives (n_phi, ...) in phi from those in the two numbers."""
+        return np.stack([first, second])[: self.n_phi]
+
+    def _terms(self, y: Any, eta: Any, phi: Any, trials: Any) -> tuple:
+        y, eta, trials, phi = (np.asarray(of, dtype=float) for of in (y, eta, trials, phi))
+        p0, p1 = self.pair(y, phi)
+        return formulas.terms(self.code, y, trials, eta, p0, p1), formulas.base(self.code, p0)
 
     def constant(self, y: Any, trials: Any = 1.0) -> Array:
         """The part of the log density that is free of eta and phi, which kernels leave out."""
@@ -102,8 +111,8 @@ class Family:
     def slopes(self, y: Any, eta: Any, phi: Any = (), trials: Any = 1.0) -> tuple[Array, ...]:
         """Log density and its first three derivatives in eta."""
         with np.errstate(all="ignore"):
-            l0, *rest = formulas.slopes(*self._arguments(y, eta, phi, trials))
-            return (l0 + self.constant(y, trials), *rest)
+            ((l0, *rest), _, _), (b0, _) = self._terms(y, eta, phi, trials)
+            return (l0 + b0 + self.constant(y, trials), *rest)
 
     def phi_slopes(self, y: Any, eta: Any, phi: Any = (), trials: Any = 1.0) -> Array:
         """Derivatives in each phi of the log density and its first two derivatives in eta.
@@ -113,17 +122,13 @@ class Family:
         (n_phi, 3, ...) array
         """
         with np.errstate(all="ignore"):
-            given = self._arguments(y, eta, phi, trials)
-            shape = np.broadcast_shapes(*(np.shape(of) for of in given))
-            out = np.empty((self.n_phi, 3, *shape))
-            for k, of in enumerate(formulas.phi_slopes(*given)[: self.n_phi]):
-                for order, value in enumerate(of):
-                    out[k, order] = value
-        return out
+            (_, first, second), (_, b1) = self._terms(y, eta, phi, trials)
+            d = np.stack(np.broadcast_arrays(first[0] + b1, *first[1:], *second))
+        return self.of_phi(y, d[:3], d[3:])
 
-    @abstractmethod
     def information(self, eta: Any, phi: Any = (), trials: Any = 1.0) -> Array:
         """Expected minus second derivative of the log density in eta."""
+        return self.link.inverse_slope(eta) ** 2 / self.variance(eta, phi)
 
     def mean(self, eta: Any, phi: Any = (), trials: Any = 1.0) -> Array:
         """Expectation of y, of binomial counts per trial, of ordinal responses of 0..K-1."""
@@ -172,20 +177,37 @@ class Family:
         phi : (..., n_phi) array
         method : {"default", "delta", "trigamma"}
             By default that of the latent distribution, or of the lognormal approximation, or the
-            delta method where there is neither; trigamma with the log link only.
+            delta method where there is neither. The two others: trigamma with the log link of
+            positive means, the delta method elsewhere.
+
+        Raises
+        ------
+        ValueError
+            If there is no such method.
         """
-        latent = {"logistic": math.pi**2 / 3.0, "normal": 1.0, "gumbel": math.pi**2 / 6.0}
+        one_of("method", method, ("default", "delta", "trigamma"))
         eta = np.asarray(eta, dtype=float)
-        if method == "default" and self.link.latent in latent:
-            return np.full(eta.shape, latent[self.link.latent])
-        squared = self.variance(eta, phi) / self.link.inverse_slope(eta) ** 2
-        if self.link.name != "log" or method == "delta" or self.kind == formulas.BINOMIAL:
+        if method == "default" and self.latent_response:
+            return np.full(eta.shape, _LATENT_VARIANCE[self.link.name])
+        if self.link.name != "log" or self.kind == formulas.BINOMIAL:
+            return self.variance(eta, phi) / self.link.inverse_slope(eta) ** 2
+        squared = self.variance(eta, phi) / self.mean(eta, phi) ** 2
+        if method == "delta":
             return squared
         if method == "trigamma":
             from scipy.special import polygamma
 
             return polygamma(1, 1.0 / squared)
         return np.log1p(squared)
+
+    @property
+    def latent_response(self) -> bool:
+        """Whether the response says where a latent variable is, eta its location."""
+        categories = (formulas.BINOMIAL, formulas.ORDINAL)
+        return self.kind in categories and self.link.latent is not None
+
+
+_LATENT_VARIANCE = {"logit": math.pi**2 / 3.0, "probit": 1.0, "cloglog": math.pi**2 / 6.0}
 
 
 def first_where(wrong: Array, why: str) -> tuple[int, str] | None:
@@ -205,6 +227,7 @@ class LinearFamily(Family):
 
     kind = -1
     links = ("identity",)
+    concave = links
     gaussian = True
     discrete = False
 

@@ -11,10 +11,11 @@ import numpy as np
 from bayeslmm.compiling import in_numpy, kernel, summing_kernel
 from bayeslmm.parts.families.formulas import (
     ORDINAL,
+    ZERO_INFLATED_POISSON,
+    base,
     binomial_logit,
-    phi_slopes,
     poisson_log,
-    slopes,
+    terms,
 )
 from bayeslmm.parts.families.special import formula
 
@@ -55,13 +56,14 @@ def log_density_rows(code, y, trials, weights, eta, phi, score, d_phi):
             score[i] = weights[i] * l1
         return total
     d_phi[:] = 0.0
+    b0, b1 = base(code, phi[0] if phi.shape[0] > 0 else 1.0)
     for i in range(y.shape[0]):
+        w = weights[i]
         p0, p1 = _parameters(code, y[i], phi)
-        l0, l1, l2, l3 = slopes(code, y[i], trials[i], eta[i], p0, p1)
-        d0, d1 = phi_slopes(code, y[i], trials[i], eta[i], p0, p1)
-        total += weights[i] * l0
-        score[i] = weights[i] * l1
-        _add(code, y[i], weights[i] * d0[0], weights[i] * d1[0], d_phi)
+        of_eta, d0, d1 = terms(code, y[i], trials[i], eta[i], p0, p1)
+        total += w * (b0 + of_eta[0])
+        score[i] = w * of_eta[1]
+        _add(code, y[i], w * (b1 + d0[0]), w * d1[0], d_phi)
     return total
 
 
@@ -76,63 +78,80 @@ def slope_rows(code, y, trials, weights, eta, phi, out):
     out : (n, 4) array
         Receives them.
     """
+    b0, _ = base(code, phi[0] if phi.shape[0] > 0 else 1.0)
     for i in range(y.shape[0]):
-        p0, p1 = _parameters(code, y[i], phi)
         w = weights[i]
-        l0, l1, l2, l3 = slopes(code, y[i], trials[i], eta[i], p0, p1)
-        out[i, 0], out[i, 1], out[i, 2], out[i, 3] = w * l0, w * l1, w * l2, w * l3
+        p0, p1 = _parameters(code, y[i], phi)
+        of_eta, _, _ = terms(code, y[i], trials[i], eta[i], p0, p1)
+        out[i, 0] = w * (b0 + of_eta[0])
+        out[i, 1] = w * of_eta[1]
+        out[i, 2] = w * of_eta[2]
+        out[i, 3] = w * of_eta[3]
 
 
 @formula
 def _parameters(code, y, phi):
-    """p0 and p1 of a row."""
-    if code // 10 == ORDINAL:
+    """p0 and p1 of a row, as :func:`terms` takes them."""
+    kind = code // 10
+    if kind == ORDINAL:
         k = int(y)
         below = phi[k - 1] if k > 0 else -np.inf
         return below, phi[k] if k < phi.shape[0] else np.inf
+    if kind == ZERO_INFLATED_POISSON:
+        return 1.0, phi[0]
     return phi[0] if phi.shape[0] > 0 else 1.0, phi[1] if phi.shape[0] > 1 else 0.0
 
 
 @formula
 def _add(code, y, d0, d1, d_phi):
     """Add the derivatives in p0 and p1 of a row to those in phi."""
-    if code // 10 == ORDINAL:
+    kind, n_phi = code // 10, d_phi.shape[0]
+    if kind == ORDINAL:
         k = int(y)
         if k > 0:
             d_phi[k - 1] += d0
-        if k < d_phi.shape[0]:
+        if k < n_phi:
             d_phi[k] += d1
-        return
-    if d_phi.shape[0] > 0:
-        d_phi[0] += d0
-    if d_phi.shape[0] > 1:
-        d_phi[1] += d1
+    elif kind == ZERO_INFLATED_POISSON:
+        d_phi[0] += d1
+    else:
+        if n_phi > 0:
+            d_phi[0] += d0
+        if n_phi > 1:
+            d_phi[1] += d1
 
 
-def _parameters_of_rows(code, y, phi):
+def _parameters_of_rows(code: int, y: np.ndarray, phi: np.ndarray) -> tuple:
+    """The same of all rows."""
     if code // 10 == ORDINAL:
         padded, k = np.concatenate([[-np.inf], phi, [np.inf]]), y.astype(int)
         return padded[k], padded[k + 1]
-    return (*phi, 1.0, 0.0)[:2]
+    if code // 10 == ZERO_INFLATED_POISSON:
+        return np.float64(1.0), phi[0]
+    return tuple(np.append(phi, [1.0, 0.0][len(phi) :])) if len(phi) < 2 else tuple(phi)
 
 
 @in_numpy(log_density_rows)
 def _log_density_rows(code, y, trials, weights, eta, phi, score, d_phi):
     p0, p1 = _parameters_of_rows(code, y, phi)
-    l0, l1, *_ = slopes(code, y, trials, eta, p0, p1)
-    np.multiply(weights, l1, out=score)
-    if len(d_phi):
-        d = [weights * of[0] for of in phi_slopes(code, y, trials, eta, p0, p1)]
-        if code // 10 == ORDINAL:
-            k, K = y.astype(int), len(phi) + 1
-            d_phi[:] = np.bincount(k, d[0], K)[1:] + np.bincount(k, d[1], K)[:-1]
-        else:
-            d_phi[:] = [np.sum(of) for of in d[: len(d_phi)]]
-    return float(weights @ l0)
+    of_eta, d0, d1 = terms(code, y, trials, eta, p0, p1)
+    b0, b1 = base(code, phi[0] if len(phi) else 1.0)
+    np.multiply(weights, of_eta[1], out=score)
+    first, second = weights * (b1 + d0[0]), weights * d1[0]
+    if code // 10 == ORDINAL:
+        k, K = y.astype(int), len(phi) + 1
+        d_phi[:] = np.bincount(k, first, K)[1:] + np.bincount(k, second, K)[:-1]
+    elif code // 10 == ZERO_INFLATED_POISSON:
+        d_phi[0] = np.sum(second)
+    else:
+        d_phi[:] = [np.sum(first), np.sum(second)][: len(phi)]
+    return float(weights @ (b0 + of_eta[0]))
 
 
 @in_numpy(slope_rows)
 def _slope_rows(code, y, trials, weights, eta, phi, out):
     p0, p1 = _parameters_of_rows(code, y, phi)
-    for k, of in enumerate(slopes(code, y, trials, eta, p0, p1)):
-        np.multiply(weights, of, out=out[:, k])
+    of_eta, _, _ = terms(code, y, trials, eta, p0, p1)
+    b0, _ = base(code, phi[0] if len(phi) else 1.0)
+    for k, of in enumerate(of_eta):
+        np.multiply(weights, b0 + of if k == 0 else of, out=out[:, k])

@@ -21,6 +21,7 @@ __all__ = [
     "LOGIT",
     "PROBIT",
     "inside",
+    "latent",
     "log_both",
     "log_density",
     "logarithm",
@@ -49,44 +50,48 @@ def logistic(x):
 
 
 @formula
-def _log_lower_normal(x):
-    """log F of the normal distribution.
-
-    With h = f / F (the inverse of Mills' ratio) and g = x + h: f' = h, f'' = -h g and
-    f''' = h (g^2 + h g - 1). Far below zero they are from the continued fraction
-    g = 1/(t + 2/(t + 3/(t + ...))), t = -x (Abramowitz & Stegun 26.2.14), without cancellation.
-    """
-    low = x < -5.0
-    t = choose(low, -x, 5.0)
-    p = 12.0 / t
-    p = 11.0 / (t + p)
-    p = 10.0 / (t + p)
-    p = 9.0 / (t + p)
-    p = 8.0 / (t + p)
-    p = 7.0 / (t + p)
-    p = 6.0 / (t + p)
-    p = 5.0 / (t + p)
-    p = 4.0 / (t + p)
-    p = 3.0 / (t + p)
-    q = 2.0 / (t + p)
-    g_low = 1.0 / (t + q)
-    h_low = t + g_low
-    z = choose(low, 0.0, x)
-    tail = 0.5 * erfc(np.abs(z) * _SQRT_HALF)
-    F = choose(z > 0.0, 1.0 - tail, tail)
-    log_density = -0.5 * x * x - _LOG_SQRT_2PI
-    h = choose(low, h_low, exp(log_density) / F)
-    g = choose(low, g_low, x + h)
-    third = choose(low, h_low * g_low * g_low * q * (p - q), h * (g * g + h * g - 1.0))
-    f = choose(z > 0.0, np.log1p(-tail), np.log(tail))
-    return choose(low, log_density - np.log(h_low), f), h, -h * g, third
-
-
-@formula
 def normal(x):
-    """log F and log(1 - F) of the normal distribution."""
-    s, s1, s2, s3 = _log_lower_normal(-x)
-    return _log_lower_normal(x), (s, -s1, s2, -s3)
+    """log F and log(1 - F) of the normal distribution.
+
+    With t = |x|, T the probability beyond t and h = f / T (the inverse of Mills' ratio), log T has
+    the derivatives -h, -h g and -h (g^2 + h g - 1) in t, g = h - t. Beyond t = 5 they are from the
+    continued fraction g = 1/(t + 2/(t + 3/(t + ...))) (Abramowitz & Stegun 26.2.14), without
+    cancellation.
+    """
+    t = np.abs(x)
+    far = t > 5.0
+    near, z = choose(far, 5.0, t), choose(far, choose(t > 1e15, 1e15, t), 5.0)
+    # p = 3/(z + 4/(z + ... 12/z)) as a fraction
+    above, below = 12.0, z
+    above, below = 11.0 * below, z * below + above
+    above, below = 10.0 * below, z * below + above
+    above, below = 9.0 * below, z * below + above
+    above, below = 8.0 * below, z * below + above
+    above, below = 7.0 * below, z * below + above
+    above, below = 6.0 * below, z * below + above
+    above, below = 5.0 * below, z * below + above
+    above, below = 4.0 * below, z * below + above
+    p = 3.0 * below / (z * below + above)
+    q = 2.0 / (z + p)
+    g_far = 1.0 / (z + q)
+    h_far = z + g_far
+    log_f = -0.5 * t * t - _LOG_SQRT_2PI
+    f = exp(log_f)
+    T = 0.5 * erfc(near * _SQRT_HALF)
+    h = choose(far, h_far, f / T)
+    g = choose(far, g_far, h - t)
+    t3 = -h * choose(far, g * g * q * (p - q), g * g + h * g - 1.0)
+    t0, t1, t2 = log_f - np.log(h), -h, -h * g
+    # the other side, log(1 - T)
+    T = f / h
+    r = f / (1.0 - T)
+    e = t + r
+    s0, s1, s2, s3 = np.log1p(-T), r, -r * e, r * (e * e + r * e - 1.0)
+    up = x > 0.0
+    return (
+        (choose(up, s0, t0), choose(up, s1, -t1), choose(up, s2, t2), choose(up, s3, -t3)),
+        (choose(up, t0, s0), choose(up, t1, -s1), choose(up, t2, s2), choose(up, t3, -s3)),
+    )
 
 
 @formula
@@ -143,6 +148,16 @@ def inside(link, x):
 
 
 @formula
+def latent(link, x):
+    """log F and log(1 - F) of the latent distribution of a link."""
+    if link == LOGIT:
+        return logistic(x)
+    if link == PROBIT:
+        return normal(x)
+    return gumbel(x)
+
+
+@formula
 def log_both(link, x):
     """(log p, ...), (log(1 - p), ...) for the inverse of a link.
 
@@ -151,12 +166,8 @@ def log_both(link, x):
     link : int
     x : float or array
     """
-    if link == LOGIT:
-        return logistic(x)
-    if link == PROBIT:
-        return normal(x)
-    if link == CLOGLOG:
-        return gumbel(x)
+    if link <= CLOGLOG:
+        return latent(link, x)
     if link == IDENTITY:
         s, s1, s2, s3 = logarithm(1.0 - x)
         return logarithm(x), (s, -s1, s2, -s3)
@@ -172,8 +183,8 @@ def log_both(link, x):
 def log_density(link, x):
     """log F' of a latent distribution, with two derivatives."""
     if link == LOGIT:
-        (f, f1, f2, _), (s, s1, _, _) = logistic(x)
-        return f + s, f1 + s1, 2.0 * f2
+        f, s = logistic(x)
+        return f[0] + s[0], f[1] + s[1], f[2] + s[2]
     if link == PROBIT:
         return -0.5 * x * x - _LOG_SQRT_2PI, -x, -1.0 + 0.0 * x
     z = exp(x)

@@ -13,7 +13,17 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic, overload, register_jitable
 
-__all__ = ["choose", "erfc", "exp", "formula", "log1p_unit", "positive"]
+__all__ = [
+    "choose",
+    "erfc",
+    "exp",
+    "formula",
+    "log1p_unit",
+    "log_gamma",
+    "log_one_minus_exp",
+    "log_rising",
+    "positive",
+]
 
 _INLINED: Any = {"forceinline": True, "fastmath": False}
 
@@ -25,6 +35,7 @@ _LOG2_E = 1.4426950408889634
 _LOG2_HIGH, _LOG2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
 #: Adding it rounds a number to the nearest integer, which is then in its last bits.
 _ROUND = 6755399441055744.0
+_LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 _LOWEST, _HIGHEST = -708.0, 690.0
 
 
@@ -109,3 +120,87 @@ def _erfc(x):
 def positive(x):
     """x where it is positive, the smallest normal number elsewhere: for logarithms of it."""
     return choose(x > 0.0, x, 2.2250738585072014e-308)
+
+
+@formula
+def log_one_minus_exp(x):
+    """log(1 - e^-x) for x > 0."""
+    return choose(x < 0.7, np.log(-np.expm1(-x)), np.log1p(-exp(-x)))
+
+
+@formula
+def _stirling(x):
+    """What Stirling's series adds to (x - 1/2) log x - x + log(2 pi) / 2, and its derivative.
+
+    For x >= 8 (Abramowitz & Stegun 6.1.41); the coefficients are Bernoulli numbers.
+    """
+    i = 1.0 / x
+    z = i * i
+    s = -691.0 / 360360.0 + z * (1.0 / 156.0 - z * 3617.0 / 122400.0)
+    s = 1.0 / 12.0 + z * (
+        -1.0 / 360.0 + z * (1.0 / 1260.0 + z * (-1.0 / 1680.0 + z * (1.0 / 1188.0 + z * s)))
+    )
+    d = 691.0 / 32760.0 + z * (-1.0 / 12.0 + z * 3617.0 / 8160.0)
+    d = -1.0 / 12.0 + z * (
+        1.0 / 120.0 + z * (-1.0 / 252.0 + z * (1.0 / 240.0 + z * (-1.0 / 132.0 + z * d)))
+    )
+    return i * s, z * d
+
+
+@formula
+def log_gamma(x):
+    """log Gamma(x) and its derivatives, digamma, trigamma and tetragamma, for x > 0.
+
+    Below 8 by recurrence from x + 8, from there by Stirling's series.
+    """
+    low = x < 8.0
+    product, first, second, third = 1.0, 0.0, 0.0, 0.0
+    at = choose(low, x, 1.0)
+    for _ in range(8):
+        i = 1.0 / at
+        product = product * at
+        first, second, third = first + i, second + i * i, third + i * i * i
+        at = at + 1.0
+    above = choose(low, x + 8.0, x)
+    log_x, i = np.log(above), 1.0 / above
+    z = i * i
+    s, d = _stirling(above)
+    e = -691.0 / 2730.0 + z * (7.0 / 6.0 - z * 3617.0 / 510.0)
+    e = 1.0 / 6.0 + z * (
+        -1.0 / 30.0 + z * (1.0 / 42.0 + z * (-1.0 / 30.0 + z * (5.0 / 66.0 + z * e)))
+    )
+    f = 691.0 / 210.0 + z * (-35.0 / 2.0 + z * 3617.0 / 30.0)
+    f = -0.5 + z * (1.0 / 6.0 + z * (-1.0 / 6.0 + z * (3.0 / 10.0 + z * (-5.0 / 6.0 + z * f))))
+    value = (above - 0.5) * log_x - above + _LOG_SQRT_2PI + s
+    digamma = log_x - 0.5 * i + d
+    trigamma = i + 0.5 * z + z * i * e
+    tetragamma = z * (-1.0 - i + z * f)
+    return (
+        value - choose(low, np.log(product), 0.0),
+        digamma - choose(low, first, 0.0),
+        trigamma + choose(low, second, 0.0),
+        tetragamma - choose(low, 2.0 * third, 0.0),
+    )
+
+
+@formula
+def log_rising(y, a):
+    """log(Gamma(a + y) / (Gamma(a) a^y)) and its derivative in a, for a > 0 and y >= 0.
+
+    The sum of log(1 + k / a) over k < y, without cancellation where a is large.
+    """
+    low = a < 8.0
+    product, total = 1.0, 0.0
+    at = choose(low, a, 1.0)
+    for _ in range(8):
+        product = product * (1.0 + y / at)
+        total = total + y / (at * (at + y))
+        at = at + 1.0
+    b = choose(low, a + 8.0, a)
+    grown = np.log1p(y / b)
+    (s1, d1), (s0, d0) = _stirling(b + y), _stirling(b)
+    by_shift = y * np.log1p(choose(low, 8.0, 0.0) / a) - choose(low, np.log(product), 0.0)
+    value = (b + y - 0.5) * grown - y + s1 - s0 + by_shift
+    # -1/(2 (b + y)) + 1/(2 b) without cancellation
+    slope = grown + 0.5 * y / (b * (b + y)) + d1 - d0 + choose(low, total, 0.0) - y / a
+    return value, slope
