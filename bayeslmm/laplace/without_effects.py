@@ -78,12 +78,13 @@ def coefficients_without_effects(
     from a linear predictor (n,) that suits the responses; a step that leads nowhere is halved.
     Separated data have no maximum: the search ends after some steps.
     """
-    beta = np.zeros(system.p)
     if not system.p:
-        return beta
+        return np.zeros(0)
+    # as if all rows were alike: inside the range of a link that has one
+    beta = np.linalg.lstsq(system.X, np.full(system.n, np.mean(eta - system.offset)))[0]
     found, value, first = system.slopes(eta, phi), -np.inf, True
     for _ in range(_STEPS):
-        w = np.maximum(-found[2], 1e-10 * np.abs(found[2]).max(initial=1e-300))
+        w = _curvature(system, eta, phi, found)
         root = np.sqrt(w)
         target = root * (eta - system.offset + found[1] / w)
         aim = np.linalg.lstsq(root[:, None] * system.X, target, rcond=1e-10)[0]
@@ -103,3 +104,12 @@ def coefficients_without_effects(
         if abs(gain) < _GAIN * (1.0 + abs(value)):
             break
     return beta
+
+
+def _curvature(system: ResponseSystem, eta, phi, slopes: np.ndarray) -> np.ndarray:
+    """Positive weights (n,): observed where they are, else expected."""
+    w = -slopes[2]
+    if not system.family.log_concave:
+        expected = system.weights * system.family.information(eta, phi, system.trials)
+        w = np.where(w > 0, w, expected)
+    return np.maximum(w, 1e-10 * np.abs(w).max(initial=1e-300))

@@ -78,8 +78,8 @@ class ResponseCoordinates:
         """Coordinates scaled by the model without random effects."""
         phi, beta = system.no_effects
         eta = system.offset + system.X @ beta
-        w = np.maximum(-system.slopes(eta, phi)[2], 0.0)
-        w = np.maximum(w, 1e-8 * w.max(initial=1e-300))
+        w = np.maximum(np.nan_to_num(-system.slopes(eta, phi)[2], posinf=0.0), 0.0)
+        w = np.maximum(w, max(1e-8 * w.max(initial=0.0), 1e-300))
         center = np.zeros(system.p)
         if is_ordered(system.family):
             center = w @ system.X / w.sum()

@@ -40,8 +40,17 @@ class ResponseSearch(Search):
         return int(super().n_others(x) > 0)
 
     def starts(self) -> tuple[np.ndarray, list[np.ndarray]]:
-        first, *others = self.coordinates.starts()
+        first, *others = map(self._inside, self.coordinates.starts())
         return first, others
+
+    def _inside(self, x: np.ndarray) -> np.ndarray:
+        """With smaller effects where these leave the range of the link."""
+        r = self.coordinates.n_factors
+        for _ in range(4):
+            if np.isfinite(self.value(x)):
+                break
+            x = np.concatenate([0.1 * x[:r], x[r:]])
+        return x
 
     def point(self, x: np.ndarray) -> ResponsePoint:
         """The log-likelihood and its derivatives."""
