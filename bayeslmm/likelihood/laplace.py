@@ -185,6 +185,14 @@ class ResponseLikelihood:
         F, phi, beta = self.inner.natural(x)
         return mapped_factors(self.problem.template.split, F, self.maps, np.matmul), phi, beta
 
+    def describe(self) -> list[str]:
+        """Family, link and how effects are integrated out."""
+        family, n = self.problem.family, self.n_quadrature
+        how = "Laplace's approximation"
+        if n > 1:
+            how = f"adaptive Gauss-Hermite quadrature, {n} nodes per effect"
+        return [f"family {family.name}, link {family.link.name}; {how}"]
+
     def optimize(self, *, reml: bool, start: np.ndarray | None = None) -> Optimum:
         with single_threaded_blas():
             first = None if start is None else self.inner_x(start)

@@ -65,7 +65,8 @@ class ResponseSearch(Search):
         return found
 
     def descend(self, x: np.ndarray) -> tuple[np.ndarray, float]:
-        return self.minimize(lambda point: (point, 1.0), x)
+        x, _ = self.minimize(lambda point: (point, 1.0), x)
+        return x, self.value(x)
 
     def value(self, x: np.ndarray) -> float:
         value = -2.0 * self.point(x).value
