@@ -336,10 +336,10 @@ def _refuse_same_keys(found: list[Parameter]) -> None:
     keys = [parameter.key for parameter in found]
     for parameter in found:
         if keys.count(parameter.key) > 1:
+            what = "response" if parameter.key in RESPONSE_KINDS else "residuals"
             raise PriorError(
                 f"{parameter.key!r} is both a coefficient and a parameter of the "
-                f"{'response' if parameter.kind in RESPONSE_KINDS else 'residuals'}, and a prior "
-                "has one name: rename the column."
+                f"{what}, and a prior has one name: rename the column."
             )
 
 
