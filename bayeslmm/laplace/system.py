@@ -37,17 +37,16 @@ from bayeslmm.gaussian.factor import Elimination, eliminate
 from bayeslmm.gaussian.leverage import effect_variance
 from bayeslmm.gaussian.problem import Problem, prepare
 from bayeslmm.gaussian.rows import FactorRows
-from bayeslmm.gaussian.shift import Shift
-from bayeslmm.laplace.without_effects import coefficients_without_effects, starting_phi
-from bayeslmm.parts.families import Family
-from bayeslmm.parts.families.kernels import slope_rows
+from bayeslmm.laplace.products import EffectProducts
+from bayeslmm.laplace.without_effects import fit_without_effects
+from bayeslmm.parts.families import Family, slope_rows
 from bayeslmm.parts.patterns import CovariancePattern
 
 __all__ = ["LaplaceEvaluation", "Mode", "ResponseSystem"]
 
 #: Newton steps on b, halvings of one, and the gain in log density at which they have converged:
 #: convergence is quadratic, so that the next step would gain less than rounding.
-_STEPS, _HALVINGS, _GAIN = 100, 30, 1e-10
+_STEPS, _HALVINGS, _GAIN = 100, 30, 1e-18
 #: Smallest curvature of a row, relative to the largest: divided by, and multiplied again.
 _FLAT = 1e-14
 
@@ -148,6 +147,27 @@ class ResponseSystem:
         """Levels and effects of each grouping factor."""
         return [(f.n_levels, f.q) for f in self.factors]
 
+    def with_response(self, y: np.ndarray) -> ResponseSystem:
+        """The same rows with another response."""
+        return self._renewed(y=np.ascontiguousarray(y, dtype=float))
+
+    def with_coefficient_held(self, at: int, value: float) -> ResponseSystem:
+        """The same rows without a column of X, its coefficient at a value."""
+        X = np.ascontiguousarray(np.delete(self.X, at, axis=1))
+        return self._renewed(offset=self.offset + value * self.X[:, at], X=X)
+
+    def with_offset(self, offset: np.ndarray) -> ResponseSystem:
+        """The same rows with another offset."""
+        return self._renewed(offset=offset)
+
+    def _renewed(self, **changes: np.ndarray) -> ResponseSystem:
+        """With other numbers beside the same effects."""
+        twin = replace(self, **changes)
+        for name in ("template", "products"):
+            if name in self.__dict__:
+                twin.__dict__[name] = self.__dict__[name]
+        return twin
+
     def with_effects(self, matrices: Sequence[np.ndarray | None]) -> ResponseSystem:
         """The same rows with the columns Z_k K_k in place of Z_k; None leaves a factor as it is."""
         if all(K is None for K in matrices):
@@ -156,10 +176,10 @@ class ResponseSystem:
             self, factors=tuple(f.mapped(K) for f, K in zip(self.factors, matrices, strict=True))
         )
 
-    def _weighted(self, w: np.ndarray) -> Problem:
-        """The Gaussian model of the effects with precisions w (n,), which may be negative."""
-        cp = CrossProducts.of_effects(self.factors, w)
-        return prepare(cp, self.patterns, symbolic=self.template.symbolic)
+    @cached_property
+    def products(self) -> EffectProducts:
+        """The Gaussian model of the effects at any weights."""
+        return EffectProducts(self.template, self.factors)
 
     def split(self, F: np.ndarray) -> list[np.ndarray]:
         """(..., q_k, q_k) factors from flat ones (..., sum q_k^2)."""
@@ -170,16 +190,27 @@ class ResponseSystem:
         ]
 
     def slopes(self, eta: np.ndarray, phi: np.ndarray) -> np.ndarray:
-        """Weighted log densities of the rows, less what depends on y alone, and three derivatives
-        in eta, (4, n)."""
+        """Weighted log densities of the rows and three derivatives in eta, (4, n)."""
         out = np.empty((self.n, 4))
-        slope_rows(self.family.code, self.y, self.trials, self.weights, eta, phi, out)
-        return out.T
+        with np.errstate(all="ignore"):
+            slope_rows(self.family.code, self.y, self.trials, self.weights, eta, phi, out)
+        found = np.ascontiguousarray(out.T)
+        found[0] += self._constant
+        return found
+
+    def phi_slopes(self, eta: np.ndarray, phi: np.ndarray) -> np.ndarray:
+        """Weighted derivatives in phi of log densities and their slopes, (n_phi, 3, n)."""
+        return self.weights * self.family.phi_slopes(self.y, eta, phi, self.trials)
 
     @cached_property
+    def _constant(self) -> np.ndarray:
+        """Weighted part of the log densities that depends on the response alone."""
+        return self.weights * self.family.constant(self.y, self.trials)
+
+    @property
     def constant(self) -> float:
-        """What the weighted log density of all rows adds whatever the parameters."""
-        return float(self.weights @ self.family.constant(self.y, self.trials))
+        """That part of all rows."""
+        return float(self._constant.sum())
 
     def predictor(self, fixed: np.ndarray, b: np.ndarray) -> np.ndarray:
         """X beta + offset (n,) and the effects' part, b (N,) in elimination order."""
@@ -263,9 +294,7 @@ class ResponseSystem:
     @cached_property
     def no_effects(self) -> tuple[np.ndarray, np.ndarray]:
         """phi and beta of the model without random effects, about as likely as they get."""
-        phi = starting_phi(self)
-        eta = self.family.start(self.y, self.trials)
-        return phi, coefficients_without_effects(self, phi, eta)
+        return fit_without_effects(self)
 
     def _effects_of(self, F: np.ndarray, U: np.ndarray) -> np.ndarray:
         """b = Sigma U."""
@@ -288,8 +317,12 @@ class ResponseSystem:
     def _solved(self, w, right, b, F) -> Elimination | None:
         """M^-1 of Z'W(Z b + l'/W), whose solution is the next b."""
         right = right + self.transposed(w * self.effects_part(b))
-        state = _eliminated(self._weighted(w), right, F)
+        state = _eliminated(self.products.at(w), right, F)
         return state if np.isfinite(state.log_det) else None
+
+    def solve(self, at: Mode, right: np.ndarray) -> np.ndarray:
+        """Q right of (N, k) right sides, Q = (Z'WZ + Sigma^-1)^-1 at a mode."""
+        return _eliminated(at.state.problem, right, at.state.F).b
 
     def evaluate(
         self,
@@ -313,7 +346,7 @@ class ResponseSystem:
         at = self.mode(F, phi, beta, start)
         if at is None or not at.converged:
             return LaplaceEvaluation(np.nan, *nothing), at
-        value = self.constant + at.log_joint - 0.5 * at.state.log_det
+        value = at.log_joint - 0.5 * at.state.log_det
         if not gradient:
             return LaplaceEvaluation(value, *nothing), at
         return LaplaceEvaluation(value, *self._derivatives(at, F, phi)), at
@@ -331,13 +364,13 @@ class ResponseSystem:
         d_beta = self.X.T @ (at.slopes[1] + G + at.slopes[2] * moved)
         d_phi = np.zeros(0)
         if len(phi):
-            d = self.weights * self.family.phi_slopes(self.y, at.eta, phi, self.trials)
+            d = self.phi_slopes(at.eta, phi)
             d_phi = (d[:, 0] + moved * d[:, 1] + 0.5 * h * d[:, 2]).sum(axis=1)
         return 0.5 * (Q - T), d_phi, d_beta
 
 
 def _eliminated(problem: Problem, right: np.ndarray, F: np.ndarray) -> Elimination:
-    values = problem.values._replace(
-        rhs=np.ascontiguousarray(right[:, None]), gram=np.zeros((1, 1)), levels=np.empty((0, 0))
-    )
+    right = np.ascontiguousarray(right.reshape(len(right), -1))
+    k = right.shape[1]
+    values = problem.values._replace(rhs=right, gram=np.zeros((k, k)), levels=np.empty((0, 0)))
     return eliminate(replace(problem, values=values), F)
