@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bayeslmm.datasets import list_datasets as list_datasets
     from bayeslmm.datasets import load_dataset as load_dataset
     from bayeslmm.datasets.simulation import Simulation as Simulation
+    from bayeslmm.datasets.simulation import simulate_item_responses as simulate_item_responses
     from bayeslmm.datasets.simulation import simulate_lmm as simulate_lmm
     from bayeslmm.errors import BayesLMMError as BayesLMMError
     from bayeslmm.errors import DataError as DataError
@@ -88,6 +89,7 @@ _HOMES = {
     "pedigree_relationship": "bayeslmm.relationship.pedigree",
     "load_dataset": "bayeslmm.datasets",
     "list_datasets": "bayeslmm.datasets",
+    "simulate_item_responses": "bayeslmm.datasets.simulation",
     "simulate_lmm": "bayeslmm.datasets.simulation",
     "Simulation": "bayeslmm.datasets.simulation",
     "describe_dataset": "bayeslmm.datasets",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bayeslmm.gaussian.system import System
     from bayeslmm.gaussian.woodbury.problem import WoodburySystem
     from bayeslmm.gaussian.woodbury.split import Split
+    from bayeslmm.laplace.system import ResponseSystem
     from bayeslmm.parts.structures import Structure
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "prepared_problem",
     "reduce_rows",
     "residual_blocks",
+    "response_system",
     "structured_problem",
     "system_of",
 ]
@@ -90,6 +92,30 @@ def system_of(design: Design, *, columns=slice(None), whole: Problem | None = No
         return SharedSystem(whole, None, None, ())
     y, X = design.y - design.offset, design.X[:, columns]
     return SharedSystem(whole, y, X, tuple(factor_rows(design)), design.weights)
+
+
+def response_system(design: Design, *, columns=slice(None)) -> ResponseSystem:
+    """The rows of a response that is not Gaussian, ready to be evaluated.
+
+    Parameters
+    ----------
+    design : Design
+    columns : index
+        Coefficients to keep, such as those that are not aliased.
+    """
+    from bayeslmm.laplace.system import ResponseSystem
+
+    ones = np.ones(design.n_rows)
+    return ResponseSystem(
+        y=np.ascontiguousarray(design.y, dtype=float),
+        trials=ones if design.trials is None else design.trials,
+        weights=ones if design.weights is None else design.weights,
+        offset=design.offset,
+        X=np.ascontiguousarray(design.X[:, columns]),
+        factors=tuple(factor_rows(design)),
+        family=design.family,
+        patterns=tuple(covariance_patterns(design)),
+    )
 
 
 def structured_problem(design: Design, *, columns=slice(None), route: str = "auto") -> System:

@@ -116,3 +116,10 @@ def test_every_public_name_has_an_example_and_every_method_a_docstring():
             methods = inspect.getmembers(public, inspect.isfunction)
             bare = [m for m, f in methods if not m.startswith("_") and not inspect.getdoc(f)]
             assert bare == [], name
+
+
+def test_the_page_of_data_sets_has_all_of_them_with_their_rows():
+    page = (ROOT / "docs" / "datasets.md").read_text()
+    listed = re.findall(r"^\| (\w+) \| ([\d,]+) \|", page, flags=re.MULTILINE)
+    sizes = {name: int(rows.replace(",", "")) for name, rows in listed}
+    assert sizes == {name: len(blm.load_dataset(name)) for name in blm.list_datasets()}

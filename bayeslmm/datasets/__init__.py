@@ -407,6 +407,121 @@ def flock_pedigree() -> pd.DataFrame:
     return _read("flock_pedigree", ("id", "sire", "dam"))
 
 
+def cbpp() -> pd.DataFrame:
+    """New cases of contagious bovine pleuropneumonia in 15 herds over four quarters.
+
+    Zebu cattle of newly infected herds in the Boji district of Ethiopia were tested every quarter;
+    4 of the 60 quarters of a herd are missing (lost to follow-up).
+
+    Variables
+    ---------
+    herd : 15 commercial herds.
+    incidence : animals that became seropositive in the quarter.
+    size : animals of the herd at the beginning of the quarter.
+    period : quarter of the survey, 1 to 4, as a factor.
+    failures : size - incidence.
+
+    Source
+    ------
+    Lesnoff, M. et al. (2004). Within-herd spread of contagious bovine pleuropneumonia in
+    Ethiopian highlands. Preventive Veterinary Medicine 64, 27-40; published with the R package
+    lme4.
+    """
+    return _read("cbpp", ("herd", "period"))
+
+
+def contraception() -> pd.DataFrame:
+    """Use of contraception by 1,934 women in 60 districts of Bangladesh (Fertility Survey, 1989).
+
+    Variables
+    ---------
+    woman : 1,934 women.
+    district : 60 districts, numbered 1 to 61 without 54.
+    use : 1 for a woman who used contraception at the time of the survey, else 0.
+    livch : number of living children: 0, 1, 2 or 3+, as a factor.
+    age : age at the time of the survey, minus the mean (years).
+    urban : whether the woman lives in a town, N or Y.
+
+    Source
+    ------
+    Huq, N. M. and Cleland, J. (1990). Bangladesh Fertility Survey 1989 (Main Report). National
+    Institute of Population Research and Training, Dhaka; a subsample, published with the R
+    package mlmRev.
+    """
+    return _read("contraception", ("woman", "district", "livch", "urban"))
+
+
+def epilepsy() -> pd.DataFrame:
+    """Seizures of 59 patients with epilepsy in a randomized trial, four periods of two weeks.
+
+    Variables
+    ---------
+    y : seizures in the two weeks.
+    trt : placebo or progabide.
+    base : seizures in the eight weeks before randomization.
+    age : age of the patient (years).
+    V4 : 1 in the fourth period, else 0.
+    subject : 59 patients.
+    period : period of two weeks, 1 to 4.
+    lbase : log(base / 4), the logarithm of the seizures in two weeks before the trial.
+    lage : log(age).
+
+    Source
+    ------
+    Thall, P. F. and Vail, S. C. (1990). Some covariance models for longitudinal count data with
+    overdispersion. Biometrics 46, 657-671; published with the R package MASS, where lbase and
+    lage are centered.
+    """
+    return _read("epilepsy", ("trt", "subject"))
+
+
+def grouseticks() -> pd.DataFrame:
+    """Ticks on the heads of 403 red grouse chicks: chicks in broods, broods in locations.
+
+    Variables
+    ---------
+    INDEX : 403 chicks, a level per row.
+    TICKS : number of ticks on the chick's head.
+    BROOD : 118 broods.
+    HEIGHT : height above sea level (m).
+    YEAR : 95, 96 or 97 (1995 to 1997), as a factor.
+    LOCATION : 63 locations.
+    cHEIGHT : height minus the mean of the chicks (100 m).
+
+    Source
+    ------
+    Elston, D. A., Moss, R., Boulinier, T., Arrowsmith, C. and Lambin, X. (2001). Analysis of
+    aggregation, a worked example: numbers of ticks on red grouse chicks. Parasitology 122,
+    563-569; published with the R package lme4.
+    """
+    return _read("grouseticks", ("INDEX", "BROOD", "YEAR", "LOCATION"))
+
+
+def wine() -> pd.DataFrame:
+    """Bitterness of white wine: nine judges rate the same eight bottles (an ordinal response).
+
+    Temperature and contact of juice and skins were controlled when the grapes were crushed, two
+    bottles from each of the four combinations.
+
+    Variables
+    ---------
+    response : bitterness as marked on a scale from 0 to 100.
+    rating : the same in five ordered categories of width 20, 1 (least bitter) to 5.
+    temp : temperature, cold or warm.
+    contact : contact of juice and skins, no or yes.
+    bottle : 8 bottles.
+    judge : 9 judges.
+
+    Source
+    ------
+    Randall, J. H. (1989). The analysis of sensory data by generalized linear model. Biometrical
+    Journal 31, 781-793; published with the R package ordinal.
+    """
+    frame = _read("wine", ("rating", "temp", "contact", "bottle", "judge"))
+    frame["rating"] = frame["rating"].cat.as_ordered()
+    return frame
+
+
 _LOADERS: dict[str, Callable[[], pd.DataFrame]] = {
     loader.__name__: loader
     for loader in (
@@ -426,5 +541,10 @@ _LOADERS: dict[str, Callable[[], pd.DataFrame]] = {
         beatblues,
         flock,
         flock_pedigree,
+        cbpp,
+        contraception,
+        epilepsy,
+        grouseticks,
+        wine,
     )
 }

@@ -1,7 +1,8 @@
-"""Data from a linear mixed model whose truth is known: for the classroom and for tests."""
+"""Data from a mixed model whose truth is known: for the classroom and for tests."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,9 +11,10 @@ import pandas as pd
 
 from bayeslmm.errors import DataError
 
-__all__ = ["Simulation", "simulate_lmm"]
+__all__ = ["Simulation", "simulate_item_responses", "simulate_lmm"]
 
 _TERMS = ("Intercept", "time", "treatment", "time:treatment")
+_ITEM_TERMS = ("Intercept", "anger", "mode[do]", "situation[self]")
 _MECHANISMS = ("mcar", "mar", "mnar")
 
 
@@ -23,8 +25,10 @@ class Simulation:
     Attributes
     ----------
     data : pandas.DataFrame
-        Columns ``y``, ``time`` (0, 1, ...), ``group``, and ``treatment`` (0 or 1, constant in a
-        group) where the model has it; one row per observation.
+        One row per observation. :func:`simulate_lmm`: columns ``y``, ``time`` (0, 1, ...),
+        ``group``, and ``treatment`` (0 or 1, constant in a group) where the model has it.
+        :func:`simulate_item_responses`: ``y`` (0 or 1), ``anger``, ``mode``, ``situation``,
+        ``person``, ``item``.
     complete : pandas.DataFrame
         The same before any row was left out; equal to ``data`` without drop-out and imbalance.
     formula : str
@@ -35,7 +39,10 @@ class Simulation:
         The variance components on the scale of standard deviations and correlations, named as
         in ``fit.varcomp()``.
     effects : pandas.DataFrame
-        The groups' true random effects, one row per group.
+        The true random effects, one row per group; of several factors, one row per
+        ``(factor, level)``.
+    family : str
+        Distribution of ``y``: "gaussian" or "bernoulli" (with the logit link).
 
     Examples
     --------
@@ -53,6 +60,7 @@ class Simulation:
     beta: pd.Series
     varcomp: pd.Series
     effects: pd.DataFrame
+    family: str = "gaussian"
 
     @property
     def truth(self) -> pd.Series:
@@ -60,11 +68,14 @@ class Simulation:
         return pd.concat([self.beta, self.varcomp]).rename("truth")
 
     def __repr__(self) -> str:
-        rows, groups = len(self.data), self.data["group"].nunique()
+        rows = len(self.data)
         left_out = len(self.complete) - rows
         missing = f", {left_out} left out" if left_out else ""
+        index = self.effects.index
+        factors = [index.name] * len(index) if index.nlevels == 1 else index.get_level_values(0)
+        levels = ", ".join(f"{n} {factor}s" for factor, n in Counter(factors).items())
         return (
-            f"Simulation of {self.formula}: {rows} rows{missing}, {groups} groups\n"
+            f"Simulation of {self.formula}: {rows} rows{missing}, {levels}\n"
             f"{self.truth.to_string()}"
         )
 
@@ -172,6 +183,105 @@ def simulate_lmm(
     )
 
 
+def simulate_item_responses(
+    n_persons: int = 316,
+    n_items: int = 24,
+    beta: Sequence[float] = (0.7, 0.3, -0.7, -1.0),
+    sd: Sequence[float] = (1.3, 0.9),
+    seed: int | np.random.Generator | None = None,
+) -> Simulation:
+    """Simulate persons who answer the same items with yes or no: crossed random effects.
+
+    logit P(y = 1) = b0 + b1 anger + b2 [mode is do] + b3 [situation is self] + u_person + v_item,
+    u and v normal. Shape and size are those of a study of verbal aggression: 316 persons say of 24
+    items whether they would want to, or would actually, curse, scold or shout in situations where
+    others or they themselves are to blame.
+
+    Parameters
+    ----------
+    n_persons, n_items : int
+        Everybody answers every item: n_persons times n_items rows.
+    beta : sequence of 4 floats
+        Coefficients of the intercept, the person's anger (standard normal), items that ask what
+        one would do (every second one) rather than want to do, and items where oneself is to
+        blame (the second two of every four) rather than others.
+    sd : sequence of 2 floats
+        Standard deviations of the persons' and of the items' effects.
+    seed : int or numpy.random.Generator, optional
+        The same seed gives the same data.
+
+    Returns
+    -------
+    Simulation
+        ``.data``, ``.formula``, ``.family``, ``.truth`` and more; ``.effects.loc["person"]`` and
+        ``.effects.loc["item"]`` are the true effects.
+
+    Raises
+    ------
+    DataError
+        If an argument is out of its range.
+
+    References
+    ----------
+    De Boeck, P. and Wilson, M. (2004). Explanatory Item Response Models. Springer.
+
+    Examples
+    --------
+    >>> import bayeslmm as blm
+    >>> sim = blm.simulate_item_responses(seed=1)
+    >>> sim.formula, sim.family
+    ('y ~ anger + mode + situation + (1 | person) + (1 | item)', 'bernoulli')
+    >>> sim.data.shape
+    (7584, 6)
+    """
+    coefficients, sds = np.asarray(beta, float), np.asarray(sd, float)
+    _refuse(
+        {
+            "n_persons must be at least 2": n_persons >= 2,
+            "n_items must be at least 4": n_items >= 4,
+            "beta must have 4 finite numbers": coefficients.shape == (4,)
+            and bool(np.isfinite(coefficients).all()),
+            "sd must have 2 numbers, none of them negative": sds.shape == (2,)
+            and bool((sds >= 0).all()),
+        }
+    )
+    rng = np.random.default_rng(seed)
+    anger = rng.standard_normal(n_persons)
+    labels = {"person": _labels("p", n_persons), "item": _labels("i", n_items)}
+    drawn = np.concatenate(
+        [s * rng.standard_normal(len(own)) for s, own in zip(sds, labels.values(), strict=True)]
+    )
+    person, item = np.divmod(np.arange(n_persons * n_items), n_items)
+    do, oneself = item % 2, item // 2 % 2
+    X = np.column_stack([np.ones(len(item)), anger[person], do, oneself])
+    eta = X @ coefficients + drawn[person] + drawn[n_persons + item]
+    data = pd.DataFrame(
+        {
+            "y": (rng.logistic(size=len(eta)) < eta).astype(int),
+            "anger": anger[person],
+            "mode": pd.Categorical.from_codes(do, ["want", "do"]),
+            "situation": pd.Categorical.from_codes(oneself, ["other", "self"]),
+            "person": pd.Categorical.from_codes(person, labels["person"]),
+            "item": pd.Categorical.from_codes(item, labels["item"]),
+        }
+    )
+    index = [(factor, level) for factor, own in labels.items() for level in own]
+    return Simulation(
+        data=data,
+        complete=data.copy(),
+        formula="y ~ anger + mode + situation + (1 | person) + (1 | item)",
+        beta=pd.Series(coefficients, index=list(_ITEM_TERMS), name="truth"),
+        varcomp=pd.Series(
+            {f"sd(Intercept | {factor})": s for factor, s in zip(labels, sds, strict=True)},
+            name="truth",
+        ),
+        effects=pd.DataFrame(
+            {"Intercept": drawn}, index=pd.MultiIndex.from_tuples(index, names=["factor", "level"])
+        ),
+        family="bernoulli",
+    )
+
+
 def _check(n_groups, n_per_group, beta, sd, corr, sigma, dropout, mechanism, imbalance) -> None:
     rules = {
         "n_groups must be at least 2": n_groups >= 2,
@@ -185,14 +295,22 @@ def _check(n_groups, n_per_group, beta, sd, corr, sigma, dropout, mechanism, imb
         f"mechanism must be one of {', '.join(_MECHANISMS)}": mechanism in _MECHANISMS,
         "imbalance must be from 0 to 1": 0 <= imbalance <= 1,
     }
+    _refuse(rules)
+
+
+def _refuse(rules: dict[str, bool]) -> None:
     for rule, holds in rules.items():
         if not holds:
             raise DataError(f"{rule}.")
 
 
+def _labels(letter: str, count: int) -> list[str]:
+    width = len(str(count))
+    return [f"{letter}{j:0{width}d}" for j in range(1, count + 1)]
+
+
 def _visits(n_groups: int, n_per_group: int) -> pd.DataFrame:
-    width = len(str(n_groups))
-    labels = [f"g{j:0{width}d}" for j in range(1, n_groups + 1)]
+    labels = _labels("g", n_groups)
     group = np.repeat(np.arange(n_groups), n_per_group)
     return pd.DataFrame(
         {

@@ -12,6 +12,7 @@ from bayeslmm.fits.likelihood import LikelihoodFit
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import single_threaded_blas
 from bayeslmm.likelihood.absolute import AbsoluteLikelihood
+from bayeslmm.likelihood.laplace import ResponseLikelihood
 from bayeslmm.likelihood.profiled import ProfiledLikelihood, least_squares_sigma
 from bayeslmm.likelihood.thresholds import PERFECT
 from bayeslmm.results.identification import sigma_is_known
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from bayeslmm.protocols import Model
 
-__all__ = ["likelihood_fit"]
+__all__ = ["likelihood_fit", "response_fit"]
 
 
 def likelihood_fit(model: Model, *, reml: bool) -> LikelihoodFit:
@@ -42,12 +43,32 @@ def likelihood_fit(model: Model, *, reml: bool) -> LikelihoodFit:
         engine.refuse_unbounded(fit._solution)
     if engine.known_sigma is None:
         _refuse_perfect(design, fit.sigma)
-    if not fit.converged:
-        _warn(f"The optimizer did not converge: {optimum.message}. Do not trust the estimates.")
-    if fit.singular:
-        where = "At a boundary" if engine.limits(fit._solution) else "Singular fit"
-        _warn(f"{where}: " + "; ".join(fit.singular_components) + ".")
+    _warn_of(fit)
     return fit
+
+
+def response_fit(model: Model, n_quadrature: int) -> LikelihoodFit:
+    """Fit a response that is not Gaussian by maximum likelihood; see :meth:`bayeslmm.LMM.ml`."""
+    with single_threaded_blas():
+        engine = ResponseLikelihood.of(model, n_quadrature)
+        optimum = engine.optimize(reml=False)
+        if not np.isfinite(optimum.criterion):
+            raise DataError(
+                "The likelihood cannot be evaluated. Check the scale of the columns, and whether "
+                "the link keeps the mean where the response has it."
+            )
+        fit = LikelihoodFit(model, engine, optimum, reml=False)
+    _warn_of(fit)
+    return fit
+
+
+def _warn_of(fit: LikelihoodFit) -> None:
+    if not fit.converged:
+        text = f"The optimizer did not converge: {fit.optimum.message}."
+        _warn(f"{text} Do not trust the estimates.")
+    if fit.singular:
+        where = "At a boundary" if fit._engine.limits(fit._solution) else "Singular fit"
+        _warn(f"{where}: " + "; ".join(fit.singular_components) + ".")
 
 
 def _refuse_other_families(model: Model) -> None:
@@ -74,7 +95,7 @@ def refuse_perfect_model(model: Model) -> None:
     ------
     DataError
     """
-    if not sigma_is_known(model):
+    if model.design.family.gaussian and not sigma_is_known(model):
         with single_threaded_blas():
             _refuse_perfect(model.design, least_squares_sigma(model.cross_products))
 
@@ -86,7 +107,7 @@ def refuse_perfect_posterior(model: Model, idata: xr.DataTree) -> None:
     ------
     DataError
     """
-    if not sigma_is_known(model):
+    if model.design.family.gaussian and not sigma_is_known(model):
         _refuse_perfect(model.design, float(idata["posterior"]["sigma"].median()))
 
 
@@ -101,4 +122,4 @@ def _refuse_perfect(design: Design, sigma: float) -> None:
 
 
 def _warn(text: str) -> None:
-    warnings.warn(text, ModelWarning, stacklevel=4)
+    warnings.warn(text, ModelWarning, stacklevel=5)

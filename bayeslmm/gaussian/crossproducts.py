@@ -153,6 +153,26 @@ class CrossProducts:
             raise ValueError("the shift has another number of columns than X")
         return _reduced(rows, shift)
 
+    @classmethod
+    def of_effects(cls, factors: Sequence[FactorRows], precisions: np.ndarray) -> CrossProducts:
+        """Products of the columns of Z alone; y is zero.
+
+        Parameters
+        ----------
+        factors : sequence of FactorRows
+        precisions : (n,) array
+            In place of weights; they may be negative.
+        """
+        n = len(precisions)
+        levels = [_empty_factor(f.n_levels, f.q, 0) for f in factors]
+        R = np.zeros((n, 2))
+        for f, out in zip(factors, levels, strict=True):
+            _accumulate.accumulate_factor(
+                f.codes, f.Z, R, precisions, out.zz, out.zr, out.counts, out.zz_unweighted
+            )
+        pairs, gram = _pair_products(factors, precisions), np.zeros((2, 2))
+        return finished(levels, pairs, gram, gram, Shift(np.zeros(0), 0.0), n, 0, 0.0)
+
     def save(self, path) -> None:
         """Write to one npz file, with a version and a checksum.
 

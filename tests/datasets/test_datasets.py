@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -24,6 +25,11 @@ SHAPES = {
     "beatblues": (280, 7),
     "flock": (1065, 5),
     "flock_pedigree": (580, 3),
+    "cbpp": (56, 5),
+    "contraception": (1934, 6),
+    "epilepsy": (236, 9),
+    "grouseticks": (403, 7),
+    "wine": (72, 6),
 }
 
 
@@ -53,3 +59,30 @@ def test_factor_levels_that_are_numbers_are_in_numeric_order():
 def test_an_unknown_name_is_refused_with_the_nearest():
     with pytest.raises(blm.DataError, match="Did you mean 'penicillin'"):
         blm.load_dataset("penicilin")
+
+
+def test_columns_made_from_others_are_as_described():
+    cbpp, epilepsy = blm.load_dataset("cbpp"), blm.load_dataset("epilepsy")
+    assert (cbpp["failures"] == cbpp["size"] - cbpp["incidence"]).all()
+    np.testing.assert_allclose(epilepsy["lbase"], np.log(epilepsy["base"] / 4))
+    np.testing.assert_allclose(epilepsy["lage"], np.log(epilepsy["age"]))
+    assert (epilepsy["V4"] == (epilepsy["period"] == 4)).all()
+    ticks = blm.load_dataset("grouseticks")
+    height = ticks["HEIGHT"] - ticks["HEIGHT"].mean()
+    np.testing.assert_allclose(ticks["cHEIGHT"], height / 100)
+
+
+def test_wine_ratings_are_ordered_fifths_of_the_scale():
+    wine = blm.load_dataset("wine")
+    assert wine["rating"].cat.ordered
+    assert wine["rating"].value_counts(sort=False).to_list() == [5, 22, 26, 12, 7]
+    assert (wine["rating"].cat.codes == wine["response"] // 20).all()
+    # every judge has every bottle once, a bottle is of one temperature and contact
+    assert (wine.groupby(["judge", "bottle"], observed=True).size() == 1).all()
+    assert wine.groupby(["bottle", "temp", "contact"], observed=True).ngroups == 8
+
+
+def test_broods_are_in_one_location_and_chicks_have_a_level_each():
+    ticks = blm.load_dataset("grouseticks")
+    assert ticks.groupby("BROOD", observed=True)["LOCATION"].nunique().eq(1).all()
+    assert ticks["INDEX"].is_unique

@@ -1,6 +1,7 @@
 """Simulated data have the truth they say they have."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import bayeslmm as blm
@@ -90,3 +91,63 @@ def test_imbalance_keeps_at_least_one_row_of_every_group():
 def test_arguments_out_of_range_are_refused_by_name(arguments, message):
     with pytest.raises(blm.DataError, match=message):
         blm.simulate_lmm(**arguments)
+
+
+def test_items_are_those_of_the_study_in_shape_and_crossed_completely():
+    sim = blm.simulate_item_responses(seed=1)
+    assert sim.data.shape == (7584, 6)
+    assert sim.data.groupby(["person", "item"], observed=True).size().eq(1).all()
+    assert sim.data.groupby("person", observed=True)["anger"].nunique().eq(1).all()
+    cells = sim.data.drop_duplicates("item").groupby(["mode", "situation"], observed=True).size()
+    assert cells.to_list() == [6, 6, 6, 6]
+    assert repr(sim).startswith(f"Simulation of {sim.formula}: 7584 rows, 316 persons, 24 items")
+    assert list(sim.truth.index[-2:]) == ["sd(Intercept | person)", "sd(Intercept | item)"]
+
+
+def test_the_same_seed_gives_the_same_answers():
+    first, again = (blm.simulate_item_responses(40, 8, seed=3) for _ in range(2))
+    assert first.data.equals(again.data)
+    assert not first.data.equals(blm.simulate_item_responses(40, 8, seed=4).data)
+
+
+def test_coefficients_of_items_are_named_as_in_a_fit():
+    sim = blm.simulate_item_responses(40, 8, seed=1)
+    fit = blm.LMM(sim.formula, sim.data).reml()
+    assert list(fit.fixef().index) == list(sim.beta.index)
+    assert list(fit.varcomp().index) == [*sim.varcomp.index, "sigma"]
+
+
+def test_answers_have_the_probabilities_of_the_model():
+    sim = blm.simulate_item_responses(1000, 200, beta=(0.4, -0.5, 1.0, -1.5), sd=(1, 0.7), seed=2)
+    data, effects = sim.data, sim.effects["Intercept"]
+    columns = {
+        "Intercept": 1.0,
+        "anger": data["anger"],
+        "mode": data["mode"] == "do",
+        "situation": data["situation"] == "self",
+    }
+    X = pd.DataFrame(columns, dtype=float).to_numpy()
+    own = [effects[factor].loc[data[factor]].to_numpy() for factor in ("person", "item")]
+    p = 1 / (1 + np.exp(-(X @ sim.beta.to_numpy() + sum(own))))
+    # a score is normal with the information as its variance: six standard deviations
+    score, information = X.T @ (data["y"] - p), (X**2).T @ (p * (1 - p))
+    assert np.max(np.abs(score) / np.sqrt(information)) < 6
+    # standard errors of the sds: 0.022 and 0.035
+    assert effects["person"].std() == pytest.approx(1.0, abs=0.14)
+    assert effects["item"].std() == pytest.approx(0.7, abs=0.21)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n_persons": 1}, "n_persons"),
+        ({"n_items": 3}, "n_items"),
+        ({"beta": (1, 2)}, "beta"),
+        ({"beta": (0, 0, 0, np.nan)}, "beta"),
+        ({"sd": 1.0}, "sd"),
+        ({"sd": (1, -1)}, "sd"),
+    ],
+)
+def test_arguments_of_items_out_of_range_are_refused_by_name(arguments, message):
+    with pytest.raises(blm.DataError, match=message):
+        blm.simulate_item_responses(**arguments)

@@ -1,0 +1,371 @@
+"""The joint density of parameters and effects of a response that is not Gaussian.
+
+Effects are functions of the covariances and of v (:mod:`bayeslmm.bayes.kernels.following`). In z,
+where NUTS moves, parameters are center + scale z and v is what makes the Hessian at the mode about
+the identity.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import carray
+
+from bayeslmm.addresses import reader
+from bayeslmm.bayes.kernels.coordinates import CovariancePrior, natural
+from bayeslmm.bayes.kernels.following import follow, pull_back
+from bayeslmm.bayes.kernels.tables import LOGP
+from bayeslmm.compiling import Doubles, IntegerMatrix, Integers, Matrix, c_function, kernel
+from bayeslmm.gaussian.symbolic import Layout
+from bayeslmm.parts.correlations import pullback_to_correlations
+from bayeslmm.parts.families.kernels import log_density_rows
+from bayeslmm.parts.scales import Scales, scale_terms
+
+__all__ = [
+    "N_JOINT",
+    "JointArguments",
+    "Levels",
+    "Rows",
+    "Whitening",
+    "family_parameters",
+    "joint",
+    "logp",
+    "natural_draws",
+    "ordered_pullback",
+    "read_joint",
+    "spread_out",
+    "whitened",
+    "whitened_many",
+]
+
+_LOG_2PI = float(np.log(2.0 * np.pi))
+
+
+class Rows(NamedTuple):
+    """Rows of the data.
+
+    Attributes
+    ----------
+    family : int
+        Code of family and link.
+    y, trials, weights, offset : (n,) arrays
+    X : (n, p) array
+    Z : (n, sum q_k) array
+        Columns of all factors, the first factor's first.
+    first : (n, K) int array
+        Where the effects of the row's level begin.
+    q : (K,) int array
+        Effects of each factor.
+    """
+
+    family: int
+    y: Doubles
+    trials: Doubles
+    weights: Doubles
+    offset: Doubles
+    X: Matrix
+    Z: Matrix
+    first: IntegerMatrix
+    q: Integers
+
+
+class Levels(NamedTuple):
+    """What is known of the effects near the mode, in elimination order.
+
+    Attributes
+    ----------
+    layout : Layout
+        Without a dense tail.
+    diag, panel : flat arrays
+        Information, see :mod:`bayeslmm.bayes.kernels.following`.
+    r : (N,) array
+        Information times the effects it is about.
+    """
+
+    layout: Layout
+    diag: Doubles
+    panel: Doubles
+    r: Doubles
+
+
+class Whitening(NamedTuple):
+    """From z to parameters and v.
+
+    Attributes
+    ----------
+    center : (d,) array
+    scale : (d, d) array
+    along : (N, p) array
+        How v moves with the coefficients.
+    head, rest : int arrays
+        Effects that are independent given the m others, and these.
+    tail : (m, m) array
+        Upper triangular, of the v of the others.
+    ptr, column, value : arrays
+        What each v of the head loses of which of the others.
+    """
+
+    center: Doubles
+    scale: Matrix
+    along: Matrix
+    head: Integers
+    rest: Integers
+    tail: Matrix
+    ptr: Integers
+    column: Integers
+    value: Doubles
+
+
+class JointArguments(NamedTuple):
+    """All that the density takes.
+
+    Attributes
+    ----------
+    rows : Rows
+    levels : Levels
+    covariances : CovariancePrior
+    phi, coefficients : Scales
+        Priors of the family's parameters and of the coefficients.
+    ordered : int
+        1 where the family's parameters are thresholds, in increasing order.
+    constant : float
+        What the log density of all rows adds whatever the parameters.
+    whitening : Whitening
+    """
+
+    rows: Rows
+    levels: Levels
+    covariances: CovariancePrior
+    phi: Scales
+    coefficients: Scales
+    ordered: int
+    constant: float
+    whitening: Whitening
+
+
+read_joint, N_JOINT = reader(JointArguments)
+
+
+@kernel
+def family_parameters(x, phi, ordered):
+    """Log prior with Jacobians and its gradient, the parameters and their slopes in x.
+
+    Of ordered ones x holds the first and the logs of the gaps.
+    """
+    if ordered == 0:
+        return scale_terms(phi, x)
+    k = x.shape[0]
+    natural_x, slope = np.empty(k), np.empty(k)
+    natural_x[0], slope[0] = x[0], 1.0
+    log_jacobian = 0.0
+    for i in range(1, k):
+        slope[i] = np.exp(x[i])
+        natural_x[i] = natural_x[i - 1] + slope[i]
+        log_jacobian += x[i] + np.log(i + 1.0)
+    value, gradient, at, _ = scale_terms(phi, natural_x)
+    gradient = ordered_pullback(gradient, slope)
+    for i in range(1, k):
+        gradient[i] += 1.0
+    return value + log_jacobian, gradient, at, slope
+
+
+@kernel
+def ordered_pullback(d_at, slope):
+    """Derivatives in the first and the log gaps, from those in the thresholds."""
+    out, total = np.empty(d_at.shape[0]), 0.0
+    for i in range(d_at.shape[0] - 1, -1, -1):
+        total += d_at[i]
+        out[i] = total * slope[i]
+    return out
+
+
+@kernel
+def _predictor(rows, beta, b):
+    """eta of every row."""
+    eta = rows.offset.copy()
+    n, p = rows.X.shape
+    K = rows.q.shape[0]
+    for i in range(n):
+        total, column = eta[i], 0
+        for c in range(p):
+            total += rows.X[i, c] * beta[c]
+        for k in range(K):
+            at = rows.first[i, k]
+            for a in range(rows.q[k]):
+                total += rows.Z[i, column + a] * b[at + a]
+            column += rows.q[k]
+        eta[i] = total
+    return eta
+
+
+@kernel
+def _transposed(rows, score, d_beta, g):
+    """X' score and Z' score, added to zeros."""
+    n, p = rows.X.shape
+    K = rows.q.shape[0]
+    for i in range(n):
+        s, column = score[i], 0
+        for c in range(p):
+            d_beta[c] += rows.X[i, c] * s
+        for k in range(K):
+            at = rows.first[i, k]
+            for a in range(rows.q[k]):
+                g[at + a] += rows.Z[i, column + a] * s
+            column += rows.q[k]
+
+
+@kernel
+def joint(low, v, a):
+    """Log density of the parameters and of v, and its derivatives in both.
+
+    Parameters
+    ----------
+    low : (d,) array
+        Coordinates of the covariances, of the family's parameters, and coefficients.
+    v : (N,) array
+    a : JointArguments
+    """
+    levels, prior = a.levels, a.covariances
+    n_cov = prior.scales.code.shape[0] + prior.exponent.shape[0]
+    n_phi, p = a.phi.code.shape[0], a.coefficients.code.shape[0]
+    m, k = prior.effects.diagonal.shape[0], prior.scales.code.shape[0]
+    d_low, d_v = np.empty(low.shape[0]), np.empty(v.shape[0])
+    at = natural(low[:n_cov], prior)
+    log_phi, d_log_phi, phi, slope = family_parameters(low[n_cov : n_cov + n_phi], a.phi, a.ordered)
+    log_beta, d_log_beta, beta, slope_beta = scale_terms(a.coefficients, low[n_cov + n_phi :])
+    N = v.shape[0]
+    lay, diag, panel, r = levels.layout, levels.diag, levels.panel, levels.r
+    C, R = np.empty(diag.shape[0]), np.empty(panel.shape[0])
+    first, u, b = np.empty(N), np.empty(N), np.empty(N)
+    log_det = follow(lay, diag, panel, r, at.F, v, C, R, first, u, b)
+    eta = _predictor(a.rows, beta, b)
+    score, d_phi = np.empty(eta.shape[0]), np.zeros(n_phi)
+    value = log_density_rows(
+        a.rows.family, a.rows.y, a.rows.trials, a.rows.weights, eta, phi, score, d_phi
+    )
+    for i in range(N):
+        value -= 0.5 * u[i] * u[i]
+    value += a.constant + at.value + log_phi + log_beta - log_det - 0.5 * N * _LOG_2PI
+    d_beta, g, d_F = np.zeros(p), np.zeros(N), np.zeros(at.F.shape[0])
+    _transposed(a.rows, score, d_beta, g)
+    pull_back(lay, diag, panel, r, at.F, C, R, first, u, g, d_F, d_v)
+    d_low[:n_cov] = at.gradient
+    # at unit sds the derivative in log sd is that in sd: nothing is divided by an sd
+    d_sd, d_u = pullback_to_correlations(prior.effects, np.ones(m), low[k:n_cov], d_F)
+    for i in range(m):
+        d_low[i] += d_sd[i] * at.slope[i]
+        for t in range(prior.effects.row_ptr[i], prior.effects.row_ptr[i + 1]):
+            number = prior.effects.number[t]
+            d_low[k + number] += d_u[number] * at.scalar[i]
+    if a.ordered:
+        d_phi = ordered_pullback(d_phi, slope)
+        slope = np.ones(n_phi)
+    for i in range(n_phi):
+        d_low[n_cov + i] = d_log_phi[i] + d_phi[i] * slope[i]
+    for i in range(p):
+        d_low[n_cov + n_phi + i] = d_log_beta[i] + d_beta[i] * slope_beta[i]
+    return value, d_low, d_v
+
+
+@kernel
+def spread_out(z, w):
+    """Parameters and v at z."""
+    d, p = w.center.shape[0], w.along.shape[1]
+    N, m, head = w.along.shape[0], w.rest.shape[0], w.head.shape[0]
+    low, v = w.center.copy(), np.empty(N)
+    for i in range(d):
+        for j in range(d):
+            low[i] += w.scale[i, j] * z[j]
+    for i in range(m):
+        total = 0.0
+        for j in range(i, m):
+            total += w.tail[i, j] * z[d + w.rest[j]]
+        v[w.rest[i]] = total
+    for i in range(head):
+        total = z[d + w.head[i]]
+        for s in range(w.ptr[i], w.ptr[i + 1]):
+            total -= w.value[s] * v[w.rest[w.column[s]]]
+        v[w.head[i]] = total
+    for i in range(N):
+        for c in range(p):
+            v[i] += w.along[i, c] * (low[d - p + c] - w.center[d - p + c])
+    return low, v
+
+
+@kernel
+def _gathered(d_low, d_v, w, out):
+    """Derivatives in z from those in the parameters and v, which are used up."""
+    d, p = w.center.shape[0], w.along.shape[1]
+    N, m, head = w.along.shape[0], w.rest.shape[0], w.head.shape[0]
+    for i in range(N):
+        for c in range(p):
+            d_low[d - p + c] += w.along[i, c] * d_v[i]
+    for i in range(head):
+        slope = d_v[w.head[i]]
+        out[d + w.head[i]] = slope
+        for s in range(w.ptr[i], w.ptr[i + 1]):
+            d_v[w.rest[w.column[s]]] -= w.value[s] * slope
+    for j in range(m):
+        total = 0.0
+        for i in range(j + 1):
+            total += w.tail[i, j] * d_v[w.rest[i]]
+        out[d + w.rest[j]] = total
+    for j in range(d):
+        total = 0.0
+        for i in range(d):
+            total += w.scale[i, j] * d_low[i]
+        out[j] = total
+
+
+@kernel
+def whitened(z, a, out):
+    """Log density of parameters and v at z, gradient in z into ``out``."""
+    low, v = spread_out(z, a.whitening)
+    value, d_low, d_v = joint(low, v, a)
+    _gathered(d_low, d_v, a.whitening, out)
+    return value
+
+
+@kernel
+def whitened_many(Z, a):
+    """Log density at each row of Z."""
+    out, gradient = np.empty(Z.shape[0]), np.empty(Z.shape[1])
+    for i in range(Z.shape[0]):
+        out[i] = whitened(Z[i], a, gradient)
+    return out
+
+
+@kernel
+def natural_draws(Z, a):
+    """Scalars of the effects, flat factors, phi, coefficients and effects at rows of Z."""
+    n, prior, levels = Z.shape[0], a.covariances, a.levels
+    m, k = prior.effects.diagonal.shape[0], prior.scales.code.shape[0]
+    n_cov, n_phi = k + prior.exponent.shape[0], a.phi.code.shape[0]
+    N, p = levels.r.shape[0], a.coefficients.code.shape[0]
+    sds, F = np.empty((n, m)), np.empty((n, prior.effects.buffer[0]))
+    phi, beta, b = np.empty((n, n_phi)), np.empty((n, p)), np.empty((n, N))
+    C, R = np.empty(levels.diag.shape[0]), np.empty(levels.panel.shape[0])
+    first, u = np.empty(N), np.empty(N)
+    for i in range(n):
+        low, v = spread_out(Z[i], a.whitening)
+        at = natural(low[:n_cov], prior)
+        sds[i], F[i] = at.scalar[:m], at.F
+        phi[i] = family_parameters(low[n_cov : n_cov + n_phi], a.phi, a.ordered)[2]
+        beta[i] = scale_terms(a.coefficients, low[n_cov + n_phi :])[2]
+        follow(
+            levels.layout, levels.diag, levels.panel, levels.r, at.F, v, C, R, first, u, b[i]
+        )
+    return sds, F, phi, beta, b
+
+
+@c_function(LOGP)
+def logp(n_dim, z, out, value, user_data):
+    """Log density and gradient in z."""
+    t = carray(user_data, (3 * N_JOINT,), np.int64)
+    gradient, total = carray(out, (n_dim,)), carray(value, (1,))
+    total[0] = whitened(carray(z, (n_dim,)), read_joint(t, 0), gradient)
+    fine = np.isfinite(total[0])
+    for i in range(gradient.shape[0]):
+        fine = fine and np.isfinite(gradient[i])
+    return 0 if fine else 3

@@ -1,0 +1,1 @@
+"""Mixed models of responses that are not Gaussian, around the Gaussian core."""
