@@ -28,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -83,7 +83,6 @@ class Mode(NamedTuple):
         Weighted log densities of the rows and three derivatives in eta.
     state : Elimination
         With the weights -l''.
-    converged : bool
     """
 
     eta: np.ndarray
@@ -91,7 +90,6 @@ class Mode(NamedTuple):
     U: np.ndarray
     slopes: np.ndarray
     state: Elimination
-    converged: bool
 
     @property
     def log_joint(self) -> float:
@@ -160,7 +158,7 @@ class ResponseSystem:
         """The same rows with another offset."""
         return self._renewed(offset=offset)
 
-    def _renewed(self, **changes: np.ndarray) -> ResponseSystem:
+    def _renewed(self, **changes: Any) -> ResponseSystem:
         """With other numbers beside the same effects."""
         twin = replace(self, **changes)
         for name in ("template", "products"):
@@ -225,7 +223,7 @@ class ResponseSystem:
     def mode(
         self, F: np.ndarray, phi: np.ndarray, beta: np.ndarray, start: np.ndarray | None = None
     ) -> Mode | None:
-        """The most probable effects; None where the density is not finite.
+        """The most probable effects; None where the density is not finite, or has no mode.
 
         Parameters
         ----------
@@ -238,16 +236,18 @@ class ResponseSystem:
         """
         fixed = self.offset + self.X @ beta
         N = self.template.symbolic.n_columns
-        b, U = (np.zeros(N), np.zeros(N)) if start is None else start
-        if np.any(b):
+        nothing = np.zeros(N), np.zeros(N)
+        if start is not None and np.any(start[1]):
             # a start is one of this covariance only where U is Sigma^-1 b
-            b = self._effects_of(F, U)
+            at = self._climb(fixed, F, phi, self._effects_of(F, start[1]), start[1])
+            if at is not None:
+                return at
+        return self._climb(fixed, F, phi, *nothing)
+
+    def _climb(self, fixed, F, phi, b: np.ndarray, U: np.ndarray) -> Mode | None:
+        """The mode by Newton's steps from b and U = Sigma^-1 b; None where they cannot start."""
         eta = self.predictor(fixed, b)
         found = self.slopes(eta, phi)
-        if not np.isfinite(found[0].sum()) and np.any(b):
-            b, U = np.zeros(N), np.zeros(N)
-            eta = fixed.copy()
-            found = self.slopes(eta, phi)
         value = found[0].sum() - 0.5 * b @ U
         if not np.isfinite(value):
             return None
@@ -261,9 +261,8 @@ class ResponseSystem:
             score = self.transposed(found[1]) - U
             gain = 0.5 * float(step_b @ score)
             if gain <= _GAIN * (1.0 + abs(value) * 1e-6):
-                return Mode(eta, b, U, found, state, True)
-            share = 1.0
-            step_eta = self.effects_part(step_b)
+                return Mode(eta, b, U, found, state)
+            share, step_eta = 1.0, self.effects_part(step_b)
             for _ in range(_HALVINGS):
                 trial_b, trial_U = b + share * step_b, U + share * step_U
                 trial_eta = eta + share * step_eta
@@ -273,9 +272,9 @@ class ResponseSystem:
                     break
                 share *= 0.5
             else:
-                return Mode(eta, b, U, found, state, False)
+                break
             b, U, eta, found, value = trial_b, trial_U, trial_eta, trial, reached
-        return Mode(eta, b, U, found, state, False)
+        return None
 
     @cached_property
     def no_effects(self) -> tuple[np.ndarray, np.ndarray]:
@@ -330,7 +329,7 @@ class ResponseSystem:
         """
         nothing = [np.full(len(v), np.nan) for v in (F, phi, beta)]
         at = self.mode(F, phi, beta, start)
-        if at is None or not at.converged:
+        if at is None:
             return LaplaceEvaluation(np.nan, *nothing), at
         value = at.log_joint - 0.5 * at.state.log_det
         if not gradient:

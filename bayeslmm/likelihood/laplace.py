@@ -342,7 +342,7 @@ class ResponseLikelihood:
 
 def family_components(design: Design) -> tuple[Component, ...]:
     """The parameters of the response's distribution beside its mean."""
-    found = []
+    found: list[Component] = []
     for parameter in design.family.parameters:
         low, high = parameter.support
         for k in range(parameter.size):
