@@ -338,6 +338,9 @@ class ResponseSystem:
 
     def _derivatives(self, at: Mode, F: np.ndarray, phi: np.ndarray):
         """In Sigma, phi and beta; see the module's docstring."""
+        if not self.factors:
+            d_phi = self.phi_slopes(at.eta, phi)[:, 0].sum(axis=1) if len(phi) else np.zeros(0)
+            return np.zeros(0), d_phi, self.X.T @ at.slopes[1]
         h = effect_variance(at.state.problem, at.state, self.factors)
         G = 0.5 * h * at.slopes[3]
         other = _eliminated(at.state.problem, self.transposed(G), F)
@@ -355,7 +358,7 @@ class ResponseSystem:
 
 
 def _eliminated(problem: Problem, right: np.ndarray, F: np.ndarray) -> Elimination:
-    right = np.ascontiguousarray(right.reshape(len(right), -1))
+    right = np.ascontiguousarray(right if right.ndim == 2 else right[:, None])
     k = right.shape[1]
     values = problem.values._replace(rhs=right, gram=np.zeros((k, k)), levels=np.empty((0, 0)))
     return eliminate(replace(problem, values=values), F)

@@ -9,12 +9,10 @@ from bayeslmm.likelihood.optimize import Search
 from bayeslmm.likelihood.response_coordinates import ResponseCoordinates, ResponsePoint
 from bayeslmm.parts.patterns import pack_theta
 
-__all__ = ["FARTHEST", "ResponseSearch"]
+__all__ = ["ResponseSearch"]
 
 #: A slope of the deviance, in coordinates that vary by about one, that is none.
 _SLOPE = 2e-3
-#: How far a parameter of the family may be from its start, in its unbounded coordinate.
-FARTHEST = 12.0
 
 
 class ResponseSearch(Search):
