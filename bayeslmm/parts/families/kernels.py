@@ -1,25 +1,46 @@
 """Log densities and their derivatives of all rows, compiled.
 
-Two families that most models have get loops of their own, which LLVM turns into vector
-instructions; the others share one.
+What most models have gets loops of its own, which LLVM turns into vector instructions; the others
+share one.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numba.extending import register_jitable
 
 from bayeslmm.compiling import in_numpy, kernel, summing_kernel
 from bayeslmm.parts.families.formulas import (
+    BINOMIAL,
+    GAMMA,
+    NEGATIVE_BINOMIAL,
     ORDINAL,
+    POISSON,
     ZERO_INFLATED_POISSON,
     base,
-    binomial_logit,
+    binomial,
+    code_of,
     poisson_log,
+    positive_mean,
     terms,
 )
+from bayeslmm.parts.families.latent import CLOGLOG, LOG, LOGIT, PROBIT
 from bayeslmm.parts.families.special import formula
 
 __all__ = ["log_density_rows", "slope_rows"]
+
+#: Codes of what most models have: loops of their own.
+BINOMIAL_LOGIT, BINOMIAL_PROBIT, BINOMIAL_CLOGLOG, POISSON_LOG, NEGATIVE_BINOMIAL_LOG, GAMMA_LOG = (
+    code_of(*of)
+    for of in (
+        (BINOMIAL, LOGIT),
+        (BINOMIAL, PROBIT),
+        (BINOMIAL, CLOGLOG),
+        (POISSON, LOG),
+        (NEGATIVE_BINOMIAL, LOG),
+        (GAMMA, LOG),
+    )
+)
 
 
 @summing_kernel
@@ -42,19 +63,24 @@ def log_density_rows(code, y, trials, weights, eta, phi, score, d_phi):
     float
         Add ``weights @ family.constant(y, trials)`` for the log density itself.
     """
+    if code == BINOMIAL_LOGIT:
+        return _binomial_rows(LOGIT, y, trials, weights, eta, score)
+    if code == BINOMIAL_PROBIT:
+        return _binomial_rows(PROBIT, y, trials, weights, eta, score)
+    if code == BINOMIAL_CLOGLOG:
+        return _binomial_rows(CLOGLOG, y, trials, weights, eta, score)
+    if code == POISSON_LOG:
+        return _log_mean_rows(POISSON, y, weights, eta, 1.0, score)[0]
+    if code == NEGATIVE_BINOMIAL_LOG or code == GAMMA_LOG:  # noqa: SIM109
+        a = phi[0]
+        b0, b1 = base(code, a)
+        if code == GAMMA_LOG:
+            total, d, sum_w = _log_mean_rows(GAMMA, y, weights, eta, a, score)
+        else:
+            total, d, sum_w = _log_mean_rows(NEGATIVE_BINOMIAL, y, weights, eta, a, score)
+        d_phi[0] = d + sum_w * b1
+        return total + sum_w * b0
     total = 0.0
-    if code == 0:
-        for i in range(y.shape[0]):
-            l0, l1, l2, l3 = binomial_logit(y[i], trials[i], eta[i])
-            total += weights[i] * l0
-            score[i] = weights[i] * l1
-        return total
-    if code == 14:
-        for i in range(y.shape[0]):
-            l0, l1, l2, l3 = poisson_log(y[i], eta[i])
-            total += weights[i] * l0
-            score[i] = weights[i] * l1
-        return total
     d_phi[:] = 0.0
     b0, b1 = base(code, phi[0] if phi.shape[0] > 0 else 1.0)
     for i in range(y.shape[0]):
@@ -65,6 +91,33 @@ def log_density_rows(code, y, trials, weights, eta, phi, score, d_phi):
         score[i] = w * of_eta[1]
         _add(code, y[i], w * (b1 + d0[0]), w * d1[0], d_phi)
     return total
+
+
+#: Inlined into a kernel that sums in any order, with the kind and link that its caller states.
+_summed = register_jitable(forceinline=True)
+
+
+@_summed
+def _binomial_rows(link, y, trials, weights, eta, score):
+    total = 0.0
+    for i in range(y.shape[0]):
+        l0, l1, _, _ = binomial(link, y[i], trials[i], eta[i])
+        total += weights[i] * l0
+        score[i] = weights[i] * l1
+    return total
+
+
+@_summed
+def _log_mean_rows(kind, y, weights, eta, p0, score):
+    total, d_p0, sum_w = 0.0, 0.0, 0.0
+    for i in range(y.shape[0]):
+        w = weights[i]
+        (l0, l1, _, _), (d, _, _) = positive_mean(kind, LOG, y[i], eta[i], p0)
+        total += w * l0
+        d_p0 += w * d
+        sum_w += w
+        score[i] = w * l1
+    return total, d_p0, sum_w
 
 
 @kernel
@@ -78,15 +131,26 @@ def slope_rows(code, y, trials, weights, eta, phi, out):
     out : (n, 4) array
         Receives them.
     """
+    if code == BINOMIAL_LOGIT:
+        for i in range(y.shape[0]):
+            l0, l1, l2, l3 = binomial(LOGIT, y[i], trials[i], eta[i])
+            _write(weights[i], l0, l1, l2, l3, out[i])
+        return
+    if code == POISSON_LOG:
+        for i in range(y.shape[0]):
+            l0, l1, l2, l3 = poisson_log(y[i], eta[i])
+            _write(weights[i], l0, l1, l2, l3, out[i])
+        return
     b0, _ = base(code, phi[0] if phi.shape[0] > 0 else 1.0)
     for i in range(y.shape[0]):
-        w = weights[i]
         p0, p1 = _parameters(code, y[i], phi)
-        of_eta, _, _ = terms(code, y[i], trials[i], eta[i], p0, p1)
-        out[i, 0] = w * (b0 + of_eta[0])
-        out[i, 1] = w * of_eta[1]
-        out[i, 2] = w * of_eta[2]
-        out[i, 3] = w * of_eta[3]
+        (l0, l1, l2, l3), _, _ = terms(code, y[i], trials[i], eta[i], p0, p1)
+        _write(weights[i], b0 + l0, l1, l2, l3, out[i])
+
+
+@formula
+def _write(w, l0, l1, l2, l3, out):
+    out[0], out[1], out[2], out[3] = w * l0, w * l1, w * l2, w * l3
 
 
 @formula
