@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["METHODS", "PARAMETERIZATIONS", "choose_parameterization", "fit_posterior"]
 
-PARAMETERIZATIONS = ("auto", "marginal", "noncentered", "centered")
+PARAMETERIZATIONS = ("auto", "marginal", "whitened", "noncentered", "centered")
 METHODS = ("nuts", "importance")
 
 #: Options that only ``pm.sample`` understands; whoever gives one means that sampler.
@@ -54,6 +54,13 @@ def choose_parameterization(
     """
     from bayeslmm.bayes.marginal import fixed_obstacle, marginal_obstacle
 
+    if not design.family.gaussian:
+        return _choose_whitened(design, priors, parameterization, method, options)
+    if parameterization == "whitened":
+        raise SamplingError(
+            'parameterization="whitened" is for responses that are not Gaussian: leave it at '
+            '"auto".'
+        )
     if parameterization in ("noncentered", "centered"):
         if method == "importance":
             raise ValueError(
@@ -77,6 +84,37 @@ def choose_parameterization(
             'method="nuts" with parameterization="noncentered".'
         )
     return "marginal", "asked for" if parameterization == "marginal" else f"{method} needs it"
+
+
+def _choose_whitened(design, priors, parameterization, method, options) -> tuple[str, str]:
+    """Of a response that is not Gaussian."""
+    from bayeslmm.bayes.whitening import whitened_obstacle
+
+    if parameterization == "marginal":
+        raise SamplingError(
+            f'With family="{design.family.name}" coefficients and random effects cannot be '
+            'integrated out in closed form: leave parameterization at "auto" or "whitened".'
+        )
+    if parameterization in ("noncentered", "centered"):
+        if method == "importance":
+            raise ValueError(
+                'method="importance" works in whitened coordinates: leave parameterization at '
+                '"auto" or "whitened".'
+            )
+        return parameterization, "asked for"
+    obstacle = whitened_obstacle(design, priors)
+    given = sorted(_PM_SAMPLE_ONLY & options.keys())
+    if parameterization == "auto" and method == "nuts" and (given or obstacle):
+        why = f"{given[0]} is an option of pm.sample" if given else obstacle
+        return "noncentered", f"auto: {why}"
+    if obstacle:
+        raise SamplingError(
+            f"The compiled joint density is not available: {obstacle}. Use "
+            'method="nuts" with parameterization="noncentered".'
+        )
+    if parameterization == "auto":
+        return "whitened", "auto: parameters and effects in coordinates of the Laplace fit"
+    return "whitened", "asked for"
 
 
 def fit_posterior(
@@ -115,7 +153,7 @@ def fit_posterior(
     refuse_improper_posterior(design, priors)
     options = sampling.options
     chosen, reason = choose_parameterization(design, priors, parameterization, method, options)
-    through_pymc = method == "nuts" and (
+    through_pymc = method == "nuts" and chosen != "whitened" and (
         chosen != "marginal" or bool(marginal_obstacle(design, priors))
     )
     density = "pymc" if through_pymc else "compiled"
@@ -134,6 +172,7 @@ def _strategies() -> dict[tuple[str, str, str], Callable[..., tuple[xr.DataTree,
     from bayeslmm.bayes.importance import fit_importance
     from bayeslmm.bayes.marginal_fitting import fit_marginal
     from bayeslmm.bayes.marginal_model import fit_marginal_model
+    from bayeslmm.bayes.whitened_fitting import fit_whitened, fit_whitened_importance
 
     return {
         ("nuts", "marginal", "compiled"): fit_marginal,
@@ -141,4 +180,6 @@ def _strategies() -> dict[tuple[str, str, str], Callable[..., tuple[xr.DataTree,
         ("nuts", "noncentered", "pymc"): fit_hierarchical,
         ("nuts", "centered", "pymc"): fit_hierarchical,
         ("importance", "marginal", "compiled"): fit_importance,
+        ("nuts", "whitened", "compiled"): fit_whitened,
+        ("importance", "whitened", "compiled"): fit_whitened_importance,
     }

@@ -17,7 +17,7 @@ from bayeslmm.gaussian import FixedPrior, single_threaded_blas
 from bayeslmm.gaussian.system import System, Theta
 from bayeslmm.priors.effect_maps import EffectMaps
 
-__all__ = ["GivenCovariances", "posterior_values"]
+__all__ = ["GivenCovariances", "correlations_of", "posterior_values"]
 
 Drawn = tuple[np.ndarray, list[np.ndarray]]
 
@@ -135,14 +135,14 @@ def posterior_values(
         sd = all_sds[:, start : start + q]
         values[factor.sd] = sd.reshape(*shape, q)
         if block.correlated_pairs():
-            values[factor.corr] = _correlations(factors[k], sd).reshape(*shape, q, q)
+            values[factor.corr] = correlations_of(factors[k], sd).reshape(*shape, q, q)
         b = effects[k]
         values[factor.b] = b if summarize else b.reshape(*shape, block.n_levels, q)
         start += q
     return values
 
 
-def _correlations(F: np.ndarray, sd: np.ndarray) -> np.ndarray:
+def correlations_of(F: np.ndarray, sd: np.ndarray) -> np.ndarray:
     """(n, q, q) correlation matrices with a diagonal of exactly one."""
     L = np.divide(F, sd[:, :, None], out=np.zeros_like(F), where=sd[:, :, None] > 0)
     R = np.clip(L @ L.transpose(0, 2, 1), -1.0, 1.0)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.bayes.names import ModelNames
-from bayeslmm.bayes.residual_draws import residual_component_draws
+from bayeslmm.bayes.responses import response_component_draws
 from bayeslmm.errors import SamplingError
 from bayeslmm.formula import Design
 from bayeslmm.parts.parameters import nu_key
@@ -42,7 +42,10 @@ def coefficient_draws(design: Design, posterior: xr.Dataset) -> tuple[list[str],
 def component_draws(
     design: Design, names: ModelNames, posterior: xr.Dataset
 ) -> tuple[list[str], np.ndarray]:
-    """Names and draws (chains, draws, k) of standard deviations, correlations, sigma, nu."""
+    """Names and draws (chains, draws, k) of standard deviations, correlations, sigma, nu.
+
+    The parameters of a family that is not Gaussian stand in place of sigma and nu.
+    """
     labels, columns = [], []
     for block, factor in zip(design.blocks, names.factors, strict=True):
         labels += component_names(block)
@@ -54,9 +57,9 @@ def component_draws(
         if factor.nu in posterior:
             labels.append(nu_key(block.name))
             columns.append(posterior[factor.nu].to_numpy()[:, :, None])
-    names_of_residuals, residuals = residual_component_draws(design, posterior)
-    labels += names_of_residuals
-    columns.append(residuals)
+    names_of_response, response = response_component_draws(design, posterior)
+    labels += names_of_response
+    columns.append(response)
     if "nu" in posterior:
         labels.append(nu_key())
         columns.append(posterior["nu"].to_numpy()[:, :, None])
@@ -83,7 +86,7 @@ def prior_covariance_draws(
     maps = priors.effect_maps()
     if not maps.needed:
         return covariance_draws(design, names, posterior)
-    shape = posterior["sigma"].shape
+    shape = (posterior.sizes["chain"], posterior.sizes["draw"])
     factors = maps.from_formula(covariance_factors(design, names, posterior))
     return [(F @ np.swapaxes(F, 1, 2)).reshape(*shape, *F.shape[1:]) for F in factors]
 

@@ -16,8 +16,9 @@ import numpy as np
 
 from bayeslmm.bayes.covariates import add_covariates, covariate_names
 from bayeslmm.bayes.names import FactorNames, ModelNames
-from bayeslmm.bayes.residual_draws import residual_coords, residual_variables
 from bayeslmm.bayes.residual_model import structured_response
+from bayeslmm.bayes.response_model import family_response
+from bayeslmm.bayes.responses import response_coords, response_variables
 from bayeslmm.bayes.variables import positive, stacked
 from bayeslmm.errors import SamplingError
 from bayeslmm.formula import Design
@@ -90,6 +91,9 @@ def hierarchical_model(
             effects.append(b)
         if design.modeled:
             mu = mu + add_covariates(design, priors, beta, effects)
+        if not design.family.gaussian:
+            family_response(design, priors, names, mu, beta)
+            return model
         if design.residual is not None:
             structured_response(design, priors, names, mu)
             return model
@@ -108,7 +112,7 @@ def hierarchical_model(
 def posterior_variables(design: Design, names: ModelNames, priors: Priors) -> list[str]:
     """The variables every posterior has, whatever made it."""
     variables = ["beta"] if design.coef_names else []
-    variables += residual_variables(design)
+    variables += response_variables(design)
     if "nu" in priors:
         variables.append("nu")
     for block, factor in zip(design.blocks, names.factors, strict=True):
@@ -127,7 +131,7 @@ def posterior_variables(design: Design, names: ModelNames, priors: Priors) -> li
 def coords(design: Design, names: ModelNames) -> dict:
     """Labels of coefficients, rows, levels and effects."""
     labels = {"coef": list(design.coef_names), "obs": np.arange(design.n_rows)}
-    labels |= {dim: list(values) for dim, values in residual_coords(design).items()}
+    labels |= {dim: list(values) for dim, values in response_coords(design).items()}
     for block, factor in zip(design.blocks, names.factors, strict=True):
         labels[factor.dim] = list(block.levels)
         labels[factor.effect_dim] = list(block.effects)

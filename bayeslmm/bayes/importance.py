@@ -33,7 +33,17 @@ from bayeslmm.priors.table import Priors
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["ImportanceSample", "fit_importance", "importance_sample", "split_t"]
+__all__ = [
+    "ImportanceSample",
+    "check_k_hat",
+    "evaluate_all",
+    "fit_importance",
+    "importance_info",
+    "importance_sample",
+    "no_stats",
+    "split_t",
+    "weighted_sample",
+]
 
 #: Above this k-hat the weights' mean does not settle at any affordable number of draws.
 MAX_K_HAT = 0.7
@@ -171,8 +181,8 @@ def importance_sample(
         b) is then weighted as a whole, with the weight of x, because the rest comes from its exact
         conditional distribution.
     """
-    evaluate = _evaluate_and_draw if draw_rest else _evaluate
-    first = _weighted(density, split_t(density, mode), n, rng, cores, evaluate)
+    evaluate = _evaluate_and_draw if draw_rest else evaluate_all
+    first = weighted_sample(density, split_t(density, mode), n, rng, cores, evaluate)
     if first.k_hat <= _ADAPT_ABOVE:
         return first
     weights = np.exp(first.log_weights)
@@ -184,11 +194,11 @@ def importance_sample(
     # the covariance of a t distribution is df / (df - 2) times its squared scale
     root = np.linalg.cholesky(covariance) * np.sqrt((_DF - 2) / _DF) * 1.1
     ones = np.ones(density.n_dim)
-    second = _weighted(density, SplitT(center, root, ones, ones, _DF), n, rng, cores, evaluate)
+    second = weighted_sample(density, SplitT(center, root, ones, ones, _DF), n, rng, cores, evaluate)
     return second if second.k_hat < first.k_hat else first
 
 
-def _weighted(density, proposal: SplitT, n, rng, cores, evaluate) -> ImportanceSample:
+def weighted_sample(density, proposal: SplitT, n, rng, cores, evaluate) -> ImportanceSample:
     from arviz_stats.base import array_stats
 
     x, log_q = proposal.draw(n, rng)
@@ -239,7 +249,7 @@ def _evaluate_and_draw(density: MarginalDensity, x, cores, rng):
     return values, fixed, effects
 
 
-def _evaluate(density: MarginalDensity, x, cores, rng):
+def evaluate_all(density: MarginalDensity, x, cores, rng):
     """Log densities (n,) alone."""
     parts = np.array_split(x, max(1, min(cores, len(x) // 50)))
     if len(parts) == 1:
@@ -302,8 +312,21 @@ def fit_importance(
             random_seed=random_seed, cores=cores, drawn=drawn,
             random_effects=sampling.random_effects,
         )  # fmt: skip
+    info = importance_info(sampling, start, sample, priors, parameterization, reason)
+    return assemble(design, names, values, no_stats(chains, draws), info)
+
+
+def importance_info(
+    sampling: Sampling,
+    start: float,
+    sample: ImportanceSample,
+    priors: Priors,
+    parameterization: str,
+    reason: str,
+) -> FitInfo:
+    """The record of a fit by importance sampling, begun at `start`."""
     proper = all(prior.is_proper for prior in priors.values())
-    info = FitInfo.of(
+    return FitInfo.of(
         sampling,
         start,
         method="importance",
@@ -312,11 +335,10 @@ def fit_importance(
         tune=0,
         sampler="importance sampling",
         k_hat=sample.k_hat,
-        effective_draws=min(sample.effective_draws, chains * draws),
+        effective_draws=min(sample.effective_draws, sampling.chains * sampling.draws),
         log_marginal_likelihood=sample.log_evidence if proper else None,
         log_marginal_likelihood_error=sample.log_evidence_error if proper else None,
     )
-    return assemble(design, names, values, _stats(chains, draws), info)
 
 
 def check_k_hat(k_hat: float) -> None:
@@ -334,7 +356,7 @@ def check_k_hat(k_hat: float) -> None:
         )
 
 
-def _stats(chains: int, draws: int) -> xr.Dataset:
+def no_stats(chains: int, draws: int) -> xr.Dataset:
     """Importance sampling has no divergences: zeros, so that every tree has the group."""
     import xarray as xr
 

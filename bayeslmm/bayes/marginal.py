@@ -56,7 +56,14 @@ from bayeslmm.priors.residual_priors import (
 )
 from bayeslmm.priors.table import Priors
 
-__all__ = ["MarginalDensity", "fixed_prior", "foresee", "marginal_density", "marginal_obstacle"]
+__all__ = [
+    "MarginalDensity",
+    "correlation_shapes",
+    "fixed_prior",
+    "foresee",
+    "marginal_density",
+    "marginal_obstacle",
+]
 
 #: Partial correlations are kept from +-1 by this many units of their atanh.
 _LARGEST_ATANH = 18.0
@@ -361,7 +368,7 @@ def marginal_density(
     own = [*scale_keys(design), *log_scale_keys(design)]
     keys = [*random, *own, *system.structure.scalar_keys]
     layout, times = correlation_layout(system.patterns), system.structure.layout
-    exponent, constant = lkj_exponents(layout, _etas(design, priors))
+    exponent, constant = lkj_exponents(layout, correlation_shapes(design, priors))
     if times.n_effects:
         eta = float(priors[CORR_KEY].parameters["eta"])
         more, extra = lkj_exponents(times, np.full(times.n_correlations, eta))
@@ -442,7 +449,7 @@ def _coef_keys(design: Design) -> Sequence[str]:
     return [coef_key(name) for name in design.coef_names]
 
 
-def _etas(design: Design, priors: Priors) -> np.ndarray:
+def correlation_shapes(design: Design, priors: Priors) -> np.ndarray:
     """Shape of the LKJ prior of every free correlation."""
     etas = [
         np.full(

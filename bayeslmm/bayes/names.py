@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bayeslmm.bayes.residual_draws import RESIDUAL_NAMES
+from bayeslmm.bayes.responses import response_names
 from bayeslmm.formula import Design
 
 __all__ = ["FactorNames", "ModelNames", "model_names", "storable"]
@@ -65,7 +65,7 @@ class ModelNames:
 
 def model_names(design: Design) -> ModelNames:
     """Names that do not collide with each other, for any formula."""
-    taken = set(_RESERVED if design.residual is None else (*_RESERVED, *RESIDUAL_NAMES))
+    taken = {*_RESERVED, *response_names(design)}
     factors = []
     for block in design.blocks:
         base = storable(block.name)

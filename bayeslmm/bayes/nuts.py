@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 __all__ = [
     "DRAW_EVALUATIONS",
     "MARGINAL_TUNE",
+    "kept_stats",
     "log_density",
     "nuts_options",
     "processors",
+    "run_chains",
     "sample_density",
 ]
 
@@ -117,40 +119,78 @@ def sample_density(
     SamplingError
         If the sampler fails, or is stopped before every chain has its draws.
     """
-    errors: list[Exception] = []
     sampled, center = signed_mode(density, mode)
     accept = _TARGET_ACCEPT if sampled is density else _TARGET_ACCEPT_NEAR_ZERO
-    chains, cores, tune = sampling.chains, sampling.cores, sampling.warm_up(MARGINAL_TUNE)
-    foresee(density, DRAW_EVALUATIONS * chains * (sampling.draws + tune), mode.x)
-    if interpreting():
-        cores = 1  # chains would only wait for each other's Python
-    z, stats = _run(
-        sampled,
-        center,
-        errors,
-        draws=sampling.draws,
-        tune=tune,
-        chains=chains,
-        cores=min(chains, processors() if cores is None else cores),
-        seed=sampling.random_seed % 2**63,
-        progress_bar=sampling.progressbar,
-        **nuts_options({"target_accept": accept, **sampling.options}),
+    tune = sampling.warm_up(MARGINAL_TUNE)
+    foresee(density, DRAW_EVALUATIONS * sampling.chains * (sampling.draws + tune), mode.x)
+
+    def ready(initial_point: Callable) -> CompiledDensity | None:
+        from bayeslmm.bayes.compiled import compiled_density
+
+        if sampled.compiled is None:
+            return None
+        return compiled_density(sampled, center, initial_point)
+
+    z, stats = run_chains(
+        sampled.n_dim, log_density(sampled, center), ready, sampling, tune=tune, accept=accept
     )
-    if errors:
-        raise SamplingError(f"The posterior density failed: {errors[0]}") from errors[0]
-    if z.shape[:2] != (chains, sampling.draws) or not np.all(np.isfinite(z)):
-        raise SamplingError(STOPPED)
     x, log_jacobian = fold(sampled, center.x + z @ center.scale.T)
-    kept = _kept_stats(stats)
+    kept = kept_stats(stats)
     if "lp" in kept:
         kept["lp"] = kept["lp"] + log_jacobian
     return x, kept
 
 
-def _run(density, mode, errors, **arguments) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """z (chains, draws, d) and the sampler's statistics."""
+def run_chains(
+    size: int,
+    evaluate: Callable,
+    ready: Callable,
+    sampling: Sampling,
+    *,
+    tune: int,
+    accept: float,
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """NUTS on a density that is near a standard normal.
+
+    Parameters
+    ----------
+    size : int
+        Dimensions.
+    evaluate : callable
+        z to (log density, gradient).
+    ready : callable
+        From what gives starting points to a :class:`bayeslmm.bayes.compiled.CompiledDensity`, or
+        None where there is no C function.
+    tune : int
+        Draws of warm-up.
+    accept : float
+        Acceptance rate aimed at unless the options say otherwise.
+
+    Returns
+    -------
+    z : ndarray, shape (chains, draws, size)
+    stats : dict of ndarray, shape (chains, draws)
+
+    Raises
+    ------
+    SamplingError
+        If the sampler fails, or is stopped before every chain has its draws.
+    """
+    errors: list[Exception] = []
+    chains, cores = sampling.chains, sampling.cores
+    if interpreting():
+        cores = 1  # chains would only wait for each other's Python
+    arguments = {
+        "draws": sampling.draws,
+        "tune": tune,
+        "chains": chains,
+        "cores": min(chains, processors() if cores is None else cores),
+        "seed": sampling.random_seed % 2**63,
+        "progress_bar": sampling.progressbar,
+        **nuts_options({"target_accept": accept, **sampling.options}),
+    }
     try:
-        return _sample(density, mode, errors, **arguments)
+        z, stats = _sample(size, _guarded(evaluate, size, errors), ready, **arguments)
     except KeyboardInterrupt:
         raise
     except (RuntimeError, ValueError, ArithmeticError) as err:
@@ -159,24 +199,26 @@ def _run(density, mode, errors, **arguments) -> tuple[np.ndarray, dict[str, np.n
             f"NUTS could not run: {text}. Look at the priors (print(model.priors)) and the scale "
             "of the columns."
         ) from err
+    if errors:
+        raise SamplingError(f"The posterior density failed: {errors[0]}") from errors[0]
+    if z.shape[:2] != (chains, sampling.draws) or not np.all(np.isfinite(z)):
+        raise SamplingError(STOPPED)
+    return z, stats
 
 
-def _sample(density: MarginalDensity, mode: Mode, errors: list[Exception], **arguments):
+def _sample(size: int, logp: Callable, make_ready: Callable, **arguments: Any):
     """As a C function where that is possible, as a Python callback otherwise."""
     from bayeslmm.bayes import compiled
 
     def initial_point(seed) -> np.ndarray:
-        return np.random.default_rng(seed).standard_normal(density.n_dim)
+        return np.random.default_rng(seed).standard_normal(size)
 
     ready: CompiledDensity | CallbackDensity
-    ready = callback = compiled.CallbackDensity(
-        density.n_dim, initial_point, _callback(density, mode, errors)
-    )
+    ready = callback = compiled.CallbackDensity(size, initial_point, logp)
     if not compiled.supported():
         model = _public_model(callback)
     else:
-        if density.compiled is not None:
-            ready = compiled.compiled_density(density, mode, initial_point)
+        ready = make_ready(initial_point) or callback
         if not (arguments["progress_bar"] and _in_notebook()):
             return compiled.sample(ready, **arguments)
         model = compiled.compiled_model(ready)
@@ -194,13 +236,13 @@ def _in_notebook() -> bool:
     return "ipykernel" in sys.modules or "marimo" in sys.modules
 
 
-def _callback(density: MarginalDensity, mode: Mode, errors: list[Exception]) -> Callable:
+def _guarded(evaluate: Callable, size: int, errors: list[Exception]) -> Callable:
     """z to (log density, gradient).
 
     An exception inside would end in a panic of the sampler: it is kept, and the point is
     divergent.
     """
-    evaluate, nothing = log_density(density, mode), np.full(density.n_dim, np.nan)
+    nothing = np.full(size, np.nan)
 
     def logp(z):
         try:
@@ -242,7 +284,8 @@ def log_density(density: MarginalDensity, mode: Mode) -> Callable:
     return evaluate
 
 
-def _kept_stats(stats: Mapping[str, np.ndarray]) -> xr.Dataset:
+def kept_stats(stats: Mapping[str, np.ndarray]) -> xr.Dataset:
+    """Statistics (chains, draws) of the sampler under PyMC's names."""
     import xarray as xr
 
     found = {new: (("chain", "draw"), stats[old]) for old, new in _STATS.items() if old in stats}

@@ -13,6 +13,7 @@ from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.residual_draws import residual_noise
 from bayeslmm.bayes.residual_model import join_observed, observed_names
 from bayeslmm.bayes.residuals import draw_noise, effect_multipliers, effect_nu, residual_nu
+from bayeslmm.bayes.responses import draw_responses
 from bayeslmm.bayes.sampling import quiet_pymc
 from bayeslmm.bayes.tree import linear_predictor
 from bayeslmm.errors import PriorError
@@ -68,10 +69,13 @@ def posterior_predictive(
     if anew:
         posterior = _new_effects(design, names, posterior, rng, anew)
     shape = (posterior.sizes["chain"], posterior.sizes["draw"], design.n_rows)
-    z = draw_noise(rng, shape, residual_nu(posterior))
-    values = residual_noise(design, posterior, z)
-    del z  # rows times draws, as what follows
-    values += linear_predictor(design, names, posterior)
+    if design.family.gaussian:
+        z = draw_noise(rng, shape, residual_nu(posterior))
+        values = residual_noise(design, posterior, z)
+        del z  # rows times draws, as what follows
+        values += linear_predictor(design, names, posterior)
+    else:
+        values = draw_responses(design, posterior, linear_predictor(design, names, posterior), rng)
     coords = {"chain": posterior["chain"], "draw": posterior["draw"]}
     return xr.Dataset(
         {names.response: (("chain", "draw", "obs"), values)},

@@ -169,7 +169,7 @@ _SAMPLE = {"chain", "draw"}
 def _refuse_incomplete(posterior: xr.Dataset, draws: int, chains: int) -> None:
     """An interrupted run comes back padded with NaN, or shorter."""
     complete = posterior.sizes["draw"] == draws and posterior.sizes["chain"] == chains
-    if not complete or bool(posterior["sigma"].isnull().any()):
+    if not complete or bool(posterior[next(iter(posterior))].isnull().any()):
         raise SamplingError(
             "Sampling was stopped before every chain had its draws; nothing is returned. Ask for "
             "fewer draws, or let it finish."

@@ -10,8 +10,9 @@ from bayeslmm.bayes.covariates import covariate_names, missing_part
 from bayeslmm.bayes.draws import effect_array
 from bayeslmm.bayes.effect_summaries import PROBABILITIES, EffectSummary
 from bayeslmm.bayes.names import ModelNames
-from bayeslmm.bayes.residual_draws import correlated, residual_coords, residual_dims, row_scales
+from bayeslmm.bayes.residual_draws import correlated, row_scales
 from bayeslmm.bayes.residuals import log_density, residual_nu
+from bayeslmm.bayes.responses import response_coords, response_dims, response_log_density
 from bayeslmm.formula import Design
 
 if TYPE_CHECKING:
@@ -44,8 +45,9 @@ def posterior_dataset(
     Returns
     -------
     xarray.Dataset
-        ``beta`` (coef), ``sigma``, and per factor g ``sd_g`` (g_effect), ``corr_g``
-        (g_effect, g_effect_bis) and ``b_g`` (g, g_effect), after chain and draw.
+        ``beta`` (coef), ``sigma`` or the parameters of the family, and per factor g ``sd_g``
+        (g_effect), ``corr_g`` (g_effect, g_effect_bis) and ``b_g`` (g, g_effect), after chain and
+        draw.
     """
     import xarray as xr
 
@@ -67,8 +69,8 @@ def posterior_layout(
     design: Design, names: ModelNames
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, np.ndarray]]:
     """Dimensions, after chain and draw, of the variables a posterior may have, and their labels."""
-    dims: dict[str, tuple[str, ...]] = {"beta": ("coef",), "nu": (), **residual_dims(design)}
-    coords: dict[str, np.ndarray] = {"coef": _labels(design.coef_names), **residual_coords(design)}
+    dims: dict[str, tuple[str, ...]] = {"beta": ("coef",), "nu": (), **response_dims(design)}
+    coords: dict[str, np.ndarray] = {"coef": _labels(design.coef_names), **response_coords(design)}
     for block, factor in zip(design.blocks, names.factors, strict=True):
         dims[factor.sd] = (factor.effect_dim,)
         dims[factor.nu] = ()
@@ -123,6 +125,8 @@ def posterior_tree(
     )
     if design.weights is not None:
         constant["weights"] = (("obs",), design.weights)
+    if design.trials is not None:
+        constant["trials"] = (("obs",), design.trials)
     groups["constant_data"] = constant
     size = design.n_rows * posterior.sizes["chain"] * posterior.sizes["draw"]
     drawn = all(factor.b in posterior for factor in names.factors)
@@ -169,15 +173,18 @@ def linear_predictor(design: Design, names: ModelNames, posterior: xr.Dataset) -
 
 
 def log_likelihood(design: Design, names: ModelNames, posterior: xr.Dataset) -> xr.Dataset:
-    """log p(y_i | beta, b, sigma), the conditional one that Bambi and brms give.
+    """log p(y_i | beta, b, sigma or phi), the conditional one that Bambi and brms give.
 
     Of rows that are independent given b; rows with correlated residuals are not.
     """
     import xarray as xr
 
-    gap = design.y - linear_predictor(design, names, posterior)
-    scale = row_scales(design, posterior, weights=design.weights)
-    values = log_density(gap, scale, residual_nu(posterior))
+    eta = linear_predictor(design, names, posterior)
+    if design.family.gaussian:
+        scale = row_scales(design, posterior, weights=design.weights)
+        values = log_density(design.y - eta, scale, residual_nu(posterior))
+    else:
+        values = response_log_density(design, posterior, eta)
     coords = {
         "chain": posterior["chain"],
         "draw": posterior["draw"],

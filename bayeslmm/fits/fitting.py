@@ -101,7 +101,7 @@ def refuse_perfect_model(model: Model) -> None:
     ------
     DataError
     """
-    if not sigma_is_known(model):
+    if model.design.family.gaussian and not sigma_is_known(model):
         with single_threaded_blas():
             _refuse_perfect(model.design, least_squares_sigma(model.cross_products))
 
@@ -113,7 +113,7 @@ def refuse_perfect_posterior(model: Model, idata: xr.DataTree) -> None:
     ------
     DataError
     """
-    if not sigma_is_known(model):
+    if model.design.family.gaussian and not sigma_is_known(model):
         _refuse_perfect(model.design, float(idata["posterior"]["sigma"].median()))
 
 

@@ -80,7 +80,7 @@ class Mode(NamedTuple):
     b, U : (N,) arrays
         Effects, and Sigma^-1 b = Z'l', in elimination order.
     slopes : (4, n) array
-        Weighted log densities of the rows and three derivatives in eta.
+        Weighted log densities of the rows, less their constants, and three derivatives in eta.
     state : Elimination
         With the weights -l''.
     """
@@ -93,7 +93,7 @@ class Mode(NamedTuple):
 
     @property
     def log_joint(self) -> float:
-        """log p(y, b), up to the normalizing constant of b."""
+        """log p(y, b), up to the normalizing constant of b and what depends on y alone."""
         return float(self.slopes[0].sum() - 0.5 * self.b @ self.U)
 
 
@@ -179,6 +179,14 @@ class ResponseSystem:
         """The Gaussian model of the effects at any weights."""
         return EffectProducts(self.template, self.factors)
 
+    def split(self, F: np.ndarray) -> list[np.ndarray]:
+        """(..., q_k, q_k) factors from flat ones (..., sum q_k^2)."""
+        ptr = self.layout.f_ptr
+        return [
+            F[..., ptr[k] : ptr[k + 1]].reshape(*F.shape[:-1], p.q, p.q)
+            for k, p in enumerate(self.patterns)
+        ]
+
     def slopes(self, eta: np.ndarray, phi: np.ndarray) -> np.ndarray:
         """Weighted log densities of the rows and three derivatives in eta, (4, n)."""
         out = np.empty((self.n, 4))
@@ -197,6 +205,11 @@ class ResponseSystem:
         """Weighted part of the log densities that depends on the response alone."""
         return self.weights * self.family.constant(self.y, self.trials)
 
+    @property
+    def constant(self) -> float:
+        """That part of all rows."""
+        return float(self._constant.sum())
+
     def predictor(self, fixed: np.ndarray, b: np.ndarray) -> np.ndarray:
         """X beta + offset (n,) and the effects' part, b (N,) in elimination order."""
         return fixed + self.effects_part(b)
@@ -208,17 +221,18 @@ class ResponseSystem:
             out += np.einsum("ia,ia->i", f.Z, own[f.codes])
         return out
 
-    def transposed(self, values: np.ndarray) -> np.ndarray:
-        """Z' values (N,) in elimination order."""
-        if not self.factors:
-            return np.zeros(0)
-        parts = [
+    def transposed_levels(self, values: np.ndarray) -> list[np.ndarray]:
+        """Z_k' values (J_k, q_k) of each factor."""
+        return [
             np.stack(
                 [np.bincount(f.codes, values * f.Z[:, a], f.n_levels) for a in range(f.q)], axis=1
             )
             for f in self.factors
         ]
-        return self.template.right_sides(parts)
+
+    def transposed(self, values: np.ndarray) -> np.ndarray:
+        """Z' values (N,) in elimination order."""
+        return self.template.symbolic.in_order(self.transposed_levels(values))
 
     def mode(
         self, F: np.ndarray, phi: np.ndarray, beta: np.ndarray, start: np.ndarray | None = None
@@ -286,7 +300,7 @@ class ResponseSystem:
         parts = []
         for L, own in zip(self.template.split(F), self.template.per_level(U), strict=True):
             parts.append(own @ (L @ L.T))
-        return self.template.right_sides(parts)
+        return self.template.symbolic.in_order(parts)
 
     def _factored(self, eta, slopes, phi, F, b) -> Elimination | None:
         """The Gaussian model of the working response, solved for the effects."""
@@ -295,7 +309,7 @@ class ResponseSystem:
         floor = _FLAT * max(float(np.abs(w).max(initial=0.0)), 1e-300)
         state = self._solved(np.where(np.abs(w) < floor, floor, w), right, b, F)
         if state is None and not self.family.log_concave:
-            w = self.weights * self.family.information(eta, phi, self.trials)
+            w = self.weights * np.abs(self.family.information(eta, phi, self.trials))
             state = self._solved(np.maximum(w, floor), right, b, F)
         return state
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bayeslmm.parts.prior import Prior
 
 __all__ = [
+    "LINE_FAMILIES",
     "SCALE_FAMILIES",
     "Scales",
     "draw_scales",
@@ -33,6 +34,7 @@ from bayeslmm.compiling import Doubles, Integers, Matrix, kernel
 
 _LOG_2 = log(2.0)
 _CONSTANT, _NORMAL, _STUDENT, _GAMMA, _INVERSE_GAMMA, _LOG_NORMAL, _WEIBULL, _FIXED = range(8)
+_LOGISTIC, _GUMBEL, _CENTERED_STUDENT, _BETA, _LAPLACE = range(8, 13)
 
 
 class Scales(NamedTuple):
@@ -155,22 +157,56 @@ def supported_scale(prior: Prior) -> bool:
     return prior.name in SCALE_FAMILIES and prior.parameters.get("lower", 0.0) >= 0
 
 
-def _on_the_line(p):
+def _beta(p):
+    a, b = p.get("alpha"), p.get("beta")
+    if a is None or b is None:
+        mu = p["mu"]
+        size = p["nu"] if "nu" in p else mu * (1.0 - mu) / p["sigma"] ** 2 - 1.0
+        a, b = mu * size, (1.0 - mu) * size
+    return _BETA, (a, b, 0.0), lgamma(a + b) - lgamma(a) - lgamma(b), 0.0, 1.0
+
+
+def _line(code: int, constant: float, *parameters: float):
+    """A prior on the whole line."""
+    return code, (*parameters, 0.0, 0.0, 0.0)[:3], constant, -np.inf, np.inf
+
+
+def _normal(p):
     sigma = _sigma(p)
-    constant = -0.5 * log(2 * pi) - log(sigma)
-    return _NORMAL, (p.get("mu", 0.0), sigma, 0.0), constant, -np.inf, np.inf
+    return _line(_NORMAL, -0.5 * log(2 * pi) - log(sigma), p.get("mu", 0.0), sigma)
+
+
+def _centered_student(nu, mu, sigma):
+    constant = lgamma((nu + 1) / 2) - lgamma(nu / 2) - 0.5 * log(nu * pi) - log(sigma)
+    return _line(_CENTERED_STUDENT, constant, nu, sigma, mu)
+
+
+def _logistic(p):
+    s = p.get("s", 1.0)
+    return _line(_LOGISTIC, -log(s), p.get("mu", 0.0), s)
+
+
+#: Families on the whole line, and on the interval from 0 to 1.
+LINE_FAMILIES: dict[str, Callable] = {
+    "Flat": lambda p: _line(_CONSTANT, 0.0),
+    "Normal": _normal,
+    "StudentT": lambda p: _centered_student(p["nu"], p.get("mu", 0.0), _sigma(p)),
+    "Cauchy": lambda p: _centered_student(1.0, p["alpha"], p["beta"]),
+    "Laplace": lambda p: _line(_LAPLACE, -log(2 * p["b"]), p.get("mu", 0.0), p["b"]),
+    "Logistic": _logistic,
+    "GumbelMin": lambda p: _line(_GUMBEL, -log(p["beta"]), p["mu"], p["beta"]),
+    "Beta": _beta,
+}
 
 
 def scales(priors: Sequence[Prior]) -> Scales:
-    """Numbers of a sequence of priors, each of a family in :data:`SCALE_FAMILIES` or normal."""
-    rows = [
-        (_on_the_line if prior.name == "Normal" else SCALE_FAMILIES[prior.name])(prior.parameters)
-        for prior in priors
-    ]
-    codes, parameters, constants, lower, upper = zip(*rows, strict=True)
+    """Numbers of a sequence of priors, each of :data:`SCALE_FAMILIES` or :data:`LINE_FAMILIES`."""
+    known = SCALE_FAMILIES | LINE_FAMILIES
+    rows = [known[prior.name](prior.parameters) for prior in priors]
+    codes, parameters, constants, lower, upper = zip(*rows, strict=True) if rows else ((),) * 5
     return Scales(
         np.array(codes, dtype=np.int64),
-        np.array(parameters, dtype=float),
+        np.array(parameters, dtype=float).reshape(-1, 3),
         np.array(constants, dtype=float),
         np.array(lower, dtype=float),
         np.array(upper, dtype=float),
@@ -212,6 +248,27 @@ def constrain(lower, upper, unit, x):
 
 
 @kernel
+def _log_line_prior(code, a, b, c, s):
+    """As :func:`_log_prior`, of the families on the line and on the unit interval."""
+    if code == 8:  # logistic, mean a, scale b
+        t = (s - a) / b
+        e = np.exp(-abs(t))
+        slope = (1.0 - e) / (1.0 + e)
+        return -abs(t) - 2.0 * np.log1p(e), (-slope if t >= 0 else slope) / b
+    if code == 9:  # Gumbel of minima, location a, scale b
+        t = (s - a) / b
+        e = np.exp(t)
+        return t - e, (1.0 - e) / b
+    if code == 10:  # Student t, a degrees of freedom, scale b, location c
+        t = (s - c) / b
+        return -0.5 * (a + 1.0) * np.log1p(t * t / a), -(a + 1.0) * t / (b * (a + t * t))
+    if code == 11:  # beta
+        return (a - 1.0) * np.log(s) + (b - 1.0) * np.log1p(-s), (a - 1.0) / s - (b - 1.0) / (1 - s)
+    t = (s - a) / b  # Laplace, location a, scale b
+    return -abs(t), -np.sign(t) / b
+
+
+@kernel
 def _log_prior(code, a, b, s):
     """Log density less its constant, and its derivative in s."""
     if code == 1:  # normal, mean a, sd b
@@ -245,7 +302,11 @@ def scale_terms(sc, x):
             gradient[i], sd[i], slope[i] = -x[i], sc.parameters[i, 0], 0.0
             continue
         s, ds, log_ds, d_log_ds = constrain(sc.lower[i], sc.upper[i], sc.unit[i], x[i])
-        log_p, d_log_p = _log_prior(sc.code[i], sc.parameters[i, 0], sc.parameters[i, 1], s)
+        code, a, b = sc.code[i], sc.parameters[i, 0], sc.parameters[i, 1]
+        if code < 8:
+            log_p, d_log_p = _log_prior(code, a, b, s)
+        else:
+            log_p, d_log_p = _log_line_prior(code, a, b, sc.parameters[i, 2], s)
         value += log_p + sc.constant[i] + log_ds
         gradient[i] = d_log_p * ds + d_log_ds
         sd[i], slope[i] = s, ds

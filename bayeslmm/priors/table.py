@@ -175,6 +175,11 @@ class Priors(Mapping):
         """
         return self._defaults.combinations(self._is_set)[0]
 
+    @property
+    def means(self) -> np.ndarray:
+        """Where the intercept and thresholds are meant: the means (p,) of the predictors."""
+        return self._defaults.coefficients.means
+
     def effect_maps(self) -> EffectMaps:
         """What the priors on random effects are about, beside the effects in the formula."""
         return EffectMaps(tuple(K for K, _ in self._defaults.effects_given(self._is_set)))

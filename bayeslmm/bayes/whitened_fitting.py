@@ -1,0 +1,231 @@
+"""Posteriors of responses that are not Gaussian: NUTS over everything, in whitened coordinates.
+
+Or importance sampling: in these coordinates the posterior is near a standard normal, so that
+normal draws, their parameters with heavier tails, and exact weights may do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bayeslmm.bayes.compiled import CompiledDensity
+from bayeslmm.bayes.conditional import correlations_of
+from bayeslmm.bayes.fitting import FitInfo, assemble
+from bayeslmm.bayes.importance import (
+    SplitT,
+    check_k_hat,
+    evaluate_all,
+    importance_info,
+    no_stats,
+    split_t,
+    weighted_sample,
+)
+from bayeslmm.bayes.kernels import joint
+from bayeslmm.bayes.names import ModelNames
+from bayeslmm.bayes.mode import Mode
+from bayeslmm.bayes.nuts import kept_stats, nuts_options, processors, run_chains
+from bayeslmm.bayes.sampling import Sampling
+from bayeslmm.bayes.whitening import WhitenedPosterior, laplace_posterior, whitened_posterior
+from bayeslmm.compiling import interpreting
+from bayeslmm.errors import DataError, SamplingError
+from bayeslmm.formula import Design
+from bayeslmm.gaussian import single_threaded_blas
+from bayeslmm.priors.table import Priors
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["WHITENED_TUNE", "fit_whitened", "fit_whitened_importance", "joint_values"]
+
+#: Warm-up draws per chain where none are asked for, and the acceptance rate aimed at.
+WHITENED_TUNE = 300
+_TARGET_ACCEPT = 0.8
+
+
+def fit_whitened(
+    design: Design,
+    priors: Priors,
+    names: ModelNames,
+    problem: Callable,
+    sampling: Sampling,
+    *,
+    parameterization: str,
+    reason: str,
+) -> tuple[xr.DataTree, FitInfo]:
+    """NUTS over parameters and effects in coordinates whitened by Laplace's approximation.
+
+    Parameters
+    ----------
+    problem : callable
+        Not used: rows are evaluated.
+    sampling : Sampling
+        Its options are ``target_accept`` and ``max_treedepth``.
+    parameterization, reason : str
+        "whitened" and why, for the record.
+
+    Returns
+    -------
+    idata : xarray.DataTree
+    info : FitInfo
+
+    Raises
+    ------
+    SamplingError
+        If the density is nowhere finite, or the sampler cannot run or is stopped early.
+    DataError
+        If only summaries of the random effects are asked for.
+    """
+    nuts_options(sampling.options)  # before the work that comes first
+    _refuse_summaries(design, sampling)
+    start, tune = time.perf_counter(), sampling.warm_up(WHITENED_TUNE)
+    with single_threaded_blas():
+        density = whitened_posterior(laplace_posterior(design, priors))
+
+        def ready(initial_point: Callable) -> CompiledDensity | None:
+            if interpreting():
+                return None
+            return CompiledDensity(density.n_dim, initial_point, joint.logp, density.table)
+
+        z, stats = run_chains(
+            density.n_dim, density, ready, sampling, tune=tune, accept=_TARGET_ACCEPT
+        )
+        values = joint_values(density, design, priors, names, z)
+    kept = kept_stats(stats)
+    if "lp" in kept:  # of parameters and effects in place of z
+        kept["lp"] = kept["lp"] + density.log_scale
+    info = FitInfo.of(
+        sampling,
+        start,
+        method="nuts",
+        parameterization=parameterization,
+        reason=reason,
+        tune=tune,
+    )
+    return assemble(design, names, values, kept, info)
+
+
+def _refuse_summaries(design: Design, sampling: Sampling) -> None:
+    if sampling.random_effects != "draws":
+        raise DataError(
+            'random_effects="summary" is for Gaussian responses, whose effects are drawn after the '
+            f'covariances; with family="{design.family.name}" they are part of the chain.'
+        )
+
+
+@dataclass(frozen=True)
+class _Along:
+    """The joint density along the parameters, effects where the parameters put them."""
+
+    joint: WhitenedPosterior
+
+    @property
+    def n_dim(self) -> int:
+        return self.joint.laplace.n_dim
+
+    def values(self, x: np.ndarray) -> np.ndarray:
+        """Log densities at rows of x (n, d)."""
+        rest = np.zeros((len(x), self.joint.n_dim - self.n_dim))
+        return self.joint.values(np.hstack([x, rest]))
+
+
+@dataclass(frozen=True)
+class _Proposal:
+    """Parameters from a split t distribution, effects from standard normals."""
+
+    parameters: SplitT
+    n_effects: int
+
+    def draw(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """n draws of z and their log densities."""
+        low, log_q = self.parameters.draw(n, rng)
+        v = rng.standard_normal((n, self.n_effects))
+        log_q = log_q - 0.5 * (v**2).sum(axis=1) - 0.5 * self.n_effects * np.log(2 * np.pi)
+        return np.hstack([low, v]), log_q
+
+
+def fit_whitened_importance(
+    design: Design,
+    priors: Priors,
+    names: ModelNames,
+    problem: Callable,
+    sampling: Sampling,
+    *,
+    parameterization: str,
+    reason: str,
+) -> tuple[xr.DataTree, FitInfo]:
+    """Importance sampling of parameters and effects together, around the Laplace approximation.
+
+    Parameters
+    ----------
+    problem, sampling, parameterization, reason
+        As in :func:`fit_whitened`; there is no option.
+
+    Raises
+    ------
+    SamplingError
+        If k-hat is above 0.7, or an option is given.
+    DataError
+        If only summaries of the random effects are asked for.
+    """
+    if options := sampling.options:
+        raise SamplingError(f"Importance sampling has no option {next(iter(options))!r}.")
+    _refuse_summaries(design, sampling)
+    start = time.perf_counter()
+    chains, draws = sampling.chains, sampling.draws
+    cores = processors() if sampling.cores is None else sampling.cores
+    rng = np.random.default_rng(np.random.SeedSequence([sampling.random_seed, 2]))
+    with single_threaded_blas():
+        density = whitened_posterior(laplace_posterior(design, priors))
+        d = density.laplace.n_dim
+        top = Mode(np.zeros(d), float(density.values(np.zeros((1, density.n_dim)))[0]), np.eye(d))
+        proposal = _Proposal(split_t(_Along(density), top), density.n_dim - d)
+        sample = weighted_sample(density, proposal, 2 * chains * draws, rng, cores, evaluate_all)
+        check_k_hat(sample.k_hat)
+        z = sample.x[sample.resample(chains * draws, rng)].reshape(chains, draws, -1)
+        values = joint_values(density, design, priors, names, z)
+    sample = replace(sample, log_evidence=sample.log_evidence + density.log_scale)
+    info = importance_info(sampling, start, sample, priors, parameterization, reason)
+    return assemble(design, names, values, no_stats(chains, draws), info)
+
+
+def joint_values(
+    density: WhitenedPosterior,
+    design: Design,
+    priors: Priors,
+    names: ModelNames,
+    z: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """Every variable of a posterior, (chains, draws, ...), from z (chains, draws, n_dim)."""
+    shape, maps = z.shape[:2], priors.effect_maps()
+    flat = np.ascontiguousarray(z.reshape(-1, z.shape[-1]))
+    sds, F, phi, beta, effects = joint.natural_draws(flat, density.arguments)
+    system = density.laplace.system
+    beta = beta @ np.linalg.inv(priors.combinations()).T
+    if density.laplace.ordered:
+        phi = phi + (beta @ design.X.mean(axis=0))[:, None]
+    # a standard deviation near zero has a coordinate of either sign
+    sds, factors = maps.to_formula(np.abs(sds), system.split(F))
+    columns = (density.symbolic.factor_columns(k) for k in range(len(system.factors)))
+    b = maps.effects([effects[:, at] for at in columns])
+    values = {"beta": beta.reshape(*shape, -1)} if design.coef_names else {}
+    first = 0
+    for own in design.family.parameters:
+        part = phi[:, first : first + own.size]
+        vector = own.transform == "ordered"
+        values[own.key] = part.reshape(*shape, own.size) if vector else part.reshape(shape)
+        first += own.size
+    first = 0
+    for k, (block, factor) in enumerate(zip(design.blocks, names.factors, strict=True)):
+        q = block.n_effects
+        sd = sds[:, first : first + q]
+        values[factor.sd] = sd.reshape(*shape, q)
+        if block.correlated_pairs():
+            values[factor.corr] = correlations_of(factors[k], sd).reshape(*shape, q, q)
+        values[factor.b] = b[k].reshape(*shape, block.n_levels, q)
+        first += q
+    return values
