@@ -404,41 +404,17 @@ class MixedModel(ModelViews):
     def ml(self, n_quadrature: int = 1) -> LikelihoodFit:
         """Fit by maximum likelihood; otherwise as :meth:`reml`.
 
-        The likelihood of a response that is not Gaussian is Laplace's approximation, whose
-        coefficients, covariances and further parameters are estimated together.
-
-        Parameters
-        ----------
-        n_quadrature : int
-            Nodes per random effect of adaptive Gauss-Hermite quadrature, for a response that is
-            not Gaussian and one grouping factor of at most 3 effects: exact as they grow. 1 is
-            Laplace's approximation.
-
-        Returns
-        -------
-        LikelihoodFit
-
-        Raises
-        ------
-        DataError
-            As :meth:`reml`; or if the predictors separate the values of a response, so that there
-            is no maximum; or if quadrature is not for such a model.
+        That of a response that is not Gaussian is Laplace's approximation or, with more than one
+        node per effect, `n_quadrature`, adaptive Gauss-Hermite quadrature (one factor, 3 effects).
 
         Examples
         --------
         >>> round(model.ml().loglik, 2)
         -875.97
         """
-        from bayeslmm.fits.fitting import likelihood_fit, response_fit
+        from bayeslmm.fits.fitting import likelihood_fit
 
-        if not self.design.family.gaussian:
-            return response_fit(self, n_quadrature)
-        if n_quadrature != 1:
-            raise ValueError(
-                "n_quadrature is for responses that are not Gaussian: the likelihood of this model "
-                "has a closed form."
-            )
-        return likelihood_fit(self, reml=False)
+        return likelihood_fit(self, reml=False, n_quadrature=n_quadrature)
 
     def with_response(self, y: np.ndarray) -> MixedModel:
         """The same model, priors included, for another response of the same rows.

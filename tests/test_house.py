@@ -18,8 +18,9 @@ PACKAGE = Path(bayeslmm.__file__).parent
 ROOMS = (
     "errors", "compiling", "background", "addresses", "progress", "records", "files", "archive",
     "hdf5", "datasets", "parts", "formula", "gaussian", "laplace", "priors", "protocols",
-    "assembly", "relationship", "sources", "likelihood", "bayes", "results", "plots", "reanalysis", "report",
-    "storage", "fits", "model", "loading", "top", "precompiling", "cli_options", "cli", "__main__",
+    "assembly", "relationship", "sources", "likelihood", "bayes", "results", "plots",
+    "reanalysis", "report", "storage", "fits", "model", "loading", "top", "precompiling",
+    "cli_options", "cli", "__main__",
 )  # fmt: skip
 
 #: Circles that are there; a circle may leave this list, none may join it or grow.
