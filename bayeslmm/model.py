@@ -29,6 +29,7 @@ from bayeslmm.formula.checks import (
     check_design,
     refuse_beside_family,
     refuse_beside_residuals,
+    refuse_marginal,
     refuse_reml,
 )
 from bayeslmm.formula.description import describe_design
@@ -245,6 +246,8 @@ class MixedModel(ModelViews):
             If there is no such parameterization.
         PriorError
             If a coefficient's prior is neither normal nor flat and the model marginal.
+        DataError
+            If the model is marginal and the response not Gaussian.
 
         Examples
         --------
@@ -254,9 +257,10 @@ class MixedModel(ModelViews):
         from bayeslmm.bayes.hierarchical import hierarchical_model
         from bayeslmm.bayes.sampling import quiet_pymc
 
-        one_of("parameterization", parameterization, PARAMETERIZATIONS[1:])
+        one_of("parameterization", parameterization, ("noncentered", "centered", "marginal"))
         quiet_pymc()
         if parameterization == "marginal":
+            refuse_marginal(self.design.family)
             from bayeslmm.bayes.marginal_model import marginal_model
 
             return marginal_model(self.design, self.priors, self.names, self.problem)
