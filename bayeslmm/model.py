@@ -295,16 +295,15 @@ class MixedModel(ModelViews):
             Chains run side by side; by default as many as there are processors.
         random_seed : int, optional
             The same seed gives the same draws; without one a seed is drawn and recorded.
-        parameterization : {"auto", "marginal", "noncentered", "centered"}
-            ``"marginal"`` integrates coefficients and random effects out exactly, samples the
-            covariance parameters and draws the rest given them; the other two sample everything
-            together. ``"auto"`` is marginal where coefficients have normal or flat priors and
-            standard deviations priors of the usual families, and noncentered otherwise; the
-            result says which and why.
+        parameterization : {"auto", "marginal", "whitened", "noncentered", "centered"}
+            ``"marginal"`` (Gaussian responses) integrates coefficients and random effects out
+            exactly; ``"whitened"`` (other responses) samples everything in the coordinates of the
+            Laplace approximation; the other two sample everything through PyMC, which knows any
+            prior. ``"auto"`` takes the first that knows the priors; the result says which.
         method : {"nuts", "importance"}
-            ``"importance"`` draws from a multivariate t distribution around the mode of the
-            marginal posterior, reweights and resamples: as fast as a point estimate, checked by
-            its Pareto k-hat, and with an estimate of the marginal likelihood.
+            ``"importance"`` draws from a multivariate t distribution around the mode, reweights
+            and resamples: as fast as a point estimate, checked by its Pareto k-hat, and with an
+            estimate of the marginal likelihood.
         progressbar : bool
         random_effects : {"draws", "summary"}
             With very many effects, ``"summary"`` keeps the mean, standard deviation and quantiles

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -44,7 +44,7 @@ __all__ = ["WHITENED_TUNE", "fit_whitened", "fit_whitened_importance", "joint_va
 
 #: Warm-up draws per chain where none are asked for, and the acceptance rate aimed at.
 WHITENED_TUNE = 300
-_TARGET_ACCEPT = 0.8
+_TARGET_ACCEPT = 0.7
 
 
 def fit_whitened(
@@ -185,7 +185,8 @@ def fit_whitened_importance(
         density = whitened_posterior(laplace_posterior(design, priors), signed=False)
         d = density.laplace.n_dim
         top = Mode(np.zeros(d), float(density.values(np.zeros((1, density.n_dim)))[0]), np.eye(d))
-        proposal = _Proposal(split_t(_Along(density), top), density.n_dim - d)
+        along: Any = _Along(density)
+        proposal = _Proposal(split_t(along, top), density.n_dim - d)
         sample = weighted_sample(density, proposal, 2 * chains * draws, rng, cores, evaluate_all)
         check_k_hat(sample.k_hat)
         z = sample.x[sample.resample(chains * draws, rng)].reshape(chains, draws, -1)
