@@ -67,7 +67,7 @@ _STARTS = (0.5, 0.05)
 
 
 #: Effects follow all others where that takes so many multiplications per row at most.
-_WORTH = 30.0
+_WORTH = 15.0
 
 
 class LowParameters(NamedTuple):
