@@ -386,8 +386,7 @@ class MixedModel(ModelViews):
         Raises
         ------
         DataError
-            If sigma and the random effects cannot be told apart, or the model fits perfectly; or
-            if the response is not Gaussian: its coefficients cannot be integrated out exactly.
+            If sigma cannot be told apart or is 0, or there is none (families of other responses).
 
         Warns
         -----
@@ -405,10 +404,8 @@ class MixedModel(ModelViews):
         return likelihood_fit(self, reml=True)
 
     def ml(self, n_quadrature: int = 1) -> LikelihoodFit:
-        """Fit by maximum likelihood; otherwise as :meth:`reml`.
-
-        That of a response that is not Gaussian is Laplace's approximation or, with more than one
-        node per effect, `n_quadrature`, adaptive Gauss-Hermite quadrature (one factor, 3 effects).
+        """Fit by maximum likelihood, of a response that is not Gaussian by Laplace's approximation
+        or by `n_quadrature` nodes of adaptive Gauss-Hermite quadrature; otherwise :meth:`reml`.
 
         Examples
         --------
