@@ -29,6 +29,7 @@ from bayeslmm.formula.checks import (
     check_design,
     refuse_beside_family,
     refuse_beside_residuals,
+    refuse_marginal,
     refuse_reml,
 )
 from bayeslmm.formula.description import describe_design
@@ -93,8 +94,7 @@ class MixedModel(ModelViews):
         ``"inverse"``, as the family has it; its usual one by default.
     random : {"gaussian", "student"}
         Distribution of the random effects. Student-t effects or residuals, with their degrees
-        of freedom estimated, let outliers count less; such a model has a posterior but no REML
-        fit.
+        of freedom estimated, let outliers count less (posterior only).
     missing : {"drop", "raise", "model"}
         Rows with a missing value in a used column are left out, with a warning that counts
         them, or refused; "model" keeps rows in which only numeric covariates are missing, gives
@@ -245,6 +245,8 @@ class MixedModel(ModelViews):
             If there is no such parameterization.
         PriorError
             If a coefficient's prior is neither normal nor flat and the model marginal.
+        DataError
+            If the model is marginal and the response not Gaussian.
 
         Examples
         --------
@@ -254,9 +256,10 @@ class MixedModel(ModelViews):
         from bayeslmm.bayes.hierarchical import hierarchical_model
         from bayeslmm.bayes.sampling import quiet_pymc
 
-        one_of("parameterization", parameterization, PARAMETERIZATIONS[1:])
+        one_of("parameterization", parameterization, ("noncentered", "centered", "marginal"))
         quiet_pymc()
         if parameterization == "marginal":
+            refuse_marginal(self.design.family)
             from bayeslmm.bayes.marginal_model import marginal_model
 
             return marginal_model(self.design, self.priors, self.names, self.problem)
@@ -291,16 +294,15 @@ class MixedModel(ModelViews):
             Chains run side by side; by default as many as there are processors.
         random_seed : int, optional
             The same seed gives the same draws; without one a seed is drawn and recorded.
-        parameterization : {"auto", "marginal", "noncentered", "centered"}
-            ``"marginal"`` integrates coefficients and random effects out exactly, samples the
-            covariance parameters and draws the rest given them; the other two sample everything
-            together. ``"auto"`` is marginal where coefficients have normal or flat priors and
-            standard deviations priors of the usual families, and noncentered otherwise; the
-            result says which and why.
+        parameterization : {"auto", "marginal", "whitened", "noncentered", "centered"}
+            ``"marginal"`` (Gaussian responses) integrates coefficients and random effects out
+            exactly; ``"whitened"`` (other responses) samples everything in the coordinates of the
+            Laplace approximation; the other two sample everything through PyMC, which knows any
+            prior. ``"auto"`` takes the first that knows the priors; the result says which.
         method : {"nuts", "importance"}
-            ``"importance"`` draws from a multivariate t distribution around the mode of the
-            marginal posterior, reweights and resamples: as fast as a point estimate, checked by
-            its Pareto k-hat, and with an estimate of the marginal likelihood.
+            ``"importance"`` draws from a multivariate t distribution around the mode, reweights
+            and resamples: as fast as a point estimate, checked by its Pareto k-hat, and with an
+            estimate of the marginal likelihood.
         progressbar : bool
         random_effects : {"draws", "summary"}
             With very many effects, ``"summary"`` keeps the mean, standard deviation and quantiles
@@ -404,41 +406,17 @@ class MixedModel(ModelViews):
     def ml(self, n_quadrature: int = 1) -> LikelihoodFit:
         """Fit by maximum likelihood; otherwise as :meth:`reml`.
 
-        The likelihood of a response that is not Gaussian is Laplace's approximation, whose
-        coefficients, covariances and further parameters are estimated together.
-
-        Parameters
-        ----------
-        n_quadrature : int
-            Nodes per random effect of adaptive Gauss-Hermite quadrature, for a response that is
-            not Gaussian and one grouping factor of at most 3 effects: exact as they grow. 1 is
-            Laplace's approximation.
-
-        Returns
-        -------
-        LikelihoodFit
-
-        Raises
-        ------
-        DataError
-            As :meth:`reml`; or if the predictors separate the values of a response, so that there
-            is no maximum; or if quadrature is not for such a model.
+        That of a response that is not Gaussian is Laplace's approximation or, with more than one
+        node per effect, `n_quadrature`, adaptive Gauss-Hermite quadrature (one factor, 3 effects).
 
         Examples
         --------
         >>> round(model.ml().loglik, 2)
         -875.97
         """
-        from bayeslmm.fits.fitting import likelihood_fit, response_fit
+        from bayeslmm.fits.fitting import likelihood_fit
 
-        if not self.design.family.gaussian:
-            return response_fit(self, n_quadrature)
-        if n_quadrature != 1:
-            raise ValueError(
-                "n_quadrature is for responses that are not Gaussian: the likelihood of this model "
-                "has a closed form."
-            )
-        return likelihood_fit(self, reml=False)
+        return likelihood_fit(self, reml=False, n_quadrature=n_quadrature)
 
     def with_response(self, y: np.ndarray) -> MixedModel:
         """The same model, priors included, for another response of the same rows.
@@ -446,12 +424,7 @@ class MixedModel(ModelViews):
         Parameters
         ----------
         y : ndarray, shape (n,)
-            As :attr:`Design.y`: 0/1, counts, numbers of categories.
-
-        Raises
-        ------
-        DataError
-            If a value is outside the support of a family that is not Gaussian.
+            As :attr:`Design.y`; refused outside the support of a family that is not Gaussian.
 
         Examples
         --------

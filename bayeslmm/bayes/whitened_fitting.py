@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,12 +26,12 @@ from bayeslmm.bayes.importance import (
     weighted_sample,
 )
 from bayeslmm.bayes.kernels import joint
-from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.mode import Mode
+from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.nuts import kept_stats, nuts_options, processors, run_chains
 from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.bayes.whitening import WhitenedPosterior, laplace_posterior, whitened_posterior
-from bayeslmm.compiling import interpreting
+from bayeslmm.compiling import expect, interpreting
 from bayeslmm.errors import DataError, SamplingError
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import single_threaded_blas
@@ -44,7 +44,7 @@ __all__ = ["WHITENED_TUNE", "fit_whitened", "fit_whitened_importance", "joint_va
 
 #: Warm-up draws per chain where none are asked for, and the acceptance rate aimed at.
 WHITENED_TUNE = 300
-_TARGET_ACCEPT = 0.8
+_TARGET_ACCEPT = 0.7
 
 
 def fit_whitened(
@@ -83,6 +83,7 @@ def fit_whitened(
     nuts_options(sampling.options)  # before the work that comes first
     _refuse_summaries(design, sampling)
     start, tune = time.perf_counter(), sampling.warm_up(WHITENED_TUNE)
+    expect(np.inf)  # rows are too many evaluations for Python
     with single_threaded_blas():
         density = whitened_posterior(laplace_posterior(design, priors))
 
@@ -176,14 +177,16 @@ def fit_whitened_importance(
         raise SamplingError(f"Importance sampling has no option {next(iter(options))!r}.")
     _refuse_summaries(design, sampling)
     start = time.perf_counter()
+    expect(np.inf)
     chains, draws = sampling.chains, sampling.draws
     cores = processors() if sampling.cores is None else sampling.cores
     rng = np.random.default_rng(np.random.SeedSequence([sampling.random_seed, 2]))
     with single_threaded_blas():
-        density = whitened_posterior(laplace_posterior(design, priors))
+        density = whitened_posterior(laplace_posterior(design, priors), signed=False)
         d = density.laplace.n_dim
         top = Mode(np.zeros(d), float(density.values(np.zeros((1, density.n_dim)))[0]), np.eye(d))
-        proposal = _Proposal(split_t(_Along(density), top), density.n_dim - d)
+        along: Any = _Along(density)
+        proposal = _Proposal(split_t(along, top), density.n_dim - d)
         sample = weighted_sample(density, proposal, 2 * chains * draws, rng, cores, evaluate_all)
         check_k_hat(sample.k_hat)
         z = sample.x[sample.resample(chains * draws, rng)].reshape(chains, draws, -1)
