@@ -94,8 +94,7 @@ class MixedModel(ModelViews):
         ``"inverse"``, as the family has it; its usual one by default.
     random : {"gaussian", "student"}
         Distribution of the random effects. Student-t effects or residuals, with their degrees
-        of freedom estimated, let outliers count less; such a model has a posterior but no REML
-        fit.
+        of freedom estimated, let outliers count less (posterior only).
     missing : {"drop", "raise", "model"}
         Rows with a missing value in a used column are left out, with a warning that counts
         them, or refused; "model" keeps rows in which only numeric covariates are missing, gives
@@ -422,12 +421,7 @@ class MixedModel(ModelViews):
         Parameters
         ----------
         y : ndarray, shape (n,)
-            As :attr:`Design.y`: 0/1, counts, numbers of categories.
-
-        Raises
-        ------
-        DataError
-            If a value is outside the support of a family that is not Gaussian.
+            As :attr:`Design.y`; refused outside the support of a family that is not Gaussian.
 
         Examples
         --------
