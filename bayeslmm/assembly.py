@@ -95,7 +95,7 @@ def system_of(design: Design, *, columns=slice(None), whole: Problem | None = No
 
 
 def response_system(design: Design, *, columns=slice(None)) -> ResponseSystem:
-    """What evaluates a design whose response is not Gaussian.
+    """The rows of a response that is not Gaussian, ready to be evaluated.
 
     Parameters
     ----------
@@ -106,19 +106,15 @@ def response_system(design: Design, *, columns=slice(None)) -> ResponseSystem:
     from bayeslmm.laplace.system import ResponseSystem
 
     ones = np.ones(design.n_rows)
-    given = (design.trials, design.weights)
-    trials, weights = (
-        ones if values is None else np.ascontiguousarray(values, dtype=float) for values in given
-    )
     return ResponseSystem(
-        np.ascontiguousarray(design.y, dtype=float),
-        trials,
-        weights,
-        np.ascontiguousarray(design.offset, dtype=float),
-        np.ascontiguousarray(design.X[:, columns]),
-        tuple(factor_rows(design)),
-        design.family,
-        tuple(covariance_patterns(design)),
+        y=np.ascontiguousarray(design.y, dtype=float),
+        trials=ones if design.trials is None else design.trials,
+        weights=ones if design.weights is None else design.weights,
+        offset=design.offset,
+        X=np.ascontiguousarray(design.X[:, columns]),
+        factors=tuple(factor_rows(design)),
+        family=design.family,
+        patterns=tuple(covariance_patterns(design)),
     )
 
 

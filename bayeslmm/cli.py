@@ -111,8 +111,11 @@ def fit(
     reml: Annotated[bool, typer.Option("--reml", help="Fit by REML instead of NUTS.")] = False,
     ml: Annotated[bool, typer.Option("--ml", help="Fit by maximum likelihood.")] = False,
     ddf: Annotated[
-        str, typer.Option(help="satterthwaite, kenward-roger or normal (with --reml, --ml).")
-    ] = "satterthwaite",
+        str | None,
+        typer.Option(
+            help="satterthwaite (the default of Gaussian models), kenward-roger or normal."
+        ),
+    ] = None,
     random_effects: Annotated[
         str, typer.Option(help="draws, or summary: means and quantiles only, for very many.")
     ] = "draws",

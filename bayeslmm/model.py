@@ -402,8 +402,11 @@ class MixedModel(ModelViews):
         refuse_reml(self.design.family)
         return likelihood_fit(self, reml=True)
 
-    def ml(self) -> LikelihoodFit:
+    def ml(self, n_quadrature: int = 1) -> LikelihoodFit:
         """Fit by maximum likelihood; otherwise as :meth:`reml`.
+
+        That of a response that is not Gaussian is Laplace's approximation or, with more than one
+        node per effect, `n_quadrature`, adaptive Gauss-Hermite quadrature (one factor, 3 effects).
 
         Examples
         --------
@@ -412,7 +415,7 @@ class MixedModel(ModelViews):
         """
         from bayeslmm.fits.fitting import likelihood_fit
 
-        return likelihood_fit(self, reml=False)
+        return likelihood_fit(self, reml=False, n_quadrature=n_quadrature)
 
     def with_response(self, y: np.ndarray) -> MixedModel:
         """The same model, priors included, for another response of the same rows.

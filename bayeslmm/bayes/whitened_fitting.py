@@ -26,12 +26,12 @@ from bayeslmm.bayes.importance import (
     weighted_sample,
 )
 from bayeslmm.bayes.kernels import joint
-from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.mode import Mode
+from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.nuts import kept_stats, nuts_options, processors, run_chains
 from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.bayes.whitening import WhitenedPosterior, laplace_posterior, whitened_posterior
-from bayeslmm.compiling import interpreting
+from bayeslmm.compiling import expect, interpreting
 from bayeslmm.errors import DataError, SamplingError
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import single_threaded_blas
@@ -83,6 +83,7 @@ def fit_whitened(
     nuts_options(sampling.options)  # before the work that comes first
     _refuse_summaries(design, sampling)
     start, tune = time.perf_counter(), sampling.warm_up(WHITENED_TUNE)
+    expect(np.inf)  # rows are too many evaluations for Python
     with single_threaded_blas():
         density = whitened_posterior(laplace_posterior(design, priors))
 
@@ -176,11 +177,12 @@ def fit_whitened_importance(
         raise SamplingError(f"Importance sampling has no option {next(iter(options))!r}.")
     _refuse_summaries(design, sampling)
     start = time.perf_counter()
+    expect(np.inf)
     chains, draws = sampling.chains, sampling.draws
     cores = processors() if sampling.cores is None else sampling.cores
     rng = np.random.default_rng(np.random.SeedSequence([sampling.random_seed, 2]))
     with single_threaded_blas():
-        density = whitened_posterior(laplace_posterior(design, priors))
+        density = whitened_posterior(laplace_posterior(design, priors), signed=False)
         d = density.laplace.n_dim
         top = Mode(np.zeros(d), float(density.values(np.zeros((1, density.n_dim)))[0]), np.eye(d))
         proposal = _Proposal(split_t(_Along(density), top), density.n_dim - d)
@@ -208,12 +210,10 @@ def joint_values(
     beta = beta @ np.linalg.inv(priors.combinations()).T
     if density.laplace.ordered:
         phi = phi + (beta @ design.X.mean(axis=0))[:, None]
-    sds, factors = maps.to_formula(sds, system.split(F))
-    starts, b = density.arguments.levels.b, [np.empty(0)] * len(density.order)
-    for at, k in enumerate(density.order):
-        n_levels, q = system.effect_shapes[k]
-        b[k] = effects[:, starts[at] : starts[at + 1]].reshape(-1, n_levels, q)
-    b = maps.effects(b)
+    # a standard deviation near zero has a coordinate of either sign
+    sds, factors = maps.to_formula(np.abs(sds), system.split(F))
+    columns = (density.symbolic.factor_columns(k) for k in range(len(system.factors)))
+    b = maps.effects([effects[:, at] for at in columns])
     values = {"beta": beta.reshape(*shape, -1)} if design.coef_names else {}
     first = 0
     for own in design.family.parameters:

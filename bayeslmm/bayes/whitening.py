@@ -8,16 +8,16 @@ exact in any coordinates, and these only make chains move far.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from bayeslmm.addresses import Table
 from bayeslmm.assembly import response_system
 from bayeslmm.bayes.kernels.coordinates import CovariancePrior, add_likelihood, is_finite, natural
+from bayeslmm.bayes.kernels._following import follow, lower_solve, products, scale
 from bayeslmm.bayes.kernels.joint import (
     JointArguments,
     Levels,
@@ -30,9 +30,14 @@ from bayeslmm.bayes.kernels.joint import (
 )
 from bayeslmm.bayes.marginal import correlation_shapes
 from bayeslmm.bayes.mode import Mode, find_mode
+from bayeslmm.bayes.signed import signed_mode
+from bayeslmm.errors import SamplingError
 from bayeslmm.formula import Design
+from bayeslmm.gaussian.crossproducts import CrossProducts
+from bayeslmm.gaussian.problem import Problem, prepare
+from bayeslmm.gaussian.symbolic import Symbolic, analyze
 from bayeslmm.laplace.system import ResponseSystem
-from bayeslmm.parts.correlations import correlation_layout, lkj_exponents
+from bayeslmm.parts.correlations import CorrelationLayout, correlation_layout, lkj_exponents
 from bayeslmm.parts.parameters import coef_key, sd_key
 from bayeslmm.parts.scales import (
     LINE_FAMILIES,
@@ -46,6 +51,9 @@ from bayeslmm.parts.structures import Structure
 from bayeslmm.priors.responses import response_unit
 from bayeslmm.priors.table import Priors
 
+if TYPE_CHECKING:
+    from scipy.sparse import csc_matrix
+
 __all__ = [
     "LaplacePosterior",
     "WhitenedPosterior",
@@ -56,6 +64,10 @@ __all__ = [
 
 #: Standard deviations of the effects where a search starts, in units of the linear predictor.
 _STARTS = (0.5, 0.05)
+
+
+#: Effects follow all others where that takes so many multiplications per row at most.
+_WORTH = 30.0
 
 
 class LowParameters(NamedTuple):
@@ -75,7 +87,8 @@ class LaplacePosterior:
     ----------
     system : ResponseSystem
         In the columns that the priors are about.
-    covariances : CovariancePrior
+    prior : CovariancePrior
+        Of the covariances.
     phi, coefficients : Scales
     ordered : bool
         Whether the family's parameters are thresholds.
@@ -84,17 +97,30 @@ class LaplacePosterior:
     """
 
     system: ResponseSystem
-    covariances: CovariancePrior
+    prior: CovariancePrior
     phi: Scales
     coefficients: Scales
     ordered: bool = False
     unit: float = 1.0
     _near: dict = field(default_factory=dict, repr=False)
 
+    #: What :func:`bayeslmm.bayes.signed.signed_mode` asks of a density.
+    residual: ClassVar[None] = None
+
+    @property
+    def scales(self) -> Scales:
+        """Priors of the standard deviations."""
+        return self.prior.scales
+
+    @property
+    def correlations(self) -> CorrelationLayout:
+        """Of the random effects."""
+        return self.prior.effects
+
     @property
     def n_covariances(self) -> int:
         """Coordinates of the covariances."""
-        return len(self.covariances.scales.code) + len(self.covariances.exponent)
+        return len(self.prior.scales.code) + len(self.prior.exponent)
 
     @property
     def n_dim(self) -> int:
@@ -111,7 +137,7 @@ class LaplacePosterior:
         """Parameters in natural units."""
         covariances, phi, beta = self._parts(x)
         return LowParameters(
-            natural(covariances, self.covariances).F,
+            natural(covariances, self.prior).F,
             family_parameters(phi, self.phi, int(self.ordered))[2],
             scale_terms(self.coefficients, beta)[2],
         )
@@ -126,7 +152,7 @@ class LaplacePosterior:
 
     def _evaluate(self, x: np.ndarray, gradient: bool) -> tuple[float, np.ndarray]:
         parts, nothing = self._parts(x), np.full(self.n_dim, np.nan)
-        at = natural(parts[0], self.covariances)
+        at = natural(parts[0], self.prior)
         log_phi, d_phi, phi, slope = family_parameters(parts[1], self.phi, int(self.ordered))
         log_beta, d_beta, beta, slope_beta = scale_terms(self.coefficients, parts[2])
         if not (is_finite(at) and np.all(np.isfinite(phi))):
@@ -144,10 +170,8 @@ class LaplacePosterior:
         layout = self.system.layout
         q = np.array([p.q for p in self.system.patterns], dtype=np.int64)
         empty = np.zeros(0)
-        add_likelihood(at, parts[0], self.covariances, q, layout.f_ptr, found.d_Sigma, empty, empty)
-        in_x = (
-            ordered_pullback(found.d_phi, slope) if self.ordered else found.d_phi * slope
-        )
+        add_likelihood(at, parts[0], self.prior, q, layout.f_ptr, found.d_Sigma, empty, empty)
+        in_x = ordered_pullback(found.d_phi, slope) if self.ordered else found.d_phi * slope
         return value, np.concatenate(
             [at.gradient, d_phi + in_x, d_beta + found.d_beta * slope_beta]
         )
@@ -163,7 +187,7 @@ class LaplacePosterior:
         return [self._start(sd) for sd in _STARTS]
 
     def _start(self, sd: float) -> np.ndarray:
-        scales = self.covariances.scales
+        scales = self.prior.scales
         sizes = [np.sqrt((f.Z**2).mean(axis=0)) for f in self.system.factors]
         sds = self.unit * sd / np.concatenate([np.ones(0), *sizes])
         phi, beta = self.system.no_effects
@@ -174,7 +198,7 @@ class LaplacePosterior:
         return np.concatenate(
             [
                 unconstrain(scales, np.where(sds > 0, sds, sd)),
-                np.zeros(len(self.covariances.exponent)),
+                np.zeros(len(self.prior.exponent)),
                 phi,
                 unconstrain(self.coefficients, beta),
             ]
@@ -191,7 +215,7 @@ class LaplacePosterior:
         return np.concatenate(
             [
                 sds,
-                np.full(len(self.covariances.exponent), np.mean(sds) if len(sds) else 1.0),
+                np.full(len(self.prior.exponent), np.mean(sds) if len(sds) else 1.0),
                 np.full(len(self.phi.code), 1.0 / (1.0 + np.sqrt(system.n))),
                 1.0 / (1.0 + size),
             ]
@@ -253,14 +277,14 @@ class WhitenedPosterior:
     mode : Mode
         Of ``laplace``.
     arguments : JointArguments
-    order : tuple of int
-        The design's factors in the order computed with.
+    symbolic : Symbolic
+        Order of the effects.
     """
 
     laplace: LaplacePosterior
     mode: Mode
     arguments: JointArguments
-    order: tuple[int, ...]
+    symbolic: Symbolic
 
     @property
     def n_dim(self) -> int:
@@ -288,117 +312,127 @@ class WhitenedPosterior:
         return whitened_many(np.ascontiguousarray(Z, dtype=float), self.arguments)
 
 
-def whitened_posterior(laplace: LaplacePosterior, mode: Mode | None = None) -> WhitenedPosterior:
+def whitened_posterior(laplace: LaplacePosterior, *, signed: bool = True) -> WhitenedPosterior:
     """Find the mode and lay the joint density out around it.
+
+    Parameters
+    ----------
+    signed : bool
+        Whether standard deviations near zero get a coordinate of either sign, in which every
+        posterior is covered twice (:mod:`bayeslmm.bayes.signed`).
 
     Raises
     ------
     SamplingError
         If the density is not finite anywhere it was tried.
     """
-    mode = find_mode(laplace) if mode is None else mode
+    search: Any = laplace
+    mode = find_mode(search)
+    if signed:
+        search, mode = signed_mode(search, mode)
+        laplace = search
     system, at = laplace.system, laplace.natural(mode.x)
     found = system.mode(at.F, at.phi, at.beta)
-    sizes = [n_levels * q for n_levels, q in system.effect_shapes]
-    order = sorted(range(len(sizes)), key=lambda k: -sizes[k])
-    levels, maps = _levels(system, found, at.F, order)
+    if found is None:
+        raise SamplingError("The effects have no most probable values at the posterior mode.")
+    w = np.maximum(-found.slopes[2], 0.0)
+    problem = _information(system, w)
+    layout = problem.layout
+    diag, panel = problem.values.diag, problem.values.panel
+    b, U = (problem.symbolic.in_order(system.template.effects(part)) for part in found[1:3])
+    levels = Levels(layout, diag, panel, products(layout, diag, panel, b) + U)
+    N = len(b)
+    C, R, work = np.empty(len(diag)), np.empty(len(panel)), np.empty((3, N))
+    follow(*levels, at.F, np.zeros(N), C, R, *work)
     arguments = JointArguments(
-        rows=_rows(system, order),
+        rows=_rows(system, problem.symbolic),
         levels=levels,
-        covariances=laplace.covariances,
+        covariances=laplace.prior,
         phi=laplace.phi,
         coefficients=laplace.coefficients,
         ordered=int(laplace.ordered),
         constant=system.constant,
-        whitening=_whitening(system, found, levels, maps, order, mode),
+        whitening=_whitening(system, problem.symbolic, w, at.F, C, R, mode),
     )
-    return WhitenedPosterior(laplace, mode, arguments, tuple(order))
+    return WhitenedPosterior(laplace, mode, arguments, problem.symbolic)
 
 
-def _rows(system: ResponseSystem, order: Sequence[int]) -> Rows:
-    factors = [system.factors[k] for k in order]
-    n = system.n
+def _information(system: ResponseSystem, w: np.ndarray) -> Problem:
+    """Z'WZ, or its blocks of single levels where factorizing it again and again is too much."""
+    products = CrossProducts.of_effects(system.factors, w)
+    symbolic = analyze(products, "sparse")
+    layout = symbolic.layout
+    widths = np.diff(layout.pcol_ptr) + layout.node_q
+    if float(layout.node_q @ widths**2) > _WORTH * system.n:
+        symbolic = analyze(replace(products, pairs={}), "sparse")
+        products = replace(products, pairs={})
+    return prepare(products, system.patterns, symbolic=symbolic)
+
+
+def _rows(system: ResponseSystem, symbolic: Symbolic) -> Rows:
+    factors, n = system.factors, system.n
+    first = [symbolic.factor_columns(k)[f.codes, 0] for k, f in enumerate(factors)]
     return Rows(
         system.family.code, system.y, system.trials, system.weights, system.offset,
         np.ascontiguousarray(system.X),
         np.ascontiguousarray(np.hstack([np.zeros((n, 0)), *(f.Z for f in factors)])),
-        np.ascontiguousarray(
-            np.stack([f.codes for f in factors], axis=1) if factors else np.zeros((n, 0)),
-            dtype=np.int64,
-        ),
+        np.ascontiguousarray(np.stack(first, axis=1) if factors else np.zeros((n, 0)), np.int64),
+        np.array([f.q for f in factors], dtype=np.int64),
     )  # fmt: skip
 
 
-def _levels(system, found, F, order) -> tuple[Levels, list[np.ndarray]]:
-    """Information of every level, and J = db/dv (J_k, q_k, q_k) at the mode."""
-    w = np.maximum(-found.slopes[2], 0.0)
-    P, r, maps = [], [], []
-    b, U = (system.template.effects(part) for part in (found.b, found.U))
-    roots = system.template.split(F)
-    for k in order:
-        f, L = system.factors[k], roots[k]
-        own = np.zeros((f.n_levels, f.q, f.q))
-        np.add.at(own, f.codes, w[:, None, None] * f.Z[:, :, None] * f.Z[:, None, :])
-        P.append(own.ravel())
-        r.append((np.einsum("jab,jb->ja", own, b[k]) + U[k]).ravel())
-        C = np.linalg.cholesky(np.eye(f.q) + L.T @ own @ L)
-        maps.append(L @ np.linalg.inv(C).transpose(0, 2, 1))
-    qs = [system.factors[k].q for k in order]
-    starts = np.asarray(system.layout.f_ptr)
-    none = np.zeros(0)
-    return Levels(
-        np.array(qs, dtype=np.int64),
-        np.cumsum([0, *qs]).astype(np.int64),
-        np.cumsum([0, *(len(part) for part in r)]).astype(np.int64),
-        np.cumsum([0, *(len(part) for part in P)]).astype(np.int64),
-        np.array([*(starts[k] for k in order), 0], dtype=np.int64),
-        np.concatenate([none, *P]),
-        np.concatenate([none, *r]),
-    ), maps
-
-
-def _whitening(system, found, levels, maps, order, mode) -> Whitening:
-    """What makes the Hessian in v the identity; H_vv has unit blocks on its diagonal."""
+def _whitening(system, symbolic, w, F, C, R, mode) -> Whitening:
+    """What makes the Hessian in v, L^-1 (I + Lambda'Z'WZ Lambda) L^-T, the identity."""
     from scipy.linalg import solve_triangular
-    from scipy.sparse import csr_matrix
+    from scipy.sparse import csr_matrix, diags
 
-    w = np.maximum(-found.slopes[2], 0.0)
-    columns, starts = [], levels.b
-    for k, J in zip(order, maps, strict=True):
-        f = system.factors[k]
-        columns.append(np.einsum("ia,iab->ib", f.Z, J[f.codes]))  # d eta / dv of the row's level
-    N, n = int(starts[-1]), system.n
-    head = int(starts[1]) if len(order) else 0
-
-    def sparse(number: int):
-        q = columns[number].shape[1]
-        at = order[number]
-        index = system.factors[at].codes[:, None] * q + np.arange(q)
-        shape = (n, int(starts[number + 1] - starts[number]))
-        rows = np.repeat(np.arange(n), q)
-        return csr_matrix((columns[number].ravel(), (rows, index.ravel())), shape)
-
-    parts = [sparse(number) for number in range(len(order))]
-    weighted = w[:, None] * system.X
-    cross = np.vstack([np.zeros((0, system.p)), *(part.T @ weighted for part in parts)])
-    B, T = csr_matrix((head, 0)), np.zeros((0, 0))
-    if len(order) > 1:
-        from scipy.sparse import diags, hstack
-
-        tail = hstack(parts[1:]).tocsr()
-        B = (parts[0].T @ diags(w) @ tail).tocsr()
-        H = (tail.T @ diags(w) @ tail).toarray()
-        for number in range(1, len(order)):  # diagonal blocks are the identity
-            q = int(levels.q[number])
-            for j in range(int(starts[number]) - head, int(starts[number + 1]) - head, q):
-                H[j : j + q, j : j + q] = np.eye(q)
+    N, p, layout = symbolic.n_columns, system.p, symbolic.layout
+    cross = np.zeros((N, p))  # L^-1 Lambda'Z'WX
+    for c in range(p):
+        column = symbolic.in_order(system.transposed_levels(w * system.X[:, c]))
+        scaled = np.empty(N)
+        scale(layout, F, column, scaled, True)
+        lower_solve(layout, C, R, scaled)
+        cross[:, c] = scaled
+    head, rest = np.arange(N), np.zeros(0, dtype=np.int64)
+    B, T = csr_matrix((N, 0)), np.zeros((0, 0))
+    if len(system.factors) > 1 and not len(layout.pcol):
+        # L is block diagonal: levels of different factors are not independent in v
+        G = _predictor_slopes(system, symbolic, F, C)
+        largest = int(np.argmax([n_levels * q for n_levels, q in system.effect_shapes]))
+        head = np.sort(symbolic.factor_columns(largest).ravel())
+        rest = np.setdiff1d(np.arange(N), head)
+        weighted = diags(w) @ G[:, rest]
+        B = (G[:, head].T @ weighted).tocsr()
         B.sort_indices()
+        H = (G[:, rest].T @ weighted).toarray()
+        node = np.repeat(np.arange(len(layout.node_q)), layout.node_q)[rest]
+        same = node[:, None] == node
+        H[same] = np.eye(len(rest))[same]
         root = np.linalg.cholesky(H - (B.T @ B).toarray())
         T = solve_triangular(root, np.eye(len(root)), lower=True).T
-    # -H_vv^-1 H_vbeta by the same blocks
-    low = T @ (T.T @ (cross[head:] - B.T @ cross[:head]))
-    along = -np.vstack([cross[:head] - B @ low, low])
+    low = T @ (T.T @ (cross[rest] - B.T @ cross[head]))
+    along = np.empty((N, p))
+    along[rest], along[head] = -low, B @ low - cross[head]
     return Whitening(
-        mode.x, mode.scale, np.ascontiguousarray(along), np.ascontiguousarray(T),
+        mode.x, mode.scale, along, head, rest, np.ascontiguousarray(T),
         B.indptr.astype(np.int64), B.indices.astype(np.int64), B.data.astype(float),
     )  # fmt: skip
+
+
+def _predictor_slopes(system, symbolic, F, C) -> csc_matrix:
+    """d eta / dv = Z Lambda L^-T where L is block diagonal, (n, N) sparse."""
+    from scipy.sparse import csc_matrix
+
+    rows, columns, values = [], [], []
+    ptr = symbolic.layout.diag_ptr
+    for k, (f, L) in enumerate(zip(system.factors, system.split(F), strict=True)):
+        nodes = symbolic.position[symbolic.base[k] : symbolic.base[k + 1]]
+        roots = np.tril(C[ptr[nodes][:, None] + np.arange(f.q**2)].reshape(-1, f.q, f.q))
+        J = L @ np.linalg.inv(roots).transpose(0, 2, 1)
+        values.append(np.einsum("ia,iab->ib", f.Z, J[f.codes]).ravel())
+        columns.append(symbolic.factor_columns(k)[f.codes].ravel())
+        rows.append(np.repeat(np.arange(system.n), f.q))
+    parts = (np.concatenate(part) for part in (values, rows, columns))
+    data, i, j = parts
+    return csc_matrix((data, (i, j)), (system.n, symbolic.n_columns))

@@ -12,6 +12,7 @@ from bayeslmm.fits.likelihood import LikelihoodFit
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import single_threaded_blas
 from bayeslmm.likelihood.absolute import AbsoluteLikelihood
+from bayeslmm.likelihood.laplace import ResponseLikelihood
 from bayeslmm.likelihood.profiled import ProfiledLikelihood, least_squares_sigma
 from bayeslmm.likelihood.thresholds import PERFECT
 from bayeslmm.results.identification import sigma_is_known
@@ -24,9 +25,16 @@ if TYPE_CHECKING:
 __all__ = ["likelihood_fit"]
 
 
-def likelihood_fit(model: Model, *, reml: bool) -> LikelihoodFit:
-    """Fit `model`; see :meth:`bayeslmm.LMM.reml`."""
+def likelihood_fit(model: Model, *, reml: bool, n_quadrature: int = 1) -> LikelihoodFit:
+    """Fit `model`; see :meth:`bayeslmm.LMM.reml` and :meth:`bayeslmm.LMM.ml`."""
     design = model.design
+    if not design.family.gaussian:
+        return _response_fit(model, n_quadrature)
+    if n_quadrature != 1:
+        raise ValueError(
+            "n_quadrature is for responses that are not Gaussian: the likelihood of this model has "
+            "a closed form."
+        )
     _refuse_other_families(model)
     kind = ProfiledLikelihood if design.residual is None else AbsoluteLikelihood
     with single_threaded_blas():
@@ -42,12 +50,31 @@ def likelihood_fit(model: Model, *, reml: bool) -> LikelihoodFit:
         engine.refuse_unbounded(fit._solution)
     if engine.known_sigma is None:
         _refuse_perfect(design, fit.sigma)
-    if not fit.converged:
-        _warn(f"The optimizer did not converge: {optimum.message}. Do not trust the estimates.")
-    if fit.singular:
-        where = "At a boundary" if engine.limits(fit._solution) else "Singular fit"
-        _warn(f"{where}: " + "; ".join(fit.singular_components) + ".")
+    _warn_of(fit)
     return fit
+
+
+def _response_fit(model: Model, n_quadrature: int) -> LikelihoodFit:
+    with single_threaded_blas():
+        engine = ResponseLikelihood.of(model, n_quadrature)
+        optimum = engine.optimize(reml=False)
+        if not np.isfinite(optimum.criterion):
+            raise DataError(
+                "The likelihood cannot be evaluated. Check the scale of the columns, and whether "
+                "the link keeps the mean where the response has it."
+            )
+        fit = LikelihoodFit(model, engine, optimum, reml=False)
+    _warn_of(fit)
+    return fit
+
+
+def _warn_of(fit: LikelihoodFit) -> None:
+    if not fit.converged:
+        text = f"The optimizer did not converge: {fit.optimum.message}."
+        _warn(f"{text} Do not trust the estimates.")
+    if fit.singular:
+        where = "At a boundary" if fit._engine.limits(fit._solution) else "Singular fit"
+        _warn(f"{where}: " + "; ".join(fit.singular_components) + ".")
 
 
 def _refuse_other_families(model: Model) -> None:
@@ -101,4 +128,4 @@ def _refuse_perfect(design: Design, sigma: float) -> None:
 
 
 def _warn(text: str) -> None:
-    warnings.warn(text, ModelWarning, stacklevel=4)
+    warnings.warn(text, ModelWarning, stacklevel=5)

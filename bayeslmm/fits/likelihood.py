@@ -48,10 +48,12 @@ class LikelihoodFit(
         in the formula (lme4 sorts the factors by their number of levels). With correlated
         residuals or unequal variances unbounded coordinates: entries of the factors in units of
         the residual spread, log residual standard deviations, and the numbers of the
-        correlation structure.
+        correlation structure. Of a response that is not Gaussian entries of the factors, the
+        family's parameters as unbounded numbers, and coefficients.
     sigma : float
         Residual standard deviation, in the response's units; where it is not the same for all
-        rows the root of their mean variance, of weight 1 where there are weights.
+        rows the root of their mean variance, of weight 1 where there are weights. 1 where the
+        response is not Gaussian.
     loglik, deviance, aic, bic : float
         Log-likelihood (restricted for REML), -2 times it, and the criteria from it.
     converged, singular : bool
@@ -190,7 +192,7 @@ class LikelihoodFit(
         names = [component.name for component in self._engine.components]
         return pd.Series(self._engine.values(self._solution), index=names)
 
-    def summary(self, ddf: str = "satterthwaite", *, level: float = 0.95) -> pd.DataFrame:
+    def summary(self, ddf: str | None = None, *, level: float = 0.95) -> pd.DataFrame:
         """Coefficients and variance components in one table.
 
         ``attrs["missing"]`` says which rows were left out.
@@ -204,7 +206,7 @@ class LikelihoodFit(
         table.attrs["missing"] = self.design.missing.describe()
         return table
 
-    def describe(self, ddf: str = "satterthwaite", *, level: float = 0.95) -> str:
+    def describe(self, ddf: str | None = None, *, level: float = 0.95) -> str:
         """Fit statistics and tables as text.
 
         Examples
@@ -219,6 +221,7 @@ class LikelihoodFit(
             f"{design.n_rows} rows; log-likelihood {self.loglik:.4f}; AIC {self.aic:.2f}; "
             f"BIC {self.bic:.2f}; {state} in {self.n_evaluations} evaluations",
         ]
+        lines += self._engine.describe()
         if text := design.missing.describe():
             lines.append(f"Note: {text}.")
         lines += [f"Singular: {text}." for text in self.singular_components]

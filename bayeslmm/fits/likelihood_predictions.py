@@ -95,13 +95,16 @@ class LikelihoodPredictions(_Result):
     def _effect_covariances(self) -> list[np.ndarray]:
         return self._engine.effect_covariances(self._solution)
 
-    def fitted(self, random: str = "conditional") -> pd.Series:
+    def fitted(self, random: str = "conditional", kind: str = "mean") -> pd.Series:
         """Fitted values of the rows used, by their index in the data.
 
         Parameters
         ----------
         random : {"conditional", "population"}
             With the random effects of each row's groups, or without.
+        kind : {"mean", "link"}
+            Of the mean response (per trial; of ordered categories their number, from 0), or of the
+            linear predictor. The same where the response is Gaussian.
 
         Examples
         --------
@@ -112,11 +115,17 @@ class LikelihoodPredictions(_Result):
         """
         if random not in ("conditional", "population"):
             raise ValueError(f'random must be "conditional" or "population", not {random!r}.')
+        if kind not in ("mean", "link"):
+            raise ValueError(f'kind must be "mean" or "link", not {kind!r}.')
         design = self.design
         values = design.offset + design.X[:, self.kept] @ self._solution.beta
         if random == "conditional":
             for block, b in zip(design.blocks, self._solution.b, strict=True):
                 values = values + np.einsum("nq,nq->n", block.Z, b[block.codes])
+        if kind == "mean" and not design.family.gaussian:
+            from bayeslmm.results.response_scale import mean_of
+
+            values = mean_of(self, values)
         return pd.Series(values, index=design.index, name="fitted")
 
     def residuals(self, random: str = "conditional", kind: str = "raw") -> pd.Series:
@@ -125,15 +134,24 @@ class LikelihoodPredictions(_Result):
         Parameters
         ----------
         random : {"conditional", "population"}
-        kind : {"raw", "normalized"}
+        kind : {"raw", "normalized", "pearson", "deviance"}
             Normalized residuals are whitened by the estimated residual covariance: independent
-            with variance 1 if the model is right. They need ``random="conditional"``.
+            with variance 1 if the model is right. They need ``random="conditional"``. For a
+            response that is not Gaussian in their place Pearson residuals, over the standard
+            deviation of their row, and deviance residuals, the signed root of what the row lacks
+            in twice the log-likelihood. Raw ones of a count of trials are counts.
 
         Examples
         --------
         >>> fit.residuals().head(2).round(1).tolist()
         [-4.1, -14.6]
         """
+        if not self.design.family.gaussian:
+            from bayeslmm.results.response_scale import response_residuals
+
+            eta = self.fitted(random, "link").to_numpy()
+            values = response_residuals(self, eta, kind)
+            return pd.Series(values, index=self.design.index, name="residual")
         values = self.design.y - self.fitted(random).to_numpy()
         if kind not in ("raw", "normalized"):
             raise ValueError(f'kind must be "raw" or "normalized", not {kind!r}.')
@@ -181,8 +199,11 @@ class LikelihoodPredictions(_Result):
         allow_new_levels : bool
             Under "conditional": levels that are not in the fit have the variance of the
             population instead of being an error.
-        kind : {"mean", "response"}
-            Uncertainty of the mean, or of a new response.
+        kind : {"mean", "link", "response"}
+            The mean response, or the linear predictor, which are the same where the response is
+            Gaussian; or a new response. Means of a response that is not Gaussian are those of a
+            row whose effects are the ones predicted, 0 for the population and for new groups: not
+            averages over groups.
         level : float
 
         Returns

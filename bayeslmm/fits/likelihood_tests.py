@@ -37,14 +37,15 @@ _DDF = ("satterthwaite", "kenward-roger", "normal")
 class LikelihoodTests(_Result):
     """Tests and contrasts of the coefficients, with the degrees of freedom of the model."""
 
-    def fixef(self, ddf: str = "satterthwaite", *, level: float = 0.95) -> pd.DataFrame:
+    def fixef(self, ddf: str | None = None, *, level: float = 0.95) -> pd.DataFrame:
         """Coefficients with tests and intervals.
 
         Parameters
         ----------
-        ddf : {"satterthwaite", "kenward-roger", "normal"}
-            Degrees of freedom of the t tests: Satterthwaite's (as lmerTest), Kenward and
-            Roger's with their adjusted standard errors (as pbkrtest), or infinite.
+        ddf : {"satterthwaite", "kenward-roger", "normal"}, optional
+            Degrees of freedom of the t tests: Satterthwaite's (as lmerTest), which is the default,
+            Kenward and Roger's with their adjusted standard errors (as pbkrtest), or infinite, the
+            only choice where the response is not Gaussian.
         level : float
             Confidence level.
 
@@ -69,7 +70,7 @@ class LikelihoodTests(_Result):
         return self.contrast(np.eye(self._problem.p), ddf=ddf, level=level, _names=True)
 
     def contrast(
-        self, L, ddf: str = "satterthwaite", *, level: float = 0.95, _names: bool = False
+        self, L, ddf: str | None = None, *, level: float = 0.95, _names: bool = False
     ) -> pd.DataFrame:
         """Linear combinations of the coefficients.
 
@@ -114,7 +115,7 @@ class LikelihoodTests(_Result):
         return frame
 
     def contextual_effect(
-        self, x: str, g: str, ddf: str = "satterthwaite", *, level: float = 0.95
+        self, x: str, g: str, ddf: str | None = None, *, level: float = 0.95
     ) -> pd.DataFrame:
         """What a group's mean of `x` adds beyond the row's own `x`: between minus within.
 
@@ -147,7 +148,7 @@ class LikelihoodTests(_Result):
         L = contextual_contrast(self.design.coef_names, x, g)
         return self.contrast(L, ddf, level=level)
 
-    def _t_frame(self, rows: np.ndarray, ddf: str, level: float, offset=0.0) -> pd.DataFrame:
+    def _t_frame(self, rows: np.ndarray, ddf: str | None, level: float, offset=0.0) -> pd.DataFrame:
         table = t_table(rows[:, self.kept], self._solution.beta, self.inference(ddf), level, offset)
         return pd.DataFrame(table)
 
@@ -162,14 +163,25 @@ class LikelihoodTests(_Result):
             return np.ones(len(rows), dtype=bool)
         return self.column_space.estimable(rows)
 
-    def inference(self, ddf: str = "satterthwaite") -> Inference:
+    def inference(self, ddf: str | None = None) -> Inference:
         """The test machinery for one choice of degrees of freedom.
 
         Raises
         ------
         ValueError
             If there is no such choice.
+        DataError
+            If it is one of a Gaussian response, and this is none.
         """
+        gaussian = self.design.family.gaussian
+        if ddf is None:
+            ddf = "satterthwaite" if gaussian else "normal"
+        if ddf in _DDF and ddf != "normal" and not gaussian:
+            raise DataError(
+                f'ddf="{ddf}" is for Gaussian responses, whose variance is estimated apart from '
+                f'their mean; with family="{self.design.family.name}" tests are normal ones: '
+                'ddf="normal".'
+            )
         if ddf == "satterthwaite":
             if self._curvature.flat or self.singular:
                 _warn(
@@ -214,7 +226,7 @@ class LikelihoodTests(_Result):
             ) from None
         return KenwardRogerInference(adjustment)
 
-    def anova(self, type: int = 3, ddf: str = "satterthwaite") -> pd.DataFrame:
+    def anova(self, type: int = 3, ddf: str | None = None) -> pd.DataFrame:
         """F tests of the fixed terms.
 
         Parameters
@@ -248,7 +260,7 @@ class LikelihoodTests(_Result):
         terms: str | list[str],
         *,
         at: Mapping[str, float] | None = None,
-        ddf: str = "satterthwaite",
+        ddf: str | None = None,
         level: float = 0.95,
     ) -> pd.DataFrame:
         """Estimated marginal means of the levels of one or several factors.
@@ -288,7 +300,7 @@ class LikelihoodTests(_Result):
         *,
         adjust: str | None = "holm",
         at: Mapping[str, float] | None = None,
-        ddf: str = "satterthwaite",
+        ddf: str | None = None,
         level: float = 0.95,
     ) -> pd.DataFrame:
         """Differences of all pairs of marginal means.
@@ -319,7 +331,9 @@ class LikelihoodTests(_Result):
         table = pd.concat([labels, self._rows(L, ddf, level, offset)], axis=1)
         return adjusted(table, adjust, n_means, level)
 
-    def _rows(self, L: np.ndarray, ddf: str, level: float, offset: np.ndarray) -> pd.DataFrame:
+    def _rows(
+        self, L: np.ndarray, ddf: str | None, level: float, offset: np.ndarray
+    ) -> pd.DataFrame:
         check_level(level)
         frame = self._t_frame(L, ddf, level, offset)
         if not (estimable := self._estimable(L)).all():

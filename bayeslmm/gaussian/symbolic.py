@@ -10,6 +10,7 @@ factors are all head, the plain dense route is all tail.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -133,6 +134,13 @@ class Symbolic:
         """(J_k, q_k) columns, in elimination order, of the effects of factor k."""
         nodes = self.position[self.base[k] : self.base[k + 1]]
         return self.layout.node_col[nodes][:, None] + np.arange(self.layout.factor_q[k])
+
+    def in_order(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        """Rows in elimination order, (N, ...), of the levels' effects (J_k, q_k, ...)."""
+        out = np.empty((self.n_columns, *(parts[0].shape[2:] if len(parts) else ())))
+        for k, own in enumerate(parts):
+            out[self.factor_columns(k)] = own
+        return out
 
 
 def analyze(cp: CrossProducts, route: str = "auto") -> Symbolic:

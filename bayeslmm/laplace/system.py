@@ -28,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,17 +37,16 @@ from bayeslmm.gaussian.factor import Elimination, eliminate
 from bayeslmm.gaussian.leverage import effect_variance
 from bayeslmm.gaussian.problem import Problem, prepare
 from bayeslmm.gaussian.rows import FactorRows
-from bayeslmm.gaussian.shift import Shift
-from bayeslmm.laplace.without_effects import coefficients_without_effects, starting_phi
-from bayeslmm.parts.families import Family
-from bayeslmm.parts.families.kernels import slope_rows
+from bayeslmm.laplace.products import EffectProducts
+from bayeslmm.laplace.without_effects import fit_without_effects
+from bayeslmm.parts.families import Family, slope_rows
 from bayeslmm.parts.patterns import CovariancePattern
 
 __all__ = ["LaplaceEvaluation", "Mode", "ResponseSystem"]
 
 #: Newton steps on b, halvings of one, and the gain in log density at which they have converged:
 #: convergence is quadratic, so that the next step would gain less than rounding.
-_STEPS, _HALVINGS, _GAIN = 100, 30, 1e-10
+_STEPS, _HALVINGS, _GAIN = 100, 30, 1e-18
 #: Smallest curvature of a row, relative to the largest: divided by, and multiplied again.
 _FLAT = 1e-14
 
@@ -84,7 +83,6 @@ class Mode(NamedTuple):
         Weighted log densities of the rows, less their constants, and three derivatives in eta.
     state : Elimination
         With the weights -l''.
-    converged : bool
     """
 
     eta: np.ndarray
@@ -92,7 +90,6 @@ class Mode(NamedTuple):
     U: np.ndarray
     slopes: np.ndarray
     state: Elimination
-    converged: bool
 
     @property
     def log_joint(self) -> float:
@@ -148,6 +145,27 @@ class ResponseSystem:
         """Levels and effects of each grouping factor."""
         return [(f.n_levels, f.q) for f in self.factors]
 
+    def with_response(self, y: np.ndarray) -> ResponseSystem:
+        """The same rows with another response."""
+        return self._renewed(y=np.ascontiguousarray(y, dtype=float))
+
+    def with_coefficient_held(self, at: int, value: float) -> ResponseSystem:
+        """The same rows without a column of X, its coefficient at a value."""
+        X = np.ascontiguousarray(np.delete(self.X, at, axis=1))
+        return self._renewed(offset=self.offset + value * self.X[:, at], X=X)
+
+    def with_offset(self, offset: np.ndarray) -> ResponseSystem:
+        """The same rows with another offset."""
+        return self._renewed(offset=offset)
+
+    def _renewed(self, **changes: Any) -> ResponseSystem:
+        """With other numbers beside the same effects."""
+        twin = replace(self, **changes)
+        for name in ("template", "products"):
+            if name in self.__dict__:
+                twin.__dict__[name] = self.__dict__[name]
+        return twin
+
     def with_effects(self, matrices: Sequence[np.ndarray | None]) -> ResponseSystem:
         """The same rows with the columns Z_k K_k in place of Z_k; None leaves a factor as it is."""
         if all(K is None for K in matrices):
@@ -156,10 +174,10 @@ class ResponseSystem:
             self, factors=tuple(f.mapped(K) for f, K in zip(self.factors, matrices, strict=True))
         )
 
-    def _weighted(self, w: np.ndarray) -> Problem:
-        """The Gaussian model of the effects with precisions w (n,), which may be negative."""
-        cp = CrossProducts.of_effects(self.factors, w)
-        return prepare(cp, self.patterns, symbolic=self.template.symbolic)
+    @cached_property
+    def products(self) -> EffectProducts:
+        """The Gaussian model of the effects at any weights."""
+        return EffectProducts(self.template, self.factors)
 
     def split(self, F: np.ndarray) -> list[np.ndarray]:
         """(..., q_k, q_k) factors from flat ones (..., sum q_k^2)."""
@@ -170,16 +188,27 @@ class ResponseSystem:
         ]
 
     def slopes(self, eta: np.ndarray, phi: np.ndarray) -> np.ndarray:
-        """Weighted log densities of the rows, less what depends on y alone, and three derivatives
-        in eta, (4, n)."""
+        """Weighted log densities of the rows and three derivatives in eta, (4, n)."""
         out = np.empty((self.n, 4))
-        slope_rows(self.family.code, self.y, self.trials, self.weights, eta, phi, out)
-        return out.T
+        with np.errstate(all="ignore"):
+            slope_rows(self.family.code, self.y, self.trials, self.weights, eta, phi, out)
+        found = np.ascontiguousarray(out.T)
+        found[0] += self._constant
+        return found
+
+    def phi_slopes(self, eta: np.ndarray, phi: np.ndarray) -> np.ndarray:
+        """Weighted derivatives in phi of log densities and their slopes, (n_phi, 3, n)."""
+        return self.weights * self.family.phi_slopes(self.y, eta, phi, self.trials)
 
     @cached_property
+    def _constant(self) -> np.ndarray:
+        """Weighted part of the log densities that depends on the response alone."""
+        return self.weights * self.family.constant(self.y, self.trials)
+
+    @property
     def constant(self) -> float:
-        """What the weighted log density of all rows adds whatever the parameters."""
-        return float(self.weights @ self.family.constant(self.y, self.trials))
+        """That part of all rows."""
+        return float(self._constant.sum())
 
     def predictor(self, fixed: np.ndarray, b: np.ndarray) -> np.ndarray:
         """X beta + offset (n,) and the effects' part, b (N,) in elimination order."""
@@ -192,22 +221,23 @@ class ResponseSystem:
             out += np.einsum("ia,ia->i", f.Z, own[f.codes])
         return out
 
-    def transposed(self, values: np.ndarray) -> np.ndarray:
-        """Z' values (N,) in elimination order."""
-        if not self.factors:
-            return np.zeros(0)
-        parts = [
+    def transposed_levels(self, values: np.ndarray) -> list[np.ndarray]:
+        """Z_k' values (J_k, q_k) of each factor."""
+        return [
             np.stack(
                 [np.bincount(f.codes, values * f.Z[:, a], f.n_levels) for a in range(f.q)], axis=1
             )
             for f in self.factors
         ]
-        return self.template.right_sides(parts)
+
+    def transposed(self, values: np.ndarray) -> np.ndarray:
+        """Z' values (N,) in elimination order."""
+        return self.template.symbolic.in_order(self.transposed_levels(values))
 
     def mode(
         self, F: np.ndarray, phi: np.ndarray, beta: np.ndarray, start: np.ndarray | None = None
     ) -> Mode | None:
-        """The most probable effects; None where the density is not finite.
+        """The most probable effects; None where the density is not finite, or has no mode.
 
         Parameters
         ----------
@@ -220,16 +250,18 @@ class ResponseSystem:
         """
         fixed = self.offset + self.X @ beta
         N = self.template.symbolic.n_columns
-        b, U = (np.zeros(N), np.zeros(N)) if start is None else start
-        if np.any(b):
+        nothing = np.zeros(N), np.zeros(N)
+        if start is not None and np.any(start[1]):
             # a start is one of this covariance only where U is Sigma^-1 b
-            b = self._effects_of(F, U)
+            at = self._climb(fixed, F, phi, self._effects_of(F, start[1]), start[1])
+            if at is not None:
+                return at
+        return self._climb(fixed, F, phi, *nothing)
+
+    def _climb(self, fixed, F, phi, b: np.ndarray, U: np.ndarray) -> Mode | None:
+        """The mode by Newton's steps from b and U = Sigma^-1 b; None where they cannot start."""
         eta = self.predictor(fixed, b)
         found = self.slopes(eta, phi)
-        if not np.isfinite(found[0].sum()) and np.any(b):
-            b, U = np.zeros(N), np.zeros(N)
-            eta = fixed.copy()
-            found = self.slopes(eta, phi)
         value = found[0].sum() - 0.5 * b @ U
         if not np.isfinite(value):
             return None
@@ -243,9 +275,8 @@ class ResponseSystem:
             score = self.transposed(found[1]) - U
             gain = 0.5 * float(step_b @ score)
             if gain <= _GAIN * (1.0 + abs(value) * 1e-6):
-                return Mode(eta, b, U, found, state, True)
-            share = 1.0
-            step_eta = self.effects_part(step_b)
+                return Mode(eta, b, U, found, state)
+            share, step_eta = 1.0, self.effects_part(step_b)
             for _ in range(_HALVINGS):
                 trial_b, trial_U = b + share * step_b, U + share * step_U
                 trial_eta = eta + share * step_eta
@@ -255,23 +286,21 @@ class ResponseSystem:
                     break
                 share *= 0.5
             else:
-                return Mode(eta, b, U, found, state, False)
+                break
             b, U, eta, found, value = trial_b, trial_U, trial_eta, trial, reached
-        return Mode(eta, b, U, found, state, False)
+        return None
 
     @cached_property
     def no_effects(self) -> tuple[np.ndarray, np.ndarray]:
         """phi and beta of the model without random effects, about as likely as they get."""
-        phi = starting_phi(self)
-        eta = self.family.start(self.y, self.trials)
-        return phi, coefficients_without_effects(self, phi, eta)
+        return fit_without_effects(self)
 
     def _effects_of(self, F: np.ndarray, U: np.ndarray) -> np.ndarray:
         """b = Sigma U."""
         parts = []
         for L, own in zip(self.template.split(F), self.template.per_level(U), strict=True):
             parts.append(own @ (L @ L.T))
-        return self.template.right_sides(parts)
+        return self.template.symbolic.in_order(parts)
 
     def _factored(self, eta, slopes, phi, F, b) -> Elimination | None:
         """The Gaussian model of the working response, solved for the effects."""
@@ -287,8 +316,12 @@ class ResponseSystem:
     def _solved(self, w, right, b, F) -> Elimination | None:
         """M^-1 of Z'W(Z b + l'/W), whose solution is the next b."""
         right = right + self.transposed(w * self.effects_part(b))
-        state = _eliminated(self._weighted(w), right, F)
+        state = _eliminated(self.products.at(w), right, F)
         return state if np.isfinite(state.log_det) else None
+
+    def solve(self, at: Mode, right: np.ndarray) -> np.ndarray:
+        """Q right of (N, k) right sides, Q = (Z'WZ + Sigma^-1)^-1 at a mode."""
+        return _eliminated(at.state.problem, right, at.state.F).b
 
     def evaluate(
         self,
@@ -310,15 +343,18 @@ class ResponseSystem:
         """
         nothing = [np.full(len(v), np.nan) for v in (F, phi, beta)]
         at = self.mode(F, phi, beta, start)
-        if at is None or not at.converged:
+        if at is None:
             return LaplaceEvaluation(np.nan, *nothing), at
-        value = self.constant + at.log_joint - 0.5 * at.state.log_det
+        value = at.log_joint - 0.5 * at.state.log_det
         if not gradient:
             return LaplaceEvaluation(value, *nothing), at
         return LaplaceEvaluation(value, *self._derivatives(at, F, phi)), at
 
     def _derivatives(self, at: Mode, F: np.ndarray, phi: np.ndarray):
         """In Sigma, phi and beta; see the module's docstring."""
+        if not self.factors:
+            d_phi = self.phi_slopes(at.eta, phi)[:, 0].sum(axis=1) if len(phi) else np.zeros(0)
+            return np.zeros(0), d_phi, self.X.T @ at.slopes[1]
         h = effect_variance(at.state.problem, at.state, self.factors)
         G = 0.5 * h * at.slopes[3]
         other = _eliminated(at.state.problem, self.transposed(G), F)
@@ -330,13 +366,13 @@ class ResponseSystem:
         d_beta = self.X.T @ (at.slopes[1] + G + at.slopes[2] * moved)
         d_phi = np.zeros(0)
         if len(phi):
-            d = self.weights * self.family.phi_slopes(self.y, at.eta, phi, self.trials)
+            d = self.phi_slopes(at.eta, phi)
             d_phi = (d[:, 0] + moved * d[:, 1] + 0.5 * h * d[:, 2]).sum(axis=1)
         return 0.5 * (Q - T), d_phi, d_beta
 
 
 def _eliminated(problem: Problem, right: np.ndarray, F: np.ndarray) -> Elimination:
-    values = problem.values._replace(
-        rhs=np.ascontiguousarray(right[:, None]), gram=np.zeros((1, 1)), levels=np.empty((0, 0))
-    )
+    right = np.ascontiguousarray(right if right.ndim == 2 else right[:, None])
+    k = right.shape[1]
+    values = problem.values._replace(rhs=right, gram=np.zeros((k, k)), levels=np.empty((0, 0)))
     return eliminate(replace(problem, values=values), F)

@@ -2,20 +2,99 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from bayeslmm.laplace.system import ResponseSystem
+from bayeslmm.laplace.transforms import natural, pullback, unbounded
 
-__all__ = ["coefficients_without_effects", "starting_phi"]
+if TYPE_CHECKING:
+    from bayeslmm.parts.families import Family
+
+__all__ = ["coefficients_without_effects", "fit_without_effects"]
+
+
+class ResponseRows(Protocol):
+    """What of a :class:`bayeslmm.laplace.system.ResponseSystem` is there without its effects."""
+
+    @property
+    def y(self) -> np.ndarray: ...
+    @property
+    def trials(self) -> np.ndarray: ...
+    @property
+    def weights(self) -> np.ndarray: ...
+    @property
+    def offset(self) -> np.ndarray: ...
+    @property
+    def X(self) -> np.ndarray: ...
+    @property
+    def family(self) -> Family: ...
+
+    def slopes(self, eta: np.ndarray, phi: np.ndarray) -> np.ndarray:
+        """Weighted log densities and three derivatives, (4, n)."""
+
+    def phi_slopes(self, eta: np.ndarray, phi: np.ndarray) -> np.ndarray:
+        """Their derivatives in phi, (n_phi, 3, n)."""
+
 
 _STEPS, _GAIN = 50, 1e-8
+#: Rounds of coefficients given the family's parameters, and these given the coefficients.
+_ROUNDS = 4
+
+
+def fit_without_effects(system: ResponseRows) -> tuple[np.ndarray, np.ndarray]:
+    """phi and coefficients of the model without random effects, about as likely as they get."""
+    family = system.family
+    eta = np.asarray(family.start(system.y, system.trials), dtype=float)
+    phi = _first_parameters(system, eta)
+    beta = coefficients_without_effects(system, phi, eta)
+    for _ in range(_ROUNDS if len(phi) else 0):
+        eta = system.offset + system.X @ beta
+        phi = _parameters_at(system, eta, phi)
+        beta = coefficients_without_effects(system, phi, eta)
+    return phi, beta
+
+
+def _first_parameters(system: ResponseRows, eta: np.ndarray) -> np.ndarray:
+    """phi to start from: thresholds as without predictors, a tenth of extra zeros, else 1."""
+    family, y, parts = system.family, system.y, [np.zeros(0)]
+    for parameter in family.parameters:
+        if parameter.transform == "ordered":
+            counts = np.bincount(y.astype(int), system.weights, parameter.size + 1) + 0.5
+            parts.append(family.link.link(np.cumsum(counts)[:-1] / counts.sum()))
+        elif parameter.transform == "logit":
+            parts.append(np.full(parameter.size, 0.1))
+        elif family.name == "lognormal":
+            parts.append(np.array([max(float(np.std(np.log(y))), 1e-8)]))
+        else:
+            parts.append(np.ones(parameter.size))
+    return np.concatenate(parts)
+
+
+def _parameters_at(system: ResponseRows, eta: np.ndarray, phi: np.ndarray) -> np.ndarray:
+    """phi at the largest likelihood with the linear predictor held."""
+    from scipy.optimize import minimize
+
+    family, start = system.family, unbounded(system.family, phi)
+
+    def objective(step: np.ndarray):
+        w = start + step
+        at = natural(family, w)
+        value = -system.slopes(eta, at)[0].sum()
+        slope = -(system.phi_slopes(eta, at)[:, 0].sum(axis=1))
+        slope = pullback(family, w, slope)
+        if not np.isfinite(value) or not np.all(np.isfinite(slope)):
+            return 1e300, np.zeros(len(w))
+        return value, slope
+
+    with np.errstate(all="ignore"):
+        bounds = [(-12.0, 12.0)] * len(start)
+        found = minimize(objective, np.zeros(len(start)), jac=True, bounds=bounds)
+    return natural(family, start + found.x)
 
 
 def coefficients_without_effects(
-    system: ResponseSystem, phi: np.ndarray, eta: np.ndarray
+    system: ResponseRows, phi: np.ndarray, eta: np.ndarray
 ) -> np.ndarray:
     """Coefficients of the model without random effects at given phi, near the maximum.
 
@@ -23,12 +102,13 @@ def coefficients_without_effects(
     from a linear predictor (n,) that suits the responses; a step that leads nowhere is halved.
     Separated data have no maximum: the search ends after some steps.
     """
-    beta = np.zeros(system.p)
-    if not system.p:
-        return beta
+    if not system.X.shape[1]:
+        return np.zeros(0)
+    # as if all rows were alike: inside the range of a link that has one
+    beta = np.linalg.lstsq(system.X, np.full(len(eta), np.mean(eta - system.offset)))[0]
     found, value, first = system.slopes(eta, phi), -np.inf, True
     for _ in range(_STEPS):
-        w = np.maximum(-found[2], 1e-10 * np.abs(found[2]).max(initial=1e-300))
+        w = _curvature(system, eta, phi, found)
         root = np.sqrt(w)
         target = root * (eta - system.offset + found[1] / w)
         aim = np.linalg.lstsq(root[:, None] * system.X, target, rcond=1e-10)[0]
@@ -50,14 +130,10 @@ def coefficients_without_effects(
     return beta
 
 
-def starting_phi(system: ResponseSystem) -> np.ndarray:
-    """Parameters of the family where searches begin: 1, a half, or what splits the categories."""
-    parts = []
-    for own in system.family.parameters:
-        if own.transform == "ordered":
-            counts = np.bincount(system.y.astype(int), system.weights, own.size + 1) + 0.5
-            below = np.cumsum(counts)[:-1] / counts.sum()
-            parts.append(system.family.link.link(below))
-        else:
-            parts.append(np.full(own.size, 0.1 if own.transform == "logit" else 1.0))
-    return np.concatenate([np.zeros(0), *parts])
+def _curvature(system: ResponseRows, eta, phi, slopes: np.ndarray) -> np.ndarray:
+    """Positive weights (n,): observed where they are, else expected."""
+    w = -slopes[2]
+    if not system.family.log_concave:
+        expected = system.weights * system.family.information(eta, phi, system.trials)
+        w = np.where(w > 0, w, expected)
+    return np.maximum(w, 1e-10 * np.abs(w).max(initial=1e-300))

@@ -115,6 +115,10 @@ class AbsoluteLikelihood:
         effects = coordinates.n_effect_parameters
         return effects + coordinates.n_scales + len(structure.starts()[0])
 
+    def describe(self) -> list[str]:
+        """Nothing: the likelihood is exact."""
+        return []
+
     def optimize(self, *, reml: bool, start: np.ndarray | None = None) -> Optimum:
         return AbsoluteSearch(self.problem, reml).optimum(start)
 

@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     from bayeslmm.likelihood.coordinates import Coordinates
     from bayeslmm.parts.structures import Structure
 
-__all__ = ["Component", "component_values", "components_of", "effect_component_values"]
+__all__ = [
+    "Component",
+    "component_values",
+    "components_of",
+    "effect_component_values",
+    "effect_components",
+]
 
 
 @dataclass(frozen=True)
@@ -32,9 +38,11 @@ class Component:
     ----------
     name : str
         As it is shown.
-    kind : {"sd", "corr", "sigma", "log sigma", "rho", "range", "time corr", "lag corr"}
+    kind : {"sd", "corr", "sigma", "log sigma", "rho", "range", "time corr", "lag corr", \
+"family"}
         Of a random effect; of two; of the residuals, or of those of a cell; a coefficient of a
-        log-linear formula; the number of a correlation structure; of two times.
+        log-linear formula; the number of a correlation structure; of two times; a parameter of the
+        response's distribution.
     at : tuple of int
         Grouping factor and effects; cell or coefficient; times.
     lowest, highest : float
@@ -95,6 +103,15 @@ def components_of(design: Design, structure: Structure | None = None) -> tuple[C
     structure : Structure, optional
         That of its residuals, where they have one.
     """
+    found = effect_components(design)
+    residual = design.residual
+    if residual is None or structure is None:
+        return (*found, Component("sigma", "sigma", (0,)))
+    return (*found, *_residual_components(residual, structure))
+
+
+def effect_components(design: Design) -> list[Component]:
+    """Standard deviations and correlations of the random effects, factor by factor."""
     found = []
     for k, block in enumerate(design.blocks):
         pairs, q = block.correlated_pairs(), len(block.effects)
@@ -103,10 +120,7 @@ def components_of(design: Design, structure: Structure | None = None) -> tuple[C
                 found.append(Component(name, "sd", (k, at)))
             else:
                 found.append(Component(name, "corr", (k, *pairs[at - q]), -1.0, 1.0))
-    residual = design.residual
-    if residual is None or structure is None:
-        return (*found, Component("sigma", "sigma", (0,)))
-    return (*found, *_residual_components(residual, structure))
+    return found
 
 
 def _residual_components(residual: ResidualDesign, structure: Structure) -> list[Component]:

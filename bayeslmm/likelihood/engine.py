@@ -1,8 +1,9 @@
-"""What a likelihood fit asks of the model's rows, and the two that answer.
+"""What a likelihood fit asks of the model's rows, and the three that answer.
 
 :class:`~bayeslmm.likelihood.profiled.ProfiledLikelihood` where residuals are independent with one
-variance, which is profiled out of cross-products, and an ``AbsoluteLikelihood`` (in
-``likelihood.absolute``) where they have a structure and everything is a parameter. A fit holds
+variance, which is profiled out of cross-products, an ``AbsoluteLikelihood`` (in
+``likelihood.absolute``) where they have a structure and everything is a parameter, and a
+``ResponseLikelihood`` (in ``likelihood.laplace``) where the response is not Gaussian. A fit holds
 one and does not ask which.
 """
 
@@ -77,6 +78,9 @@ class LikelihoodEngine(Protocol):
     @property
     def n_variances(self) -> int:
         """Parameters estimated besides the coefficients."""
+
+    def describe(self) -> list[str]:
+        """Lines on the likelihood, where there is something to say."""
 
     def optimize(self, *, reml: bool, start: np.ndarray | None = None) -> Optimum:
         """Maximize the (restricted) likelihood."""

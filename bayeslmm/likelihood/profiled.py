@@ -83,6 +83,10 @@ class ProfiledLikelihood:
         """Covariance parameters, and sigma unless it is known."""
         return self.problem.n_parameters + (self.known_sigma is None)
 
+    def describe(self) -> list[str]:
+        """Nothing: the likelihood is exact."""
+        return []
+
     def optimize(self, *, reml: bool, start: np.ndarray | None = None) -> Optimum:
         return optimize(self.problem, reml=reml, start=start)
 

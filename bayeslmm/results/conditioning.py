@@ -25,6 +25,7 @@ from bayeslmm.results.estimates import posterior_estimates
 from bayeslmm.results.identification import aliased_coefficients
 from bayeslmm.results.left_out import log_likelihoods
 from bayeslmm.results.smoothing import smoothed_weights
+from bayeslmm.results.support import refuse_families
 
 if TYPE_CHECKING:
     from bayeslmm.bayes.conditional import GivenCovariances
@@ -90,6 +91,7 @@ def condition_likelihood(fit: LikelihoodResult, rows) -> LikelihoodResult:
     """
     from bayeslmm.gaussian import Solution
 
+    refuse_families(fit.model, "A prediction given further rows")
     model = _extended(fit.model, rows)
     twin: Any = copy(fit)
     for name in ("kept", "_curvature", "_kenward_roger", "_effect_covariances"):

@@ -19,6 +19,7 @@ from bayeslmm.parts.structures import correlations
 from bayeslmm.protocols import is_posterior
 from bayeslmm.results.estimates import Estimates, estimates_of
 from bayeslmm.results.robust import is_robust, median_estimates
+from bayeslmm.results.support import refuse_families
 
 if TYPE_CHECKING:
     from bayeslmm.protocols import LikelihoodResult, PosteriorResult
@@ -36,6 +37,7 @@ def implied_table(
 
     Where residuals or effects are Student-t the variances have no mean: the one at their medians.
     """
+    refuse_families(fit.model, "The implied covariance")
     design, estimates = fit.model.design, estimates_of(fit)
     if is_posterior(fit) and is_robust(fit.names, fit.posterior):
         estimates = median_estimates(fit, estimates)

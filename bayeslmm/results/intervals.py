@@ -16,6 +16,7 @@ from bayeslmm.likelihood.profile import profile_interval
 from bayeslmm.parts.parameters import coef_key
 from bayeslmm.parts.patterns import lower_factor
 from bayeslmm.progress import progress
+from bayeslmm.results.response_scale import trials_of
 
 if TYPE_CHECKING:
     from bayeslmm.gaussian import Solution
@@ -135,7 +136,7 @@ def _component_interval(
     if np.isfinite(highest):
         margin = 0.5e-7 * (highest - lowest)
         lowest, highest = lowest + margin, highest - margin
-    elif component.kind in ("sigma", "range"):
+    elif component.kind in ("sigma", "range", "family") and np.isfinite(lowest):
         lowest = 1e-6 * value
     lower, upper = profile_interval(
         engine.component_profile(solution, component),
@@ -170,9 +171,11 @@ def simulate_responses(fit: LikelihoodResult, n_sims: int, rng: np.random.Genera
 def response_simulator(fit: LikelihoodResult) -> Callable[[np.random.Generator], np.ndarray]:
     """What draws a response (n,) from the fitted model, new random effects each time."""
     design = fit.design
-    mean = fit.fitted("population").to_numpy()
+    mean = fit.fitted("population", "link").to_numpy()
     noise = fit.residual_noise
     roots = [lower_factor(S) for S in fit._solution.Sigmas]
+    if not design.family.gaussian:
+        return _of_family(fit, mean, roots)
 
     def simulated(rng: np.random.Generator) -> np.ndarray:
         value = mean + noise(rng.standard_normal(design.n_rows))
@@ -180,6 +183,20 @@ def response_simulator(fit: LikelihoodResult) -> Callable[[np.random.Generator],
             b = draw_levels(block.relationship, block.n_levels, root, rng)
             value = value + np.einsum("nq,nq->n", block.Z, b[block.codes])
         return value
+
+    return simulated
+
+
+def _of_family(fit: LikelihoodResult, mean: np.ndarray, roots: list[np.ndarray]):
+    """The same for a response that is not Gaussian; ``mean`` is of the linear predictor."""
+    design, phi, trials = fit.design, fit._solution.phi, trials_of(fit)
+
+    def simulated(rng: np.random.Generator) -> np.ndarray:
+        eta = mean
+        for block, root in zip(design.blocks, roots, strict=True):
+            b = draw_levels(block.relationship, block.n_levels, root, rng)
+            eta = eta + np.einsum("nq,nq->n", block.Z, b[block.codes])
+        return np.asarray(design.family.draw(rng, eta, phi, trials), dtype=float)
 
     return simulated
 

@@ -147,6 +147,15 @@ def _refuse_incomparable(null: LikelihoodResult, full: LikelihoodResult) -> None
     wb = np.ones(b.n_rows) if b.weights is None else b.weights
     if not np.array_equal(wa, wb):
         raise ValueError("The fits have different weights.")
+    if a.family != b.family:
+        raise ValueError(
+            f"The fits have different families or links ({a.family.name}, {a.family.link.name} and "
+            f"{b.family.name}, {b.family.link.name}): compare them by AIC."
+        )
+    if null._engine.describe() != full._engine.describe():
+        raise ValueError(
+            "The likelihoods of the fits are not approximated alike: use the same n_quadrature."
+        )
     if null.n_parameters == full.n_parameters:
         raise ValueError("Both fits have the same number of parameters: they are not nested.")
     X0, X1 = a.X[:, null.kept], b.X[:, full.kept]

@@ -18,6 +18,7 @@ from bayeslmm.formula import Design
 from bayeslmm.formula.columns import as_frame
 from bayeslmm.formula.design import NewRows
 from bayeslmm.results.estimability import inestimable_text, undetermined
+from bayeslmm.results.response_scale import on_mean_scale
 
 if TYPE_CHECKING:
     from bayeslmm.protocols import LikelihoodResult
@@ -32,16 +33,17 @@ __all__ = [
 
 _RANDOM = ("conditional", "population", "new")
 _KIND = ("mean", "response")
+_LIKELIHOOD_KIND = ("mean", "link", "response")
 
 
-def check_prediction(random: str, kind: str) -> None:
+def check_prediction(random: str, kind: str, kinds: tuple[str, ...] = _KIND) -> None:
     """Refuse unknown choices.
 
     Raises
     ------
     ValueError
     """
-    for name, value, allowed in (("random", random, _RANDOM), ("kind", kind, _KIND)):
+    for name, value, allowed in (("random", random, _RANDOM), ("kind", kind, kinds)):
         if value not in allowed:
             raise ValueError(
                 f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}."
@@ -144,7 +146,12 @@ def likelihood_prediction(
     """
     from scipy.special import ndtri
 
-    check_prediction(random, kind)
+    check_prediction(random, kind, _LIKELIHOOD_KIND)
+    if kind == "response" and not fit.design.family.gaussian:
+        raise DataError(
+            f'kind="response" is not there for family="{fit.design.family.name}", whose new '
+            "responses have no normal distribution. Use simulate(), or model.fit().predict()."
+        )
     rows, index = prediction_rows(fit.design, newdata, random, allow_new_levels)
     X = rows.X[:, fit.kept]
     estimate = X @ fit._solution.beta + rows.offset
@@ -170,7 +177,10 @@ def likelihood_prediction(
             warnings.warn(f"{text}. Predictions are NaN there.", ModelWarning, stacklevel=3)
             estimate[found.any(axis=1)] = se[found.any(axis=1)] = np.nan
     half = ndtri(0.5 + level / 2) * se
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {"estimate": estimate, "se": se, "lower": estimate - half, "upper": estimate + half},
         index=index,
     )
+    if kind == "mean" and not fit.design.family.gaussian:
+        return on_mean_scale(fit, table)
+    return table

@@ -36,8 +36,9 @@ def reliability_table(
 ) -> pd.DataFrame:
     """See ``reliability`` of both fits."""
     check_level(level, interval)
-    model, estimates = fit.model, estimates_of(fit)
+    model = fit.model
     refuse_unless_derived(model, "The reliability of effects", related=True, residuals=True)
+    estimates = estimates_of(fit)
     blocks = model.design.blocks
     chosen = [k for k, b in enumerate(blocks) if factor in (None, b.name)]
     if factor is not None:

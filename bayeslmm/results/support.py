@@ -9,7 +9,27 @@ from bayeslmm.errors import DataError
 if TYPE_CHECKING:
     from bayeslmm.protocols import Model
 
-__all__ = ["refuse_unless_derived"]
+__all__ = ["refuse_families", "refuse_unless_derived"]
+
+
+def refuse_families(model: Model, what: str) -> None:
+    """Refuse a response that is not Gaussian.
+
+    Parameters
+    ----------
+    model : Model
+    what : str
+        The result, as the subject of a sentence in the singular.
+
+    Raises
+    ------
+    DataError
+    """
+    family = getattr(model.design, "family", None)
+    if family is not None and not family.gaussian:
+        raise DataError(
+            f'{what} is not available with family="{family.name}": it is one of Gaussian responses.'
+        )
 
 
 def refuse_unless_derived(
@@ -19,6 +39,7 @@ def refuse_unless_derived(
     related: bool = False,
     heavy_tails: bool = False,
     residuals: bool = False,
+    families: bool = False,
 ) -> None:
     """Refuse a model that is more than normal, independent residuals and effects.
 
@@ -33,6 +54,8 @@ def refuse_unless_derived(
         Whether Student-t residuals and effects are covered.
     residuals : bool
         Whether correlated or unequal residuals are covered.
+    families : bool
+        Whether responses that are not Gaussian are covered.
 
     Raises
     ------
@@ -40,6 +63,8 @@ def refuse_unless_derived(
     """
     design, reasons = model.design, []
     modeled: tuple = getattr(design, "modeled", ())
+    if not families:
+        refuse_families(model, what)
     student = "student" in (getattr(model, "family", None), getattr(model, "random", None))
     if student and not heavy_tails:
         reasons.append("Student-t residuals or effects")

@@ -47,11 +47,11 @@ class Binomial(Family):
         return rng.binomial(trials, self.link.inverse(eta)).astype(float)
 
     def cdf(self, y: Any, eta: Any, phi: Any = (), trials: Any = 1.0) -> np.ndarray:
-        from scipy.special import bdtr
+        from scipy.special import betaincc
 
-        p = self.link.inverse(eta)
-        y = np.floor(np.asarray(y, dtype=float))
-        inside = bdtr(np.clip(y, 0.0, trials), np.asarray(trials, dtype=float), p)
+        y, trials = np.floor(np.asarray(y, dtype=float)), np.asarray(trials, dtype=float)
+        left = np.maximum(trials - y, 1.0)
+        inside = betaincc(np.maximum(y, 0.0) + 1.0, left, self.link.inverse(eta))
         return np.where(y < 0.0, 0.0, np.where(y >= trials, 1.0, inside))
 
     def check(self, y, trials=None):
