@@ -29,7 +29,6 @@ from bayeslmm.formula.checks import (
     check_design,
     refuse_beside_family,
     refuse_beside_residuals,
-    refuse_marginal,
     refuse_reml,
 )
 from bayeslmm.formula.description import describe_design
@@ -213,7 +212,7 @@ class MixedModel(ModelViews):
         differ), blocks of rows where they are correlated.
         """
         if not self.design.family.gaussian:
-            raise DataError(f'family="{self.family}" has no Gaussian likelihood.')
+            raise DataError(f'family="{self.family}" has no Gaussian, closed marginal likelihood.')
         if self.design.residual is not None:
             return structured_problem(self.design)
         if self._like is not None:  # the same rows and levels with another response
@@ -229,9 +228,8 @@ class MixedModel(ModelViews):
         ----------
         parameterization : {"noncentered", "centered", "marginal"}
             Whether random effects are scaled standard normals, drawn from their distribution
-            directly, or integrated out exactly together with the coefficients. The marginal
-            model has the standard deviations, correlations and sigma as its variables and
-            takes any prior on them.
+            directly, or, where the response is Gaussian, integrated out exactly together with the
+            coefficients: standard deviations, correlations and sigma, with any prior, are left.
 
         Returns
         -------
@@ -259,7 +257,6 @@ class MixedModel(ModelViews):
         one_of("parameterization", parameterization, ("noncentered", "centered", "marginal"))
         quiet_pymc()
         if parameterization == "marginal":
-            refuse_marginal(self.design.family)
             from bayeslmm.bayes.marginal_model import marginal_model
 
             return marginal_model(self.design, self.priors, self.names, self.problem)
