@@ -126,7 +126,6 @@ class GroupRows:
 
     def log_likelihoods(self, at: ParameterDraws) -> np.ndarray:
         """log p(y_g) of every group, (m, J)."""
-        at = at.part(slice(None), self.order)
         around = self._around(at)
         total = np.zeros(around.h.shape)
         for x, log_weight in zip(*self._rule, strict=True):
@@ -135,15 +134,15 @@ class GroupRows:
         return np.log(total) + around.h - around.log_det
 
     def left_out(self, at: ParameterDraws, *, distribution: bool = False) -> RowsLeftOut:
-        """Every row given the rest of its group, in the order of the data.
+        """Every row given the rest of its group.
 
         Parameters
         ----------
         at : ParameterDraws
+            Of the rows in their order here.
         distribution : bool
             Whether the distribution functions are wanted, too.
         """
-        at = at.part(slice(None), self.order)
         found, log_likelihood, moves = self._by_shared_nodes(at, distribution)
         for rows in self._in_turns(np.flatnonzero(moves)):
             codes = self.codes[rows]
@@ -157,9 +156,7 @@ class GroupRows:
             )
             found.log_density[:, rows] = log_likelihood[:, codes] - less.log_density
             found.upper[:, rows], found.lower[:, rows] = less.upper, less.lower
-        back = np.empty_like(self.order)
-        back[self.order] = np.arange(len(back))
-        return RowsLeftOut(*(part[:, back] for part in found))
+        return found
 
     @property
     def _rule(self) -> tuple[np.ndarray, np.ndarray]:
