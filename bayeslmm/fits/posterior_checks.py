@@ -152,7 +152,8 @@ class PosteriorChecks(PosteriorDraws):
         draws : int, optional
             Draws per chain to use, evenly spaced; by default all that fit in memory.
         exact : bool
-            Refit the units whose k-hat is above 0.7, with at most 1000 rows above 0.5.
+            Refit the units whose k-hat is above 0.7, with at most 1000 rows of a Gaussian
+            response above 0.5. Nothing is refitted where densities are conditional.
         progressbar : bool
 
         Returns

@@ -2,10 +2,10 @@
 
 The effects u of a group (b = F u) are integrated out by the quadrature of
 :mod:`bayeslmm.laplace.quadrature`. What a row adds to the likelihood of its group is its density
-given the rest of the group, p(y_i | y_g\\i) = L_g / L_g\\i. Both integrals are adaptive; but where a
+given the rest of the group, p(y_i | rest) = L_g / L_rest. Both integrals are adaptive; but where a
 row moves the mode and the curvature of its group little, which all but a few rows of a group do
-(the shares of curvature of its rows add up to at most q), the nodes of the whole group serve L_g\\i
-as well, so that the work does not grow with the square of the group.
+(the shares of curvature of its rows add up to at most q), the nodes of the whole group serve
+L_rest as well, so that the work does not grow with the square of the group.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class RowsLeftOut(NamedTuple):
 
     Attributes
     ----------
-    log_density : log p(y_i | y_g\\i)
+    log_density : log p(y_i | rest)
     upper, lower : P(Y <= y_i) and P(Y < y_i); zeros where they are not asked for.
     """
 
@@ -72,7 +72,7 @@ class RowsLeftOut(NamedTuple):
 
 
 class _Around(NamedTuple):
-    """Where nodes are: u = center + x C_inverse; h and the rows' l at the center, (m, J), (m, n)."""
+    """Where nodes are, u = center + x C_inverse, with h and the slopes of rows at the center."""
 
     center: np.ndarray
     C_inverse: np.ndarray

@@ -111,7 +111,7 @@ def _of_family(
     weights, k_hat = smoothed_weights(-found.log_density.T)
     ends = np.stack([(weights.T * part).sum(axis=0) for part in (found.lower, found.upper)])
     if exact and not whitened_obstacle(design, fit.priors):
-        bad = np.flatnonzero(~(k_hat <= refit_above(design.n_rows)))
+        bad = np.flatnonzero(~(k_hat <= K_HAT))
         for i in progress(bad, "Exact refits", show=progressbar):
             without = posterior_without(fit, np.array([i]), int(i))[0]
             row = leaving.only(np.array([i])).by_rows(without, distribution=True)

@@ -23,7 +23,7 @@ from bayeslmm.bayes.whitening import whitened_obstacle
 from bayeslmm.errors import SamplingError
 from bayeslmm.laplace.groups import MOST_EFFECTS, GroupRows, ParameterDraws, RowsLeftOut
 from bayeslmm.progress import progress
-from bayeslmm.results.loo_result import Refits, influences, refit_above
+from bayeslmm.results.loo_result import K_HAT, Refits, influences
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -107,7 +107,7 @@ class LeavingOut:
     def refitted(self, unit: str, units, k_hat: np.ndarray, progressbar: bool) -> Refits:
         """Exact densities of the units with high k-hat: means over the posterior without each."""
         design = self.fit.model.design
-        bad = np.flatnonzero(~(k_hat <= refit_above(design.n_rows)))
+        bad = np.flatnonzero(~(k_hat <= K_HAT))
         if not len(bad) or whitened_obstacle(design, self.fit.priors):
             return Refits()
         done = []
@@ -216,11 +216,12 @@ def posterior_without(
     weights = np.ones(design.n_rows) if design.weights is None else design.weights.copy()
     weights[rows] = 0.0
     less = replace(design, weights=weights)
-    sampling = Sampling(draws=1000, random_seed=number + 1, progressbar=False)
-    arguments = (less, fit.priors, fit.names, lambda: None, sampling)
+    asked = less, fit.priors, fit.names, lambda: None
+    how = {"parameterization": "whitened", "reason": "rows left out"}
     try:
-        idata, info = fit_whitened_importance(*arguments, parameterization="whitened", reason="")
+        sampling = Sampling(draws=1000, random_seed=number + 1)
+        idata, info = fit_whitened_importance(*asked, sampling, **how)
         return idata["posterior"].to_dataset(), info.k_hat, info.effective_draws
-    except SamplingError:
-        idata, _ = fit_whitened(*arguments, parameterization="whitened", reason="")
+    except SamplingError:  # weights that cannot be trusted
+        idata, _ = fit_whitened(*asked, Sampling(draws=250, random_seed=number + 1), **how)
         return idata["posterior"].to_dataset(), 0.0, np.nan
