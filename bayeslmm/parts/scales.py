@@ -338,7 +338,7 @@ def draw_scales(sc: Scales, n: int, rng: np.random.Generator) -> np.ndarray:
     from scipy import stats
 
     out = np.empty((n, len(sc.code)))
-    for i, (code, (a, b, _)) in enumerate(zip(sc.code, sc.parameters, strict=True)):
+    for i, (code, (a, b, c)) in enumerate(zip(sc.code, sc.parameters, strict=True)):
         low, high = sc.lower[i], sc.upper[i]
         if code == _FIXED:
             out[:, i] = a
@@ -355,6 +355,16 @@ def draw_scales(sc: Scales, n: int, rng: np.random.Generator) -> np.ndarray:
             out[:, i] = b / rng.gamma(a, 1.0, n)
         elif code == _LOG_NORMAL:
             out[:, i] = rng.lognormal(a, b, n)
+        elif code == _LOGISTIC:
+            out[:, i] = rng.logistic(a, b, n)
+        elif code == _GUMBEL:
+            out[:, i] = a - rng.gumbel(0.0, b, n)  # of minima
+        elif code == _CENTERED_STUDENT:
+            out[:, i] = c + b * rng.standard_t(a, n)
+        elif code == _BETA:
+            out[:, i] = rng.beta(a, b, n)
+        elif code == _LAPLACE:
+            out[:, i] = rng.laplace(a, b, n)
         else:
             out[:, i] = b * rng.weibull(a, n)
     return out
