@@ -267,7 +267,9 @@ def _fingerprint() -> str:
     import numba
 
     here = Path(__file__).parent
-    rooms = [here / room for room in ("bayes/kernels", "gaussian", "likelihood", "parts")]
+    rooms = [
+        here / room for room in ("bayes/kernels", "gaussian", "laplace", "likelihood", "parts")
+    ]
     sources = sorted(
         [
             Path(__file__),

@@ -29,6 +29,7 @@ from bayeslmm.formula.checks import (
     check_design,
     refuse_beside_family,
     refuse_beside_residuals,
+    refuse_marginal,
     refuse_reml,
 )
 from bayeslmm.formula.description import describe_design
@@ -245,6 +246,8 @@ class MixedModel(ModelViews):
             If there is no such parameterization.
         PriorError
             If a coefficient's prior is neither normal nor flat and the model marginal.
+        DataError
+            If the model is marginal and the response not Gaussian.
 
         Examples
         --------
@@ -254,9 +257,10 @@ class MixedModel(ModelViews):
         from bayeslmm.bayes.hierarchical import hierarchical_model
         from bayeslmm.bayes.sampling import quiet_pymc
 
-        one_of("parameterization", parameterization, PARAMETERIZATIONS[1:])
+        one_of("parameterization", parameterization, ("noncentered", "centered", "marginal"))
         quiet_pymc()
         if parameterization == "marginal":
+            refuse_marginal(self.design.family)
             from bayeslmm.bayes.marginal_model import marginal_model
 
             return marginal_model(self.design, self.priors, self.names, self.problem)
@@ -404,41 +408,17 @@ class MixedModel(ModelViews):
     def ml(self, n_quadrature: int = 1) -> LikelihoodFit:
         """Fit by maximum likelihood; otherwise as :meth:`reml`.
 
-        The likelihood of a response that is not Gaussian is Laplace's approximation, whose
-        coefficients, covariances and further parameters are estimated together.
-
-        Parameters
-        ----------
-        n_quadrature : int
-            Nodes per random effect of adaptive Gauss-Hermite quadrature, for a response that is
-            not Gaussian and one grouping factor of at most 3 effects: exact as they grow. 1 is
-            Laplace's approximation.
-
-        Returns
-        -------
-        LikelihoodFit
-
-        Raises
-        ------
-        DataError
-            As :meth:`reml`; or if the predictors separate the values of a response, so that there
-            is no maximum; or if quadrature is not for such a model.
+        That of a response that is not Gaussian is Laplace's approximation or, with more than one
+        node per effect, `n_quadrature`, adaptive Gauss-Hermite quadrature (one factor, 3 effects).
 
         Examples
         --------
         >>> round(model.ml().loglik, 2)
         -875.97
         """
-        from bayeslmm.fits.fitting import likelihood_fit, response_fit
+        from bayeslmm.fits.fitting import likelihood_fit
 
-        if not self.design.family.gaussian:
-            return response_fit(self, n_quadrature)
-        if n_quadrature != 1:
-            raise ValueError(
-                "n_quadrature is for responses that are not Gaussian: the likelihood of this model "
-                "has a closed form."
-            )
-        return likelihood_fit(self, reml=False)
+        return likelihood_fit(self, reml=False, n_quadrature=n_quadrature)
 
     def with_response(self, y: np.ndarray) -> MixedModel:
         """The same model, priors included, for another response of the same rows.

@@ -33,6 +33,7 @@ from bayeslmm.bayes.nuts import DRAW_EVALUATIONS
 from bayeslmm.bayes.response_calibration import ResponseSimulator
 from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.bayes.whitening import whitened_obstacle
+from bayeslmm.compiling import expect
 from bayeslmm.errors import PriorError, SamplingError
 from bayeslmm.formula.components import component_map, residual_component_names
 from bayeslmm.gaussian import draw_levels, single_threaded_blas
@@ -200,6 +201,7 @@ def sbc(
         ahead = n_sims * (MODE_EVALUATIONS + sampling)
         steady = simulator.density.steady(ahead, model.design, random_seed)
     else:
+        expect(np.inf)  # rows are too many evaluations for Python
         simulator, steady = ResponseSimulator.of(model, method, n_draws), nullcontext()
     with single_threaded_blas(), steady, ThreadPoolExecutor(workers) as pool:
         found = pool.map(simulator.run, seeds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,6 @@ import numpy as np
 from bayeslmm.bayes.importance import MAX_K_HAT
 from bayeslmm.bayes.kernels import joint
 from bayeslmm.bayes.kernels.coordinates import natural
-from bayeslmm.bayes.mode import find_mode
 from bayeslmm.bayes.nuts import run_chains
 from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.bayes.whitened_fitting import (
@@ -80,9 +80,10 @@ class ResponseSimulator:
         x = self._parameters(rng)
         truth = self._named(self._at(x))[0]
         laplace = self._laplace_of(self._simulated(x, rng))
-        density = whitened_posterior(laplace, find_mode(laplace, first=x))
-        z, fell_back = self._draws(density, rng)
-        posterior = self._named(LowDraws(*joint.natural_draws(z, density.arguments)[:4]))
+        importance = self.method == "importance"
+        draws = self._weighted(laplace, rng) if importance else None
+        fell_back = importance and draws is None
+        posterior = self._named(self._sampled(laplace, rng) if draws is None else draws)
         return (posterior < truth).sum(axis=0), truth, fell_back
 
     def _parameters(self, rng: np.random.Generator) -> np.ndarray:
@@ -135,22 +136,25 @@ class ResponseSimulator:
         """The same priors and rows with another response."""
         return replace(self.laplace, system=self.laplace.system.with_response(y), _near={})
 
-    def _draws(self, density: WhitenedPosterior, rng) -> tuple[np.ndarray, bool]:
-        """n_draws of z (n_draws, n_dim), independent for all practical purposes."""
-        fell_back = False
-        if self.method == "importance":
-            sample = whitened_sample(density, _PROPOSALS, rng)
-            if sample.k_hat <= MAX_K_HAT:
-                return sample.x[sample.resample(self.n_draws, rng)], False
-            fell_back = True
+    def _weighted(self, laplace: LaplacePosterior, rng) -> LowDraws | None:
+        """n_draws by importance sampling; None where its weights cannot be trusted."""
+        density = whitened_posterior(laplace, signed=False)
+        sample = whitened_sample(density, _PROPOSALS, rng)
+        if sample.k_hat > MAX_K_HAT:
+            return None
+        return _low(density, sample.x[sample.resample(self.n_draws, rng)])
+
+    def _sampled(self, laplace: LaplacePosterior, rng) -> LowDraws:
+        """n_draws by NUTS, independent for all practical purposes."""
+        density = whitened_posterior(laplace)
         sampling = Sampling(
             draws=self.n_draws * _THIN, chains=1, cores=1, random_seed=int(rng.integers(2**31))
         )
         z, _ = run_chains(
-            density.n_dim, density, lambda start: compiled_joint(density, start), sampling,
+            density.n_dim, density, partial(compiled_joint, density), sampling,
             tune=_TUNE, accept=_TARGET_ACCEPT,
         )  # fmt: skip
-        return np.ascontiguousarray(z[0, ::_THIN]), fell_back
+        return _low(density, z[0, ::_THIN])
 
     def _named(self, draws: LowDraws) -> np.ndarray:
         """Columns in the order of the names, (n, k)."""
@@ -166,3 +170,8 @@ class ResponseSimulator:
                 columns.append(np.stack([R[:, i, j] for i, j in pairs], axis=1))
             start += block.n_effects
         return np.concatenate([*columns, phi], axis=1)
+
+
+def _low(density: WhitenedPosterior, z: np.ndarray) -> LowDraws:
+    """The parameters at z (n, n_dim)."""
+    return LowDraws(*joint.natural_draws(np.ascontiguousarray(z), density.arguments)[:4])

@@ -38,7 +38,7 @@ from bayeslmm.bayes.whitening import (
     laplace_posterior,
     whitened_posterior,
 )
-from bayeslmm.compiling import interpreting
+from bayeslmm.compiling import expect, interpreting
 from bayeslmm.errors import DataError, SamplingError
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import single_threaded_blas
@@ -99,6 +99,7 @@ def fit_whitened(
     nuts_options(sampling.options)  # before the work that comes first
     _refuse_summaries(design, sampling)
     start, tune = time.perf_counter(), sampling.warm_up(WHITENED_TUNE)
+    expect(np.inf)  # rows are too many evaluations for Python
     with single_threaded_blas():
         density = whitened_posterior(laplace_posterior(design, priors))
 
@@ -205,11 +206,12 @@ def fit_whitened_importance(
         raise SamplingError(f"Importance sampling has no option {next(iter(options))!r}.")
     _refuse_summaries(design, sampling)
     start = time.perf_counter()
+    expect(np.inf)
     chains, draws = sampling.chains, sampling.draws
     cores = processors() if sampling.cores is None else sampling.cores
     rng = np.random.default_rng(np.random.SeedSequence([sampling.random_seed, 2]))
     with single_threaded_blas():
-        density = whitened_posterior(laplace_posterior(design, priors))
+        density = whitened_posterior(laplace_posterior(design, priors), signed=False)
         sample = whitened_sample(density, 2 * chains * draws, rng, cores)
         check_k_hat(sample.k_hat)
         z = sample.x[sample.resample(chains * draws, rng)].reshape(chains, draws, -1)
@@ -250,9 +252,7 @@ def in_formula(
     if laplace.ordered:  # thresholds are meant at the means of the predictors
         phi = phi + (beta @ design.X.mean(axis=0))[:, None]
     # a standard deviation near zero has a coordinate of either sign
-    sds, factors = priors.effect_maps().to_formula(
-        np.abs(draws.sds), laplace.system.split(draws.F)
-    )
+    sds, factors = priors.effect_maps().to_formula(np.abs(draws.sds), laplace.system.split(draws.F))
     return beta, phi, sds, factors
 
 

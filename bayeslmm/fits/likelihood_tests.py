@@ -148,7 +148,7 @@ class LikelihoodTests(_Result):
         L = contextual_contrast(self.design.coef_names, x, g)
         return self.contrast(L, ddf, level=level)
 
-    def _t_frame(self, rows: np.ndarray, ddf: str, level: float, offset=0.0) -> pd.DataFrame:
+    def _t_frame(self, rows: np.ndarray, ddf: str | None, level: float, offset=0.0) -> pd.DataFrame:
         table = t_table(rows[:, self.kept], self._solution.beta, self.inference(ddf), level, offset)
         return pd.DataFrame(table)
 
@@ -331,7 +331,9 @@ class LikelihoodTests(_Result):
         table = pd.concat([labels, self._rows(L, ddf, level, offset)], axis=1)
         return adjusted(table, adjust, n_means, level)
 
-    def _rows(self, L: np.ndarray, ddf: str, level: float, offset: np.ndarray) -> pd.DataFrame:
+    def _rows(
+        self, L: np.ndarray, ddf: str | None, level: float, offset: np.ndarray
+    ) -> pd.DataFrame:
         check_level(level)
         frame = self._t_frame(L, ddf, level, offset)
         if not (estimable := self._estimable(L)).all():

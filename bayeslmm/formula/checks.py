@@ -17,7 +17,13 @@ from bayeslmm.formula.random import RandomBlock
 from bayeslmm.formula.statistics import BlockStatistics
 from bayeslmm.parts.families import Family
 
-__all__ = ["check_design", "refuse_beside_family", "refuse_beside_residuals", "refuse_reml"]
+__all__ = [
+    "check_design",
+    "refuse_beside_family",
+    "refuse_beside_residuals",
+    "refuse_marginal",
+    "refuse_reml",
+]
 
 #: Degrees of freedom and profiles take fourth powers of standard deviations, and products of
 #: these: all have to stay between 1e-300 and 1e300.
@@ -324,6 +330,21 @@ def refuse_beside_family(family: str, given: Mapping[str, object]) -> None:
             continue
         shown = f'{option}="{value}"' if isinstance(value, str) else f"{option}="
         raise DataError(f'{shown} does not go together with family="{family}": {why}')
+
+
+def refuse_marginal(family: Family) -> None:
+    """Refuse to integrate coefficients and effects out of a response that is not Gaussian.
+
+    Raises
+    ------
+    DataError
+    """
+    if not family.gaussian:
+        raise DataError(
+            f'There is no marginal model for family="{family.name}": coefficients and random '
+            "effects can be integrated out in closed form of a Gaussian response only. Use "
+            'parameterization="noncentered" or "centered".'
+        )
 
 
 def refuse_reml(family: Family) -> None:

@@ -3,8 +3,8 @@
 A direction d of the coefficients in which no row's probability falls and some row's rises forever
 leaves the likelihood without a maximum (Albert & Anderson 1984, Biometrika 71(1)). Whether there
 is one is a linear program (Konis 2007, Linear programming algorithms for detecting separated data
-in binary logistic regression models, Oxford): maximize the sum of s_i x_i'd under s_i x_i'd >= 0, s_i
-the sign in which row i rises, x_i'd = 0 for rows with a maximum of their own, |d| <= 1.
+in binary logistic regression models, Oxford): maximize the sum of s_i x_i'd under s_i x_i'd >= 0,
+s_i the sign in which row i rises, x_i'd = 0 for rows with a maximum of their own, |d| <= 1.
 """
 
 from __future__ import annotations
@@ -48,17 +48,16 @@ def refuse_separated(system: ResponseSystem, names: Sequence[str], response: str
     if direction is None:
         return
     moving = [
-        f"{name} towards {'plus' if d > 0 else 'minus'} infinity"
+        f"{name} goes to {'plus' if d > 0 else 'minus'} infinity"
         for name, d in zip(names, direction, strict=True)
         if d != 0
     ]
     if not moving:
         return
-    verb = "goes" if len(moving) == 1 else "go"
     raise DataError(
         f"The predictors separate the values of {response!r}: the likelihood grows forever as "
-        f"{listed(moving)} {verb}, so that there are no maximum likelihood estimates. A group of "
-        "rows with one outcome only is often why. Use model.fit(), whose priors keep coefficients "
+        f"{listed(moving)}, so that there are no maximum likelihood estimates. A group of rows "
+        "with one outcome only is often why. Use model.fit(), whose priors keep coefficients "
         "finite, drop the term, or merge its categories."
     )
 
