@@ -194,7 +194,9 @@ def importance_sample(
     # the covariance of a t distribution is df / (df - 2) times its squared scale
     root = np.linalg.cholesky(covariance) * np.sqrt((_DF - 2) / _DF) * 1.1
     ones = np.ones(density.n_dim)
-    second = weighted_sample(density, SplitT(center, root, ones, ones, _DF), n, rng, cores, evaluate)
+    second = weighted_sample(
+        density, SplitT(center, root, ones, ones, _DF), n, rng, cores, evaluate
+    )
     return second if second.k_hat < first.k_hat else first
 
 

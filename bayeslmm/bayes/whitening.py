@@ -170,9 +170,7 @@ class LaplacePosterior:
         q = np.array([p.q for p in self.system.patterns], dtype=np.int64)
         empty = np.zeros(0)
         add_likelihood(at, parts[0], self.prior, q, layout.f_ptr, found.d_Sigma, empty, empty)
-        in_x = (
-            ordered_pullback(found.d_phi, slope) if self.ordered else found.d_phi * slope
-        )
+        in_x = ordered_pullback(found.d_phi, slope) if self.ordered else found.d_phi * slope
         return value, np.concatenate(
             [at.gradient, d_phi + in_x, d_beta + found.d_beta * slope_beta]
         )

@@ -99,8 +99,7 @@ class SharedResults:
             The labels; ``average_group`` and ``population_average``, each with columns ending in
             ``_lower`` and ``_upper``; of an ordinal response one row per ``category``. Of a
             posterior means over its draws; of a likelihood fit estimates and intervals by the
-            delta method on the scale of the link, the variance parameters taken as known. Means
-            of counts of trials are per trial.
+            delta method on the scale of the link. Means of counts of trials are per trial.
 
         Raises
         ------

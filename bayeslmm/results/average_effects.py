@@ -41,8 +41,6 @@ __all__ = ["average_contrasts_table", "average_effects_table"]
 
 #: The two means, as columns.
 _MEANS = ("average_group", "population_average")
-#: Change of a linear predictor that slopes of means are taken over.
-_STEP = 1e-5
 #: Families whose means are probabilities, which have odds.
 _EVENTS = ("bernoulli", "binomial", "ordinal")
 _MOST_PAIRS = 10_000
@@ -131,7 +129,9 @@ def average_contrasts_table(
         )
     measures = _measures(design.family, *pairs.T)
     labels = [
-        pd.DataFrame({"contrast": [f"{names[i]} - {names[j]}" for i, j in pairs], "measure": m.name})
+        pd.DataFrame(
+            {"contrast": [f"{names[i]} - {names[j]}" for i, j in pairs], "measure": m.name}
+        )
         for m in measures
     ]
     found = _with_categories(pd.concat(labels, ignore_index=True), design)
@@ -232,22 +232,14 @@ def _of_posterior(
 def _of_likelihood(
     fit: LikelihoodResult, rows: _Rows, measures: list[_Measure], level: float, interval: str
 ) -> Iterator[list[tuple[np.ndarray, ...]]]:
-    """Estimates and Wald intervals by the delta method, the variance parameters taken as known."""
+    """Estimates and Wald intervals by the delta method."""
     from scipy.special import ndtri
 
-    design, family, solution = fit.model.design, fit.model.design.family, fit._solution
-    phi = np.empty(0) if family.gaussian else solution.phi
-    X, vcov, z = rows.X[:, fit.kept], fit.vcov.to_numpy(), ndtri(0.5 + level / 2)
-    eta, variance = X @ solution.beta + rows.offset, effect_variances(solution.Sigmas, rows.Z)
-    unknown = _not_estimable(fit, rows)
-    ends = [_both_means(family, eta + step, variance, phi) for step in (-_STEP, 0.0, _STEP)]
-    both = []
-    for low, here, high in zip(*ends, strict=True):
-        slopes = (high - low) / (2.0 * _STEP)
-        means = np.stack([here[mine].mean(axis=0) for mine in rows.members])
-        J = [np.einsum("ic,ip->cp", slopes[m], X[m]) / len(m) for m in rows.members]
-        means[unknown] = np.nan
-        both.append((means, np.stack(J)))
+    unknown, z = _not_estimable(fit, rows), ndtri(0.5 + level / 2)
+    means, J, covariance = _means_of_likelihood(fit, rows)
+    both = [
+        (np.where(unknown[:, None], np.nan, m), slope) for m, slope in zip(means, J, strict=True)
+    ]
     for measure in measures:
         out = []
         for means, J in both:
@@ -255,10 +247,30 @@ def _of_likelihood(
             center = measure.of(at)
             moved = J / measure.scale.inverse_slope(at)[..., None]
             moved = np.moveaxis(measure.of(np.moveaxis(moved, -1, 0)), 0, -1)
-            half = z * np.sqrt(np.einsum("kcp,pq,kcq->kc", moved, vcov, moved))
+            half = z * np.sqrt(np.einsum("kcp,pq,kcq->kc", moved, covariance, moved))
             limits = [measure.back.inverse(center + side * half) for side in (-1.0, 1.0)]
             out.append((measure.back.inverse(center), *limits))
         yield out
+
+
+def _means_of_likelihood(
+    fit: LikelihoodResult, rows: _Rows
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Both means (2, k, C), their derivatives (2, k, C, d), and the covariance of parameters."""
+    design, solution, X = fit.model.design, fit._solution, rows.X[:, fit.kept]
+
+    def at(beta: np.ndarray, Sigmas: list[np.ndarray], phi: np.ndarray) -> np.ndarray:
+        variance = effect_variances(Sigmas, rows.Z)
+        both = _both_means(design.family, X @ beta + rows.offset, variance, phi)
+        return np.stack([[means[mine].mean(axis=0) for mine in rows.members] for means in both])
+
+    if design.family.gaussian:  # both are x'beta
+        J = np.stack([X[mine].mean(axis=0) for mine in rows.members])[None, :, None]
+        means = at(solution.beta, solution.Sigmas, np.empty(0))
+        return means, np.concatenate([J, J]), fit.vcov.to_numpy()
+    J = fit._engine.slope_of_all(solution, at)
+    means = at(solution.beta, solution.Sigmas, solution.phi)
+    return means, np.moveaxis(J, 0, -1), fit._curvature.covariance
 
 
 def _not_estimable(fit: LikelihoodResult, rows: _Rows) -> np.ndarray:

@@ -53,7 +53,7 @@ def refuse_without_mean(family: Family) -> None:
     """
     if family.link.name == "inverse":
         raise DataError(
-            'The inverse link has no population-average mean: normal random effects reach linear '
+            "The inverse link has no population-average mean: normal random effects reach linear "
             'predictors of 0, where the mean is infinite. random="population" is for the average '
             'group; link="log" has both.'
         )

@@ -60,7 +60,9 @@ def on_mean_scale(
     family, phi = fit.design.family, fit._solution.phi
 
     def mean(eta: np.ndarray) -> np.ndarray:
-        return mean_of(fit, eta) if variance is None else population_mean(family, eta, variance, phi)
+        return (
+            mean_of(fit, eta) if variance is None else population_mean(family, eta, variance, phi)
+        )
 
     eta = table["estimate"].to_numpy()
     slope = (mean(eta + _STEP) - mean(eta - _STEP)) / (2.0 * _STEP)

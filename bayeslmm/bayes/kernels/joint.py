@@ -353,9 +353,7 @@ def natural_draws(Z, a):
         sds[i], F[i] = at.scalar[:m], at.F
         phi[i] = family_parameters(low[n_cov : n_cov + n_phi], a.phi, a.ordered)[2]
         beta[i] = scale_terms(a.coefficients, low[n_cov + n_phi :])[2]
-        follow(
-            levels.layout, levels.diag, levels.panel, levels.r, at.F, v, C, R, first, u, b[i]
-        )
+        follow(levels.layout, levels.diag, levels.panel, levels.r, at.F, v, C, R, first, u, b[i])
     return sds, F, phi, beta, b
 
 
