@@ -381,7 +381,7 @@ def test_predictors_outside_the_link_have_no_responses():
 
 def test_other_parameterizations_are_no_pymc_models_of_such_a_response():
     model = _model("poisson")
-    with pytest.raises(blm.DataError, match='no Gaussian, closed marginal likelihood'):
+    with pytest.raises(blm.DataError, match="no Gaussian, closed marginal likelihood"):
         model.pymc_model("marginal")
     with pytest.raises(ValueError, match="'noncentered', 'centered', 'marginal'"):
         model.pymc_model("whitened")
