@@ -93,8 +93,7 @@ class MixedModel(ModelViews):
         ``"inverse"``, as the family has it; its usual one by default.
     random : {"gaussian", "student"}
         Distribution of the random effects. Student-t effects or residuals, with their degrees
-        of freedom estimated, let outliers count less; such a model has a posterior but no REML
-        fit.
+        of freedom estimated, let outliers count less (posterior only).
     missing : {"drop", "raise", "model"}
         Rows with a missing value in a used column are left out, with a warning that counts
         them, or refused; "model" keeps rows in which only numeric covariates are missing, gives
@@ -292,16 +291,15 @@ class MixedModel(ModelViews):
             Chains run side by side; by default as many as there are processors.
         random_seed : int, optional
             The same seed gives the same draws; without one a seed is drawn and recorded.
-        parameterization : {"auto", "marginal", "noncentered", "centered"}
-            ``"marginal"`` integrates coefficients and random effects out exactly, samples the
-            covariance parameters and draws the rest given them; the other two sample everything
-            together. ``"auto"`` is marginal where coefficients have normal or flat priors and
-            standard deviations priors of the usual families, and noncentered otherwise; the
-            result says which and why.
+        parameterization : {"auto", "marginal", "whitened", "noncentered", "centered"}
+            ``"marginal"`` (Gaussian responses) integrates coefficients and random effects out
+            exactly; ``"whitened"`` (other responses) samples everything in the coordinates of the
+            Laplace approximation; the other two sample everything through PyMC, which knows any
+            prior. ``"auto"`` takes the first that knows the priors; the result says which.
         method : {"nuts", "importance"}
-            ``"importance"`` draws from a multivariate t distribution around the mode of the
-            marginal posterior, reweights and resamples: as fast as a point estimate, checked by
-            its Pareto k-hat, and with an estimate of the marginal likelihood.
+            ``"importance"`` draws from a multivariate t distribution around the mode, reweights
+            and resamples: as fast as a point estimate, checked by its Pareto k-hat, and with an
+            estimate of the marginal likelihood.
         progressbar : bool
         random_effects : {"draws", "summary"}
             With very many effects, ``"summary"`` keeps the mean, standard deviation and quantiles
@@ -384,8 +382,7 @@ class MixedModel(ModelViews):
         Raises
         ------
         DataError
-            If sigma and the random effects cannot be told apart, or the model fits perfectly; or
-            if the response is not Gaussian: its coefficients cannot be integrated out exactly.
+            If sigma cannot be told apart or is 0, or there is none (families of other responses).
 
         Warns
         -----
@@ -403,10 +400,8 @@ class MixedModel(ModelViews):
         return likelihood_fit(self, reml=True)
 
     def ml(self, n_quadrature: int = 1) -> LikelihoodFit:
-        """Fit by maximum likelihood; otherwise as :meth:`reml`.
-
-        That of a response that is not Gaussian is Laplace's approximation or, with more than one
-        node per effect, `n_quadrature`, adaptive Gauss-Hermite quadrature (one factor, 3 effects).
+        """Fit by maximum likelihood, of a response that is not Gaussian by Laplace's approximation
+        or by `n_quadrature` nodes of adaptive Gauss-Hermite quadrature; otherwise :meth:`reml`.
 
         Examples
         --------
@@ -423,12 +418,7 @@ class MixedModel(ModelViews):
         Parameters
         ----------
         y : ndarray, shape (n,)
-            As :attr:`Design.y`: 0/1, counts, numbers of categories.
-
-        Raises
-        ------
-        DataError
-            If a value is outside the support of a family that is not Gaussian.
+            As :attr:`Design.y`; refused outside the support of a family that is not Gaussian.
 
         Examples
         --------

@@ -147,11 +147,13 @@ class PosteriorChecks(PosteriorDraws):
             ``"observation"``, or a grouping factor to leave out a group at a time.
         conditional : bool
             Use the likelihood given the random effects, as Bambi and brms do, instead of the
-            one with coefficients and random effects integrated out.
+            one with coefficients and random effects integrated out (of a response that is not
+            Gaussian: the random effects of one factor, those with most levels, by quadrature).
         draws : int, optional
             Draws per chain to use, evenly spaced; by default all that fit in memory.
         exact : bool
-            Refit the units whose k-hat is above 0.7, with at most 1000 rows above 0.5.
+            Refit the units whose k-hat is above 0.7, with at most 1000 rows of a Gaussian
+            response above 0.5. Nothing is refitted where densities are conditional.
         progressbar : bool
 
         Returns
@@ -162,14 +164,18 @@ class PosteriorChecks(PosteriorDraws):
             standard errors of ``elpd`` and ``elpd_i``, ``n_eff_i`` the effective draws behind the
             units that were refitted. ``likelihood`` says whether it is
             ``"integrated"`` or ``"conditional"``; the latter is all there is for Student-t
-            residuals or effects, whose fits also have ``outlier_weights``.
+            residuals or effects, whose fits also have ``outlier_weights``, and for other families
+            where every factor has more than three effects. With several grouping factors it is
+            ``"integrated over g"`` for those families: given the effects of the others.
 
         Raises
         ------
         ValueError
             If there is no such unit.
         SamplingError
-            If the coefficients' priors are not normal or flat (then ``conditional=True``).
+            If the coefficients' priors are not normal or flat (then ``conditional=True``); if
+            effects of another factor belong to the groups left out of a response that is not
+            Gaussian.
 
         Examples
         --------
@@ -198,14 +204,15 @@ class PosteriorChecks(PosteriorDraws):
     ) -> xr.DataTree:
         """P(y <= y_i) without row i, coefficients and random effects integrated out.
 
-        Uniform where the model is calibrated.
+        Uniform where the model is calibrated: of a discrete response, a uniform number between
+        P(y < y_i) and P(y <= y_i).
 
         Parameters
         ----------
         draws, exact, progressbar
             As in :meth:`loo`.
         random_seed : int, optional
-            Of the leave-one-out predictive draws.
+            Of the leave-one-out predictive draws, or of those uniform numbers.
 
         Returns
         -------
@@ -213,7 +220,8 @@ class PosteriorChecks(PosteriorDraws):
             Group loo_pit (exact given the draws, dimension obs), for
             ``az.plot_ecdf_pit(tree, group="loo_pit", sample_dims=["obs"])``; and what
             ``az.plot_loo_pit(tree)`` takes: log_likelihood and posterior_predictive are those
-            of left-out rows.
+            of left-out rows. Responses that are not Gaussian have loo_pit_lower and
+            loo_pit_upper, the two probabilities, in their place.
 
         Raises
         ------

@@ -13,8 +13,8 @@ import numpy as np
 from numba import carray
 
 from bayeslmm.addresses import reader
-from bayeslmm.bayes.kernels.coordinates import CovariancePrior, natural
 from bayeslmm.bayes.kernels._following import follow, pull_back
+from bayeslmm.bayes.kernels.coordinates import CovariancePrior, natural
 from bayeslmm.bayes.kernels.tables import LOGP
 from bayeslmm.compiling import Doubles, IntegerMatrix, Integers, Matrix, c_function, kernel
 from bayeslmm.gaussian.symbolic import Layout
