@@ -379,7 +379,7 @@ def test_every_option_of_a_model_is_one_of_the_shell(related, monkeypatch, capsy
         call(monkeypatch, capsys, command, "rows.csv", ANIMALS, *given)
         assert made[-1] == {
             "priors": {}, "weights": None, "relationship": None, "residual": None, "sigma": None,
-            "family": "student", "random": "student", "missing": "model",
+            "family": "student", "link": None, "random": "student", "missing": "model",
         }  # fmt: skip
 
 
@@ -421,7 +421,8 @@ def test_priors_are_read_from_a_file(tmp_path, monkeypatch, capsys, name, text):
         (["--priors", "priors.json"], "cannot read the prior of 'sigma'"),
         (["--residual", "ar2(t | id)"], "no residual structure 'ar2'"),
         (["--sigma", "arm"], "sigma must be a one-sided formula"),
-        (["--family", "poisson"], "family must be one of"),
+        (["--family", "normal"], "family must be one of"),
+        (["--family", "poisson", "--link", "logit"], "has no link 'logit'"),
         (["--random", "t"], "random must be one of"),
         (["--missing", "guess"], "missing must be"),
         (["--residual", "ar1(t | id)", "--batch-rows", "9"], "need every row"),

@@ -17,9 +17,10 @@ PACKAGE = Path(bayeslmm.__file__).parent
 #: Lowest first. A module imports from its own room and from those above it in this list.
 ROOMS = (
     "errors", "compiling", "background", "addresses", "progress", "records", "files", "archive",
-    "hdf5", "datasets", "parts", "formula", "gaussian", "priors", "protocols", "assembly",
-    "relationship", "sources", "likelihood", "bayes", "results", "plots", "reanalysis", "report",
-    "storage", "fits", "model", "loading", "top", "precompiling", "cli_options", "cli", "__main__",
+    "hdf5", "datasets", "parts", "formula", "gaussian", "laplace", "priors", "protocols",
+    "assembly", "relationship", "sources", "likelihood", "bayes", "results", "plots",
+    "reanalysis", "report", "storage", "fits", "model", "loading", "top", "precompiling",
+    "cli_options", "cli", "__main__",
 )  # fmt: skip
 
 #: Circles that are there; a circle may leave this list, none may join it or grow.

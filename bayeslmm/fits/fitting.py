@@ -22,12 +22,19 @@ if TYPE_CHECKING:
 
     from bayeslmm.protocols import Model
 
-__all__ = ["likelihood_fit", "response_fit"]
+__all__ = ["likelihood_fit"]
 
 
-def likelihood_fit(model: Model, *, reml: bool) -> LikelihoodFit:
-    """Fit `model`; see :meth:`bayeslmm.LMM.reml`."""
+def likelihood_fit(model: Model, *, reml: bool, n_quadrature: int = 1) -> LikelihoodFit:
+    """Fit `model`; see :meth:`bayeslmm.LMM.reml` and :meth:`bayeslmm.LMM.ml`."""
     design = model.design
+    if not design.family.gaussian:
+        return _response_fit(model, n_quadrature)
+    if n_quadrature != 1:
+        raise ValueError(
+            "n_quadrature is for responses that are not Gaussian: the likelihood of this model has "
+            "a closed form."
+        )
     _refuse_other_families(model)
     kind = ProfiledLikelihood if design.residual is None else AbsoluteLikelihood
     with single_threaded_blas():
@@ -47,8 +54,7 @@ def likelihood_fit(model: Model, *, reml: bool) -> LikelihoodFit:
     return fit
 
 
-def response_fit(model: Model, n_quadrature: int) -> LikelihoodFit:
-    """Fit a response that is not Gaussian by maximum likelihood; see :meth:`bayeslmm.LMM.ml`."""
+def _response_fit(model: Model, n_quadrature: int) -> LikelihoodFit:
     with single_threaded_blas():
         engine = ResponseLikelihood.of(model, n_quadrature)
         optimum = engine.optimize(reml=False)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from bayeslmm.results.support import refuse_families
 from bayeslmm.results.tables import check_level
 
 if TYPE_CHECKING:
@@ -170,6 +171,7 @@ class LikelihoodShares(_Result):
         """
         from bayeslmm.results.heritability import heritability_share, likelihood_share
 
+        refuse_families(self.model, "Heritability")
         check_level(level)
         return likelihood_share(
             self,
@@ -205,6 +207,7 @@ class LikelihoodShares(_Result):
         """
         from bayeslmm.results.heritability import likelihood_share, repeatability_share
 
+        refuse_families(self.model, "Repeatability")
         check_level(level)
         return likelihood_share(
             self,

@@ -77,9 +77,7 @@ class EffectProducts:
             start, order = _accumulate.rows_by_level(f.codes, f.n_levels)
             for m in range(k + 1, len(self.factors)):
                 g = self.factors[m]
-                found[k, m] = _accumulate.cooccurrences(
-                    f.codes, g.codes, start, order, g.n_levels
-                )
+                found[k, m] = _accumulate.cooccurrences(f.codes, g.codes, start, order, g.n_levels)
         return found
 
 

@@ -84,7 +84,7 @@ def evaluate_by_quadrature(
         Per dimension.
     """
     at = system.mode(F, phi, beta, start)
-    if at is not None and at.converged:
+    if at is not None:
         try:
             levels = _Levels.at(system, at, F, phi)
             return levels.summed(*standard_rule(n_nodes, system.factors[0].q)), at
@@ -150,7 +150,11 @@ class _Levels:
             total += r
             d_rows += r[codes] * slopes[1]
             g += r[:, None] * d_h
-            A += r[:, None, None] * x[:, None] * np.einsum("jab,jb->ja", self.C_inverse, d_h)[:, None]
+            A += (
+                r[:, None, None]
+                * x[:, None]
+                * np.einsum("jab,jb->ja", self.C_inverse, d_h)[:, None]
+            )
             U_u += r[:, None, None] * U[:, :, None] * u[:, None, :]
             V += r[:, None, None] * (U[:, :, None] * U[:, None, :] + _squares(system, slopes[2]))
             if len(phi):

@@ -28,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -83,7 +83,6 @@ class Mode(NamedTuple):
         Weighted log densities of the rows, less their constants, and three derivatives in eta.
     state : Elimination
         With the weights -l''.
-    converged : bool
     """
 
     eta: np.ndarray
@@ -91,7 +90,6 @@ class Mode(NamedTuple):
     U: np.ndarray
     slopes: np.ndarray
     state: Elimination
-    converged: bool
 
     @property
     def log_joint(self) -> float:
@@ -160,7 +158,7 @@ class ResponseSystem:
         """The same rows with another offset."""
         return self._renewed(offset=offset)
 
-    def _renewed(self, **changes: np.ndarray) -> ResponseSystem:
+    def _renewed(self, **changes: Any) -> ResponseSystem:
         """With other numbers beside the same effects."""
         twin = replace(self, **changes)
         for name in ("template", "products"):
@@ -239,7 +237,7 @@ class ResponseSystem:
     def mode(
         self, F: np.ndarray, phi: np.ndarray, beta: np.ndarray, start: np.ndarray | None = None
     ) -> Mode | None:
-        """The most probable effects; None where the density is not finite.
+        """The most probable effects; None where the density is not finite, or has no mode.
 
         Parameters
         ----------
@@ -252,16 +250,18 @@ class ResponseSystem:
         """
         fixed = self.offset + self.X @ beta
         N = self.template.symbolic.n_columns
-        b, U = (np.zeros(N), np.zeros(N)) if start is None else start
-        if np.any(b):
+        nothing = np.zeros(N), np.zeros(N)
+        if start is not None and np.any(start[1]):
             # a start is one of this covariance only where U is Sigma^-1 b
-            b = self._effects_of(F, U)
+            at = self._climb(fixed, F, phi, self._effects_of(F, start[1]), start[1])
+            if at is not None:
+                return at
+        return self._climb(fixed, F, phi, *nothing)
+
+    def _climb(self, fixed, F, phi, b: np.ndarray, U: np.ndarray) -> Mode | None:
+        """The mode by Newton's steps from b and U = Sigma^-1 b; None where they cannot start."""
         eta = self.predictor(fixed, b)
         found = self.slopes(eta, phi)
-        if not np.isfinite(found[0].sum()) and np.any(b):
-            b, U = np.zeros(N), np.zeros(N)
-            eta = fixed.copy()
-            found = self.slopes(eta, phi)
         value = found[0].sum() - 0.5 * b @ U
         if not np.isfinite(value):
             return None
@@ -275,9 +275,8 @@ class ResponseSystem:
             score = self.transposed(found[1]) - U
             gain = 0.5 * float(step_b @ score)
             if gain <= _GAIN * (1.0 + abs(value) * 1e-6):
-                return Mode(eta, b, U, found, state, True)
-            share = 1.0
-            step_eta = self.effects_part(step_b)
+                return Mode(eta, b, U, found, state)
+            share, step_eta = 1.0, self.effects_part(step_b)
             for _ in range(_HALVINGS):
                 trial_b, trial_U = b + share * step_b, U + share * step_U
                 trial_eta = eta + share * step_eta
@@ -287,9 +286,9 @@ class ResponseSystem:
                     break
                 share *= 0.5
             else:
-                return Mode(eta, b, U, found, state, False)
+                break
             b, U, eta, found, value = trial_b, trial_U, trial_eta, trial, reached
-        return Mode(eta, b, U, found, state, False)
+        return None
 
     @cached_property
     def no_effects(self) -> tuple[np.ndarray, np.ndarray]:
@@ -344,7 +343,7 @@ class ResponseSystem:
         """
         nothing = [np.full(len(v), np.nan) for v in (F, phi, beta)]
         at = self.mode(F, phi, beta, start)
-        if at is None or not at.converged:
+        if at is None:
             return LaplaceEvaluation(np.nan, *nothing), at
         value = at.log_joint - 0.5 * at.state.log_det
         if not gradient:
@@ -353,6 +352,9 @@ class ResponseSystem:
 
     def _derivatives(self, at: Mode, F: np.ndarray, phi: np.ndarray):
         """In Sigma, phi and beta; see the module's docstring."""
+        if not self.factors:
+            d_phi = self.phi_slopes(at.eta, phi)[:, 0].sum(axis=1) if len(phi) else np.zeros(0)
+            return np.zeros(0), d_phi, self.X.T @ at.slopes[1]
         h = effect_variance(at.state.problem, at.state, self.factors)
         G = 0.5 * h * at.slopes[3]
         other = _eliminated(at.state.problem, self.transposed(G), F)
@@ -370,7 +372,7 @@ class ResponseSystem:
 
 
 def _eliminated(problem: Problem, right: np.ndarray, F: np.ndarray) -> Elimination:
-    right = np.ascontiguousarray(right.reshape(len(right), -1))
+    right = np.ascontiguousarray(right if right.ndim == 2 else right[:, None])
     k = right.shape[1]
     values = problem.values._replace(rhs=right, gram=np.zeros((k, k)), levels=np.empty((0, 0)))
     return eliminate(replace(problem, values=values), F)

@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from bayeslmm.laplace.transforms import natural, pullback, unbounded
 
 if TYPE_CHECKING:
-    from bayeslmm.laplace.system import ResponseSystem
+    from bayeslmm.parts.families import Family
 
 __all__ = ["coefficients_without_effects", "fit_without_effects"]
+
+
+class ResponseRows(Protocol):
+    """What of a :class:`bayeslmm.laplace.system.ResponseSystem` is there without its effects."""
+
+    @property
+    def y(self) -> np.ndarray: ...
+    @property
+    def trials(self) -> np.ndarray: ...
+    @property
+    def weights(self) -> np.ndarray: ...
+    @property
+    def offset(self) -> np.ndarray: ...
+    @property
+    def X(self) -> np.ndarray: ...
+    @property
+    def family(self) -> Family: ...
+
+    def slopes(self, eta: np.ndarray, phi: np.ndarray) -> np.ndarray:
+        """Weighted log densities and three derivatives, (4, n)."""
+
+    def phi_slopes(self, eta: np.ndarray, phi: np.ndarray) -> np.ndarray:
+        """Their derivatives in phi, (n_phi, 3, n)."""
+
 
 _STEPS, _GAIN = 50, 1e-8
 #: Rounds of coefficients given the family's parameters, and these given the coefficients.
 _ROUNDS = 4
 
 
-def fit_without_effects(system: ResponseSystem) -> tuple[np.ndarray, np.ndarray]:
+def fit_without_effects(system: ResponseRows) -> tuple[np.ndarray, np.ndarray]:
     """phi and coefficients of the model without random effects, about as likely as they get."""
     family = system.family
     eta = np.asarray(family.start(system.y, system.trials), dtype=float)
@@ -31,7 +55,7 @@ def fit_without_effects(system: ResponseSystem) -> tuple[np.ndarray, np.ndarray]
     return phi, beta
 
 
-def _first_parameters(system: ResponseSystem, eta: np.ndarray) -> np.ndarray:
+def _first_parameters(system: ResponseRows, eta: np.ndarray) -> np.ndarray:
     """phi to start from: thresholds as without predictors, a tenth of extra zeros, else 1."""
     family, y, parts = system.family, system.y, [np.zeros(0)]
     for parameter in family.parameters:
@@ -47,7 +71,7 @@ def _first_parameters(system: ResponseSystem, eta: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _parameters_at(system: ResponseSystem, eta: np.ndarray, phi: np.ndarray) -> np.ndarray:
+def _parameters_at(system: ResponseRows, eta: np.ndarray, phi: np.ndarray) -> np.ndarray:
     """phi at the largest likelihood with the linear predictor held."""
     from scipy.optimize import minimize
 
@@ -70,7 +94,7 @@ def _parameters_at(system: ResponseSystem, eta: np.ndarray, phi: np.ndarray) -> 
 
 
 def coefficients_without_effects(
-    system: ResponseSystem, phi: np.ndarray, eta: np.ndarray
+    system: ResponseRows, phi: np.ndarray, eta: np.ndarray
 ) -> np.ndarray:
     """Coefficients of the model without random effects at given phi, near the maximum.
 
@@ -78,10 +102,10 @@ def coefficients_without_effects(
     from a linear predictor (n,) that suits the responses; a step that leads nowhere is halved.
     Separated data have no maximum: the search ends after some steps.
     """
-    if not system.p:
+    if not system.X.shape[1]:
         return np.zeros(0)
     # as if all rows were alike: inside the range of a link that has one
-    beta = np.linalg.lstsq(system.X, np.full(system.n, np.mean(eta - system.offset)))[0]
+    beta = np.linalg.lstsq(system.X, np.full(len(eta), np.mean(eta - system.offset)))[0]
     found, value, first = system.slopes(eta, phi), -np.inf, True
     for _ in range(_STEPS):
         w = _curvature(system, eta, phi, found)
@@ -106,7 +130,7 @@ def coefficients_without_effects(
     return beta
 
 
-def _curvature(system: ResponseSystem, eta, phi, slopes: np.ndarray) -> np.ndarray:
+def _curvature(system: ResponseRows, eta, phi, slopes: np.ndarray) -> np.ndarray:
     """Positive weights (n,): observed where they are, else expected."""
     w = -slopes[2]
     if not system.family.log_concave:

@@ -29,7 +29,7 @@ from bayeslmm.likelihood.response_coordinates import (
     mapped_factors,
 )
 from bayeslmm.likelihood.response_profile import coefficient_deviance, component_deviance
-from bayeslmm.likelihood.response_search import FARTHEST, ResponseSearch
+from bayeslmm.likelihood.response_search import ResponseSearch
 from bayeslmm.likelihood.satterthwaite import VarianceCurvature, pseudo_inverse
 from bayeslmm.likelihood.separation import refuse_separated
 
@@ -43,6 +43,8 @@ __all__ = ["MOST_QUADRATURE_EFFECTS", "ResponseLikelihood", "ResponseSolution", 
 MOST_QUADRATURE_EFFECTS = 3
 #: A step, in coordinates that vary by about one, over which gradients are differenced.
 _STEP = 1e-3
+#: Logarithm of odds, or of a parameter over the mean, from which on nothing changes.
+_FAR = 8.0
 
 
 @dataclass(frozen=True)
@@ -224,22 +226,29 @@ class ResponseLikelihood:
 
     def limits(self, solution: ResponseSolution) -> list[str]:
         """In words, parameters of the family that reached a limit."""
-        names = [component.name for component in family_components(self.design)]
         found = []
-        for name, value, way in zip(names, solution.phi, self._at_limit(solution), strict=True):
+        own = family_components(self.design)
+        for component, way in zip(own, self._at_limit(solution), strict=True):
             if way:
-                end = "grows without bound" if value > 1.0 else "tends to 0"
-                end = "tends to 1" if way > 0 and value <= 1.0 else end
-                found.append(f"{name} {end}, where the model is a simpler one")
+                end = f"tends to {0 if way < 0 else component.highest:g}"
+                end = end if np.isfinite(component.highest) else "grows without bound"
+                found.append(f"{component.name} {end}, where the model is a simpler one")
         return found
 
     def _at_limit(self, solution: ResponseSolution) -> np.ndarray:
-        """-1 or 1 for a parameter of the family that went as far as it may, else 0."""
-        now = unbounded(self.problem.family, solution.phi)
-        start = unbounded(self.problem.family, self.problem.no_effects[0])
-        transforms = [p.transform for p in self.problem.family.parameters for _ in range(p.size)]
-        gap = np.where(np.array(transforms, dtype=object) == "ordered", 0.0, now - start)
-        return np.sign(gap) * (np.abs(gap) > FARTHEST - 1.0)
+        """-1 or 1 for a parameter of the family that goes to an end, else 0.
+
+        A share that is next to 0 or 1, or a spread of counts that is next to none beside their
+        mean: the likelihood is flat from there on.
+        """
+        family, w = self.problem.family, unbounded(self.problem.family, solution.phi)
+        found = np.zeros(len(w))
+        for k, parameter in enumerate(p for p in family.parameters for _ in range(p.size)):
+            if parameter.transform == "logit":
+                found[k] = np.sign(w[k]) * (abs(w[k]) > _FAR)
+            elif parameter.transform == "log" and "negativebinomial" in family.name:
+                found[k] = w[k] - np.log(np.mean(self.problem.y)) > _FAR
+        return found
 
     def at_limit(self, solution: ResponseSolution) -> np.ndarray:
         own = self._at_limit(solution) != 0
@@ -266,6 +275,16 @@ class ResponseLikelihood:
         def at(x: np.ndarray):
             F = self.outer_parts(x)[0]
             return function([L @ L.T for L in self.problem.template.split(F)], 1.0)
+
+        return self._differences(at, solution)
+
+    def slope_of_all(self, solution: ResponseSolution, function: Callable) -> np.ndarray:
+        """Derivative (d, ...) of a function of (beta, Sigmas, phi) in the coordinates of
+        ``inner``, whose covariance the curvature has."""
+
+        def at(x: np.ndarray):
+            F, phi, beta = self.outer_parts(x)
+            return function(beta, [L @ L.T for L in self.problem.template.split(F)], phi)
 
         return self._differences(at, solution)
 
@@ -342,7 +361,7 @@ class ResponseLikelihood:
 
 def family_components(design: Design) -> tuple[Component, ...]:
     """The parameters of the response's distribution beside its mean."""
-    found = []
+    found: list[Component] = []
     for parameter in design.family.parameters:
         low, high = parameter.support
         for k in range(parameter.size):

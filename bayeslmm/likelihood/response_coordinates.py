@@ -14,8 +14,8 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from bayeslmm.gaussian.rows import FactorRows
-from bayeslmm.laplace.quadrature import evaluate_by_quadrature
-from bayeslmm.laplace.system import Mode, ResponseSystem
+from bayeslmm.laplace.quadrature import QuadratureEvaluation, evaluate_by_quadrature
+from bayeslmm.laplace.system import LaplaceEvaluation, Mode, ResponseSystem
 from bayeslmm.laplace.transforms import is_ordered, natural, pullback, unbounded
 from bayeslmm.parts.patterns import CovariancePattern, flat_positions, lower_root
 
@@ -179,15 +179,16 @@ class ResponseCoordinates:
         nothing = ResponsePoint(np.nan, np.full(len(x), np.nan), np.full(len(F), np.nan), None)
         if not (np.all(np.isfinite(phi)) and np.all(np.isfinite(beta))):
             return nothing
+        found: LaplaceEvaluation | QuadratureEvaluation
         with np.errstate(all="ignore"):
             if self.n_quadrature > 1:
-                found, at = evaluate_by_quadrature(
+                by_nodes, at = evaluate_by_quadrature(
                     system, F, phi, beta, self.n_quadrature, start=start
                 )
-                d_F = found.d_F
+                found, d_F = by_nodes, by_nodes.d_F
             else:
                 found, at = system.evaluate(F, phi, beta, gradient=gradient, start=start)
-                d_F = self._in_factors(found.d_Sigma, F) if gradient else found.d_Sigma
+                d_F = self._in_factors(found.d_Sigma, F)
         if not np.isfinite(found.value):
             return nothing
         if not gradient:
@@ -224,9 +225,7 @@ class ResponseCoordinates:
         factors, patterns = list(system.factors), list(system.patterns)
         factors[factor] = FactorRows(f.codes, f.Z[:, order], f.n_levels)
         patterns[factor] = CovariancePattern(pattern.q, blocks)
-        return self._with_system(
-            replace(system, factors=tuple(factors), patterns=tuple(patterns))
-        )
+        return self._with_system(replace(system, factors=tuple(factors), patterns=tuple(patterns)))
 
 
 def predictor_unit(system: ResponseSystem) -> float:

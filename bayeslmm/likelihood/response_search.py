@@ -9,12 +9,10 @@ from bayeslmm.likelihood.optimize import Search
 from bayeslmm.likelihood.response_coordinates import ResponseCoordinates, ResponsePoint
 from bayeslmm.parts.patterns import pack_theta
 
-__all__ = ["FARTHEST", "ResponseSearch"]
+__all__ = ["ResponseSearch"]
 
 #: A slope of the deviance, in coordinates that vary by about one, that is none.
 _SLOPE = 2e-3
-#: How far a parameter of the family may be from its start, in its unbounded coordinate.
-FARTHEST = 12.0
 
 
 class ResponseSearch(Search):
@@ -30,7 +28,7 @@ class ResponseSearch(Search):
         super().__init__(coordinates.system, False)
         self.coordinates = coordinates
         self._near: tuple[np.ndarray, np.ndarray] | None = None
-        self._latest: tuple[np.ndarray | None, ResponsePoint | None] = (None, None)
+        self._latest: tuple[np.ndarray, ResponsePoint] | None = None
 
     @property
     def n_effects(self) -> int:
@@ -55,7 +53,7 @@ class ResponseSearch(Search):
     def point(self, x: np.ndarray) -> ResponsePoint:
         """The log-likelihood and its derivatives."""
         x = np.asarray(x, dtype=float)
-        if self._latest[0] is not None and np.array_equal(x, self._latest[0]):
+        if self._latest is not None and np.array_equal(x, self._latest[0]):
             return self._latest[1]
         self.n_evaluations += 1
         found = self.coordinates.evaluate(x, self._near)
@@ -65,6 +63,7 @@ class ResponseSearch(Search):
         return found
 
     def descend(self, x: np.ndarray) -> tuple[np.ndarray, float]:
+        self._near = None
         x, _ = self.minimize(lambda point: (point, 1.0), x)
         return x, self.value(x)
 

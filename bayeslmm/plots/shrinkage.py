@@ -21,6 +21,7 @@ from bayeslmm.plots.style import (
     legend_below,
     one_axes,
 )
+from bayeslmm.results.support import refuse_families
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -148,6 +149,7 @@ def plot_shrinkage(
     >>> ax.get_xlabel(), ax.get_ylabel()
     ('Intercept', 'Days')
     """
+    refuse_families(fit.model, "plot_shrinkage")
     block = block_of(fit.model.design, factor)
     chosen = pick("effect", block.effects[:2] if effects is None else effects, block.effects)
     if len(chosen) > 2:

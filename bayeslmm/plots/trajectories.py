@@ -27,6 +27,7 @@ from bayeslmm.plots.scene import (
 )
 from bayeslmm.plots.style import BAND, POPULATION, THICK, THIN, fading, legend_below, one_axes
 from bayeslmm.results.estimability import undetermined
+from bayeslmm.results.support import refuse_families
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,6 +98,7 @@ def plot_trajectories(
     >>> fit.plot_trajectories().get_xlabel()
     'Days'
     """
+    refuse_families(fit.model, "plot_trajectories")
     if panels and ax is not None:
         raise PlotError("panels=True makes a figure of its own: leave ax out.")
     scene = build_scene(fit.model, x, factor, by, groups, panels)

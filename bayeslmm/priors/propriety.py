@@ -7,6 +7,10 @@ they scale, less what flat coefficients take, and that has to exceed the number 
 every subset of S. For one sd beside a flat intercept these are the three groups of Gelman (2006,
 Bayesian Analysis 1(3), section 2.2); the general case is the power counting of Hobert and Casella
 (1996, JASA 91(436), theorem 1).
+
+Where the response is not Gaussian, a flat coefficient must not separate responses
+(:mod:`bayeslmm.formula.separation`), and only levels whose rows hold their effect on both sides
+count for its standard deviation.
 """
 
 from __future__ import annotations
@@ -18,8 +22,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayeslmm.errors import PriorError
-from bayeslmm.formula import Design
+from bayeslmm.errors import PriorError, listed
+from bayeslmm.formula import Design, RandomBlock
+from bayeslmm.formula.separation import pushes, separating_direction
 from bayeslmm.gaussian import aliased_columns
 from bayeslmm.parts.parameters import sd_key
 
@@ -48,6 +53,8 @@ def refuse_improper_posterior(design: Design, priors: Priors) -> None:
     if not flat:
         return
     free = _free_directions(design, priors)
+    if not design.family.gaussian:
+        _refuse_separated(design, priors, free)
     scales = _scaled_columns(design, free.shape[1])
     chosen = [key for key in flat if key in scales]
     sizes = range(1, len(chosen) + 1) if len(chosen) <= _MAX_SUBSETS else (1, len(chosen))
@@ -62,6 +69,20 @@ def refuse_improper_posterior(design: Design, priors: Priors) -> None:
                 f"{len(covariate.observed)} observed values are too few. "
                 'Use a proper prior, such as blm.Prior("HalfStudentT", nu=3, sigma=...).'
             )
+
+
+def _refuse_separated(design: Design, priors: Priors, free: np.ndarray) -> None:
+    """Refuse flat coefficients that predict responses without error."""
+    direction = separating_direction(free, *pushes(design.family, design.y, design.trials))
+    if direction is None:
+        return
+    flat = [key for key in priors.coefficients if not priors[key].is_proper]
+    names = listed(key for key, moves in zip(flat, direction, strict=True) if moves)
+    raise PriorError(
+        f"The flat prior of {names} leaves the posterior improper: along it predictors and "
+        "responses are separated, so that the likelihood never falls off. Use a proper prior, "
+        'such as blm.Prior("Normal", mu=0, sigma=...).'
+    )
 
 
 def undetermined(design: Design, priors: Priors, direction: np.ndarray) -> bool:
@@ -146,6 +167,13 @@ def _scaled_columns(
     The columns are None where the rows are not in memory.
     """
     found: dict[str, tuple[int, Callable[[], np.ndarray] | None]] = {}
+    if not design.family.gaussian:
+        bounds = [(b, e, effect) for b in design.blocks for e, effect in enumerate(b.effects)]
+        found = {
+            sd_key(effect, block.name): (_bounded_levels(design, block, e) - n_free, None)
+            for block, e, effect in bounds
+        }
+        return {**found, "sigma": (design.n_rows - n_free, None)}
     held = design.rows_in_memory
     used = _used(design) if held else np.zeros(0)
     for block in design.blocks:
@@ -173,6 +201,20 @@ def _scaled_columns(
         at = np.flatnonzero(cell * used)
         found[name] = (len(at) - n_free, partial(_unit_columns, design.n_rows, at))
     return found
+
+
+def _bounded_levels(design: Design, block: RandomBlock, e: int) -> int:
+    """Levels whose effect is held from above and from below by the likelihood of their rows.
+
+    In the others, as in a group of successes alone, the likelihood stays above zero however large
+    the standard deviation.
+    """
+    up, down = pushes(design.family, design.y, design.trials)
+    z = block.Z[:, e] * (_used(design) > 0)
+    above = np.where(z > 0, ~up, ~down) & (z != 0)
+    below = np.where(z > 0, ~down, ~up) & (z != 0)
+    held = [np.bincount(block.codes[rows], minlength=block.n_levels) > 0 for rows in (above, below)]
+    return int(np.sum(held[0] & held[1]))
 
 
 def _unit_columns(n: int, at: np.ndarray) -> np.ndarray:

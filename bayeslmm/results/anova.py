@@ -30,7 +30,7 @@ __all__ = ["anova_table"]
 _SEEN = 1e-6
 
 
-def anova_table(fit: LikelihoodResult, type: int, ddf: str) -> pd.DataFrame:
+def anova_table(fit: LikelihoodResult, type: int, ddf: str | None) -> pd.DataFrame:
     """One row per fixed term but the intercept; see ``LikelihoodFit.anova``.
 
     Raises

@@ -18,7 +18,6 @@ import pandas as pd
 
 from bayeslmm.errors import DataError, ModelWarning
 from bayeslmm.results.estimates import likelihood_estimates
-from bayeslmm.results.support import refuse_families
 
 if TYPE_CHECKING:
     from bayeslmm.formula import Design
@@ -163,7 +162,6 @@ def likelihood_share(
     """
     if method not in _METHODS:
         raise ValueError(f"method must be one of {', '.join(map(repr, _METHODS))}, not {method!r}.")
-    refuse_families(fit.model, f"The {share.name}")
     estimate = _of(fit, share, fit._solution.Sigmas, fit.sigma)
     if method == "bootstrap":
         se, lower, upper = _bootstrap(fit, share, level, n_sims, random_seed, progressbar)

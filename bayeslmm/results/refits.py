@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.errors import DataError
+from bayeslmm.formula.responses import check_support
 from bayeslmm.likelihood.thresholds import PERFECT
 from bayeslmm.progress import progress
 
@@ -97,5 +98,7 @@ def _responses(fit: LikelihoodResult, Y) -> tuple[np.ndarray, pd.Index]:
             f"refit_many needs finite numbers in {n} rows, one per row used, and a column per "
             f"response; this has shape {values.shape}."
         )
-    values = np.ascontiguousarray(values.T)
+    values, design = np.ascontiguousarray(values.T), fit.design
+    for y in values:
+        check_support(design.family, y, design.trials, design.response, design.index)
     return values, pd.RangeIndex(len(values)) if index is None else index

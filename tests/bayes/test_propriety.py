@@ -37,8 +37,10 @@ def _data() -> pd.DataFrame:
         ("Normal", {"sigma": 1, "tau": 2}, "sigma or tau, not both"),
         ("Uniform", {"lower": 5}, "below upper \\(1 by default"),
         ("TruncatedNormal", {"lower": 1, "upper": 1}, "below upper"),
-        # families that only PyMC knows; a draw of this Beta would not return
-        ("Beta", {"alpha": -1, "beta": 1}, "alpha > 0"),
+        ("Beta", {"alpha": -1, "beta": 1}, "alpha must be positive"),
+        ("Beta", {"mu": 0.5}, "beta or sigma"),
+        ("GumbelMin", {"mu": 0, "beta": -1}, "beta must be positive"),
+        # families that only PyMC knows
         ("Triangular", {"lower": 0, "upper": 1, "c": 3}, "not a distribution"),
         ("Kumaraswamy", {"a": 1}, "missing 1 required"),
         ("MvNormal", {}, "several numbers"),

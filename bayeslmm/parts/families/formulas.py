@@ -31,6 +31,7 @@ from bayeslmm.parts.families.latent import (
     CLOGLOG,
     IDENTITY,
     LOG,
+    LOGIT,
     PROBIT,
     inside,
     latent,
@@ -42,7 +43,10 @@ from bayeslmm.parts.families.latent import (
 from bayeslmm.parts.families.special import (
     choose,
     exp,
+    expm1,
     formula,
+    log,
+    log1p,
     log_gamma,
     log_one_minus_exp,
     log_rising,
@@ -59,10 +63,13 @@ __all__ = [
     "ZERO_INFLATED_NEGATIVE_BINOMIAL",
     "ZERO_INFLATED_POISSON",
     "base",
-    "binomial_logit",
+    "beta",
+    "binomial",
     "code_of",
     "constant",
+    "ordinal",
     "poisson_log",
+    "positive_mean",
     "terms",
 ]
 
@@ -82,14 +89,6 @@ def code_of(kind: int, link: int) -> int:
 def _chain(k1, k2, k3, u1, u2, u3):
     """Derivatives of k(u(eta)) from those of k and u (Faa di Bruno)."""
     return k1 * u1, k2 * u1 * u1 + k1 * u2, k3 * u1 * u1 * u1 + 3.0 * k2 * u1 * u2 + k1 * u3
-
-
-@formula
-def binomial_logit(y, m, eta):
-    """Successes y of m trials with the canonical link: log density and its derivatives in eta."""
-    f, s = logistic(eta)
-    n = m - y
-    return y * f[0] + n * s[0], y * f[1] + n * s[1], m * f[2], m * f[3]
 
 
 @formula
@@ -121,32 +120,35 @@ def terms(code, y, m, eta, p0, p1):
     zero = 0.0 * eta
     none = (zero, zero, zero)
     if kind == BINOMIAL:
-        return _binomial(link, y, m, eta), none, none
+        return binomial(link, y, m, eta), none, none
     if kind == BETA:
-        of_eta, d0 = _beta(link, y, eta, p0)
+        of_eta, d0 = beta(link, y, eta, p0)
         return of_eta, d0, none
     if kind == LOGNORMAL:
         of_eta, d0 = _lognormal(y, eta, p0)
         return of_eta, d0, none
     if kind == ORDINAL:
-        return _ordinal(link, eta, p0, p1)
-    of_eta, d0 = _positive_mean(kind, link, y, eta, p0)
+        return ordinal(link, eta, p0, p1)
+    of_eta, d0 = positive_mean(kind, link, y, eta, p0)
     if kind >= ZERO_INFLATED_POISSON:
         return _zero_inflated(y, of_eta, d0, p1)
     return of_eta, d0, none
 
 
 @formula
-def _binomial(link, y, m, eta):
+def binomial(link, y, m, eta):
     """y log p + (m - y) log(1 - p)."""
     f, s = log_both(link, eta)
     n = m - y
-    l0 = choose(inside(link, eta), y * f[0] + n * s[0], -np.inf)
-    return l0, y * f[1] + n * s[1], y * f[2] + n * s[2], y * f[3] + n * s[3]
+    l0, l1 = y * f[0] + n * s[0], y * f[1] + n * s[1]
+    if link == LOGIT:
+        return l0, l1, m * f[2], m * f[3]
+    l0 = choose(inside(link, eta), l0, -np.inf)
+    return l0, l1, y * f[2] + n * s[2], y * f[3] + n * s[3]
 
 
 @formula
-def _positive_mean(kind, link, y, eta, p0):
+def positive_mean(kind, link, y, eta, p0):
     """Poisson, negative binomial and gamma: by the log of their mean, and the chain rule."""
     if link == LOG:
         return _in_log_mean(kind, y, eta, p0)
@@ -165,7 +167,7 @@ def _in_log_mean(kind, y, log_mu, p0):
     if kind in (NEGATIVE_BINOMIAL, ZERO_INFLATED_NEGATIVE_BINOMIAL):
         return _negative_binomial(y, log_mu, p0)
     if kind == GAMMA:
-        log_r = np.log(y) - log_mu
+        log_r = log(y) - log_mu
         r = exp(log_r)
         d = (1.0 + log_r - r, r - 1.0, -r)
         return (p0 * d[0], p0 * d[1], p0 * d[2], p0 * r), d
@@ -176,7 +178,7 @@ def _in_log_mean(kind, y, log_mu, p0):
 @formula
 def _negative_binomial(y, log_mu, a):
     """With p = mu / (a + mu) the logistic function of log mu - log a."""
-    lower, upper = logistic(log_mu - np.log(a))
+    lower, upper = logistic(log_mu - log(a))
     rising, d_rising = log_rising(y, a)
     p, q, n = -upper[1], lower[1], y + a
     v = p * q
@@ -207,11 +209,11 @@ def _beta_part(u, log_y, kappa):
 
 
 @formula
-def _beta(link, y, eta, kappa):
+def beta(link, y, eta, kappa):
     """Beta(mu kappa, (1 - mu) kappa): a part for mu and one for 1 - mu, each of its logarithm."""
     (u, u1, u2, u3), (v, v1, v2, v3) = latent(link, eta)
-    h, h1, h2, h3 = _beta_part(u, np.log(y), kappa)
-    k, k1, k2, k3 = _beta_part(v, np.log1p(-y), kappa)
+    h, h1, h2, h3 = _beta_part(u, log(y), kappa)
+    k, k1, k2, k3 = _beta_part(v, log1p(-y), kappa)
     f1, f2, f3 = _chain(h1, h2, h3, u1, u2, u3)
     s1, s2, s3 = _chain(k1, k2, k3, v1, v2, v3)
     # kappa d/dkappa is d/du and d/dv together, but for u and v themselves
@@ -228,12 +230,12 @@ def _beta(link, y, eta, kappa):
 @formula
 def _lognormal(y, eta, sigma):
     i = 1.0 / sigma
-    z, v = (np.log(y) - eta) * i, i * i
+    z, v = (log(y) - eta) * i, i * i
     return (-0.5 * z * z, z * i, -v + 0.0 * z, 0.0 * z), (z * z * i, -2.0 * z * v, 2.0 * v * i)
 
 
 @formula
-def _ordinal(link, eta, below, above):
+def ordinal(link, eta, below, above):
     """log(F(a) - F(b)) with a = above - eta and b = below - eta.
 
     Logistic: F(a) - F(b) = F(a) (1 - F(b)) (1 - e^(b - a)). Gumbel: log(e^a - e^b) = a', and
@@ -251,8 +253,9 @@ def _ordinal(link, eta, below, above):
         (x0, x1, x2, x3), _ = latent(link, choose(upper, -b, a))
         (w0, w1, w2, w3), _ = latent(link, choose(upper, -a, b))
         # log(1 - e^d), d = log F(w) - log F(x), has the derivatives -r, -r (1 + r), ...
-        r = choose(between, 1.0 / np.expm1(choose(between, x0 - w0, 1.0)), 0.0)
-        l0 = x0 + choose(between, log_one_minus_exp(choose(between, x0 - w0, 1.0)), 0.0)
+        apart = choose(between, x0 - w0, 1.0)
+        r = choose(between, 1.0 / expm1(apart), 0.0)
+        l0 = x0 + choose(between, log_one_minus_exp(apart), 0.0)
         m1, m2, m3 = _chain(
             -r, -r * (1.0 + r), -r * (1.0 + r) * (1.0 + 2.0 * r), w1 - x1, w2 - x2, w3 - x3
         )
@@ -292,7 +295,7 @@ def _zero_inflated(y, of_eta, d, z):
     With w the probability that a zero is one of the counts, w' = w (1 - w) l'.
     """
     l0, l1, l2, l3 = of_eta
-    at_zero, more = y == 0.0, np.log1p(-z)
+    at_zero, more = y == 0.0, log1p(-z)
     # of the zeros of a huge mean nothing is left, however steep they are
     gone = at_zero & (l0 < -700.0)
     l1, l2, l3 = choose(gone, 0.0, l1), choose(gone, 0.0, l2), choose(gone, 0.0, l3)
@@ -306,7 +309,7 @@ def _zero_inflated(y, of_eta, d, z):
     dw = choose(at_zero, -p * i * i, 0.0)  # dw / dz
     u = dw * (1.0 - 2.0 * w)
     new = (
-        choose(at_zero, np.log(total), more + l0),
+        choose(at_zero, log(total), more + l0),
         w * l1,
         w * l2 + v * l1 * l1,
         w * l3 + 3.0 * v * l1 * l2 + t * l1 * l1 * l1,
@@ -330,13 +333,13 @@ def base(code, p0):
     kind = code // 10
     if kind == GAMMA:
         g = log_gamma(p0)
-        log_a = np.log(p0)
+        log_a = log(p0)
         return p0 * log_a - p0 - g[0], log_a - g[1]
     if kind == BETA:
         g = log_gamma(p0)
-        return g[0] + 2.0 * np.log(p0), g[1] + 2.0 / p0
+        return g[0] + 2.0 * log(p0), g[1] + 2.0 / p0
     if kind == LOGNORMAL:
-        return -np.log(p0) - _LOG_SQRT_2PI, -1.0 / p0
+        return -log(p0) - _LOG_SQRT_2PI, -1.0 / p0
     return 0.0, 0.0
 
 

@@ -1,32 +1,43 @@
 """Log densities and their derivatives of all rows, compiled.
 
-Two families that most models have get loops of their own, which LLVM turns into vector
-instructions; the others share one.
+What most models have gets loops of its own, which LLVM turns into vector instructions; the others
+share one.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numba.extending import register_jitable
 
 from bayeslmm.compiling import in_numpy, kernel, summing_kernel
 from bayeslmm.parts.families.formulas import (
+    BETA,
     BINOMIAL,
+    GAMMA,
+    NEGATIVE_BINOMIAL,
     ORDINAL,
     POISSON,
     ZERO_INFLATED_POISSON,
     base,
-    binomial_logit,
+    beta,
+    binomial,
     code_of,
+    ordinal,
     poisson_log,
+    positive_mean,
     terms,
 )
-from bayeslmm.parts.families.latent import LOG, LOGIT
+from bayeslmm.parts.families.latent import CLOGLOG, LOG, LOGIT, PROBIT
 from bayeslmm.parts.families.special import formula
 
 __all__ = ["log_density_rows", "slope_rows"]
 
-#: What most models have: loops of their own.
-BERNOULLI_LOGIT, POISSON_LOG = code_of(BINOMIAL, LOGIT), code_of(POISSON, LOG)
+#: Codes of what most models have: loops of their own.
+BINOMIAL_LOGIT, BINOMIAL_PROBIT = code_of(BINOMIAL, LOGIT), code_of(BINOMIAL, PROBIT)
+BINOMIAL_CLOGLOG, POISSON_LOG = code_of(BINOMIAL, CLOGLOG), code_of(POISSON, LOG)
+NEGATIVE_BINOMIAL_LOG, GAMMA_LOG = code_of(NEGATIVE_BINOMIAL, LOG), code_of(GAMMA, LOG)
+BETA_LOGIT = code_of(BETA, LOGIT)
+ORDINAL_LOGIT, ORDINAL_PROBIT = code_of(ORDINAL, LOGIT), code_of(ORDINAL, PROBIT)
 
 
 @summing_kernel
@@ -49,19 +60,30 @@ def log_density_rows(code, y, trials, weights, eta, phi, score, d_phi):
     float
         Add ``weights @ family.constant(y, trials)`` for the log density itself.
     """
-    total = 0.0
-    if code == BERNOULLI_LOGIT:
-        for i in range(y.shape[0]):
-            l0, l1, l2, l3 = binomial_logit(y[i], trials[i], eta[i])
-            total += weights[i] * l0
-            score[i] = weights[i] * l1
-        return total
+    if code == BINOMIAL_LOGIT:
+        return _binomial_rows(LOGIT, y, trials, weights, eta, score)
+    if code == BINOMIAL_PROBIT:
+        return _binomial_rows(PROBIT, y, trials, weights, eta, score)
+    if code == BINOMIAL_CLOGLOG:
+        return _binomial_rows(CLOGLOG, y, trials, weights, eta, score)
     if code == POISSON_LOG:
-        for i in range(y.shape[0]):
-            l0, l1, l2, l3 = poisson_log(y[i], eta[i])
-            total += weights[i] * l0
-            score[i] = weights[i] * l1
-        return total
+        return _log_mean_rows(POISSON, y, weights, eta, 1.0, score)[0]
+    if code == NEGATIVE_BINOMIAL_LOG or code == GAMMA_LOG:  # noqa: SIM109
+        a = phi[0]
+        b0, b1 = base(code, a)
+        if code == GAMMA_LOG:
+            total, d, sum_w = _log_mean_rows(GAMMA, y, weights, eta, a, score)
+        else:
+            total, d, sum_w = _log_mean_rows(NEGATIVE_BINOMIAL, y, weights, eta, a, score)
+        d_phi[0] = d + sum_w * b1
+        return total + sum_w * b0
+    if code == BETA_LOGIT:
+        return _beta_rows(y, weights, eta, phi, score, d_phi)
+    if code == ORDINAL_LOGIT:
+        return _ordinal_rows(LOGIT, y, weights, eta, phi, score, d_phi)
+    if code == ORDINAL_PROBIT:
+        return _ordinal_rows(PROBIT, y, weights, eta, phi, score, d_phi)
+    total = 0.0
     d_phi[:] = 0.0
     b0, b1 = base(code, phi[0] if phi.shape[0] > 0 else 1.0)
     for i in range(y.shape[0]):
@@ -71,6 +93,69 @@ def log_density_rows(code, y, trials, weights, eta, phi, score, d_phi):
         total += w * (b0 + of_eta[0])
         score[i] = w * of_eta[1]
         _add(code, y[i], w * (b1 + d0[0]), w * d1[0], d_phi)
+    return total
+
+
+#: Inlined into a kernel that sums in any order, with the kind and link that its caller states.
+_summed = register_jitable(forceinline=True)
+
+
+@_summed
+def _binomial_rows(link, y, trials, weights, eta, score):
+    total = 0.0
+    for i in range(y.shape[0]):
+        l0, l1, _, _ = binomial(link, y[i], trials[i], eta[i])
+        total += weights[i] * l0
+        score[i] = weights[i] * l1
+    return total
+
+
+@_summed
+def _log_mean_rows(kind, y, weights, eta, p0, score):
+    total, d_p0, sum_w = 0.0, 0.0, 0.0
+    for i in range(y.shape[0]):
+        w = weights[i]
+        (l0, l1, _, _), (d, _, _) = positive_mean(kind, LOG, y[i], eta[i], p0)
+        total += w * l0
+        d_p0 += w * d
+        sum_w += w
+        score[i] = w * l1
+    return total, d_p0, sum_w
+
+
+@_summed
+def _beta_rows(y, weights, eta, phi, score, d_phi):
+    kappa, total, d_kappa, sum_w = phi[0], 0.0, 0.0, 0.0
+    b0, b1 = base(BETA_LOGIT, kappa)
+    for i in range(y.shape[0]):
+        w = weights[i]
+        (l0, l1, _, _), (d, _, _) = beta(LOGIT, y[i], eta[i], kappa)
+        total += w * l0
+        d_kappa += w * d
+        sum_w += w
+        score[i] = w * l1
+    d_phi[0] = d_kappa + sum_w * b1
+    return total + sum_w * b0
+
+
+@_summed
+def _ordinal_rows(link, y, weights, eta, phi, score, d_phi):
+    # thresholds of every row, and what belongs to them, apart from the arithmetic between
+    n, K, total = y.shape[0], phi.shape[0], 0.0
+    below, above = np.empty(n), np.empty(n)
+    for i in range(n):
+        k = int(y[i])
+        below[i] = phi[k - 1] if k > 0 else -np.inf
+        above[i] = phi[k] if k < K else np.inf
+    for i in range(n):
+        w = weights[i]
+        (l0, l1, _, _), (d0, _, _), (d1, _, _) = ordinal(link, eta[i], below[i], above[i])
+        total += w * l0
+        score[i] = w * l1
+        below[i], above[i] = w * d0, w * d1
+    d_phi[:] = 0.0
+    for i in range(n):
+        _add(ORDINAL_LOGIT, y[i], below[i], above[i], d_phi)
     return total
 
 
@@ -85,9 +170,9 @@ def slope_rows(code, y, trials, weights, eta, phi, out):
     out : (n, 4) array
         Receives them.
     """
-    if code == BERNOULLI_LOGIT:
+    if code == BINOMIAL_LOGIT:
         for i in range(y.shape[0]):
-            l0, l1, l2, l3 = binomial_logit(y[i], trials[i], eta[i])
+            l0, l1, l2, l3 = binomial(LOGIT, y[i], trials[i], eta[i])
             _write(weights[i], l0, l1, l2, l3, out[i])
         return
     if code == POISSON_LOG:

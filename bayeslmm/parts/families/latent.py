@@ -11,7 +11,16 @@ import math
 
 import numpy as np
 
-from bayeslmm.parts.families.special import choose, erfc, exp, formula, log1p_unit, positive
+from bayeslmm.parts.families.special import (
+    choose,
+    exp,
+    formula,
+    log,
+    log1p,
+    log1p_unit,
+    mills,
+    positive,
+)
 
 __all__ = [
     "CLOGLOG",
@@ -31,7 +40,6 @@ __all__ = [
 #: Numbers of links in codes of families.
 LOGIT, PROBIT, CLOGLOG, IDENTITY, LOG, INVERSE = range(6)
 
-_SQRT_HALF = math.sqrt(0.5)
 _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
@@ -70,16 +78,15 @@ def normal(x):
     g_far = 1.0 / (z + q)
     log_f = -0.5 * t * t - _LOG_SQRT_2PI
     f = exp(log_f)
-    T = 0.5 * erfc(near * _SQRT_HALF)
-    h = choose(far, t + g_far, f / T)
+    h = choose(far, t + g_far, 1.0 / mills(near))
     g = choose(far, g_far, h - t)
     t3 = -h * choose(far, g * g * q * (p - q), g * g + h * g - 1.0)
-    t0, t1, t2 = log_f - np.log(h), -h, -h * g
+    t0, t1, t2 = log_f - log(h), -h, -h * g
     # the other side, log(1 - T)
     T = f / h
     r = f / (1.0 - T)
     e = t + r
-    s0, s1, s2, s3 = np.log1p(-T), r, -r * e, r * (e * e + r * e - 1.0)
+    s0, s1, s2, s3 = log1p(-T), r, -r * e, r * (e * e + r * e - 1.0)
     up = x > 0.0
     return (
         (choose(up, s0, t0), choose(up, s1, -t1), choose(up, s2, t2), choose(up, s3, -t3)),
@@ -97,14 +104,14 @@ def _gumbel_log_lower(x, z):
     z = choose(z < 700.0, z, 700.0)  # r is 0 beyond
     small = z < 0.1
     w = choose(small, 0.1, z)
-    F = -np.expm1(-w)
+    F = 1.0 - exp(-w)
     zz = choose(small, z * z, 0.01)
     # r = 1 - z / 2 + z^2 / 12 - z^4 / 720 + z^6 / 30240 - z^8 / 1209600
     even = zz / 12.0 * (1.0 - zz / 60.0 * (1.0 - zz / 42.0 * (1.0 - zz / 40.0)))
     r = choose(small, 1.0 - 0.5 * z + even, w * exp(-w) / F)
     u = choose(small, -0.5 * z - even, 1.0 - w - r)
     second = r * u
-    f = choose(small, x + _log_ratio(choose(small, z, 0.1)), np.log(F))
+    f = choose(small, x + _log_ratio(choose(small, z, 0.1)), log(F))
     # u' = -z - r u
     return f, r, second, second * u - r * (z + second)
 
@@ -127,7 +134,7 @@ def gumbel(x):
 def logarithm(x):
     """log x; constant where x is not positive."""
     i = choose(x > 0.0, 1.0 / positive(x), 0.0)
-    return np.log(positive(x)), i, -i * i, 2.0 * i * i * i
+    return log(positive(x)), i, -i * i, 2.0 * i * i * i
 
 
 @formula
@@ -167,7 +174,7 @@ def log_both(link, x):
     # log: log(1 - e^x) is log F of gumbel's at z = -x, with derivatives in z
     z = positive(-x)
     i = 1.0 / z
-    s, r, s2, s3 = _gumbel_log_lower(np.log(z), z)
+    s, r, s2, s3 = _gumbel_log_lower(log(z), z)
     s1, second, third = r * i, (s2 - r) * i * i, (s3 - 3.0 * s2 + 2.0 * r) * i * i * i
     return (x, 1.0 + 0.0 * x, 0.0 * x, 0.0 * x), (s, -s1, second, -third)
 
