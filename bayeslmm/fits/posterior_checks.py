@@ -86,7 +86,10 @@ class PosteriorChecks(PosteriorDraws):
         statistics : dict of str to callable, optional
             Functions of (y, codes): responses and the number of each row's group. By default
             mean, sd, minimum, maximum, sd and range of the groups' means, sd within groups, and
-            sd of the groups' slopes for each numeric random slope.
+            sd of the groups' slopes for each numeric random slope. Counts have the share of
+            zeros and variance / mean in place of sd and minimum, ordered categories the share of
+            each; responses of 0 and 1 and counts of trials have shares of trials, of rows and of
+            groups with none and with all.
         factor : str, optional
             Grouping factor of the codes; the first by default.
         groups : {"same", "new"} or list of str
@@ -129,6 +132,42 @@ class PosteriorChecks(PosteriorDraws):
             draws=draws,
             random_seed=random_seed,
         )
+
+    def quantile_residuals(
+        self, *, draws: int | None = None, random_seed: int | None = 0
+    ) -> pd.Series:
+        """Randomized quantile residuals of a response that is not Gaussian.
+
+        Standard normal where the model is true: normal quantiles of the distribution function of
+        each row at its response, a mean over draws given the random effects, randomized between
+        P(Y < y) and P(Y <= y) where the response is discrete (Dunn and Smyth 1996).
+
+        Parameters
+        ----------
+        draws : int, optional
+            In all; 1,000 by default.
+        random_seed : int, optional
+            Of the uniform numbers.
+
+        Returns
+        -------
+        pandas.Series
+            By the index of the rows in the data.
+
+        Raises
+        ------
+        DataError
+            If the response is Gaussian, which has ``residuals()``.
+
+        Notes
+        -----
+        Rows have been used to fit the model, so their residuals are a little too small;
+        :meth:`loo_pit` leaves each row out.
+        """
+        from bayeslmm.results.response_checks import quantile_residuals
+
+        values = quantile_residuals(self, draws=draws, random_seed=random_seed)
+        return pd.Series(values, index=self.model.design.index, name="quantile residual")
 
     def loo(
         self,
