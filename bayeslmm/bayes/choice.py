@@ -153,8 +153,10 @@ def fit_posterior(
     refuse_improper_posterior(design, priors)
     options = sampling.options
     chosen, reason = choose_parameterization(design, priors, parameterization, method, options)
-    through_pymc = method == "nuts" and chosen != "whitened" and (
-        chosen != "marginal" or bool(marginal_obstacle(design, priors))
+    through_pymc = (
+        method == "nuts"
+        and chosen != "whitened"
+        and (chosen != "marginal" or bool(marginal_obstacle(design, priors)))
     )
     density = "pymc" if through_pymc else "compiled"
     strategy = _strategies()[method, chosen, density]
