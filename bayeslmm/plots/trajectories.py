@@ -147,7 +147,9 @@ def _small_multiples(fit, scene: Scene, level: float) -> np.ndarray:
         panel, color = panel_of[line.code], scene.color(line.split)
         at = scene.x.position(line.frame[scene.x.name])
         marker = "o" if len(at) == 1 else None
-        panel.plot(at, line_predictor(rows, scene, beta, b)[0], color=color, linewidth=1.6, marker=marker)
+        panel.plot(
+            at, line_predictor(rows, scene, beta, b)[0], color=color, linewidth=1.6, marker=marker
+        )
         if band is not None:
             panel.fill_between(at, *band, color=color, alpha=BAND, linewidth=0)
         population = rows.offset + rows.X @ beta[0]
@@ -234,7 +236,9 @@ def _bands(fit, scene: Scene, lines: list[Line], level: float) -> list:
     ]
 
 
-def line_predictor(rows: NewRows, scene: Scene, beta: np.ndarray, b: list[np.ndarray]) -> np.ndarray:
+def line_predictor(
+    rows: NewRows, scene: Scene, beta: np.ndarray, b: list[np.ndarray]
+) -> np.ndarray:
     """offset + x'beta + z'b of the factors that are drawn, shape (draws, points)."""
     values = rows.offset + beta @ rows.X.T
     for k in included_factors(scene):

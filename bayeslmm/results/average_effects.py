@@ -206,9 +206,7 @@ def _columns(fit, rows: _Rows, measures: list[_Measure], level: float, interval:
     return pd.concat(tables, ignore_index=True)
 
 
-def average_prediction(
-    fit: LikelihoodResult, newdata, random: str, level: float
-) -> dict[str, np.ndarray]:
+def average_prediction(fit: LikelihoodResult, newdata, random: str, level: float) -> pd.DataFrame:
     """Mean responses of rows for the average group or the population, of a likelihood fit.
 
     Parameters
@@ -217,18 +215,21 @@ def average_prediction(
 
     Returns
     -------
-    dict
-        ``estimate se lower upper``, arrays (n,); standard errors by the delta method.
+    pandas.DataFrame
+        As ``LikelihoodFit.predict``; by the delta method, every parameter estimated.
     """
     from scipy.special import ndtri
 
     design = fit.model.design
+    if random == "marginal":
+        refuse_without_mean(design.family)
     if newdata is None:
-        labels, found = pd.DataFrame(index=design.index), NewRows(design.X, design.offset)
+        labels, found = design.index.to_frame(), NewRows(design.X, design.offset)
     else:
         labels, found = as_frame(newdata), design.evaluate(newdata, random=False)
     each = [np.array([i]) for i in range(len(labels))]
     rows = _Rows(labels, found.X, found.offset, effect_rows(design, newdata), each)
+    unknown = _not_estimable(fit, rows)
     means, J, covariance = _means_of_likelihood(fit, rows, ordinal_means=True)
     at = int(random == "marginal")
     mean, slope = means[at, :, 0], J[at, :, 0]
@@ -237,7 +238,10 @@ def average_prediction(
     center = scale.link(mean)
     half = ndtri(0.5 + level / 2) * se / np.abs(scale.inverse_slope(center))
     lower, upper = np.sort([scale.inverse(center - half), scale.inverse(center + half)], axis=0)
-    return {"estimate": mean, "se": se, "lower": lower, "upper": upper}
+    columns = {"estimate": mean, "se": se, "lower": lower, "upper": upper}
+    table = pd.DataFrame(columns, index=labels.index)
+    table[unknown] = np.nan
+    return table
 
 
 def _of_posterior(
@@ -343,5 +347,7 @@ def _both_means(family: Family, eta, variance, phi) -> tuple[np.ndarray, np.ndar
     if family.name == "ordinal":
         average = population_probabilities(family, eta, variance, phi)
         return family.probabilities(eta, phi), average
-    average = population_mean(family, eta, variance, phi)
-    return family.mean(eta, phi)[..., None], average[..., None]
+    own = family.mean(eta, phi)[..., None]
+    if family.link.name == "inverse":  # whose population has no mean, and is not asked for it
+        return own, np.full_like(own, np.nan)
+    return own, population_mean(family, eta, variance, phi)[..., None]

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.errors import DataError
-from bayeslmm.results.population_average import population_mean
 
 if TYPE_CHECKING:
     from bayeslmm.formula import Design
@@ -44,32 +43,18 @@ def mean_of(fit: LikelihoodResult, eta: np.ndarray) -> np.ndarray:
     return np.asarray(fit.design.family.mean(eta, fit._solution.phi), dtype=float)
 
 
-def on_mean_scale(
-    fit: LikelihoodResult, table: pd.DataFrame, variance: np.ndarray | None = None
-) -> pd.DataFrame:
+def on_mean_scale(fit: LikelihoodResult, table: pd.DataFrame) -> pd.DataFrame:
     """Predictions of the linear predictor as those of the mean.
 
     Limits are transformed, which keeps them inside the range of the mean; standard errors are by
     the delta method.
-
-    Parameters
-    ----------
-    variance : (n,) array, optional
-        Of what groups add to the linear predictor: the means are then those of many groups.
     """
-    family, phi = fit.design.family, fit._solution.phi
-
-    def mean(eta: np.ndarray) -> np.ndarray:
-        return (
-            mean_of(fit, eta) if variance is None else population_mean(family, eta, variance, phi)
-        )
-
     eta = table["estimate"].to_numpy()
-    slope = (mean(eta + _STEP) - mean(eta - _STEP)) / (2.0 * _STEP)
-    ends = np.sort([mean(table[name].to_numpy()) for name in ("lower", "upper")], axis=0)
+    slope = (mean_of(fit, eta + _STEP) - mean_of(fit, eta - _STEP)) / (2.0 * _STEP)
+    ends = np.sort([mean_of(fit, table[name].to_numpy()) for name in ("lower", "upper")], axis=0)
     return pd.DataFrame(
         {
-            "estimate": mean(eta),
+            "estimate": mean_of(fit, eta),
             "se": np.abs(slope) * table["se"].to_numpy(),
             "lower": ends[0],
             "upper": ends[1],
