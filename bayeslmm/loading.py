@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.bayes.fitting import FitInfo, versions
+from bayeslmm.bayes.responses import response_variables
 from bayeslmm.bayes.tree import SUMMARY_GROUP, posterior_layout
 from bayeslmm.errors import FileFormatError
 from bayeslmm.files import file_name, is_intact
@@ -112,9 +113,20 @@ def _check_namespace(record: Mapping[str, Any], namespace: Mapping[str, Any] | N
 def _restored_fit(tree: xr.DataTree, record, namespace) -> PosteriorFit:
     model, priors = _rebuild_model(record, tree[GROUP].to_dataset(), namespace)
     tree = tree.filter(lambda node: node.name != GROUP)
+    model = _with_fitted_response(tree, model)
     _check_draws(tree, model)
     info = FitInfo(**{**record["info"], "problems": tuple(record["info"]["problems"])})
     return PosteriorFit(model, priors, tree, info)
+
+
+def _with_fitted_response(tree: xr.DataTree, model: LMM) -> LMM:
+    """The model of the response that was fitted, which need not be that of the columns."""
+    if "observed_data" not in tree.children:
+        return model
+    y = tree["observed_data"][model.names.response].to_numpy()
+    if y.shape != model.design.y.shape or y.dtype.kind not in "iuf":
+        raise FileFormatError("its response does not have the rows that the model used.")
+    return model if np.array_equal(y, model.design.y) else model.with_response(y)
 
 
 def _is_newer(written) -> bool:
@@ -130,7 +142,7 @@ def _check_draws(tree: xr.DataTree, model: LMM) -> None:
     """
     design, names = model.design, model.names
     dims, coords = posterior_layout(design, names)
-    wanted = {"sigma", *(factor.sd for factor in names.factors)}
+    wanted = {*response_variables(design), *(factor.sd for factor in names.factors)}
     wanted |= {"beta"} if design.coef_names else set()
     posterior = tree["posterior"].to_dataset()
     kept = set(posterior.data_vars)

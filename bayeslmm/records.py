@@ -48,7 +48,7 @@ _COMMON = {
     "model_priors": _PRIORS,
     "info": {
         "method": frozenset({"nuts", "importance"}),
-        "parameterization": frozenset({"marginal", "noncentered", "centered"}),
+        "parameterization": frozenset({"marginal", "whitened", "noncentered", "centered"}),
         "reason": str,
         "draws": _Count(),
         "tune": _Count(),

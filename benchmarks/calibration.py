@@ -8,6 +8,8 @@ bayes-factors   bayes_factor and savage_dickey in 2 x 2 designs with crossed sub
                 both models equally likely before: the mean of BF01 where model 1 is true has to be
                 1, and model probabilities right on average and on the log odds (z statistics).
 kinship         simulation-based calibration with effects of related individuals.
+families        simulation-based calibration of 0/1 and count responses, 12 groups of 8 rows and
+                8 x 6 crossed ones.
 student         simulation-based calibration with Student-t residuals, of the hierarchical model.
 intervals       coverage of 90 % bootstrap intervals of R2 and of the variance components.
 trajectories    moments by trajectories of a surrogate against NUTS, in standard errors.
@@ -106,6 +108,32 @@ def kinship(n: int, seed: int) -> None:
         model = quietly(formula, data, priors=PROPER, **options)
         found = blm.sbc(model, n, method="importance", random_seed=seed, progressbar=False)
         print(f"{formula}, related\n{found!r}")
+
+
+def families(n: int, seed: int) -> None:
+    rng = np.random.default_rng(4)
+    grouped = pd.DataFrame({"a": np.repeat(np.arange(12), 8)})
+    a, b = (v.ravel() for v in np.meshgrid(np.arange(8), np.arange(6)))
+    designs = {
+        "y ~ x + (1 | a)": grouped,
+        "y ~ x + (1 | a) + (1 | b)": pd.DataFrame({"a": a, "b": b}),
+    }
+    priors = {
+        "Intercept": blm.Prior("Normal", mu=0, sigma=1),
+        "beta": blm.Prior("Normal", mu=0, sigma=1),
+        "sd": blm.Prior("HalfNormal", sigma=1),
+    }
+    own = {"negativebinomial": {"alpha": blm.Prior("LogNormal", mu=1, sigma=0.7)}}
+    for family in ("bernoulli", "poisson", "negativebinomial"):
+        for formula, rows in designs.items():
+            data = rows.assign(x=rng.normal(size=len(rows)), y=rng.integers(0, 2, len(rows)))
+            model = blm.MixedModel(
+                formula, data, family=family, priors=priors | own.get(family, {})
+            )
+            start = time.perf_counter()
+            found = blm.sbc(model, n, random_seed=seed, progressbar=False)
+            seconds = time.perf_counter() - start
+            print(f"{family}, {formula}, {seconds:.0f} s\n{found!r}", flush=True)
 
 
 def student(n: int, seed: int) -> None:
@@ -214,6 +242,7 @@ def trajectories(n: int, seed: int) -> None:
 PARTS = {
     "bayes-factors": (bayes_factors, 300),
     "kinship": (kinship, 200),
+    "families": (families, 500),
     "student": (student, 200),
     "intervals": (intervals, 200),
     "trajectories": (trajectories, 6),

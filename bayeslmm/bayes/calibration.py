@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,10 @@ from bayeslmm.bayes.marginal import (
 from bayeslmm.bayes.marginal_fitting import sample_covariances
 from bayeslmm.bayes.mode import MODE_EVALUATIONS, find_mode
 from bayeslmm.bayes.nuts import DRAW_EVALUATIONS
+from bayeslmm.bayes.response_calibration import ResponseSimulator
 from bayeslmm.bayes.sampling import Sampling
+from bayeslmm.bayes.whitening import whitened_obstacle
+from bayeslmm.compiling import expect
 from bayeslmm.errors import PriorError, SamplingError
 from bayeslmm.formula.components import component_map, residual_component_names
 from bayeslmm.gaussian import draw_levels, single_threaded_blas
@@ -160,7 +164,8 @@ def sbc(
     n_sims : int
         Simulated data sets; 500 or more for a sharp test.
     method : {"nuts", "importance"}
-        Marginal NUTS, or importance sampling with NUTS where its k-hat is above 0.7.
+        The NUTS of :meth:`bayeslmm.MixedModel.fit`, or importance sampling with NUTS where its
+        k-hat is above 0.7.
     n_draws : int
         Posterior draws, thinned, each true value is ranked among.
     cores : int, optional
@@ -187,12 +192,17 @@ def sbc(
     ['Intercept', 'sd(Intercept | Batch)', 'sigma']
     """
     _check(model, n_sims, method, n_draws)
-    simulator = _Simulator.of(model, method, n_draws)
     seeds = np.random.SeedSequence(random_seed).spawn(n_sims)
     workers = cores or os.cpu_count() or 1
-    sampling = DRAW_EVALUATIONS * (_TUNE + _THIN * n_draws) if method == "nuts" else _PROPOSALS
-    ahead = n_sims * (MODE_EVALUATIONS + sampling)
-    steady = simulator.density.steady(ahead, model.design, random_seed)
+    simulator: _Simulator | ResponseSimulator
+    if model.design.family.gaussian:
+        simulator = _Simulator.of(model, method, n_draws)
+        sampling = DRAW_EVALUATIONS * (_TUNE + _THIN * n_draws) if method == "nuts" else _PROPOSALS
+        ahead = n_sims * (MODE_EVALUATIONS + sampling)
+        steady = simulator.density.steady(ahead, model.design, random_seed)
+    else:
+        expect(np.inf)  # rows are too many evaluations for Python
+        simulator, steady = ResponseSimulator.of(model, method, n_draws), nullcontext()
     with single_threaded_blas(), steady, ThreadPoolExecutor(workers) as pool:
         found = pool.map(simulator.run, seeds)
         results = list(progress(found, "Calibrating", total=n_sims, show=progressbar))
@@ -335,5 +345,8 @@ def _check(model: Model, n_sims: int, method: str, n_draws: int) -> None:
             f"Nothing can be simulated from the flat prior of {improper[0]}. Give it a proper "
             'prior, such as blm.Prior("Normal", mu=0, sigma=...).'
         )
-    if obstacle := marginal_obstacle(model.design, model.priors):
+    if not model.design.family.gaussian:
+        if obstacle := whitened_obstacle(model.design, model.priors):
+            raise PriorError(f"Calibration samples the compiled joint density, but {obstacle}.")
+    elif obstacle := marginal_obstacle(model.design, model.priors):
         raise PriorError(f"Calibration samples the marginal posterior, but {obstacle}.")

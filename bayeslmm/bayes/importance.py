@@ -200,7 +200,23 @@ def importance_sample(
     return second if second.k_hat < first.k_hat else first
 
 
-def weighted_sample(density, proposal: SplitT, n, rng, cores, evaluate) -> ImportanceSample:
+def weighted_sample(density, proposal, n: int, rng, cores: int, evaluate) -> ImportanceSample:
+    """n draws of a proposal, weighted by a density.
+
+    Parameters
+    ----------
+    density : object
+        What ``evaluate`` takes.
+    proposal : object
+        Its ``draw(n, rng)`` gives draws and their log densities.
+    evaluate : callable
+        As :func:`evaluate_all`.
+
+    Raises
+    ------
+    SamplingError
+        If almost no draw has a finite density.
+    """
     from arviz_stats.base import array_stats
 
     x, log_q = proposal.draw(n, rng)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -169,9 +170,12 @@ def prior_predictive(
     level = log.level
     log.setLevel(logging.WARNING)  # not the names of what it draws
     try:
-        tree = pm.sample_prior_predictive(
-            draws=draws, model=model, var_names=[*variables, *observed], random_seed=random_seed
-        )
+        with warnings.catch_warnings():
+            # responses are drawn by Python
+            warnings.filterwarnings("ignore", "Numba will use object mode", UserWarning)
+            tree = pm.sample_prior_predictive(
+                draws=draws, model=model, var_names=[*variables, *observed], random_seed=random_seed
+            )
     finally:
         log.setLevel(level)
     groups = {

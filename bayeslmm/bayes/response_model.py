@@ -12,8 +12,8 @@ from functools import partial
 import numpy as np
 
 from bayeslmm.bayes.names import ModelNames
-from bayeslmm.bayes.responses import THRESHOLD_DIM
-from bayeslmm.bayes.variables import positive
+from bayeslmm.bayes.responses import THRESHOLD_DIM, drawn
+from bayeslmm.bayes.variables import exact, positive
 from bayeslmm.formula import Design
 from bayeslmm.parts.families import Family
 from bayeslmm.parts.prior import Prior
@@ -66,7 +66,7 @@ def _draw(family: Family, eta, trials, weights, *phi, rng, size=None) -> np.ndar
     eta = np.asarray(eta) if size is None else np.broadcast_to(eta, size)
     own = [np.asarray(value)[..., None] for value in phi]
     stacked = np.concatenate(own, axis=-1) if own else np.empty(0)
-    return family.draw(rng, eta, stacked, trials)
+    return drawn(family, rng, eta, stacked, trials)
 
 
 def _thresholds(design: Design, priors: Priors, beta):
@@ -108,10 +108,10 @@ def _base(prior: Prior):
     """The distribution of PyMC, and the sign with which it is the prior."""
     import pymc as pm
 
+    given = exact(prior)
     if prior.name == "GumbelMin":
-        mu, beta = prior.parameters["mu"], prior.parameters["beta"]
-        return -1.0, partial(pm.Gumbel.dist, mu=-mu, beta=beta)
-    return 1.0, partial(getattr(pm, prior.name).dist, **prior.parameters)
+        return -1.0, partial(pm.Gumbel.dist, mu=-given["mu"], beta=given["beta"])
+    return 1.0, partial(getattr(pm, prior.name).dist, **given)
 
 
 def _start(design: Design) -> np.ndarray:

@@ -17,6 +17,7 @@ from bayeslmm.bayes.residual_draws import (
     residual_dims,
 )
 from bayeslmm.formula import Design
+from bayeslmm.parts.families import Family
 from bayeslmm.priors.responses import response_parameters
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "THRESHOLD_DIM",
     "draw_responses",
+    "drawn",
     "phi_draws",
     "response_component_draws",
     "response_coords",
@@ -95,12 +97,25 @@ def response_log_density(design: Design, posterior: xr.Dataset, eta: np.ndarray)
     return values
 
 
+def drawn(family: Family, rng: np.random.Generator, eta, phi, trials) -> np.ndarray:
+    """Responses, nan where eta is not that of a mean."""
+    if family.link.latent or family.name == "lognormal":
+        return family.draw(rng, eta, phi, trials)
+    outside = np.isneginf(family.log_density(1.0, eta, phi, trials))
+    values = family.draw(rng, np.where(outside, family.link.link(0.5), eta), phi, trials)
+    return np.where(outside, np.nan, values)
+
+
 def draw_responses(
     design: Design, posterior: xr.Dataset, eta: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Replicated responses from eta (chains, draws, n); weights do not change them."""
+    """Replicated responses from eta (chains, draws, n); weights do not change them.
+
+    They are nan where eta is outside what the link maps means to, as effects of new groups may be
+    with an identity link.
+    """
     phi, values = phi_draws(design, posterior), np.empty(eta.shape)
     trials = 1.0 if design.trials is None else design.trials
     for out, one, own in zip(values, eta, phi, strict=True):
-        out[:] = design.family.draw(rng, one, own[:, None, :], trials)
+        out[:] = drawn(design.family, rng, one, own[:, None, :], trials)
     return values

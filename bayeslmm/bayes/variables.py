@@ -8,7 +8,7 @@ import numpy as np
 
 from bayeslmm.parts.prior import Prior
 
-__all__ = ["positive", "stacked"]
+__all__ = ["exact", "positive", "stacked"]
 
 
 def positive(name: str, chosen: list[Prior], dims: str | None):
@@ -19,8 +19,13 @@ def positive(name: str, chosen: list[Prior], dims: str | None):
         if chosen[0].name == "Fixed":
             value = float(chosen[0].parameters["value"])
             return pm.Deterministic(name, pm.math.constant(value))
-        return getattr(pm, chosen[0].name)(name, **chosen[0].parameters)
+        return getattr(pm, chosen[0].name)(name, **exact(chosen[0]))
     return stacked(name, chosen, dims=dims)
+
+
+def exact(prior: Prior) -> dict[str, np.ndarray]:
+    """Parameters in double precision: what PyTensor makes of whole numbers is single."""
+    return {key: np.asarray(value, dtype=float) for key, value in prior.parameters.items()}
 
 
 def stacked(name: str, chosen: list[Prior], dims: str):

@@ -7,9 +7,10 @@ normal draws, their parameters with heavier tails, and exact weights may do.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from bayeslmm.bayes.compiled import CompiledDensity
 from bayeslmm.bayes.conditional import correlations_of
 from bayeslmm.bayes.fitting import FitInfo, assemble
 from bayeslmm.bayes.importance import (
+    ImportanceSample,
     SplitT,
     check_k_hat,
     evaluate_all,
@@ -26,12 +28,17 @@ from bayeslmm.bayes.importance import (
     weighted_sample,
 )
 from bayeslmm.bayes.kernels import joint
-from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.mode import Mode
+from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.nuts import kept_stats, nuts_options, processors, run_chains
 from bayeslmm.bayes.sampling import Sampling
-from bayeslmm.bayes.whitening import WhitenedPosterior, laplace_posterior, whitened_posterior
-from bayeslmm.compiling import interpreting
+from bayeslmm.bayes.whitening import (
+    LaplacePosterior,
+    WhitenedPosterior,
+    laplace_posterior,
+    whitened_posterior,
+)
+from bayeslmm.compiling import expect, interpreting
 from bayeslmm.errors import DataError, SamplingError
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import single_threaded_blas
@@ -40,11 +47,20 @@ from bayeslmm.priors.table import Priors
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["WHITENED_TUNE", "fit_whitened", "fit_whitened_importance", "joint_values"]
+__all__ = [
+    "WHITENED_TUNE",
+    "LowDraws",
+    "compiled_joint",
+    "fit_whitened",
+    "fit_whitened_importance",
+    "in_formula",
+    "joint_values",
+    "whitened_sample",
+]
 
 #: Warm-up draws per chain where none are asked for, and the acceptance rate aimed at.
 WHITENED_TUNE = 300
-_TARGET_ACCEPT = 0.8
+_TARGET_ACCEPT = 0.7
 
 
 def fit_whitened(
@@ -83,21 +99,14 @@ def fit_whitened(
     nuts_options(sampling.options)  # before the work that comes first
     _refuse_summaries(design, sampling)
     start, tune = time.perf_counter(), sampling.warm_up(WHITENED_TUNE)
+    expect(np.inf)  # rows are too many evaluations for Python
     with single_threaded_blas():
         density = whitened_posterior(laplace_posterior(design, priors))
-
-        def ready(initial_point: Callable) -> CompiledDensity | None:
-            if interpreting():
-                return None
-            return CompiledDensity(density.n_dim, initial_point, joint.logp, density.table)
-
         z, stats = run_chains(
-            density.n_dim, density, ready, sampling, tune=tune, accept=_TARGET_ACCEPT
-        )
+            density.n_dim, density, partial(compiled_joint, density), sampling,
+            tune=tune, accept=_TARGET_ACCEPT,
+        )  # fmt: skip
         values = joint_values(density, design, priors, names, z)
-    kept = kept_stats(stats)
-    if "lp" in kept:  # of parameters and effects in place of z
-        kept["lp"] = kept["lp"] + density.log_scale
     info = FitInfo.of(
         sampling,
         start,
@@ -106,7 +115,14 @@ def fit_whitened(
         reason=reason,
         tune=tune,
     )
-    return assemble(design, names, values, kept, info)
+    return assemble(design, names, values, kept_stats(stats), info)
+
+
+def compiled_joint(density: WhitenedPosterior, initial_point: Callable) -> CompiledDensity | None:
+    """The density as a C function; None while kernels are interpreted."""
+    if interpreting():
+        return None
+    return CompiledDensity(density.n_dim, initial_point, joint.logp, density.table)
 
 
 def _refuse_summaries(design: Design, sampling: Sampling) -> None:
@@ -148,6 +164,17 @@ class _Proposal:
         return np.hstack([low, v]), log_q
 
 
+def whitened_sample(
+    density: WhitenedPosterior, n: int, rng: np.random.Generator, cores: int = 1
+) -> ImportanceSample:
+    """n weighted draws of z, whose k-hat says whether they can be trusted."""
+    d = density.laplace.n_dim
+    top = Mode(np.zeros(d), float(density.values(np.zeros((1, density.n_dim)))[0]), np.eye(d))
+    along: Any = _Along(density)
+    proposal = _Proposal(split_t(along, top), density.n_dim - d)
+    return weighted_sample(density, proposal, n, rng, cores, evaluate_all)
+
+
 def fit_whitened_importance(
     design: Design,
     priors: Priors,
@@ -176,21 +203,54 @@ def fit_whitened_importance(
         raise SamplingError(f"Importance sampling has no option {next(iter(options))!r}.")
     _refuse_summaries(design, sampling)
     start = time.perf_counter()
+    expect(np.inf)
     chains, draws = sampling.chains, sampling.draws
     cores = processors() if sampling.cores is None else sampling.cores
     rng = np.random.default_rng(np.random.SeedSequence([sampling.random_seed, 2]))
     with single_threaded_blas():
-        density = whitened_posterior(laplace_posterior(design, priors))
-        d = density.laplace.n_dim
-        top = Mode(np.zeros(d), float(density.values(np.zeros((1, density.n_dim)))[0]), np.eye(d))
-        proposal = _Proposal(split_t(_Along(density), top), density.n_dim - d)
-        sample = weighted_sample(density, proposal, 2 * chains * draws, rng, cores, evaluate_all)
+        density = whitened_posterior(laplace_posterior(design, priors), signed=False)
+        sample = whitened_sample(density, 2 * chains * draws, rng, cores)
         check_k_hat(sample.k_hat)
         z = sample.x[sample.resample(chains * draws, rng)].reshape(chains, draws, -1)
         values = joint_values(density, design, priors, names, z)
     sample = replace(sample, log_evidence=sample.log_evidence + density.log_scale)
     info = importance_info(sampling, start, sample, priors, parameterization, reason)
     return assemble(design, names, values, no_stats(chains, draws), info)
+
+
+class LowDraws(NamedTuple):
+    """n draws of the parameters: scalars of the effects, flat factors, phi and coefficients."""
+
+    sds: np.ndarray
+    F: np.ndarray
+    phi: np.ndarray
+    beta: np.ndarray
+
+
+def in_formula(
+    laplace: LaplacePosterior, design: Design, priors: Priors, draws: LowDraws
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, Sequence[np.ndarray]]:
+    """Coefficients, phi, standard deviations and factors of the formula's columns.
+
+    Parameters
+    ----------
+    draws : LowDraws
+        Of the columns that the priors are about.
+
+    Returns
+    -------
+    beta : (n, p) array
+    phi : (n, n_phi) array
+    sds : (n, m) array
+    factors : sequence of (n, q_k, q_k) arrays
+    """
+    beta = draws.beta @ np.linalg.inv(priors.combinations()).T
+    phi = draws.phi
+    if laplace.ordered:  # thresholds are meant at the means of the predictors
+        phi = phi + (beta @ design.X.mean(axis=0))[:, None]
+    # a standard deviation near zero has a coordinate of either sign
+    sds, factors = priors.effect_maps().to_formula(np.abs(draws.sds), laplace.system.split(draws.F))
+    return beta, phi, sds, factors
 
 
 def joint_values(
@@ -205,11 +265,9 @@ def joint_values(
     flat = np.ascontiguousarray(z.reshape(-1, z.shape[-1]))
     sds, F, phi, beta, effects = joint.natural_draws(flat, density.arguments)
     system = density.laplace.system
-    beta = beta @ np.linalg.inv(priors.combinations()).T
-    if density.laplace.ordered:
-        phi = phi + (beta @ design.X.mean(axis=0))[:, None]
-    # a standard deviation near zero has a coordinate of either sign
-    sds, factors = maps.to_formula(np.abs(sds), system.split(F))
+    beta, phi, sds, factors = in_formula(
+        density.laplace, design, priors, LowDraws(sds, F, phi, beta)
+    )
     columns = (density.symbolic.factor_columns(k) for k in range(len(system.factors)))
     b = maps.effects([effects[:, at] for at in columns])
     values = {"beta": beta.reshape(*shape, -1)} if design.coef_names else {}

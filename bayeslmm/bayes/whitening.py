@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from bayeslmm.addresses import Table
 from bayeslmm.assembly import response_system
+from bayeslmm.bayes.kernels._following import follow, lower_solve, products, scale
 from bayeslmm.bayes.kernels.coordinates import CovariancePrior, add_likelihood, is_finite, natural
-from bayeslmm.bayes.kernels.following import follow, lower_solve, products, scale
 from bayeslmm.bayes.kernels.joint import (
     JointArguments,
     Levels,
@@ -31,6 +31,7 @@ from bayeslmm.bayes.kernels.joint import (
 from bayeslmm.bayes.marginal import correlation_shapes
 from bayeslmm.bayes.mode import Mode, find_mode
 from bayeslmm.bayes.signed import signed_mode
+from bayeslmm.errors import SamplingError
 from bayeslmm.formula import Design
 from bayeslmm.gaussian.crossproducts import CrossProducts
 from bayeslmm.gaussian.problem import Problem, prepare
@@ -66,7 +67,7 @@ _STARTS = (0.5, 0.05)
 
 
 #: Effects follow all others where that takes so many multiplications per row at most.
-_WORTH = 30.0
+_WORTH = 15.0
 
 
 class LowParameters(NamedTuple):
@@ -159,7 +160,7 @@ class LaplacePosterior:
         found, mode = self.system.evaluate(
             at.F, phi, beta, gradient=gradient, start=self._near.get("start")
         )
-        if not np.isfinite(found.value):
+        if mode is None or not np.isfinite(found.value):
             return np.nan, nothing
         if gradient:
             self._near["start"] = mode.b, mode.U
@@ -311,18 +312,29 @@ class WhitenedPosterior:
         return whitened_many(np.ascontiguousarray(Z, dtype=float), self.arguments)
 
 
-def whitened_posterior(laplace: LaplacePosterior, mode: Mode | None = None) -> WhitenedPosterior:
+def whitened_posterior(laplace: LaplacePosterior, *, signed: bool = True) -> WhitenedPosterior:
     """Find the mode and lay the joint density out around it.
+
+    Parameters
+    ----------
+    signed : bool
+        Whether standard deviations near zero get a coordinate of either sign, in which every
+        posterior is covered twice (:mod:`bayeslmm.bayes.signed`).
 
     Raises
     ------
     SamplingError
         If the density is not finite anywhere it was tried.
     """
-    mode = find_mode(laplace) if mode is None else mode
-    laplace, mode = signed_mode(laplace, mode)
+    search: Any = laplace
+    mode = find_mode(search)
+    if signed:
+        search, mode = signed_mode(search, mode)
+        laplace = search
     system, at = laplace.system, laplace.natural(mode.x)
     found = system.mode(at.F, at.phi, at.beta)
+    if found is None:
+        raise SamplingError("The effects have no most probable values at the posterior mode.")
     w = np.maximum(-found.slopes[2], 0.0)
     problem = _information(system, w)
     layout = problem.layout

@@ -17,7 +17,12 @@ from bayeslmm.formula.random import RandomBlock
 from bayeslmm.formula.statistics import BlockStatistics
 from bayeslmm.parts.families import Family
 
-__all__ = ["check_design", "refuse_beside_family", "refuse_beside_residuals", "refuse_reml"]
+__all__ = [
+    "check_design",
+    "refuse_beside_family",
+    "refuse_beside_residuals",
+    "refuse_reml",
+]
 
 #: Degrees of freedom and profiles take fourth powers of standard deviations, and products of
 #: these: all have to stay between 1e-300 and 1e300.

@@ -335,26 +335,33 @@ def unconstrain(sc: Scales, sd: np.ndarray) -> np.ndarray:
 
 def draw_scales(sc: Scales, n: int, rng: np.random.Generator) -> np.ndarray:
     """(n, m) independent draws from the priors (none of which may be flat)."""
-    from scipy import stats
-
     out = np.empty((n, len(sc.code)))
-    for i, (code, (a, b, _)) in enumerate(zip(sc.code, sc.parameters, strict=True)):
-        low, high = sc.lower[i], sc.upper[i]
-        if code == _FIXED:
-            out[:, i] = a
-        elif code == _CONSTANT:
-            out[:, i] = rng.uniform(low, high, n)
-        elif code == _NORMAL:
-            bounds = ((low - a) / b, (high - a) / b)
-            out[:, i] = stats.truncnorm.rvs(*bounds, loc=a, scale=b, size=n, random_state=rng)
-        elif code == _STUDENT:
-            out[:, i] = np.abs(b * rng.standard_t(a, n))
-        elif code == _GAMMA:
-            out[:, i] = rng.gamma(a, 1.0 / b, n)
-        elif code == _INVERSE_GAMMA:
-            out[:, i] = b / rng.gamma(a, 1.0, n)
-        elif code == _LOG_NORMAL:
-            out[:, i] = rng.lognormal(a, b, n)
-        else:
-            out[:, i] = b * rng.weibull(a, n)
+    for i in range(len(sc.code)):
+        out[:, i] = _draw(sc.code[i], sc.parameters[i], (sc.lower[i], sc.upper[i]), n, rng)
     return out
+
+
+def _draw(code, parameters, bounds, n, rng) -> np.ndarray:
+    a, b, c = parameters
+    if code == _FIXED:
+        return np.full(n, a)
+    if code == _CONSTANT:
+        return rng.uniform(*bounds, n)
+    if code == _NORMAL:
+        from scipy import stats
+
+        ends = ((bounds[0] - a) / b, (bounds[1] - a) / b)
+        return stats.truncnorm.rvs(*ends, loc=a, scale=b, size=n, random_state=rng)
+    draws = {
+        _STUDENT: lambda: np.abs(b * rng.standard_t(a, n)),
+        _GAMMA: lambda: rng.gamma(a, 1.0 / b, n),
+        _INVERSE_GAMMA: lambda: b / rng.gamma(a, 1.0, n),
+        _LOG_NORMAL: lambda: rng.lognormal(a, b, n),
+        _WEIBULL: lambda: b * rng.weibull(a, n),
+        _LOGISTIC: lambda: rng.logistic(a, b, n),
+        _GUMBEL: lambda: a - rng.gumbel(0.0, b, n),  # of minima
+        _CENTERED_STUDENT: lambda: c + b * rng.standard_t(a, n),
+        _BETA: lambda: rng.beta(a, b, n),
+        _LAPLACE: lambda: rng.laplace(a, b, n),
+    }
+    return draws[code]()

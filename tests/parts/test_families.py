@@ -134,6 +134,8 @@ def test_many_parameters_at_once_are_those_one_by_one(name, link):
         one = family.slopes(y, etas[k], phis[k, 0], trials)
         for many, alone in zip(family.slopes(y, etas, phis, trials), one, strict=True):
             np.testing.assert_array_equal(many[k], alone)
+        many = family.log_density(y, etas, phis, trials)
+        np.testing.assert_array_equal(many[k], one[0])
         alone = family.phi_slopes(y, etas[k], phis[k, 0], trials)
         np.testing.assert_array_equal(family.phi_slopes(y, etas, phis, trials)[:, :, k], alone)
         for method in ("mean", "variance", "information", "null_variance"):
@@ -141,6 +143,14 @@ def test_many_parameters_at_once_are_those_one_by_one(name, link):
             np.testing.assert_allclose(many[k], getattr(family, method)(etas[k], phis[k, 0]))
     rng = np.random.default_rng(2)
     assert family.draw(rng, etas, phis, trials).shape == etas.shape
+    # one predictor with many parameters, and the other way round
+    np.testing.assert_array_equal(
+        family.log_density(y, eta, phis, trials), family.slopes(y, eta, phis, trials)[0]
+    )
+    np.testing.assert_array_equal(
+        family.log_density(y, etas[:, None], phi, trials)[1, 0],
+        family.log_density(y, etas[1], phi, trials),
+    )
 
 
 def support(family, eta, phi, trials):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numba import njit
+from scipy import special, stats
 
 from bayeslmm.parts.families import family_of, log_density_rows, slope_rows
-from bayeslmm.parts.families.special import exp, log1p_unit
+from bayeslmm.parts.families.special import exp, expm1, log, log1p, log1p_unit, mills
 from tests.parts.test_families import CASES, PHI, rows
 
 
@@ -97,21 +98,38 @@ def test_sums_of_sufficient_statistics_are_exact_for_a_constant_predictor():
     assert score.sum() == pytest.approx(30 - 100 / (1 + np.exp(-0.5)), rel=1e-13)
 
 
-def test_compiled_exponentials_and_logarithms_are_numpys():
-    @njit(error_model="numpy")
-    def both(x, u, out):
-        for i in range(len(x)):
-            out[0, i] = exp(x[i])
-            out[1, i] = log1p_unit(u[i])
+def mills_ratio(t):
+    return special.ndtr(-t) / stats.norm.pdf(t)
 
-    x = np.concatenate([np.random.default_rng(1).uniform(-707.0, 689.0, 10_000), [0.0, -0.0, 1.0]])
-    u = np.random.default_rng(2).random(len(x)) ** 9
-    out = np.empty((2, len(x)))
-    both(x, u, out)
-    np.testing.assert_allclose(out[0], np.exp(x), rtol=1e-15)
-    np.testing.assert_allclose(out[1], np.log1p(u), rtol=1e-15)
-    both(np.array([np.nan, 1e4, -1e4]), np.array([0.0, 1.0, np.nan]), out)
-    assert np.isnan(out[0, 0])
-    assert np.isnan(out[1, 2])
-    np.testing.assert_allclose(out[0, 1:3], exp(np.array([1e4, -1e4])), rtol=1e-15)
-    assert out[1, 0] == 0.0
+
+TINY = np.geomspace(1e-18, 1e-3, 999)
+FUNCTIONS = {
+    "exp": (exp, np.exp, np.linspace(-707.0, 689.0, 9999)),
+    "expm1": (expm1, np.expm1, np.concatenate([TINY, -TINY, np.linspace(-9.0, 600.0, 999)])),
+    "log": (log, np.log, np.append(np.geomspace(1e-300, 1e300, 9999), np.linspace(0.9, 1.1, 999))),
+    "log1p": (log1p, np.log1p, np.concatenate([TINY, -TINY, np.linspace(-0.9, 1e3, 999)])),
+    "log1p_unit": (log1p_unit, np.log1p, np.append(TINY, np.linspace(0.0, 1.0, 999))),
+    "mills": (mills, mills_ratio, np.linspace(0.0, 5.0, 999)),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_compiled_functions_have_all_digits(name):
+    function, reference, x = FUNCTIONS[name]
+
+    @njit(error_model="numpy")
+    def compiled(x, out):
+        for i in range(len(x)):
+            out[i] = function(x[i])
+
+    out = np.empty(len(x))
+    compiled(x, out)
+    # the density of the reference has the rounding of t^2 / 2, up to 12.5
+    np.testing.assert_allclose(out, reference(x), rtol=1e-14 if name == "mills" else 1e-15)
+    np.testing.assert_allclose(out, function(x), rtol=1e-15)
+    compiled(np.array([np.nan]), out)
+    assert np.isnan(out[0])
+
+
+def test_exponentials_stay_finite_and_normal():
+    np.testing.assert_allclose(np.log(exp(np.array([1e4, -1e4]))), [690.0, -708.0])

@@ -1,6 +1,6 @@
 """The joint density of parameters and effects of a response that is not Gaussian.
 
-Effects are functions of the covariances and of v (:mod:`bayeslmm.bayes.kernels.following`). In z,
+Effects are functions of the covariances and of v (:mod:`bayeslmm.bayes.kernels._following`). In z,
 where NUTS moves, parameters are center + scale z and v is what makes the Hessian at the mode about
 the identity.
 """
@@ -13,8 +13,8 @@ import numpy as np
 from numba import carray
 
 from bayeslmm.addresses import reader
+from bayeslmm.bayes.kernels._following import follow, pull_back
 from bayeslmm.bayes.kernels.coordinates import CovariancePrior, natural
-from bayeslmm.bayes.kernels.following import follow, pull_back
 from bayeslmm.bayes.kernels.tables import LOGP
 from bayeslmm.compiling import Doubles, IntegerMatrix, Integers, Matrix, c_function, kernel
 from bayeslmm.gaussian.symbolic import Layout
@@ -78,7 +78,7 @@ class Levels(NamedTuple):
     layout : Layout
         Without a dense tail.
     diag, panel : flat arrays
-        Information, see :mod:`bayeslmm.bayes.kernels.following`.
+        Information, see :mod:`bayeslmm.bayes.kernels._following`.
     r : (N,) array
         Information times the effects it is about.
     """

@@ -25,6 +25,7 @@ from bayeslmm.parts.families.ordinal import Ordinal
 
 __all__ = [
     "FAMILIES",
+    "LINEAR_FAMILIES",
     "LINKS",
     "Family",
     "FamilyParameter",
@@ -56,6 +57,8 @@ _KNOWN: dict[str, tuple[type[Family], tuple[FamilyParameter, ...]]] = {
 
 #: What a user may write.
 FAMILIES = tuple(_KNOWN)
+#: Of linear models: those of residuals, and of random effects.
+LINEAR_FAMILIES = tuple(name for name, (made, _) in _KNOWN.items() if made.gaussian)
 
 
 def links_of(name: str) -> tuple[str, ...]:

@@ -105,8 +105,24 @@ class Family:
         return formulas.constant(self.kind, y, trials)
 
     def log_density(self, y: Any, eta: Any, phi: Any = (), trials: Any = 1.0) -> Array:
-        """Log density or log probability of y."""
-        return self.slopes(y, eta, phi, trials)[0]
+        """Log density or log probability of y.
+
+        Of many draws one after the other, so that what is between fits into fast memory.
+        """
+        y, eta, trials, phi = (np.asarray(of, dtype=float) for of in (y, eta, trials, phi))
+        phi = phi if self.n_phi else np.empty(0)
+        shape = np.broadcast_shapes(y.shape, eta.shape, trials.shape, phi.shape[:-1])
+        if len(shape) < 2:
+            return self.slopes(y, eta, phi, trials)[0]
+
+        def at(k: int, of: Array, n_axes: int) -> Array:
+            return of[k if len(of) > 1 else 0] if of.ndim == n_axes else of
+
+        out, n = np.empty(shape), len(shape)
+        for k in range(shape[0]):
+            given = at(k, y, n), at(k, eta, n), at(k, phi, n + 1), at(k, trials, n)
+            out[k] = self.log_density(*given)
+        return out
 
     def slopes(self, y: Any, eta: Any, phi: Any = (), trials: Any = 1.0) -> tuple[Array, ...]:
         """Log density and its first three derivatives in eta."""
@@ -128,7 +144,8 @@ class Family:
 
     def information(self, eta: Any, phi: Any = (), trials: Any = 1.0) -> Array:
         """Expected minus second derivative of the log density in eta."""
-        return self.link.inverse_slope(eta) ** 2 / self.variance(eta, phi)
+        slope = self.link.inverse_slope(eta)
+        return slope / self.variance(eta, phi) * slope
 
     def mean(self, eta: Any, phi: Any = (), trials: Any = 1.0) -> Array:
         """Expectation of y, of binomial counts per trial, of ordinal responses of 0..K-1."""

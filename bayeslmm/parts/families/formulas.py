@@ -43,6 +43,7 @@ from bayeslmm.parts.families.latent import (
 from bayeslmm.parts.families.special import (
     choose,
     exp,
+    expm1,
     formula,
     log,
     log1p,
@@ -62,9 +63,11 @@ __all__ = [
     "ZERO_INFLATED_NEGATIVE_BINOMIAL",
     "ZERO_INFLATED_POISSON",
     "base",
+    "beta",
     "binomial",
     "code_of",
     "constant",
+    "ordinal",
     "poisson_log",
     "positive_mean",
     "terms",
@@ -119,13 +122,13 @@ def terms(code, y, m, eta, p0, p1):
     if kind == BINOMIAL:
         return binomial(link, y, m, eta), none, none
     if kind == BETA:
-        of_eta, d0 = _beta(link, y, eta, p0)
+        of_eta, d0 = beta(link, y, eta, p0)
         return of_eta, d0, none
     if kind == LOGNORMAL:
         of_eta, d0 = _lognormal(y, eta, p0)
         return of_eta, d0, none
     if kind == ORDINAL:
-        return _ordinal(link, eta, p0, p1)
+        return ordinal(link, eta, p0, p1)
     of_eta, d0 = positive_mean(kind, link, y, eta, p0)
     if kind >= ZERO_INFLATED_POISSON:
         return _zero_inflated(y, of_eta, d0, p1)
@@ -206,7 +209,7 @@ def _beta_part(u, log_y, kappa):
 
 
 @formula
-def _beta(link, y, eta, kappa):
+def beta(link, y, eta, kappa):
     """Beta(mu kappa, (1 - mu) kappa): a part for mu and one for 1 - mu, each of its logarithm."""
     (u, u1, u2, u3), (v, v1, v2, v3) = latent(link, eta)
     h, h1, h2, h3 = _beta_part(u, log(y), kappa)
@@ -232,7 +235,7 @@ def _lognormal(y, eta, sigma):
 
 
 @formula
-def _ordinal(link, eta, below, above):
+def ordinal(link, eta, below, above):
     """log(F(a) - F(b)) with a = above - eta and b = below - eta.
 
     Logistic: F(a) - F(b) = F(a) (1 - F(b)) (1 - e^(b - a)). Gumbel: log(e^a - e^b) = a', and
@@ -250,8 +253,9 @@ def _ordinal(link, eta, below, above):
         (x0, x1, x2, x3), _ = latent(link, choose(upper, -b, a))
         (w0, w1, w2, w3), _ = latent(link, choose(upper, -a, b))
         # log(1 - e^d), d = log F(w) - log F(x), has the derivatives -r, -r (1 + r), ...
-        r = choose(between, 1.0 / np.expm1(choose(between, x0 - w0, 1.0)), 0.0)
-        l0 = x0 + choose(between, log_one_minus_exp(choose(between, x0 - w0, 1.0)), 0.0)
+        apart = choose(between, x0 - w0, 1.0)
+        r = choose(between, 1.0 / expm1(apart), 0.0)
+        l0 = x0 + choose(between, log_one_minus_exp(apart), 0.0)
         m1, m2, m3 = _chain(
             -r, -r * (1.0 + r), -r * (1.0 + r) * (1.0 + 2.0 * r), w1 - x1, w2 - x2, w3 - x3
         )

@@ -11,6 +11,7 @@ from numba.extending import register_jitable
 
 from bayeslmm.compiling import in_numpy, kernel, summing_kernel
 from bayeslmm.parts.families.formulas import (
+    BETA,
     BINOMIAL,
     GAMMA,
     NEGATIVE_BINOMIAL,
@@ -18,8 +19,10 @@ from bayeslmm.parts.families.formulas import (
     POISSON,
     ZERO_INFLATED_POISSON,
     base,
+    beta,
     binomial,
     code_of,
+    ordinal,
     poisson_log,
     positive_mean,
     terms,
@@ -30,17 +33,11 @@ from bayeslmm.parts.families.special import formula
 __all__ = ["log_density_rows", "slope_rows"]
 
 #: Codes of what most models have: loops of their own.
-BINOMIAL_LOGIT, BINOMIAL_PROBIT, BINOMIAL_CLOGLOG, POISSON_LOG, NEGATIVE_BINOMIAL_LOG, GAMMA_LOG = (
-    code_of(*of)
-    for of in (
-        (BINOMIAL, LOGIT),
-        (BINOMIAL, PROBIT),
-        (BINOMIAL, CLOGLOG),
-        (POISSON, LOG),
-        (NEGATIVE_BINOMIAL, LOG),
-        (GAMMA, LOG),
-    )
-)
+BINOMIAL_LOGIT, BINOMIAL_PROBIT = code_of(BINOMIAL, LOGIT), code_of(BINOMIAL, PROBIT)
+BINOMIAL_CLOGLOG, POISSON_LOG = code_of(BINOMIAL, CLOGLOG), code_of(POISSON, LOG)
+NEGATIVE_BINOMIAL_LOG, GAMMA_LOG = code_of(NEGATIVE_BINOMIAL, LOG), code_of(GAMMA, LOG)
+BETA_LOGIT = code_of(BETA, LOGIT)
+ORDINAL_LOGIT, ORDINAL_PROBIT = code_of(ORDINAL, LOGIT), code_of(ORDINAL, PROBIT)
 
 
 @summing_kernel
@@ -80,6 +77,12 @@ def log_density_rows(code, y, trials, weights, eta, phi, score, d_phi):
             total, d, sum_w = _log_mean_rows(NEGATIVE_BINOMIAL, y, weights, eta, a, score)
         d_phi[0] = d + sum_w * b1
         return total + sum_w * b0
+    if code == BETA_LOGIT:
+        return _beta_rows(y, weights, eta, phi, score, d_phi)
+    if code == ORDINAL_LOGIT:
+        return _ordinal_rows(LOGIT, y, weights, eta, phi, score, d_phi)
+    if code == ORDINAL_PROBIT:
+        return _ordinal_rows(PROBIT, y, weights, eta, phi, score, d_phi)
     total = 0.0
     d_phi[:] = 0.0
     b0, b1 = base(code, phi[0] if phi.shape[0] > 0 else 1.0)
@@ -118,6 +121,42 @@ def _log_mean_rows(kind, y, weights, eta, p0, score):
         sum_w += w
         score[i] = w * l1
     return total, d_p0, sum_w
+
+
+@_summed
+def _beta_rows(y, weights, eta, phi, score, d_phi):
+    kappa, total, d_kappa, sum_w = phi[0], 0.0, 0.0, 0.0
+    b0, b1 = base(BETA_LOGIT, kappa)
+    for i in range(y.shape[0]):
+        w = weights[i]
+        (l0, l1, _, _), (d, _, _) = beta(LOGIT, y[i], eta[i], kappa)
+        total += w * l0
+        d_kappa += w * d
+        sum_w += w
+        score[i] = w * l1
+    d_phi[0] = d_kappa + sum_w * b1
+    return total + sum_w * b0
+
+
+@_summed
+def _ordinal_rows(link, y, weights, eta, phi, score, d_phi):
+    # thresholds of every row, and what belongs to them, apart from the arithmetic between
+    n, K, total = y.shape[0], phi.shape[0], 0.0
+    below, above = np.empty(n), np.empty(n)
+    for i in range(n):
+        k = int(y[i])
+        below[i] = phi[k - 1] if k > 0 else -np.inf
+        above[i] = phi[k] if k < K else np.inf
+    for i in range(n):
+        w = weights[i]
+        (l0, l1, _, _), (d0, _, _), (d1, _, _) = ordinal(link, eta[i], below[i], above[i])
+        total += w * l0
+        score[i] = w * l1
+        below[i], above[i] = w * d0, w * d1
+    d_phi[:] = 0.0
+    for i in range(n):
+        _add(ORDINAL_LOGIT, y[i], below[i], above[i], d_phi)
+    return total
 
 
 @kernel

@@ -16,6 +16,7 @@ from numba.extending import intrinsic, overload, register_jitable
 __all__ = [
     "choose",
     "exp",
+    "expm1",
     "formula",
     "log",
     "log1p",
@@ -191,9 +192,18 @@ def positive(x):
 
 
 @formula
+def expm1(x):
+    """e^x - 1, by e^x and its rounded logarithm (Higham 2002, section 1.14.1)."""
+    u = exp(x)
+    log_u = log(u)
+    return choose(log_u == 0.0, x, (u - 1.0) * (x / choose(log_u == 0.0, 1.0, log_u)))
+
+
+@formula
 def log_one_minus_exp(x):
     """log(1 - e^-x) for x > 0."""
-    return choose(x < 0.7, log(-np.expm1(-x)), log1p(-exp(-x)))
+    near = x < 0.7
+    return choose(near, log(positive(-expm1(-choose(near, x, 0.7)))), log1p(-exp(-x)))
 
 
 @formula

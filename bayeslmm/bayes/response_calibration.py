@@ -1,0 +1,177 @@
+"""Simulations from the priors of a response that is not Gaussian, and their posteriors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bayeslmm.bayes.importance import MAX_K_HAT
+from bayeslmm.bayes.kernels import joint
+from bayeslmm.bayes.kernels.coordinates import natural
+from bayeslmm.bayes.nuts import run_chains
+from bayeslmm.bayes.sampling import Sampling
+from bayeslmm.bayes.whitened_fitting import (
+    LowDraws,
+    compiled_joint,
+    in_formula,
+    whitened_sample,
+)
+from bayeslmm.bayes.whitening import (
+    LaplacePosterior,
+    WhitenedPosterior,
+    laplace_posterior,
+    whitened_posterior,
+)
+from bayeslmm.errors import SamplingError
+from bayeslmm.gaussian import draw_levels
+from bayeslmm.parts.scales import draw_scales, unconstrain
+from bayeslmm.priors.parameters import component_names
+from bayeslmm.priors.responses import response_parameters
+
+if TYPE_CHECKING:
+    from bayeslmm.protocols import Model
+
+__all__ = ["ResponseSimulator"]
+
+_TUNE = 250
+_PROPOSALS = 2000
+_TARGET_ACCEPT = 0.8
+#: Effects are part of the chain, and a standard deviation moves more slowly than the rest.
+_THIN = 8
+
+
+@dataclass(frozen=True)
+class ResponseSimulator:
+    """What stays fixed over simulations: rows, covariates, trials, weights and priors.
+
+    Attributes
+    ----------
+    model : Model
+    laplace : LaplacePosterior
+        Of the model's own response.
+    method : {"nuts", "importance"}
+    n_draws : int
+    names : list of str
+        Of the parameters ranked.
+    """
+
+    model: Model
+    laplace: LaplacePosterior
+    method: str
+    n_draws: int
+    names: list[str]
+
+    @classmethod
+    def of(cls, model: Model, method: str, n_draws: int) -> ResponseSimulator:
+        """Of a model whose priors are proper and known to the compiled density."""
+        design = model.design
+        names = list(design.coef_names)
+        for block in design.blocks:
+            names += component_names(block)
+        names += [c.name for own in response_parameters(design) for c in own.components]
+        return cls(model, laplace_posterior(design, model.priors), method, n_draws, names)
+
+    def run(self, seed: np.random.SeedSequence) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Ranks, true values, and whether importance sampling fell back to NUTS."""
+        rng = np.random.default_rng(seed)
+        x = self._parameters(rng)
+        truth = self._named(self._at(x))[0]
+        laplace = self._laplace_of(self._simulated(x, rng))
+        importance = self.method == "importance"
+        draws = self._weighted(laplace, rng) if importance else None
+        fell_back = importance and draws is None
+        posterior = self._named(self._sampled(laplace, rng) if draws is None else draws)
+        return (posterior < truth).sum(axis=0), truth, fell_back
+
+    def _parameters(self, rng: np.random.Generator) -> np.ndarray:
+        """Coordinates of all parameters, from the priors."""
+        laplace = self.laplace
+        prior, phi = laplace.prior, draw_scales(laplace.phi, 1, rng)[0]
+        if laplace.ordered:  # independent ones given that they are in order are sorted ones
+            phi = np.sort(phi)
+            own = np.append(phi[:1], np.log(np.diff(phi)))
+        else:
+            own = unconstrain(laplace.phi, phi)
+        return np.concatenate(
+            [
+                unconstrain(prior.scales, draw_scales(prior.scales, 1, rng)[0]),
+                np.arctanh(2 * rng.beta(prior.exponent, prior.exponent) - 1),
+                own,
+                unconstrain(laplace.coefficients, draw_scales(laplace.coefficients, 1, rng)[0]),
+            ]
+        )
+
+    def _at(self, x: np.ndarray) -> LowDraws:
+        """The parameters of coordinates x, as one draw."""
+        laplace = self.laplace
+        m = len(laplace.prior.effects.diagonal)
+        sds = natural(x[: laplace.n_covariances], laplace.prior).scalar[:m]
+        at = laplace.natural(x)
+        return LowDraws(sds[None], at.F[None], at.phi[None], at.beta[None])
+
+    def _simulated(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        system, at = self.laplace.system, self.laplace.natural(x)
+        eta = system.offset + system.X @ at.beta
+        for rows, L in zip(system.factors, system.split(at.F), strict=True):
+            b = draw_levels(None, rows.n_levels, L, rng)
+            eta = eta + (rows.Z * b[rows.codes]).sum(axis=1)
+        family, trials = system.family, self.model.design.trials
+        with np.errstate(all="ignore"):
+            try:
+                y = family.draw(rng, eta, at.phi, system.trials)
+                wrong = family.check(y, trials)
+            except ValueError as err:  # a mean outside of what numpy draws from
+                wrong = 0, str(err)
+        if wrong:
+            raise SamplingError(
+                f"The priors simulate responses that {family.name} responses cannot be, such as "
+                f"one that {wrong[1]}. Give them less spread, or use another link."
+            )
+        return y
+
+    def _laplace_of(self, y: np.ndarray) -> LaplacePosterior:
+        """The same priors and rows with another response."""
+        return replace(self.laplace, system=self.laplace.system.with_response(y), _near={})
+
+    def _weighted(self, laplace: LaplacePosterior, rng) -> LowDraws | None:
+        """n_draws by importance sampling; None where its weights cannot be trusted."""
+        density = whitened_posterior(laplace, signed=False)
+        sample = whitened_sample(density, _PROPOSALS, rng)
+        if sample.k_hat > MAX_K_HAT:
+            return None
+        return _low(density, sample.x[sample.resample(self.n_draws, rng)])
+
+    def _sampled(self, laplace: LaplacePosterior, rng) -> LowDraws:
+        """n_draws by NUTS, independent for all practical purposes."""
+        density = whitened_posterior(laplace)
+        sampling = Sampling(
+            draws=self.n_draws * _THIN, chains=1, cores=1, random_seed=int(rng.integers(2**31))
+        )
+        z, _ = run_chains(
+            density.n_dim, density, partial(compiled_joint, density), sampling,
+            tune=_TUNE, accept=_TARGET_ACCEPT,
+        )  # fmt: skip
+        return _low(density, z[0, ::_THIN])
+
+    def _named(self, draws: LowDraws) -> np.ndarray:
+        """Columns in the order of the names, (n, k)."""
+        design = self.model.design
+        beta, phi, sds, factors = in_formula(self.laplace, design, self.model.priors, draws)
+        columns, start = [beta], 0
+        for block, L in zip(design.blocks, factors, strict=True):
+            part = sds[:, start : start + block.n_effects]
+            columns.append(part)
+            if pairs := block.correlated_pairs():
+                unit = L / part[:, :, None]
+                R = unit @ unit.transpose(0, 2, 1)
+                columns.append(np.stack([R[:, i, j] for i, j in pairs], axis=1))
+            start += block.n_effects
+        return np.concatenate([*columns, phi], axis=1)
+
+
+def _low(density: WhitenedPosterior, z: np.ndarray) -> LowDraws:
+    """The parameters at z (n, n_dim)."""
+    return LowDraws(*joint.natural_draws(np.ascontiguousarray(z), density.arguments)[:4])
