@@ -19,7 +19,7 @@ __all__ = [
     "deviance_residuals",
     "mean_of",
     "on_mean_scale",
-    "quantile_residuals",
+    "randomized_quantiles",
     "response_residuals",
     "trials_of",
 ]
@@ -28,6 +28,8 @@ __all__ = [
 RESIDUALS = ("raw", "pearson", "deviance", "quantile")
 #: Means closer to the ends of a link's range than this have an infinite linear predictor.
 _END = 1e-300
+#: Distribution functions closer to 0 or 1 than this have residuals of about 7 and -7.
+_FAR = 1e-12
 #: Change of a linear predictor that slopes of means are taken over.
 _STEP = 1e-5
 
@@ -89,7 +91,7 @@ def response_residuals(
     trials = trials_of(fit)
     if kind == "quantile":
         ends = family.cdf_below(design.y, eta, phi, trials), family.cdf(design.y, eta, phi, trials)
-        return quantile_residuals(*ends, random_seed)
+        return randomized_quantiles(*ends, random_seed)
     raw = design.y - trials * mean_of(fit, eta)
     if kind == "raw":
         return raw
@@ -126,7 +128,7 @@ def deviance_residuals(design: Design, eta: np.ndarray, phi: np.ndarray) -> np.n
     return np.sign(raw) * np.sqrt(np.maximum(2.0 * weights * gap, 0.0))
 
 
-def quantile_residuals(
+def randomized_quantiles(
     below: np.ndarray, up_to: np.ndarray, random_seed: int | None = None
 ) -> np.ndarray:
     """Standard normal residuals (n,), where the model holds (Dunn & Smyth 1996).
@@ -143,7 +145,7 @@ def quantile_residuals(
     from scipy.special import ndtri
 
     u = np.random.default_rng(random_seed).random(len(below))
-    return ndtri(np.clip(below + u * (up_to - below), _END, 1.0 - 1e-16))
+    return ndtri(np.clip(below + u * (up_to - below), _FAR, 1.0 - _FAR))
 
 
 def _saturated(design: Design) -> np.ndarray:
