@@ -108,6 +108,20 @@ class ModelViews(_Model):
 class FitPlots:
     """Plots that both fits have. Each returns matplotlib axes and shows nothing by itself."""
 
+    def plot_average_effects(self: Any, x: str | None = None, **options) -> Axes:
+        """Curves of groups, the average group and the population, on the scale of the response.
+
+        Options: ``factor groups category level ax``; see
+        :func:`bayeslmm.plots.plot_average_effects`.
+
+        Examples
+        --------
+        >>> ax = fit.plot_average_effects()
+        """
+        from bayeslmm.plots import plot_average_effects
+
+        return plot_average_effects(self, x, **options)
+
     def plot_trajectories(self: Any, x: str | None = None, **options) -> Axes | np.ndarray:
         """Data, population line with its band, group lines: the fan.
 
