@@ -288,19 +288,20 @@ class MixedModel(ModelViews):
         draws, tune : int
             Draws kept and warm-up draws, per chain. By default 150 warm-up draws where the
             marginal posterior is sampled, which starts at its mode with its curvature (30 where
-            trajectories follow a surrogate), and 1000 elsewhere.
+            trajectories follow a surrogate), 300 in whitened coordinates, and 1000 elsewhere.
         chains : int
             Independent chains.
         cores : int, optional
             Chains run side by side; by default as many as there are processors.
         random_seed : int, optional
             The same seed gives the same draws; without one a seed is drawn and recorded.
-        parameterization : {"auto", "marginal", "noncentered", "centered"}
+        parameterization : {"auto", "marginal", "whitened", "noncentered", "centered"}
             ``"marginal"`` integrates coefficients and random effects out exactly, samples the
-            covariance parameters and draws the rest given them; the other two sample everything
+            covariance parameters and draws the rest given them; the others sample everything
             together. ``"auto"`` is marginal where coefficients have normal or flat priors and
-            standard deviations priors of the usual families, and noncentered otherwise; the
-            result says which and why.
+            standard deviations priors of the usual families; ``"whitened"`` where the response is
+            not Gaussian, in coordinates of its Laplace approximation; and noncentered otherwise.
+            The result says which and why.
         method : {"nuts", "importance"}
             ``"importance"`` draws from a multivariate t distribution around the mode of the
             marginal posterior, reweights and resamples: as fast as a point estimate, checked by
