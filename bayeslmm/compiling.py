@@ -267,9 +267,8 @@ def _fingerprint() -> str:
     import numba
 
     here = Path(__file__).parent
-    rooms = [
-        here / room for room in ("bayes/kernels", "gaussian", "laplace", "likelihood", "parts")
-    ]
+    names = ("bayes/kernels", "gaussian", "laplace", "likelihood", "parts")
+    rooms = [here / name for name in names]
     sources = sorted(
         [
             Path(__file__),

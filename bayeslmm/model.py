@@ -29,7 +29,6 @@ from bayeslmm.formula.checks import (
     check_design,
     refuse_beside_family,
     refuse_beside_residuals,
-    refuse_marginal,
     refuse_reml,
 )
 from bayeslmm.formula.description import describe_design
@@ -94,8 +93,7 @@ class MixedModel(ModelViews):
         ``"inverse"``, as the family has it; its usual one by default.
     random : {"gaussian", "student"}
         Distribution of the random effects. Student-t effects or residuals, with their degrees
-        of freedom estimated, let outliers count less; such a model has a posterior but no REML
-        fit.
+        of freedom estimated, let outliers count less (posterior only).
     missing : {"drop", "raise", "model"}
         Rows with a missing value in a used column are left out, with a warning that counts
         them, or refused; "model" keeps rows in which only numeric covariates are missing, gives
@@ -214,7 +212,7 @@ class MixedModel(ModelViews):
         differ), blocks of rows where they are correlated.
         """
         if not self.design.family.gaussian:
-            raise DataError(f'family="{self.family}" has no Gaussian likelihood.')
+            raise DataError(f'family="{self.family}" has no Gaussian, closed marginal likelihood.')
         if self.design.residual is not None:
             return structured_problem(self.design)
         if self._like is not None:  # the same rows and levels with another response
@@ -230,9 +228,8 @@ class MixedModel(ModelViews):
         ----------
         parameterization : {"noncentered", "centered", "marginal"}
             Whether random effects are scaled standard normals, drawn from their distribution
-            directly, or integrated out exactly together with the coefficients. The marginal
-            model has the standard deviations, correlations and sigma as its variables and
-            takes any prior on them.
+            directly, or, where the response is Gaussian, integrated out exactly together with the
+            coefficients: standard deviations, correlations and sigma, with any prior, are left.
 
         Returns
         -------
@@ -260,7 +257,6 @@ class MixedModel(ModelViews):
         one_of("parameterization", parameterization, ("noncentered", "centered", "marginal"))
         quiet_pymc()
         if parameterization == "marginal":
-            refuse_marginal(self.design.family)
             from bayeslmm.bayes.marginal_model import marginal_model
 
             return marginal_model(self.design, self.priors, self.names, self.problem)
@@ -296,16 +292,14 @@ class MixedModel(ModelViews):
         random_seed : int, optional
             The same seed gives the same draws; without one a seed is drawn and recorded.
         parameterization : {"auto", "marginal", "whitened", "noncentered", "centered"}
-            ``"marginal"`` integrates coefficients and random effects out exactly, samples the
-            covariance parameters and draws the rest given them; the others sample everything
-            together. ``"auto"`` is marginal where coefficients have normal or flat priors and
-            standard deviations priors of the usual families; ``"whitened"`` where the response is
-            not Gaussian, in coordinates of its Laplace approximation; and noncentered otherwise.
-            The result says which and why.
+            ``"marginal"`` (Gaussian responses) integrates coefficients and random effects out
+            exactly; ``"whitened"`` (other responses) samples everything in the coordinates of the
+            Laplace approximation; the other two sample everything through PyMC, which knows any
+            prior. ``"auto"`` takes the first that knows the priors; the result says which.
         method : {"nuts", "importance"}
-            ``"importance"`` draws from a multivariate t distribution around the mode of the
-            marginal posterior, reweights and resamples: as fast as a point estimate, checked by
-            its Pareto k-hat, and with an estimate of the marginal likelihood.
+            ``"importance"`` draws from a multivariate t distribution around the mode, reweights
+            and resamples: as fast as a point estimate, checked by its Pareto k-hat, and with an
+            estimate of the marginal likelihood.
         progressbar : bool
         random_effects : {"draws", "summary"}
             With very many effects, ``"summary"`` keeps the mean, standard deviation and quantiles
@@ -388,8 +382,7 @@ class MixedModel(ModelViews):
         Raises
         ------
         DataError
-            If sigma and the random effects cannot be told apart, or the model fits perfectly; or
-            if the response is not Gaussian: its coefficients cannot be integrated out exactly.
+            If sigma cannot be told apart or is 0, or there is none (families of other responses).
 
         Warns
         -----
@@ -407,10 +400,8 @@ class MixedModel(ModelViews):
         return likelihood_fit(self, reml=True)
 
     def ml(self, n_quadrature: int = 1) -> LikelihoodFit:
-        """Fit by maximum likelihood; otherwise as :meth:`reml`.
-
-        That of a response that is not Gaussian is Laplace's approximation or, with more than one
-        node per effect, `n_quadrature`, adaptive Gauss-Hermite quadrature (one factor, 3 effects).
+        """Fit by maximum likelihood, of a response that is not Gaussian by Laplace's approximation
+        or by `n_quadrature` nodes of adaptive Gauss-Hermite quadrature; otherwise :meth:`reml`.
 
         Examples
         --------
@@ -427,12 +418,7 @@ class MixedModel(ModelViews):
         Parameters
         ----------
         y : ndarray, shape (n,)
-            As :attr:`Design.y`: 0/1, counts, numbers of categories.
-
-        Raises
-        ------
-        DataError
-            If a value is outside the support of a family that is not Gaussian.
+            As :attr:`Design.y`; refused outside the support of a family that is not Gaussian.
 
         Examples
         --------

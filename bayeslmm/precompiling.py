@@ -38,6 +38,23 @@ def _common() -> list[Callable]:
     ]
 
 
+def _responses() -> list[Callable]:
+    """Fits of responses that are not Gaussian, whose kernels serve every family."""
+    from bayeslmm import MixedModel, load_dataset
+
+    cows, ticks = load_dataset("cbpp"), load_dataset("grouseticks").head(60)
+    herds, nested = "(1 | herd)", "(1 | BROOD) + (1 | LOCATION)"
+    return [
+        lambda: _fits(MixedModel(f"incidence of size ~ {herds}", cows, family="binomial")),
+        lambda: _fits(MixedModel(f"TICKS ~ {nested}", ticks, family="poisson"), "importance"),
+    ]
+
+
+def _fits(model, method: str = "nuts") -> None:
+    model.ml().summary()
+    model.fit(method=method, **_SHORT).summary()
+
+
 def _others() -> list[Callable]:
     """Fits of residual structures, unequal variances, relatives, and many crossed levels."""
     from bayeslmm import LMM, load_dataset, pedigree_relationship
@@ -79,7 +96,7 @@ def compile_all(progressbar: bool = False) -> None:
     use_compiled()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        steps = _common() + _others()
+        steps = _common() + _responses() + _others()
         for step in progress(steps, "Compiling", show=progressbar):
             step()
 

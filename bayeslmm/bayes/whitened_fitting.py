@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -60,7 +60,7 @@ __all__ = [
 
 #: Warm-up draws per chain where none are asked for, and the acceptance rate aimed at.
 WHITENED_TUNE = 300
-_TARGET_ACCEPT = 0.8
+_TARGET_ACCEPT = 0.7
 
 
 def fit_whitened(
@@ -102,15 +102,11 @@ def fit_whitened(
     expect(np.inf)  # rows are too many evaluations for Python
     with single_threaded_blas():
         density = whitened_posterior(laplace_posterior(design, priors))
-
         z, stats = run_chains(
             density.n_dim, density, partial(compiled_joint, density), sampling,
             tune=tune, accept=_TARGET_ACCEPT,
         )  # fmt: skip
         values = joint_values(density, design, priors, names, z)
-    kept = kept_stats(stats)
-    if "lp" in kept:  # of parameters and effects in place of z
-        kept["lp"] = kept["lp"] + density.log_scale
     info = FitInfo.of(
         sampling,
         start,
@@ -119,7 +115,7 @@ def fit_whitened(
         reason=reason,
         tune=tune,
     )
-    return assemble(design, names, values, kept, info)
+    return assemble(design, names, values, kept_stats(stats), info)
 
 
 def compiled_joint(density: WhitenedPosterior, initial_point: Callable) -> CompiledDensity | None:
@@ -174,7 +170,8 @@ def whitened_sample(
     """n weighted draws of z, whose k-hat says whether they can be trusted."""
     d = density.laplace.n_dim
     top = Mode(np.zeros(d), float(density.values(np.zeros((1, density.n_dim)))[0]), np.eye(d))
-    proposal = _Proposal(split_t(_Along(density), top), density.n_dim - d)
+    along: Any = _Along(density)
+    proposal = _Proposal(split_t(along, top), density.n_dim - d)
     return weighted_sample(density, proposal, n, rng, cores, evaluate_all)
 
 

@@ -67,7 +67,7 @@ _STARTS = (0.5, 0.05)
 
 
 #: Effects follow all others where that takes so many multiplications per row at most.
-_WORTH = 30.0
+_WORTH = 15.0
 
 
 class LowParameters(NamedTuple):
@@ -160,7 +160,7 @@ class LaplacePosterior:
         found, mode = self.system.evaluate(
             at.F, phi, beta, gradient=gradient, start=self._near.get("start")
         )
-        if not np.isfinite(found.value):
+        if mode is None or not np.isfinite(found.value):
             return np.nan, nothing
         if gradient:
             self._near["start"] = mode.b, mode.U

@@ -202,7 +202,8 @@ class LikelihoodFit(
         >>> fit.summary().index[:2].tolist()
         ['Intercept', 'Days']
         """
-        table = pd.concat([self.fixef(ddf, level=level), self.varcomp(level=level)])
+        fixef = self.fixef(ddf, level=level).loc[:, "estimate":"upper"]
+        table = pd.concat([fixef, self.varcomp(level=level)])
         table.attrs["missing"] = self.design.missing.describe()
         return table
 

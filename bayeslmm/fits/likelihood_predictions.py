@@ -128,18 +128,27 @@ class LikelihoodPredictions(_Result):
             values = mean_of(self, values)
         return pd.Series(values, index=design.index, name="fitted")
 
-    def residuals(self, random: str = "conditional", kind: str = "raw") -> pd.Series:
+    def residuals(
+        self,
+        random: str = "conditional",
+        kind: str = "raw",
+        *,
+        random_seed: int | None = None,
+    ) -> pd.Series:
         """Response minus :meth:`fitted`.
 
         Parameters
         ----------
         random : {"conditional", "population"}
-        kind : {"raw", "normalized", "pearson", "deviance"}
+        kind : {"raw", "normalized", "pearson", "deviance", "quantile"}
             Normalized residuals are whitened by the estimated residual covariance: independent
             with variance 1 if the model is right. They need ``random="conditional"``. For a
             response that is not Gaussian in their place Pearson residuals, over the standard
-            deviation of their row, and deviance residuals, the signed root of what the row lacks
-            in twice the log-likelihood. Raw ones of a count of trials are counts.
+            deviation of their row, deviance residuals, the signed root of what the row lacks
+            in twice the log-likelihood, and randomized quantile residuals, standard normal where
+            the model holds (Dunn and Smyth 1996). Raw ones of a count of trials are counts.
+        random_seed : int, optional
+            Of quantile residuals of discrete responses.
 
         Examples
         --------
@@ -150,7 +159,7 @@ class LikelihoodPredictions(_Result):
             from bayeslmm.results.response_scale import response_residuals
 
             eta = self.fitted(random, "link").to_numpy()
-            values = response_residuals(self, eta, kind)
+            values = response_residuals(self, eta, kind, random_seed)
             return pd.Series(values, index=self.design.index, name="residual")
         values = self.design.y - self.fitted(random).to_numpy()
         if kind not in ("raw", "normalized"):
@@ -190,10 +199,11 @@ class LikelihoodPredictions(_Result):
         given : data frame, optional
             Rows with responses, of new or of known groups, that coefficients and effects are
             predicted from as well; the variance parameters stay.
-        random : {"conditional", "population", "new"}
-            With each group's own effects; for the average group, which in a linear model is
-            the marginal mean too; or for groups not seen yet. Under "new" levels that are not
-            in the fit have the variance of the population, levels that are keep their own
+        random : {"conditional", "population", "new", "marginal"}
+            With each group's own effects; for the average group; for groups not seen yet; or
+            averaged over the population of groups, which is the mean of the average group where
+            the response is Gaussian and only there (see :meth:`average_effects`). Under "new"
+            levels that are not in the fit have the variance of the population, levels that are keep their own
             effects; where `newdata` has no level that is not in the fit, its levels stand for
             new ones like them.
         allow_new_levels : bool
@@ -203,7 +213,7 @@ class LikelihoodPredictions(_Result):
             The mean response, or the linear predictor, which are the same where the response is
             Gaussian; or a new response. Means of a response that is not Gaussian are those of a
             row whose effects are the ones predicted, 0 for the population and for new groups: not
-            averages over groups.
+            averages over groups, which are those of ``random="marginal"``.
         level : float
 
         Returns

@@ -21,6 +21,7 @@ from bayeslmm.likelihood.inference import (
     t_table,
 )
 from bayeslmm.results.contrasts import contextual_contrast, contrast_matrix
+from bayeslmm.results.ratios import on_predictor_scale, with_ratios
 from bayeslmm.results.tables import check_level
 
 if TYPE_CHECKING:
@@ -52,7 +53,9 @@ class LikelihoodTests(_Result):
         Returns
         -------
         pandas.DataFrame
-            Columns ``estimate se df t p lower upper``; NaN for an aliased coefficient.
+            Columns ``estimate se df t p lower upper``; NaN for an aliased coefficient. Where
+            exponentials of coefficients are ratios, also these and their limits, such as
+            ``odds_ratio ratio_lower ratio_upper``, named as by :meth:`PosteriorFit.fixef`.
 
         Raises
         ------
@@ -86,7 +89,8 @@ class LikelihoodTests(_Result):
         Returns
         -------
         pandas.DataFrame
-            Columns ``estimate se df t p lower upper``.
+            Columns as in :meth:`fixef`, on the scale of the linear predictor, which
+            ``attrs["scale"]`` names where the response is not Gaussian.
 
         Raises
         ------
@@ -112,7 +116,7 @@ class LikelihoodTests(_Result):
         elif not (estimable := self._estimable(values)).all():
             _warn("A combination that aliased columns leave undetermined is not estimable: NaN.")
             frame.loc[~estimable] = np.nan
-        return frame
+        return on_predictor_scale(self.design.family, with_ratios(self.design.family, frame))
 
     def contextual_effect(
         self, x: str, g: str, ddf: str | None = None, *, level: float = 0.95
@@ -279,7 +283,8 @@ class LikelihoodTests(_Result):
         pandas.DataFrame
             The factors' levels and ``estimate se df t p lower upper``. The other factors are
             averaged over with equal weights (Searle, Speed and Milliken 1980, The American
-            Statistician 34(4)).
+            Statistician 34(4)). Means of the linear predictor: :meth:`average_effects` has those
+            of a response that is not Gaussian.
 
         Examples
         --------
@@ -292,7 +297,8 @@ class LikelihoodTests(_Result):
         from bayeslmm.results.marginal_means import reference_rows
 
         labels, L, offset = reference_rows(self.design, terms, at)
-        return pd.concat([labels, self._rows(L, ddf, level, offset)], axis=1)
+        table = pd.concat([labels, self._rows(L, ddf, level, offset)], axis=1)
+        return on_predictor_scale(self.design.family, table)
 
     def pairwise(
         self,
@@ -315,7 +321,9 @@ class LikelihoodTests(_Result):
         Returns
         -------
         pandas.DataFrame
-            ``contrast estimate se df t p lower upper``.
+            ``contrast estimate se df t p lower upper``, on the scale of the linear predictor, and
+            ratios as in :meth:`fixef`; :meth:`average_contrasts` compares means of a response
+            that is not Gaussian.
 
         Examples
         --------
@@ -329,7 +337,8 @@ class LikelihoodTests(_Result):
 
         labels, L, offset, n_means = pair_rows(self.design, terms, at)
         table = pd.concat([labels, self._rows(L, ddf, level, offset)], axis=1)
-        return adjusted(table, adjust, n_means, level)
+        table = with_ratios(self.design.family, adjusted(table, adjust, n_means, level))
+        return on_predictor_scale(self.design.family, table)
 
     def _rows(
         self, L: np.ndarray, ddf: str | None, level: float, offset: np.ndarray

@@ -133,7 +133,7 @@ def _rows_of(fit) -> LeftOut:
     from bayeslmm.results.loo import LeftOut
 
     design = fit.model.design
-    return LeftOut("", False, design.response, design.index, design.y, ())
+    return LeftOut("", False, design.response, design.index, design.y, (), design.family.discrete)
 
 
 def _same_question(name: str, record: LeftOut, unit: str, conditional: bool) -> None:
@@ -164,6 +164,11 @@ def _same_rows(name: str, one: LeftOut, other_name: str, other: LeftOut) -> None
         raise ValueError(
             f"{pair} have different responses ({one.response} and {other.response}): densities of "
             "different quantities are not comparable."
+        )
+    if one.discrete != other.discrete:
+        raise ValueError(
+            f"{pair}: one gives the response probabilities and the other densities, which are not "
+            "comparable."
         )
     if np.array_equal(one.y, other.y):
         if not one.index.equals(other.index) and one.index.is_unique:

@@ -230,8 +230,11 @@ class PosteriorPlots(FitPlots):
 
         return plot_prior_posterior(self, parameters, **options)
 
-    def plot_ppc(self: Any, kind: str = "dist", **options) -> np.ndarray:
+    def plot_ppc(self: Any, kind: str | None = None, **options) -> np.ndarray:
         """Replicated data against those observed, or a statistic of each (``kind="stat"``).
+
+        Kinds ``"rootogram"``, ``"binned"``, ``"bars"`` and ``"quantile"`` are for responses that
+        are not Gaussian.
 
         Options: ``stat by groups random_seed`` and ArviZ's; see
         :func:`bayeslmm.plots.plot_ppc`.

@@ -86,7 +86,10 @@ class PosteriorChecks(PosteriorDraws):
         statistics : dict of str to callable, optional
             Functions of (y, codes): responses and the number of each row's group. By default
             mean, sd, minimum, maximum, sd and range of the groups' means, sd within groups, and
-            sd of the groups' slopes for each numeric random slope.
+            sd of the groups' slopes for each numeric random slope. Counts have the share of
+            zeros and variance / mean in place of sd and minimum, ordered categories the share of
+            each; responses of 0 and 1 and counts of trials have shares of trials, of rows and of
+            groups with none and with all.
         factor : str, optional
             Grouping factor of the codes; the first by default.
         groups : {"same", "new"} or list of str
@@ -130,6 +133,42 @@ class PosteriorChecks(PosteriorDraws):
             random_seed=random_seed,
         )
 
+    def quantile_residuals(
+        self, *, draws: int | None = None, random_seed: int | None = 0
+    ) -> pd.Series:
+        """Randomized quantile residuals of a response that is not Gaussian.
+
+        Standard normal where the model is true: normal quantiles of the distribution function of
+        each row at its response, a mean over draws given the random effects, randomized between
+        P(Y < y) and P(Y <= y) where the response is discrete (Dunn and Smyth 1996).
+
+        Parameters
+        ----------
+        draws : int, optional
+            In all; 1,000 by default.
+        random_seed : int, optional
+            Of the uniform numbers.
+
+        Returns
+        -------
+        pandas.Series
+            By the index of the rows in the data.
+
+        Raises
+        ------
+        DataError
+            If the response is Gaussian, which has ``residuals()``.
+
+        Notes
+        -----
+        Rows have been used to fit the model, so their residuals are a little too small;
+        :meth:`loo_pit` leaves each row out.
+        """
+        from bayeslmm.results.response_checks import quantile_residuals
+
+        values = quantile_residuals(self, draws=draws, random_seed=random_seed)
+        return pd.Series(values, index=self.model.design.index, name="quantile residual")
+
     def loo(
         self,
         unit: str = "observation",
@@ -147,11 +186,13 @@ class PosteriorChecks(PosteriorDraws):
             ``"observation"``, or a grouping factor to leave out a group at a time.
         conditional : bool
             Use the likelihood given the random effects, as Bambi and brms do, instead of the
-            one with coefficients and random effects integrated out.
+            one with coefficients and random effects integrated out (of a response that is not
+            Gaussian: the random effects of one factor, those with most levels, by quadrature).
         draws : int, optional
             Draws per chain to use, evenly spaced; by default all that fit in memory.
         exact : bool
-            Refit the units whose k-hat is above 0.7, with at most 1000 rows above 0.5.
+            Refit the units whose k-hat is above 0.7, with at most 1000 rows of a Gaussian
+            response above 0.5. Nothing is refitted where densities are conditional.
         progressbar : bool
 
         Returns
@@ -162,14 +203,18 @@ class PosteriorChecks(PosteriorDraws):
             standard errors of ``elpd`` and ``elpd_i``, ``n_eff_i`` the effective draws behind the
             units that were refitted. ``likelihood`` says whether it is
             ``"integrated"`` or ``"conditional"``; the latter is all there is for Student-t
-            residuals or effects, whose fits also have ``outlier_weights``.
+            residuals or effects, whose fits also have ``outlier_weights``, and for other families
+            where every factor has more than three effects. With several grouping factors it is
+            ``"integrated over g"`` for those families: given the effects of the others.
 
         Raises
         ------
         ValueError
             If there is no such unit.
         SamplingError
-            If the coefficients' priors are not normal or flat (then ``conditional=True``).
+            If the coefficients' priors are not normal or flat (then ``conditional=True``); if
+            effects of another factor belong to the groups left out of a response that is not
+            Gaussian.
 
         Examples
         --------
@@ -198,14 +243,15 @@ class PosteriorChecks(PosteriorDraws):
     ) -> xr.DataTree:
         """P(y <= y_i) without row i, coefficients and random effects integrated out.
 
-        Uniform where the model is calibrated.
+        Uniform where the model is calibrated: of a discrete response, a uniform number between
+        P(y < y_i) and P(y <= y_i).
 
         Parameters
         ----------
         draws, exact, progressbar
             As in :meth:`loo`.
         random_seed : int, optional
-            Of the leave-one-out predictive draws.
+            Of the leave-one-out predictive draws, or of those uniform numbers.
 
         Returns
         -------
@@ -213,7 +259,8 @@ class PosteriorChecks(PosteriorDraws):
             Group loo_pit (exact given the draws, dimension obs), for
             ``az.plot_ecdf_pit(tree, group="loo_pit", sample_dims=["obs"])``; and what
             ``az.plot_loo_pit(tree)`` takes: log_likelihood and posterior_predictive are those
-            of left-out rows.
+            of left-out rows. Responses that are not Gaussian have loo_pit_lower and
+            loo_pit_upper, the two probabilities, in their place.
 
         Raises
         ------

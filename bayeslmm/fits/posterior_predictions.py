@@ -40,17 +40,22 @@ class PosteriorPredictions(PosteriorDraws):
         given : data frame, optional
             Rows with responses, of new or of known groups, that the predictions take into
             account as :meth:`condition_on` does.
-        random : {"conditional", "population", "new"}
-            With each group's own effects; for the average group, which in a linear model is
-            the marginal mean too; or for groups not seen yet. Under "new" effects of levels
-            that are not in the fit are drawn from the population (rows with the same label
-            share them), levels that are in the fit keep their own; where `newdata` has no
-            level that is not in the fit, its levels stand for new ones like them.
+        random : {"conditional", "population", "new", "marginal"}
+            With each group's own effects; for the average group; for groups not seen yet; or
+            averaged over the population of groups, which is the mean of the average group where
+            the response is Gaussian and only there (see :meth:`average_effects`). Under "new"
+            effects of levels that are not in the fit are drawn from the population (rows with
+            the same label share them), levels that are in the fit keep their own; where
+            `newdata` has no level that is not in the fit, its levels stand for new ones like
+            them.
         allow_new_levels : bool
             Under "conditional": effects of levels that are not in the fit are drawn from the
             population instead of being an error.
-        kind : {"mean", "response"}
-            The linear predictor, or a new response around it.
+        kind : {"mean", "link", "response", "probabilities"}
+            The mean response (of counts of trials per trial, so a probability; of ordered
+            categories their expected number, from 0); the linear predictor, which is the mean
+            where the response is Gaussian; a new response (counts of trials need the trials of
+            `newdata`); or the probability of every ordered category.
         level, interval
             As in :meth:`summary`.
         draws : bool
@@ -62,12 +67,16 @@ class PosteriorPredictions(PosteriorDraws):
         Returns
         -------
         pandas.DataFrame or xarray.DataArray
-            Columns ``mean sd lower upper``, indexed as `newdata`.
+            Columns ``mean sd lower upper``, indexed as `newdata`; of probabilities one column
+            per category, with posterior means (draws have a dimension ``category``).
 
         Raises
         ------
         DataError
-            If a predictor is missing or has a level that was not in the fit.
+            If a predictor is missing or has a level that was not in the fit, or the link has no
+            average over groups.
+        ValueError
+            If there is no such choice.
 
         Warns
         -----
@@ -82,16 +91,21 @@ class PosteriorPredictions(PosteriorDraws):
         0  250.0  10.0  240.0  270.0
         1  300.0  10.0  280.0  320.0
         """
-        from bayeslmm.results.posterior_prediction import PosteriorPrediction
+        from bayeslmm.results.response_prediction import posterior_prediction
 
         check_level(level, interval)
         fit = self if given is None else self.condition_on(given, random_seed=random_seed)
-        prediction = PosteriorPrediction(fit, newdata, random, kind, random_seed, allow_new_levels)
+        prediction = posterior_prediction(fit, newdata, random, kind, random_seed, allow_new_levels)
         if draws:
             import xarray as xr
 
-            dims = ("chain", "draw", "row")
-            return xr.DataArray(prediction.draws(), dims=dims, name="prediction")
+            dims: tuple[str, ...] = ("chain", "draw", "row")
+            coords = {}
+            if kind == "probabilities":
+                dims, coords["category"] = (*dims, "category"), list(fit.model.design.categories)
+            return xr.DataArray(prediction.draws(), coords, dims, name="prediction")
+        if kind == "probabilities":
+            return prediction.probabilities()
         return prediction.table(level, interval)
 
     def condition_on(self, rows, *, reweight: bool = False, random_seed: int | None = None) -> Self:
@@ -156,19 +170,24 @@ class PosteriorPredictions(PosteriorDraws):
         weights: bool = False,
         random_seed: int | None = None,
     ) -> pd.Series | pd.DataFrame:
-        """Response minus posterior mean of the linear predictor.
+        """Response minus posterior mean of its mean.
 
         Parameters
         ----------
-        random : {"conditional", "population", "new"}
+        random : {"conditional", "population", "new", "marginal"}
             As in :meth:`predict`.
-        kind : {"raw", "normalized"}
+        kind : {"raw", "normalized", "pearson", "deviance", "quantile"}
             Normalized residuals are whitened by the residual covariance at the posterior means
-            of its parameters. They need ``random="conditional"``.
+            of its parameters. They need ``random="conditional"``. For a response that is not
+            Gaussian in their place Pearson residuals, over the root of the mean variance of
+            their row; deviance residuals, at the posterior means of the linear predictor and
+            the distribution's parameters; and randomized quantile residuals, standard normal
+            where the model holds (Dunn and Smyth 1996), of the distribution functions averaged
+            over the draws. Raw ones of a count of trials are counts.
         weights : bool
             Also the column ``weight`` of :meth:`outlier_weights`.
         random_seed : int, optional
-            For new groups.
+            For new groups, and quantile residuals of discrete responses.
 
         Examples
         --------
@@ -178,6 +197,11 @@ class PosteriorPredictions(PosteriorDraws):
         from bayeslmm.bayes.residual_draws import whitened
         from bayeslmm.results.posterior_prediction import PosteriorPrediction
 
+        if not self.model.design.family.gaussian:
+            from bayeslmm.results.response_prediction import posterior_residuals
+
+            values = posterior_residuals(self, random, kind, random_seed)
+            return pd.Series(values, index=self.model.design.index, name="residual")
         if kind not in ("raw", "normalized"):
             raise ValueError(f'kind must be "raw" or "normalized", not {kind!r}.')
         if kind == "normalized" and random != "conditional":

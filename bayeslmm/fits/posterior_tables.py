@@ -17,6 +17,7 @@ from bayeslmm.bayes.draws import (
 from bayeslmm.fits.posterior_draws import PosteriorDraws
 from bayeslmm.results.contrasts import contextual_contrast, contrast_matrix
 from bayeslmm.results.marginal_means import pair_rows, reference_rows
+from bayeslmm.results.ratios import on_predictor_scale, ratios_of_draws
 from bayeslmm.results.tables import check_level, summarize_blocks, summarize_draws
 
 __all__ = ["PosteriorTables"]
@@ -52,9 +53,10 @@ class PosteriorTables(PosteriorDraws):
         >>> post.summary().index[:2].tolist()
         ['Intercept', 'Days']
         """
+        coefficients = coefficient_draws(self.model.design, self.posterior)
         table = pd.concat(
             [
-                self.fixef(level=level, interval=interval),
+                self._table(coefficients, "coefficient", level, interval),
                 self.varcomp(level=level, interval=interval),
             ]
         )
@@ -64,14 +66,31 @@ class PosteriorTables(PosteriorDraws):
     def fixef(self, *, level: float = 0.95, interval: str = "eti") -> pd.DataFrame:
         """Coefficients (fixed effects); columns as in :meth:`summary`.
 
+        Where their exponentials are ratios, as of odds with the logit link, also their posterior
+        medians and intervals: ``odds_ratio`` (of ordered categories: of the odds of a higher one),
+        ``rate_ratio`` (log link of counts), ``risk_ratio`` (log link of 0/1 and trials), ``ratio``
+        (of means) or ``hazard_ratio`` (complementary log-log), ``ratio_lower`` and
+        ``ratio_upper``. That of the intercept is no ratio but the odds, rate or mean itself.
+
         Examples
         --------
         >>> post.fixef().index.tolist()
         ['Intercept', 'Days']
         """
-        return self._table(
-            coefficient_draws(self.model.design, self.posterior), "coefficient", level, interval
+        check_level(level, interval)
+        names, draws = coefficient_draws(self.model.design, self.posterior)
+        table = summarize_blocks(
+            lambda part: draws[..., part],
+            pd.Index(names, name="coefficient", dtype=object),
+            draws.shape[0] * draws.shape[1],
+            level=level,
+            interval=interval,
+            more=lambda part: self._ratios(part, level, interval),
         )
+        return on_predictor_scale(self.model.design.family, table)
+
+    def _ratios(self, draws: np.ndarray, level: float, interval: str) -> dict[str, np.ndarray]:
+        return ratios_of_draws(self.model.design.family, draws, level, interval)
 
     def varcomp(self, *, level: float = 0.95, interval: str = "eti") -> pd.DataFrame:
         """Standard deviations and correlations of the random effects, and sigma.
@@ -196,6 +215,12 @@ class PosteriorTables(PosteriorDraws):
         level, interval
             As in :meth:`summary`.
 
+        Returns
+        -------
+        pandas.DataFrame
+            Columns as in :meth:`fixef`, on the scale of the linear predictor, which
+            ``attrs["scale"]`` names where the response is not Gaussian.
+
         Raises
         ------
         ValueError
@@ -209,7 +234,10 @@ class PosteriorTables(PosteriorDraws):
         rows, index = contrast_matrix(L, self.model.design.coef_names)
         check_level(level, interval)
         index = pd.Index(index, name="contrast", dtype=object)
-        return self._combined(rows, 0.0, index, level, interval)
+        table = self._combined(
+            rows, 0.0, index, level, interval, lambda draws: self._ratios(draws, level, interval)
+        )
+        return on_predictor_scale(self.model.design.family, table)
 
     def contextual_effect(
         self, x: str, g: str, *, level: float = 0.95, interval: str = "eti"
@@ -236,6 +264,9 @@ class PosteriorTables(PosteriorDraws):
     ) -> pd.DataFrame:
         """Marginal means of the levels of one or several factors, as posterior summaries.
 
+        Means of the linear predictor; :meth:`average_effects` has those of a response that is not
+        Gaussian.
+
         Parameters
         ----------
         terms, at
@@ -256,12 +287,16 @@ class PosteriorTables(PosteriorDraws):
         labels, rows, offset = reference_rows(self.model.design, terms, at)
         names = [" ".join(map(str, row)) for row in labels.itertuples(index=False)]
         table = self._combined(rows, offset, labels.index, level, interval, names=names)
-        return pd.concat([labels, table], axis=1)
+        table = pd.concat([labels, table], axis=1)
+        return on_predictor_scale(self.model.design.family, table)
 
     def pairwise(
         self, terms: str | list[str], *, at=None, level: float = 0.95, interval: str = "eti"
     ) -> pd.DataFrame:
         """Differences of all pairs of marginal means, with the probability of being positive.
+
+        On the scale of the linear predictor, with ratios as in :meth:`fixef`;
+        :meth:`average_contrasts` compares means of a response that is not Gaussian.
 
         Parameters
         ----------
@@ -285,10 +320,14 @@ class PosteriorTables(PosteriorDraws):
             labels.index,
             level,
             interval,
-            lambda draws: {"p_positive": (draws > 0).mean(axis=(0, 1))},
+            lambda draws: {
+                "p_positive": (draws > 0).mean(axis=(0, 1)),
+                **self._ratios(draws, level, interval),
+            },
             names=labels["contrast"],
         )
-        return pd.concat([labels, table], axis=1)
+        table = pd.concat([labels, table], axis=1)
+        return on_predictor_scale(self.model.design.family, table)
 
     def _combined(
         self,

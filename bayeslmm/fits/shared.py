@@ -6,6 +6,7 @@ here, once.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -63,6 +64,100 @@ class SharedResults:
         from bayeslmm.results.implied import implied_table
 
         return implied_table(self, data, correlation=True)
+
+    def average_effects(
+        self: Any,
+        terms: str | list[str] | None = None,
+        *,
+        newdata=None,
+        at: Mapping[str, Any] | None = None,
+        level: float = 0.95,
+        interval: str = "eti",
+    ) -> pd.DataFrame:
+        """Means of the average group and of the population of groups, side by side.
+
+        The average group has random effects of 0, and its mean is g^-1(x'beta). The population's
+        is the mean over all groups, E g^-1(x'beta + z'b) with b from its estimated distribution:
+        what a share or a mean of many new groups would be. The two are the same where the
+        response is Gaussian; with the logit link the population's is nearer one half.
+
+        Parameters
+        ----------
+        terms : str or list of str, optional
+            Columns whose levels are wanted, other factors averaged over with equal weights on the
+            scale of the response. By default every combination of all factors' levels.
+        newdata : data frame, optional
+            Rows to take in place of a grid; grouping columns are not needed.
+        at : dict, optional
+            A value of numeric columns, or several; by default their means.
+        level, interval
+            As in the posterior's ``summary``.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The labels; ``average_group`` and ``population_average``, each with columns ending in
+            ``_lower`` and ``_upper``; of an ordinal response one row per ``category``. Of a
+            posterior means over its draws; of a likelihood fit estimates and intervals by the
+            delta method on the scale of the link. Means of counts of trials are per trial.
+
+        Raises
+        ------
+        ValueError
+            If a column is not in the formula.
+        DataError
+            If the link has no mean over normal effects, as the inverse.
+
+        Examples
+        --------
+        >>> fit.average_effects(at={"Days": [0, 9]}).round(1).iloc[:, :3]
+           Days  average_group  average_group_lower
+        0     0          251.4                238.0
+        1     9          345.6                316.4
+        """
+        from bayeslmm.results.average_effects import average_effects_table
+
+        return average_effects_table(self, terms, newdata, at, level, interval)
+
+    def average_contrasts(
+        self: Any,
+        terms: str | list[str] | None = None,
+        *,
+        newdata=None,
+        at: Mapping[str, Any] | None = None,
+        level: float = 0.95,
+        interval: str = "eti",
+    ) -> pd.DataFrame:
+        """Differences and ratios of all pairs of means of :meth:`average_effects`.
+
+        With probabilities, the risk difference, the risk ratio and the odds ratio: of the average
+        group, and of the population, whose odds ratio is nearer 1 than that of any one group.
+
+        Parameters
+        ----------
+        terms, newdata, at, level, interval
+            As in :meth:`average_effects`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            ``contrast measure`` (``difference``, ``ratio``, ``odds_ratio``) and the columns of
+            :meth:`average_effects`; of a posterior means of differences, medians of ratios.
+
+        Raises
+        ------
+        ValueError
+            If there is only one mean.
+
+        Examples
+        --------
+        >>> fit.average_contrasts(at={"Days": [9, 0]}).round(1).iloc[:, :3]
+          contrast     measure  average_group
+        0    9 - 0  difference           94.2
+        """
+        from bayeslmm.results.average_effects import average_contrasts_table
+
+        return average_contrasts_table(self, terms, newdata, at, level, interval)
 
     def reliability(
         self: Any, factor: str | None = None, *, level: float = 0.95, interval: str = "eti"

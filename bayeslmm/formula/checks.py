@@ -21,7 +21,6 @@ __all__ = [
     "check_design",
     "refuse_beside_family",
     "refuse_beside_residuals",
-    "refuse_marginal",
     "refuse_reml",
 ]
 
@@ -330,21 +329,6 @@ def refuse_beside_family(family: str, given: Mapping[str, object]) -> None:
             continue
         shown = f'{option}="{value}"' if isinstance(value, str) else f"{option}="
         raise DataError(f'{shown} does not go together with family="{family}": {why}')
-
-
-def refuse_marginal(family: Family) -> None:
-    """Refuse to integrate coefficients and effects out of a response that is not Gaussian.
-
-    Raises
-    ------
-    DataError
-    """
-    if not family.gaussian:
-        raise DataError(
-            f'There is no marginal model for family="{family.name}": coefficients and random '
-            "effects can be integrated out in closed form of a Gaussian response only. Use "
-            'parameterization="noncentered" or "centered".'
-        )
 
 
 def refuse_reml(family: Family) -> None:

@@ -7,6 +7,7 @@ those of the rows the design was made from.
 from __future__ import annotations
 
 import re
+from collections.abc import Set
 from dataclasses import replace
 
 import numpy as np
@@ -18,11 +19,11 @@ from bayeslmm.formula.design import Design
 from bayeslmm.formula.functions import STATEFUL, allowed_calls
 from bayeslmm.formula.random import GroupingFactor, RandomBlock
 from bayeslmm.formula.residual import ResidualDesign, ResidualRows
-from bayeslmm.formula.responses import new_response
+from bayeslmm.formula.responses import new_response, row_trials
 from bayeslmm.formula.syntaxtree import parse_part, variables_in
 from bayeslmm.formula.table import PlainTable
 
-__all__ = ["add_rows"]
+__all__ = ["add_rows", "new_trials"]
 
 
 def add_rows(design: Design, data) -> Design:
@@ -85,6 +86,39 @@ def _response(design: Design, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarr
                 f"The response {text!r} depends on all fitted rows through {called[0]}(), so new "
                 "rows have no response on its scale. Transform the column before fitting."
             )
+    why = (
+        " of the new rows has missing values: only rows with a response say something about a "
+        "group. Remove the others."
+    )
+    rows, allowed = _plain_rows(design, frame, texts, why)
+    y, trials = new_response(design, rows, frame.index, allowed)
+    if not np.all(np.isfinite(y)):
+        raise DataError(f"The response {parsed.response!r} of the new rows is not finite.")
+    return y, trials
+
+
+def new_trials(design: Design, newdata) -> np.ndarray | None:
+    """Trials (m,) of new rows, None where the model has none.
+
+    Raises
+    ------
+    FormulaError
+        If the column is not there.
+    DataError
+        If a value is missing or no number of trials.
+    """
+    if design.trials is None:
+        return None
+    text, frame = design.formula.trials, as_frame(newdata)
+    why = " has missing values: new counts need their numbers of trials."
+    rows, allowed = _plain_rows(design, frame, [] if text is None else [text], why)
+    return row_trials(design, rows, frame.index, allowed)
+
+
+def _plain_rows(
+    design: Design, frame: pd.DataFrame, texts: list[str], why: str
+) -> tuple[PlainTable, Set[str]]:
+    """The columns of new rows that some text names, and what it may call."""
     allowed = allowed_calls(design.namespace)
     known = set(design.table.columns)
     trees = [parse_part(text, allowed, known, "response") for text in texts if not text.isdigit()]
@@ -93,17 +127,10 @@ def _response(design: Design, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarr
     for name in names:
         column = find_column(frame, name, "response column")
         if missing_in(column).any():
-            raise DataError(
-                f"The response column {name!r} of the new rows has missing values: only rows with "
-                "a response say something about a group. Remove the others."
-            )
+            raise DataError(f"The response column {name!r}{why}")
         categories = design._categories(name)
         plain[name] = plain_column(column, name, categories, numeric=categories is None)
-    rows = PlainTable(plain, len(frame))
-    y, trials = new_response(design, rows, frame.index, allowed)
-    if not np.all(np.isfinite(y)):
-        raise DataError(f"The response {parsed.response!r} of the new rows is not finite.")
-    return y, trials
+    return PlainTable(plain, len(frame)), allowed
 
 
 def _weights(design: Design, frame: pd.DataFrame) -> np.ndarray | None:

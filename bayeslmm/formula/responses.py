@@ -25,6 +25,7 @@ __all__ = [
     "read_response",
     "refuse_constant",
     "refuse_trials",
+    "row_trials",
 ]
 
 #: More categories than this are a number that was meant to be modeled as one.
@@ -167,9 +168,19 @@ def new_response(
         y = np.array([design.categories.index(label) for label in labels], dtype=float)
     else:
         y = _numbers(column, name, design.family.name)
-    trials = None if design.trials is None else _trials(parsed.trials, table, index, options)
+    trials = row_trials(design, table, index, allowed)
     check_support(design.family, y, trials, name, index)
     return y, trials
+
+
+def row_trials(
+    design: Design, table: PlainTable, index: pd.Index, allowed: Set[str]
+) -> np.ndarray | None:
+    """Trials of new rows, as :func:`new_response`."""
+    if design.trials is None:
+        return None
+    options: dict[str, Any] = {"namespace": design.namespace, "allowed": allowed}
+    return _trials(design.formula.trials, table, index, options)
 
 
 def refuse_trials(parsed: ParsedFormula, family: str) -> None:

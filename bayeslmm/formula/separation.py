@@ -10,62 +10,75 @@ from __future__ import annotations
 
 import numpy as np
 
-from bayeslmm.formula.design import Design
+from bayeslmm.parts.families import Family
 
-__all__ = ["pushes", "separating_direction"]
+__all__ = ["never_falling", "pushes", "separating_direction"]
 
-#: A direction moves rows by this much of its size at least.
+#: A direction moves rows, of columns of unit size, by this much at least.
 _MOVES = 1e-7
-_UP, _DOWN = 1.0, -1.0
 
 
-def pushes(design: Design) -> tuple[np.ndarray, np.ndarray]:
+def pushes(
+    family: Family, y: np.ndarray, trials: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Whether the likelihood of each row stays above zero as its predictor goes up, or down.
+
+    Parameters
+    ----------
+    family : Family
+    y, trials : ndarray, shape (n,)
 
     Returns
     -------
     up, down : ndarray of bool, shape (n,)
     """
-    name, link, y = design.family.name, design.family.link.name, design.y
-    up = down = np.zeros(len(y), dtype=bool)
-    if link in ("identity", "inverse"):  # a bounded predictor, or densities that vanish
-        return up, down
+    name, link, nowhere = family.name, family.link.name, np.zeros(len(y), dtype=bool)
+    if link in ("identity", "inverse") or not family.discrete:
+        return nowhere, nowhere  # the predictor is bounded, or the density vanishes
     if name in ("bernoulli", "binomial"):
-        trials = 1.0 if design.trials is None else design.trials
-        return (up if link == "log" else y == trials), y == 0
+        return nowhere if link == "log" else y == (1.0 if trials is None else trials), y == 0
     if name == "ordinal":
-        return y == len(design.categories) - 1, y == 0
-    if design.family.discrete:  # an extra zero needs no small mean
-        return (y == 0 if name.startswith("zero_inflated") else up), y == 0
-    return up, down
+        return y == family.n_phi, y == 0
+    return y == 0 if name.startswith("zero_inflated") else nowhere, y == 0
 
 
-def separating_direction(design: Design, columns: np.ndarray | None = None) -> np.ndarray | None:
+def separating_direction(X: np.ndarray, up: np.ndarray, down: np.ndarray) -> np.ndarray | None:
     """A direction along which the likelihood of no row vanishes, and some row moves.
 
     Parameters
     ----------
-    design : Design
-        Random effects are not looked at; thresholds move together.
-    columns : ndarray, shape (n, k), optional
-        Of the coefficients that may move; all by default.
+    X : ndarray, shape (n, k)
+    up, down : ndarray of bool, shape (n,)
+        As of :func:`pushes`.
 
     Returns
     -------
     ndarray, shape (k,), or None
-        Signed by the way of the predictor; None where there is no such direction.
+        With the signs in which the likelihood grows; None where there is no such direction.
+    """
+    one_sided = up != down
+    sign = np.where(up, 1.0, -1.0)[one_sided, None]
+    return never_falling(sign * X[one_sided], X[~(up | down)])
+
+
+def never_falling(rising: np.ndarray, fixed: np.ndarray) -> np.ndarray | None:
+    """A direction d with rising d >= 0, not all of them zero, and fixed d = 0.
+
+    Parameters
+    ----------
+    rising, fixed : ndarrays, shape (m, k) and (l, k)
+
+    Returns
+    -------
+    ndarray, shape (k,), or None
     """
     from scipy.optimize import linprog
 
-    X = design.columns_of_location if columns is None else columns
-    up, down = pushes(design)
-    if not X.shape[1] or not (up.any() or down.any()):
-        return None
-    size = np.abs(X).max(axis=0)
-    X = X / np.where(size > 0, size, 1.0)
-    one_sided = up != down
-    free = _null_space(X[~(up | down)])
-    toward = np.unique(np.where(up, _UP, _DOWN)[one_sided, None] * X[one_sided], axis=0) @ free
+    both = np.vstack([rising, fixed])
+    size = np.abs(both).max(axis=0, initial=0.0)
+    size = np.where(size > 0, size, 1.0)
+    free = _null_space(fixed / size)
+    toward = np.unique(rising / size, axis=0) @ free
     if not toward.size:
         return None
     found = linprog(
@@ -74,17 +87,13 @@ def separating_direction(design: Design, columns: np.ndarray | None = None) -> n
     if found.x is None or (toward @ found.x).max() <= _MOVES:
         return None
     direction = free @ found.x
-    direction = np.where(np.abs(direction) > _MOVES, direction, 0.0)
-    direction = direction / np.where(size > 0, size, 1.0)
-    return direction[X.shape[1] - len(design.coef_names) :] if columns is None else direction
+    return np.where(np.abs(direction) > _MOVES, direction, 0.0) / size
 
 
 def _null_space(rows: np.ndarray) -> np.ndarray:
-    """Orthonormal directions (p, k) that move none of the rows."""
-    p = rows.shape[1]
+    """Orthonormal directions (k, j) that move none of the rows (m, k)."""
     if not len(rows):
-        return np.eye(p)
-    root = np.linalg.qr(rows, mode="r")
-    _, sizes, V = np.linalg.svd(root)
+        return np.eye(rows.shape[1])
+    _, sizes, V = np.linalg.svd(np.linalg.qr(rows, mode="r"))
     rank = int(np.sum(sizes > _MOVES * max(sizes.max(initial=0.0), 1.0)))
     return V[rank:].T

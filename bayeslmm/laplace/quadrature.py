@@ -30,7 +30,7 @@ import numpy as np
 if TYPE_CHECKING:
     from bayeslmm.laplace.system import Mode, ResponseSystem
 
-__all__ = ["QuadratureEvaluation", "evaluate_by_quadrature"]
+__all__ = ["QuadratureEvaluation", "evaluate_by_quadrature", "standard_rule"]
 
 
 class QuadratureEvaluation(NamedTuple):
@@ -54,7 +54,7 @@ class QuadratureEvaluation(NamedTuple):
 
 
 @lru_cache(maxsize=32)
-def _rule(n: int, q: int) -> tuple[np.ndarray, np.ndarray]:
+def standard_rule(n: int, q: int) -> tuple[np.ndarray, np.ndarray]:
     """Nodes (n^q, q) and log w_k + |x_k|^2/2 (n^q,)."""
     x, w = np.polynomial.hermite_e.hermegauss(n)
     log_w = np.log(w) - 0.5 * np.log(2.0 * np.pi) + 0.5 * x**2
@@ -87,7 +87,7 @@ def evaluate_by_quadrature(
     if at is not None:
         try:
             levels = _Levels.at(system, at, F, phi)
-            return levels.summed(*_rule(n_nodes, system.factors[0].q)), at
+            return levels.summed(*standard_rule(n_nodes, system.factors[0].q)), at
         except np.linalg.LinAlgError:  # a level whose curvature is lost in rounding
             pass
     nothing = [np.full(len(v), np.nan) for v in (F, F, phi, beta)]

@@ -278,6 +278,16 @@ class ResponseLikelihood:
 
         return self._differences(at, solution)
 
+    def slope_of_all(self, solution: ResponseSolution, function: Callable) -> np.ndarray:
+        """Derivative (d, ...) of a function of (beta, Sigmas, phi) in the coordinates of
+        ``inner``, whose covariance the curvature has."""
+
+        def at(x: np.ndarray):
+            F, phi, beta = self.outer_parts(x)
+            return function(beta, [L @ L.T for L in self.problem.template.split(F)], phi)
+
+        return self._differences(at, solution)
+
     def _differences(self, function: Callable, solution: ResponseSolution) -> np.ndarray:
         x = self.inner_x(solution.theta)
         return central_differences(function, x, np.full(len(x), 1e-6))

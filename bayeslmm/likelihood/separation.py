@@ -1,10 +1,15 @@
-"""Separation: coefficients that the likelihood sends to infinity.
+"""Separation: coefficients that the likelihood sends to infinity, refused by name.
 
+<<<<<<< HEAD
+Which directions these are says :mod:`bayeslmm.formula.separation`; thresholds of ordered categories
+are coefficients here, and may move.
+=======
 A direction d of the coefficients in which no row's probability falls and some row's rises forever
 leaves the likelihood without a maximum (Albert & Anderson 1984, Biometrika 71(1)). Whether there
 is one is a linear program (Konis 2007, Linear programming algorithms for detecting separated data
 in binary logistic regression models, Oxford): maximize the sum of s_i x_i'd under s_i x_i'd >= 0,
 s_i the sign in which row i rises, x_i'd = 0 for rows with a maximum of their own, |d| <= 1.
+>>>>>>> f08b8ab9ba362e1d1aab519fa0cbb4b02ea13f59
 """
 
 from __future__ import annotations
@@ -15,16 +20,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayeslmm.errors import DataError, listed
+from bayeslmm.formula.separation import never_falling, pushes
+from bayeslmm.formula.separation import separating_direction as direction_of
 
 if TYPE_CHECKING:
     from bayeslmm.laplace.system import ResponseSystem
 
 __all__ = ["refuse_separated", "separating_direction"]
-
-#: An entry of a direction, of columns of unit size, that is not zero.
-_MOVES = 1e-7
-#: Links with a limit at both ends, and at the lower end alone.
-_BOTH_ENDS, _COUNTS = ("logit", "probit", "cloglog"), ("log",)
 
 
 def refuse_separated(system: ResponseSystem, names: Sequence[str], response: str) -> None:
@@ -71,8 +73,8 @@ def _surely_overlaps(system: ResponseSystem) -> bool:
     """
     if system.family.name == "ordinal":
         return False
-    signs = _signs(system)
-    if not np.any(signs):
+    up, down = pushes(system.family, system.y, system.trials)
+    if np.array_equal(up, down):
         return True
     phi, beta = system.no_effects
     slopes = system.slopes(system.offset + system.X @ beta, phi)
@@ -82,7 +84,7 @@ def _surely_overlaps(system: ResponseSystem) -> bool:
     root = np.sqrt(w)
     Q = np.linalg.qr(root[:, None] * system.X)[0]
     score = np.linalg.norm(Q.T @ (slopes[1] / root))
-    return bool(score * np.sqrt(w.sum()) < np.abs(slopes[1][signs != 0]).min())
+    return bool(score * np.sqrt(w.sum()) < np.abs(slopes[1][up != down]).min())
 
 
 def separating_direction(system: ResponseSystem) -> np.ndarray | None:
@@ -92,43 +94,13 @@ def separating_direction(system: ResponseSystem) -> np.ndarray | None:
     ----------
     system : ResponseSystem
     """
-    from scipy.optimize import linprog
-
-    size = np.sqrt(np.mean(system.X**2, axis=0))
-    X = system.X / np.where(size > 0, size, 1.0)
     if system.family.name == "ordinal":
-        rising, fixed = _ordinal_rows(X, system.y.astype(int), system.family.n_phi), X[:0]
+        rising = _ordinal_rows(system.X, system.y.astype(int), system.family.n_phi)
+        direction = never_falling(rising, rising[:0])
     else:
-        signs = _signs(system)
-        rising, fixed = (signs[:, None] * X)[signs != 0], X[signs == 0]
-    if not len(rising):
-        return None
-    rising, fixed = np.unique(rising, axis=0), np.unique(fixed, axis=0)
-    width = rising.shape[1]
-    found = linprog(
-        -rising.sum(axis=0),
-        A_ub=-rising,
-        b_ub=np.zeros(len(rising)),
-        A_eq=fixed if len(fixed) else None,
-        b_eq=np.zeros(len(fixed)) if len(fixed) else None,
-        bounds=[(-1.0, 1.0)] * width,
-        method="highs",
-    )
-    if found.x is None or -found.fun <= _MOVES:
-        return None
-    d = found.x[: system.p]
-    return np.where(np.abs(d) > _MOVES, np.sign(d), 0.0)
-
-
-def _signs(system: ResponseSystem) -> np.ndarray:
-    """(n,) 1, -1 or 0 for a row that rises forever with its linear predictor, falls, or neither."""
-    family, y, link = system.family, system.y, system.family.link.name
-    if family.name in ("bernoulli", "binomial") and link in _BOTH_ENDS:
-        return (y == system.trials).astype(float) - (y == 0)
-    counts = "poisson" in family.name or "negativebinomial" in family.name
-    if counts and link in _COUNTS:
-        return -(y == 0).astype(float)
-    return np.zeros(len(y))
+        ways = pushes(system.family, system.y, system.trials)
+        direction = direction_of(system.X, *ways)
+    return None if direction is None else np.sign(direction[: system.p])
 
 
 def _ordinal_rows(X: np.ndarray, y: np.ndarray, n_thresholds: int) -> np.ndarray:

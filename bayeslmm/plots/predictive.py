@@ -11,6 +11,7 @@ from bayeslmm.errors import PlotError
 from bayeslmm.plots.estimates import how_many, pick
 from bayeslmm.plots.prior_posterior import parameter_draws
 from bayeslmm.plots.reference import has_levels
+from bayeslmm.plots.responses import RESPONSE_KINDS, default_kind, draw_response_check
 from bayeslmm.plots.style import ALONE, CYCLE, GROUP, caption
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ _MOST_ROWS = 5000
 
 def plot_ppc(
     fit: PosteriorResult,
-    kind: str = "dist",
+    kind: str | None = None,
     *,
     stat: str | float | Callable = "mean",
     by: str | None = None,
@@ -50,9 +51,12 @@ def plot_ppc(
     fit : PosteriorResult
         Its ``posterior_predictive`` group is used where there is one, otherwise replicates are
         drawn for the picture.
-    kind : {"dist", "stat"}
+    kind : {"dist", "stat", "rootogram", "binned", "bars", "quantile"}, optional
         Densities of whole data sets (``az.plot_ppc_dist``), or a statistic of each
-        (``az.plot_ppc_tstat``).
+        (``az.plot_ppc_tstat``). Counts: a hanging rootogram, the default. Responses of 0 and 1 and
+        counts of trials: mean residuals in bins of fitted values, the default. Ordered categories:
+        bars, the default. All that are not Gaussian: randomized quantile residuals. Bands have 95 %
+        of replicated data.
     stat : str, number or callable
         "mean", "median", "std", "var", "min", "max", "iqr", "mad", a quantile between 0 and
         1, or a function of the responses.
@@ -71,8 +75,12 @@ def plot_ppc(
     Raises
     ------
     PlotError
-        If there is no such kind, statistic, factor or level.
+        If there is no such kind, statistic, factor or level, or the kind is not one for the
+        family.
     """
+    kind = default_kind(fit.model.design) if kind is None and by is None else kind or "dist"
+    if kind in RESPONSE_KINDS:
+        return _response_check(fit, kind, by, random_seed, options)
     _check_kind(kind, stat, by)
     tree = _replicates(fit, _DIST_SAMPLES if kind == "dist" else _STAT_SAMPLES, random_seed)
     response = fit.names.response
@@ -81,6 +89,16 @@ def plot_ppc(
         tree, note = _by_level(fit.model.design, tree, response, by, groups)
     label = fit.model.design.response
     return _draw_check(tree, "posterior_predictive", kind, stat, label, options, note)
+
+
+def _response_check(fit: PosteriorResult, kind: str, by, random_seed, options) -> np.ndarray:
+    if by is not None or options:
+        given = "by" if by is not None else next(iter(options))
+        raise PlotError(f'{given}= goes with kind="dist" and kind="stat" only.')
+    tree = _replicates(fit, _STAT_SAMPLES, random_seed)
+    replicated = tree["posterior_predictive"].to_dataset()[fit.names.response].to_numpy()
+    flat = replicated.reshape(-1, replicated.shape[-1])
+    return draw_response_check(fit, kind, flat, random_seed)
 
 
 def plot_prior_predictive(
@@ -135,7 +153,8 @@ def plot_loo_pit(fit: PosteriorResult, *, random_seed: int | None = None, **opti
 
     For a calibrated model they are uniform and the line stays near 0. They rest on
     Pareto-smoothed importance sampling of the likelihood given the random effects, in a sample
-    of 5,000 rows where there are more.
+    of 5,000 rows where there are more. Of a response that is not Gaussian they are those of
+    ``loo_pit`` without refits, by ``az.plot_ecdf_pit``.
 
     Parameters
     ----------
@@ -155,6 +174,8 @@ def plot_loo_pit(fit: PosteriorResult, *, random_seed: int | None = None, **opti
     from bayeslmm.bayes.tree import log_likelihood
 
     design = fit.model.design
+    if not design.family.gaussian:
+        return _plot_family_pit(fit, random_seed, options)
     tree = _replicates(fit, _draws_within(fit, 1e7), random_seed)
     posterior = _like(fit.posterior, tree["posterior_predictive"].to_dataset())
     density = log_likelihood(design, fit.names, posterior)
@@ -176,6 +197,18 @@ def plot_loo_pit(fit: PosteriorResult, *, random_seed: int | None = None, **opti
         for text in ax.texts:
             text.set(x=0.02, y=0.97, transform=ax.transAxes, va="top", ha="left")
     return axes
+
+
+def _plot_family_pit(fit: PosteriorResult, random_seed: int | None, options: dict) -> np.ndarray:
+    import arviz as az
+
+    from bayeslmm.results.loo_pit import loo_pit
+
+    draws = max(25, min(fit.posterior.sizes["draw"], _draws_within(fit, 2e6) // 4))
+    tree = loo_pit(fit, draws=draws, exact=False, random_seed=random_seed, progressbar=False)
+    options = {"group": "loo_pit", "sample_dims": ["obs"], "backend": "matplotlib"} | options
+    options["visuals"] = {"title": False} | options.get("visuals", {})
+    return _axes(_quietly(lambda: az.plot_ecdf_pit(tree, **options)))
 
 
 def plot_rank(
@@ -212,7 +245,10 @@ def plot_trace(
 
 def _check_kind(kind: str, stat, by: str | None) -> None:
     if kind not in ("dist", "stat"):
-        raise PlotError(f'kind must be "dist" or "stat", not {kind!r}.')
+        raise PlotError(
+            f'kind must be "dist" or "stat", not {kind!r}; of posteriors also '
+            f"{', '.join(RESPONSE_KINDS)} where the response is not Gaussian."
+        )
     if kind == "dist" or (callable(stat) and by is None):
         return
     if callable(stat):

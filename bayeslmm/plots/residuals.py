@@ -9,6 +9,7 @@ from scipy.special import ndtri
 
 from bayeslmm.plots.estimates import effects, fitted_values
 from bayeslmm.plots.style import ALONE, DATA, GROUP, MUTED, caption, fading, grid_of_axes
+from bayeslmm.results.response_checks import quantile_residuals
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +26,9 @@ def plot_residuals(fit: PosteriorResult | LikelihoodResult) -> np.ndarray:
 
     Residuals are conditional on the random effects, at posterior means or estimates, and
     times the root of the weight where there are weights. Beyond 5,000 rows they are counted in
-    hexagons. The line through them is the mean in twenty slices of equal counts.
+    hexagons. The line through them is the mean in twenty slices of equal counts. Of a response
+    that is not Gaussian they are randomized quantile residuals, standard normal where the model is
+    true, against the linear predictor.
 
     Parameters
     ----------
@@ -45,15 +48,18 @@ def plot_residuals(fit: PosteriorResult | LikelihoodResult) -> np.ndarray:
     """
     design = fit.model.design
     fitted = fitted_values(fit)
-    residual = design.y - fitted
-    label = "residual"
-    if design.weights is not None:
+    residual, label = design.y - fitted, "residual"
+    if not design.family.gaussian:
+        residual, label = quantile_residuals(fit), "quantile residual"
+    elif design.weights is not None:
         residual, label = residual * np.sqrt(design.weights), "weighted residual"
     panels = [(block, j) for block in design.blocks for j in range(block.n_effects)]
     count = 2 + len(panels)
     columns = count if count <= 4 else min(4, -(-count // 2))
     axes = grid_of_axes(count, columns=columns, panel=(3.3, 3.1))
     _against_fitted(axes[0], fitted, residual, label)
+    if not design.family.gaussian:
+        axes[0].set_xlabel("linear predictor")
     _quantile_plot(axes[1], residual, DATA, label)
     b = effects(fit)
     for ax, (block, j) in zip(axes[2:], panels, strict=True):

@@ -73,7 +73,7 @@ def refuse_improper_posterior(design: Design, priors: Priors) -> None:
 
 def _refuse_separated(design: Design, priors: Priors, free: np.ndarray) -> None:
     """Refuse flat coefficients that predict responses without error."""
-    direction = separating_direction(design, free)
+    direction = separating_direction(free, *pushes(design.family, design.y, design.trials))
     if direction is None:
         return
     flat = [key for key in priors.coefficients if not priors[key].is_proper]
@@ -209,7 +209,7 @@ def _bounded_levels(design: Design, block: RandomBlock, e: int) -> int:
     In the others, as in a group of successes alone, the likelihood stays above zero however large
     the standard deviation.
     """
-    up, down = pushes(design)
+    up, down = pushes(design.family, design.y, design.trials)
     z = block.Z[:, e] * (_used(design) > 0)
     above = np.where(z > 0, ~up, ~down) & (z != 0)
     below = np.where(z > 0, ~down, ~up) & (z != 0)

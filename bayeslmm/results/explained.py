@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from bayeslmm.bayes.draws import coefficient_draws, covariance_draws
+from bayeslmm.bayes.responses import phi_draws
+from bayeslmm.errors import DataError
 from bayeslmm.protocols import is_posterior
 from bayeslmm.results.estimates import likelihood_estimates, posterior_estimates
+from bayeslmm.results.population_average import effect_variances, population_mean
 from bayeslmm.results.robust import variances
 from bayeslmm.results.shares import (
     Shares,
     VarianceParts,
+    distribution_sd,
     icc_shares,
     r2_shares,
     residual_scale,
@@ -36,8 +41,9 @@ _BLOCK = 4_000_000
 def fitted_parts(fit: PosteriorResult | LikelihoodResult) -> VarianceParts:
     """Variances of the fixed part, the random effects and the residuals: draws or estimates."""
     refuse_unless_derived(
-        fit.model, "A share of variance", related=True, heavy_tails=True, residuals=True
-    )
+        fit.model, "A share of variance", related=True, heavy_tails=True, residuals=True,
+        families=True,
+    )  # fmt: skip
     found = _parameter_draws(fit) if is_posterior(fit) else _estimates(fit)
     return variance_parts(fit.model, *found)
 
@@ -56,8 +62,9 @@ def posterior_shares(
         A Dataset with dimensions (chain, draw, ...) instead of a table.
     """
     refuse_unless_derived(
-        fit.model, "A share of variance", related=True, heavy_tails=True, residuals=at is None
-    )
+        fit.model, "A share of variance", related=True, heavy_tails=True, residuals=at is None,
+        families=True,
+    )  # fmt: skip
     shares = icc_shares(fit.model, at) if kind == "icc" else term_shares(fit.model)
     return _posterior(fit, shares, shares.values(*_parameter_draws(fit)), level, interval, draws)
 
@@ -67,7 +74,14 @@ def posterior_r2(
 ) -> pd.DataFrame | xr.Dataset:
     """Posterior of R2; see ``PosteriorFit.r2``."""
     _check_method(method)
-    refuse_unless_derived(fit.model, "R2", related=True, heavy_tails=True, residuals=True)
+    refuse_unless_derived(
+        fit.model, "R2", related=True, heavy_tails=True, residuals=True, families=True
+    )
+    if method == "gelman" and fit.model.design.family.name == "ordinal":
+        raise DataError(
+            'method="gelman" is a share of the variance of the response, which ordered categories '
+            'have none of. Use method="nakagawa", of the linear predictor.'
+        )
     shares = r2_shares(fit.model)
     values = _gelman(fit) if method == "gelman" else shares.values(*_parameter_draws(fit))
     return _posterior(fit, shares, values, level, interval, draws)
@@ -104,8 +118,9 @@ def likelihood_shares(
         )
     model = fit.model
     refuse_unless_derived(
-        model, "A share of variance", related=True, heavy_tails=True, residuals=at is None
-    )
+        model, "A share of variance", related=True, heavy_tails=True, residuals=at is None,
+        families=True,
+    )  # fmt: skip
     shares = {"r2": r2_shares, "term": term_shares}.get(kind, lambda m: icc_shares(m, at))(model)
 
     def evaluate(solution) -> np.ndarray:
@@ -137,6 +152,14 @@ def _check_method(method: str) -> None:
 def _estimates(fit: LikelihoodResult, solution=None) -> tuple:
     """beta (p,), 0 where aliased, Sigmas and sigma of a solution, the fit's by default."""
     solution = fit._solution if solution is None else solution
+    if not fit.design.family.gaussian:
+        beta = np.zeros(len(fit.design.coef_names))
+        beta[fit.kept] = solution.beta
+        return (
+            beta,
+            solution.Sigmas,
+            distribution_sd(fit.model, beta, solution.Sigmas, solution.phi),
+        )
     found = likelihood_estimates(fit, solution)
     return found.beta, found.Sigmas, np.asarray(solution.sigma)
 
@@ -144,9 +167,16 @@ def _estimates(fit: LikelihoodResult, solution=None) -> tuple:
 def _parameter_draws(fit: PosteriorResult) -> tuple:
     """beta (chains, draws, p), Sigmas [(chains, draws, q_k, q_k)], sigma (chains, draws).
 
-    Variances, also where residuals or effects are Student-t.
+    Variances, also where residuals or effects are Student-t. For sigma stands the root of the
+    distribution-specific variance where the response is not Gaussian.
     """
     from bayeslmm.bayes.residual_draws import mean_sigma
+
+    if not fit.model.design.family.gaussian:
+        beta = coefficient_draws(fit.model.design, fit.posterior)[1]
+        Sigmas = covariance_draws(fit.model.design, fit.names, fit.posterior)
+        phi = phi_draws(fit.model.design, fit.posterior)
+        return beta, Sigmas, distribution_sd(fit.model, beta, Sigmas, phi)
 
     found, design = posterior_estimates(fit), fit.model.design
     Sigmas, sigma = variances(fit.names, fit.posterior, found.Sigmas)
@@ -223,6 +253,8 @@ def _gelman(fit: PosteriorResult) -> dict[str, np.ndarray]:
     explains nothing. In blocks of draws, since each needs all rows.
     """
     posterior, design = fit.posterior, fit.model.design
+    if not design.family.gaussian:
+        return _gelman_of_means(fit)
     chains, draws = posterior.sizes["chain"], posterior.sizes["draw"]
     block = max(1, _BLOCK // (chains * design.n_rows))
     residual = residual_scale(fit.model) * _parameter_draws(fit)[2] ** 2
@@ -239,9 +271,37 @@ def _gelman(fit: PosteriorResult) -> dict[str, np.ndarray]:
     return {"marginal": marginal, "conditional": conditional}
 
 
+def _gelman_of_means(fit: PosteriorResult) -> dict[str, np.ndarray]:
+    """As :func:`_gelman`, of the mean of a response that is not Gaussian.
+
+    What means leave is the mean variance of the responses given them. Marginal means are those
+    of the population, not of the average group. Counts of trials are taken per trial.
+    """
+    posterior, design, family = fit.posterior, fit.model.design, fit.model.design.family
+    chains, draws = posterior.sizes["chain"], posterior.sizes["draw"]
+    trials = np.ones(design.n_rows) if design.trials is None else design.trials
+    Z = [block.Z for block in design.blocks]
+    block = max(1, _BLOCK // (chains * design.n_rows))
+    marginal, conditional = np.empty((chains, draws)), np.empty((chains, draws))
+    for start in range(0, draws, block):
+        at = slice(start, start + block)
+        part = posterior.isel(draw=at)
+        fixed, random = _predictor_parts(fit, part)
+        fixed = fixed + design.offset
+        phi = phi_draws(design, part)[:, :, None]
+        own = family.mean(fixed + random, phi)
+        left = (family.variance(fixed + random, phi, trials) / trials**2).mean(axis=-1)
+        variance = effect_variances(covariance_draws(design, fit.names, part), Z)
+        average = population_mean(family, fixed, np.broadcast_to(variance, fixed.shape), phi)
+        explained, others = average.var(axis=-1, ddof=1), (own - average).var(axis=-1, ddof=1)
+        marginal[:, at] = explained / (explained + others + left)
+        explained = own.var(axis=-1, ddof=1)
+        conditional[:, at] = explained / (explained + left)
+    return {"marginal": marginal, "conditional": conditional}
+
+
 def _predictor_parts(fit: PosteriorResult, posterior) -> tuple[np.ndarray, np.ndarray]:
     """x'beta and z'b of each draw and row, without the offset."""
-    from bayeslmm.bayes.draws import coefficient_draws
     from bayeslmm.bayes.tree import linear_predictor
 
     design = fit.model.design

@@ -31,6 +31,7 @@ from bayeslmm.results.loo_result import (
     refit_above,
     with_errors,
 )
+from bayeslmm.results.response_left_out import LeavingOut, integrated_factor, unit_obstacle
 from bayeslmm.results.robust import is_robust
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class LeftOut:
     y : (n,) array
     levels : tuple
         Groups left out, in order; empty for rows.
+    discrete : bool
+        Whether densities are probabilities.
     """
 
     unit: str
@@ -66,6 +69,7 @@ class LeftOut:
     index: pd.Index
     y: np.ndarray
     levels: tuple
+    discrete: bool = False
 
 
 def leave_one_out(
@@ -83,6 +87,55 @@ def leave_one_out(
 
     design = fit.model.design
     units = _units(fit, unit)
+    leaving = None
+    if design.family.gaussian:
+        conditional = _conditional(fit, unit, conditional)
+    else:
+        leaving = _leaving_out(fit, unit, conditional)
+        conditional = leaving.conditional
+    _refuse_needed(fit, unit, units)
+    posterior = _thinned(fit, len(units), draws)
+    if leaving is not None:
+        values = leaving.densities(posterior, unit, progressbar=progressbar)
+    elif conditional:
+        values = log_likelihood(design, fit.names, posterior)[fit.names.response].to_numpy()
+    else:
+        with single_threaded_blas():
+            values = _densities(fit, posterior, unit, units, progressbar)
+    values = values.reshape(posterior.sizes["chain"], posterior.sizes["draw"], len(units))
+    dim = "obs" if unit == "observation" else unit
+    data = xr.Dataset(
+        {fit.names.response: (("chain", "draw", dim), values)},
+        coords={"chain": posterior["chain"], "draw": posterior["draw"]},
+    )
+    tree = xr.DataTree.from_dict({"posterior": posterior, "log_likelihood": data})
+    found = _quiet(lambda: az.loo(tree, pointwise=True))
+    refits = Refits()
+    if exact and not conditional:
+        k_hat = found.pareto_k.to_numpy()
+        if leaving is None:
+            refits = _refitted(fit, units, k_hat, progressbar)
+        else:
+            refits = leaving.refitted(unit, units, k_hat, progressbar)
+    per_draw = values.reshape(-1, len(units))
+    result = with_errors(found, per_draw, efficiency(fit, posterior), refits)
+    result.likelihood = "conditional" if conditional else "integrated"
+    if leaving is not None:
+        result.likelihood = leaving.likelihood
+    if "nu" in posterior:
+        result.outlier_weights = fit.outlier_weights()
+    if not conditional:
+        result.p = _effective_parameters(fit, posterior, result)
+    result.left_out = LeftOut(
+        unit, conditional, design.response, design.index, design.y, _unit_labels(fit, unit),
+        design.family.discrete,
+    )  # fmt: skip
+    return result
+
+
+def _conditional(fit: PosteriorResult, unit: str, conditional: bool) -> bool:
+    """Whether densities are those given the effects, of a Gaussian model."""
+    design = fit.model.design
     sampled = is_robust(fit.names, fit.posterior) or bool(design.modeled)
     if (conditional or sampled) and correlated(design):
         advice = fixed_obstacle(design, fit.priors) if sampled else "leave conditional=True out"
@@ -96,42 +149,33 @@ def leave_one_out(
             "Leaving out a whole group needs coefficients and random effects integrated out, but "
             f'{fixed_obstacle(design, fit.priors)}. Leave out rows: unit="observation".'
         )
-    if sampled:
-        conditional = True  # nothing integrates out exactly
-    if conditional and unit != "observation":
-        raise ValueError('conditional=True goes with unit="observation" only.')
-    if not conditional:
-        _refuse_priors(fit)
-    _refuse_needed(fit, unit, units)
-    posterior = _thinned(fit, len(units), draws)
+    conditional = conditional or sampled  # nothing integrates out exactly
     if conditional:
-        values = log_likelihood(design, fit.names, posterior)[fit.names.response].to_numpy()
+        _refuse_groups(unit)
     else:
-        with single_threaded_blas():
-            values = _densities(fit, posterior, unit, units, progressbar)
-        shape = (posterior.sizes["chain"], posterior.sizes["draw"], len(units))
-        values = values.reshape(shape)
-    dim = "obs" if unit == "observation" else unit
-    data = xr.Dataset(
-        {fit.names.response: (("chain", "draw", dim), values)},
-        coords={"chain": posterior["chain"], "draw": posterior["draw"]},
-    )
-    tree = xr.DataTree.from_dict({"posterior": posterior, "log_likelihood": data})
-    found = _quiet(lambda: az.loo(tree, pointwise=True))
-    refits = Refits()
-    if exact and not conditional:
-        refits = _refitted(fit, units, found.pareto_k.to_numpy(), progressbar)
-    per_draw = values.reshape(-1, len(units))
-    result = with_errors(found, per_draw, efficiency(fit, posterior), refits)
-    result.likelihood = "conditional" if conditional else "integrated"
-    if "nu" in posterior:
-        result.outlier_weights = fit.outlier_weights()
-    if not conditional:
-        result.p = _effective_parameters(fit, posterior, result)
-    result.left_out = LeftOut(
-        unit, conditional, design.response, design.index, design.y, _unit_labels(fit, unit)
-    )
-    return result
+        _refuse_priors(fit)
+    return conditional
+
+
+def _refuse_groups(unit: str) -> None:
+    if unit != "observation":
+        raise ValueError('conditional=True goes with unit="observation" only.')
+
+
+def _leaving_out(fit: PosteriorResult, unit: str, conditional: bool) -> LeavingOut:
+    """How densities of a response that is not Gaussian are computed."""
+    design = fit.model.design
+    if conditional:
+        _refuse_groups(unit)
+        return LeavingOut.of(fit, None)
+    if unit == "observation":
+        return LeavingOut.of(fit, integrated_factor(design))
+    if obstacle := unit_obstacle(design, unit):
+        raise SamplingError(
+            f"Leaving out whole levels of {unit} needs their random effects integrated out, but "
+            f'{obstacle}. Leave out rows: unit="observation".'
+        )
+    return LeavingOut.of(fit, design.blocks.index(design.block(unit)))
 
 
 def _densities(fit: PosteriorResult, posterior, unit: str, units, progressbar: bool) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from arviz_stats.utils import ELPDDataLOO
 
-from bayeslmm.bayes.draws import component_draws
+from bayeslmm.bayes.draws import coefficient_draws, component_draws
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -65,7 +65,8 @@ class LeaveOneOut(ELPDDataLOO):
         Monte Carlo standard error of ``elpd_i``; nan where k-hat is above 0.7.
     n_eff_i : DataArray
         Effective draws behind each unit that was refitted, nan for others.
-    likelihood : {"integrated", "conditional"}
+    likelihood : str
+        ``"integrated"``, ``"conditional"``, or over which factor's effects it is integrated.
     """
 
     mcse: float = np.nan
@@ -149,10 +150,13 @@ def influences(log_weights: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def efficiency(fit: PosteriorResult, posterior: xr.Dataset) -> float:
-    """Independent draws of the slowest covariance parameter, per draw."""
+    """Independent draws of the slowest parameter that is not integrated out, per draw."""
     from arviz_stats.base import array_stats
 
-    draws = component_draws(fit.model.design, fit.names, posterior)[1]
+    design = fit.model.design
+    draws = component_draws(design, fit.names, posterior)[1]
+    if not design.family.gaussian:
+        draws = np.concatenate([draws, coefficient_draws(design, posterior)[1]], axis=-1)
     n = draws.shape[0] * draws.shape[1]
     moving = [column for column in np.moveaxis(draws, -1, 0) if np.ptp(column) > 0]
     found = [float(array_stats.ess(column, method="mean")) for column in moving]

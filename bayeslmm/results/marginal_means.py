@@ -7,7 +7,7 @@ not asked for are averaged over with equal weights, numeric columns stand at the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import combinations, product
 
 import numpy as np
@@ -17,7 +17,7 @@ from bayeslmm.errors import listed
 from bayeslmm.formula import Design
 from bayeslmm.results.studentized_range import studentized_range_ppf, studentized_range_sf
 
-__all__ = ["adjusted", "pair_rows", "reference_rows"]
+__all__ = ["adjusted", "pair_rows", "reference_grid", "reference_rows", "rows_of_labels"]
 
 _MAX_LEVELS = 50
 _MAX_GRID = 200_000
@@ -43,30 +43,77 @@ def reference_rows(
         becomes too large.
     """
     wanted = [terms] if isinstance(terms, str) else list(terms)
-    at = dict(at or {})
-    columns = design._predictor_columns(random=False)
-    for name in [*wanted, *at]:
+    grid, labels = reference_grid(design, wanted, at)
+    evaluated = design.evaluate(grid, random=False)
+    rows, offsets = [], []
+    for mine in rows_of_labels(grid, labels):
+        rows.append(evaluated.X[mine].mean(axis=0))
+        offsets.append(evaluated.offset[mine].mean())
+    return labels, np.array(rows), np.array(offsets)
+
+
+def reference_grid(
+    design: Design,
+    wanted: list[str] | None,
+    at: Mapping[str, float] | None = None,
+    *,
+    random: bool = False,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The grid, and the combinations of the levels of the columns wanted, in their order.
+
+    Parameters
+    ----------
+    design : Design
+    wanted : list of str or None
+        Columns; all that have levels where None.
+    at : mapping, optional
+        A value of numeric columns, or several, which are then wanted as well.
+    random : bool
+        Whether the grid has the columns of the random effects too.
+
+    Raises
+    ------
+    ValueError
+        As :func:`reference_rows`.
+    """
+    at, columns = dict(at or {}), design._predictor_columns(random=random)
+    for name in [*(wanted or ()), *at]:
         if name not in columns:
+            part = "formula" if random else "fixed part"
             raise ValueError(
-                f"{name!r} is not a column of the fixed part. Columns: {listed(columns) or 'none'}."
+                f"{name!r} is not a column of the {part}. Columns: {listed(columns) or 'none'}."
             )
     values: dict[str, list] = {}
     for name in columns:
-        values[name] = [at[name]] if name in at else _grid_values(design, name, name in wanted)
+        asked = wanted is not None and name in wanted
+        values[name] = _listed(at[name]) if name in at else _grid_values(design, name, asked)
     size = int(np.prod([len(v) for v in values.values()]))
     if size > _MAX_GRID:
         raise ValueError(f"The reference grid has {size} rows; give some columns a value in at=.")
     grid = pd.DataFrame(list(product(*values.values())), columns=list(values))
-    evaluated = design.evaluate(grid, random=False)
+    several = [name for name in columns if len(values[name]) > 1]
+    if wanted is None:
+        wanted = several
+    else:
+        wanted = [*wanted, *(name for name in several if name in at and name not in wanted)]
+    if not wanted:
+        return grid, pd.DataFrame(index=pd.RangeIndex(1))
     labels = grid[wanted].drop_duplicates().sort_values(wanted, key=_positions(values))
-    rows, offsets = [], []
-    for label in labels.itertuples(index=False):
+    return grid, labels.reset_index(drop=True)
+
+
+def rows_of_labels(grid: pd.DataFrame, labels: pd.DataFrame) -> Iterator[np.ndarray]:
+    """Which rows of a grid (bool) have the values of each label."""
+    for at in range(len(labels)):
         mine = np.ones(len(grid), dtype=bool)
-        for name, value in zip(wanted, label, strict=True):
-            mine &= (grid[name] == value).to_numpy()
-        rows.append(evaluated.X[mine].mean(axis=0))
-        offsets.append(evaluated.offset[mine].mean())
-    return labels.reset_index(drop=True), np.array(rows), np.array(offsets)
+        for name in labels.columns:
+            mine &= (grid[name] == labels[name].iloc[at]).to_numpy()
+        yield mine
+
+
+def _listed(value) -> list:
+    """One value or several as a list."""
+    return list(value) if isinstance(value, list | tuple | np.ndarray | pd.Series) else [value]
 
 
 def pair_rows(

@@ -47,6 +47,9 @@ class PosteriorPrediction:
         Chains and draws.
     """
 
+    #: How far above :func:`warn_of_priors_alone` the user's call is.
+    _user = 5
+
     def __init__(
         self,
         fit: PosteriorResult,
@@ -69,7 +72,7 @@ class PosteriorPrediction:
                 "modeled missing values: give newdata."
             )
         if newdata is not None:
-            warn_of_priors_alone(fit, self.rows.X, self.index, stacklevel=4)
+            warn_of_priors_alone(fit, self.rows.X, self.index, stacklevel=self._user)
         self._width = self._m * max([1, *(Z.shape[1] for Z in self.rows.Z)])
         self._together = block_size(self._width)
         self._beta = coefficient_draws(design, posterior)[1].reshape(self._m, -1)

@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_prediction",
+    "effect_rows",
     "likelihood_prediction",
     "prediction_rows",
     "row_weights",
     "scale_rows",
 ]
 
-_RANDOM = ("conditional", "population", "new")
-_KIND = ("mean", "response")
-_LIKELIHOOD_KIND = ("mean", "link", "response")
+_RANDOM = ("conditional", "population", "new", "marginal")
+_KIND = ("mean", "link", "response")
 
 
 def check_prediction(random: str, kind: str, kinds: tuple[str, ...] = _KIND) -> None:
@@ -48,6 +48,12 @@ def check_prediction(random: str, kind: str, kinds: tuple[str, ...] = _KIND) -> 
             raise ValueError(
                 f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}."
             )
+    if random == "marginal" and kind in ("link", "response"):
+        of = {
+            "link": 'the average linear predictor is that of random="population"',
+            "response": 'a response of a group not seen yet is that of random="new"',
+        }
+        raise ValueError(f'random="marginal" is an average of means over groups: {of[kind]}.')
 
 
 def prediction_rows(
@@ -57,7 +63,7 @@ def prediction_rows(
 
     Parameters
     ----------
-    random : {"conditional", "population", "new"}
+    random : {"conditional", "population", "new", "marginal"}
     allow_new_levels : bool
         Whether levels that are not in the fit are new ones under "conditional" too.
 
@@ -75,7 +81,7 @@ def prediction_rows(
     """
     if newdata is None:
         index, blocks = design.index, design.blocks
-        if random == "population":
+        if random in ("population", "marginal"):
             return NewRows(design.X, design.offset), index
         codes = tuple(block.codes for block in blocks)
         labels = tuple([block.levels[c] for c in block.codes] for block in blocks)
@@ -83,7 +89,7 @@ def prediction_rows(
     else:
         frame = as_frame(newdata)
         index = frame.index
-        rows = design.evaluate(frame, random=random != "population")
+        rows = design.evaluate(frame, random=random not in ("population", "marginal"))
     unseen = any(np.any(codes < 0) for codes in rows.codes)
     if random == "new" and not unseen:  # all groups are known: others like them
         rows = replace(rows, codes=tuple(np.full_like(codes, -1) for codes in rows.codes))
@@ -146,7 +152,7 @@ def likelihood_prediction(
     """
     from scipy.special import ndtri
 
-    check_prediction(random, kind, _LIKELIHOOD_KIND)
+    check_prediction(random, kind)
     if kind == "response" and not fit.design.family.gaussian:
         raise DataError(
             f'kind="response" is not there for family="{fit.design.family.name}", whose new '
@@ -182,5 +188,20 @@ def likelihood_prediction(
         index=index,
     )
     if kind == "mean" and not fit.design.family.gaussian:
-        return on_mean_scale(fit, table)
+        variance = row_variances(fit, newdata) if random == "marginal" else None
+        return on_mean_scale(fit, table, variance)
     return table
+
+
+def row_variances(fit: LikelihoodResult, newdata) -> np.ndarray:
+    """Variance (n,) of what a new group adds to the linear predictor of each row."""
+    from bayeslmm.results.population_average import effect_variances
+
+    return effect_variances(fit._solution.Sigmas, effect_rows(fit.design, newdata))
+
+
+def effect_rows(design: Design, newdata) -> tuple[np.ndarray, ...]:
+    """Covariates Z of each grouping factor of the rows to predict, which need no groups."""
+    if newdata is None:
+        return tuple(block.Z for block in design.blocks)
+    return design.evaluate_effects(newdata)

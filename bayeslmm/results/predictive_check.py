@@ -10,6 +10,7 @@ import pandas as pd
 
 from bayeslmm.formula import Design
 from bayeslmm.formula.random import RandomBlock
+from bayeslmm.results.response_checks import is_count
 
 if TYPE_CHECKING:
     from bayeslmm.protocols import PosteriorResult
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["default_statistics", "predictive_check"]
 
 _MAX_VALUES = 2e7
+_SHARES = ("bernoulli", "binomial")
 
 type Statistic = Callable[[np.ndarray, np.ndarray], float]
 
@@ -69,12 +71,9 @@ def predictive_check(
 
 def default_statistics(design: Design, block: RandomBlock | None) -> dict[str, Statistic]:
     """What a mixed model should reproduce: location, spread, extremes, groups, slopes."""
-    chosen: dict[str, Statistic] = {
-        "mean": lambda y, codes: y.mean(),
-        "sd": lambda y, codes: y.std(ddof=1),
-        "min": lambda y, codes: y.min(),
-        "max": lambda y, codes: y.max(),
-    }
+    if design.family.name in _SHARES:
+        return _of_shares(design, block)
+    chosen = _of_rows(design)
     if block is None:
         return chosen
     chosen[f"sd of means | {block.name}"] = _sd_of_means
@@ -84,6 +83,49 @@ def default_statistics(design: Design, block: RandomBlock | None) -> dict[str, S
     for j, effect in enumerate(block.effects):
         if effect != "Intercept" and (slopes := _sd_of_slopes(block.Z[:, j], block.codes)):
             chosen[f"sd of slopes of {effect} | {block.name}"] = slopes
+    return chosen
+
+
+def _of_rows(design: Design) -> dict[str, Statistic]:
+    """Without groups: of counts their zeros and dispersion, of categories how many of each."""
+    if design.family.name == "ordinal":
+        return {
+            f"share of {name}": lambda y, codes, k=k: np.mean(y == k)
+            for k, name in enumerate(design.categories)
+        }
+    mean: dict[str, Statistic] = {"mean": lambda y, codes: y.mean()}
+    if is_count(design):
+        return mean | {
+            "share of zeros": lambda y, codes: np.mean(y == 0),
+            "variance / mean": lambda y, codes: y.var(ddof=1) / max(y.mean(), 1.0 / len(y)),
+            "max": lambda y, codes: y.max(),
+        }
+    return mean | {
+        "sd": lambda y, codes: y.std(ddof=1),
+        "min": lambda y, codes: y.min(),
+        "max": lambda y, codes: y.max(),
+    }
+
+
+def _of_shares(design: Design, block: RandomBlock | None) -> dict[str, Statistic]:
+    """Of responses of 0 and 1 and counts of trials: shares of trials, of rows and of groups."""
+    trials = np.ones(design.n_rows) if design.trials is None else design.trials
+    chosen: dict[str, Statistic] = {"share": lambda y, codes: y.sum() / trials.sum()}
+    if trials.max() > 1:
+        chosen |= {
+            "share of rows with none": lambda y, codes: np.mean(y == 0),
+            "share of rows with all": lambda y, codes: np.mean(y == trials),
+            "sd of shares": lambda y, codes: (y / trials).std(ddof=1),
+        }
+    if block is None:
+        return chosen
+
+    def shares(y: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        return np.bincount(codes, weights=y) / np.bincount(codes, weights=trials)
+
+    chosen[f"sd of shares | {block.name}"] = lambda y, codes: shares(y, codes).std(ddof=1)
+    chosen[f"groups with none | {block.name}"] = lambda y, codes: np.mean(shares(y, codes) == 0)
+    chosen[f"groups with all | {block.name}"] = lambda y, codes: np.mean(shares(y, codes) == 1)
     return chosen
 
 

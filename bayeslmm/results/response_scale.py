@@ -8,14 +8,25 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.errors import DataError
+from bayeslmm.results.population_average import population_mean
 
 if TYPE_CHECKING:
+    from bayeslmm.formula import Design
     from bayeslmm.protocols import LikelihoodResult
 
-__all__ = ["RESIDUALS", "mean_of", "on_mean_scale", "response_residuals", "trials_of"]
+__all__ = [
+    "RESIDUALS",
+    "check_residuals",
+    "deviance_residuals",
+    "mean_of",
+    "on_mean_scale",
+    "quantile_residuals",
+    "response_residuals",
+    "trials_of",
+]
 
 #: Kinds of residuals of a response that is not Gaussian.
-RESIDUALS = ("raw", "pearson", "deviance")
+RESIDUALS = ("raw", "pearson", "deviance", "quantile")
 #: Means closer to the ends of a link's range than this have an infinite linear predictor.
 _END = 1e-300
 #: Change of a linear predictor that slopes of means are taken over.
@@ -33,18 +44,32 @@ def mean_of(fit: LikelihoodResult, eta: np.ndarray) -> np.ndarray:
     return np.asarray(fit.design.family.mean(eta, fit._solution.phi), dtype=float)
 
 
-def on_mean_scale(fit: LikelihoodResult, table: pd.DataFrame) -> pd.DataFrame:
+def on_mean_scale(
+    fit: LikelihoodResult, table: pd.DataFrame, variance: np.ndarray | None = None
+) -> pd.DataFrame:
     """Predictions of the linear predictor as those of the mean.
 
     Limits are transformed, which keeps them inside the range of the mean; standard errors are by
     the delta method.
+
+    Parameters
+    ----------
+    variance : (n,) array, optional
+        Of what groups add to the linear predictor: the means are then those of many groups.
     """
+    family, phi = fit.design.family, fit._solution.phi
+
+    def mean(eta: np.ndarray) -> np.ndarray:
+        return (
+            mean_of(fit, eta) if variance is None else population_mean(family, eta, variance, phi)
+        )
+
     eta = table["estimate"].to_numpy()
-    slope = (mean_of(fit, eta + _STEP) - mean_of(fit, eta - _STEP)) / (2.0 * _STEP)
-    ends = np.sort([mean_of(fit, table[name].to_numpy()) for name in ("lower", "upper")], axis=0)
+    slope = (mean(eta + _STEP) - mean(eta - _STEP)) / (2.0 * _STEP)
+    ends = np.sort([mean(table[name].to_numpy()) for name in ("lower", "upper")], axis=0)
     return pd.DataFrame(
         {
-            "estimate": mean_of(fit, eta),
+            "estimate": mean(eta),
             "se": np.abs(slope) * table["se"].to_numpy(),
             "lower": ends[0],
             "upper": ends[1],
@@ -53,13 +78,17 @@ def on_mean_scale(fit: LikelihoodResult, table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def response_residuals(fit: LikelihoodResult, eta: np.ndarray, kind: str) -> np.ndarray:
+def response_residuals(
+    fit: LikelihoodResult, eta: np.ndarray, kind: str, random_seed: int | None = None
+) -> np.ndarray:
     """Residuals (n,) at linear predictors.
 
     Parameters
     ----------
-    kind : {"raw", "pearson", "deviance"}
+    kind : {"raw", "pearson", "deviance", "quantile"}
         See ``LikelihoodFit.residuals``.
+    random_seed : int, optional
+        Of quantile residuals of a discrete response.
 
     Raises
     ------
@@ -68,32 +97,73 @@ def response_residuals(fit: LikelihoodResult, eta: np.ndarray, kind: str) -> np.
     DataError
         If an ordinal response has none of the kind.
     """
-    if kind not in RESIDUALS:
-        raise ValueError(
-            f"kind must be one of {', '.join(map(repr, RESIDUALS))} with "
-            f'family="{fit.design.family.name}", not {kind!r}.'
-        )
     design, family, phi = fit.design, fit.design.family, fit._solution.phi
+    check_residuals(design, kind)
+    if kind == "deviance":
+        return deviance_residuals(design, eta, phi)
     trials = trials_of(fit)
+    if kind == "quantile":
+        ends = family.cdf_below(design.y, eta, phi, trials), family.cdf(design.y, eta, phi, trials)
+        return quantile_residuals(*ends, random_seed)
     raw = design.y - trials * mean_of(fit, eta)
     if kind == "raw":
         return raw
     weights = 1.0 if design.weights is None else design.weights
-    if kind == "pearson":
-        return raw * np.sqrt(weights / family.variance(eta, phi, trials))
-    if family.name == "ordinal":
+    return raw * np.sqrt(weights / family.variance(eta, phi, trials))
+
+
+def check_residuals(design: Design, kind: str) -> None:
+    """Refuse kinds of residuals that there are not.
+
+    Raises
+    ------
+    ValueError, DataError
+    """
+    if kind not in RESIDUALS:
+        raise ValueError(
+            f"kind must be one of {', '.join(map(repr, RESIDUALS))} with "
+            f'family="{design.family.name}", not {kind!r}.'
+        )
+    if kind == "deviance" and design.family.name == "ordinal":
         raise DataError(
             "Ordered categories have no deviance residuals: no linear predictor makes a middle "
-            'category certain. Use kind="pearson" or "raw".'
+            'category certain. Use kind="quantile", "pearson" or "raw".'
         )
-    highest = family.log_density(design.y, _saturated(fit, trials), phi, trials)
+
+
+def deviance_residuals(design: Design, eta: np.ndarray, phi: np.ndarray) -> np.ndarray:
+    """Signed roots (n,) of what rows lack in twice the log-likelihood, at one value of each."""
+    family, trials = design.family, 1.0 if design.trials is None else design.trials
+    weights = 1.0 if design.weights is None else design.weights
+    highest = family.log_density(design.y, _saturated(design), phi, trials)
     gap = highest - family.log_density(design.y, eta, phi, trials)
+    raw = design.y - trials * family.mean(eta, phi)
     return np.sign(raw) * np.sqrt(np.maximum(2.0 * weights * gap, 0.0))
 
 
-def _saturated(fit: LikelihoodResult, trials: np.ndarray) -> np.ndarray:
+def quantile_residuals(
+    below: np.ndarray, up_to: np.ndarray, random_seed: int | None = None
+) -> np.ndarray:
+    """Standard normal residuals (n,), where the model holds (Dunn & Smyth 1996).
+
+    Dunn and Smyth, Randomized quantile residuals, Journal of Computational and Graphical
+    Statistics 5(3), 236-244.
+
+    Parameters
+    ----------
+    below, up_to : (n,) array
+        P(Y < y) and P(Y <= y), between which the place of a discrete response is drawn.
+    random_seed : int, optional
+    """
+    from scipy.special import ndtri
+
+    u = np.random.default_rng(random_seed).random(len(below))
+    return ndtri(np.clip(below + u * (up_to - below), _END, 1.0 - 1e-16))
+
+
+def _saturated(design: Design) -> np.ndarray:
     """Linear predictors whose means are the responses, as far as there are some."""
-    family, own = fit.design.family, fit.design.y / trials
+    family, own = design.family, design.y / (1.0 if design.trials is None else design.trials)
     if family.name == "lognormal":
         return np.log(own)
     highest = 1.0 - 1e-16 if family.name in ("bernoulli", "binomial", "beta") else np.inf

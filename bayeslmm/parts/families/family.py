@@ -218,6 +218,25 @@ class Family:
         return np.log1p(squared)
 
     @property
+    def ratio(self) -> str | None:
+        """What exponentials of coefficients are: a column name, None where they are nothing.
+
+        Of ordinal responses of the odds of a higher category; beside the complementary log-log
+        link those have none, since a coefficient lowers the hazard there.
+        """
+        events = self.kind == formulas.BINOMIAL
+        match self.link.name:
+            case "logit":
+                return "odds_ratio"
+            case "log" if events:
+                return "risk_ratio"
+            case "log":
+                return "rate_ratio" if self.discrete else "ratio"
+            case "cloglog" if events:
+                return "hazard_ratio"
+        return None
+
+    @property
     def latent_response(self) -> bool:
         """Whether the response says where a latent variable is, eta its location."""
         categories = (formulas.BINOMIAL, formulas.ORDINAL)

@@ -1,0 +1,298 @@
+"""Means of the average group and of the population of groups, side by side.
+
+With another link than the identity the two differ: the mean of the population is
+E g^-1(x'beta + z'b) over the distribution of b (:mod:`bayeslmm.results.population_average`), that
+of the average group g^-1(x'beta).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from bayeslmm.bayes.draws import coefficient_draws, covariance_draws
+from bayeslmm.bayes.responses import phi_draws
+from bayeslmm.errors import ModelWarning
+from bayeslmm.formula import Design
+from bayeslmm.formula.columns import as_frame
+from bayeslmm.parts.families import LINKS, Family, Link
+from bayeslmm.protocols import is_posterior
+from bayeslmm.results.estimability import inestimable_text, undetermined
+from bayeslmm.results.marginal_means import reference_grid, rows_of_labels
+from bayeslmm.results.population_average import (
+    effect_variances,
+    population_mean,
+    population_probabilities,
+    refuse_without_mean,
+)
+from bayeslmm.results.posterior_prediction import warn_of_priors_alone
+from bayeslmm.results.tables import check_level, interval_bounds
+
+if TYPE_CHECKING:
+    from bayeslmm.protocols import LikelihoodResult, PosteriorResult
+
+__all__ = ["average_contrasts_table", "average_effects_table"]
+
+#: The two means, as columns.
+_MEANS = ("average_group", "population_average")
+#: Families whose means are probabilities, which have odds.
+_EVENTS = ("bernoulli", "binomial", "ordinal")
+_MOST_PAIRS = 10_000
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows at which means are wanted, and what they are averaged to.
+
+    Attributes
+    ----------
+    labels : pandas.DataFrame
+        One row per mean.
+    X, offset, Z
+        Of the rows.
+    members : list of int arrays
+        Rows of each mean.
+    """
+
+    labels: pd.DataFrame
+    X: np.ndarray
+    offset: np.ndarray
+    Z: tuple[np.ndarray, ...]
+    members: list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """Means, or comparisons of pairs of them, on the scale on which intervals are made.
+
+    Attributes
+    ----------
+    name : str
+    scale : Link
+        Of the means; what is compared are differences on it.
+    back : Link
+        From there to what is shown.
+    first, second : int arrays or None
+        Positions of the means that are compared; None for the means themselves.
+    """
+
+    name: str
+    scale: Link
+    back: Link
+    first: np.ndarray | None = None
+    second: np.ndarray | None = None
+
+    def of(self, values: np.ndarray) -> np.ndarray:
+        """Differences of values (..., k, C) along k."""
+        if self.first is None:
+            return values
+        return values[..., self.first, :] - values[..., self.second, :]
+
+
+def average_effects_table(
+    fit: PosteriorResult | LikelihoodResult, terms, newdata, at, level: float, interval: str
+) -> pd.DataFrame:
+    """See ``fits.shared.SharedResults.average_effects``."""
+    check_level(level, interval)
+    design = fit.model.design
+    rows, scale = _rows(design, terms, newdata, at), _interval_scale(design.family)
+    columns = _columns(fit, rows, [_Measure("mean", scale, scale)], level, interval)
+    labels = _with_categories(rows.labels, design)
+    return pd.concat([labels, columns.set_index(labels.index)], axis=1)
+
+
+def average_contrasts_table(
+    fit: PosteriorResult | LikelihoodResult, terms, newdata, at, level: float, interval: str
+) -> pd.DataFrame:
+    """See ``fits.shared.SharedResults.average_contrasts``.
+
+    Raises
+    ------
+    ValueError
+        If there is only one mean, or there are too many.
+    """
+    check_level(level, interval)
+    design = fit.model.design
+    rows = _rows(design, terms, newdata, at)
+    names = [" ".join(map(str, row)) for row in rows.labels.itertuples(index=False)]
+    pairs = np.array(list(combinations(range(len(names)), 2)), dtype=int).reshape(-1, 2)
+    if not 0 < len(pairs) <= _MOST_PAIRS:
+        raise ValueError(
+            f"There are {len(names)} means, so {len(pairs)} pairs to compare (at most "
+            f"{_MOST_PAIRS}): name terms or values, or give newdata with the rows that matter."
+        )
+    measures = _measures(design.family, *pairs.T)
+    labels = [
+        pd.DataFrame(
+            {"contrast": [f"{names[i]} - {names[j]}" for i, j in pairs], "measure": m.name}
+        )
+        for m in measures
+    ]
+    found = _with_categories(pd.concat(labels, ignore_index=True), design)
+    return pd.concat([found, _columns(fit, rows, measures, level, interval)], axis=1)
+
+
+def _measures(family: Family, first: np.ndarray, second: np.ndarray) -> list[_Measure]:
+    found = [_Measure("difference", LINKS["identity"], LINKS["identity"], first, second)]
+    if not family.gaussian:
+        found.append(_Measure("ratio", LINKS["log"], LINKS["log"], first, second))
+    if family.name in _EVENTS:
+        found.append(_Measure("odds_ratio", LINKS["logit"], LINKS["log"], first, second))
+    return found
+
+
+def _interval_scale(family: Family) -> Link:
+    """The scale of means on which they are about normal and cannot leave their range."""
+    if family.name == "ordinal":
+        return LINKS["logit"]
+    return LINKS["log"] if family.name == "lognormal" else family.link
+
+
+def _rows(design: Design, terms, newdata, at) -> _Rows:
+    """The rows asked for: of new data, or of the grid of the levels.
+
+    Raises
+    ------
+    ValueError
+        If both are given, or a column is not in the formula.
+    """
+    refuse_without_mean(design.family)
+    if newdata is None:
+        wanted = [terms] if isinstance(terms, str) else terms
+        frame, labels = reference_grid(design, wanted, at, random=True)
+        members = [np.flatnonzero(mine) for mine in rows_of_labels(frame, labels)]
+    else:
+        if terms is not None or at is not None:
+            raise ValueError("newdata says at which rows: leave terms and at out.")
+        frame = as_frame(newdata)
+        used = [name for name in design._predictor_columns(random=True) if name in frame.columns]
+        labels, members = frame[used], [np.array([i]) for i in range(len(frame))]
+    found = design.evaluate(frame, random=False)
+    return _Rows(labels, found.X, found.offset, design.evaluate_effects(frame), members)
+
+
+def _with_categories(labels: pd.DataFrame, design: Design) -> pd.DataFrame:
+    """Each label with every category, where the means are probabilities of categories."""
+    if design.family.name != "ordinal":
+        return labels
+    name = "category"
+    while name in labels.columns:
+        name += "_"
+    k = len(design.categories)
+    repeated = labels.loc[labels.index.repeat(k)]
+    return repeated.assign(**{name: list(design.categories) * len(labels)}).reset_index(drop=True)
+
+
+def _columns(fit, rows: _Rows, measures: list[_Measure], level: float, interval: str):
+    """Both means and their limits for each measure, one below the other."""
+    of = _of_posterior if is_posterior(fit) else _of_likelihood
+    tables = []
+    for found in of(fit, rows, measures, level, interval):
+        columns = {}
+        for name, (center, lower, upper) in zip(_MEANS, found, strict=True):
+            columns |= {name: center, f"{name}_lower": lower, f"{name}_upper": upper}
+        tables.append(pd.DataFrame({name: each.ravel() for name, each in columns.items()}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _of_posterior(
+    fit: PosteriorResult, rows: _Rows, measures: list[_Measure], level: float, interval: str
+) -> Iterator[list[tuple[np.ndarray, ...]]]:
+    design, posterior = fit.model.design, fit.posterior
+    warn_of_priors_alone(fit, rows.X, [*range(len(rows.X))], stacklevel=6)
+    beta = coefficient_draws(design, posterior)[1]
+    Sigmas = covariance_draws(design, fit.names, posterior)
+    phi = np.empty((1, 1, 1, 0))
+    if not design.family.gaussian:
+        phi = phi_draws(design, posterior)[:, :, None]
+    parts: tuple[list, list] = ([], [])
+    for mine in rows.members:
+        eta = beta @ rows.X[mine].T + rows.offset[mine]
+        variance = effect_variances(Sigmas, [Z[mine] for Z in rows.Z])
+        for part, mean in zip(parts, _both_means(design.family, eta, variance, phi), strict=True):
+            part.append(mean.mean(axis=-2))
+    both = [np.stack(part, axis=-2) for part in parts]
+    for measure in measures:
+        out = []
+        for means in both:
+            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+                draws = measure.back.inverse(measure.of(measure.scale.link(means)))
+            # a ratio may have no posterior mean
+            center = np.median if measure.name.endswith("ratio") else np.mean
+            out.append((center(draws, axis=(0, 1)), *interval_bounds(draws, level, interval)))
+        yield out
+
+
+def _of_likelihood(
+    fit: LikelihoodResult, rows: _Rows, measures: list[_Measure], level: float, interval: str
+) -> Iterator[list[tuple[np.ndarray, ...]]]:
+    """Estimates and Wald intervals by the delta method."""
+    from scipy.special import ndtri
+
+    unknown, z = _not_estimable(fit, rows), ndtri(0.5 + level / 2)
+    means, J, covariance = _means_of_likelihood(fit, rows)
+    both = [
+        (np.where(unknown[:, None], np.nan, m), slope) for m, slope in zip(means, J, strict=True)
+    ]
+    for measure in measures:
+        out = []
+        for means, J in both:
+            at = measure.scale.link(means)
+            center = measure.of(at)
+            moved = J / measure.scale.inverse_slope(at)[..., None]
+            moved = np.moveaxis(measure.of(np.moveaxis(moved, -1, 0)), 0, -1)
+            half = z * np.sqrt(np.einsum("kcp,pq,kcq->kc", moved, covariance, moved))
+            limits = [measure.back.inverse(center + side * half) for side in (-1.0, 1.0)]
+            out.append((measure.back.inverse(center), *limits))
+        yield out
+
+
+def _means_of_likelihood(
+    fit: LikelihoodResult, rows: _Rows
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Both means (2, k, C), their derivatives (2, k, C, d), and the covariance of parameters."""
+    design, solution, X = fit.model.design, fit._solution, rows.X[:, fit.kept]
+
+    def at(beta: np.ndarray, Sigmas: list[np.ndarray], phi: np.ndarray) -> np.ndarray:
+        variance = effect_variances(Sigmas, rows.Z)
+        both = _both_means(design.family, X @ beta + rows.offset, variance, phi)
+        return np.stack([[means[mine].mean(axis=0) for mine in rows.members] for means in both])
+
+    if design.family.gaussian:  # both are x'beta
+        J = np.stack([X[mine].mean(axis=0) for mine in rows.members])[None, :, None]
+        means = at(solution.beta, solution.Sigmas, np.empty(0))
+        return means, np.concatenate([J, J]), fit.vcov.to_numpy()
+    J = fit._engine.slope_of_all(solution, at)
+    means = at(solution.beta, solution.Sigmas, solution.phi)
+    return means, np.moveaxis(J, 0, -1), fit._curvature.covariance
+
+
+def _not_estimable(fit: LikelihoodResult, rows: _Rows) -> np.ndarray:
+    """Which means depend on how aliased columns are resolved.
+
+    Warns
+    -----
+    ModelWarning
+        If there are some.
+    """
+    found = undetermined(fit.model, rows.X)
+    if text := inestimable_text(fit.model, found, range(len(rows.X))):
+        warnings.warn(f"{text}. Means are NaN there.", ModelWarning, stacklevel=6)
+    by_row = found.any(axis=1)
+    return np.array([by_row[mine].any() for mine in rows.members])
+
+
+def _both_means(family: Family, eta, variance, phi) -> tuple[np.ndarray, np.ndarray]:
+    """Means of the average group and of the population: of eta (..., n), (..., n, C)."""
+    variance = np.broadcast_to(variance, np.shape(eta))
+    if family.name == "ordinal":
+        average = population_probabilities(family, eta, variance, phi)
+        return family.probabilities(eta, phi), average
+    average = population_mean(family, eta, variance, phi)
+    return family.mean(eta, phi)[..., None], average[..., None]
