@@ -370,15 +370,26 @@ def _information(system: ResponseSystem, w: np.ndarray) -> Problem:
 
 
 def _rows(system: ResponseSystem, symbolic: Symbolic) -> Rows:
-    factors, n = system.factors, system.n
-    first = [symbolic.factor_columns(k)[f.codes, 0] for k, f in enumerate(factors)]
+    """Rows in the order of the factor with most effects, which comes first."""
+    n, sizes = system.n, [n_levels * q for n_levels, q in system.effect_shapes]
+    factors = sorted(range(len(sizes)), key=lambda k: -sizes[k])
+    order, starts = np.arange(n), np.zeros(0, dtype=np.int64)
+    if factors:
+        codes = system.factors[factors[0]].codes
+        order = np.argsort(codes, kind="stable")
+        starts = np.append(np.unique(codes[order], return_index=True)[1], n).astype(np.int64)
+    own = [system.factors[k].take(order) for k in factors]
+    first = [symbolic.factor_columns(k)[f.codes, 0] for k, f in zip(factors, own, strict=True)]
+    numbers = (system.y, system.trials, system.weights, system.offset)
     return Rows(
-        system.family.code, system.y, system.trials, system.weights, system.offset,
-        np.ascontiguousarray(system.X),
-        np.ascontiguousarray(np.hstack([np.zeros((n, 0)), *(f.Z for f in factors)])),
-        np.ascontiguousarray(np.stack(first, axis=1) if factors else np.zeros((n, 0)), np.int64),
-        np.array([f.q for f in factors], dtype=np.int64),
-    )  # fmt: skip
+        system.family.code,
+        *(np.ascontiguousarray(part[order]) for part in numbers),
+        np.ascontiguousarray(system.X[order].T),
+        np.ascontiguousarray(np.vstack([np.zeros((0, n)), *(f.Z.T for f in own)])),
+        np.array(first, dtype=np.int64).reshape(len(own), n),
+        np.array([f.q for f in own], dtype=np.int64),
+        starts,
+    )
 
 
 def _whitening(system, symbolic, w, F, C, R, mode) -> Whitening:

@@ -16,7 +16,15 @@ from bayeslmm.addresses import reader
 from bayeslmm.bayes.kernels._following import follow, pull_back
 from bayeslmm.bayes.kernels.coordinates import CovariancePrior, natural
 from bayeslmm.bayes.kernels.tables import LOGP
-from bayeslmm.compiling import Doubles, IntegerMatrix, Integers, Matrix, c_function, kernel
+from bayeslmm.compiling import (
+    Doubles,
+    IntegerMatrix,
+    Integers,
+    Matrix,
+    c_function,
+    kernel,
+    summing_kernel,
+)
 from bayeslmm.gaussian.symbolic import Layout
 from bayeslmm.parts.correlations import pullback_to_correlations
 from bayeslmm.parts.families.kernels import log_density_rows
@@ -43,20 +51,22 @@ _LOG_2PI = float(np.log(2.0 * np.pi))
 
 
 class Rows(NamedTuple):
-    """Rows of the data.
+    """Rows of the data, in the order of the levels of the first factor.
 
     Attributes
     ----------
     family : int
         Code of family and link.
     y, trials, weights, offset : (n,) arrays
-    X : (n, p) array
-    Z : (n, sum q_k) array
+    X : (p, n) array
+    Z : (sum q_k, n) array
         Columns of all factors, the first factor's first.
-    first : (n, K) int array
+    first : (K, n) int array
         Where the effects of the row's level begin.
     q : (K,) int array
         Effects of each factor.
+    starts : int array
+        First rows of the levels of the first factor that have rows, and n.
     """
 
     family: int
@@ -68,6 +78,7 @@ class Rows(NamedTuple):
     Z: Matrix
     first: IntegerMatrix
     q: Integers
+    starts: Integers
 
 
 class Levels(NamedTuple):
@@ -180,39 +191,59 @@ def ordered_pullback(d_at, slope):
     return out
 
 
+@summing_kernel
+def _dot(x, y):
+    """x'y."""
+    total = 0.0
+    for i in range(x.shape[0]):
+        total += x[i] * y[i]
+    return total
+
+
 @kernel
 def _predictor(rows, beta, b):
     """eta of every row."""
     eta = rows.offset.copy()
-    n, p = rows.X.shape
-    K = rows.q.shape[0]
-    for i in range(n):
-        total, column = eta[i], 0
-        for c in range(p):
-            total += rows.X[i, c] * beta[c]
-        for k in range(K):
-            at = rows.first[i, k]
-            for a in range(rows.q[k]):
-                total += rows.Z[i, column + a] * b[at + a]
-            column += rows.q[k]
-        eta[i] = total
+    n, column = eta.shape[0], 0
+    for c in range(beta.shape[0]):
+        x, size = rows.X[c], beta[c]
+        for i in range(n):
+            eta[i] += size * x[i]
+    for k in range(rows.q.shape[0]):
+        first = rows.first[k]
+        for a in range(rows.q[k]):
+            z = rows.Z[column + a]
+            if k == 0:
+                for j in range(rows.starts.shape[0] - 1):
+                    low, high = rows.starts[j], rows.starts[j + 1]
+                    effect = b[first[low] + a]
+                    for i in range(low, high):
+                        eta[i] += effect * z[i]
+            else:
+                for i in range(n):
+                    eta[i] += z[i] * b[first[i] + a]
+        column += rows.q[k]
     return eta
 
 
 @kernel
 def _transposed(rows, score, d_beta, g):
     """X' score and Z' score, added to zeros."""
-    n, p = rows.X.shape
-    K = rows.q.shape[0]
-    for i in range(n):
-        s, column = score[i], 0
-        for c in range(p):
-            d_beta[c] += rows.X[i, c] * s
-        for k in range(K):
-            at = rows.first[i, k]
-            for a in range(rows.q[k]):
-                g[at + a] += rows.Z[i, column + a] * s
-            column += rows.q[k]
+    n, column = score.shape[0], 0
+    for c in range(d_beta.shape[0]):
+        d_beta[c] += _dot(rows.X[c], score)
+    for k in range(rows.q.shape[0]):
+        first = rows.first[k]
+        for a in range(rows.q[k]):
+            z = rows.Z[column + a]
+            if k == 0:
+                for j in range(rows.starts.shape[0] - 1):
+                    low, high = rows.starts[j], rows.starts[j + 1]
+                    g[first[low] + a] += _dot(z[low:high], score[low:high])
+            else:
+                for i in range(n):
+                    g[first[i] + a] += z[i] * score[i]
+        column += rows.q[k]
 
 
 @kernel
