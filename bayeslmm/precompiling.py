@@ -51,7 +51,9 @@ def _responses() -> list[Callable]:
 
 
 def _fits(model, method: str = "nuts") -> None:
-    model.ml().summary()
+    fit = model.ml()
+    fit.summary()
+    fit.predict()
     model.fit(method=method, **_SHORT).summary()
 
 
@@ -70,21 +72,6 @@ def _others() -> list[Callable]:
         lambda: _both(LMM("weight ~ sex + (1 | id)", flock, relationship=kin), "importance"),
         lambda: _both(LMM(f"{own} + (1 | day)", days, residual=ar1), "importance"),
         lambda: LMM("y ~ service + (1 | s) + (1 | d)", rated).reml().summary(),
-        *_responses(),
-    ]
-
-
-def _responses() -> list[Callable]:
-    """Fits of responses that are not Gaussian, of one factor and of several."""
-    from bayeslmm import MixedModel, load_dataset
-
-    counts = "incidence of size ~ period + (1 | herd)"
-    ticks = "TICKS ~ YEAR + cHEIGHT + (1 | BROOD) + (1 | LOCATION)"
-    return [
-        lambda: MixedModel(counts, load_dataset("cbpp"), family="binomial").ml().predict(),
-        lambda: (
-            MixedModel(ticks, load_dataset("grouseticks"), family="negativebinomial").ml().predict()
-        ),
     ]
 
 

@@ -203,9 +203,9 @@ class LikelihoodPredictions(_Result):
             With each group's own effects; for the average group; for groups not seen yet; or
             averaged over the population of groups, which is the mean of the average group where
             the response is Gaussian and only there (see :meth:`average_effects`). Under "new"
-            levels that are not in the fit have the variance of the population, levels that are keep their own
-            effects; where `newdata` has no level that is not in the fit, its levels stand for
-            new ones like them.
+            levels that are not in the fit have the variance of the population, levels that are
+            keep their own effects; where `newdata` has no level that is not in the fit, its levels
+            stand for new ones like them.
         allow_new_levels : bool
             Under "conditional": levels that are not in the fit have the variance of the
             population instead of being an error.

@@ -280,7 +280,8 @@ class ResponseLikelihood:
 
     def slope_of_all(self, solution: ResponseSolution, function: Callable) -> np.ndarray:
         """Derivative (d, ...) of a function of (beta, Sigmas, phi) in the coordinates of
-        ``inner``, whose covariance the curvature has."""
+        ``inner``, whose covariance the curvature has.
+        """
 
         def at(x: np.ndarray):
             F, phi, beta = self.outer_parts(x)
