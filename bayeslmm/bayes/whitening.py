@@ -340,13 +340,13 @@ def whitened_posterior(laplace: LaplacePosterior, *, signed: bool = True) -> Whi
     layout = problem.layout
     diag, panel = problem.values.diag, problem.values.panel
     b, U = (problem.symbolic.in_order(system.template.effects(part)) for part in found[1:3])
-    levels = Levels(layout, diag, panel, products(layout, diag, panel, b) + U)
-    N = len(b)
+    r, N = products(layout, diag, panel, b) + U, len(b)
     C, R, work = np.empty(len(diag)), np.empty(len(panel)), np.empty((3, N))
-    follow(*levels, at.F, np.zeros(N), C, R, *work)
+    follow(layout, diag, panel, r, at.F, np.zeros(N), C, R, *work)
+    drift = np.zeros((N, 0)) if _in_blocks(system, layout) else _drift(system, problem.symbolic, w)
     arguments = JointArguments(
         rows=_rows(system, problem.symbolic),
-        levels=levels,
+        levels=Levels(layout, diag, panel, r, drift, at.beta),
         covariances=laplace.prior,
         phi=laplace.phi,
         coefficients=laplace.coefficients,
@@ -392,23 +392,26 @@ def _rows(system: ResponseSystem, symbolic: Symbolic) -> Rows:
     )
 
 
+def _in_blocks(system: ResponseSystem, layout) -> bool:
+    """Whether L is block diagonal, so that levels of different factors are dependent in v."""
+    return len(system.factors) > 1 and not len(layout.pcol)
+
+
+def _drift(system: ResponseSystem, symbolic: Symbolic, w: np.ndarray) -> np.ndarray:
+    """Z'WX (N, p), effects in elimination order."""
+    columns = [symbolic.in_order(system.transposed_levels(w * x)) for x in system.X.T]
+    return np.ascontiguousarray(np.reshape(columns, (system.p, symbolic.n_columns)).T)
+
+
 def _whitening(system, symbolic, w, F, C, R, mode) -> Whitening:
     """What makes the Hessian in v, L^-1 (I + Lambda'Z'WZ Lambda) L^-T, the identity."""
     from scipy.linalg import solve_triangular
     from scipy.sparse import csr_matrix, diags
 
-    N, p, layout = symbolic.n_columns, system.p, symbolic.layout
-    cross = np.zeros((N, p))  # L^-1 Lambda'Z'WX
-    for c in range(p):
-        column = symbolic.in_order(system.transposed_levels(w * system.X[:, c]))
-        scaled = np.empty(N)
-        scale(layout, F, column, scaled, True)
-        lower_solve(layout, C, R, scaled)
-        cross[:, c] = scaled
+    N, layout = symbolic.n_columns, symbolic.layout
     head, rest = np.arange(N), np.zeros(0, dtype=np.int64)
-    B, T = csr_matrix((N, 0)), np.zeros((0, 0))
-    if len(system.factors) > 1 and not len(layout.pcol):
-        # L is block diagonal: levels of different factors are not independent in v
+    B, T, along = csr_matrix((N, 0)), np.zeros((0, 0)), np.zeros((N, 0))
+    if _in_blocks(system, layout):
         G = _predictor_slopes(system, symbolic, F, C)
         largest = int(np.argmax([n_levels * q for n_levels, q in system.effect_shapes]))
         head = np.sort(symbolic.factor_columns(largest).ravel())
@@ -422,9 +425,15 @@ def _whitening(system, symbolic, w, F, C, R, mode) -> Whitening:
         H[same] = np.eye(len(rest))[same]
         root = np.linalg.cholesky(H - (B.T @ B).toarray())
         T = solve_triangular(root, np.eye(len(root)), lower=True).T
-    low = T @ (T.T @ (cross[rest] - B.T @ cross[head]))
-    along = np.empty((N, p))
-    along[rest], along[head] = -low, B @ low - cross[head]
+        cross = _drift(system, symbolic, w)
+        for c in range(system.p):  # L^-1 Lambda'Z'WX
+            scaled = np.empty(N)
+            scale(layout, F, np.ascontiguousarray(cross[:, c]), scaled, True)
+            lower_solve(layout, C, R, scaled)
+            cross[:, c] = scaled
+        low = T @ (T.T @ (cross[rest] - B.T @ cross[head]))
+        along = np.empty((N, system.p))
+        along[rest], along[head] = -low, B @ low - cross[head]
     return Whitening(
         mode.x, mode.scale, along, head, rest, np.ascontiguousarray(T),
         B.indptr.astype(np.int64), B.indices.astype(np.int64), B.data.astype(float),

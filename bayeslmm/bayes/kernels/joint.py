@@ -91,13 +91,19 @@ class Levels(NamedTuple):
     diag, panel : flat arrays
         Information, see :mod:`bayeslmm.bayes.kernels._following`.
     r : (N,) array
-        Information times the effects it is about.
+        Information times the effects it is about, at ``beta``.
+    drift : (N, p) array
+        What r loses per unit of each coefficient, Z'WX; (N, 0) where effects do not follow them.
+    beta : (p,) array
+        Coefficients at the mode.
     """
 
     layout: Layout
     diag: Doubles
     panel: Doubles
     r: Doubles
+    drift: Matrix
+    beta: Doubles
 
 
 class Whitening(NamedTuple):
@@ -108,7 +114,7 @@ class Whitening(NamedTuple):
     center : (d,) array
     scale : (d, d) array
     along : (N, p) array
-        How v moves with the coefficients.
+        How v moves with the coefficients; (N, 0) where it need not.
     head, rest : int arrays
         Effects that are independent given the m others, and these.
     tail : (m, m) array
@@ -247,6 +253,16 @@ def _transposed(rows, score, d_beta, g):
 
 
 @kernel
+def _information(levels, beta):
+    """r at coefficients."""
+    r = levels.r.copy()
+    for i in range(r.shape[0]):
+        for c in range(levels.drift.shape[1]):
+            r[i] -= levels.drift[i, c] * (beta[c] - levels.beta[c])
+    return r
+
+
+@kernel
 def joint(low, v, a):
     """Log density of the parameters and of v, and its derivatives in both.
 
@@ -266,7 +282,7 @@ def joint(low, v, a):
     log_phi, d_log_phi, phi, slope = family_parameters(low[n_cov : n_cov + n_phi], a.phi, a.ordered)
     log_beta, d_log_beta, beta, slope_beta = scale_terms(a.coefficients, low[n_cov + n_phi :])
     N = v.shape[0]
-    lay, diag, panel, r = levels.layout, levels.diag, levels.panel, levels.r
+    lay, diag, panel, r = levels.layout, levels.diag, levels.panel, _information(levels, beta)
     C, R = np.empty(diag.shape[0]), np.empty(panel.shape[0])
     first, u, b = np.empty(N), np.empty(N), np.empty(N)
     log_det = follow(lay, diag, panel, r, at.F, v, C, R, first, u, b)
@@ -278,9 +294,12 @@ def joint(low, v, a):
     for i in range(N):
         value -= 0.5 * u[i] * u[i]
     value += a.constant + at.value + log_phi + log_beta - log_det - 0.5 * N * _LOG_2PI
-    d_beta, g, d_F = np.zeros(p), np.zeros(N), np.zeros(at.F.shape[0])
+    d_beta, g, d_F, d_r = np.zeros(p), np.zeros(N), np.zeros(at.F.shape[0]), np.empty(N)
     _transposed(a.rows, score, d_beta, g)
-    pull_back(lay, diag, panel, r, at.F, C, R, first, u, g, d_F, d_v)
+    pull_back(lay, diag, panel, r, at.F, C, R, first, u, g, d_F, d_v, d_r)
+    for i in range(N):
+        for c in range(levels.drift.shape[1]):
+            d_beta[c] -= levels.drift[i, c] * d_r[i]
     d_low[:n_cov] = at.gradient
     # at unit sds the derivative in log sd is that in sd: nothing is divided by an sd
     d_sd, d_u = pullback_to_correlations(prior.effects, np.ones(m), low[k:n_cov], d_F)
@@ -384,7 +403,8 @@ def natural_draws(Z, a):
         sds[i], F[i] = at.scalar[:m], at.F
         phi[i] = family_parameters(low[n_cov : n_cov + n_phi], a.phi, a.ordered)[2]
         beta[i] = scale_terms(a.coefficients, low[n_cov + n_phi :])[2]
-        follow(levels.layout, levels.diag, levels.panel, levels.r, at.F, v, C, R, first, u, b[i])
+        r = _information(levels, beta[i])
+        follow(levels.layout, levels.diag, levels.panel, r, at.F, v, C, R, first, u, b[i])
     return sds, F, phi, beta, b
 
 
