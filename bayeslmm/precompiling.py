@@ -53,7 +53,6 @@ def _others() -> list[Callable]:
         lambda: _both(LMM("weight ~ sex + (1 | id)", flock, relationship=kin), "importance"),
         lambda: _both(LMM(f"{own} + (1 | day)", days, residual=ar1), "importance"),
         lambda: LMM("y ~ service + (1 | s) + (1 | d)", rated).reml().summary(),
-        *_responses(),
     ]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.bayes.marginal import MarginalDensity, marginal_density, marginal_obstacle
-from bayeslmm.errors import PriorError
+from bayeslmm.errors import DataError, PriorError
 from bayeslmm.gaussian import single_threaded_blas
 from bayeslmm.parts.parameters import coef_key
 from bayeslmm.priors.parameters import component_names
@@ -30,6 +30,7 @@ from bayeslmm.reanalysis.correlation_at_zero import (
 from bayeslmm.reanalysis.integrated import source_and_likelihood
 from bayeslmm.reanalysis.joint import JointTest, term_columns
 from bayeslmm.reanalysis.posteriors import normal_parameters
+from bayeslmm.reanalysis.response_evidence import response_evidence
 from bayeslmm.reanalysis.reweighting import BF_ERROR, Reweighter
 from bayeslmm.reanalysis.theta import (
     draw_evidence,
@@ -124,12 +125,15 @@ def log_marginal_likelihood(
 ) -> Evidence:
     """log p(y) of a model, coefficients and random effects integrated out exactly.
 
+    Of a response that is not Gaussian they are part of what is sampled.
+
     Parameters
     ----------
     fit : PosteriorResult
         Its draws of the covariance parameters are bridged, where they come from chains. An
         importance sample has an estimate of its own, which is returned instead: its resampled
-        draws repeat each other, and a bridge from them would understate its error.
+        draws repeat each other, and a bridge from them would understate its error. For a response
+        that is not Gaussian chains are drawn anew, in the coordinates of the bridge.
     method : {"bridge", "importance"}
         Importance sampling draws anew.
     draws : int
@@ -159,15 +163,17 @@ def log_marginal_likelihood(
     if method not in ("bridge", "importance"):
         raise ValueError(f'method must be "bridge" or "importance", not {method!r}.')
     _refuse_improper(fit.priors)
-    density = _density(fit)
-    if method == "importance":
-        return draw_evidence(density, random_seed, draws)
-    if fit.info.method == "importance" or fit.conditioning is not None:
-        if fit.info.log_marginal_likelihood is None:  # of other rows than the fit has now
-            return draw_evidence(density, random_seed, draws)
+    info = fit.info
+    if method == "bridge" and info.log_marginal_likelihood is not None:
         return Evidence(
-            fit.info.log_marginal_likelihood, fit.info.log_marginal_likelihood_error, "importance"
+            info.log_marginal_likelihood, info.log_marginal_likelihood_error, "importance"
         )
+    if not fit.model.design.family.gaussian:
+        return response_evidence(fit, method=method, draws=draws, random_seed=random_seed)
+    density = _density(fit)
+    # without one of its own an importance sample is of other rows than the fit has now
+    if method == "importance" or info.method == "importance" or fit.conditioning is not None:
+        return draw_evidence(density, random_seed, draws)
     rng = np.random.default_rng(np.random.SeedSequence([random_seed, 12]))
     with single_threaded_blas():
         return bridge_sampling(density, fitted_theta(fit, density), rng)
@@ -274,6 +280,8 @@ def savage_dickey(
         unlikely under the alternative.
     ValueError
         If there is no such parameter.
+    DataError
+        If the response is not Gaussian.
 
     Examples
     --------
@@ -285,6 +293,13 @@ def savage_dickey(
     if not np.isfinite(value):
         raise ValueError(f"value must be finite, not {value!r}.")
     base: Any = getattr(model, "model", model)
+    if not base.design.family.gaussian:
+        raise DataError(
+            "The test of a parameter within a model is not available with "
+            f'family="{base.design.family.name}": it rests on the likelihood with coefficients and '
+            "random effects integrated out in closed form. Fit the model with and without it and "
+            "give both to blm.bayes_factor(fit1, fit0)."
+        )
     if not isinstance(parameter, str) or parameter in base.design.coef_names:
         return _coefficient(model, parameter, value, prior, curve, draws, random_seed)
     if value != 0:
@@ -513,7 +528,14 @@ def _refuse_other_data(fit1: PosteriorResult, fit0: PosteriorResult) -> None:
         )
     if not np.array_equal(one.y, zero.y):
         raise ValueError("The models have different responses (or transform it differently).")
+    if one.family.discrete != zero.family.discrete:
+        raise ValueError(
+            "One model gives the response probabilities and the other densities, which are not "
+            "comparable."
+        )
     ones = np.ones(one.n_rows)
+    if not np.array_equal(*(ones if d.trials is None else d.trials for d in (one, zero))):
+        raise ValueError("The models have different numbers of trials.")
     first, second = (ones if d.weights is None else d.weights for d in (one, zero))
     if not np.allclose(first, second):
         raise ValueError("The models have different prior weights.")

@@ -138,10 +138,10 @@ def in_words(design: Design) -> str:
     text = f"{design.response} of {design.n_rows} rows is described by "
     text += f"{_listed(predictors)}." if predictors else "its mean."
     if not design.family.gaussian:
-        what = "categories" if design.family.name == "ordinal" else "mean"
+        target = "categories" if design.family.name == "ordinal" else "mean"
         text += (
             f" Its distribution is {design.family.name.replace('_', ' ')}, and what describes it "
-            f"acts on the {what} through the {design.family.link.name} link."
+            f"acts on the {target} through the {design.family.link.name} link."
         )
     if not design.blocks:
         return text + " All rows are treated as independent."

@@ -16,10 +16,11 @@ __all__ = ["refuse_families", "refuse_unless_derived"]
 _INSTEAD = {
     "Reanalysis of an effect": "fit the model again under another prior, or give an estimate and "
     "its standard error from ml().fixef() to blm.reanalyze_estimate",
+    "The marginal likelihood": 'fit(method="importance").info.log_marginal_likelihood has it',
     "Power-scaling": "fit the model again under other priors",
     "Assurance": "simulate responses with posterior_predictive and fit them by with_response(y)",
     "The implied covariance": "varcomp() has the covariances on the scale of the linear predictor",
-    "plot_trajectories": "predict() gives means on the scale of the response",
+    "plot_trajectories": "average_effects() and predict() give means on the scale of the response",
     "plot_shrinkage": "plot_ranef() shows the effects of the groups",
     "The reliability of effects": "ranef() has their standard deviations",
     "Heritability": "varcomp() has the variances on the scale of the linear predictor",

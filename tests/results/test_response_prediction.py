@@ -114,7 +114,7 @@ def test_residuals_are_averages_over_the_draws(binomial):
     assert np.all((below - 1e-9 <= place) & (place <= up_to + 1e-9))
 
 
-def test_quantile_residuals_of_new_groups_are_normal_where_the_model_holds():
+def test_quantile_residuals_are_normal_where_the_model_holds():
     """Kolmogorov-Smirnov: a right program has p below 1e-6 once in a million runs."""
     rng = np.random.default_rng(2)
     g, x = np.repeat(np.arange(60), 8), rng.normal(size=480)
