@@ -21,7 +21,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="bayeslmm",
-    help="Linear mixed models: one formula, the full posterior and the REML fit.",
+    help="Mixed models: one formula, the full posterior and the likelihood fit.",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -105,11 +105,15 @@ def fit(
     level: Annotated[float, typer.Option(help="Probability inside the intervals.")] = 0.95,
     output: Annotated[str | None, typer.Option(help="Write the fit to this .nc file.")] = None,
     parameterization: Annotated[
-        str, typer.Option(help="auto, marginal, noncentered or centered.")
+        str, typer.Option(help="auto, marginal, whitened, noncentered or centered.")
     ] = "auto",
     method: Annotated[str, typer.Option(help="nuts or importance.")] = "nuts",
     reml: Annotated[bool, typer.Option("--reml", help="Fit by REML instead of NUTS.")] = False,
     ml: Annotated[bool, typer.Option("--ml", help="Fit by maximum likelihood.")] = False,
+    n_quadrature: Annotated[
+        int,
+        typer.Option(min=1, help="Nodes per effect of --ml; 1 is Laplace's approximation."),
+    ] = 1,
     ddf: Annotated[
         str | None,
         typer.Option(
@@ -136,6 +140,8 @@ def fit(
     _check_output(output)
     if reml and ml:
         raise ValueError("--reml and --ml exclude each other.")
+    if n_quadrature > 1 and not ml:
+        raise ValueError("--n-quadrature goes with --ml.")
     if output and (reml or ml):
         raise FileFormatError("--output writes posterior fits; it has no meaning with --reml.")
     model = LMM(
@@ -153,7 +159,7 @@ def fit(
     )
     if reml or ml:
         typer.echo(f"{describe_design(model.design)}\n")
-        result = model.ml() if ml else model.reml()
+        result = model.ml(n_quadrature) if ml else model.reml()
         typer.echo(result.describe(ddf, level=level))
         return
     typer.echo(f"{model}\n")

@@ -383,6 +383,51 @@ def test_every_option_of_a_model_is_one_of_the_shell(related, monkeypatch, capsy
         }  # fmt: skip
 
 
+CBPP = "incidence of size ~ period + (1 | herd)"
+
+
+def test_responses_that_are_not_gaussian_are_fitted_and_reported(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    family = ["--family", "binomial", "--link", "probit"]
+    code, shown, errors = call(monkeypatch, capsys, "fit", "cbpp", CBPP, *family, "--ml")
+    assert code == 0, errors
+    model = blm.MixedModel(CBPP, dataset("cbpp"), family="binomial", link="probit")
+    assert model.ml().describe() in shown
+    assert "binomial, probit link; trials: 2 to 34" in shown
+    nodes = ["--ml", "--n-quadrature", "9"]
+    code, shown, errors = call(monkeypatch, capsys, "fit", "cbpp", CBPP, *family, *nodes)
+    assert model.ml(9).describe() in shown, errors
+    few = ["--draws", "100", "--chains", "2", "--seed", "1", "--no-progress"]
+    code, shown, errors = call(
+        monkeypatch, capsys, "fit", "cbpp", CBPP, *family, *few, "--output", "fit.nc"
+    )
+    assert code == 0, errors
+    assert "family binomial, link probit" in shown
+    assert blm.load("fit.nc").model.link == "probit"
+    code, shown, errors = call(monkeypatch, capsys, "report", "cbpp", CBPP, *family, *few)
+    assert code == 0, errors
+    assert (tmp_path / "report.html").stat().st_size > 100_000
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--reml"], "There is no REML"),
+        (["--link", "magic"], "has no link 'magic'"),
+        (["--random", "student"], "does not go together"),
+        (["--n-quadrature", "9"], "--n-quadrature goes with --ml"),
+        (["--parameterization", "marginal"], "cannot be integrated out"),
+    ],
+)
+def test_what_such_a_response_has_not_is_one_line(monkeypatch, capsys, options, message):
+    code, _, errors = call(
+        monkeypatch, capsys, "fit", "cbpp", CBPP, "--family", "binomial", *options
+    )
+    assert code == 2
+    (line,) = (text for text in errors.splitlines() if text.startswith("Error:"))
+    assert message in line
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [

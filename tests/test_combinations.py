@@ -37,9 +37,17 @@ FEATURES = {
     "Student-t effects": "random",
     "missing covariates": "missing",
     "read in batches": "data",
+    "0/1 response": "family",
+    "ordered response": "family",
 }
 #: Ways to get a fit of the plain model.
 FITS = ("importance", "REML", "summary of effects", "save and load")
+#: Features that are families, and the response each has.
+FAMILIES = {
+    "Student-t residuals": ("student", "y"),
+    "0/1 response": ("bernoulli", "event"),
+    "ordered response": ("ordinal", "grade"),
+}
 #: Sampled through PyMC, which compiles for seconds.
 SAMPLED = ("Student-t residuals", "Student-t effects", "missing covariates")
 
@@ -57,7 +65,16 @@ def rows() -> pd.DataFrame:
         noise[:, visit] = 0.5 * noise[:, visit - 1] + np.sqrt(0.75) * noise[:, visit]
     effects = rng.normal(0, 1.5, 24)[g] + rng.normal(0, 1, 6)[g // 4]
     data["y"] = 10 + data["x"] + 0.5 * (g % 2) + effects + noise.ravel()
+    blurred = data["y"] + 4 * rng.logistic(size=96)  # so that groups are not separated
+    data["event"], data["grade"] = blurred > 10, np.digitize(blurred, [7.0, 13.0])
     return data
+
+
+def _families(features: frozenset[str]) -> tuple[dict[str, str], str]:
+    """The option of the family, and the response."""
+    chosen = [name for name in FAMILIES if name in features]
+    family, response = FAMILIES[chosen[0]] if chosen else ("gaussian", "y")
+    return ({"family": family} if chosen else {}), response
 
 
 @cache
@@ -92,11 +109,10 @@ def model(features: frozenset[str]) -> blm.LMM:
             options["residual"] = f"{kind}(t | g)"
     if "sigma formula" in features:
         options["sigma"] = "~ arm"
-    if "Student-t residuals" in features:
-        options["family"] = "student"
+    family, response = _families(features)
     if "Student-t effects" in features:
         options["random"] = "student"
-    return blm.LMM(f"y ~ x + arm + (1 | {factor})", data, **options)
+    return blm.LMM(f"{response} ~ x + arm + (1 | {factor})", data, **options, **family)
 
 
 @cache
@@ -149,8 +165,9 @@ def _shell(features: frozenset[str], way: str) -> None:
                 options += ["--residual", f"{kind}(t | g)"]
         if "sigma formula" in features:
             options += ["--sigma", "~ arm"]
-        if "Student-t residuals" in features:
-            options += ["--family", "student"]
+        family, response = _families(features)
+        if family:
+            options += ["--family", family["family"]]
         if "Student-t effects" in features:
             options += ["--random", "student"]
         if "read in batches" in features:
@@ -161,7 +178,7 @@ def _shell(features: frozenset[str], way: str) -> None:
             count = {"importance": ["500"]}.get(way, ["10", "--tune", "20", "--chains", "2"])
             options += ["--seed", "3", "--draws", *count]
         data.to_csv(f"{folder}/rows.csv", index=False)
-        text = f"y ~ x + arm + (1 | {factor})"
+        text = f"{response} ~ x + arm + (1 | {factor})"
         run = CliRunner().invoke(
             app, ["fit", f"{folder}/rows.csv", text, "--no-progress", *options]
         )
@@ -181,7 +198,7 @@ def _conditioned(found) -> None:
     new = _new_group()
     if any(block.relationship is not None for block in found.model.design.blocks):
         new = new.assign(g="s00", site="c0", t=[10, 11, 12])
-    found.predict(new, given=new.iloc[:2].assign(y=10.0))
+    found.predict(new, given=new.iloc[:2].assign(y=10.0, event=True, grade=1))
 
 
 #: What a fit is asked for; called with the fit.
@@ -211,6 +228,8 @@ RESULTS: dict[str, Callable] = {
 def tried(what: str, column: str) -> str:
     """ "yes", or why not."""
     features = frozenset(FEATURES) & {what, column}
+    if len(features & set(FAMILIES)) > 1:  # a response has one
+        return "-"
     ways = [way for way in FITS if way in (what, column)]
     if len(ways) == 2 and "save and load" in ways:  # the fit of the other kind, saved
         ways = sorted(ways, key=lambda way: way == "save and load")
@@ -311,6 +330,7 @@ def read_table(text: str) -> dict[tuple[str, str], str]:
     [
         (("relationship", "read in batches"), False),
         (("ar1", "unstructured", "sigma formula"), False),
+        (("0/1 response", "ordered response"), False),
         (FITS, False),
         pytest.param((*FEATURES, *FITS), True, marks=pytest.mark.slow),
     ],

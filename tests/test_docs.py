@@ -25,6 +25,7 @@ PAGES = {
     "docs/residual-structures.md": "",
     "docs/variance-explained.md": "",
     "docs/prediction.md": "",
+    "docs/families.md": "import matplotlib\nmatplotlib.use('Agg')\n",
     "docs/checking.md": "import matplotlib\nmatplotlib.use('Agg')\n",
     "docs/likelihood.md": (
         "import bayeslmm as blm\n"

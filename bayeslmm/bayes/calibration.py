@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -195,6 +195,7 @@ def sbc(
     seeds = np.random.SeedSequence(random_seed).spawn(n_sims)
     workers = cores or os.cpu_count() or 1
     simulator: _Simulator | ResponseSimulator
+    steady: AbstractContextManager
     if model.design.family.gaussian:
         simulator = _Simulator.of(model, method, n_draws)
         sampling = DRAW_EVALUATIONS * (_TUNE + _THIN * n_draws) if method == "nuts" else _PROPOSALS

@@ -227,7 +227,7 @@ def laplace_posterior(design: Design, priors: Priors) -> LaplacePosterior:
     system = response_system(design)
     A, columns = priors.combinations(), system.X
     if design.family.name == "ordinal":  # thresholds are meant at the means of the predictors
-        columns = columns - columns.mean(axis=0)
+        columns = columns - priors.means
     maps = priors.effect_maps().matrices
     system = replace(system, X=np.ascontiguousarray(columns @ np.linalg.inv(A)))
     system = system.with_effects(maps or (None,) * len(system.factors))
@@ -340,13 +340,13 @@ def whitened_posterior(laplace: LaplacePosterior, *, signed: bool = True) -> Whi
     layout = problem.layout
     diag, panel = problem.values.diag, problem.values.panel
     b, U = (problem.symbolic.in_order(system.template.effects(part)) for part in found[1:3])
-    levels = Levels(layout, diag, panel, products(layout, diag, panel, b) + U)
-    N = len(b)
+    r, N = products(layout, diag, panel, b) + U, len(b)
     C, R, work = np.empty(len(diag)), np.empty(len(panel)), np.empty((3, N))
-    follow(*levels, at.F, np.zeros(N), C, R, *work)
+    follow(layout, diag, panel, r, at.F, np.zeros(N), C, R, *work)
+    drift = np.zeros((N, 0)) if _in_blocks(system, layout) else _drift(system, problem.symbolic, w)
     arguments = JointArguments(
         rows=_rows(system, problem.symbolic),
-        levels=levels,
+        levels=Levels(layout, diag, panel, r, drift, at.beta),
         covariances=laplace.prior,
         phi=laplace.phi,
         coefficients=laplace.coefficients,
@@ -370,15 +370,37 @@ def _information(system: ResponseSystem, w: np.ndarray) -> Problem:
 
 
 def _rows(system: ResponseSystem, symbolic: Symbolic) -> Rows:
-    factors, n = system.factors, system.n
-    first = [symbolic.factor_columns(k)[f.codes, 0] for k, f in enumerate(factors)]
+    """Rows in the order of the factor with most effects, which comes first."""
+    n, sizes = system.n, [n_levels * q for n_levels, q in system.effect_shapes]
+    factors = sorted(range(len(sizes)), key=lambda k: -sizes[k])
+    order, starts = np.arange(n), np.zeros(0, dtype=np.int64)
+    if factors:
+        codes = system.factors[factors[0]].codes
+        order = np.argsort(codes, kind="stable")
+        starts = np.append(np.unique(codes[order], return_index=True)[1], n).astype(np.int64)
+    own = [system.factors[k].take(order) for k in factors]
+    first = [symbolic.factor_columns(k)[f.codes, 0] for k, f in zip(factors, own, strict=True)]
+    numbers = (system.y, system.trials, system.weights, system.offset)
     return Rows(
-        system.family.code, system.y, system.trials, system.weights, system.offset,
-        np.ascontiguousarray(system.X),
-        np.ascontiguousarray(np.hstack([np.zeros((n, 0)), *(f.Z for f in factors)])),
-        np.ascontiguousarray(np.stack(first, axis=1) if factors else np.zeros((n, 0)), np.int64),
-        np.array([f.q for f in factors], dtype=np.int64),
-    )  # fmt: skip
+        system.family.code,
+        *(np.ascontiguousarray(part[order]) for part in numbers),
+        np.ascontiguousarray(system.X[order].T),
+        np.ascontiguousarray(np.vstack([np.zeros((0, n)), *(f.Z.T for f in own)])),
+        np.array(first, dtype=np.int64).reshape(len(own), n),
+        np.array([f.q for f in own], dtype=np.int64),
+        starts,
+    )
+
+
+def _in_blocks(system: ResponseSystem, layout) -> bool:
+    """Whether L is block diagonal, so that levels of different factors are dependent in v."""
+    return len(system.factors) > 1 and not len(layout.pcol)
+
+
+def _drift(system: ResponseSystem, symbolic: Symbolic, w: np.ndarray) -> np.ndarray:
+    """Z'WX (N, p), effects in elimination order."""
+    columns = [symbolic.in_order(system.transposed_levels(w * x)) for x in system.X.T]
+    return np.ascontiguousarray(np.reshape(columns, (system.p, symbolic.n_columns)).T)
 
 
 def _whitening(system, symbolic, w, F, C, R, mode) -> Whitening:
@@ -386,18 +408,10 @@ def _whitening(system, symbolic, w, F, C, R, mode) -> Whitening:
     from scipy.linalg import solve_triangular
     from scipy.sparse import csr_matrix, diags
 
-    N, p, layout = symbolic.n_columns, system.p, symbolic.layout
-    cross = np.zeros((N, p))  # L^-1 Lambda'Z'WX
-    for c in range(p):
-        column = symbolic.in_order(system.transposed_levels(w * system.X[:, c]))
-        scaled = np.empty(N)
-        scale(layout, F, column, scaled, True)
-        lower_solve(layout, C, R, scaled)
-        cross[:, c] = scaled
+    N, layout = symbolic.n_columns, symbolic.layout
     head, rest = np.arange(N), np.zeros(0, dtype=np.int64)
-    B, T = csr_matrix((N, 0)), np.zeros((0, 0))
-    if len(system.factors) > 1 and not len(layout.pcol):
-        # L is block diagonal: levels of different factors are not independent in v
+    B, T, along = csr_matrix((N, 0)), np.zeros((0, 0)), np.zeros((N, 0))
+    if _in_blocks(system, layout):
         G = _predictor_slopes(system, symbolic, F, C)
         largest = int(np.argmax([n_levels * q for n_levels, q in system.effect_shapes]))
         head = np.sort(symbolic.factor_columns(largest).ravel())
@@ -411,9 +425,15 @@ def _whitening(system, symbolic, w, F, C, R, mode) -> Whitening:
         H[same] = np.eye(len(rest))[same]
         root = np.linalg.cholesky(H - (B.T @ B).toarray())
         T = solve_triangular(root, np.eye(len(root)), lower=True).T
-    low = T @ (T.T @ (cross[rest] - B.T @ cross[head]))
-    along = np.empty((N, p))
-    along[rest], along[head] = -low, B @ low - cross[head]
+        cross = _drift(system, symbolic, w)
+        for c in range(system.p):  # L^-1 Lambda'Z'WX
+            scaled = np.empty(N)
+            scale(layout, F, np.ascontiguousarray(cross[:, c]), scaled, True)
+            lower_solve(layout, C, R, scaled)
+            cross[:, c] = scaled
+        low = T @ (T.T @ (cross[rest] - B.T @ cross[head]))
+        along = np.empty((N, system.p))
+        along[rest], along[head] = -low, B @ low - cross[head]
     return Whitening(
         mode.x, mode.scale, along, head, rest, np.ascontiguousarray(T),
         B.indptr.astype(np.int64), B.indices.astype(np.int64), B.data.astype(float),

@@ -192,6 +192,9 @@ class LikelihoodPredictions(_Result):
     ) -> pd.DataFrame:
         """Predictions with intervals, the variance parameters taken as known.
 
+        Where the response is not Gaussian, mean responses of the average group and of the
+        population have intervals in which all parameters are estimated.
+
         Parameters
         ----------
         newdata : data frame, optional
@@ -203,9 +206,9 @@ class LikelihoodPredictions(_Result):
             With each group's own effects; for the average group; for groups not seen yet; or
             averaged over the population of groups, which is the mean of the average group where
             the response is Gaussian and only there (see :meth:`average_effects`). Under "new"
-            levels that are not in the fit have the variance of the population, levels that are keep their own
-            effects; where `newdata` has no level that is not in the fit, its levels stand for
-            new ones like them.
+            levels that are not in the fit have the variance of the population, levels that are
+            keep their own effects; where `newdata` has no level that is not in the fit, its
+            levels stand for new ones like them.
         allow_new_levels : bool
             Under "conditional": levels that are not in the fit have the variance of the
             population instead of being an error.
@@ -240,9 +243,12 @@ class LikelihoodPredictions(_Result):
         1     303.7  9.6  285.0  322.5
         """
         check_level(level)
-        return likelihood_prediction(
-            self._given(given), newdata, random, kind, level, allow_new_levels
-        )
+        fit, averages = self._given(given), random in ("population", "marginal")
+        if averages and kind == "mean" and not self.design.family.gaussian:
+            from bayeslmm.results.average_effects import average_prediction
+
+            return average_prediction(fit, newdata, random, level)
+        return likelihood_prediction(fit, newdata, random, kind, level, allow_new_levels)
 
     def predictor_variance(self, X: np.ndarray, Z, codes) -> np.ndarray:
         """Var(x'beta + z'b | y) of rows at the estimated variances, shape (m,).

@@ -64,6 +64,8 @@ class ModelViews(_Model):
         ------
         ValueError
             If there is no such form or format.
+        DataError
+            If the form is marginal and the response not Gaussian: it has no closed form.
 
         Examples
         --------
@@ -75,9 +77,7 @@ class ModelViews(_Model):
         error[i] ~ Normal(0, sigma^2)
         """
         from bayeslmm.results.equation import equation
-        from bayeslmm.results.support import refuse_families
 
-        refuse_families(self, "The equation")
         return equation(self.design, form, format, family=self.family, random=self.random)
 
     def plot_data(self, x: str | None = None, **options):
@@ -107,6 +107,20 @@ class ModelViews(_Model):
 
 class FitPlots:
     """Plots that both fits have. Each returns matplotlib axes and shows nothing by itself."""
+
+    def plot_average_effects(self: Any, x: str | None = None, **options) -> Axes:
+        """Curves of groups, the average group and the population, on the scale of the response.
+
+        Options: ``factor groups category level ax``; see
+        :func:`bayeslmm.plots.plot_average_effects`.
+
+        Examples
+        --------
+        >>> ax = fit.plot_average_effects()
+        """
+        from bayeslmm.plots import plot_average_effects
+
+        return plot_average_effects(self, x, **options)
 
     def plot_trajectories(self: Any, x: str | None = None, **options) -> Axes | np.ndarray:
         """Data, population line with its band, group lines: the fan.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from bayeslmm.fits.posterior_draws import PosteriorDraws
+from bayeslmm.results.support import refuse_families
 from bayeslmm.results.tables import check_level, summarize_draws
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ class PosteriorVariance(PosteriorDraws):
         """
         from bayeslmm.results.heritability import heritability_share
 
+        refuse_families(self.model, "Heritability")
         share = heritability_share(self.model.design, factor, exclude, fixed)
         return self._share(share, level, interval, draws)
 
@@ -162,6 +164,7 @@ class PosteriorVariance(PosteriorDraws):
         """
         from bayeslmm.results.heritability import repeatability_share
 
+        refuse_families(self.model, "Repeatability")
         share = repeatability_share(self.model.design, factors, exclude, fixed)
         return self._share(share, level, interval, draws)
 

@@ -113,7 +113,7 @@ class SharedResults:
         >>> fit.average_effects(at={"Days": [0, 9]}).round(1).iloc[:, :3]
            Days  average_group  average_group_lower
         0     0          251.4                238.0
-        1     9          345.6                316.4
+        1     9          345.6                316.9
         """
         from bayeslmm.results.average_effects import average_effects_table
 

@@ -279,8 +279,10 @@ class ResponseLikelihood:
         return self._differences(at, solution)
 
     def slope_of_all(self, solution: ResponseSolution, function: Callable) -> np.ndarray:
-        """Derivative (d, ...) of a function of (beta, Sigmas, phi) in the coordinates of
-        ``inner``, whose covariance the curvature has."""
+        """Derivative (d, ...) of a function of (beta, Sigmas, phi) in the coordinates of ``inner``.
+
+        The curvature has the covariance of these.
+        """
 
         def at(x: np.ndarray):
             F, phi, beta = self.outer_parts(x)

@@ -4,6 +4,7 @@ The fit classes have all of them as methods. Functions here take a fit of either
 they say otherwise.
 """
 
+from bayeslmm.plots.average_effects import plot_average_effects
 from bayeslmm.plots.compare import plot_compare
 from bayeslmm.plots.forest import plot_forest
 from bayeslmm.plots.implied import plot_implied_covariance
@@ -23,6 +24,7 @@ from bayeslmm.plots.trajectories import plot_trajectories
 from bayeslmm.plots.variance import plot_variance
 
 __all__ = [
+    "plot_average_effects",
     "plot_compare",
     "plot_data",
     "plot_forest",

@@ -92,7 +92,7 @@ def _refuse_kind(design: Design, kind: str) -> None:
     if not suitable():
         raise PlotError(
             f'kind="{kind}" is for {what}; family="{name}" has "{default_kind(design)}", "stat"'
-            f'{"" if design.family.gaussian else " and " + chr(34) + "quantile" + chr(34)}.'
+            f"{'' if design.family.gaussian else ' and ' + chr(34) + 'quantile' + chr(34)}."
         )
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from bayeslmm.protocols import LikelihoodResult, PosteriorResult
 
-__all__ = ["plot_trajectories"]
+__all__ = ["evaluated_lines", "line_predictor", "plot_trajectories", "point_estimates"]
 
 _DRAWS = 1000
 
@@ -111,12 +111,12 @@ def _fan(fit, scene: Scene, level: float, ax: Axes) -> Axes:
     rows, thinned = shown_rows(scene, scene.codes)
     points = draw_points(ax, scene, rows, fading(len(rows)))
     lines = group_lines(scene)
-    drawn, (beta, b) = [], _point_estimates(fit)
-    for line, there in zip(lines, _evaluated(fit, scene, lines), strict=True):
+    drawn, (beta, b) = [], point_estimates(fit)
+    for line, there in zip(lines, evaluated_lines(fit, scene, lines), strict=True):
         assert scene.block is not None  # lines are of groups
         drawn += ax.plot(
             scene.x.position(line.frame[scene.x.name]),
-            _sum(there, scene, beta, b)[0],
+            line_predictor(there, scene, beta, b)[0],
             color=scene.color(line.split),
             linewidth=THIN,
             alpha=fading(3 * len(lines)),
@@ -142,12 +142,14 @@ def _small_multiples(fit, scene: Scene, level: float) -> np.ndarray:
         draw_points(panel, scene, shown_rows(scene, np.array([code]))[0], 0.8)
     lines = group_lines(scene)
     bands = _bands(fit, scene, lines, level)
-    beta, b = _point_estimates(fit)
-    for line, rows, band in zip(lines, _evaluated(fit, scene, lines), bands, strict=True):
+    beta, b = point_estimates(fit)
+    for line, rows, band in zip(lines, evaluated_lines(fit, scene, lines), bands, strict=True):
         panel, color = panel_of[line.code], scene.color(line.split)
         at = scene.x.position(line.frame[scene.x.name])
         marker = "o" if len(at) == 1 else None
-        panel.plot(at, _sum(rows, scene, beta, b)[0], color=color, linewidth=1.6, marker=marker)
+        panel.plot(
+            at, line_predictor(rows, scene, beta, b)[0], color=color, linewidth=1.6, marker=marker
+        )
         if band is not None:
             panel.fill_between(at, *band, color=color, alpha=BAND, linewidth=0)
         population = rows.offset + rows.X @ beta[0]
@@ -185,12 +187,12 @@ def _population(fit, scene: Scene, level: float, ax: Axes):
     return handle
 
 
-def _point_estimates(fit) -> tuple[np.ndarray, list[np.ndarray]]:
+def point_estimates(fit) -> tuple[np.ndarray, list[np.ndarray]]:
     """Coefficients and effects as a single draw."""
     return coefficients(fit)[None], [b[None] for b in effects(fit)]
 
 
-def _evaluated(fit, scene: Scene, lines: list[Line]) -> list[NewRows]:
+def evaluated_lines(fit, scene: Scene, lines: list[Line]) -> list[NewRows]:
     """The rows of every line in the terms of the design, evaluated together.
 
     The offset is NaN where the mean of a likelihood fit is not estimable.
@@ -229,12 +231,14 @@ def _bands(fit, scene: Scene, lines: list[Line], level: float) -> list:
     b = [thin[factor.b].to_numpy() for factor in fit.names.factors]
     tail = (1 - level) / 2
     return [
-        np.quantile(_sum(rows, scene, beta, b), [tail, 1 - tail], axis=0)
-        for rows in _evaluated(fit, scene, lines)
+        np.quantile(line_predictor(rows, scene, beta, b), [tail, 1 - tail], axis=0)
+        for rows in evaluated_lines(fit, scene, lines)
     ]
 
 
-def _sum(rows: NewRows, scene: Scene, beta: np.ndarray, b: list[np.ndarray]) -> np.ndarray:
+def line_predictor(
+    rows: NewRows, scene: Scene, beta: np.ndarray, b: list[np.ndarray]
+) -> np.ndarray:
     """offset + x'beta + z'b of the factors that are drawn, shape (draws, points)."""
     values = rows.offset + beta @ rows.X.T
     for k in included_factors(scene):

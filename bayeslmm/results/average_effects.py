@@ -21,6 +21,7 @@ from bayeslmm.bayes.responses import phi_draws
 from bayeslmm.errors import ModelWarning
 from bayeslmm.formula import Design
 from bayeslmm.formula.columns import as_frame
+from bayeslmm.formula.design import NewRows
 from bayeslmm.parts.families import LINKS, Family, Link
 from bayeslmm.protocols import is_posterior
 from bayeslmm.results.estimability import inestimable_text, undetermined
@@ -32,18 +33,22 @@ from bayeslmm.results.population_average import (
     refuse_without_mean,
 )
 from bayeslmm.results.posterior_prediction import warn_of_priors_alone
+from bayeslmm.results.prediction import effect_rows
 from bayeslmm.results.tables import check_level, interval_bounds
 
 if TYPE_CHECKING:
     from bayeslmm.protocols import LikelihoodResult, PosteriorResult
 
-__all__ = ["average_contrasts_table", "average_effects_table"]
+__all__ = ["average_contrasts_table", "average_effects_table", "average_prediction"]
 
 #: The two means, as columns.
 _MEANS = ("average_group", "population_average")
 #: Families whose means are probabilities, which have odds.
 _EVENTS = ("bernoulli", "binomial", "ordinal")
 _MOST_PAIRS = 10_000
+
+#: Estimates (k, C), lower and upper limits.
+Limits = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -194,16 +199,54 @@ def _columns(fit, rows: _Rows, measures: list[_Measure], level: float, interval:
     of = _of_posterior if is_posterior(fit) else _of_likelihood
     tables = []
     for found in of(fit, rows, measures, level, interval):
-        columns = {}
+        columns: dict[str, np.ndarray] = {}
         for name, (center, lower, upper) in zip(_MEANS, found, strict=True):
             columns |= {name: center, f"{name}_lower": lower, f"{name}_upper": upper}
         tables.append(pd.DataFrame({name: each.ravel() for name, each in columns.items()}))
     return pd.concat(tables, ignore_index=True)
 
 
+def average_prediction(fit: LikelihoodResult, newdata, random: str, level: float) -> pd.DataFrame:
+    """Mean responses of rows for the average group or the population, of a likelihood fit.
+
+    Parameters
+    ----------
+    random : {"population", "marginal"}
+
+    Returns
+    -------
+    pandas.DataFrame
+        As ``LikelihoodFit.predict``; by the delta method, every parameter estimated.
+    """
+    from scipy.special import ndtri
+
+    design = fit.model.design
+    if random == "marginal":
+        refuse_without_mean(design.family)
+    if newdata is None:
+        labels, found = design.index.to_frame(), NewRows(design.X, design.offset)
+    else:
+        labels, found = as_frame(newdata), design.evaluate(newdata, random=False)
+    each = [np.array([i]) for i in range(len(labels))]
+    rows = _Rows(labels, found.X, found.offset, effect_rows(design, newdata), each)
+    unknown = _not_estimable(fit, rows)
+    means, J, covariance = _means_of_likelihood(fit, rows, ordinal_means=True)
+    at = int(random == "marginal")
+    mean, slope = means[at, :, 0], J[at, :, 0]
+    se = np.sqrt(np.einsum("kp,pq,kq->k", slope, covariance, slope))
+    scale = LINKS["identity"] if design.family.name == "ordinal" else _interval_scale(design.family)
+    center = scale.link(mean)
+    half = ndtri(0.5 + level / 2) * se / np.abs(scale.inverse_slope(center))
+    lower, upper = np.sort([scale.inverse(center - half), scale.inverse(center + half)], axis=0)
+    columns = {"estimate": mean, "se": se, "lower": lower, "upper": upper}
+    table = pd.DataFrame(columns, index=labels.index)
+    table[unknown] = np.nan
+    return table
+
+
 def _of_posterior(
     fit: PosteriorResult, rows: _Rows, measures: list[_Measure], level: float, interval: str
-) -> Iterator[list[tuple[np.ndarray, ...]]]:
+) -> Iterator[list[Limits]]:
     design, posterior = fit.model.design, fit.posterior
     warn_of_priors_alone(fit, rows.X, [*range(len(rows.X))], stacklevel=6)
     beta = coefficient_draws(design, posterior)[1]
@@ -225,13 +268,14 @@ def _of_posterior(
                 draws = measure.back.inverse(measure.of(measure.scale.link(means)))
             # a ratio may have no posterior mean
             center = np.median if measure.name.endswith("ratio") else np.mean
-            out.append((center(draws, axis=(0, 1)), *interval_bounds(draws, level, interval)))
+            lower, upper = interval_bounds(draws, level, interval)
+            out.append((np.asarray(center(draws, axis=(0, 1))), lower, upper))
         yield out
 
 
 def _of_likelihood(
     fit: LikelihoodResult, rows: _Rows, measures: list[_Measure], level: float, interval: str
-) -> Iterator[list[tuple[np.ndarray, ...]]]:
+) -> Iterator[list[Limits]]:
     """Estimates and Wald intervals by the delta method."""
     from scipy.special import ndtri
 
@@ -248,20 +292,29 @@ def _of_likelihood(
             moved = J / measure.scale.inverse_slope(at)[..., None]
             moved = np.moveaxis(measure.of(np.moveaxis(moved, -1, 0)), 0, -1)
             half = z * np.sqrt(np.einsum("kcp,pq,kcq->kc", moved, covariance, moved))
-            limits = [measure.back.inverse(center + side * half) for side in (-1.0, 1.0)]
-            out.append((measure.back.inverse(center), *limits))
+            ends = [measure.back.inverse(center + side * half) for side in (-1.0, 1.0)]
+            lower, upper = np.sort(ends, axis=0)  # the inverse link turns them round
+            out.append((measure.back.inverse(center), lower, upper))
         yield out
 
 
 def _means_of_likelihood(
-    fit: LikelihoodResult, rows: _Rows
+    fit: LikelihoodResult, rows: _Rows, *, ordinal_means: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Both means (2, k, C), their derivatives (2, k, C, d), and the covariance of parameters."""
+    """Both means (2, k, C), their derivatives (2, k, C, d), and the covariance of parameters.
+
+    Parameters
+    ----------
+    ordinal_means : bool
+        Whether expected numbers of categories are wanted, not the categories' probabilities.
+    """
     design, solution, X = fit.model.design, fit._solution, rows.X[:, fit.kept]
 
     def at(beta: np.ndarray, Sigmas: list[np.ndarray], phi: np.ndarray) -> np.ndarray:
         variance = effect_variances(Sigmas, rows.Z)
-        both = _both_means(design.family, X @ beta + rows.offset, variance, phi)
+        both = np.stack(_both_means(design.family, X @ beta + rows.offset, variance, phi))
+        if ordinal_means and design.family.name == "ordinal":
+            both = both @ np.arange(both.shape[-1])[:, None]
         return np.stack([[means[mine].mean(axis=0) for mine in rows.members] for means in both])
 
     if design.family.gaussian:  # both are x'beta
@@ -294,5 +347,7 @@ def _both_means(family: Family, eta, variance, phi) -> tuple[np.ndarray, np.ndar
     if family.name == "ordinal":
         average = population_probabilities(family, eta, variance, phi)
         return family.probabilities(eta, phi), average
-    average = population_mean(family, eta, variance, phi)
-    return family.mean(eta, phi)[..., None], average[..., None]
+    own = family.mean(eta, phi)[..., None]
+    if family.link.name == "inverse":  # whose population has no mean, and is not asked for it
+        return own, np.full_like(own, np.nan)
+    return own, population_mean(family, eta, variance, phi)[..., None]

@@ -62,6 +62,7 @@ def condition_posterior[Posterior: PosteriorResult](
     """See :meth:`bayeslmm.PosteriorFit.condition_on`."""
     from bayeslmm.bayes.tree import posterior_dataset
 
+    refuse_families(fit.model, "A prediction given further rows")
     if obstacle := fixed_obstacle(fit.model.design, fit.priors):
         raise SamplingError(
             f"Coefficients cannot be drawn again in closed form ({obstacle}). Fit the model to all "

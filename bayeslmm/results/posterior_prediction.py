@@ -151,6 +151,10 @@ class PosteriorPrediction:
             out[..., part] = values
         return out
 
+    def probabilities(self) -> pd.DataFrame:
+        """Of ordered categories; see :class:`bayeslmm.results.response_prediction`."""
+        raise NotImplementedError
+
     def means(self) -> np.ndarray:
         """Mean of each row over the draws."""
         out = np.empty(len(self.index))

@@ -188,16 +188,8 @@ def likelihood_prediction(
         index=index,
     )
     if kind == "mean" and not fit.design.family.gaussian:
-        variance = row_variances(fit, newdata) if random == "marginal" else None
-        return on_mean_scale(fit, table, variance)
+        return on_mean_scale(fit, table)
     return table
-
-
-def row_variances(fit: LikelihoodResult, newdata) -> np.ndarray:
-    """Variance (n,) of what a new group adds to the linear predictor of each row."""
-    from bayeslmm.results.population_average import effect_variances
-
-    return effect_variances(fit._solution.Sigmas, effect_rows(fit.design, newdata))
 
 
 def effect_rows(design: Design, newdata) -> tuple[np.ndarray, ...]:

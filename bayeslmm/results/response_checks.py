@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtri
 
 from bayeslmm.bayes.responses import phi_draws
 from bayeslmm.bayes.tree import linear_predictor
 from bayeslmm.errors import DataError
 from bayeslmm.protocols import is_posterior
+from bayeslmm.results.response_scale import randomized_quantiles
 
 if TYPE_CHECKING:
     from bayeslmm.formula import Design
@@ -34,8 +34,6 @@ __all__ = [
 
 #: Bars of a rootogram, and draws that distribution functions and means are averaged over.
 _MOST_BARS, _DRAWS = 40, 1000
-#: Distribution functions closer to 0 or 1 than this have residuals of about 7 and -7.
-_END = 1e-12
 
 
 def is_count(design: Design) -> bool:
@@ -175,7 +173,7 @@ def quantile_residuals(
     DataError
         If the response is Gaussian.
     """
-    design, rng = fit.model.design, np.random.default_rng(random_seed)
+    design = fit.model.design
     if design.family.gaussian:
         raise DataError("Quantile residuals of a Gaussian response are its residuals.")
     upper, lower = np.zeros((2, design.n_rows))
@@ -187,8 +185,7 @@ def quantile_residuals(
         if design.family.discrete:
             reached = reached - np.exp(design.family.log_density(design.y, eta, phi, trials))
         lower += np.maximum(reached, 0.0)
-    at = lower + rng.random(design.n_rows) * (upper - lower)
-    return ndtri(np.clip(at / len(parts), _END, 1.0 - _END))
+    return randomized_quantiles(lower / len(parts), upper / len(parts), random_seed)
 
 
 def fitted_means(fit: PosteriorResult | LikelihoodResult) -> np.ndarray:

@@ -22,7 +22,7 @@ from bayeslmm.results.prediction import check_prediction, effect_rows
 from bayeslmm.results.response_scale import (
     check_residuals,
     deviance_residuals,
-    quantile_residuals,
+    randomized_quantiles,
 )
 from bayeslmm.results.tables import blocks_of
 
@@ -171,6 +171,6 @@ def posterior_residuals(
             one[part] = y - m * family.mean(eta, phi).mean(axis=(0, 1))
             other[part] = family.variance(eta, phi, m).mean(axis=(0, 1))
     if kind == "quantile":
-        return quantile_residuals(one, other, random_seed)
+        return randomized_quantiles(one, other, random_seed)
     weights = 1.0 if design.weights is None else design.weights
     return one if kind == "raw" else one * np.sqrt(weights / other)

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.errors import DataError
-from bayeslmm.results.population_average import population_mean
 
 if TYPE_CHECKING:
     from bayeslmm.formula import Design
@@ -20,7 +19,7 @@ __all__ = [
     "deviance_residuals",
     "mean_of",
     "on_mean_scale",
-    "quantile_residuals",
+    "randomized_quantiles",
     "response_residuals",
     "trials_of",
 ]
@@ -29,6 +28,8 @@ __all__ = [
 RESIDUALS = ("raw", "pearson", "deviance", "quantile")
 #: Means closer to the ends of a link's range than this have an infinite linear predictor.
 _END = 1e-300
+#: Distribution functions closer to 0 or 1 than this have residuals of about 7 and -7.
+_FAR = 1e-12
 #: Change of a linear predictor that slopes of means are taken over.
 _STEP = 1e-5
 
@@ -44,32 +45,18 @@ def mean_of(fit: LikelihoodResult, eta: np.ndarray) -> np.ndarray:
     return np.asarray(fit.design.family.mean(eta, fit._solution.phi), dtype=float)
 
 
-def on_mean_scale(
-    fit: LikelihoodResult, table: pd.DataFrame, variance: np.ndarray | None = None
-) -> pd.DataFrame:
+def on_mean_scale(fit: LikelihoodResult, table: pd.DataFrame) -> pd.DataFrame:
     """Predictions of the linear predictor as those of the mean.
 
     Limits are transformed, which keeps them inside the range of the mean; standard errors are by
     the delta method.
-
-    Parameters
-    ----------
-    variance : (n,) array, optional
-        Of what groups add to the linear predictor: the means are then those of many groups.
     """
-    family, phi = fit.design.family, fit._solution.phi
-
-    def mean(eta: np.ndarray) -> np.ndarray:
-        return (
-            mean_of(fit, eta) if variance is None else population_mean(family, eta, variance, phi)
-        )
-
     eta = table["estimate"].to_numpy()
-    slope = (mean(eta + _STEP) - mean(eta - _STEP)) / (2.0 * _STEP)
-    ends = np.sort([mean(table[name].to_numpy()) for name in ("lower", "upper")], axis=0)
+    slope = (mean_of(fit, eta + _STEP) - mean_of(fit, eta - _STEP)) / (2.0 * _STEP)
+    ends = np.sort([mean_of(fit, table[name].to_numpy()) for name in ("lower", "upper")], axis=0)
     return pd.DataFrame(
         {
-            "estimate": mean(eta),
+            "estimate": mean_of(fit, eta),
             "se": np.abs(slope) * table["se"].to_numpy(),
             "lower": ends[0],
             "upper": ends[1],
@@ -104,7 +91,7 @@ def response_residuals(
     trials = trials_of(fit)
     if kind == "quantile":
         ends = family.cdf_below(design.y, eta, phi, trials), family.cdf(design.y, eta, phi, trials)
-        return quantile_residuals(*ends, random_seed)
+        return randomized_quantiles(*ends, random_seed)
     raw = design.y - trials * mean_of(fit, eta)
     if kind == "raw":
         return raw
@@ -141,7 +128,7 @@ def deviance_residuals(design: Design, eta: np.ndarray, phi: np.ndarray) -> np.n
     return np.sign(raw) * np.sqrt(np.maximum(2.0 * weights * gap, 0.0))
 
 
-def quantile_residuals(
+def randomized_quantiles(
     below: np.ndarray, up_to: np.ndarray, random_seed: int | None = None
 ) -> np.ndarray:
     """Standard normal residuals (n,), where the model holds (Dunn & Smyth 1996).
@@ -158,7 +145,7 @@ def quantile_residuals(
     from scipy.special import ndtri
 
     u = np.random.default_rng(random_seed).random(len(below))
-    return ndtri(np.clip(below + u * (up_to - below), _END, 1.0 - 1e-16))
+    return ndtri(np.clip(below + u * (up_to - below), _FAR, 1.0 - _FAR))
 
 
 def _saturated(design: Design) -> np.ndarray:

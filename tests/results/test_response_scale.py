@@ -212,9 +212,6 @@ def test_likelihood_ratios_are_of_one_family_and_one_approximation(fit, data):
 @pytest.mark.parametrize(
     "what",
     [
-        lambda fit: fit.r2(),
-        lambda fit: fit.icc(),
-        lambda fit: fit.variance_shares(),
         lambda fit: fit.implied_covariance(),
         lambda fit: fit.reliability(),
         lambda fit: fit.heritability(),

@@ -9,8 +9,9 @@ are then about N(Q r, Q), Q = (H + (Lambda Lambda')^-1)^-1, so that they are wri
 and v is near a standard normal whatever the covariances are: without information this is the
 non-centered form, with much of it the centered one, and nothing is divided by a Lambda that may be
 singular (on the two forms Papaspiliopoulos, Roberts & Skold 2007, Statistical Science 22(1)). The
-map is exact: -log|L| belongs to the density of v, whatever H and r are, and H may be a part of
-Z'WZ only, such as the blocks of single levels.
+map is exact whatever H and r are: -log|L| belongs to the density of v. So H may be a part of Z'WZ
+only, such as the blocks of single levels, and r may move with the coefficients beta, as it does
+when they take something off eta: the effects then make up for it, at any covariance.
 
 L is found node by node as in :mod:`bayeslmm.gaussian._elimination`, nodes being levels: with C_e
 the root of a node's block and R_e = C_e^-1 M_e* its panel, L' has the rows [C_e', R_e].
@@ -199,8 +200,8 @@ def products(lay, diag, panel, x):
 
 
 @kernel
-def pull_back(lay, diag, panel, r, F, C, R, first, u, g, d_F, d_v):
-    """Derivatives in F, added, and in v, of a function of b less |u|^2 / 2 and log|L|.
+def pull_back(lay, diag, panel, r, F, C, R, first, u, g, d_F, d_v, d_r):
+    """Derivatives in F, added, in v and in r, of a function of b less |u|^2 / 2 and log|L|.
 
     Parameters
     ----------
@@ -208,7 +209,7 @@ def pull_back(lay, diag, panel, r, F, C, R, first, u, g, d_F, d_v):
         As in :func:`follow`.
     g : (N,) array
         The function's derivatives in b.
-    d_F, d_v : flat factors and (N,) array
+    d_F, d_v, d_r : flat factors and (N,) arrays
     """
     N = u.shape[0]
     alpha, rho = d_v, np.empty(N)
@@ -218,6 +219,7 @@ def pull_back(lay, diag, panel, r, F, C, R, first, u, g, d_F, d_v):
     lower_solve(lay, C, R, alpha)
     rho[:] = alpha
     upper_solve(lay, C, R, rho)
+    scale(lay, F, rho, d_r, False)
     D, P = np.empty(C.shape[0]), np.empty(R.shape[0])
     _factorization_slopes(lay, C, R, first, u, alpha, rho, D, P)
     _factor_slopes(lay, diag, panel, r, F, u, rho, g, D, P, d_F)

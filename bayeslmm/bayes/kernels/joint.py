@@ -16,7 +16,15 @@ from bayeslmm.addresses import reader
 from bayeslmm.bayes.kernels._following import follow, pull_back
 from bayeslmm.bayes.kernels.coordinates import CovariancePrior, natural
 from bayeslmm.bayes.kernels.tables import LOGP
-from bayeslmm.compiling import Doubles, IntegerMatrix, Integers, Matrix, c_function, kernel
+from bayeslmm.compiling import (
+    Doubles,
+    IntegerMatrix,
+    Integers,
+    Matrix,
+    c_function,
+    kernel,
+    summing_kernel,
+)
 from bayeslmm.gaussian.symbolic import Layout
 from bayeslmm.parts.correlations import pullback_to_correlations
 from bayeslmm.parts.families.kernels import log_density_rows
@@ -43,20 +51,22 @@ _LOG_2PI = float(np.log(2.0 * np.pi))
 
 
 class Rows(NamedTuple):
-    """Rows of the data.
+    """Rows of the data, in the order of the levels of the first factor.
 
     Attributes
     ----------
     family : int
         Code of family and link.
     y, trials, weights, offset : (n,) arrays
-    X : (n, p) array
-    Z : (n, sum q_k) array
+    X : (p, n) array
+    Z : (sum q_k, n) array
         Columns of all factors, the first factor's first.
-    first : (n, K) int array
+    first : (K, n) int array
         Where the effects of the row's level begin.
     q : (K,) int array
         Effects of each factor.
+    starts : int array
+        First rows of the levels of the first factor that have rows, and n.
     """
 
     family: int
@@ -68,6 +78,7 @@ class Rows(NamedTuple):
     Z: Matrix
     first: IntegerMatrix
     q: Integers
+    starts: Integers
 
 
 class Levels(NamedTuple):
@@ -80,13 +91,19 @@ class Levels(NamedTuple):
     diag, panel : flat arrays
         Information, see :mod:`bayeslmm.bayes.kernels._following`.
     r : (N,) array
-        Information times the effects it is about.
+        Information times the effects it is about, at ``beta``.
+    drift : (N, p) array
+        What r loses per unit of each coefficient, Z'WX; (N, 0) where effects do not follow them.
+    beta : (p,) array
+        Coefficients at the mode.
     """
 
     layout: Layout
     diag: Doubles
     panel: Doubles
     r: Doubles
+    drift: Matrix
+    beta: Doubles
 
 
 class Whitening(NamedTuple):
@@ -97,7 +114,7 @@ class Whitening(NamedTuple):
     center : (d,) array
     scale : (d, d) array
     along : (N, p) array
-        How v moves with the coefficients.
+        How v moves with the coefficients; (N, 0) where it need not.
     head, rest : int arrays
         Effects that are independent given the m others, and these.
     tail : (m, m) array
@@ -180,39 +197,69 @@ def ordered_pullback(d_at, slope):
     return out
 
 
+@summing_kernel
+def _dot(x, y):
+    """x'y."""
+    total = 0.0
+    for i in range(x.shape[0]):
+        total += x[i] * y[i]
+    return total
+
+
 @kernel
 def _predictor(rows, beta, b):
     """eta of every row."""
     eta = rows.offset.copy()
-    n, p = rows.X.shape
-    K = rows.q.shape[0]
-    for i in range(n):
-        total, column = eta[i], 0
-        for c in range(p):
-            total += rows.X[i, c] * beta[c]
-        for k in range(K):
-            at = rows.first[i, k]
-            for a in range(rows.q[k]):
-                total += rows.Z[i, column + a] * b[at + a]
-            column += rows.q[k]
-        eta[i] = total
+    n, column = eta.shape[0], 0
+    for c in range(beta.shape[0]):
+        x, size = rows.X[c], beta[c]
+        for i in range(n):
+            eta[i] += size * x[i]
+    for k in range(rows.q.shape[0]):
+        first = rows.first[k]
+        for a in range(rows.q[k]):
+            z = rows.Z[column + a]
+            if k == 0:
+                for j in range(rows.starts.shape[0] - 1):
+                    low, high = rows.starts[j], rows.starts[j + 1]
+                    effect = b[first[low] + a]
+                    for i in range(low, high):
+                        eta[i] += effect * z[i]
+            else:
+                for i in range(n):
+                    eta[i] += z[i] * b[first[i] + a]
+        column += rows.q[k]
     return eta
 
 
 @kernel
 def _transposed(rows, score, d_beta, g):
     """X' score and Z' score, added to zeros."""
-    n, p = rows.X.shape
-    K = rows.q.shape[0]
-    for i in range(n):
-        s, column = score[i], 0
-        for c in range(p):
-            d_beta[c] += rows.X[i, c] * s
-        for k in range(K):
-            at = rows.first[i, k]
-            for a in range(rows.q[k]):
-                g[at + a] += rows.Z[i, column + a] * s
-            column += rows.q[k]
+    n, column = score.shape[0], 0
+    for c in range(d_beta.shape[0]):
+        d_beta[c] += _dot(rows.X[c], score)
+    for k in range(rows.q.shape[0]):
+        first = rows.first[k]
+        for a in range(rows.q[k]):
+            z = rows.Z[column + a]
+            if k == 0:
+                for j in range(rows.starts.shape[0] - 1):
+                    low, high = rows.starts[j], rows.starts[j + 1]
+                    g[first[low] + a] += _dot(z[low:high], score[low:high])
+            else:
+                for i in range(n):
+                    g[first[i] + a] += z[i] * score[i]
+        column += rows.q[k]
+
+
+@kernel
+def _information(levels, beta):
+    """r at coefficients."""
+    r = levels.r.copy()
+    for i in range(r.shape[0]):
+        for c in range(levels.drift.shape[1]):
+            r[i] -= levels.drift[i, c] * (beta[c] - levels.beta[c])
+    return r
 
 
 @kernel
@@ -235,7 +282,7 @@ def joint(low, v, a):
     log_phi, d_log_phi, phi, slope = family_parameters(low[n_cov : n_cov + n_phi], a.phi, a.ordered)
     log_beta, d_log_beta, beta, slope_beta = scale_terms(a.coefficients, low[n_cov + n_phi :])
     N = v.shape[0]
-    lay, diag, panel, r = levels.layout, levels.diag, levels.panel, levels.r
+    lay, diag, panel, r = levels.layout, levels.diag, levels.panel, _information(levels, beta)
     C, R = np.empty(diag.shape[0]), np.empty(panel.shape[0])
     first, u, b = np.empty(N), np.empty(N), np.empty(N)
     log_det = follow(lay, diag, panel, r, at.F, v, C, R, first, u, b)
@@ -247,9 +294,12 @@ def joint(low, v, a):
     for i in range(N):
         value -= 0.5 * u[i] * u[i]
     value += a.constant + at.value + log_phi + log_beta - log_det - 0.5 * N * _LOG_2PI
-    d_beta, g, d_F = np.zeros(p), np.zeros(N), np.zeros(at.F.shape[0])
+    d_beta, g, d_F, d_r = np.zeros(p), np.zeros(N), np.zeros(at.F.shape[0]), np.empty(N)
     _transposed(a.rows, score, d_beta, g)
-    pull_back(lay, diag, panel, r, at.F, C, R, first, u, g, d_F, d_v)
+    pull_back(lay, diag, panel, r, at.F, C, R, first, u, g, d_F, d_v, d_r)
+    for i in range(N):
+        for c in range(levels.drift.shape[1]):
+            d_beta[c] -= levels.drift[i, c] * d_r[i]
     d_low[:n_cov] = at.gradient
     # at unit sds the derivative in log sd is that in sd: nothing is divided by an sd
     d_sd, d_u = pullback_to_correlations(prior.effects, np.ones(m), low[k:n_cov], d_F)
@@ -353,7 +403,8 @@ def natural_draws(Z, a):
         sds[i], F[i] = at.scalar[:m], at.F
         phi[i] = family_parameters(low[n_cov : n_cov + n_phi], a.phi, a.ordered)[2]
         beta[i] = scale_terms(a.coefficients, low[n_cov + n_phi :])[2]
-        follow(levels.layout, levels.diag, levels.panel, levels.r, at.F, v, C, R, first, u, b[i])
+        r = _information(levels, beta[i])
+        follow(levels.layout, levels.diag, levels.panel, r, at.F, v, C, R, first, u, b[i])
     return sds, F, phi, beta, b
 
 

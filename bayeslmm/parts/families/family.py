@@ -151,6 +151,16 @@ class Family:
         """Expectation of y, of binomial counts per trial, of ordinal responses of 0..K-1."""
         return self.link.inverse(eta)
 
+    def probabilities(self, eta: Any, phi: Any) -> Array:
+        """Of every category of an ordinal response, (..., K).
+
+        Raises
+        ------
+        NotImplementedError
+            If the response is not ordinal.
+        """
+        raise NotImplementedError(f'family="{self.name}" has no ordered categories.')
+
     @abstractmethod
     def variance(self, eta: Any, phi: Any = (), trials: Any = 1.0) -> Array:
         """Variance of y, of binomial counts that of the count."""
