@@ -162,6 +162,7 @@ class LeavingOut:
             yield part, at.part(part, self.rows.order)
 
     def _draws(self, posterior: xr.Dataset) -> ParameterDraws:
+        assert self.factor is not None  # there are rows of its groups
         design, names = self.fit.model.design, self.fit.names
         own = names.factors[self.factor].b
         others = posterior.assign({own: posterior[own] * 0.0})
