@@ -1,4 +1,4 @@
-"""Linear mixed models: one formula, the full posterior and the REML fit.
+"""Mixed models: one formula, the full posterior and the likelihood fit.
 
 >>> import bayeslmm as blm
 >>> data = blm.load_dataset("sleepstudy")

@@ -9,6 +9,7 @@ effects of related levels, are kept apart from them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,6 +50,8 @@ _CHEAPER, _CHEAP = 10.0, 3e7
 #: Seconds of a REML fit by interpreted kernels per row of a factor, per level and pair of levels
 #: with a row in common, per related level, and per multiplication of a block's Cholesky factor.
 _PER_ROW, _PER_PAIR, _PER_RELATED, _PER_PRODUCT = 1.5e-5, 6e-4, 3e-3, 3e-6
+#: The same of a response that is not Gaussian, per row of a factor, and per level and pair.
+_PER_RESPONSE, _PER_JOINED = 1e-4, 1.5e-3
 
 
 def reduce_rows(design: Design, *, y=None, columns=slice(None)) -> CrossProducts:
@@ -105,7 +108,10 @@ def response_system(design: Design, *, columns=slice(None)) -> ResponseSystem:
     """
     from bayeslmm.laplace.system import ResponseSystem
 
-    ones = np.ones(design.n_rows)
+    ones, levels = np.ones(design.n_rows), [block.n_levels for block in design.blocks]
+    met = sum(min(design.n_rows, j * k) for j, k in combinations(levels, 2))
+    joined = met + sum(levels) if met else 0
+    expect(_PER_RESPONSE * design.n_rows * len(levels) + _PER_JOINED * joined)
     return ResponseSystem(
         y=np.ascontiguousarray(design.y, dtype=float),
         trials=ones if design.trials is None else design.trials,

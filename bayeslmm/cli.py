@@ -21,7 +21,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="bayeslmm",
-    help="Linear mixed models: one formula, the full posterior and the REML fit.",
+    help="Mixed models: one formula, the full posterior and the likelihood fit.",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -105,7 +105,7 @@ def fit(
     level: Annotated[float, typer.Option(help="Probability inside the intervals.")] = 0.95,
     output: Annotated[str | None, typer.Option(help="Write the fit to this .nc file.")] = None,
     parameterization: Annotated[
-        str, typer.Option(help="auto, marginal, noncentered or centered.")
+        str, typer.Option(help="auto, marginal, whitened, noncentered or centered.")
     ] = "auto",
     method: Annotated[str, typer.Option(help="nuts or importance.")] = "nuts",
     reml: Annotated[bool, typer.Option("--reml", help="Fit by REML instead of NUTS.")] = False,

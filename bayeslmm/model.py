@@ -284,7 +284,7 @@ class MixedModel(ModelViews):
         draws, tune : int
             Draws kept and warm-up draws, per chain. By default 150 warm-up draws where the
             marginal posterior is sampled, which starts at its mode with its curvature (30 where
-            trajectories follow a surrogate), and 1000 elsewhere.
+            trajectories follow a surrogate), 300 in whitened coordinates, and 1000 elsewhere.
         chains : int
             Independent chains.
         cores : int, optional

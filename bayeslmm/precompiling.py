@@ -38,23 +38,6 @@ def _common() -> list[Callable]:
     ]
 
 
-def _responses() -> list[Callable]:
-    """Fits of responses that are not Gaussian, whose kernels serve every family."""
-    from bayeslmm import MixedModel, load_dataset
-
-    cows, ticks = load_dataset("cbpp"), load_dataset("grouseticks").head(60)
-    herds, nested = "(1 | herd)", "(1 | BROOD) + (1 | LOCATION)"
-    return [
-        lambda: _fits(MixedModel(f"incidence of size ~ {herds}", cows, family="binomial")),
-        lambda: _fits(MixedModel(f"TICKS ~ {nested}", ticks, family="poisson"), "importance"),
-    ]
-
-
-def _fits(model, method: str = "nuts") -> None:
-    model.ml().summary()
-    model.fit(method=method, **_SHORT).summary()
-
-
 def _others() -> list[Callable]:
     """Fits of residual structures, unequal variances, relatives, and many crossed levels."""
     from bayeslmm import LMM, load_dataset, pedigree_relationship
@@ -70,7 +53,28 @@ def _others() -> list[Callable]:
         lambda: _both(LMM("weight ~ sex + (1 | id)", flock, relationship=kin), "importance"),
         lambda: _both(LMM(f"{own} + (1 | day)", days, residual=ar1), "importance"),
         lambda: LMM("y ~ service + (1 | s) + (1 | d)", rated).reml().summary(),
+        *_responses(),
     ]
+
+
+def _responses() -> list[Callable]:
+    """Fits of responses that are not Gaussian, whose kernels serve every family."""
+    from bayeslmm import MixedModel, load_dataset
+
+    counts = "incidence of size ~ period + (1 | herd)"
+    ticks = "TICKS ~ YEAR + cHEIGHT + (1 | BROOD) + (1 | LOCATION)"
+    cows, grouse = load_dataset("cbpp"), load_dataset("grouseticks")
+    return [
+        lambda: _fits(MixedModel(counts, cows, family="binomial"), "nuts"),
+        lambda: _fits(MixedModel(ticks, grouse, family="negativebinomial"), "importance"),
+    ]
+
+
+def _fits(model, method: str) -> None:
+    fit = model.ml()
+    fit.summary()
+    fit.predict()
+    model.fit(method=method, **_SHORT).summary()
 
 
 def _both(model, method: str = "nuts") -> None:

@@ -247,7 +247,7 @@ def in_formula(
     beta = draws.beta @ np.linalg.inv(priors.combinations()).T
     phi = draws.phi
     if laplace.ordered:  # thresholds are meant at the means of the predictors
-        phi = phi + (beta @ design.X.mean(axis=0))[:, None]
+        phi = phi + (beta @ priors.means)[:, None]
     # a standard deviation near zero has a coordinate of either sign
     sds, factors = priors.effect_maps().to_formula(np.abs(draws.sds), laplace.system.split(draws.F))
     return beta, phi, sds, factors

@@ -227,7 +227,7 @@ def laplace_posterior(design: Design, priors: Priors) -> LaplacePosterior:
     system = response_system(design)
     A, columns = priors.combinations(), system.X
     if design.family.name == "ordinal":  # thresholds are meant at the means of the predictors
-        columns = columns - columns.mean(axis=0)
+        columns = columns - priors.means
     maps = priors.effect_maps().matrices
     system = replace(system, X=np.ascontiguousarray(columns @ np.linalg.inv(A)))
     system = system.with_effects(maps or (None,) * len(system.factors))

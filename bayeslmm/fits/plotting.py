@@ -64,6 +64,8 @@ class ModelViews(_Model):
         ------
         ValueError
             If there is no such form or format.
+        DataError
+            If the form is marginal and the response not Gaussian: it has no closed form.
 
         Examples
         --------
@@ -75,9 +77,7 @@ class ModelViews(_Model):
         error[i] ~ Normal(0, sigma^2)
         """
         from bayeslmm.results.equation import equation
-        from bayeslmm.results.support import refuse_families
 
-        refuse_families(self, "The equation")
         return equation(self.design, form, format, family=self.family, random=self.random)
 
     def plot_data(self, x: str | None = None, **options):

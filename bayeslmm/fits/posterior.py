@@ -20,7 +20,7 @@ class PosteriorFit(
     PosteriorPlots, SharedResults, PosteriorTables, PosteriorPredictions, PosteriorVariance,
     PosteriorChecks,
 ):  # fmt: skip
-    """Posterior of a linear mixed model.
+    """Posterior of a mixed model.
 
     Made by :meth:`bayeslmm.LMM.fit` and :func:`bayeslmm.load`.
 
@@ -53,8 +53,9 @@ class PosteriorFit(
         """Write one self-contained HTML file about this fit, to hand over.
 
         Model in words and mathematics, data and missingness, priors, diagnostics, estimates
-        beside REML, pictures, predictive checks, versions, seed and the code that makes it again;
-        with an effect also its reanalysis, sensitivity and Bayes factors.
+        beside REML (beside ML where the response is not Gaussian), pictures, predictive checks,
+        versions, seed and the code that makes it again; with an effect also its reanalysis,
+        sensitivity and Bayes factors.
 
         Parameters
         ----------
@@ -121,6 +122,8 @@ class PosteriorFit(
             f"{design.n_rows} rows; {_how(info)}; {info.parameterization} ({info.reason}); "
             f"{info.seconds:.1f} s; seed {info.random_seed}",
         ]
+        if not design.family.gaussian:
+            lines.append(f"family {design.family.name}, link {design.family.link.name}")
         if text := design.missing.describe():
             lines.append(f"Note: {text}.")
         lines += [

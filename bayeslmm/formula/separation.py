@@ -21,7 +21,7 @@ _MOVES = 1e-7
 def pushes(
     family: Family, y: np.ndarray, trials: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Whether the likelihood of each row stays above zero as its predictor goes up, or down.
+    """Whether the likelihood of each row never falls as its predictor goes up, or goes down.
 
     Parameters
     ----------
@@ -39,11 +39,11 @@ def pushes(
         return nowhere if link == "log" else y == (1.0 if trials is None else trials), y == 0
     if name == "ordinal":
         return y == family.n_phi, y == 0
-    return y == 0 if name.startswith("zero_inflated") else nowhere, y == 0
+    return nowhere, y == 0
 
 
 def separating_direction(X: np.ndarray, up: np.ndarray, down: np.ndarray) -> np.ndarray | None:
-    """A direction along which the likelihood of no row vanishes, and some row moves.
+    """A direction along which the likelihood of no row ever falls, and some row's rises.
 
     Parameters
     ----------
@@ -54,11 +54,10 @@ def separating_direction(X: np.ndarray, up: np.ndarray, down: np.ndarray) -> np.
     Returns
     -------
     ndarray, shape (k,), or None
-        With the signs in which the likelihood grows; None where there is no such direction.
+        None where there is no such direction.
     """
-    one_sided = up != down
-    sign = np.where(up, 1.0, -1.0)[one_sided, None]
-    return never_falling(sign * X[one_sided], X[~(up | down)])
+    sides = up | down
+    return never_falling(np.where(up, 1.0, -1.0)[sides, None] * X[sides], X[~sides])
 
 
 def never_falling(rising: np.ndarray, fixed: np.ndarray) -> np.ndarray | None:

@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from bayeslmm.compiling import kernel
+from bayeslmm.compiling import in_numpy, kernel
 from bayeslmm.gaussian import _accumulate, _ordering
 from bayeslmm.gaussian.problem import Problem
 from bayeslmm.gaussian.rows import FactorRows
@@ -104,3 +104,18 @@ def _accumulate_products(row_pair, Zk, Zl, weights, values):
             wz = weights[i] * Zk[i, a]
             for b in range(Zl.shape[1]):
                 values[s, a, b] += wz * Zl[i, b]
+
+
+@in_numpy(_accumulate_squares)
+def _squares_in_numpy(codes, Z, weights, zz):
+    for a in range(Z.shape[1]):
+        for b in range(a + 1):
+            zz[:, a, b] += np.bincount(codes, weights * Z[:, a] * Z[:, b], len(zz))
+            zz[:, b, a] = zz[:, a, b]
+
+
+@in_numpy(_accumulate_products)
+def _products_in_numpy(row_pair, Zk, Zl, weights, values):
+    for a in range(Zk.shape[1]):
+        for b in range(Zl.shape[1]):
+            values[:, a, b] += np.bincount(row_pair, weights * Zk[:, a] * Zl[:, b], len(values))

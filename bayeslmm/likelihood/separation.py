@@ -1,15 +1,7 @@
 """Separation: coefficients that the likelihood sends to infinity, refused by name.
 
-<<<<<<< HEAD
 Which directions these are says :mod:`bayeslmm.formula.separation`; thresholds of ordered categories
 are coefficients here, and may move.
-=======
-A direction d of the coefficients in which no row's probability falls and some row's rises forever
-leaves the likelihood without a maximum (Albert & Anderson 1984, Biometrika 71(1)). Whether there
-is one is a linear program (Konis 2007, Linear programming algorithms for detecting separated data
-in binary logistic regression models, Oxford): maximize the sum of s_i x_i'd under s_i x_i'd >= 0,
-s_i the sign in which row i rises, x_i'd = 0 for rows with a maximum of their own, |d| <= 1.
->>>>>>> f08b8ab9ba362e1d1aab519fa0cbb4b02ea13f59
 """
 
 from __future__ import annotations

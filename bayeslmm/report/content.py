@@ -18,7 +18,7 @@ from bayeslmm.report.tables import Table, table
 
 if TYPE_CHECKING:
     from bayeslmm.formula import Design
-    from bayeslmm.protocols import LikelihoodResult, PosteriorResult
+    from bayeslmm.protocols import LikelihoodResult, Model, PosteriorResult
     from bayeslmm.reanalysis.reanalyze import Reanalysis
     from bayeslmm.reanalysis.sensitivity import Sensitivity
 
@@ -87,14 +87,14 @@ def sections(fit: PosteriorResult, settings: Settings) -> list[Section]:
     ValueError
         If there is no such effect.
     """
-    reml, reml_notes = _reml(fit)
+    likelihood, notes = _likelihood(fit)
     found = [
         _model(fit, settings),
         _data(fit.model.design),
         _priors(fit),
         _diagnostics(fit),
-        _estimates(fit, reml, reml_notes, settings.level),
-        _components(fit, reml, settings.level),
+        _estimates(fit, likelihood, notes, settings.level),
+        _components(fit, likelihood, settings.level),
         _explained(fit, settings.level),
         _groups(fit, settings.effect),
         _checks(fit),
@@ -105,15 +105,18 @@ def sections(fit: PosteriorResult, settings: Settings) -> list[Section]:
     return [section for section in found if section is not None]
 
 
-def _reml(fit: PosteriorResult) -> tuple[LikelihoodResult | None, list[str]]:
+def _likelihood(fit: PosteriorResult) -> tuple[LikelihoodResult | None, list[str]]:
+    """The fit to compare with: REML, of a response that is not Gaussian ML."""
+    gaussian = fit.model.design.family.gaussian
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            reml = fit.model.reml()
-            reml.fixef("kenward-roger")
+            found = fit.model.reml() if gaussian else fit.model.ml()
+            found.fixef("kenward-roger" if gaussian else "normal")
         except (BayesLMMError, ValueError) as err:
-            return None, [f"There is no REML fit to compare with: {err}"]
-    return reml, [f"{note}" for note in dict.fromkeys(str(w.message) for w in caught)]
+            name = "REML" if gaussian else "ML"
+            return None, [f"There is no {name} fit to compare with: {err}"]
+    return found, [f"{note}" for note in dict.fromkeys(str(w.message) for w in caught)]
 
 
 def _model(fit: PosteriorResult, settings: Settings) -> Section:
@@ -134,6 +137,12 @@ def in_words(design: Design) -> str:
     predictors = [name for name in design.coef_names if name != "Intercept"]
     text = f"{design.response} of {design.n_rows} rows is described by "
     text += f"{_listed(predictors)}." if predictors else "its mean."
+    if not design.family.gaussian:
+        what = "categories" if design.family.name == "ordinal" else "mean"
+        text += (
+            f" Its distribution is {design.family.name.replace('_', ' ')}, and what describes it "
+            f"acts on the {what} through the {design.family.link.name} link."
+        )
     if not design.blocks:
         return text + " All rows are treated as independent."
     for block in design.blocks:
@@ -188,6 +197,9 @@ def _data(design: Design) -> Section:
 
 
 def _response_summary(design: Design) -> pd.DataFrame:
+    if design.categories:
+        counts = np.bincount(design.y.astype(np.int64), minlength=len(design.categories))
+        return pd.DataFrame([counts], [design.response], list(design.categories)).astype(object)
     statistics = design.statistics
     less = " less offset" if statistics.has_offset else ""
     values = {f"mean{less}": statistics.mean_y, f"standard deviation{less}": statistics.sd_y}
@@ -195,6 +207,8 @@ def _response_summary(design: Design) -> pd.DataFrame:
         y = pd.Series(design.y)
         values = {"mean": y.mean(), "standard deviation": y.std()}
         values |= {"smallest": y.min(), "median": y.median(), "largest": y.max()}
+        if design.trials is not None:
+            values |= {"sum": y.sum(), "trials": design.trials.sum()}
     return pd.DataFrame({design.response: values}).T
 
 
@@ -236,22 +250,38 @@ def _diagnostics(fit: PosteriorResult) -> Section:
     return Section("Diagnostics", words, tables=[table(worst, first="")], pictures=pictures)
 
 
-def _estimates(fit, reml: LikelihoodResult | None, notes: list[str], level: float) -> Section:
-    percent = f"{100 * level:g} %"
+def _estimates(fit, likelihood: LikelihoodResult | None, notes, level: float) -> Section:
+    percent, family = f"{100 * level:g} %", fit.model.design.family
     posterior = fit.fixef(level=level)
     columns = {"posterior": _with_interval(posterior, "mean")}
-    if reml is not None:
+    if "ratio_lower" in posterior:
+        ratio = str(posterior.columns[posterior.columns.get_loc("ratio_lower") - 1])
+        shown = ["lower", "upper"]
+        bounds = posterior[[ratio, "ratio_lower", "ratio_upper"]].set_axis([ratio, *shown], axis=1)
+        columns[ratio.replace("_", " ")] = _with_interval(bounds, ratio)
+    if likelihood is not None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for name, space in (("Satterthwaite", ""), ("Kenward-Roger", " ")):
-                fixed = reml.fixef(name.lower(), level=level)
-                columns[f"REML, {name}"] = _with_interval(fixed, "estimate")
-                columns[f"df{space}"] = fixed["df"]  # the same head twice
-                columns[f"p{space}"] = fixed["p"]
-    caption = f"Estimates with {percent} intervals, posterior and REML side by side"
+            columns |= _beside(likelihood, level)
+    other = "REML" if family.gaussian else "ML"
+    caption = f"Estimates with {percent} intervals, posterior and {other} side by side"
     tables = [table(pd.DataFrame(columns), caption, "coefficient")]
     pictures = _pictures([(fit.plot_forest, "Coefficients", False)], fit.model.design)
     return Section("Coefficients", notes, tables=tables, pictures=pictures)
+
+
+def _beside(likelihood: LikelihoodResult, level: float) -> dict[str, pd.Series]:
+    """Columns of the likelihood fit: of REML with both degrees of freedom."""
+    columns = {}
+    if not likelihood.model.design.family.gaussian:
+        fixed = likelihood.fixef(level=level)
+        return {"ML": _with_interval(fixed, "estimate"), "p": fixed["p"]}
+    for name, space in (("Satterthwaite", ""), ("Kenward-Roger", " ")):
+        fixed = likelihood.fixef(name.lower(), level=level)
+        columns[f"REML, {name}"] = _with_interval(fixed, "estimate")
+        columns[f"df{space}"] = fixed["df"]  # the same head twice
+        columns[f"p{space}"] = fixed["p"]
+    return columns
 
 
 def _with_interval(frame: pd.DataFrame, center: str) -> pd.Series:
@@ -266,17 +296,18 @@ def _with_interval(frame: pd.DataFrame, center: str) -> pd.Series:
     return pd.Series(text, index=frame.index)
 
 
-def _components(fit, reml: LikelihoodResult | None, level: float) -> Section:
+def _components(fit, likelihood: LikelihoodResult | None, level: float) -> Section:
     percent = f"{100 * level:g} %"
     columns = {f"posterior ({percent})": _with_interval(fit.varcomp(level=level), "mean")}
     words = []
-    if reml is not None:
+    if likelihood is not None:
+        name = "REML" if fit.model.design.family.gaussian else "ML"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            wald = reml.varcomp(level=level)
-        columns[f"REML (Wald {percent})"] = _with_interval(wald, "estimate")
-        if reml.singular:
-            words = ["REML is at a boundary: " + "; ".join(reml.singular_components) + "."]
+            wald = likelihood.varcomp(level=level)
+        columns[f"{name} (Wald {percent})"] = _with_interval(wald, "estimate")
+        if likelihood.singular:
+            words = [f"{name} is at a boundary: " + "; ".join(likelihood.singular_components) + "."]
     frame = pd.DataFrame(columns).reindex(fit.varcomp(level=level).index)
     return Section("Variance components", words, tables=[table(frame, first="component")])
 
@@ -462,6 +493,7 @@ def reproducing_code(fit: PosteriorResult, settings: Settings) -> str:
     priors = f", priors={{\n{priors}}}" if priors else ""
     design, info = fit.model.design, fit.info
     weights = f", weights={design.weights_name!r}" if design.weights_name else ""
+    weights += "".join(f", {name}={value!r}" for name, value in _stated(fit.model))
     arguments = [f"draws={info.draws}", f"chains={info.chains}", f"random_seed={info.random_seed}"]
     if info.method == "importance":
         arguments.append('method="importance"')
@@ -477,10 +509,28 @@ def reproducing_code(fit: PosteriorResult, settings: Settings) -> str:
     return (
         "import pandas as pd\nimport bayeslmm as blm\n\n"
         f"data = {settings.source}\n"
-        f"model = blm.LMM({design.formula.text!r}, data{weights}{priors})\n"
+        f"model = blm.MixedModel({design.formula.text!r}, data{weights}{priors})\n"
         f"post = model.fit({', '.join(arguments)})\n"
         f'post.report("report.html"{call})\n'
     )
+
+
+def _stated(model: Model) -> list[tuple[str, str]]:
+    """Arguments of the model that are not the defaults."""
+    design = model.design
+    stated = [("family", model.family)] if model.family != "gaussian" else []
+    if not design.family.gaussian:
+        stated.append(("link", design.family.link.name))
+    if model.random != "gaussian":
+        stated.append(("random", model.random))
+    if design.modeled:
+        stated.append(("missing", "model"))
+    if design.residual is not None:
+        syntax = design.residual.syntax
+        sigma = f"~ {syntax.sigma}" if syntax.sigma else None
+        own = (("residual", syntax.text), ("sigma", sigma))
+        stated += [(name, text) for name, text in own if text]
+    return stated
 
 
 def _constructor(prior) -> str:

@@ -55,7 +55,8 @@ def write_report(
     EffectScale.of(mcid, rope, direction, 1.0)  # refused before the work starts
     options = {"mcid": mcid, "rope": rope, "direction": direction, "priors": priors}
     settings = Settings(effect, options, question, level, source)
-    heading = title or f"{design.response}: a linear mixed model"
+    what = "a linear mixed model" if design.family.gaussian else "a mixed model"
+    heading = title or f"{design.response}: {what}"
     write_text(path, render(heading, sections(fit, settings)))
     return path
 

@@ -19,6 +19,7 @@ from bayeslmm.results.residual_equation import (
     residual_variance,
     scale_lines,
 )
+from bayeslmm.results.response_equation import refuse_marginal_form, response_lines
 
 __all__ = ["equation"]
 
@@ -43,19 +44,25 @@ def equation(
     format : {"latex", "text"}
         LaTeX is one ``aligned`` environment (amsmath), to stand between ``$$`` or in an
         ``equation``.
-    family, random : {"gaussian", "student"}
-        Distribution of the residuals and of the random effects.
+    family : str
+        Distribution of the response.
+    random : {"gaussian", "student"}
+        Distribution of the random effects.
 
     Raises
     ------
     ValueError
         If there is no such form or format.
+    DataError
+        If the form is marginal and the response not Gaussian.
     """
     for name, value, allowed in (("form", form, _FORMS), ("format", format, _FORMATS)):
         if value not in allowed:
             raise ValueError(
                 f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}."
             )
+    if form == "marginal" and not design.family.gaussian:
+        refuse_marginal_form(family)
     writer = (_Latex if format == "latex" else _Text)(design, family, random)
     lines = _conditional(writer) if form == "conditional" else _marginal(writer)
     return writer.joined(list(lines))
@@ -67,7 +74,11 @@ def _conditional(w: Writer) -> Iterator[Line]:
     for k, block in enumerate(w.design.blocks):
         for a, effect in enumerate(block.effects):
             terms.append(w.times(w.effect(k, a, w.group(block, "i")), _covariate(w, effect, "i")))
-    yield w.value(w.design.response, "i"), "=", [*terms, w.error("i")]
+    gaussian = w.design.family.gaussian
+    if gaussian:
+        yield w.value(w.design.response, "i"), "=", [*terms, w.error("i")]
+    else:
+        yield from response_lines(w, terms)
     for k, block in enumerate(w.design.blocks):
         for part in block.pattern:
             yield _effects_line(w, k, block, part)
@@ -75,6 +86,8 @@ def _conditional(w: Writer) -> Iterator[Line]:
         if w.random == "student":
             half = f"{w.tail(block)}/2"
             yield w.multiplier(block, "j"), "~", [w.gamma(half, half)]
+    if not gaussian:
+        return
     if w.family == "student":
         spread = w.student(w.greek("nu"), "0", residual_variance(w, "i"))
     else:

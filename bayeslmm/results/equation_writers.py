@@ -23,6 +23,7 @@ class _Writer(ABC):
     zero: str
     distinct: str
     dots: str
+    at_most: str
 
     def __init__(self, design: Design, family: str, random: str):
         self.design, self.family, self.random = design, family, random
@@ -62,6 +63,7 @@ class _Latex(_Writer):
     zero = r"\mathbf{0}"
     dots = r"\ldots"
     distinct = r",\quad i' \neq i"
+    at_most = r"\leq"
 
     def name(self, text: str) -> str:
         return rf"\text{{{''.join(_ESCAPES.get(c, c) for c in text)}}}"
@@ -154,7 +156,22 @@ class _Latex(_Writer):
         return rf"t_{{{nu}}}({mean},\, {scale})"
 
     def gamma(self, shape: str, rate: str) -> str:
-        return rf"\text{{Gamma}}({shape},\, {rate})"
+        return self.function("Gamma", shape, rate)
+
+    def function(self, name: str, *arguments: str) -> str:
+        return rf"\text{{{name}}}({r',\, '.join(arguments)})"
+
+    def ratio(self, one: str, other: str) -> str:
+        return rf"\frac{{{one}}}{{{other}}}"
+
+    def probability(self, event: str) -> str:
+        return rf"\text{{P}}({event})"
+
+    def indicator(self, event: str) -> str:
+        return rf"\text{{1}}\{{{event}\}}"
+
+    def counted(self, index: str, n: int) -> str:
+        return rf",\quad {index} = 1, \ldots, {n}"
 
     def tail(self, block: RandomBlock) -> str:
         return rf"\nu_{{{self.name(block.name)}}}"
@@ -193,8 +210,7 @@ class _Latex(_Writer):
         return rf"\text{{Cov}}({one},\, {other})"
 
     def same_group(self, block: RandomBlock | GroupingFactor) -> str:
-        inside = rf"{self.group(block, 'i')} = {self.group(block, self.other)}"
-        return rf"\text{{1}}\{{{inside}\}}"
+        return self.indicator(rf"{self.group(block, 'i')} = {self.group(block, self.other)}")
 
     def square(self, what: str) -> str:
         return rf"({what})^2"
@@ -239,6 +255,7 @@ class _Text(_Writer):
     other = "i'"
     zero = "0"
     dots = "..."
+    at_most = "<="
 
     def name(self, text: str) -> str:
         return text
@@ -324,7 +341,22 @@ class _Text(_Writer):
         return f"StudentT({nu}, {mean}, {scale})"
 
     def gamma(self, shape: str, rate: str) -> str:
-        return f"Gamma({shape}, {rate})"
+        return self.function("Gamma", shape, rate)
+
+    def function(self, name: str, *arguments: str) -> str:
+        return f"{name}({', '.join(arguments)})"
+
+    def ratio(self, one: str, other: str) -> str:
+        return f"{one} / {other}"
+
+    def probability(self, event: str) -> str:
+        return f"P({event})"
+
+    def indicator(self, event: str) -> str:
+        return f"1{{{event}}}"
+
+    def counted(self, index: str, n: int) -> str:
+        return f",  {index} = 1, ..., {n}"
 
     def tail(self, block: RandomBlock) -> str:
         return f"nu_{block.name}"
@@ -361,7 +393,7 @@ class _Text(_Writer):
         return f"Cov({one}, {other})"
 
     def same_group(self, block: RandomBlock | GroupingFactor) -> str:
-        return f"1{{{self.group(block, 'i')} = {self.group(block, self.other)}}}"
+        return self.indicator(f"{self.group(block, 'i')} = {self.group(block, self.other)}")
 
     def square(self, what: str) -> str:
         return f"{what}^2"

@@ -12,6 +12,22 @@ if TYPE_CHECKING:
 __all__ = ["refuse_families", "refuse_unless_derived"]
 
 
+#: What there is instead where the response is not Gaussian, by result.
+_INSTEAD = {
+    "Reanalysis of an effect": "fit the model again under another prior, or give an estimate and "
+    "its standard error from ml().fixef() to blm.reanalyze_estimate",
+    "Power-scaling": "fit the model again under other priors",
+    "Assurance": "simulate responses with posterior_predictive and fit them by with_response(y)",
+    "The implied covariance": "varcomp() has the covariances on the scale of the linear predictor",
+    "plot_trajectories": "predict() gives means on the scale of the response",
+    "plot_shrinkage": "plot_ranef() shows the effects of the groups",
+    "The reliability of effects": "ranef() has their standard deviations",
+    "Heritability": "varcomp() has the variances on the scale of the linear predictor",
+    "Repeatability": "varcomp() has the variances on the scale of the linear predictor",
+    "A prediction given further rows": "fit the model to all rows",
+}
+
+
 def refuse_families(model: Model, what: str) -> None:
     """Refuse a response that is not Gaussian.
 
@@ -28,7 +44,8 @@ def refuse_families(model: Model, what: str) -> None:
     family = getattr(model.design, "family", None)
     if family is not None and not family.gaussian:
         raise DataError(
-            f'{what} is not available with family="{family.name}": it is one of Gaussian responses.'
+            f'{what} is not available with family="{family.name}": it is one of Gaussian responses'
+            + (f"; {_INSTEAD[what]}." if what in _INSTEAD else ".")
         )
 
 

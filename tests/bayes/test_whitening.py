@@ -101,6 +101,17 @@ def test_the_density_is_that_of_the_pymc_model(name, worth, monkeypatch):
         assert density(z)[0] == pytest.approx(exact + slopes, rel=1e-10, abs=_SINGLE)
 
 
+def test_thresholds_are_meant_at_the_means_that_the_priors_know():
+    """Priors stay what they are for other rows of the same columns."""
+    model = _model("ordinal").with_design(_model("ordinal", seed=8).design)
+    assert not np.allclose(model.priors.means, model.design.X.mean(axis=0))
+    density, z = _whitened(model), np.zeros(_whitened(model).n_dim)
+    low, _ = spread_out(z, density.arguments.whitening)
+    exact = _log_density_in_pymc(model, model.pymc_model("centered"), _natural(model, density, z))
+    slopes = _log_slopes(density, low) + _log_effect_slopes(model, density, z)
+    assert density(z)[0] == pytest.approx(exact + slopes, rel=1e-10, abs=_SINGLE)
+
+
 def test_signed_standard_deviations_have_half_the_density_on_either_side():
     model = _model("bernoulli", n=30)
     density, pymc_model = _whitened(model, signed=True), model.pymc_model("centered")
