@@ -20,6 +20,7 @@ import bayeslmm as blm
 ROOT = Path(__file__).parent.parent
 PAGES = {
     "README.md": "",
+    "docs/bridge.md": "",
     "docs/kinship.md": "",
     "docs/scale.md": "",
     "docs/residual-structures.md": "",
