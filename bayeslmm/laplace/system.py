@@ -265,6 +265,8 @@ class ResponseSystem:
         value = found[0].sum() - 0.5 * b @ U
         if not np.isfinite(value):
             return None
+        # large counts: terms that cancel in the value have rounding errors of their size
+        size = float(np.abs(self._constant).sum())
         for _ in range(_STEPS):
             state = self._factored(eta, found, phi, F, b)
             if state is None:
@@ -282,7 +284,7 @@ class ResponseSystem:
                 trial_eta = eta + share * step_eta
                 trial = self.slopes(trial_eta, phi)
                 reached = trial[0].sum() - 0.5 * trial_b @ trial_U
-                if reached >= value - 1e-12 * abs(value):
+                if reached >= value - 1e-12 * (abs(value) + size):
                     break
                 share *= 0.5
             else:
