@@ -234,6 +234,7 @@ class ResponseSystem:
         """Z' values (N,) in elimination order."""
         return self.template.symbolic.in_order(self.transposed_levels(values))
 
+    @np.errstate(all="ignore")  # points far off on the way
     def mode(
         self, F: np.ndarray, phi: np.ndarray, beta: np.ndarray, start: np.ndarray | None = None
     ) -> Mode | None:
