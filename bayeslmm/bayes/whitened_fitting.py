@@ -60,7 +60,7 @@ __all__ = [
 
 #: Warm-up draws per chain where none are asked for, and the acceptance rate aimed at.
 WHITENED_TUNE = 300
-_TARGET_ACCEPT = 0.7
+_TARGET_ACCEPT = 0.8
 
 
 def fit_whitened(

@@ -380,10 +380,16 @@ def _rows(system: ResponseSystem, symbolic: Symbolic) -> Rows:
         starts = np.append(np.unique(codes[order], return_index=True)[1], n).astype(np.int64)
     own = [system.factors[k].take(order) for k in factors]
     first = [symbolic.factor_columns(k)[f.codes, 0] for k, f in zip(factors, own, strict=True)]
-    numbers = (system.y, system.trials, system.weights, system.offset)
+    y, trials, weights, offset = (
+        np.ascontiguousarray(part[order])
+        for part in (system.y, system.trials, system.weights, system.offset)
+    )
     return Rows(
         system.family.code,
-        *(np.ascontiguousarray(part[order]) for part in numbers),
+        y,
+        trials,
+        weights,
+        offset,
         np.ascontiguousarray(system.X[order].T),
         np.ascontiguousarray(np.vstack([np.zeros((0, n)), *(f.Z.T for f in own)])),
         np.array(first, dtype=np.int64).reshape(len(own), n),

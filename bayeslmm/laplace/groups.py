@@ -111,8 +111,8 @@ class GroupRows:
         f = system.factors[k]
         order = np.argsort(f.codes, kind="stable")
         starts = np.unique(f.codes[order], return_index=True)[1]
-        parts = (part[order] for part in (system.y, system.trials, system.weights, f.Z))
-        return cls(*parts, starts, system.family, order)
+        y, trials, weights = system.y[order], system.trials[order], system.weights[order]
+        return cls(y, trials, weights, f.Z[order], starts, system.family, order)
 
     @cached_property
     def codes(self) -> np.ndarray:
@@ -289,5 +289,5 @@ class GroupRows:
         return self._some(np.isin(self.codes, groups), starts)
 
     def _some(self, rows, starts: np.ndarray) -> GroupRows:
-        parts = (part[rows] for part in (self.y, self.trials, self.weights, self.Z))
-        return GroupRows(*parts, starts, self.family, self.order[rows])
+        y, trials, weights = self.y[rows], self.trials[rows], self.weights[rows]
+        return GroupRows(y, trials, weights, self.Z[rows], starts, self.family, self.order[rows])

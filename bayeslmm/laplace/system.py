@@ -234,6 +234,7 @@ class ResponseSystem:
         """Z' values (N,) in elimination order."""
         return self.template.symbolic.in_order(self.transposed_levels(values))
 
+    @np.errstate(all="ignore")  # points far off on the way
     def mode(
         self, F: np.ndarray, phi: np.ndarray, beta: np.ndarray, start: np.ndarray | None = None
     ) -> Mode | None:
@@ -265,6 +266,8 @@ class ResponseSystem:
         value = found[0].sum() - 0.5 * b @ U
         if not np.isfinite(value):
             return None
+        # large counts: terms that cancel in the value have rounding errors of their size
+        size = float(np.abs(self._constant).sum())
         for _ in range(_STEPS):
             state = self._factored(eta, found, phi, F, b)
             if state is None:
@@ -282,7 +285,7 @@ class ResponseSystem:
                 trial_eta = eta + share * step_eta
                 trial = self.slopes(trial_eta, phi)
                 reached = trial[0].sum() - 0.5 * trial_b @ trial_U
-                if reached >= value - 1e-12 * abs(value):
+                if reached >= value - 1e-12 * (abs(value) + size):
                     break
                 share *= 0.5
             else:

@@ -534,7 +534,8 @@ def _refuse_other_data(fit1: PosteriorResult, fit0: PosteriorResult) -> None:
             "comparable."
         )
     ones = np.ones(one.n_rows)
-    if not np.array_equal(*(ones if d.trials is None else d.trials for d in (one, zero))):
+    trials = [ones if d.trials is None else d.trials for d in (one, zero)]
+    if not np.array_equal(trials[0], trials[1]):
         raise ValueError("The models have different numbers of trials.")
     first, second = (ones if d.weights is None else d.weights for d in (one, zero))
     if not np.allclose(first, second):

@@ -89,10 +89,7 @@ def default_statistics(design: Design, block: RandomBlock | None) -> dict[str, S
 def _of_rows(design: Design) -> dict[str, Statistic]:
     """Without groups: of counts their zeros and dispersion, of categories how many of each."""
     if design.family.name == "ordinal":
-        return {
-            f"share of {name}": lambda y, codes, k=k: np.mean(y == k)
-            for k, name in enumerate(design.categories)
-        }
+        return {f"share of {c}": _share_of(k) for k, c in enumerate(design.categories)}
     mean: dict[str, Statistic] = {"mean": lambda y, codes: y.mean()}
     if is_count(design):
         return mean | {
@@ -105,6 +102,10 @@ def _of_rows(design: Design) -> dict[str, Statistic]:
         "min": lambda y, codes: y.min(),
         "max": lambda y, codes: y.max(),
     }
+
+
+def _share_of(k: int) -> Statistic:
+    return lambda y, codes: float(np.mean(y == k))
 
 
 def _of_shares(design: Design, block: RandomBlock | None) -> dict[str, Statistic]:

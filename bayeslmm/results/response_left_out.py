@@ -9,7 +9,7 @@ depend on it. The factor with most levels is taken, whose effects depend most on
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from arviz_stats.base import array_stats
@@ -162,6 +162,7 @@ class LeavingOut:
             yield part, at.part(part, self.rows.order)
 
     def _draws(self, posterior: xr.Dataset) -> ParameterDraws:
+        assert self.factor is not None  # there are rows of its groups
         design, names = self.fit.model.design, self.fit.names
         own = names.factors[self.factor].b
         others = posterior.assign({own: posterior[own] * 0.0})
@@ -217,10 +218,12 @@ def posterior_without(
     weights[rows] = 0.0
     less = replace(design, weights=weights)
     asked = less, fit.priors, fit.names, lambda: None
-    how = {"parameterization": "whitened", "reason": "rows left out"}
+    how: dict[str, Any] = {"parameterization": "whitened", "reason": "rows left out"}
     try:
         sampling = Sampling(draws=1000, random_seed=number + 1)
         idata, info = fit_whitened_importance(*asked, sampling, **how)
+        assert info.k_hat is not None  # of weights
+        assert info.effective_draws is not None
         return idata["posterior"].to_dataset(), info.k_hat, info.effective_draws
     except SamplingError:  # weights that cannot be trusted
         idata, _ = fit_whitened(*asked, Sampling(draws=250, random_seed=number + 1), **how)

@@ -16,7 +16,6 @@ __all__ = ["refuse_families", "refuse_unless_derived"]
 _INSTEAD = {
     "Reanalysis of an effect": "fit the model again under another prior, or give an estimate and "
     "its standard error from ml().fixef() to blm.reanalyze_estimate",
-    "The marginal likelihood": 'fit(method="importance").info.log_marginal_likelihood has it',
     "Power-scaling": "fit the model again under other priors",
     "Assurance": "simulate responses with posterior_predictive and fit them by with_response(y)",
     "The implied covariance": "varcomp() has the covariances on the scale of the linear predictor",

@@ -171,12 +171,12 @@ def _free(model, density, Z):
 
 
 def _flat(values):
-    """(n, d) matrix of what densities are about: of a factor of correlations, these."""
+    """(n, d) matrix of what densities are about: factors of correlations below their diagonals."""
     columns = []
     for name, value in values.items():
         if name.startswith("chol_"):
             i, j = np.tril_indices(value.shape[-1], -1)
-            value = (value @ value.transpose(0, 2, 1))[:, i, j]
+            value = value[:, i, j]
         columns.append(value.reshape(len(value), -1))
     return np.hstack(columns)
 

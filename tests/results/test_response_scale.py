@@ -216,7 +216,6 @@ def test_likelihood_ratios_are_of_one_family_and_one_approximation(fit, data):
         lambda fit: fit.reliability(),
         lambda fit: fit.heritability(),
         lambda fit: fit.repeatability(),
-        lambda fit: fit.equation(),
         lambda fit: fit.plot_trajectories(),
         lambda fit: fit.plot_shrinkage(),
         lambda fit: fit.predict(given=pd.DataFrame({"herd": ["1"]})),
