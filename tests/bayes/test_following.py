@@ -7,7 +7,7 @@ import pytest
 
 from bayeslmm.bayes import whitening
 from bayeslmm.bayes.kernels._following import follow, lower_solve, products, upper_solve
-from tests.bayes.test_whitening import density_of, made
+from tests.bayes.test_joint import density_of, made
 
 
 def _dense(density):

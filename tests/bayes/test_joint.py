@@ -94,6 +94,7 @@ def check_gradients(density):
         assert density.values(z[None])[0] == pytest.approx(value, rel=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "link"), SAFE)
 def test_gradients_are_those_of_the_density(name, link):
     check_gradients(density_of(made(name, link, "three factors")))
@@ -209,12 +210,14 @@ def check_density(model, density, *, images=0):
     assert found == pytest.approx(expected + log_det, abs=1e-9 * size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "link"), SAFE)
 def test_the_density_is_that_of_the_hierarchical_model(name, link):
     model = made(name, link, "three factors", fixed="x")
     check_density(model, density_of(model, signed=False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("structure", ["three", "independent", "nested", "crossed", "none"])
 @pytest.mark.parametrize("worth", [0.0, np.inf])
 def test_the_density_holds_for_every_structure(structure, worth, monkeypatch):

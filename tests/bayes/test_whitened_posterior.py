@@ -9,7 +9,7 @@ from arviz_stats.base import array_stats
 from scipy import stats
 
 import bayeslmm as blm
-from tests.bayes.test_whitening import made
+from tests.bayes.test_joint import made
 
 
 def _errors(draws):
