@@ -113,10 +113,11 @@ def response_system(design: Design, *, columns=slice(None)) -> ResponseSystem:
     joined = met + sum(levels) if met else 0
     expect(_PER_RESPONSE * design.n_rows * len(levels) + _PER_JOINED * joined)
     return ResponseSystem(
-        y=np.ascontiguousarray(design.y, dtype=float),
-        trials=ones if design.trials is None else design.trials,
-        weights=ones if design.weights is None else design.weights,
-        offset=design.offset,
+        # copies: an array that may not be written is another type to the compiler
+        y=np.array(design.y, dtype=float),
+        trials=ones if design.trials is None else np.array(design.trials, dtype=float),
+        weights=ones if design.weights is None else np.array(design.weights, dtype=float),
+        offset=np.array(design.offset, dtype=float),
         X=np.ascontiguousarray(design.X[:, columns]),
         factors=tuple(factor_rows(design)),
         family=design.family,

@@ -122,7 +122,9 @@ def compiled_joint(density: WhitenedPosterior, initial_point: Callable) -> Compi
     """The density as a C function; None while kernels are interpreted."""
     if interpreting():
         return None
-    return CompiledDensity(density.n_dim, initial_point, joint.logp, density.table)
+    from bayeslmm.bayes.kernels.whitened import logp
+
+    return CompiledDensity(density.n_dim, initial_point, logp, density.table)
 
 
 def _refuse_summaries(design: Design, sampling: Sampling) -> None:

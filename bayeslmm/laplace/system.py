@@ -147,7 +147,7 @@ class ResponseSystem:
 
     def with_response(self, y: np.ndarray) -> ResponseSystem:
         """The same rows with another response."""
-        return self._renewed(y=np.ascontiguousarray(y, dtype=float))
+        return self._renewed(y=np.array(y, dtype=float))
 
     def with_coefficient_held(self, at: int, value: float) -> ResponseSystem:
         """The same rows without a column of X, its coefficient at a value."""

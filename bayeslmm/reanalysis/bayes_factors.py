@@ -163,14 +163,14 @@ def log_marginal_likelihood(
     if method not in ("bridge", "importance"):
         raise ValueError(f'method must be "bridge" or "importance", not {method!r}.')
     _refuse_improper(fit.priors)
-    info = fit.info
+    info, gaussian = fit.info, fit.model.design.family.gaussian
+    density = _density(fit) if gaussian else None  # which refuses what has none
     if method == "bridge" and info.log_marginal_likelihood is not None:
         return Evidence(
             info.log_marginal_likelihood, info.log_marginal_likelihood_error, "importance"
         )
-    if not fit.model.design.family.gaussian:
+    if density is None:
         return response_evidence(fit, method=method, draws=draws, random_seed=random_seed)
-    density = _density(fit)
     # without one of its own an importance sample is of other rows than the fit has now
     if method == "importance" or info.method == "importance" or fit.conditioning is not None:
         return draw_evidence(density, random_seed, draws)

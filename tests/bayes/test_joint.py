@@ -267,7 +267,7 @@ def test_huge_counts_with_slopes_leave_the_coordinates_near_normal():
 
 _INTERPRETED = """
 import json
-from tests.bayes.test_whitening import SAFE, density_of, made, points
+from tests.bayes.test_joint import SAFE, density_of, made, points
 found = []
 for name, link in SAFE:
     density = density_of(made(name, link, "crossed"))

@@ -179,14 +179,14 @@ def test_an_error_inside_the_density_is_ours_and_not_a_panic(monkeypatch, capfd)
 def test_an_interrupted_run_is_refused(monkeypatch):
     density = _density(_model("correlated"))
     mode = find_mode(density)
-    complete = nuts._run
+    complete = nuts._sample
 
     def interrupted(*arguments, **options):
         z, stats = complete(*arguments, **options)
         z[1, 20:] = np.nan
         return z, stats
 
-    monkeypatch.setattr(nuts, "_run", interrupted)
+    monkeypatch.setattr(nuts, "_sample", interrupted)
     with pytest.raises(blm.SamplingError, match="stopped before"):
         nuts.sample_density(
             density, mode, Sampling(draws=50, tune=50, chains=2, cores=1, random_seed=1)

@@ -30,7 +30,8 @@ def test_posterior_of_sleepstudy_is_that_of_stan(sleepstudy_posterior):
 
 def test_sampling_of_sleepstudy_converges(sleepstudy_posterior):
     table = sleepstudy_posterior.summary()
-    assert (table["r_hat"] < 1.01).all()
+    # 600 effective draws in 4 chains: r-hat - 1 is about 0.005, and above 0.05 once in a million
+    assert (table["r_hat"] < 1.05).all()
     assert int(sleepstudy_posterior.idata["sample_stats"]["diverging"].sum()) == 0
     assert sleepstudy_posterior.info.problems == ()
 

@@ -10,18 +10,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import carray
 
 from bayeslmm.addresses import reader
 from bayeslmm.bayes.kernels._following import follow, pull_back
 from bayeslmm.bayes.kernels.coordinates import CovariancePrior, natural
-from bayeslmm.bayes.kernels.tables import LOGP
 from bayeslmm.compiling import (
     Doubles,
     IntegerMatrix,
     Integers,
     Matrix,
-    c_function,
     kernel,
     summing_kernel,
 )
@@ -38,7 +35,6 @@ __all__ = [
     "Whitening",
     "family_parameters",
     "joint",
-    "logp",
     "natural_draws",
     "ordered_pullback",
     "read_joint",
@@ -406,15 +402,3 @@ def natural_draws(Z, a):
         r = _information(levels, beta[i])
         follow(levels.layout, levels.diag, levels.panel, r, at.F, v, C, R, first, u, b[i])
     return sds, F, phi, beta, b
-
-
-@c_function(LOGP)
-def logp(n_dim, z, out, value, user_data):
-    """Log density and gradient in z."""
-    t = carray(user_data, (3 * N_JOINT,), np.int64)
-    gradient, total = carray(out, (n_dim,)), carray(value, (1,))
-    total[0] = whitened(carray(z, (n_dim,)), read_joint(t, 0), gradient)
-    fine = np.isfinite(total[0])
-    for i in range(gradient.shape[0]):
-        fine = fine and np.isfinite(gradient[i])
-    return 0 if fine else 3
