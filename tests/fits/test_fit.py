@@ -33,7 +33,8 @@ def test_sampling_of_sleepstudy_converges(sleepstudy_posterior):
     # 600 effective draws in 4 chains: r-hat - 1 is about 0.005, and above 0.05 once in a million
     assert (table["r_hat"] < 1.05).all()
     assert int(sleepstudy_posterior.idata["sample_stats"]["diverging"].sum()) == 0
-    assert sleepstudy_posterior.info.problems == ()
+    # the remark on r-hat begins at 1.01, which one chain in ten of this length exceeds
+    assert all("r-hat" in problem for problem in sleepstudy_posterior.info.problems)
 
 
 def test_tables_have_the_documented_names(sleepstudy_posterior):
