@@ -64,8 +64,8 @@ def _responses() -> list[Callable]:
     ticks = "TICKS ~ YEAR + cHEIGHT + (1 | BROOD) + (1 | LOCATION)"
     cows, grouse = load_dataset("cbpp"), load_dataset("grouseticks")
     return [
-        lambda: _fits(MixedModel(counts, cows, family="binomial"), "nuts"),
-        lambda: _fits(MixedModel(ticks, grouse, family="negativebinomial"), "importance"),
+        lambda: _fits(MixedModel(counts, cows, family="binomial"), "importance"),
+        lambda: _fits(MixedModel(ticks, grouse, family="negativebinomial"), "nuts"),
     ]
 
 
