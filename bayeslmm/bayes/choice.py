@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from bayeslmm.bayes.names import ModelNames
@@ -27,6 +28,18 @@ _PM_SAMPLE_ONLY = {
     "nuts_sampler", "nuts_sampler_kwargs", "step", "init", "initvals", "jitter_max_retries",
     "nuts", "compile_kwargs", "backend", "callback", "trace", "n_init", "mp_ctx", "blas_cores",
 }  # fmt: skip
+
+#: Module and function that make the draws, by method, parameterization and who computes the
+#: density. Imported when a fit is made: together they take a tenth of a second.
+_STRATEGIES = {
+    ("nuts", "marginal", "compiled"): ("marginal_fitting", "fit_marginal"),
+    ("nuts", "marginal", "pymc"): ("marginal_model", "fit_marginal_model"),
+    ("nuts", "noncentered", "pymc"): ("fitting", "fit_hierarchical"),
+    ("nuts", "centered", "pymc"): ("fitting", "fit_hierarchical"),
+    ("importance", "marginal", "compiled"): ("importance", "fit_importance"),
+    ("nuts", "whitened", "compiled"): ("whitened_fitting", "fit_whitened"),
+    ("importance", "whitened", "compiled"): ("whitened_fitting", "fit_whitened_importance"),
+}
 
 
 def choose_parameterization(
@@ -62,18 +75,11 @@ def choose_parameterization(
             '"auto".'
         )
     if parameterization in ("noncentered", "centered"):
-        if method == "importance":
-            raise ValueError(
-                'method="importance" works on the marginal posterior of the covariance parameters: '
-                'leave parameterization at "auto" or "marginal".'
-            )
-        return parameterization, "asked for"
+        where = "on the marginal posterior of the covariance parameters"
+        return _asked_of_pymc(parameterization, method, where, "marginal")
     if parameterization == "auto" and method == "nuts":
-        given = sorted(_PM_SAMPLE_ONLY & options.keys())
-        if given:
-            return "noncentered", f"auto: {given[0]} is an option of pm.sample"
-        if obstacle := marginal_obstacle(design, priors):
-            return "noncentered", f"auto: {obstacle}"
+        if why := _needs_pymc(options, marginal_obstacle(design, priors)):
+            return "noncentered", why
         return "marginal", "auto: coefficients and random effects integrated out exactly"
     # which knows any prior on a standard deviation
     through_pymc = method == "nuts" and design.residual is None
@@ -86,6 +92,21 @@ def choose_parameterization(
     return "marginal", "asked for" if parameterization == "marginal" else f"{method} needs it"
 
 
+def _asked_of_pymc(parameterization: str, method: str, where: str, own: str) -> tuple[str, str]:
+    if method == "importance":
+        raise ValueError(
+            f'method="importance" works {where}: leave parameterization at "auto" or "{own}".'
+        )
+    return parameterization, "asked for"
+
+
+def _needs_pymc(options: Mapping[str, Any], obstacle: str | None) -> str | None:
+    """Why NUTS has to go through PyMC, where it may choose; None where it need not."""
+    if given := sorted(_PM_SAMPLE_ONLY & options.keys()):
+        return f"auto: {given[0]} is an option of pm.sample"
+    return f"auto: {obstacle}" if obstacle else None
+
+
 def _choose_whitened(design, priors, parameterization, method, options) -> tuple[str, str]:
     """Of a response that is not Gaussian."""
     from bayeslmm.bayes.whitening import whitened_obstacle
@@ -96,18 +117,12 @@ def _choose_whitened(design, priors, parameterization, method, options) -> tuple
             'integrated out in closed form: leave parameterization at "auto" or "whitened".'
         )
     if parameterization in ("noncentered", "centered"):
-        if method == "importance":
-            raise ValueError(
-                'method="importance" works in whitened coordinates: leave parameterization at '
-                '"auto" or "whitened".'
-            )
-        return parameterization, "asked for"
+        return _asked_of_pymc(parameterization, method, "in whitened coordinates", "whitened")
     obstacle = whitened_obstacle(design, priors)
-    given = sorted(_PM_SAMPLE_ONLY & options.keys())
-    if parameterization == "auto" and method == "nuts" and (given or obstacle):
-        why = f"{given[0]} is an option of pm.sample" if given else obstacle
-        return "noncentered", f"auto: {why}"
-    if obstacle:
+    if parameterization == "auto" and method == "nuts":
+        if why := _needs_pymc(options, obstacle):
+            return "noncentered", why
+    elif obstacle:
         raise SamplingError(
             f"The compiled joint density is not available: {obstacle}. Use "
             'method="nuts" with parameterization="noncentered".'
@@ -159,29 +174,8 @@ def fit_posterior(
         and (chosen != "marginal" or bool(marginal_obstacle(design, priors)))
     )
     density = "pymc" if through_pymc else "compiled"
-    strategy = _strategies()[method, chosen, density]
+    module, function = _STRATEGIES[method, chosen, density]
+    strategy = getattr(import_module(f"bayeslmm.bayes.{module}"), function)
     return strategy(
         design, priors, names, problem, sampling, parameterization=chosen, reason=reason
     )
-
-
-def _strategies() -> dict[tuple[str, str, str], Callable[..., tuple[xr.DataTree, FitInfo]]]:
-    """What makes the draws, by method, parameterization and who computes the density.
-
-    Imported when the first fit is made: together they take a tenth of a second.
-    """
-    from bayeslmm.bayes.fitting import fit_hierarchical
-    from bayeslmm.bayes.importance import fit_importance
-    from bayeslmm.bayes.marginal_fitting import fit_marginal
-    from bayeslmm.bayes.marginal_model import fit_marginal_model
-    from bayeslmm.bayes.whitened_fitting import fit_whitened, fit_whitened_importance
-
-    return {
-        ("nuts", "marginal", "compiled"): fit_marginal,
-        ("nuts", "marginal", "pymc"): fit_marginal_model,
-        ("nuts", "noncentered", "pymc"): fit_hierarchical,
-        ("nuts", "centered", "pymc"): fit_hierarchical,
-        ("importance", "marginal", "compiled"): fit_importance,
-        ("nuts", "whitened", "compiled"): fit_whitened,
-        ("importance", "whitened", "compiled"): fit_whitened_importance,
-    }

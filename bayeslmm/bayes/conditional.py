@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from bayeslmm.gaussian import FixedPrior, single_threaded_blas
 from bayeslmm.gaussian.system import System, Theta
 from bayeslmm.priors.effect_maps import EffectMaps
 
-__all__ = ["GivenCovariances", "correlations_of", "posterior_values"]
+__all__ = ["GivenCovariances", "factor_values", "posterior_values"]
 
 Drawn = tuple[np.ndarray, list[np.ndarray]]
 
@@ -129,20 +130,38 @@ def posterior_values(
     all_sds, factors = given.maps.to_formula(given.sds, given.factors)
     values = {"beta": beta.reshape(*shape, -1)} if design.coef_names else {}
     values |= {name: v.reshape(*shape, *v.shape[1:]) for name, v in given.residual.items()}
+    return values | factor_values(design, names, all_sds, factors, effects, shape)
+
+
+def factor_values(
+    design: Design, names: ModelNames, all_sds: np.ndarray, factors, effects, shape: tuple
+) -> dict[str, Any]:
+    """Variables of the grouping factors, (chains, draws, ...).
+
+    Parameters
+    ----------
+    all_sds : (n, m) array
+        Of all effects, factor after factor.
+    factors : sequence of (n, q_k, q_k) arrays
+    effects : sequence of (n, J_k, q_k) arrays or EffectSummary
+    shape : tuple of int
+        Chains and draws.
+    """
+    values: dict[str, Any] = {}
     start = 0
     for k, (block, factor) in enumerate(zip(design.blocks, names.factors, strict=True)):
-        q = block.n_effects
+        q, b = block.n_effects, effects[k]
         sd = all_sds[:, start : start + q]
         values[factor.sd] = sd.reshape(*shape, q)
         if block.correlated_pairs():
-            values[factor.corr] = correlations_of(factors[k], sd).reshape(*shape, q, q)
-        b = effects[k]
-        values[factor.b] = b if summarize else b.reshape(*shape, block.n_levels, q)
+            values[factor.corr] = _correlations(factors[k], sd).reshape(*shape, q, q)
+        drawn = isinstance(b, np.ndarray)
+        values[factor.b] = b.reshape(*shape, block.n_levels, q) if drawn else b
         start += q
     return values
 
 
-def correlations_of(F: np.ndarray, sd: np.ndarray) -> np.ndarray:
+def _correlations(F: np.ndarray, sd: np.ndarray) -> np.ndarray:
     """(n, q, q) correlation matrices with a diagonal of exactly one."""
     L = np.divide(F, sd[:, :, None], out=np.zeros_like(F), where=sd[:, :, None] > 0)
     R = np.clip(L @ L.transpose(0, 2, 1), -1.0, 1.0)

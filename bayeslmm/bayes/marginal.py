@@ -58,11 +58,13 @@ from bayeslmm.priors.table import Priors
 
 __all__ = [
     "MarginalDensity",
+    "coef_keys",
     "correlation_shapes",
     "fixed_prior",
     "foresee",
     "marginal_density",
     "marginal_obstacle",
+    "sd_keys",
 ]
 
 #: Partial correlations are kept from +-1 by this many units of their atanh.
@@ -364,7 +366,7 @@ def marginal_density(
     maps = priors.effect_maps()
     problem = maps.applied(problem, design)
     system = as_system(rotated_for_draws(problem) if rotate else problem)
-    random = [sd_key(e, block.name) for block in design.blocks for e in block.effects]
+    random = sd_keys(design)
     own = [*scale_keys(design), *log_scale_keys(design)]
     keys = [*random, *own, *system.structure.scalar_keys]
     layout, times = correlation_layout(system.patterns), system.structure.layout
@@ -392,7 +394,7 @@ def marginal_obstacle(design: Design, priors: Priors) -> str | None:
         return text
     if text := residual_obstacle(design, priors):
         return text
-    for key in sorted(sd_key(e, block.name) for block in design.blocks for e in block.effects):
+    for key in sorted(sd_keys(design)):
         if not supported_scale(priors[key]):
             return (
                 f"the prior of {key} is {priors[key]!r}, which the marginal density does not know"
@@ -415,7 +417,7 @@ def fixed_obstacle(design: Design, priors: Priors) -> str | None:
                 'random effects are Student-t (random="student"), so they cannot be integrated '
                 "out exactly"
             )
-    for key in _coef_keys(design):
+    for key in coef_keys(design):
         if priors[key].name not in ("Normal", "Flat"):
             return (
                 f"the prior of {key} is {priors[key]!r}, and coefficients are integrated out "
@@ -431,7 +433,7 @@ def fixed_prior(design: Design, priors: Priors) -> FixedPrior:
 
 def coefficient_priors(design: Design, priors: Priors) -> tuple[np.ndarray, np.ndarray]:
     """Means and standard deviations (infinite where flat) of the coefficients' priors."""
-    chosen = [priors[key] for key in _coef_keys(design)]
+    chosen = [priors[key] for key in coef_keys(design)]
     mean = np.array([prior.parameters.get("mu", 0.0) for prior in chosen], dtype=float)
     sd = np.array([_normal_sd(prior) for prior in chosen], dtype=float)
     return mean, sd
@@ -445,7 +447,13 @@ def _normal_sd(prior: Prior) -> float:
     return prior.parameters.get("sigma", 1.0)
 
 
-def _coef_keys(design: Design) -> Sequence[str]:
+def sd_keys(design: Design) -> list[str]:
+    """Keys of the random effects' standard deviations, factor after factor."""
+    return [sd_key(e, block.name) for block in design.blocks for e in block.effects]
+
+
+def coef_keys(design: Design) -> Sequence[str]:
+    """Keys of the coefficients."""
     return [coef_key(name) for name in design.coef_names]
 
 

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bayeslmm.bayes.importance import MAX_K_HAT
-from bayeslmm.bayes.kernels import joint
 from bayeslmm.bayes.kernels.coordinates import natural
-from bayeslmm.bayes.nuts import run_chains
 from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.bayes.whitened_fitting import (
     LowDraws,
-    compiled_joint,
     in_formula,
+    low_draws,
+    whitened_chains,
     whitened_sample,
 )
 from bayeslmm.bayes.whitening import (
     LaplacePosterior,
-    WhitenedPosterior,
     laplace_posterior,
     whitened_posterior,
 )
@@ -38,7 +35,6 @@ __all__ = ["ResponseSimulator"]
 
 _TUNE = 250
 _PROPOSALS = 2000
-_TARGET_ACCEPT = 0.8
 #: Effects are part of the chain, and a standard deviation moves more slowly than the rest.
 _THIN = 8
 
@@ -92,14 +88,11 @@ class ResponseSimulator:
         prior, phi = laplace.prior, draw_scales(laplace.phi, 1, rng)[0]
         if laplace.ordered:  # independent ones given that they are in order are sorted ones
             phi = np.sort(phi)
-            own = np.append(phi[:1], np.log(np.diff(phi)))
-        else:
-            own = unconstrain(laplace.phi, phi)
         return np.concatenate(
             [
                 unconstrain(prior.scales, draw_scales(prior.scales, 1, rng)[0]),
                 np.arctanh(2 * rng.beta(prior.exponent, prior.exponent) - 1),
-                own,
+                laplace.coordinates_of_phi(phi),
                 unconstrain(laplace.coefficients, draw_scales(laplace.coefficients, 1, rng)[0]),
             ]
         )
@@ -142,7 +135,7 @@ class ResponseSimulator:
         sample = whitened_sample(density, _PROPOSALS, rng)
         if sample.k_hat > MAX_K_HAT:
             return None
-        return _low(density, sample.x[sample.resample(self.n_draws, rng)])
+        return low_draws(density, sample.x[sample.resample(self.n_draws, rng)])[0]
 
     def _sampled(self, laplace: LaplacePosterior, rng) -> LowDraws:
         """n_draws by NUTS, independent for all practical purposes."""
@@ -150,16 +143,13 @@ class ResponseSimulator:
         sampling = Sampling(
             draws=self.n_draws * _THIN, chains=1, cores=1, random_seed=int(rng.integers(2**31))
         )
-        z, _ = run_chains(
-            density.n_dim, density, partial(compiled_joint, density), sampling,
-            tune=_TUNE, accept=_TARGET_ACCEPT,
-        )  # fmt: skip
-        return _low(density, z[0, ::_THIN])
+        z, _ = whitened_chains(density, sampling, _TUNE)
+        return low_draws(density, z[0, ::_THIN])[0]
 
     def _named(self, draws: LowDraws) -> np.ndarray:
         """Columns in the order of the names, (n, k)."""
         design = self.model.design
-        beta, phi, sds, factors = in_formula(self.laplace, design, self.model.priors, draws)
+        beta, phi, sds, factors = in_formula(self.laplace, self.model.priors, draws)
         columns, start = [beta], 0
         for block, L in zip(design.blocks, factors, strict=True):
             part = sds[:, start : start + block.n_effects]
@@ -170,8 +160,3 @@ class ResponseSimulator:
                 columns.append(np.stack([R[:, i, j] for i, j in pairs], axis=1))
             start += block.n_effects
         return np.concatenate([*columns, phi], axis=1)
-
-
-def _low(density: WhitenedPosterior, z: np.ndarray) -> LowDraws:
-    """The parameters at z (n, n_dim)."""
-    return LowDraws(*joint.natural_draws(np.ascontiguousarray(z), density.arguments)[:4])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from bayeslmm.bayes.compiled import CompiledDensity
-from bayeslmm.bayes.conditional import correlations_of
+from bayeslmm.bayes.conditional import factor_values
 from bayeslmm.bayes.fitting import FitInfo, assemble
 from bayeslmm.bayes.importance import (
     ImportanceSample,
@@ -50,11 +50,12 @@ if TYPE_CHECKING:
 __all__ = [
     "WHITENED_TUNE",
     "LowDraws",
-    "compiled_joint",
     "fit_whitened",
     "fit_whitened_importance",
     "in_formula",
     "joint_values",
+    "low_draws",
+    "whitened_chains",
     "whitened_sample",
 ]
 
@@ -102,10 +103,7 @@ def fit_whitened(
     expect(np.inf)  # rows are too many evaluations for Python
     with single_threaded_blas():
         density = whitened_posterior(laplace_posterior(design, priors))
-        z, stats = run_chains(
-            density.n_dim, density, partial(compiled_joint, density), sampling,
-            tune=tune, accept=_TARGET_ACCEPT,
-        )  # fmt: skip
+        z, stats = whitened_chains(density, sampling, tune)
         values = joint_values(density, design, priors, names, z)
     info = FitInfo.of(
         sampling,
@@ -118,7 +116,21 @@ def fit_whitened(
     return assemble(design, names, values, kept_stats(stats), info)
 
 
-def compiled_joint(density: WhitenedPosterior, initial_point: Callable) -> CompiledDensity | None:
+def whitened_chains(
+    density: WhitenedPosterior, sampling: Sampling, tune: int
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """z (chains, draws, n_dim) by NUTS, and statistics; see :func:`bayeslmm.bayes.nuts.run_chains`.
+
+    Parameters
+    ----------
+    tune : int
+        Draws of warm-up.
+    """
+    ready = partial(_compiled, density)
+    return run_chains(density.n_dim, density, ready, sampling, tune=tune, accept=_TARGET_ACCEPT)
+
+
+def _compiled(density: WhitenedPosterior, initial_point: Callable) -> CompiledDensity | None:
     """The density as a C function; None while kernels are interpreted."""
     if interpreting():
         return None
@@ -229,8 +241,14 @@ class LowDraws(NamedTuple):
     beta: np.ndarray
 
 
+def low_draws(density: WhitenedPosterior, z: np.ndarray) -> tuple[LowDraws, np.ndarray]:
+    """The parameters at z (n, n_dim), and effects (n, N) in elimination order."""
+    *low, effects = joint.natural_draws(np.ascontiguousarray(z), density.arguments)
+    return LowDraws(*low), effects
+
+
 def in_formula(
-    laplace: LaplacePosterior, design: Design, priors: Priors, draws: LowDraws
+    laplace: LaplacePosterior, priors: Priors, draws: LowDraws
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Sequence[np.ndarray]]:
     """Coefficients, phi, standard deviations and factors of the formula's columns.
 
@@ -264,13 +282,9 @@ def joint_values(
 ) -> dict[str, np.ndarray]:
     """Every variable of a posterior, (chains, draws, ...), from z (chains, draws, n_dim)."""
     shape, maps = z.shape[:2], priors.effect_maps()
-    flat = np.ascontiguousarray(z.reshape(-1, z.shape[-1]))
-    sds, F, phi, beta, effects = joint.natural_draws(flat, density.arguments)
-    system = density.laplace.system
-    beta, phi, sds, factors = in_formula(
-        density.laplace, design, priors, LowDraws(sds, F, phi, beta)
-    )
-    columns = (density.symbolic.factor_columns(k) for k in range(len(system.factors)))
+    low, effects = low_draws(density, z.reshape(-1, z.shape[-1]))
+    beta, phi, sds, factors = in_formula(density.laplace, priors, low)
+    columns = (density.symbolic.factor_columns(k) for k in range(len(design.blocks)))
     b = maps.effects([effects[:, at] for at in columns])
     values = {"beta": beta.reshape(*shape, -1)} if design.coef_names else {}
     first = 0
@@ -279,13 +293,4 @@ def joint_values(
         vector = own.transform == "ordered"
         values[own.key] = part.reshape(*shape, own.size) if vector else part.reshape(shape)
         first += own.size
-    first = 0
-    for k, (block, factor) in enumerate(zip(design.blocks, names.factors, strict=True)):
-        q = block.n_effects
-        sd = sds[:, first : first + q]
-        values[factor.sd] = sd.reshape(*shape, q)
-        if block.correlated_pairs():
-            values[factor.corr] = correlations_of(factors[k], sd).reshape(*shape, q, q)
-        values[factor.b] = b[k].reshape(*shape, block.n_levels, q)
-        first += q
-    return values
+    return values | factor_values(design, names, sds, factors, b, shape)

@@ -28,17 +28,17 @@ from bayeslmm.bayes.kernels.joint import (
     whitened,
     whitened_many,
 )
-from bayeslmm.bayes.marginal import correlation_shapes
+from bayeslmm.bayes.marginal import coef_keys, correlation_shapes, sd_keys
 from bayeslmm.bayes.mode import Mode, find_mode
 from bayeslmm.bayes.signed import signed_mode
 from bayeslmm.errors import SamplingError
 from bayeslmm.formula import Design
 from bayeslmm.gaussian.crossproducts import CrossProducts
 from bayeslmm.gaussian.problem import Problem, prepare
-from bayeslmm.gaussian.symbolic import Symbolic, analyze
+from bayeslmm.gaussian.symbolic import Symbolic, analyze, in_order
 from bayeslmm.laplace.system import ResponseSystem
+from bayeslmm.laplace.transforms import is_ordered, unbounded
 from bayeslmm.parts.correlations import CorrelationLayout, correlation_layout, lkj_exponents
-from bayeslmm.parts.parameters import coef_key, sd_key
 from bayeslmm.parts.scales import (
     LINE_FAMILIES,
     Scales,
@@ -176,6 +176,12 @@ class LaplacePosterior:
             [at.gradient, d_phi + in_x, d_beta + found.d_beta * slope_beta]
         )
 
+    def coordinates_of_phi(self, phi: np.ndarray) -> np.ndarray:
+        """Coordinates of the family's parameters (n_phi,)."""
+        if self.ordered:
+            return unbounded(self.system.family, phi)
+        return unconstrain(self.phi, phi)
+
     def starting_points(self, shares: tuple[float, ...]) -> list[np.ndarray]:
         """Where a search begins: coefficients of the model without effects, small and large sds.
 
@@ -191,15 +197,11 @@ class LaplacePosterior:
         sizes = [np.sqrt((f.Z**2).mean(axis=0)) for f in self.system.factors]
         sds = self.unit * sd / np.concatenate([np.ones(0), *sizes])
         phi, beta = self.system.no_effects
-        if self.ordered:
-            phi = np.append(phi[:1], np.log(np.diff(phi)))
-        else:
-            phi = unconstrain(self.phi, phi)
         return np.concatenate(
             [
                 unconstrain(scales, np.where(sds > 0, sds, sd)),
                 np.zeros(len(self.prior.exponent)),
-                phi,
+                self.coordinates_of_phi(phi),
                 unconstrain(self.coefficients, beta),
             ]
         )
@@ -233,11 +235,10 @@ def laplace_posterior(design: Design, priors: Priors) -> LaplacePosterior:
     system = system.with_effects(maps or (None,) * len(system.factors))
     layout = correlation_layout(system.patterns)
     exponent, constant = lkj_exponents(layout, correlation_shapes(design, priors))
-    sds = [sd_key(e, block.name) for block in design.blocks for e in block.effects]
     covariances = CovariancePrior(
         layout,
         correlation_layout(()),
-        scales([priors[key] for key in sds]),
+        scales([priors[key] for key in sd_keys(design)]),
         exponent,
         constant,
         Structure().code,
@@ -248,18 +249,17 @@ def laplace_posterior(design: Design, priors: Priors) -> LaplacePosterior:
         system,
         covariances,
         scales([priors[own.key] for own in design.family.parameters for _ in range(own.size)]),
-        scales([priors[coef_key(name)] for name in design.coef_names]),
-        any(own.transform == "ordered" for own in design.family.parameters),
+        scales([priors[key] for key in coef_keys(design)]),
+        is_ordered(design.family),
         response_unit(design),
     )
 
 
 def whitened_obstacle(design: Design, priors: Priors) -> str | None:
     """Why the compiled joint density is not available for these priors; None where it is."""
-    coefficients = [coef_key(name) for name in design.coef_names]
+    coefficients = coef_keys(design)
     own = [parameter.key for parameter in design.family.parameters]
-    sds = [sd_key(e, block.name) for block in design.blocks for e in block.effects]
-    for key in [*coefficients, *own, *sds]:
+    for key in [*coefficients, *own, *sd_keys(design)]:
         prior = priors[key]
         known = prior.name in LINE_FAMILIES or (key not in coefficients and supported_scale(prior))
         if not known:
@@ -339,7 +339,7 @@ def whitened_posterior(laplace: LaplacePosterior, *, signed: bool = True) -> Whi
     problem = _information(system, w)
     layout = problem.layout
     diag, panel = problem.values.diag, problem.values.panel
-    b, U = (problem.symbolic.in_order(system.template.effects(part)) for part in found[1:3])
+    b, U = (in_order(problem.symbolic, system.template.effects(part)) for part in found[1:3])
     r, N = products(layout, diag, panel, b) + U, len(b)
     C, R, work = np.empty(len(diag)), np.empty(len(panel)), np.empty((3, N))
     follow(layout, diag, panel, r, at.F, np.zeros(N), C, R, *work)
@@ -405,7 +405,7 @@ def _in_blocks(system: ResponseSystem, layout) -> bool:
 
 def _drift(system: ResponseSystem, symbolic: Symbolic, w: np.ndarray) -> np.ndarray:
     """Z'WX (N, p), effects in elimination order."""
-    columns = [symbolic.in_order(system.transposed_levels(w * x)) for x in system.X.T]
+    columns = [in_order(symbolic, system.transposed_levels(w * x)) for x in system.X.T]
     return np.ascontiguousarray(np.reshape(columns, (system.p, symbolic.n_columns)).T)
 
 

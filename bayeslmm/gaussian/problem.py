@@ -16,7 +16,7 @@ from . import _ordering
 from ._levels import level_columns
 from .coordinates import Coordinates, working_products
 from .crossproducts import CrossProducts
-from .symbolic import Symbolic, analyze
+from .symbolic import Symbolic, analyze, in_order
 from .threads import many_levels
 
 
@@ -157,10 +157,7 @@ class Problem:
         """Rows in elimination order of the effects computed with, (N, ...), from products of
         columns with those of Z in the caller's levels, (J_k, q_k, ...) for each factor.
         """
-        out = np.empty((self.symbolic.n_columns, *products[0].shape[2:]))
-        for k, own in enumerate(products):
-            out[self.symbolic.factor_columns(k)] = own
-        return out
+        return in_order(self.symbolic, products)
 
     def renewed(self, cp: CrossProducts) -> Problem:
         """The same model for other cross-products of the same levels: another response, or rows

@@ -135,12 +135,19 @@ class Symbolic:
         nodes = self.position[self.base[k] : self.base[k + 1]]
         return self.layout.node_col[nodes][:, None] + np.arange(self.layout.factor_q[k])
 
-    def in_order(self, parts: Sequence[np.ndarray]) -> np.ndarray:
-        """Rows in elimination order, (N, ...), of the levels' effects (J_k, q_k, ...)."""
-        out = np.empty((self.n_columns, *(parts[0].shape[2:] if len(parts) else ())))
-        for k, own in enumerate(parts):
-            out[self.factor_columns(k)] = own
-        return out
+
+def in_order(symbolic, parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Rows in elimination order, (N, ...), of the levels' effects (J_k, q_k, ...).
+
+    Parameters
+    ----------
+    symbolic : Symbolic
+        Or that of coupled levels.
+    """
+    out = np.empty((symbolic.n_columns, *(parts[0].shape[2:] if len(parts) else ())))
+    for k, own in enumerate(parts):
+        out[symbolic.factor_columns(k)] = own
+    return out
 
 
 def analyze(cp: CrossProducts, route: str = "auto") -> Symbolic:

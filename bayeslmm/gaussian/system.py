@@ -27,7 +27,7 @@ import numpy as np
 from bayeslmm.gaussian.coordinates import Coordinates
 from bayeslmm.gaussian.marginal import FixedPrior
 from bayeslmm.gaussian.rows import FactorRows
-from bayeslmm.parts.patterns import CovariancePattern
+from bayeslmm.parts.patterns import CovariancePattern, split_factors
 from bayeslmm.parts.structures import Structure
 
 __all__ = ["Evaluation", "Moments", "RowInformation", "StructuredProblem", "System", "Theta"]
@@ -219,11 +219,7 @@ class System(ABC):
 
     def split(self, F: np.ndarray) -> list[np.ndarray]:
         """(..., q_k, q_k) factors from flat ones (..., sum q_k^2)."""
-        ptr = self.layout.f_ptr
-        return [
-            F[..., ptr[k] : ptr[k + 1]].reshape(*F.shape[:-1], p.q, p.q)
-            for k, p in enumerate(self.patterns)
-        ]
+        return split_factors(F, self.patterns)
 
     def covariances(self, F: np.ndarray) -> list[np.ndarray]:
         """Sigma_k from flat factors."""

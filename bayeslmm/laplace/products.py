@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from bayeslmm.compiling import in_numpy, kernel
+from bayeslmm.compiling import kernel
 from bayeslmm.gaussian import _accumulate, _ordering
 from bayeslmm.gaussian.problem import Problem
 from bayeslmm.gaussian.rows import FactorRows
@@ -49,7 +49,8 @@ class EffectProducts:
         for (k, m), (rows, columns, row_pair) in self._pairs.items():
             f, g = self.factors[k], self.factors[m]
             products = np.zeros((len(rows), f.q, g.q))
-            _accumulate_products(row_pair, f.Z, g.Z, w, products)
+            counts = np.zeros(len(rows), dtype=np.int64)
+            _accumulate.accumulate_pair(row_pair, f.Z, g.Z, w, products, counts)
             _ordering.scatter_pairs(
                 rows, columns, products, symbolic.base[k], symbolic.base[m], symbolic.position,
                 layout, panel, tail,
@@ -93,29 +94,3 @@ def _accumulate_squares(codes, Z, weights, zz):
                 zz[j, a, b] += wz * Z[i, b]
                 zz[j, b, a] += wz * Z[i, b]
             zz[j, a, a] += wz * Z[i, a]
-
-
-@kernel
-def _accumulate_products(row_pair, Zk, Zl, weights, values):
-    """Add w z_k z_l' of every row to the block of its pair of levels, in place."""
-    for i in range(row_pair.shape[0]):
-        s = row_pair[i]
-        for a in range(Zk.shape[1]):
-            wz = weights[i] * Zk[i, a]
-            for b in range(Zl.shape[1]):
-                values[s, a, b] += wz * Zl[i, b]
-
-
-@in_numpy(_accumulate_squares)
-def _squares_in_numpy(codes, Z, weights, zz):
-    for a in range(Z.shape[1]):
-        for b in range(a + 1):
-            zz[:, a, b] += np.bincount(codes, weights * Z[:, a] * Z[:, b], len(zz))
-            zz[:, b, a] = zz[:, a, b]
-
-
-@in_numpy(_accumulate_products)
-def _products_in_numpy(row_pair, Zk, Zl, weights, values):
-    for a in range(Zk.shape[1]):
-        for b in range(Zl.shape[1]):
-            values[:, a, b] += np.bincount(row_pair, weights * Zk[:, a] * Zl[:, b], len(values))

@@ -37,10 +37,11 @@ from bayeslmm.gaussian.factor import Elimination, eliminate
 from bayeslmm.gaussian.leverage import effect_variance
 from bayeslmm.gaussian.problem import Problem, prepare
 from bayeslmm.gaussian.rows import FactorRows
+from bayeslmm.gaussian.symbolic import in_order
 from bayeslmm.laplace.products import EffectProducts
 from bayeslmm.laplace.without_effects import fit_without_effects
 from bayeslmm.parts.families import Family, slope_rows
-from bayeslmm.parts.patterns import CovariancePattern
+from bayeslmm.parts.patterns import CovariancePattern, split_factors
 
 __all__ = ["LaplaceEvaluation", "Mode", "ResponseSystem"]
 
@@ -181,11 +182,7 @@ class ResponseSystem:
 
     def split(self, F: np.ndarray) -> list[np.ndarray]:
         """(..., q_k, q_k) factors from flat ones (..., sum q_k^2)."""
-        ptr = self.layout.f_ptr
-        return [
-            F[..., ptr[k] : ptr[k + 1]].reshape(*F.shape[:-1], p.q, p.q)
-            for k, p in enumerate(self.patterns)
-        ]
+        return split_factors(F, self.patterns)
 
     def slopes(self, eta: np.ndarray, phi: np.ndarray) -> np.ndarray:
         """Weighted log densities of the rows and three derivatives in eta, (4, n)."""
@@ -232,7 +229,7 @@ class ResponseSystem:
 
     def transposed(self, values: np.ndarray) -> np.ndarray:
         """Z' values (N,) in elimination order."""
-        return self.template.symbolic.in_order(self.transposed_levels(values))
+        return in_order(self.template.symbolic, self.transposed_levels(values))
 
     @np.errstate(all="ignore")  # points far off on the way
     def mode(
@@ -303,7 +300,7 @@ class ResponseSystem:
         parts = []
         for L, own in zip(self.template.split(F), self.template.per_level(U), strict=True):
             parts.append(own @ (L @ L.T))
-        return self.template.symbolic.in_order(parts)
+        return in_order(self.template.symbolic, parts)
 
     def _factored(self, eta, slopes, phi, F, b) -> Elimination | None:
         """The Gaussian model of the working response, solved for the effects."""

@@ -128,6 +128,15 @@ def flat_positions(patterns: Sequence[CovariancePattern]) -> np.ndarray:
     return np.concatenate([*parts, np.zeros(0, np.int64)])
 
 
+def split_factors(F: np.ndarray, patterns: Sequence[CovariancePattern]) -> list[np.ndarray]:
+    """(..., q_k, q_k) factors from flat ones (..., sum q_k^2)."""
+    ends = np.cumsum([p.q**2 for p in patterns])
+    return [
+        F[..., end - p.q**2 : end].reshape(*F.shape[:-1], p.q, p.q)
+        for p, end in zip(patterns, ends, strict=True)
+    ]
+
+
 def lower_root(A: np.ndarray) -> np.ndarray:
     """Lower triangular L with L L' = A A' and no negative diagonal, (..., q, q)."""
     R = np.linalg.qr(np.swapaxes(A, -1, -2), mode="r")

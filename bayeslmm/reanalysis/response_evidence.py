@@ -8,15 +8,14 @@ be trusted. Both are of the exact joint density; the Laplace approximation is on
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bayeslmm.bayes.importance import MAX_K_HAT
-from bayeslmm.bayes.nuts import processors, run_chains
+from bayeslmm.bayes.nuts import processors
 from bayeslmm.bayes.sampling import Sampling
-from bayeslmm.bayes.whitened_fitting import WHITENED_TUNE, compiled_joint, whitened_sample
+from bayeslmm.bayes.whitened_fitting import WHITENED_TUNE, whitened_chains, whitened_sample
 from bayeslmm.bayes.whitening import laplace_posterior, whitened_obstacle, whitened_posterior
 from bayeslmm.errors import PriorError
 from bayeslmm.gaussian import single_threaded_blas
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from bayeslmm.protocols import PosteriorResult
 
 __all__ = ["response_evidence"]
-
-_ACCEPT = 0.8
 
 
 def response_evidence(
@@ -64,11 +61,8 @@ def response_evidence(
         if found is None:
             # a bridge whose proposal is placed by half the draws needs some for every dimension
             per_chain = max(draws // 4, density.n_dim, 250)
-            z, _ = run_chains(
-                density.n_dim, density, partial(compiled_joint, density),
-                Sampling(draws=per_chain, random_seed=random_seed + 1),
-                tune=WHITENED_TUNE, accept=_ACCEPT,
-            )  # fmt: skip
+            sampling = Sampling(draws=per_chain, random_seed=random_seed + 1)
+            z, _ = whitened_chains(density, sampling, WHITENED_TUNE)
             joint: Any = density
             found = bridge_sampling(joint, z, rng)
     return replace(found, value=found.value + density.log_scale)

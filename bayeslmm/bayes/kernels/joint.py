@@ -20,8 +20,8 @@ from bayeslmm.compiling import (
     Integers,
     Matrix,
     kernel,
-    summing_kernel,
 )
+from bayeslmm.gaussian._levels import dot
 from bayeslmm.gaussian.symbolic import Layout
 from bayeslmm.parts.correlations import pullback_to_correlations
 from bayeslmm.parts.families.kernels import log_density_rows
@@ -193,15 +193,6 @@ def ordered_pullback(d_at, slope):
     return out
 
 
-@summing_kernel
-def _dot(x, y):
-    """x'y."""
-    total = 0.0
-    for i in range(x.shape[0]):
-        total += x[i] * y[i]
-    return total
-
-
 @kernel
 def _predictor(rows, beta, b):
     """eta of every row."""
@@ -233,7 +224,7 @@ def _transposed(rows, score, d_beta, g):
     """X' score and Z' score, added to zeros."""
     n, column = score.shape[0], 0
     for c in range(d_beta.shape[0]):
-        d_beta[c] += _dot(rows.X[c], score)
+        d_beta[c] += dot(rows.X[c], score)
     for k in range(rows.q.shape[0]):
         first = rows.first[k]
         for a in range(rows.q[k]):
@@ -241,7 +232,7 @@ def _transposed(rows, score, d_beta, g):
             if k == 0:
                 for j in range(rows.starts.shape[0] - 1):
                     low, high = rows.starts[j], rows.starts[j + 1]
-                    g[first[low] + a] += _dot(z[low:high], score[low:high])
+                    g[first[low] + a] += dot(z[low:high], score[low:high])
             else:
                 for i in range(n):
                     g[first[i] + a] += z[i] * score[i]
