@@ -125,3 +125,25 @@ def test_the_page_of_data_sets_has_all_of_them_with_their_rows():
     listed = re.findall(r"^\| (\w+) \| ([\d,]+) \|", page, flags=re.MULTILINE)
     sizes = {name: int(rows.replace(",", "")) for name, rows in listed}
     assert sizes == {name: len(blm.load_dataset(name)) for name in blm.list_datasets()}
+
+
+@pytest.mark.parametrize("page", ["docs/comparison.md", "docs/bridge.md", "docs/priors.md"])
+def test_notes_of_a_page_are_used_and_name_an_address(page):
+    text = (ROOT / page).read_text()
+    notes = dict(re.findall(r"^\[\^([\w-]+)\]: (.*)$", text, flags=re.MULTILINE))
+    used = re.findall(r"(?<=.)\[\^([\w-]+)\]", text)  # not at the start of a line
+    assert set(used) == set(notes)
+    addresses = re.findall(r"https?://[^)\s]+", text)
+    assert addresses
+    assert not [a for a in addresses if re.search(r"[?&]utm_|#:~:", a)]
+    assert not [note for note, source in notes.items() if not re.search(r"\]\(\S+\)", source)]
+
+
+def test_every_claim_about_another_package_has_a_source():
+    text = (ROOT / "docs" / "comparison.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    assert len(rows) > 25
+    for row in rows:
+        if row[0] != "bayeslmm":
+            bare = [cell for cell in row[2:] if cell not in ("-", "not verified")]
+            assert all("[^" in cell for cell in bare), row

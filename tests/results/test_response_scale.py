@@ -5,6 +5,9 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
+from scipy.optimize import minimize
+from scipy.special import betaln, expit
 
 import bayeslmm as blm
 from bayeslmm.errors import DataError
@@ -22,26 +25,52 @@ def fit(data):
     return blm.MixedModel(FORMULA, data, family="binomial").ml()
 
 
-def test_profile_intervals_are_those_of_lme4(fit):
-    """confint(glmer(cbind(incidence, size - incidence) ~ period + (1 | herd), cbpp, binomial))."""
-    found = fit.confint(progressbar=False)
-    np.testing.assert_allclose(
-        found[["lower", "upper"]],
-        [
-            [-1.9012, -0.9478],
-            [-1.6168, -0.4078],
-            [-1.8010, -0.5115],
-            [-2.5008, -0.8008],
-            [0.3461, 1.1000],
-        ],
-        atol=2e-3,
-    )
+def _laplace_deviance(data):
+    """Minus twice Laplace's log-likelihood at (sd, coefficients), written from its definition."""
+    y, n = (data[name].to_numpy(float) for name in ("incidence", "size"))
+    X = np.column_stack([np.ones(len(y)), *(data["period"].astype(str) == k for k in "234")])
+    herd = np.unique(data["herd"], return_inverse=True)[1]
+    constants = -(np.log(n + 1) + betaln(y + 1, n - y + 1)).sum()
+
+    def deviance(v):
+        sd, u = v[0], np.zeros(herd.max() + 1)
+        for _ in range(30):
+            eta = X @ v[1:] + sd * u[herd]
+            p = expit(eta)
+            curvature = 1 + np.bincount(herd, sd**2 * n * p * (1 - p))
+            step = (np.bincount(herd, sd * (y - n * p)) - u) / curvature
+            u = u + step
+        assert abs(step).max() < 1e-12
+        conditional = constants + (y * eta - n * np.logaddexp(0, eta)).sum()
+        return -2 * conditional + u @ u + np.log(curvature).sum()
+
+    return deviance
+
+
+def test_at_profile_limits_the_likelihood_ratio_is_the_quantile(fit, data):
+    """The other parameters at the optimum of another program."""
+    found = fit.confint(progressbar=False)[["lower", "upper"]].to_numpy()
+    deviance = _laplace_deviance(data)
+    best = np.array([fit.varcomp()["estimate"].iloc[0], *fit.fixef()["estimate"]])
+    for parameter, limits in zip((1, 2, 3, 4, 0), found, strict=True):
+        for limit in limits:
+            held = minimize(
+                lambda free, j=parameter, x=limit: deviance(np.insert(free, j, x)),
+                np.delete(best, parameter),
+                options={"gtol": 1e-5},
+            )
+            assert held.fun - deviance(best) == pytest.approx(stats.chi2.ppf(0.95, 1), abs=1e-6)
+
+
+def test_lower_profile_limits_are_those_of_glmmtmb(fit):
+    """Numbers and tolerance of tests/testthat/test-glmmTMB.R in bbolker/broom.mixed."""
+    found = fit.confint(progressbar=False)["lower"].iloc[:4]
+    glmmtmb = [-1.9012409337, -1.61676924, -1.8010155, -2.50085]
+    np.testing.assert_allclose(found, glmmtmb, rtol=1e-4)
 
 
 def test_profiles_end_where_the_deviance_has_risen_by_the_quantile(data):
     """The deviance with a component held, by a search that knows nothing of profiles."""
-    from scipy.optimize import minimize
-
     two = data.assign(x=np.random.default_rng(1).normal(size=len(data)))
     model = blm.MixedModel("incidence of size ~ period + (x | herd)", two, family="binomial")
     with pytest.warns():
