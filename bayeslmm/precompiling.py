@@ -73,7 +73,9 @@ def _fits(model, method: str) -> None:
     fit = model.ml()
     fit.summary()
     fit.predict()
-    model.fit(method=method, **_SHORT).summary()
+    post = model.fit(method=method, **_SHORT)
+    post.summary()
+    post.loo(exact=False, progressbar=False)
 
 
 def _both(model, method: str = "nuts") -> None:

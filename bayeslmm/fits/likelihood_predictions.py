@@ -193,7 +193,9 @@ class LikelihoodPredictions(_Result):
         """Predictions with intervals, the variance parameters taken as known.
 
         Where the response is not Gaussian, mean responses of the average group and of the
-        population have intervals in which all parameters are estimated.
+        population have intervals in which all parameters are estimated; those of groups take
+        variances as known, and estimate with coefficients and effects what else the mean depends
+        on (thresholds of ordered categories, the share of further zeros).
 
         Parameters
         ----------
@@ -250,7 +252,7 @@ class LikelihoodPredictions(_Result):
             return average_prediction(fit, newdata, random, level)
         return likelihood_prediction(fit, newdata, random, kind, level, allow_new_levels)
 
-    def predictor_variance(self, X: np.ndarray, Z, codes) -> np.ndarray:
+    def predictor_variance(self, X: np.ndarray, Z, codes, shift=None) -> np.ndarray:
         """Var(x'beta + z'b | y) of rows at the estimated variances, shape (m,).
 
         Parameters
@@ -260,8 +262,11 @@ class LikelihoodPredictions(_Result):
         Z : sequence of (m, q_k) arrays
         codes : sequence of (m,) int arrays
             Levels, which need not have met in the data.
+        shift : (m, n_phi) array, optional
+            Of x'beta + z'b + shift'phi, phi the parameters of a response that is not Gaussian.
         """
-        return self._engine.predictor_variance(self._solution, X, Z, codes)
+        more = () if shift is None else (shift,)
+        return self._engine.predictor_variance(self._solution, X, Z, codes, *more)
 
     def residual_variance(self, newdata, n: int) -> np.ndarray:
         """Residual variance of each of n new responses, or of those fitted (None).

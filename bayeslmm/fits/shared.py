@@ -130,6 +130,10 @@ class SharedResults:
     ) -> pd.DataFrame:
         """Differences and ratios of all pairs of means of :meth:`average_effects`.
 
+        Always the first minus (over) the second of two, in the order of levels or of what `at`
+        gives, as ``contrast`` spells it: ``"a - b"``, as pairs of emmeans. ``avg_comparisons`` of
+        marginaleffects has b - a.
+
         With probabilities, the risk difference, the risk ratio and the odds ratio: of the average
         group, and of the population, whose odds ratio is nearer 1 than that of any one group.
 

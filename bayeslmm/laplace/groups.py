@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from bayeslmm.laplace.quadrature import standard_rule
+from bayeslmm.parts.families import log_density_draws, slope_draws
 
 if TYPE_CHECKING:
     from bayeslmm.laplace.system import ResponseSystem
@@ -28,8 +29,9 @@ __all__ = ["MOST_EFFECTS", "GroupRows", "ParameterDraws", "RowsLeftOut"]
 MOST_EFFECTS = 3
 _NODES = {1: 21, 2: 11, 3: 7}
 
-#: Newton steps, halvings of one, and the decrement that ends them: nodes need not be exact.
-_STEPS, _HALVINGS, _DECREMENT = 50, 10, 1e-8
+#: Newton steps, halvings of one, and the decrement that ends them: nodes as good as do not depend
+#: on the start.
+_STEPS, _HALVINGS, _DECREMENT = 50, 10, 1e-12
 
 #: Nodes of the group serve a row whose share of its curvature, and whose pull in standard
 #: deviations, are at most these.
@@ -72,13 +74,13 @@ class RowsLeftOut(NamedTuple):
 
 
 class _Around(NamedTuple):
-    """Where nodes are, u = center + x C_inverse, with h and the slopes of rows at the center."""
+    """Where nodes are, u = center + x C_inverse, with h and the slopes of rows (m, n, 4) there."""
 
     center: np.ndarray
     C_inverse: np.ndarray
     log_det: np.ndarray
     h: np.ndarray
-    slopes: tuple[np.ndarray, ...]
+    slopes: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,12 @@ class GroupRows:
         """Rows of each group."""
         return np.diff(np.append(self.starts, len(self.y)))
 
+    @cached_property
+    def constants(self) -> np.ndarray:
+        """What densities have beside that of kernels, (n,): they are added in the end."""
+        each = self.weights * self.family.constant(self.y, self.trials)
+        return np.where(self.weights > 0.0, each, 0.0)
+
     def log_likelihoods(self, at: ParameterDraws) -> np.ndarray:
         """log p(y_g) of every group, (m, J)."""
         around = self._around(at)
@@ -131,7 +139,12 @@ class GroupRows:
         for x, log_weight in zip(*self._rule, strict=True):
             _, _, h = self._at(at, around.center + x @ around.C_inverse)
             total += np.exp(log_weight + h - around.h)
-        return np.log(total) + around.h - around.log_det
+        return self._log_likelihoods(around, total)
+
+    def _log_likelihoods(self, around: _Around, total: np.ndarray) -> np.ndarray:
+        """From the sum over nodes, relative to the mode."""
+        constants = np.add.reduceat(self.constants, self.starts)
+        return np.log(total) + around.h - around.log_det + constants
 
     def left_out(self, at: ParameterDraws, *, distribution: bool = False) -> RowsLeftOut:
         """Every row given the rest of its group.
@@ -143,7 +156,7 @@ class GroupRows:
         distribution : bool
             Whether the distribution functions are wanted, too.
         """
-        found, log_likelihood, moves = self._by_shared_nodes(at, distribution)
+        found, log_likelihood, moves, modes = self._by_shared_nodes(at, distribution)
         for rows in self._in_turns(np.flatnonzero(moves)):
             codes = self.codes[rows]
             own = self.of_groups(codes)
@@ -152,7 +165,7 @@ class GroupRows:
             weights = own.weights.copy()
             weights[alone] = 0.0
             less = replace(own, weights=weights)._without(
-                at.part(slice(None), keep), alone, distribution
+                at.part(slice(None), keep), alone, distribution, modes[:, codes]
             )
             found.log_density[:, rows] = log_likelihood[:, codes] - less.log_density
             found.upper[:, rows], found.lower[:, rows] = less.upper, less.lower
@@ -167,27 +180,40 @@ class GroupRows:
         """Sums over the groups' rows, which are the second axis."""
         return np.add.reduceat(values, self.starts, axis=1)
 
+    def _eta(self, at: ParameterDraws, u: np.ndarray) -> np.ndarray:
+        """Linear predictor (m, n) at effects u (m, J, q)."""
+        b = u @ at.F.transpose(0, 2, 1)
+        parts = (z * np.take(b[..., a], self.codes, axis=1) for a, z in enumerate(self.Z.T))
+        return sum(parts, at.fixed)
+
+    def _h(self, values: np.ndarray, u: np.ndarray) -> np.ndarray:
+        """h (m, J) from log densities (m, n)."""
+        return self._sums(values) - 0.5 * (u**2).sum(axis=2)
+
     def _at(self, at: ParameterDraws, u: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Linear predictor and weighted log densities (m, n), h (m, J) at effects u (m, J, q)."""
-        b = np.einsum("mab,mjb->mja", at.F, u)
-        eta = at.fixed + np.einsum("ia,mia->mi", self.Z, b[:, self.codes])
-        density = self.family.log_density(self.y, eta, at.phi[:, None, :], self.trials)
-        values = self._weighted(density)
-        return eta, values, self._sums(values) - 0.5 * (u**2).sum(axis=2)
+        eta, rows = self._eta(at, u), (self.y, self.trials, self.weights)
+        values = np.empty(eta.shape)
+        log_density_draws(self.family.code, *rows, eta, at.phi, values)
+        return eta, values, self._h(values, u)
 
-    def _weighted(self, values: np.ndarray) -> np.ndarray:
-        """Times weights, 0 for a row of weight 0 whatever its density."""
-        return np.where(self.weights > 0.0, self.weights * values, 0.0)
+    def _slopes(self, at: ParameterDraws, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Weighted log densities of rows with their slopes (m, n, 4), and h (m, J)."""
+        eta, rows = self._eta(at, u), (self.y, self.trials, self.weights)
+        slopes = np.empty((*eta.shape, 4))
+        slope_draws(self.family.code, *rows, eta, at.phi, slopes)
+        slopes[:, self.weights == 0.0] = 0.0
+        return slopes, self._h(slopes[..., 0], u)
 
-    def _around(self, at: ParameterDraws) -> _Around:
+    def _around(self, at: ParameterDraws, start: np.ndarray | None = None) -> _Around:
         """The mode of h of every group, and its curvature, by Newton's method."""
         m, J, q = len(at.fixed), len(self.starts), self.Z.shape[1]
         ZF = np.einsum("ia,mab->mib", self.Z, at.F)
-        u, moving = np.zeros((m, J, q)), np.ones((m, J), dtype=bool)
-        eta, _, h = self._at(at, u)
+        u = np.zeros((m, J, q)) if start is None else start
+        slopes, h = self._slopes(at, u)
         for _ in range(_STEPS):
-            slopes, P = self._curvature(at, eta, ZF)
-            gradient = self._sums(ZF * slopes[1][:, :, None]) - u
+            P = self._curvature(slopes, ZF)
+            gradient = self._sums(ZF * slopes[..., 1, None]) - u
             step = np.linalg.solve(P, gradient[..., None])[..., 0]
             moving = (step * gradient).sum(axis=2) > _DECREMENT
             if not moving.any():
@@ -195,34 +221,33 @@ class GroupRows:
             share = np.where(moving, 1.0, 0.0)
             for _ in range(_HALVINGS):
                 new = u + share[:, :, None] * step
-                eta, _, reached = self._at(at, new)
+                slopes, reached = self._slopes(at, new)
                 worse = ~(reached >= h - 1e-9)
                 if not worse.any():
                     break
                 share = np.where(worse, 0.5 * share, share)
             else:  # these stay where they are
                 new = np.where(worse[:, :, None], u, new)
-                eta, _, reached = self._at(at, new)
+                slopes, reached = self._slopes(at, new)
             u, h = new, reached
-        slopes, P = self._curvature(at, eta, ZF)
+        else:
+            P = self._curvature(slopes, ZF)
         C = np.linalg.cholesky(P)
         log_det = np.log(np.einsum("mjaa->mja", C)).sum(axis=2)
         return _Around(u, np.linalg.inv(C), log_det, h, slopes)
 
-    def _curvature(self, at: ParameterDraws, eta: np.ndarray, ZF: np.ndarray):
-        """Weighted slopes, and I + F'Z'WZF with what is concave of the rows."""
-        found = self.family.slopes(self.y, eta, at.phi[:, None, :], self.trials)
-        slopes = tuple(self._weighted(part) for part in found[:3])
-        w = np.maximum(-slopes[2], 0.0)
+    def _curvature(self, slopes: np.ndarray, ZF: np.ndarray) -> np.ndarray:
+        """I + F'Z'WZF with what is concave of the rows."""
+        w = np.maximum(-slopes[..., 2], 0.0)
         squares = w[:, :, None, None] * ZF[:, :, :, None] * ZF[:, :, None, :]
-        return slopes, np.eye(ZF.shape[2]) + self._sums(squares)
+        return np.eye(ZF.shape[2]) + self._sums(squares)
 
     def _by_shared_nodes(self, at: ParameterDraws, distribution: bool):
-        """Rows left out by the nodes of the groups, their log-likelihoods (m, J), and which rows
-        (n,) move their groups too much for that in some draw.
+        """Rows left out by the nodes of the groups, their log-likelihoods (m, J), which rows (n,)
+        move their groups too much for that in some draw, and the modes of the groups.
         """
         around, codes = self._around(at), self.codes
-        l0, l1, l2 = around.slopes
+        l0, l1, l2, _ = np.moveaxis(around.slopes, 2, 0)
         ZF = np.einsum("ia,mab->mib", self.Z, at.F)
         root = np.einsum("mia,miba->mib", ZF, around.C_inverse[:, codes])
         spread = (root**2).sum(axis=2)
@@ -242,18 +267,20 @@ class GroupRows:
                 if distribution:
                     parts = eta[:, few], without[:, few]
                     served._add_distribution(at, *parts, upper, lower)
-            log_likelihood = np.log(total) + around.h - around.log_det
-            density = np.log(total[:, codes]) - np.log(left) + l0
+            log_likelihood = self._log_likelihoods(around, total)
+            density = np.log(total[:, codes]) - np.log(left) + l0 + self.constants
             whole = np.zeros((2, *l0.shape))
             whole[:, :, few] = upper / left[:, few], lower / left[:, few]
         moves |= ~np.isfinite(density)
-        return RowsLeftOut(density, *whole), log_likelihood, moves.any(axis=0)
+        return RowsLeftOut(density, *whole), log_likelihood, moves.any(axis=0), around.center
 
-    def _without(self, at: ParameterDraws, alone: np.ndarray, distribution: bool) -> RowsLeftOut:
+    def _without(
+        self, at: ParameterDraws, alone: np.ndarray, distribution: bool, start: np.ndarray
+    ) -> RowsLeftOut:
         """One row of every group whose weight is 0: log-likelihoods of the others of its group, and
-        its distribution functions.
+        its distribution functions. The one mode there is, is searched for from start.
         """
-        around = self._around(at)
+        around = self._around(at, start if self.family.log_concave else None)
         total = np.zeros(around.h.shape)
         upper, lower = np.zeros((2, *total.shape))
         one = self._some(alone, np.arange(len(alone)))
@@ -263,7 +290,7 @@ class GroupRows:
             total += without
             if distribution:
                 one._add_distribution(at, eta[:, alone], without, upper, lower)
-        return RowsLeftOut(np.log(total) + around.h - around.log_det, upper / total, lower / total)
+        return RowsLeftOut(self._log_likelihoods(around, total), upper / total, lower / total)
 
     def _add_distribution(self, at: ParameterDraws, eta, shares, upper, lower) -> None:
         phi = at.phi[:, None, :]

@@ -92,6 +92,12 @@ class ResponseSolution:
         slope = self.engine.inner.slope_of_coefficients(self.theta)
         return slope @ self.curvature.covariance @ slope.T
 
+    @cached_property
+    def vcov_with_phi(self) -> np.ndarray:
+        """Covariance of the coefficients and the family's parameters, (p + n_phi, p + n_phi)."""
+        slope = self.engine.slope_of_all(self, lambda beta, _, phi: np.concatenate([beta, phi]))
+        return slope.T @ self.curvature.covariance @ slope
+
     @property
     def Sigmas(self) -> list[np.ndarray]:
         """Covariance matrix of the effects of each factor."""
@@ -315,10 +321,24 @@ class ResponseLikelihood:
     def effect_covariances(self, solution: ResponseSolution) -> list[np.ndarray]:
         return solution.mode.state.effect_covariances()
 
-    def predictor_variance(self, solution: ResponseSolution, X, Z, codes) -> np.ndarray:
-        """Var(x'beta + z'b | y) by the normal approximation at the mode."""
+    def predictor_variance(
+        self, solution: ResponseSolution, X, Z, codes, shift: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Var(x'beta + z'b | y) by the normal approximation at the mode.
+
+        Parameters
+        ----------
+        X, Z, codes
+            As in :meth:`bayeslmm.protocols.LikelihoodResult.predictor_variance`.
+        shift : (m, n_phi) array, optional
+            Of x'beta + z'b + shift'phi instead, phi estimated together with the coefficients.
+        """
         system, at = self.problem, solution.mode
-        spread = np.array(X, dtype=float)
+        spread, moved, vcov = np.array(X, dtype=float), -at.slopes[2] * system.X.T, solution.vcov
+        if shift is not None:
+            spread, vcov = np.column_stack([spread, shift]), solution.vcov_with_phi
+            of_phi = system.phi_slopes(at.eta, solution.phi)[:, 1]
+            moved = np.concatenate([moved, -of_phi])  # the gradient that modes answer to
         factors = [
             FactorRows(code, z, f.n_levels)
             for code, z, f in zip(codes, Z, system.factors, strict=True)
@@ -326,13 +346,13 @@ class ResponseLikelihood:
         variance = np.zeros(len(spread))
         if factors:
             with single_threaded_blas():
-                WX = -at.slopes[2][:, None] * system.X
-                right = np.stack([system.transposed(column) for column in WX.T], axis=1)
-                along = system.solve(at, right) if system.p else right
-                for f, own in zip(factors, system.template.effects(along), strict=True):
-                    spread -= np.einsum("ia,iap->ip", f.Z, own[f.codes])
+                if len(moved):
+                    right = np.stack([system.transposed(row) for row in moved], axis=1)
+                    along = system.template.effects(system.solve(at, right))
+                    for f, own in zip(factors, along, strict=True):
+                        spread -= np.einsum("ia,iap->ip", f.Z, own[f.codes])
                 variance = effect_variance(at.state.problem, at.state, factors)
-        return variance + np.einsum("ia,ab,ib->i", spread, solution.vcov, spread)
+        return variance + np.einsum("ia,ab,ib->i", spread, vcov, spread)
 
     def residual_parameters(self, solution: ResponseSolution) -> NoReturn:
         """Refused: there are none."""

@@ -102,6 +102,7 @@ def _rootogram(ax: Axes, design: Design, replicated: np.ndarray) -> None:
     at = 0.5 * (table["first"] + table["last"]).to_numpy()
     width = 0.9 * float((table["last"] - table["first"]).iloc[0] + 1)
     observed, expected = np.sqrt(table["observed"]), np.sqrt(table["expected"])
+    ax.use_sticky_edges = False  # limits would end at the tops of bars, through the marks there
     ax.bar(at, -observed, bottom=expected, width=width, color=DATA, alpha=0.5, label="observed")
     ax.plot(at, expected, color=ALONE, marker="o", markersize=3, label="expected")
     feet = expected - np.sqrt(table["upper"]), expected - np.sqrt(table["lower"])

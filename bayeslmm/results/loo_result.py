@@ -85,6 +85,8 @@ class LeaveOneOut(ELPDDataLOO):
             lines.append(
                 f"Refitted: {len(refitted)} units, at least {refitted.min():.0f} effective draws"
             )
+        if self.likelihood.startswith("integrated over"):
+            lines.append(f"Likelihood: {self.likelihood}, given the effects of the other factors")
         return "\n" + "\n".join(lines) + "\n" + super()._footer()
 
 

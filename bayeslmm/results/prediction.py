@@ -18,7 +18,7 @@ from bayeslmm.formula import Design
 from bayeslmm.formula.columns import as_frame
 from bayeslmm.formula.design import NewRows
 from bayeslmm.results.estimability import inestimable_text, undetermined
-from bayeslmm.results.response_scale import on_mean_scale
+from bayeslmm.results.response_scale import mean_shift, on_mean_scale
 
 if TYPE_CHECKING:
     from bayeslmm.protocols import LikelihoodResult
@@ -171,7 +171,10 @@ def likelihood_prediction(
         codes = [np.zeros(len(X), dtype=np.int64) for _ in fit.design.blocks]
         own = [np.zeros((len(X), block.n_effects)) for block in fit.design.blocks]
     # not X vcov X': columns far from zero, such as powers of a year, leave it no digits
-    variance = fit.predictor_variance(X, own, codes)
+    if kind == "mean" and not fit.design.family.gaussian:
+        variance = fit.predictor_variance(X, own, codes, mean_shift(fit, estimate))
+    else:
+        variance = fit.predictor_variance(X, own, codes)
     for known, Z, Sigma in zip(seen, rows.Z, fit._solution.Sigmas, strict=False):
         variance = variance + np.where(known, 0.0, np.einsum("ia,ab,ib->i", Z, Sigma, Z))
     if kind == "response":

@@ -18,6 +18,7 @@ __all__ = [
     "check_residuals",
     "deviance_residuals",
     "mean_of",
+    "mean_shift",
     "on_mean_scale",
     "randomized_quantiles",
     "response_residuals",
@@ -43,6 +44,23 @@ def trials_of(fit: LikelihoodResult) -> np.ndarray:
 def mean_of(fit: LikelihoodResult, eta: np.ndarray) -> np.ndarray:
     """Expected response at linear predictors: per trial, or the expected number of a category."""
     return np.asarray(fit.design.family.mean(eta, fit._solution.phi), dtype=float)
+
+
+def mean_shift(fit: LikelihoodResult, eta: np.ndarray) -> np.ndarray | None:
+    """The changes (m, n_phi) of linear predictors that move means as much as the parameters do.
+
+    Of thresholds of ordered categories, shares of further zeros and the spread of lognormal
+    measurements; None where means do not depend on the family's parameters.
+    """
+    family, phi = fit.design.family, fit._solution.phi
+    moves = np.empty((len(eta), len(phi)))
+    for k, step in enumerate(_STEP * np.minimum(1.0, np.abs(phi) + 1e-3)):
+        ends = [family.mean(eta, phi + s * np.eye(len(phi))[k]) for s in (step, -step)]
+        moves[:, k] = (ends[0] - ends[1]) / (2.0 * step)
+    if not np.any(moves):
+        return None
+    slope = (mean_of(fit, eta + _STEP) - mean_of(fit, eta - _STEP)) / (2.0 * _STEP)
+    return np.divide(moves, slope[:, None], out=np.zeros_like(moves), where=slope[:, None] != 0.0)
 
 
 def on_mean_scale(fit: LikelihoodResult, table: pd.DataFrame) -> pd.DataFrame:

@@ -7,7 +7,13 @@ import pytest
 from numba import njit
 from scipy import special, stats
 
-from bayeslmm.parts.families import family_of, log_density_rows, slope_rows
+from bayeslmm.parts.families import (
+    family_of,
+    log_density_draws,
+    log_density_rows,
+    slope_draws,
+    slope_rows,
+)
 from bayeslmm.parts.families.special import exp, expm1, log, log1p, log1p_unit, mills
 from tests.parts.test_families import CASES, PHI, rows
 
@@ -54,6 +60,25 @@ def test_log_densities_of_rows_are_those_of_the_family(name, link, far):
     of_rows = family.phi_slopes(y, eta, phi, trials)[:, 0]
     expected, size = of_rows @ weights, (1.0 + np.abs(of_rows)) @ weights
     np.testing.assert_array_less(np.abs(d_phi - expected) / size, 1e-12)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize(("name", "link"), CASES)
+def test_draws_have_what_each_of_them_has(name, link, compiled):
+    family, (code, y, trials, weights, eta, phi) = arguments(name, link)
+    n = len(y)
+    weights[0], m = 0.0, 3
+    etas, phis = (np.linspace(1.0, 0.9, m)[:, None] * of for of in (eta, phi))
+    of_draws = code, y, trials, weights, etas, phis
+    values, slopes, one = np.empty((m, n)), np.empty((m, n, 4)), np.empty((n, 4))
+    for kernel, out in ((log_density_draws, values), (slope_draws, slopes)):
+        with np.errstate(all="ignore"):
+            (kernel if compiled else kernel.plain)(*of_draws, out)
+    for d in range(m):
+        slope_rows(code, y, trials, weights, etas[d], phis[d], one)
+        np.testing.assert_allclose(slopes[d], one, rtol=1e-10, atol=1e-11)
+        np.testing.assert_allclose(values[d, 1:], one[1:, 0], rtol=1e-10, atol=1e-11)
+    np.testing.assert_array_equal(values[:, 0], 0.0)
 
 
 @pytest.mark.parametrize(("name", "link"), CASES)

@@ -165,3 +165,15 @@ def test_bars_of_a_rootogram_hang_from_what_is_expected(counts):
     heights = np.array([patch.get_height() for patch in ax.patches])
     assert np.sum(heights**2) == pytest.approx(counts.model.design.n_rows)
     plt.close("all")
+
+
+def test_a_rootogram_has_room_around_bars_band_and_marks(counts):
+    ax = counts.plot_ppc("rootogram", random_seed=1)[0]
+    ax.figure.canvas.draw()
+    frame = ax.get_window_extent()
+    band, line = ax.collections[0], ax.lines[0]
+    drawn = [patch.get_window_extent() for patch in ax.patches] + [band.get_window_extent()]
+    drawn.append(line.get_window_extent().padded(line.get_markersize()))
+    for box in drawn:
+        assert frame.y0 < box.y0 <= box.y1 < frame.y1
+    plt.close("all")

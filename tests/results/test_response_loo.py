@@ -146,6 +146,7 @@ def test_several_factors_integrate_the_one_of_most_levels():
     fit = model.fit(draws=500, random_seed=1, progressbar=False)
     loo = fit.loo(progressbar=False, exact=False)
     assert loo.likelihood == "integrated over inner"
+    assert "integrated over inner, given the effects of the other factors" in str(loo)
     leaving = LeavingOut.of(fit, 1)
     refits = leaving.refitted("observation", [np.array([i]) for i in range(3)], np.ones(3), False)
     for i, value, error in zip(refits.at, refits.elpd, refits.error, strict=True):

@@ -11,6 +11,7 @@ from scipy.special import betaln, expit
 
 import bayeslmm as blm
 from bayeslmm.errors import DataError
+from bayeslmm.parts.families import family_of
 
 FORMULA = "incidence of size ~ period + (1 | herd)"
 
@@ -261,3 +262,38 @@ def test_residual_variances_are_refused(fit):
     for ask in (fit.whiten, fit.residual_noise):
         with pytest.raises(DataError, match="not defined for a response that is not Gaussian"):
             ask(fit.design.y)
+
+
+@pytest.mark.parametrize("family", ["ordinal", "zero_inflated_poisson", "lognormal"])
+def test_means_of_groups_have_the_uncertainty_of_what_they_depend_on(family):
+    """By differences: modes found again at each coefficient and parameter of the family moved."""
+    rng = np.random.default_rng(4)
+    group, x = np.repeat(np.arange(15), 8), rng.normal(size=120)
+    eta = 0.4 + 0.6 * x + rng.normal(0.0, 0.7, 15)[group]
+    phi = {"ordinal": [-0.6, 0.8], "zero_inflated_poisson": [0.3], "lognormal": [0.5]}[family]
+    own = family_of(family, n_categories=3 if family == "ordinal" else None)
+    y = np.asarray(own.draw(rng, eta, np.array(phi)))
+    if family == "ordinal":
+        y = pd.Categorical.from_codes(y.astype(int), ["a", "b", "c"], ordered=True)
+    data = pd.DataFrame({"y": y, "x": x, "g": group})
+    fit = blm.MixedModel("y ~ x + (1 | g)", data, family=family).ml()
+    engine, solution = fit._engine, fit._solution
+    F, phi, beta = engine.parts(solution.theta)
+
+    def means(v):
+        b, p = np.split(v, [len(beta)])
+        return own.mean(engine.problem.mode(F, p, b).eta, p)
+
+    at, h = np.concatenate([beta, phi]), 1e-4
+    slopes = np.array([(means(at + d) - means(at - d)) / (2 * h) for d in h * np.eye(len(at))])
+    joint = engine.slope_of_all(solution, lambda b, _, p: np.concatenate([b, p]))
+    covariance = joint.T @ solution.curvature.covariance @ joint
+    eta = solution.mode.eta
+    along = (own.mean(eta + h, phi) - own.mean(eta - h, phi)) / (2 * h)
+    given = along**2 * fit.conditional_covariances("g")[fit.design.blocks[0].codes, 0, 0]
+    expected = np.sqrt(given + np.einsum("ai,ab,bi->i", slopes, covariance, slopes))
+    table = fit.predict()
+    np.testing.assert_allclose(table["se"], expected, rtol=1e-5)
+    known = np.abs(along) * fit.predict(kind="link")["se"]
+    assert np.max(np.abs(known / expected - 1.0)) > 1e-3
+    assert ((table["lower"] < table["estimate"]) & (table["estimate"] < table["upper"])).all()

@@ -19,7 +19,12 @@ from bayeslmm.parts.families.discrete import (
     ZeroInflatedPoisson,
 )
 from bayeslmm.parts.families.family import Family, FamilyParameter, LinearFamily
-from bayeslmm.parts.families.kernels import log_density_rows, slope_rows
+from bayeslmm.parts.families.kernels import (
+    log_density_draws,
+    log_density_rows,
+    slope_draws,
+    slope_rows,
+)
 from bayeslmm.parts.families.links import LINKS, Link
 from bayeslmm.parts.families.ordinal import Ordinal
 
@@ -33,7 +38,9 @@ __all__ = [
     "describe_families",
     "family_of",
     "links_of",
+    "log_density_draws",
     "log_density_rows",
+    "slope_draws",
     "slope_rows",
 ]
 

@@ -17,6 +17,7 @@ from bayeslmm.parts.families.formulas import (
     NEGATIVE_BINOMIAL,
     ORDINAL,
     POISSON,
+    ZERO_INFLATED_NEGATIVE_BINOMIAL,
     ZERO_INFLATED_POISSON,
     base,
     beta,
@@ -28,9 +29,9 @@ from bayeslmm.parts.families.formulas import (
     terms,
 )
 from bayeslmm.parts.families.latent import CLOGLOG, LOG, LOGIT, PROBIT
-from bayeslmm.parts.families.special import formula
+from bayeslmm.parts.families.special import choose, formula
 
-__all__ = ["log_density_rows", "slope_rows"]
+__all__ = ["log_density_draws", "log_density_rows", "slope_draws", "slope_rows"]
 
 #: Codes of what most models have: loops of their own.
 BINOMIAL_LOGIT, BINOMIAL_PROBIT = code_of(BINOMIAL, LOGIT), code_of(BINOMIAL, PROBIT)
@@ -38,6 +39,8 @@ BINOMIAL_CLOGLOG, POISSON_LOG = code_of(BINOMIAL, CLOGLOG), code_of(POISSON, LOG
 NEGATIVE_BINOMIAL_LOG, GAMMA_LOG = code_of(NEGATIVE_BINOMIAL, LOG), code_of(GAMMA, LOG)
 BETA_LOGIT = code_of(BETA, LOGIT)
 ORDINAL_LOGIT, ORDINAL_PROBIT = code_of(ORDINAL, LOGIT), code_of(ORDINAL, PROBIT)
+ZERO_INFLATED_POISSON_LOG = code_of(ZERO_INFLATED_POISSON, LOG)
+ZERO_INFLATED_NEGATIVE_BINOMIAL_LOG = code_of(ZERO_INFLATED_NEGATIVE_BINOMIAL, LOG)
 
 
 @summing_kernel
@@ -187,6 +190,62 @@ def slope_rows(code, y, trials, weights, eta, phi, out):
         _write(weights[i], b0 + l0, l1, l2, l3, out[i])
 
 
+@kernel
+def slope_draws(code, y, trials, weights, eta, phi, out):
+    """:func:`slope_rows` of many draws: eta (m, n), phi (m, n_phi), out (m, n, 4)."""
+    for d in range(eta.shape[0]):
+        slope_rows(code, y, trials, weights, eta[d], phi[d], out[d])
+
+
+@kernel
+def log_density_draws(code, y, trials, weights, eta, phi, out):
+    """Weighted log densities of rows in many draws, without the constant.
+
+    Parameters
+    ----------
+    code, y, trials, weights
+        As in :func:`log_density_rows`.
+    eta : (m, n) array
+    phi : (m, n_phi) array
+    out : (m, n) array
+        Receives them; 0 where the weight is, whatever the density.
+    """
+    n = y.shape[0]
+    first, second = np.empty(n), np.empty(n)
+    for d in range(eta.shape[0]):
+        for i in range(n):  # apart from the arithmetic between
+            first[i], second[i] = _parameters(code, y[i], phi[d])
+        b0, _ = base(code, phi[d, 0] if phi.shape[1] > 0 else 1.0)
+        row = y, trials, weights, eta[d], first, second, b0, out[d]
+        if code == BINOMIAL_LOGIT:
+            _values(BINOMIAL_LOGIT, *row)
+        elif code == POISSON_LOG:
+            _values(POISSON_LOG, *row)
+        elif code == NEGATIVE_BINOMIAL_LOG:
+            _values(NEGATIVE_BINOMIAL_LOG, *row)
+        elif code == GAMMA_LOG:
+            _values(GAMMA_LOG, *row)
+        elif code == BETA_LOGIT:
+            _values(BETA_LOGIT, *row)
+        elif code == ORDINAL_LOGIT:
+            _values(ORDINAL_LOGIT, *row)
+        elif code == ORDINAL_PROBIT:
+            _values(ORDINAL_PROBIT, *row)
+        elif code == ZERO_INFLATED_POISSON_LOG:
+            _values(ZERO_INFLATED_POISSON_LOG, *row)
+        elif code == ZERO_INFLATED_NEGATIVE_BINOMIAL_LOG:
+            _values(ZERO_INFLATED_NEGATIVE_BINOMIAL_LOG, *row)
+        else:
+            _values(code, *row)
+
+
+@_summed
+def _values(code, y, trials, weights, eta, first, second, b0, out):
+    for i in range(y.shape[0]):
+        (l0, _, _, _), _, _ = terms(code, y[i], trials[i], eta[i], first[i], second[i])
+        out[i] = choose(weights[i] > 0.0, weights[i] * (b0 + l0), 0.0)
+
+
 @formula
 def _write(w, l0, l1, l2, l3, out):
     out[0], out[1], out[2], out[3] = w * l0, w * l1, w * l2, w * l3
@@ -258,3 +317,12 @@ def _slope_rows(code, y, trials, weights, eta, phi, out):
     b0, _ = base(code, phi[0] if len(phi) else 1.0)
     for k, of in enumerate(of_eta):
         np.multiply(weights, b0 + of if k == 0 else of, out=out[:, k])
+
+
+@in_numpy(log_density_draws)
+def _log_density_draws(code, y, trials, weights, eta, phi, out):
+    for eta_d, phi_d, out_d in zip(eta, phi, out, strict=True):
+        p0, p1 = _parameters_of_rows(code, y, phi_d)
+        (l0, *_), _, _ = terms(code, y, trials, eta_d, p0, p1)
+        b0, _ = base(code, phi_d[0] if len(phi_d) else 1.0)
+        out_d[:] = np.where(weights > 0.0, weights * (b0 + l0), 0.0)
