@@ -27,7 +27,7 @@ from bayeslmm.reanalysis.correlation_at_zero import (
     correlation_pair,
     log_correlation_bayes_factor,
 )
-from bayeslmm.reanalysis.integrated import source_and_likelihood
+from bayeslmm.reanalysis.sources import source_and_likelihood
 from bayeslmm.reanalysis.joint import JointTest, term_columns
 from bayeslmm.reanalysis.posteriors import normal_parameters
 from bayeslmm.reanalysis.response_evidence import response_evidence

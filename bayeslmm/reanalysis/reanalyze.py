@@ -11,7 +11,7 @@ import pandas as pd
 
 from bayeslmm.errors import ModelWarning, PriorError
 from bayeslmm.parts.prior import Prior
-from bayeslmm.reanalysis.integrated import EffectSource, source_and_likelihood
+from bayeslmm.reanalysis.sources import source_and_likelihood
 from bayeslmm.reanalysis.posteriors import EffectPosterior, normal_parameters
 from bayeslmm.reanalysis.prior_sets import EffectScale, default_mcid, prior_set
 from bayeslmm.reanalysis.reweighting import Reweighter

@@ -20,9 +20,6 @@ __all__ = ["Reweighter"]
 #: marginal likelihoods.
 BF_ERROR = 0.05
 
-#: Fewer effective draws than this are drawn again as well, where they can be.
-ENOUGH_DRAWS = 400
-
 
 @dataclass
 class Reweighter:
@@ -142,4 +139,4 @@ def _good(posterior: EffectPosterior) -> bool:
     """Whether reweighting is trusted; draws that were not reweighted are taken as they are."""
     if posterior.log_weights is posterior.likelihood.log_weights:
         return True
-    return not posterior.k_hat > MAX_K_HAT and posterior.effective_draws >= ENOUGH_DRAWS
+    return not posterior.k_hat > MAX_K_HAT and posterior.effective_draws >= posterior.likelihood.enough

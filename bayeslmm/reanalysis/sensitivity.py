@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.parts.prior import Prior
-from bayeslmm.reanalysis.integrated import source_and_likelihood
+from bayeslmm.reanalysis.sources import source_and_likelihood
 from bayeslmm.reanalysis.prior_sets import EffectScale, default_mcid
 from bayeslmm.reanalysis.reanalyze import effect_row_values
 from bayeslmm.reanalysis.reweighting import Reweighter

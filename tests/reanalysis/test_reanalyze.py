@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import bayeslmm as blm
-from bayeslmm.reanalysis.integrated import source_and_likelihood
+from bayeslmm.reanalysis.sources import source_and_likelihood
 from bayeslmm.reanalysis.posteriors import posterior_under
 from tests.conftest import dataset, quietly
 
