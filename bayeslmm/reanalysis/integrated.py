@@ -153,6 +153,9 @@ class EffectSource:
     draws: int
     cores: int | None
 
+    #: What is drawn, in words.
+    drawn: ClassVar[str] = "the covariance parameters"
+
     def likelihood(self, mean: float = 0.0, sd: float = np.inf) -> EffectLikelihood:
         """L(e) from draws of theta under e ~ N(mean, sd^2), by default a flat prior.
 
@@ -197,6 +200,10 @@ class EffectSource:
         y = design.y - design.offset - design.X @ (value * self.effect.direction)
         problem = problem_of(design, y, design.X @ B)
         return self._known_density.with_model(problem, self.effect.pinned(B))
+
+    def flat_obstacle(self) -> str | None:
+        """Why a flat prior on the effect leaves its posterior improper: nothing does here."""
+        return None
 
     def nuisance_priors(self) -> list[Prior]:
         """Priors of everything but the effect, where that is a lone coefficient."""

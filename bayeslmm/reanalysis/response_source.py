@@ -8,13 +8,13 @@ factors of the joint density, which can be any other, and e one of the coordinat
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bayeslmm.bayes.marginal import coef_keys
-from bayeslmm.errors import DataError, PriorError
+from bayeslmm.errors import PriorError
 from bayeslmm.formula import Design
 from bayeslmm.parts.prior import Prior
 from bayeslmm.parts.scales import LINE_FAMILIES
@@ -162,6 +162,9 @@ class ResponseSource:
     draws: int
     cores: int | None
 
+    #: What is drawn, in words.
+    drawn: ClassVar[str] = "parameters and random effects"
+
     @property
     def density(self) -> ResponseEffect:
         return self.effect
@@ -178,7 +181,8 @@ class ResponseSource:
         """
         if np.isfinite(sd):
             return self.likelihood_under(Prior("Normal", mu=float(mean), sigma=float(sd)))
-        self.refuse_flat()
+        if obstacle := self.flat_obstacle():
+            raise PriorError(f"{obstacle} Use a proper prior on it.")
         return self.likelihood_under(Prior("Flat"))
 
     def likelihood_under(self, prior: Prior) -> SliceLikelihood:
@@ -212,19 +216,16 @@ class ResponseSource:
         """Without a prior of the effect that the joint density does not know."""
         return _known(self.model.design, self.priors, self.effect)
 
-    def refuse_flat(self) -> None:
-        """Refuse a flat prior on an effect that the data leave open on one side.
-
-        Raises
-        ------
-        PriorError
-        """
-        if separated(self.model.design, self.priors, self.effect.direction):
-            raise PriorError(
+    def flat_obstacle(self) -> str | None:
+        """Why a flat prior on the effect leaves its posterior improper; None where it does not."""
+        if self.effect.prior.is_proper and separated(
+            self.model.design, self._known_priors, self.effect.direction
+        ):
+            return (
                 f"Under a flat prior the posterior of {self.effect.label} is improper: predictors "
-                "and responses are separated along it, so that the likelihood never falls off "
-                "on one side. Use proper priors on it."
+                "and responses are separated along it, so that the likelihood never falls off."
             )
+        return None
 
     def nuisance_priors(self) -> list[Prior]:
         """Priors of everything but the effect."""

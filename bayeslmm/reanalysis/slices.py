@@ -39,6 +39,9 @@ _NODES = np.array([0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.5, 8.0])
 #: A slice times a prior is followed until its log has fallen by this much, in steps that grow, of
 #: which there are this many at most.
 _FALL, _GROWTH, _MOST = 60.0, 1.3, 80
+#: Distance of nodes about the end of a slice, in the same standard deviations, and how far below
+#: its top a slice may end unseen.
+_CLOSE, _SEEN = 0.06, 20.0
 
 
 @dataclass
@@ -129,10 +132,25 @@ class Slices:
                         f"{'plus' if way > 0 else 'minus'} infinity. Use a proper prior."
                     )
 
+        self._near_walls(prior)
+
+    def _near_walls(self, prior: Prior) -> None:
+        """Nodes close to where means leave their range, as with an identity link."""
+        while not np.isfinite(self.values).all():
+            logs = self.values + log_prior_density(prior, self.nodes)[:, None]
+            some = np.maximum(logs[1:], logs[:-1]) > logs.max(axis=0) - _SEEN
+            some &= np.isfinite(self.values[1:]) != np.isfinite(self.values[:-1])
+            wide = some.any(axis=1) & (np.diff(self.nodes) > _CLOSE * self.size)
+            if not wide.any():
+                return
+            self._add(0.5 * (self.nodes[1:] + self.nodes[:-1])[wide])
+
     def on(self, grid: np.ndarray, rows: slice) -> np.ndarray:
         """Log likelihoods (n, m) at points (m,) between the nodes, by Hermite's cubics.
 
-        They are of fourth order, exact for quadratics, and what is far away does not matter.
+        They are of fourth order, exact for quadratics, and what is far away does not matter. Where
+        a slice ends between two nodes, it is taken to go on to the middle: right on the average
+        over slices.
         """
         left = np.clip(np.searchsorted(self.nodes, grid, "right") - 1, 0, len(self.nodes) - 2)
         width = self.nodes[left + 1] - self.nodes[left]
@@ -143,7 +161,14 @@ class Slices:
             out += values[:, left + 1] * (t**2 * (3 - 2 * t))
             out += slopes[:, left] * (width * t * (1 - t) ** 2)
             out += slopes[:, left + 1] * (width * t**2 * (t - 1))
-        return np.where(np.isnan(out), -np.inf, out)
+        if np.isfinite(self.values).all():
+            return out
+        out = np.where(np.isfinite(out), out, -np.inf)
+        for near, far, distance in ((left, left + 1, t), (left + 1, left, 1 - t)):
+            step = grid - self.nodes[near]
+            ends = np.isfinite(values[:, near]) & ~np.isfinite(values[:, far]) & (distance < 0.5)
+            out = np.where(ends, values[:, near] + slopes[:, near] * step, out)
+        return out
 
 
 @dataclass(frozen=True)

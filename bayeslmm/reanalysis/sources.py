@@ -59,5 +59,3 @@ def _own_prior_is_normal(source: EffectSource) -> bool:
     from bayeslmm.bayes.marginal import fixed_obstacle
 
     return fixed_obstacle(source.model.design, source.priors) is None
-
-
