@@ -9,7 +9,7 @@ factors of the joint density, which can be any other, and e one of the coordinat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -110,13 +110,14 @@ def response_effect(design: Design, priors: Priors, effect) -> ResponseEffect:
         if own[at].name not in LINE_FAMILIES or own[at].name == "Beta":
             own[at] = Prior("Flat")  # not known to the density: taken as any other is
         return ResponseEffect(label, row, A, tuple(own), at)
-    normal = {int(j): normal_parameters(own[j]) for j in used}
-    for j, found in normal.items():
-        if found is None:
+    normal: dict[int, tuple[float, float]] = {}
+    for j in used.tolist():
+        if (found := normal_parameters(own[j])) is None:
             raise PriorError(
                 f"The prior of {keys[j]} is {own[j]!r}; the coefficients that {label} is made of "
                 "need normal or flat priors, so that its own prior can be taken out of theirs."
             )
+        normal[j] = found
     flat = [j for j in normal if not np.isfinite(normal[j][1])]
     at = max(flat or normal, key=lambda j: abs(weights[j]))
     if not flat:

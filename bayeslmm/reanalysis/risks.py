@@ -166,7 +166,7 @@ class Risks:
     def _row(self, posterior: EffectPosterior, level: float) -> dict[str, float]:
         e, weights = _conditional(posterior)
         without, with_it = self._at(posterior.likelihood, e)
-        out = {}
+        out: dict[str, float] = {}
         of = (without, with_it, with_it / without, with_it - without)
         for name, values in zip(self.names, of, strict=True):
             ends = (1 - level) / 2, (1 + level) / 2

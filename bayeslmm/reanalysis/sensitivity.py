@@ -147,8 +147,9 @@ def sensitivity(
     source, likelihood = source_and_likelihood(
         model, effect, random_seed=random_seed, draws=draws, cores=cores
     )
-    design, row = source.model.design, source.effect.row
-    effect_scale = EffectScale.in_design(design, row, mcid, rope, direction)
+    effect_scale = EffectScale.in_design(
+        source.model.design, source.effect.row, mcid, rope, direction
+    )
     moving, path, fixed = _path(scale, center, effect_scale.mcid)
     draws_of = Reweighter(source, [likelihood])
 

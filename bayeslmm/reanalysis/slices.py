@@ -124,7 +124,7 @@ class Slices:
                     break
                 step = _GROWTH * abs(self.nodes[end] - self.nodes[end - int(way)])
                 last = self.nodes[end] + way * step
-                self._add([min(last, bound) if way > 0 else max(last, bound)])
+                self._add(np.array([min(last, bound) if way > 0 else max(last, bound)]))
             else:
                 if not np.isfinite(bound):
                     raise PriorError(

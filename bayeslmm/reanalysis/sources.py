@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bayeslmm.protocols import is_posterior
 from bayeslmm.reanalysis.integrated import EffectLikelihood, EffectSource, effect_source
@@ -29,7 +29,7 @@ def source_and_likelihood(
     Where the response is not Gaussian, a model or the model of a fit is sampled under its own
     priors.
     """
-    base = getattr(model_or_fit, "model", model_or_fit)
+    base: Any = getattr(model_or_fit, "model", model_or_fit)
     if hasattr(base, "design") and not base.design.family.gaussian:
         refuse_unless_derived(base, "Reanalysis of an effect", families=True)
         own = response_source(
