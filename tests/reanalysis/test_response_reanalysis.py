@@ -11,7 +11,9 @@ from scipy import stats
 from scipy.special import gammaln, logsumexp
 
 import bayeslmm as blm
+from bayeslmm.errors import DataError, PriorError
 from bayeslmm.reanalysis.posteriors import log_prior_density, posterior_under
+from bayeslmm.reanalysis.power_scaling import log_prior_draws, power_scaling_tree
 from bayeslmm.reanalysis.risks import rows_with_and_without
 from bayeslmm.reanalysis.sources import source_and_likelihood
 
@@ -215,7 +217,8 @@ def test_an_ordinal_effect_has_odds_and_a_probability_of_higher_categories():
 
 
 def test_a_probit_effect_is_on_the_scale_of_the_link():
-    m = blm.MixedModel("bernoulli ~ x + (1 | g)", DATA, family="bernoulli", link="probit")
+    data = DATA.assign(x=X + 0.5)
+    m = blm.MixedModel("bernoulli ~ x + (1 | g)", data, family="bernoulli", link="probit")
     curve = blm.sensitivity(m, "x", scale=[0.3, 3.0], draws=1000)
     assert not curve.scale.ratio
     assert curve.scale.mcid == pytest.approx(0.5)  # a 0/1 column is not divided by its spread
@@ -224,3 +227,36 @@ def test_a_probit_effect_is_on_the_scale_of_the_link():
 def test_a_component_has_no_test_of_its_own():
     with pytest.raises(DataError, match="blm.bayes_factor"):
         blm.savage_dickey(model(), "sd(Intercept | g)")
+
+
+def test_power_scaling_takes_the_likelihood_with_effects_integrated_out():
+    fit = model().fit(method="importance", draws=250, random_seed=6, progressbar=False)
+    tree, nodes = power_scaling_tree(fit), np.polynomial.hermite_e.hermegauss(60)
+    draw = fit.posterior.isel(chain=0, draw=3)
+    base, slope = (float(draw["beta"].sel(coef=name)) for name in ("Intercept", "x"))
+    eta = (base + slope * X)[:, None] + float(draw["sd_g"].squeeze()) * nodes[0]
+    y = Y["bernoulli"][:, None]
+    rows = y * eta - np.logaddexp(0, eta)
+    weight = np.log(nodes[1] / np.sqrt(2 * np.pi))
+    total = sum(logsumexp(rows[level == G].sum(axis=0) + weight) for level in "abcd")
+    found = float(tree["log_likelihood"]["y"].isel(chain=0, draw=3))
+    assert found == pytest.approx(total, abs=1e-4)
+    prior = log_prior_draws(fit)["x"][0, 3]
+    assert prior == pytest.approx(stats.norm(0, 2).logpdf(slope))
+    assert blm.power_scaling(fit).loc["x", "likelihood"] > 0.05
+
+
+def test_power_scaling_knows_the_priors_of_a_familys_parameters():
+    data = DATA.assign(grade=np.minimum(DATA["poisson"], 2), z=X + 2.0)
+    m = blm.MixedModel("grade ~ z", data, family="ordinal")
+    fit = m.fit(method="importance", draws=250, random_seed=7, progressbar=False)
+    draw = fit.posterior.isel(chain=1, draw=5)
+    thresholds = draw["threshold"].to_numpy() - 2.0 * float(draw["beta"].squeeze())
+    expected = stats.logistic.logpdf(thresholds).sum()
+    assert log_prior_draws(fit)["threshold"][1, 5] == pytest.approx(expected)
+    crossed = blm.MixedModel(
+        "bernoulli ~ x + (1 | g) + (1 | h)", DATA.assign(h=list("uvwx") * 6), family="bernoulli"
+    )
+    fit = crossed.fit(draws=50, chains=1, random_seed=8, progressbar=False)
+    with pytest.raises(DataError, match='family="bernoulli" and several grouping factors'):
+        blm.power_scaling(fit)
