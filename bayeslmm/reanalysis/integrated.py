@@ -156,6 +156,11 @@ class EffectSource:
     #: What is drawn, in words.
     drawn: ClassVar[str] = "the covariance parameters"
 
+    @property
+    def is_drawn_again(self) -> bool:
+        """Whether they can be drawn under another prior."""
+        return self.density is not None
+
     def likelihood(self, mean: float = 0.0, sd: float = np.inf) -> EffectLikelihood:
         """L(e) from draws of theta under e ~ N(mean, sd^2), by default a flat prior.
 

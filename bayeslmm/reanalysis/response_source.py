@@ -150,8 +150,6 @@ class ResponseSource:
     model : Model
     priors : Priors
     effect : ResponseEffect
-    density : ResponseEffect
-        What is sampled again; there always is.
     random_seed, draws : int
     cores : int or None
     """
@@ -166,9 +164,8 @@ class ResponseSource:
     #: What is drawn, in words.
     drawn: ClassVar[str] = "parameters and random effects"
 
-    @property
-    def density(self) -> ResponseEffect:
-        return self.effect
+    #: Whether it can be drawn under another prior.
+    is_drawn_again: ClassVar[bool] = True
 
     def likelihood(self, mean: float = 0.0, sd: float = np.inf) -> SliceLikelihood:
         """L(e) from draws under e ~ N(mean, sd^2), by default a flat prior.
@@ -189,7 +186,7 @@ class ResponseSource:
     def likelihood_under(self, prior: Prior) -> SliceLikelihood:
         """L(e) from draws under a prior that the joint density knows."""
         found = self._drawn(prior, _SLICES)
-        return SliceLikelihood.of(found, self.effect.at, prior, self.random_seed, self.cores)
+        return SliceLikelihood.of(found, self.effect.at, prior, self.cores)
 
     def null_evidence(self, value: float = 0.0) -> Evidence:
         """log p(y) with e fixed at ``value``, all other priors kept.

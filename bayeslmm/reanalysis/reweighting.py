@@ -59,7 +59,7 @@ class Reweighter:
         if _good(best):
             return best
         label = name or repr(prior)
-        if self.source.density is None:
+        if not self.source.is_drawn_again:
             if best.k_hat > MAX_K_HAT:
                 self._warn(label, best.k_hat, "the covariance parameters cannot be drawn again")
             return best
@@ -106,7 +106,7 @@ class Reweighter:
             return np.nan, np.nan, "improper prior"
         log_bf, error = posterior.log_bayes_factor(value)
         poor = error > BF_ERROR or posterior.null_k_hat(value) > MAX_K_HAT
-        if not poor or self.source.density is None or not self._has_evidence():
+        if not poor or not self.source.is_drawn_again or not self._has_evidence():
             return log_bf, error, "Savage-Dickey"
         top, noise = self.log_evidence(posterior)
         null = self._null_evidence(value)

@@ -189,9 +189,7 @@ class SliceLikelihood(EffectLikelihood):
     enough: ClassVar[int] = 100
 
     @classmethod
-    def of(
-        cls, drawn: JointDraws, at: int, base: Prior, random_seed: int, cores: int | None
-    ) -> SliceLikelihood:
+    def of(cls, drawn: JointDraws, at: int, base: Prior, cores: int | None) -> SliceLikelihood:
         """Of draws under a base prior of the effect, coefficient ``at`` of the density."""
         density = drawn.density
         mode, d = density.mode, density.laplace.n_dim
