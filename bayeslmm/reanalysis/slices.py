@@ -153,22 +153,39 @@ class Slices:
         over slices.
         """
         left = np.clip(np.searchsorted(self.nodes, grid, "right") - 1, 0, len(self.nodes) - 2)
-        width = self.nodes[left + 1] - self.nodes[left]
+        right = left + 1
+        width = self.nodes[right] - self.nodes[left]
         t = (grid - self.nodes[left]) / width
         values, slopes = self.values[:, rows].T, self.slopes[:, rows].T
+        ends = values[:, left], values[:, right]
+        rise = slopes[:, left], slopes[:, right]
+        finite = np.isfinite(values)
+        if finite.all():
+            return _hermite(t, width, ends, rise)
         with np.errstate(invalid="ignore"):
-            out = values[:, left] * ((1 + 2 * t) * (1 - t) ** 2)
-            out += values[:, left + 1] * (t**2 * (3 - 2 * t))
-            out += slopes[:, left] * (width * t * (1 - t) ** 2)
-            out += slopes[:, left + 1] * (width * t**2 * (t - 1))
-        if np.isfinite(self.values).all():
-            return out
+            steepest = 3.0 * np.abs(ends[1] - ends[0]) / width
+            # the last node before an end may be where a logarithm is as steep as can be
+            beyond = np.maximum(left - 1, 0), np.minimum(right + 1, len(self.nodes) - 1)
+            last = (~finite[:, at] for at in beyond)
+            rise = tuple(
+                np.where(near, np.clip(slope, -steepest, steepest), slope)
+                for near, slope in zip(last, rise, strict=True)
+            )
+            out = _hermite(t, width, ends, rise)
         out = np.where(np.isfinite(out), out, -np.inf)
-        for near, far, distance in ((left, left + 1, t), (left + 1, left, 1 - t)):
+        for near, far, distance in ((left, right, t), (right, left, 1 - t)):
             step = grid - self.nodes[near]
-            ends = np.isfinite(values[:, near]) & ~np.isfinite(values[:, far]) & (distance < 0.5)
-            out = np.where(ends, values[:, near] + slopes[:, near] * step, out)
+            half = finite[:, near] & ~finite[:, far] & (distance < 0.5)
+            out = np.where(half, values[:, near] + slopes[:, near] * step, out)
         return out
+
+
+def _hermite(t: np.ndarray, width: np.ndarray, ends, slopes) -> np.ndarray:
+    """Cubics (n, m) at shares t (m,) of intervals, from values and slopes (n, m) at their ends."""
+    out = ends[0] * ((1 + 2 * t) * (1 - t) ** 2) + ends[1] * (t**2 * (3 - 2 * t))
+    out += slopes[0] * (width * t * (1 - t) ** 2)
+    out += slopes[1] * (width * t**2 * (t - 1))
+    return out
 
 
 @dataclass(frozen=True)
@@ -203,6 +220,7 @@ class SliceLikelihood(EffectLikelihood):
             density, across, u, float(mode.x[j]), size, base,
             processors() if cores is None else cores,
         )  # fmt: skip
+        slices.follow(base)
         grid = slices.origin + size * np.linspace(-8.0, 8.0, 401)
         logs = slices.on(grid, slice(None)) + log_prior_density(base, grid)
         weights = np.exp(logs - logs.max(axis=1, keepdims=True))

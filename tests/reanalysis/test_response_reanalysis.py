@@ -11,9 +11,11 @@ from scipy import stats
 from scipy.special import gammaln, logsumexp
 
 import bayeslmm as blm
+from bayeslmm.bayes.whitened_fitting import low_draws
 from bayeslmm.errors import DataError, PriorError
 from bayeslmm.reanalysis.posteriors import log_prior_density, posterior_under
 from bayeslmm.reanalysis.power_scaling import log_prior_draws, power_scaling_tree
+from bayeslmm.reanalysis.response_evidence import joint_draws
 from bayeslmm.reanalysis.risks import rows_with_and_without
 from bayeslmm.reanalysis.sources import source_and_likelihood
 
@@ -262,3 +264,25 @@ def test_power_scaling_knows_the_priors_of_a_familys_parameters():
     fit = crossed.fit(draws=50, chains=1, random_seed=8, progressbar=False)
     with pytest.raises(DataError, match='family="bernoulli" and several grouping factors'):
         blm.power_scaling(fit)
+
+
+def test_slices_that_end_where_means_leave_their_range_add_up_to_the_posterior():
+    """With an identity link; beside the draws themselves, of some 4,000 independent ones."""
+    own = {"Intercept": blm.Prior("Normal", mu=1.5, sigma=1.0)}
+    m = blm.MixedModel(
+        "poisson ~ x + (1 | g)", DATA, family="poisson", link="identity", priors=PRIORS | own
+    )
+    source, likelihood = source_and_likelihood(m, "x", random_seed=1)
+    coefficients = source.effect.under(source.effect.prior)
+    drawn = joint_draws(m.design, m.priors, coefficients, keep=4000, draws=16_000, random_seed=3)
+    e = low_draws(drawn.density, drawn.z)[0].beta[:, source.effect.at]
+    found = posterior_under(likelihood, source.effect.prior)
+    # six standard errors of these draws and of the places of 500 slices
+    assert found.mean == pytest.approx(e.mean(), abs=0.15 * e.std())
+    assert found.sd == pytest.approx(e.std(), rel=0.08)
+    assert found.cdf(0.3) == pytest.approx((e < 0.3).mean(), abs=0.03)
+    result = blm.reanalyze(m, "x", {"own": PRIORS["x"]}, draws=2000)
+    row, risk = result.table.loc["own"], result.risks.loc["own"]
+    assert not result.scale.ratio
+    assert risk["difference"] == pytest.approx(row["estimate"], abs=0.01 * row["sd"])
+    assert risk["difference_lower"] == pytest.approx(row["lower"], abs=0.05 * row["sd"])
