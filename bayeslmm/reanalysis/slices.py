@@ -167,11 +167,11 @@ class Slices:
             # the last node before an end may be where a logarithm is as steep as can be
             beyond = np.maximum(left - 1, 0), np.minimum(right + 1, len(self.nodes) - 1)
             last = (~finite[:, at] for at in beyond)
-            rise = tuple(
+            low, high = (
                 np.where(near, np.clip(slope, -steepest, steepest), slope)
                 for near, slope in zip(last, rise, strict=True)
             )
-            out = _hermite(t, width, ends, rise)
+            out = _hermite(t, width, ends, (low, high))
         out = np.where(np.isfinite(out), out, -np.inf)
         for near, far, distance in ((left, right, t), (right, left, 1 - t)):
             step = grid - self.nodes[near]
