@@ -264,7 +264,7 @@ def in_formula(
     sds : (n, m) array
     factors : sequence of (n, q_k, q_k) arrays
     """
-    beta = draws.beta @ np.linalg.inv(priors.combinations()).T
+    beta = draws.beta @ np.linalg.inv(laplace.combinations).T
     phi = draws.phi
     if laplace.ordered:  # thresholds are meant at the means of the predictors
         phi = phi + (beta @ priors.means)[:, None]

@@ -8,6 +8,7 @@ exact in any coordinates, and these only make chains move far.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -26,6 +27,7 @@ from bayeslmm.bayes.kernels.joint import (
     family_parameters,
     ordered_pullback,
     whitened,
+    whitened_along,
     whitened_many,
 )
 from bayeslmm.bayes.marginal import coef_keys, correlation_shapes, sd_keys
@@ -39,6 +41,7 @@ from bayeslmm.gaussian.symbolic import Symbolic, analyze, in_order
 from bayeslmm.laplace.system import ResponseSystem
 from bayeslmm.laplace.transforms import is_ordered, unbounded
 from bayeslmm.parts.correlations import CorrelationLayout, correlation_layout, lkj_exponents
+from bayeslmm.parts.prior import Prior
 from bayeslmm.parts.scales import (
     LINE_FAMILIES,
     Scales,
@@ -90,6 +93,8 @@ class LaplacePosterior:
     prior : CovariancePrior
         Of the covariances.
     phi, coefficients : Scales
+    combinations : (p, p) array
+        What the priors of coefficients are about, as combinations of the formula's.
     ordered : bool
         Whether the family's parameters are thresholds.
     unit : float
@@ -100,6 +105,7 @@ class LaplacePosterior:
     prior: CovariancePrior
     phi: Scales
     coefficients: Scales
+    combinations: np.ndarray
     ordered: bool = False
     unit: float = 1.0
     _near: dict = field(default_factory=dict, repr=False)
@@ -224,10 +230,23 @@ class LaplacePosterior:
         )
 
 
-def laplace_posterior(design: Design, priors: Priors) -> LaplacePosterior:
-    """Of a model whose priors pass :func:`whitened_obstacle`."""
+def laplace_posterior(
+    design: Design,
+    priors: Priors,
+    coefficients: tuple[np.ndarray, Sequence[Prior]] | None = None,
+) -> LaplacePosterior:
+    """Of a model whose priors pass :func:`whitened_obstacle`.
+
+    Parameters
+    ----------
+    coefficients : (p, p) array and sequence of Prior, optional
+        Combinations of the coefficients and independent priors of them, in place of those in
+        ``priors``.
+    """
     system = response_system(design)
-    A, columns = priors.combinations(), system.X
+    if coefficients is None:
+        coefficients = priors.combinations(), [priors[key] for key in coef_keys(design)]
+    A, columns = coefficients[0], system.X
     if design.family.name == "ordinal":  # thresholds are meant at the means of the predictors
         columns = columns - priors.means
     maps = priors.effect_maps().matrices
@@ -249,7 +268,8 @@ def laplace_posterior(design: Design, priors: Priors) -> LaplacePosterior:
         system,
         covariances,
         scales([priors[own.key] for own in design.family.parameters for _ in range(own.size)]),
-        scales([priors[key] for key in coef_keys(design)]),
+        scales(coefficients[1]),
+        A,
         is_ordered(design.family),
         response_unit(design),
     )
@@ -310,6 +330,10 @@ class WhitenedPosterior:
     def values(self, Z: np.ndarray) -> np.ndarray:
         """Log density at each row of Z, shape (n, n_dim)."""
         return whitened_many(np.ascontiguousarray(Z, dtype=float), self.arguments)
+
+    def along(self, Z: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Log density at each row of Z, and its derivative in the direction u (n_dim,)."""
+        return whitened_along(np.ascontiguousarray(Z, dtype=float), u, self.arguments)
 
 
 def whitened_posterior(laplace: LaplacePosterior, *, signed: bool = True) -> WhitenedPosterior:

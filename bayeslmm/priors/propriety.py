@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "needed_unit",
     "refuse_improper_posterior",
+    "separated",
     "undetermined",
 ]
 
@@ -99,6 +100,22 @@ def undetermined(design: Design, priors: Priors, direction: np.ndarray) -> bool:
         return True
     free = _free_directions(design, priors)
     return free.shape[1] in aliased_columns(np.column_stack([free, column]))
+
+
+def separated(design: Design, priors: Priors, direction: np.ndarray) -> bool:
+    """Whether responses are separated along a direction of the coefficients, beside flat ones.
+
+    A flat prior along it then leaves no proper posterior.
+
+    Parameters
+    ----------
+    direction : (p,) array
+        As of :func:`undetermined`.
+    """
+    column = (design.X * _used(design)[:, None]) @ direction
+    columns = np.column_stack([_free_directions(design, priors), column])
+    sides = pushes(design.family, design.y, design.trials)
+    return separating_direction(columns, *sides) is not None
 
 
 def needed_unit(design: Design, priors: Priors, units: list[np.ndarray]) -> int | None:

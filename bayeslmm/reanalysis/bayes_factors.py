@@ -27,11 +27,11 @@ from bayeslmm.reanalysis.correlation_at_zero import (
     correlation_pair,
     log_correlation_bayes_factor,
 )
-from bayeslmm.reanalysis.integrated import source_and_likelihood
 from bayeslmm.reanalysis.joint import JointTest, term_columns
 from bayeslmm.reanalysis.posteriors import normal_parameters
 from bayeslmm.reanalysis.response_evidence import response_evidence
 from bayeslmm.reanalysis.reweighting import BF_ERROR, Reweighter
+from bayeslmm.reanalysis.sources import source_and_likelihood
 from bayeslmm.reanalysis.theta import (
     draw_evidence,
     draw_theta,
@@ -248,7 +248,8 @@ def savage_dickey(
     """Bayes factor of a parameter against a fixed value of it, within one model.
 
     For a coefficient or contrast the exact conditional density at ``value`` is averaged over draws
-    of the covariance parameters (where these do not reach, both marginal likelihoods are computed);
+    of the covariance parameters, or of all else where the response is not Gaussian (where these do
+    not reach, both marginal likelihoods are computed);
     for all coefficients of a term at once see :mod:`bayeslmm.reanalysis.joint`, for a standard
     deviation :mod:`bayeslmm.reanalysis.components`, for a correlation
     :mod:`bayeslmm.reanalysis.correlation_at_zero`.
@@ -281,7 +282,7 @@ def savage_dickey(
     ValueError
         If there is no such parameter.
     DataError
-        If the response is not Gaussian.
+        If the response is not Gaussian, and the parameter is not one coefficient or contrast.
 
     Examples
     --------
@@ -293,13 +294,6 @@ def savage_dickey(
     if not np.isfinite(value):
         raise ValueError(f"value must be finite, not {value!r}.")
     base: Any = getattr(model, "model", model)
-    if not base.design.family.gaussian:
-        raise DataError(
-            "The test of a parameter within a model is not available with "
-            f'family="{base.design.family.name}": it rests on the likelihood with coefficients and '
-            "random effects integrated out in closed form. Fit the model with and without it and "
-            "give both to blm.bayes_factor(fit1, fit0)."
-        )
     if not isinstance(parameter, str) or parameter in base.design.coef_names:
         return _coefficient(model, parameter, value, prior, curve, draws, random_seed)
     if value != 0:
@@ -308,6 +302,13 @@ def savage_dickey(
     if columns is not None and len(columns) == 1:
         name = base.design.coef_names[columns[0]]
         return _coefficient(model, name, value, prior, curve, draws, random_seed)
+    if not base.design.family.gaussian:
+        raise DataError(
+            f"The test of {parameter} within a model is not available with "
+            f'family="{base.design.family.name}": that of several coefficients, or of a component, '
+            "rests on the likelihood with coefficients and random effects integrated out in closed "
+            "form. Fit the model with and without it and give both to blm.bayes_factor(fit1, fit0)."
+        )
     if columns is not None:
         return _term(model, parameter, columns, prior, draws, random_seed)
     position, pair = component_position(base, parameter), correlation_pair(base, parameter)

@@ -23,7 +23,7 @@ from bayeslmm.parts.parameters import coef_key
 from bayeslmm.parts.prior import Prior
 from bayeslmm.priors.table import Priors
 
-__all__ = ["Effect", "effect_row", "split_effect"]
+__all__ = ["Effect", "effect_row", "reflection", "split_effect"]
 
 
 @dataclass(frozen=True)
@@ -171,13 +171,16 @@ def _without(prior: FixedPrior, w: np.ndarray, own_sd: float) -> FixedPrior:
         return FixedPrior(
             np.delete(prior.root, used[0], axis=0), np.delete(prior.target, used[0]), log_det
         )
-    # a reflection whose first row is w / |w|: the others are orthogonal to it
-    unit = w / own_sd
-    u = unit.copy()
-    u[0] += 1.0 if unit[0] >= 0 else -1.0
-    H = np.eye(len(w)) - 2.0 * np.outer(u, u) / (u @ u)
+    H = reflection(w / own_sd)
     root = np.ascontiguousarray((H @ prior.root)[1:])
     return FixedPrior(root, (H @ prior.target)[1:], log_det)
+
+
+def reflection(unit: np.ndarray) -> np.ndarray:
+    """An orthogonal matrix whose first row is the unit vector or its negative."""
+    u = unit.copy()
+    u[0] += 1.0 if unit[0] >= 0 else -1.0
+    return np.eye(len(u)) - 2.0 * np.outer(u, u) / (u @ u)
 
 
 def _normal_priors(design: Design, priors: Priors, row: np.ndarray):

@@ -13,7 +13,7 @@ with its standard error is the case of one component (of a few hundred for a t d
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -22,14 +22,13 @@ from bayeslmm.errors import DataError, PriorError
 from bayeslmm.parts.prior import Prior
 from bayeslmm.priors.propriety import refuse_improper_posterior, undetermined
 from bayeslmm.priors.table import Priors
-from bayeslmm.protocols import is_posterior
 from bayeslmm.reanalysis.bridge import Evidence
 from bayeslmm.reanalysis.effects import Effect, split_effect
 from bayeslmm.reanalysis.given_theta import coefficient_moments, problem_of
-from bayeslmm.reanalysis.theta import ThetaDraws, draw_evidence, draw_theta, fitted_factors
+from bayeslmm.reanalysis.theta import ThetaDraws, draw_evidence, draw_theta
 
 if TYPE_CHECKING:
-    from bayeslmm.protocols import Model, PosteriorResult
+    from bayeslmm.protocols import Model
 
 __all__ = [
     "EffectLikelihood",
@@ -37,6 +36,7 @@ __all__ = [
     "effect_source",
     "log_normal",
     "normal_likelihood",
+    "nothing_said",
     "t_likelihood",
 ]
 
@@ -79,6 +79,11 @@ class EffectLikelihood:
     evidence: Evidence | None = None
     method: str = "closed form"
 
+    #: Whether components are normal, so that a normal prior meets them in closed form.
+    normal: ClassVar[bool] = True
+    #: Fewer effective draws than this are drawn again, where they can be.
+    enough: ClassVar[int] = 400
+
     @property
     def flat_log_weights(self) -> np.ndarray:
         """log a_i: weights under a flat prior on e, on the scale of :attr:`log_weights`."""
@@ -86,6 +91,20 @@ class EffectLikelihood:
             return self.log_weights
         spread = self.variance + self.base_sd**2
         return self.log_weights - log_normal(self.mean, self.base_mean, spread)
+
+    def at(self, value: float) -> np.ndarray:
+        """Log densities (n,) of the components at one value."""
+        return log_normal(value, self.mean, self.variance)
+
+    def on(self, grid: np.ndarray, rows: slice) -> np.ndarray:
+        """Log densities (n, m) of some components on a grid (m,)."""
+        return log_normal(grid, self.mean[rows, None], self.variance[rows, None])
+
+    def reach(self, prior: Prior) -> tuple[float, float]:
+        """Between which values the components are more than nothing under a prior."""
+        sd = np.sqrt(self.variance)
+        heavy = self.log_weights > self.log_weights.max() - 25.0
+        return (self.mean - 10 * sd)[heavy].min(), (self.mean + 10 * sd)[heavy].max()
 
 
 def normal_likelihood(estimate: float, se: float) -> EffectLikelihood:
@@ -134,6 +153,14 @@ class EffectSource:
     draws: int
     cores: int | None
 
+    #: What is drawn, in words.
+    drawn: ClassVar[str] = "the covariance parameters"
+
+    @property
+    def is_drawn_again(self) -> bool:
+        """Whether they can be drawn under another prior."""
+        return self.density is not None
+
     def likelihood(self, mean: float = 0.0, sd: float = np.inf) -> EffectLikelihood:
         """L(e) from draws of theta under e ~ N(mean, sd^2), by default a flat prior.
 
@@ -178,6 +205,10 @@ class EffectSource:
         y = design.y - design.offset - design.X @ (value * self.effect.direction)
         problem = problem_of(design, y, design.X @ B)
         return self._known_density.with_model(problem, self.effect.pinned(B))
+
+    def flat_obstacle(self) -> str | None:
+        """Why a flat prior on the effect leaves its posterior improper: nothing does here."""
+        return None
 
     def nuisance_priors(self) -> list[Prior]:
         """Priors of everything but the effect, where that is a lone coefficient."""
@@ -224,46 +255,12 @@ def effect_source(
     refuse_improper_posterior(model.design, priors)
     split = split_effect(model.design, priors, effect)
     if np.isfinite(split.sd) and undetermined(model.design, priors, split.direction):
-        raise _nothing_said(split)
+        raise nothing_said(split)
     trial = _with_flat(model, priors, split)
     density = None
     if marginal_obstacle(model.design, trial) is None:
         density = marginal_density(model.design, trial, model.problem)
     return EffectSource(model, priors, split, density, random_seed, draws, cores)
-
-
-def source_and_likelihood(
-    model_or_fit: Model | PosteriorResult,
-    effect,
-    *,
-    random_seed: int,
-    draws: int = 4000,
-    cores: int | None = None,
-) -> tuple[EffectSource, EffectLikelihood]:
-    """From a model (sampled under a flat prior on e) or from a fit (its own draws)."""
-    if is_posterior(model_or_fit):
-        fit = model_or_fit
-        source = effect_source(
-            fit.model, fit.priors, effect, random_seed=random_seed, draws=draws, cores=cores
-        )
-        old = fit.conditioning is not None and not fit.conditioning.reweighted
-        if old or not _own_prior_is_normal(source):  # else its draws are of this posterior
-            return source, source.likelihood()
-        theta = fitted_factors(fit)
-        return source, source.likelihood_at(theta, source.effect.mean, source.effect.sd)
-    model = model_or_fit
-    if not hasattr(model, "design"):
-        raise TypeError(f"Give a model or a posterior fit, not {type(model).__name__}.")
-    source = effect_source(
-        model, model.priors, effect, random_seed=random_seed, draws=draws, cores=cores
-    )
-    return source, source.likelihood()
-
-
-def _own_prior_is_normal(source: EffectSource) -> bool:
-    from bayeslmm.bayes.marginal import fixed_obstacle
-
-    return fixed_obstacle(source.model.design, source.priors) is None
 
 
 def _with_flat(model: Model, priors: Priors, effect: Effect) -> Priors:
@@ -280,11 +277,12 @@ def _moments(problem, theta: ThetaDraws, effect: Effect) -> tuple[np.ndarray, np
     mean, covariance = coefficient_moments(problem, effect.rest, theta, effect.row)
     m, v = mean[:, 0], covariance[:, 0, 0]
     if not (np.all(np.isfinite(m)) and np.all(v > 0)):
-        raise _nothing_said(effect)
+        raise nothing_said(effect)
     return m, v
 
 
-def _nothing_said(effect: Effect) -> DataError:
+def nothing_said(effect) -> DataError:
+    """That no data are about an :class:`Effect` of theirs."""
     return DataError(
         f"The data say nothing about {effect.label} by itself: its columns are combinations "
         "of others. Choose another effect, or a contrast that the data determine."

@@ -13,7 +13,15 @@ from bayeslmm.parts.prior import Prior
 from bayeslmm.reanalysis.integrated import EffectLikelihood, log_normal
 from bayeslmm.reanalysis.theta import smooth_weights
 
-__all__ = ["EffectPosterior", "log_prior_density", "normal_parameters", "posterior_under"]
+__all__ = [
+    "EffectPosterior",
+    "grid_of",
+    "integrated",
+    "log_prior_density",
+    "normal_parameters",
+    "posterior_under",
+    "prior_tails",
+]
 
 _GRID = 801
 _BLOCK = 400
@@ -52,6 +60,14 @@ def prior_quantiles(prior: Prior) -> np.ndarray:
         If the family is not known here.
     """
     return _distribution(prior).ppf(np.linspace(0.005, 0.995, 199))
+
+
+def prior_tails(prior: Prior) -> tuple[float, float]:
+    """Values with a probability of 1e-9 beyond them on either side; infinite of a flat prior."""
+    if not prior.is_proper:
+        return -np.inf, np.inf
+    low, high = _distribution(prior).ppf([1e-9, 1 - 1e-9])
+    return float(low), float(high)
 
 
 def _distribution(prior: Prior):
@@ -199,7 +215,7 @@ class EffectPosterior:
         """
         flat = self.likelihood.flat_log_weights
         at_prior = flat + self.log_integrals
-        at_null = flat + log_normal(value, self.likelihood.mean, self.likelihood.variance)
+        at_null = flat + self.likelihood.at(value)
         top, bottom = np.logaddexp.reduce(at_prior), np.logaddexp.reduce(at_null)
         gap = np.exp(at_prior - top) - np.exp(at_null - bottom)
         error = (
@@ -212,9 +228,7 @@ class EffectPosterior:
         if self.likelihood.exact:
             return -np.inf
         flat = self.likelihood.flat_log_weights
-        return smooth_weights(
-            flat + log_normal(value, self.likelihood.mean, self.likelihood.variance)
-        )[1]
+        return smooth_weights(flat + self.likelihood.at(value))[1]
 
     @cached_property
     def _cumulative(self) -> np.ndarray:
@@ -245,7 +259,7 @@ def posterior_under(likelihood: EffectLikelihood, prior: Prior) -> EffectPosteri
         If the family is not known, or the prior has no mass where the data put the effect.
     """
     normal = normal_parameters(prior)
-    if normal is None:
+    if normal is None or not likelihood.normal:
         return _on_grid(likelihood, prior)
     mean, sd = normal
     m, v = likelihood.mean, likelihood.variance
@@ -269,21 +283,8 @@ def _reweighted(likelihood: EffectLikelihood, log_integrals) -> tuple[np.ndarray
 
 
 def _on_grid(likelihood: EffectLikelihood, prior: Prior) -> EffectPosterior:
-    grid = _grid(likelihood, prior)
-    log_p = log_prior_density(prior, grid)
-    flat = likelihood.flat_log_weights
-    n = len(likelihood.mean)
-    log_integrals = np.empty(n)
-    edges = np.concatenate([[0.0], np.diff(grid)]), np.concatenate([np.diff(grid), [0.0]])
-    log_steps = np.log(0.5 * (edges[0] + edges[1]))
-    log_density = np.full(len(grid), -np.inf)
-    for start in range(0, n, _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        terms = log_normal(grid, likelihood.mean[rows, None], likelihood.variance[rows, None])
-        log_integrals[rows] = np.logaddexp.reduce(terms + log_p + log_steps, axis=1)
-        block = np.logaddexp.reduce(terms + flat[rows, None], axis=0)
-        log_density = np.logaddexp(log_density, block)
-    log_density = log_density + log_p
+    grid = grid_of(likelihood, prior)
+    log_integrals, log_density = integrated(likelihood, prior, grid, likelihood.flat_log_weights)
     top = log_density.max()
     if not np.isfinite(top):
         raise PriorError(f"{prior!r} leaves no probability where the data put the effect.")
@@ -296,28 +297,61 @@ def _on_grid(likelihood: EffectLikelihood, prior: Prior) -> EffectPosterior:
     )
 
 
-def _grid(likelihood: EffectLikelihood, prior: Prior) -> np.ndarray:
+def integrated(
+    likelihood: EffectLikelihood, prior: Prior, grid: np.ndarray, log_weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Components against a prior, and all of them together.
+
+    Parameters
+    ----------
+    grid : (m,) array
+    log_weights : (n,) array
+
+    Returns
+    -------
+    log_integrals : (n,) array
+    log_density : (m,) array
+        Of the weighted sum of the components times the prior.
+    """
+    log_p = log_prior_density(prior, grid)
+    edges = np.concatenate([[0.0], np.diff(grid)]), np.concatenate([np.diff(grid), [0.0]])
+    log_steps = np.log(0.5 * (edges[0] + edges[1]))
+    log_integrals = np.empty(len(log_weights))
+    log_density = np.full(len(grid), -np.inf)
+    for start in range(0, len(log_integrals), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        terms = likelihood.on(grid, rows) + (log_p + log_steps)
+        top = terms.max(axis=1, keepdims=True)
+        top = np.where(np.isfinite(top), top, 0.0)
+        terms = np.exp(terms - top)
+        with np.errstate(divide="ignore"):
+            log_integrals[rows] = np.log(terms.sum(axis=1)) + top[:, 0]
+            raised = log_weights[rows] + top[:, 0]
+            highest = raised.max()
+            block = np.log(np.exp(raised - highest) @ terms) + highest - log_steps
+        log_density = np.logaddexp(log_density, block)
+    return log_integrals, log_density
+
+
+def grid_of(likelihood: EffectLikelihood, prior: Prior) -> np.ndarray:
     """Points that resolve both the likelihood and the prior, within the prior's support.
 
     Even steps where each has its bulk, and steps that grow with the distance out to where neither
     matters: a t likelihood with few degrees of freedom reaches far.
     """
-    distribution = _distribution(prior)
-    sd = np.sqrt(likelihood.variance)
-    heavy = likelihood.log_weights > likelihood.log_weights.max() - 25.0
-    low, high = (likelihood.mean - 10 * sd)[heavy].min(), (likelihood.mean + 10 * sd)[heavy].max()
-    center, unit = float(np.median(likelihood.mean)), float(np.median(sd))
-    quartiles = distribution.ppf([0.25, 0.5, 0.75])
-    inner = quartiles[2] - quartiles[0]
-    tails = distribution.ppf([1e-9, 1 - 1e-9])
-    parts = [
-        center + unit * np.linspace(-8, 8, _GRID),
-        _growing(center, unit, low, high),
-        _growing(quartiles[1], inner, *tails),
-        quartiles,
-    ]
+    low, high = likelihood.reach(prior)
+    center, unit = float(np.median(likelihood.mean)), float(np.median(likelihood.variance)) ** 0.5
+    parts = [center + unit * np.linspace(-8, 8, _GRID), _growing(center, unit, low, high)]
+    left, right = -np.inf, np.inf
+    if prior.is_proper:
+        distribution = _distribution(prior)
+        quartiles = distribution.ppf([0.25, 0.5, 0.75])
+        tails = distribution.ppf([1e-9, 1 - 1e-9])
+        parts += [_growing(quartiles[1], quartiles[2] - quartiles[0], *tails), quartiles]
+        left, right = distribution.support()
     points = np.unique(np.concatenate(parts))
-    left, right = distribution.support()
+    if not likelihood.normal:  # which is known only there
+        left, right = max(left, low), min(right, high)
     inside = points[(points >= left) & (points <= right) & np.isfinite(points)]
     bounds = [edge for edge in (left, right) if np.isfinite(edge)]
     return np.unique(np.concatenate([inside, bounds]))

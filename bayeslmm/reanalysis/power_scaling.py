@@ -14,10 +14,11 @@ import pandas as pd
 from bayeslmm.bayes.draws import coefficient_draws, component_draws, prior_covariance_draws
 from bayeslmm.bayes.marginal import fixed_prior
 from bayeslmm.bayes.residual_draws import residual_parameters
-from bayeslmm.errors import PriorError
+from bayeslmm.errors import DataError, PriorError
 from bayeslmm.gaussian import (
     FixedPrior,
 )
+from bayeslmm.laplace.groups import MOST_EFFECTS
 from bayeslmm.parts.parameters import coef_key, corr_key, sd_key
 from bayeslmm.parts.scales import constrain, scale_terms, scales, supported_scale, unconstrain
 from bayeslmm.priors.residual_priors import CORR_KEY, log_scale_keys, scalar_key, scale_keys
@@ -26,6 +27,7 @@ from bayeslmm.reanalysis.given_theta import coefficient_moments
 from bayeslmm.reanalysis.posteriors import log_prior_density
 from bayeslmm.reanalysis.theta import fitted_factors
 from bayeslmm.results.left_out import log_likelihoods
+from bayeslmm.results.response_left_out import LeavingOut
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -56,6 +58,9 @@ def power_scaling(fit: PosteriorResult) -> pd.DataFrame:
     ------
     PriorError
         If a prior's density is not known here.
+    DataError
+        If the response is not Gaussian, and there are several grouping factors, or one with more
+        than three effects.
 
     Examples
     --------
@@ -69,7 +74,7 @@ def power_scaling(fit: PosteriorResult) -> pd.DataFrame:
 
     from bayeslmm.results.support import refuse_unless_derived
 
-    refuse_unless_derived(fit.model, "Power-scaling", related=True, residuals=True)
+    refuse_unless_derived(fit.model, "Power-scaling", related=True, residuals=True, families=True)
     tree = power_scaling_tree(fit)
     names = tree["posterior"].attrs["parameters"].split("\n")
 
@@ -104,7 +109,8 @@ def power_scaling_tree(fit: PosteriorResult) -> xr.DataTree:
     """What ``arviz_stats.psense`` takes: groups posterior, log_prior and log_likelihood.
 
     The log-likelihood is log p(y | coefficients, components), random effects integrated out: their
-    distribution is part of the model, and its parameters have the priors.
+    distribution is part of the model, and its parameters have the priors. Where the response is not
+    Gaussian, by adaptive quadrature (:mod:`bayeslmm.laplace.groups`).
     """
     import xarray as xr
 
@@ -155,7 +161,8 @@ def log_prior_draws(fit: PosteriorResult) -> dict[str, np.ndarray]:
             key = corr_key(block.name)
             corr = Sigma / (sd[..., :, None] * sd[..., None, :])
             out[key] = _log_lkj(corr, block, priors[key])
-    out |= _log_residual_priors(design, priors, posterior)
+    own = _log_residual_priors if design.family.gaussian else _log_response_priors
+    out |= own(design, priors, posterior)
     return {key: out[key] for key in priors}
 
 
@@ -174,6 +181,21 @@ def _log_residual_priors(design, priors: Priors, posterior) -> dict[str, np.ndar
         R = c.reshape(*c.shape[:2], *2 * [len(design.stated_residual.times)])
         out[CORR_KEY] = (priors[CORR_KEY].parameters["eta"] - 1.0) * np.linalg.slogdet(R)[1]
     return out
+
+
+def _log_response_priors(design, priors: Priors, posterior) -> dict[str, np.ndarray]:
+    """Log densities of the priors of a family's parameters."""
+    out = {}
+    for own in design.family.parameters:
+        at = posterior[own.key].to_numpy().reshape(*_shape(posterior), own.size)
+        if own.transform == "ordered":  # thresholds are meant at the means of the predictors
+            at = at - (coefficient_draws(design, posterior)[1] @ priors.means)[..., None]
+        out[own.key] = _log_supported(priors[own.key], at).sum(axis=-1)
+    return out
+
+
+def _shape(posterior) -> tuple[int, int]:
+    return posterior.sizes["chain"], posterior.sizes["draw"]
 
 
 def log_scale_prior(key: str, prior, sd: np.ndarray) -> np.ndarray:
@@ -211,8 +233,10 @@ def _total_log_likelihood(fit: PosteriorResult) -> np.ndarray:
     By Bayes' rule at any normal prior on beta: log p(y | theta) + log p(beta | theta, y) less the
     log prior of beta; a flat one where the data determine beta.
     """
-    model, theta = fit.model, fitted_factors(fit)
-    design = model.design
+    model, design = fit.model, fit.model.design
+    if not design.family.gaussian:
+        return _response_log_likelihood(fit)
+    theta = fitted_factors(fit)
     prior = FixedPrior.flat(len(design.coef_names))
     if model.aliased:
         prior = fixed_prior(design, Priors(design))
@@ -226,3 +250,19 @@ def _total_log_likelihood(fit: PosteriorResult) -> np.ndarray:
         value += -0.5 * (distance + np.linalg.slogdet(covariance)[1])
     value += 0.5 * ((beta @ prior.root.T - prior.target) ** 2).sum(axis=1)
     return value.reshape(fit.posterior["sigma"].shape)
+
+
+def _response_log_likelihood(fit: PosteriorResult) -> np.ndarray:
+    """As :func:`_total_log_likelihood`, where the response is not Gaussian."""
+    design, posterior = fit.model.design, fit.posterior
+    blocks = design.blocks
+    if len(blocks) > 1 or any(block.n_effects > MOST_EFFECTS for block in blocks):
+        raise DataError(
+            f'Power-scaling is not available with family="{design.family.name}" and several '
+            f"grouping factors, or more than {MOST_EFFECTS} effects of one: it takes the "
+            "likelihood with the random effects integrated out, by quadrature. Fit the model "
+            "again under other priors, or see blm.sensitivity for one coefficient."
+        )
+    leaving = LeavingOut.of(fit, 0 if blocks else None)
+    found = leaving.by_groups(posterior) if blocks else leaving.by_rows(posterior).log_density
+    return found.sum(axis=1).reshape(_shape(posterior))

@@ -14,7 +14,9 @@ import numpy as np
 
 from bayeslmm.errors import PriorError
 from bayeslmm.formula import Design
+from bayeslmm.parts.families.family import LATENT_VARIANCE
 from bayeslmm.parts.prior import Prior
+from bayeslmm.priors.responses import response_unit
 
 __all__ = ["RATIO_SCEPTICAL_SDS", "EffectScale", "default_mcid", "prior_set", "standard_priors"]
 
@@ -46,6 +48,9 @@ class EffectScale:
         Region of practical equivalence.
     ratio : bool
         Whether the effect is the logarithm of a ratio.
+    step : float
+        What a published log ratio is multiplied by: 1 over the standard deviation of a numeric
+        predictor.
     """
 
     mcid: float
@@ -53,9 +58,19 @@ class EffectScale:
     sign: int
     rope: tuple[float, float]
     ratio: bool = False
+    step: float = 1.0
 
     @classmethod
-    def of(cls, mcid, rope, direction: str, default: float, ratio: bool = False) -> EffectScale:
+    def in_design(cls, design: Design, row: np.ndarray, mcid, rope, direction: str) -> EffectScale:
+        """Of a combination of the coefficients of a design, with :func:`default_mcid`."""
+        default, ratio = default_mcid(design, row), design.family.ratio is not None
+        step = _step(design, row) if ratio else 1.0
+        return cls.of(mcid, rope, direction, default, ratio, step)
+
+    @classmethod
+    def of(
+        cls, mcid, rope, direction: str, default: float, ratio: bool = False, step: float = 1.0
+    ) -> EffectScale:
         """Check what the user gave.
 
         Raises
@@ -77,7 +92,7 @@ class EffectScale:
                 mcid = abs(np.log(mcid))
         else:
             mcid = default
-        return cls(float(mcid), given, sign, _region(rope, float(mcid), ratio), ratio)
+        return cls(float(mcid), given, sign, _region(rope, float(mcid), ratio), ratio, step)
 
 
 def _region(rope, mcid: float, ratio: bool) -> tuple[float, float]:
@@ -115,6 +130,10 @@ def default_mcid(design: Design, row: np.ndarray) -> float:
 
     Half a standard deviation is what patients tend to notice (Norman, Sloan and Wyrwich 2003,
     Medical Care 41(5)). A 0/1 column, and so a contrast of cells, is not divided by its spread.
+    Where exponentials of coefficients are ratios it is the logarithm of 1.5; of the other links the
+    standard deviation is that of the latent variable (probit: 1, complementary log-log: 1.28), or
+    the unit of the linear predictor (identity: a standard deviation of the response, inverse: 1
+    over its mean).
 
     Parameters
     ----------
@@ -122,8 +141,20 @@ def default_mcid(design: Design, row: np.ndarray) -> float:
     row : (p,) array
         Weights of the coefficients.
     """
-    y = design.y - design.offset
-    sd_y = float(np.std(y, ddof=1)) or 1.0
+    return _default_step(design) * _step(design, row)
+
+
+def _default_step(design: Design) -> float:
+    family = design.family
+    if family.gaussian:
+        return 0.5 * (float(np.std(design.y - design.offset, ddof=1)) or 1.0)
+    if family.ratio is not None:
+        return float(np.log(DEFAULT_RATIO))
+    return 0.5 * LATENT_VARIANCE.get(family.link.name, response_unit(design) ** 2) ** 0.5
+
+
+def _step(design: Design, row: np.ndarray) -> float:
+    """Units of a combination per standard deviation of its predictors."""
     sizes = []
     for weight, column in zip(row, design.X.T, strict=True):
         if weight == 0:
@@ -131,7 +162,7 @@ def default_mcid(design: Design, row: np.ndarray) -> float:
         binary = np.isin(column, (-1.0, 0.0, 1.0)).all()
         spread = 1.0 if binary else float(np.std(column, ddof=1)) or 1.0
         sizes.append(abs(weight) / spread)
-    return 0.5 * sd_y * max(sizes)
+    return max(sizes)
 
 
 def standard_priors(scale: EffectScale, weakly_informative: Prior | None = None) -> dict:
@@ -143,7 +174,8 @@ def standard_priors(scale: EffectScale, weakly_informative: Prior | None = None)
     - weakly informative: the model's own prior on the effect, where it has a proper one;
     - sceptical: Normal(0, s), P(benefit beyond d) = 0.30, 0.15, 0.05 (weak, moderate, strong),
       so s = d / z_0.70, d / z_0.85, d / z_0.95; the last is Spiegelhalter's sceptic. On a ratio
-      scale the published standard deviations 5, 0.355 and 0.205 of the log ratio;
+      scale the published standard deviations 5, 0.355 and 0.205 of the log ratio (of a numeric
+      predictor per standard deviation);
     - enthusiastic: Normal(d in the good direction, s), P(harm) = 0.30, 0.15, 0.05;
     - pessimistic: Normal(d in the bad direction, s), P(benefit) = 0.30, 0.15, 0.05.
 
@@ -165,7 +197,7 @@ def standard_priors(scale: EffectScale, weakly_informative: Prior | None = None)
         for strength, wrong in STRENGTHS.items():
             sd = scale.mcid / -ndtri(wrong)
             if scale.ratio and attitude == "sceptical":
-                sd = RATIO_SCEPTICAL_SDS[strength]
+                sd = RATIO_SCEPTICAL_SDS[strength] * scale.step
             priors[f"{attitude}, {strength}"] = Prior(
                 "Normal", mu=center * scale.sign * scale.mcid + 0.0, sigma=float(sd)
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,10 +12,13 @@ import pandas as pd
 
 from bayeslmm.errors import ModelWarning, PriorError
 from bayeslmm.parts.prior import Prior
-from bayeslmm.reanalysis.integrated import EffectSource, source_and_likelihood
+from bayeslmm.reanalysis.integrated import EffectSource
 from bayeslmm.reanalysis.posteriors import EffectPosterior, normal_parameters
-from bayeslmm.reanalysis.prior_sets import EffectScale, default_mcid, prior_set
+from bayeslmm.reanalysis.prior_sets import EffectScale, prior_set
+from bayeslmm.reanalysis.response_source import ResponseSource
 from bayeslmm.reanalysis.reweighting import Reweighter
+from bayeslmm.reanalysis.risks import Risks, rows_with_and_without
+from bayeslmm.reanalysis.sources import source_and_likelihood
 
 if TYPE_CHECKING:
     from bayeslmm.protocols import Model, PosteriorResult
@@ -42,6 +46,8 @@ class Reanalysis:
     level : float
     notes : tuple of str
         What was done beyond reweighting, and what to be careful with.
+    risk_curves : Risks or None
+        What :attr:`risks` is computed from.
     """
 
     effect: str
@@ -52,6 +58,28 @@ class Reanalysis:
     reference_rows: pd.DataFrame
     level: float
     notes: tuple[str, ...] = field(default=())
+    risk_curves: Risks | None = field(default=None, repr=False)
+
+    @cached_property
+    def risks(self) -> pd.DataFrame | None:
+        """Population averages without and with the effect, one row per prior.
+
+        The rows of the data are moved by the effect: a 0/1 column is set to 0 and to 1 (and the
+        other levels of its factor to 0), to a numeric one its weight in the effect is added (1, of
+        a lone coefficient), and of a contrast the columns of positive weight are compared with
+        those of negative weight. Means of the response are averaged over the distribution of the
+        random effects and over the rows.
+
+        Returns
+        -------
+        pandas.DataFrame or None
+            ``risk_without risk_with risk_ratio risk_difference`` where means are probabilities (of
+            ordered categories of those above the first), otherwise ``mean_without mean_with ratio
+            difference``; posterior means (of ratios medians), each with ``_lower`` and ``_upper``
+            at ``level``. None for Gaussian responses, whose difference is the effect itself, for
+            published estimates, and where no rows differ by the effect alone (the notes say so).
+        """
+        return None if self.risk_curves is None else self.risk_curves.table(self.level)
 
     @property
     def table(self) -> pd.DataFrame:
@@ -129,6 +157,8 @@ class Reanalysis:
             "",
             format_table(self.table),
         ]
+        if self.risks is not None:
+            lines += ["", "Averages over rows and groups", format_table(self.risks)]
         return "\n".join([*lines, *([""] if self.notes else []), *self.notes])
 
     def __repr__(self) -> str:
@@ -148,25 +178,36 @@ def reanalyze(
     random_seed: int = 0,
     cores: int | None = None,
 ) -> Reanalysis:
-    """An effect of a mixed model under a set of priors, next to REML.
+    """An effect of a mixed model under a set of priors, next to REML (or maximum likelihood).
 
     The covariance parameters are sampled once. Given them the effect is normal in closed form, so
     that another prior on it reweights the draws exactly; where the Pareto k-hat of the weights is
     above 0.7 they are drawn again under that prior. All other priors stay as they are.
 
+    Where the response is not Gaussian, parameters and random effects are sampled together, and the
+    effect's exact conditional density is taken along slices through the draws
+    (:mod:`bayeslmm.reanalysis.slices`). Effects whose exponentials are ratios (of odds, risks,
+    rates, means, hazards) are shown as ratios, priors are on their logarithms, and ``risks`` adds
+    population-average risks. With a probit, identity or inverse link, and a complementary log-log
+    one of ordered categories or shares, they are on the scale of the link.
+
     Parameters
     ----------
     model : Model or PosteriorFit
         A fit's draws and priors are used as they are; a model is sampled (importance sampling,
-        NUTS where that is refused).
+        NUTS where that is refused), and so is the model of a fit whose response is not Gaussian,
+        under the fit's priors.
     effect : str, dict or array
         A coefficient, or a contrast such as ``{"drug[B]": 1, "drug[A]": -1}``. A prior on
         ``"Intercept"`` is here on that coefficient itself.
     priors : str or dict of str to Prior
         ``"standard"``, see :func:`bayeslmm.reanalysis.prior_sets.standard_priors`; or your own.
     mcid : float, optional
-        Minimal clinically important difference, positive, in units of the effect; by default half
-        a standard deviation of the response (per standard deviation of a numeric predictor).
+        Minimal clinically important difference, positive, in units of the effect (a ratio where
+        the effect is one); by default half a standard deviation of the response, a ratio of 1.5,
+        or with another link half a standard deviation of the latent variable or half a unit of
+        the linear predictor, see :func:`bayeslmm.reanalysis.prior_sets.default_mcid` (all per
+        standard deviation of a numeric predictor).
     rope : float or (float, float), optional
         Region of practical equivalence; by default what is smaller than ``mcid``.
     direction : {"higher is better", "lower is better"}
@@ -186,7 +227,9 @@ def reanalyze(
     ValueError
         If the effect or an option does not exist.
     PriorError
-        If a prior is not one for an effect, or another coefficient's prior is not normal or flat.
+        If a prior is not one for an effect, another coefficient's prior is not normal or flat, or
+        a flat prior on the effect leaves its posterior improper. Of a named set the flat prior is
+        then left out, and the notes say so.
     SamplingError
         If the covariance parameters cannot be sampled.
 
@@ -205,12 +248,22 @@ def reanalyze(
         model, effect, random_seed=random_seed, draws=draws, cores=cores
     )
     row = source.effect.row
-    scale = EffectScale.of(mcid, rope, direction, default_mcid(source.model.design, row))
+    design = source.model.design
+    scale = EffectScale.in_design(design, row, mcid, rope, direction)
     chosen = prior_set(priors, scale, model_prior(source))
+    notes = default_note(scale, priors)
+    if isinstance(priors, str) and (improper := source.flat_obstacle()):
+        chosen = {name: prior for name, prior in chosen.items() if prior.name != "Flat"}
+        notes.append(f"There is no reference row. {improper}")
     draws_of = Reweighter(source, [likelihood])
     posteriors = {name: draws_of.posterior(prior, name) for name, prior in chosen.items()}
     factors = _bayes_factors(draws_of, posteriors)
-    reference, warned = _reml_rows(source.model, row, level)
+    curves = None
+    if not design.family.gaussian:
+        rows, said = rows_with_and_without(design, row)
+        notes += said
+        curves = rows if rows is None else Risks(design, source.priors, rows, posteriors)
+    reference, warned = _likelihood_rows(source.model, row, scale.ratio, level)
     return Reanalysis(
         source.effect.label,
         scale,
@@ -219,7 +272,8 @@ def reanalyze(
         factors,
         reference,
         level,
-        (*default_note(scale, priors), *dict.fromkeys(draws_of.notes), *warned),
+        (*notes, *dict.fromkeys(draws_of.notes), *warned),
+        curves,
     )
 
 
@@ -234,7 +288,7 @@ def default_note(scale: EffectScale, priors) -> list[str]:
     return [note]
 
 
-def model_prior(source: EffectSource) -> Prior | None:
+def model_prior(source: EffectSource | ResponseSource) -> Prior | None:
     """The prior the model itself has for the effect."""
     from bayeslmm.parts.parameters import coef_key
 
@@ -259,21 +313,26 @@ def _bayes_factors(draws_of: Reweighter, posteriors: dict[str, EffectPosterior])
     )
 
 
-def _reml_rows(model: Model, row: np.ndarray, level: float):
-    """REML with each choice of degrees of freedom, and what there is to say about it."""
+def _likelihood_rows(model: Model, row: np.ndarray, ratio: bool, level: float):
+    """REML with each choice of degrees of freedom, or ML, and what there is to say about it."""
+    gaussian = model.design.family.gaussian
+    what, ways = ("REML", _LIKELIHOOD_ROWS) if gaussian else ("ML", {"ML, Wald": "normal"})
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ModelWarning)
         try:
-            fit = model.reml()
+            fit = model.reml() if gaussian else model.ml()
             rows = {
-                name: fit.contrast(row, ddf=ddf, level=level).iloc[0]
-                for name, ddf in _LIKELIHOOD_ROWS.items()
+                name: fit.contrast(row, ddf=ddf, level=level).iloc[0] for name, ddf in ways.items()
             }
         except (ValueError, PriorError) as err:
-            return pd.DataFrame(), (f"REML is not available: {err}",)
+            return pd.DataFrame(), (f"{what} is not available: {err}",)
     table = pd.DataFrame(rows).T.astype(float).rename(columns={"se": "sd"})
-    said = dict.fromkeys(f"REML: {w.message}" for w in caught)
-    return table[["estimate", "sd", "lower", "upper", "df", "p"]], tuple(said)
+    if ratio:
+        ends = ["estimate", "lower", "upper"]
+        table[ends] = np.exp(table[ends])
+    said = dict.fromkeys(f"{what}: {w.message}" for w in caught)
+    shown = ["estimate", "sd", "lower", "upper", "df", "p"]
+    return table[[name for name in shown if name in table]], tuple(said)
 
 
 def effect_row_values(

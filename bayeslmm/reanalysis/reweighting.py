@@ -8,20 +8,18 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bayeslmm.bayes.importance import MAX_K_HAT
-from bayeslmm.errors import SamplingWarning
+from bayeslmm.errors import PriorError, SamplingWarning
 from bayeslmm.parts.prior import Prior
 from bayeslmm.reanalysis.bridge import Evidence
 from bayeslmm.reanalysis.integrated import EffectLikelihood, EffectSource
 from bayeslmm.reanalysis.posteriors import EffectPosterior, normal_parameters, posterior_under
+from bayeslmm.reanalysis.response_source import ResponseSource
 
 __all__ = ["Reweighter"]
 
 #: A Savage-Dickey ratio with a larger relative Monte Carlo error is replaced by a ratio of two
 #: marginal likelihoods.
 BF_ERROR = 0.05
-
-#: Fewer effective draws than this are drawn again as well, where they can be.
-ENOUGH_DRAWS = 400
 
 
 @dataclass
@@ -30,14 +28,14 @@ class Reweighter:
 
     Attributes
     ----------
-    source : EffectSource
+    source : EffectSource or ResponseSource
     likelihoods : list of EffectLikelihood
         Grows where reweighting is refused.
     notes : list of str
         What was done beyond reweighting.
     """
 
-    source: EffectSource
+    source: EffectSource | ResponseSource
     likelihoods: list[EffectLikelihood]
     notes: list[str] = field(default_factory=list)
     _null: Evidence | None = None
@@ -45,23 +43,30 @@ class Reweighter:
     def posterior(self, prior: Prior, name: str | None = None) -> EffectPosterior:
         """The posterior under a prior, from the draws that are nearest to it.
 
+        Raises
+        ------
+        PriorError
+            If the prior is flat and the posterior then improper.
+
         Warns
         -----
         SamplingWarning
             If k-hat stays above 0.7 after drawing again.
         """
+        if not prior.is_proper and (obstacle := self.source.flat_obstacle()):
+            raise PriorError(f"{obstacle} Use a proper prior on it.")
         best = self._best(prior, self.likelihoods)
         if _good(best):
             return best
         label = name or repr(prior)
-        if self.source.density is None:
+        if not self.source.is_drawn_again:
             if best.k_hat > MAX_K_HAT:
                 self._warn(label, best.k_hat, "the covariance parameters cannot be drawn again")
             return best
         again = posterior_under(self._drawn_near(prior, best), prior)
         self.notes.append(
             f"{label}: reweighting left {best.effective_draws:.0f} effective draws (k-hat "
-            f"{best.k_hat:.2f}), so the covariance parameters were drawn again under this prior."
+            f"{best.k_hat:.2f}), so {self.source.drawn} were drawn again under this prior."
         )
         if again.k_hat > MAX_K_HAT:
             self._warn(label, again.k_hat, "prior and data are very far apart")
@@ -101,7 +106,7 @@ class Reweighter:
             return np.nan, np.nan, "improper prior"
         log_bf, error = posterior.log_bayes_factor(value)
         poor = error > BF_ERROR or posterior.null_k_hat(value) > MAX_K_HAT
-        if not poor or self.source.density is None or not self._has_evidence():
+        if not poor or not self.source.is_drawn_again or not self._has_evidence():
             return log_bf, error, "Savage-Dickey"
         top, noise = self.log_evidence(posterior)
         null = self._null_evidence(value)
@@ -142,4 +147,6 @@ def _good(posterior: EffectPosterior) -> bool:
     """Whether reweighting is trusted; draws that were not reweighted are taken as they are."""
     if posterior.log_weights is posterior.likelihood.log_weights:
         return True
-    return not posterior.k_hat > MAX_K_HAT and posterior.effective_draws >= ENOUGH_DRAWS
+    return (
+        not posterior.k_hat > MAX_K_HAT and posterior.effective_draws >= posterior.likelihood.enough
+    )

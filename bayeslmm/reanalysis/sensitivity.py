@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.parts.prior import Prior
-from bayeslmm.reanalysis.integrated import source_and_likelihood
-from bayeslmm.reanalysis.prior_sets import EffectScale, default_mcid
+from bayeslmm.reanalysis.prior_sets import EffectScale
 from bayeslmm.reanalysis.reanalyze import effect_row_values
 from bayeslmm.reanalysis.reweighting import Reweighter
+from bayeslmm.reanalysis.sources import source_and_likelihood
 
 if TYPE_CHECKING:
     from bayeslmm.protocols import Model, PosteriorResult
@@ -147,8 +147,9 @@ def sensitivity(
     source, likelihood = source_and_likelihood(
         model, effect, random_seed=random_seed, draws=draws, cores=cores
     )
-    default = default_mcid(source.model.design, source.effect.row)
-    effect_scale = EffectScale.of(mcid, rope, direction, default)
+    effect_scale = EffectScale.in_design(
+        source.model.design, source.effect.row, mcid, rope, direction
+    )
     moving, path, fixed = _path(scale, center, effect_scale.mcid)
     draws_of = Reweighter(source, [likelihood])
 

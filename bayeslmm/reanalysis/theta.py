@@ -27,6 +27,7 @@ __all__ = [
     "effective_resampled",
     "fitted_factors",
     "fitted_theta",
+    "slowest",
     "smooth_weights",
 ]
 
@@ -93,10 +94,10 @@ def _drawn(
         evidence = bridge_sampling(density, x, rng)
     n = len(at[0])
     equal = np.full(n, -np.log(n))
-    return ThetaDraws(*at, equal, np.nan, n / _slowest(x), evidence, "nuts"), evidence
+    return ThetaDraws(*at, equal, np.nan, n / slowest(x), evidence, "nuts"), evidence
 
 
-def _slowest(x: np.ndarray) -> float:
+def slowest(x: np.ndarray) -> float:
     """Smallest effective sample size over the coordinates of (chains, draws, d) draws."""
     from arviz_stats.base import array_stats
 
@@ -110,7 +111,7 @@ def fitted_factors(fit: PosteriorResult) -> ThetaDraws:
     theta = found.theta()
     x = np.concatenate([found.eta, found.c, _log_sds(fit, fit.posterior)], axis=2)
     n = len(theta.eta)
-    inefficiency = max(n / _slowest(x), n / effective_resampled(fit))
+    inefficiency = max(n / slowest(x), n / effective_resampled(fit))
     equal = np.full(n, -np.log(n))
     return ThetaDraws(
         theta.F, theta.eta, theta.c, equal, np.nan, inefficiency, None, fit.info.method

@@ -410,11 +410,14 @@ def _effect_sections(fit, settings: Settings) -> list[Section]:
 def _reanalysis(result: Reanalysis, design: Design) -> Section:
     s = result.scale
     better = "higher" if s.sign > 0 else "lower"
+    unit, beside = np.exp if s.ratio else float, "REML" if design.family.gaussian else "ML"
+    size = unit(s.sign * s.mcid) if s.ratio else s.mcid
     words = [
         f"The effect of {result.effect} ({better} is better) under a set of priors, all others as "
-        "above, beside REML. "
-        f"Minimal important difference {s.mcid:.4g}; region of practical equivalence "
-        f"{s.rope[0]:.4g} to {s.rope[1]:.4g}.",
+        f"above, beside {beside}. "
+        f"Minimal important difference {size:.4g}; region of practical equivalence "
+        f"{unit(s.rope[0]):.4g} to {unit(s.rope[1]):.4g}"
+        + (" (ratios; priors are on the logarithm)." if s.ratio else "."),
         *result.notes,
     ]
     priors = [[name, repr(prior)] for name, prior in result.priors.items()]
@@ -429,6 +432,8 @@ def _reanalysis(result: Reanalysis, design: Design) -> Section:
         Table(["name", "prior on the effect"], priors, "Priors"),
         table(result.table.drop(columns=["bf10"]), "Posteriors", "prior"),
     ]
+    if result.risks is not None:
+        tables.append(table(result.risks, "Averages over rows and groups", "prior"))
     return Section("Reanalysis", words, tables=tables, pictures=pictures)
 
 

@@ -43,6 +43,7 @@ def write_report(
     ValueError
         If the effect or an option does not exist.
     """
+    from bayeslmm.reanalysis.effects import effect_row
     from bayeslmm.reanalysis.prior_sets import EffectScale
     from bayeslmm.results.tables import check_level
 
@@ -52,7 +53,10 @@ def write_report(
     check_level(level)
     design = fit.model.design
     check_effect(design, effect)
-    EffectScale.of(mcid, rope, direction, 1.0)  # refused before the work starts
+    if effect is None:  # refused before the work starts
+        EffectScale.of(mcid, rope, direction, 1.0)
+    else:
+        EffectScale.in_design(design, effect_row(design, effect)[1], mcid, rope, direction)
     options = {"mcid": mcid, "rope": rope, "direction": direction, "priors": priors}
     settings = Settings(effect, options, question, level, source)
     what = "a linear mixed model" if design.family.gaussian else "a mixed model"

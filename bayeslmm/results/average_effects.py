@@ -39,12 +39,18 @@ from bayeslmm.results.tables import check_level, interval_bounds
 if TYPE_CHECKING:
     from bayeslmm.protocols import LikelihoodResult, PosteriorResult
 
-__all__ = ["average_contrasts_table", "average_effects_table", "average_prediction"]
+__all__ = [
+    "EVENTS",
+    "average_contrasts_table",
+    "average_effects_table",
+    "average_prediction",
+    "interval_scale",
+]
 
 #: The two means, as columns.
 _MEANS = ("average_group", "population_average")
 #: Families whose means are probabilities, which have odds.
-_EVENTS = ("bernoulli", "binomial", "ordinal")
+EVENTS = ("bernoulli", "binomial", "ordinal")
 _MOST_PAIRS = 10_000
 
 #: Estimates (k, C), lower and upper limits.
@@ -106,7 +112,7 @@ def average_effects_table(
     """See ``fits.shared.SharedResults.average_effects``."""
     check_level(level, interval)
     design = fit.model.design
-    rows, scale = _rows(design, terms, newdata, at), _interval_scale(design.family)
+    rows, scale = _rows(design, terms, newdata, at), interval_scale(design.family)
     columns = _columns(fit, rows, [_Measure("mean", scale, scale)], level, interval)
     labels = _with_categories(rows.labels, design)
     return pd.concat([labels, columns.set_index(labels.index)], axis=1)
@@ -147,12 +153,12 @@ def _measures(family: Family, first: np.ndarray, second: np.ndarray) -> list[_Me
     found = [_Measure("difference", LINKS["identity"], LINKS["identity"], first, second)]
     if not family.gaussian:
         found.append(_Measure("ratio", LINKS["log"], LINKS["log"], first, second))
-    if family.name in _EVENTS:
+    if family.name in EVENTS:
         found.append(_Measure("odds_ratio", LINKS["logit"], LINKS["log"], first, second))
     return found
 
 
-def _interval_scale(family: Family) -> Link:
+def interval_scale(family: Family) -> Link:
     """The scale of means on which they are about normal and cannot leave their range."""
     if family.name == "ordinal":
         return LINKS["logit"]
@@ -234,7 +240,7 @@ def average_prediction(fit: LikelihoodResult, newdata, random: str, level: float
     at = int(random == "marginal")
     mean, slope = means[at, :, 0], J[at, :, 0]
     se = np.sqrt(np.einsum("kp,pq,kq->k", slope, covariance, slope))
-    scale = LINKS["identity"] if design.family.name == "ordinal" else _interval_scale(design.family)
+    scale = LINKS["identity"] if design.family.name == "ordinal" else interval_scale(design.family)
     center = scale.link(mean)
     half = ndtri(0.5 + level / 2) * se / np.abs(scale.inverse_slope(center))
     lower, upper = np.sort([scale.inverse(center - half), scale.inverse(center + half)], axis=0)

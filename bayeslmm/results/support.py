@@ -14,9 +14,6 @@ __all__ = ["refuse_families", "refuse_unless_derived"]
 
 #: What there is instead where the response is not Gaussian, by result.
 _INSTEAD = {
-    "Reanalysis of an effect": "fit the model again under another prior, or give an estimate and "
-    "its standard error from ml().fixef() to blm.reanalyze_estimate",
-    "Power-scaling": "fit the model again under other priors",
     "Assurance": "simulate responses with posterior_predictive and fit them by with_response(y)",
     "The implied covariance": "varcomp() has the covariances on the scale of the linear predictor",
     "plot_trajectories": "average_effects() and predict() give means on the scale of the response",

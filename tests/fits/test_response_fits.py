@@ -114,8 +114,8 @@ def test_the_report_of_every_family_has_what_makes_sense(family, tmp_path):
         page = _fit(family).report(tmp_path / "report.html").read_text()
     for title in ("Data", "Priors", "Diagnostics", "Coefficients", "Variance components"):
         assert f">{title}</h2>" in page
-    for title in ("Reanalysis", "Power-scaling"):
-        assert f">{title}</h2>" not in page
+    assert ">Power-scaling</h2>" in page
+    assert ">Reanalysis</h2>" not in page
     assert "could not be drawn" not in page
     assert "posterior and ML side by side" in page
     assert "linear mixed model" not in page
@@ -149,9 +149,6 @@ POSTERIOR = {
     "trajectories": lambda f: f.plot_trajectories(),
     "shrinkage": lambda f: f.plot_shrinkage(),
     "marginal equation": lambda f: f.equation("marginal"),
-    "reanalyze": lambda f: blm.reanalyze(f, "x"),
-    "sensitivity": lambda f: blm.sensitivity(f, "x"),
-    "power scaling": lambda f: blm.power_scaling(f),
     "assurance": lambda f: blm.assurance(
         f.model, "x", blm.Prior("Normal", mu=0, sigma=1), n_groups=10, n_sims=2
     ),
@@ -185,5 +182,19 @@ def test_what_a_likelihood_fit_has_no_formula_for_is_refused_by_name(family, wha
 
 @pytest.mark.parametrize("family", ["bernoulli", "ordinal", "negativebinomial"])
 def test_refusals_say_what_to_use_in_place(family):
-    with pytest.raises(blm.DataError, match="reanalyze_estimate"):
-        blm.reanalyze(_fit(family), "x")
+    with pytest.raises(blm.DataError, match="posterior_predictive"):
+        POSTERIOR["assurance"](_fit(family))
+
+
+def test_a_report_with_an_effect_has_its_ratios_and_averages(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = _fit("negativebinomial").report(tmp_path / "report.html", effect="x", mcid=1.3)
+    page = found.read_text()
+    assert ">Reanalysis</h2>" in page
+    assert "Minimal important difference 1.3" in page
+    assert "beside ML" in page
+    assert "Averages over rows and groups" in page
+    assert "mean_without" in page
+    with pytest.raises(ValueError, match="1 means no difference"):
+        _fit("negativebinomial").report(tmp_path / "report.html", effect="x", mcid=1.0)

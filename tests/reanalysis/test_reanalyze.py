@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import bayeslmm as blm
-from bayeslmm.reanalysis.integrated import source_and_likelihood
 from bayeslmm.reanalysis.posteriors import posterior_under
+from bayeslmm.reanalysis.sources import source_and_likelihood
 from tests.conftest import dataset, quietly
 
 NORMAL = blm.Prior("Normal", mu=-2, sigma=3)

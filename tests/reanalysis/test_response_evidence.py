@@ -32,6 +32,20 @@ def evidence():
     return logsumexp(total) + np.log(b[1] - b[0]) + np.log(s[1] - s[0])
 
 
+def evidence_without():
+    """log p(y) of y ~ 0 + (1 | g)."""
+    s, u = np.linspace(-9.0, 1.8, 217), np.linspace(-7, 7, 141)
+    sd = np.exp(s)
+    eta = sd[:, None] * u
+    w = stats.norm.logpdf(u) + np.log(u[1] - u[0])
+    total = stats.halfnorm.logpdf(sd) + s
+    for level in "abcd":
+        own = Y[level == G]
+        yes, no = -np.logaddexp(0, -eta), -np.logaddexp(0, eta)
+        total = total + logsumexp(own.sum() * yes + (1 - own).sum() * no + w, axis=1)
+    return logsumexp(total) + np.log(s[1] - s[0])
+
+
 def none():
     """log p(y) of y ~ 1."""
     b = np.linspace(-9, 9, 2001)
@@ -74,6 +88,14 @@ def test_bayes_factors_are_their_ratio(fits):
     assert found.log_bf10 == pytest.approx(evidence() - none(), abs=gap)
 
 
-def test_tests_within_a_model_are_refused_by_name(fits):
+def test_tests_of_components_are_refused_by_name(fits):
     with pytest.raises(DataError, match=r'family="bernoulli".*blm.bayes_factor'):
-        blm.savage_dickey(fits[0], "Intercept")
+        blm.savage_dickey(fits[0], "sd(Intercept | g)")
+
+
+def test_a_coefficient_against_zero_is_a_ratio_of_marginal_likelihoods(fits):
+    """That of the model without it, whose value is an integral over the standard deviation."""
+    found = blm.savage_dickey(fits[0], "Intercept", draws=8000, random_seed=5)
+    gap = 6 * found.relative_error + 0.01
+    assert found.relative_error < 0.03
+    assert found.log_bf10 == pytest.approx(evidence() - evidence_without(), abs=gap)

@@ -40,6 +40,7 @@ __all__ = [
     "read_joint",
     "spread_out",
     "whitened",
+    "whitened_along",
     "whitened_many",
 ]
 
@@ -371,6 +372,17 @@ def whitened_many(Z, a):
     for i in range(Z.shape[0]):
         out[i] = whitened(Z[i], a, gradient)
     return out
+
+
+@kernel
+def whitened_along(Z, u, a):
+    """Log density at each row of Z, and its derivative in the direction u."""
+    n = Z.shape[0]
+    out, slope, gradient = np.empty(n), np.empty(n), np.empty(Z.shape[1])
+    for i in range(n):
+        out[i] = whitened(Z[i], a, gradient)
+        slope[i] = dot(gradient, u)
+    return out, slope
 
 
 @kernel

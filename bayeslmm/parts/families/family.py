@@ -215,7 +215,7 @@ class Family:
         one_of("method", method, ("default", "delta", "trigamma"))
         eta = np.asarray(eta, dtype=float)
         if method == "default" and self.latent_response:
-            return np.full(eta.shape, _LATENT_VARIANCE[self.link.name])
+            return np.full(eta.shape, LATENT_VARIANCE[self.link.name])
         if self.link.name != "log" or self.kind == formulas.BINOMIAL:
             return self.variance(eta, phi) / self.link.inverse_slope(eta) ** 2
         squared = self.variance(eta, phi) / self.mean(eta, phi) ** 2
@@ -253,7 +253,8 @@ class Family:
         return self.kind in categories and self.link.latent is not None
 
 
-_LATENT_VARIANCE = {"logit": math.pi**2 / 3.0, "probit": 1.0, "cloglog": math.pi**2 / 6.0}
+#: Of the distribution whose cdf an inverse link is.
+LATENT_VARIANCE = {"logit": math.pi**2 / 3.0, "probit": 1.0, "cloglog": math.pi**2 / 6.0}
 
 
 def first_where(wrong: Array, why: str) -> tuple[int, str] | None:
