@@ -260,3 +260,23 @@ def test_counts_that_vary_no_more_than_chance_have_no_alpha():
         fit = model.ml()
     poisson = blm.MixedModel("y ~ 1", data, family="poisson").ml()
     assert fit.loglik == pytest.approx(poisson.loglik, abs=1e-2)
+
+
+def events(n_groups: int, per_group: int, intercept: float) -> pd.DataFrame:
+    rng = np.random.default_rng(1)
+    g, x = np.repeat(np.arange(n_groups), per_group), rng.normal(size=n_groups * per_group)
+    eta = intercept + 0.5 * x + rng.normal(size=n_groups)[g]
+    return pd.DataFrame({"y": rng.random(len(g)) < 1 / (1 + np.exp(-eta)), "x": x, "g": g})
+
+
+def test_a_poor_approximation_is_said_with_what_to_use_instead():
+    rare = blm.MixedModel("y ~ x + (1 | g)", events(300, 4, -4.0), family="bernoulli")
+    with pytest.warns(ModelWarning, match=r"of 'g' an estimate .* ml\(n_quadrature=15\)"):
+        poor = rare.ml()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        better = rare.ml(n_quadrature=15)
+        blm.MixedModel("y ~ x + (1 | g)", events(100, 10, 0.0), family="bernoulli").ml()
+        model_of("contraception").ml()
+    of = [fit.covariances["g"].to_numpy().item() for fit in (poor, better)]
+    assert of[0] > 16 * of[1]  # standard deviations 5.8 and 1.4
