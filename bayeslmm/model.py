@@ -174,7 +174,8 @@ class MixedModel(ModelViews):
                 )
             self.design = related_design(self.design, relationship)
         with single_threaded_blas():
-            check_design(self.design, sigma_known=sigma_is_given(priors))
+            known = self.design.se_name is not None or sigma_is_given(priors)
+            check_design(self.design, sigma_known=known)
             self.aliased: tuple[str, ...] = aliased_coefficients(self)
             self.priors = Priors(self.design, priors, family=family, random=random)
             warn_unidentified(self)

@@ -19,11 +19,11 @@ from bayeslmm.formula.design import Design
 from bayeslmm.formula.functions import STATEFUL, allowed_calls
 from bayeslmm.formula.random import GroupingFactor, RandomBlock
 from bayeslmm.formula.residual import ResidualDesign, ResidualRows
-from bayeslmm.formula.responses import new_response, row_trials
+from bayeslmm.formula.responses import new_response, row_trials, standard_errors
 from bayeslmm.formula.syntaxtree import parse_part, variables_in
 from bayeslmm.formula.table import PlainTable
 
-__all__ = ["add_rows", "new_trials"]
+__all__ = ["add_rows", "new_trials", "new_weights"]
 
 
 def add_rows(design: Design, data) -> Design:
@@ -33,8 +33,8 @@ def add_rows(design: Design, data) -> Design:
     ----------
     design : Design
     data : data frame
-        Response, predictors, grouping columns and, where the model has them, weights. Levels of
-        grouping factors may be new.
+        Response, predictors, grouping columns and, where the model has them, weights or standard
+        errors. Levels of grouping factors may be new.
 
     Returns
     -------
@@ -56,6 +56,7 @@ def add_rows(design: Design, data) -> Design:
     frame = as_frame(data)
     y, trials = _response(design, frame)
     residual = _residual(design, frame)
+    weights = new_weights(design, frame)
     new = design.evaluate(frame)
     n = design.n_rows
     return replace(
@@ -65,7 +66,7 @@ def add_rows(design: Design, data) -> Design:
         fixed=replace(design.fixed, values=np.vstack([design.X, new.X])),
         offset=np.concatenate([design.offset, new.offset]),
         residual=residual,
-        weights=_weights(design, frame),
+        weights=None if weights is None else np.concatenate([design.weights, weights]),
         blocks=tuple(
             _more_rows(block, Z, frame) for block, Z in zip(design.blocks, new.Z, strict=True)
         ),
@@ -116,33 +117,50 @@ def new_trials(design: Design, newdata) -> np.ndarray | None:
 
 
 def _plain_rows(
-    design: Design, frame: pd.DataFrame, texts: list[str], why: str
+    design: Design, frame: pd.DataFrame, texts: list[str], why: str, what: str = "response"
 ) -> tuple[PlainTable, Set[str]]:
     """The columns of new rows that some text names, and what it may call."""
     allowed = allowed_calls(design.namespace)
     known = set(design.table.columns)
-    trees = [parse_part(text, allowed, known, "response") for text in texts if not text.isdigit()]
+    trees = [parse_part(text, allowed, known, what) for text in texts if not text.isdigit()]
     names = [n for n in dict.fromkeys(n for t in trees for n in variables_in(t)) if n in known]
     plain = {}
     for name in names:
-        column = find_column(frame, name, "response column")
+        column = find_column(frame, name, f"{what} column")
         if missing_in(column).any():
-            raise DataError(f"The response column {name!r}{why}")
+            raise DataError(f"The {what} column {name!r}{why}")
         categories = design._categories(name)
         plain[name] = plain_column(column, name, categories, numeric=categories is None)
     return PlainTable(plain, len(frame)), allowed
 
 
-def _weights(design: Design, frame: pd.DataFrame) -> np.ndarray | None:
+def new_weights(design: Design, newdata) -> np.ndarray | None:
+    """Prior weights (m,) of new responses, None where the model has none.
+
+    Raises
+    ------
+    FormulaError
+        If a column of the standard errors is not there.
+    DataError
+        If the weights are not there or not positive, or a standard error is not.
+    """
     if design.weights is None:
         return None
-    name = design.weights_name
+    frame, name = as_frame(newdata), design.weights_name
+    if design.formula.se is not None:
+        text, what = design.formula.se, "standard error"
+        why = " has missing values: new responses need their standard errors."
+        rows, allowed = _plain_rows(design, frame, [text], why, what)
+        options = {"namespace": design.namespace, "allowed": allowed}
+        return standard_errors(text, rows, frame.index, options)[1] ** -2.0
     if name not in frame.columns:
-        raise DataError(f"The model has weights: the new rows need them in a column {name!r}.")
+        raise DataError(
+            f"The model has weights: new responses need positive weights in a column {name!r}."
+        )
     weights = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=float)
     if not (np.all(np.isfinite(weights)) and np.all(weights > 0)):
         raise DataError(f"The weights {name!r} of the new rows must be positive numbers.")
-    return np.concatenate([design.weights, weights])
+    return weights
 
 
 def _more_rows(block: RandomBlock, Z: np.ndarray, frame: pd.DataFrame) -> RandomBlock:

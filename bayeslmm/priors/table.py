@@ -26,6 +26,10 @@ from bayeslmm.priors.responses import RESPONSE_KINDS, response_notes
 __all__ = ["Priors", "default_priors", "sigma_is_given"]
 
 
+#: What is known by the formula has no prior to show.
+_KNOWN = ("Fixed", "default")
+
+
 @dataclass(frozen=True)
 class _Entry:
     prior: Prior
@@ -107,8 +111,9 @@ class Priors(Mapping):
         return {p.key: _Entry(p.default, "default") for p in self._found}
 
     def fixed(self) -> dict[str, Prior]:
-        """The priors that fix a value, by key; no default does."""
-        entries = self._entries if "_entries" in vars(self) else {}
+        """The priors that fix a value, by key; no default does but that of known sigma."""
+        known = "_entries" in vars(self) or self._design.se_name is not None
+        entries = self._entries if known else {}
         return {key: entry.prior for key, entry in entries.items() if entry.prior.name == "Fixed"}
 
     def __getitem__(self, key: str) -> Prior:
@@ -150,10 +155,11 @@ class Priors(Mapping):
         return len(self._entries)
 
     def __repr__(self) -> str:
-        width = max(len(key) for key in self._entries)
+        shown = {k: e for k, e in self._entries.items() if (e.prior.name, e.source) != _KNOWN}
+        width = max((len(key) for key in shown), default=0)
         lines = [
             f"  {key:<{width}}  {entry.prior!r}" + ("" if entry.source == "default" else "  (set)")
-            for key, entry in self._entries.items()
+            for key, entry in shown.items()
         ]
         return "\n".join(["Priors", *lines, *(f"  {note}" for note in self.notes())])
 
