@@ -56,7 +56,9 @@ def add_rows(design: Design, data) -> Design:
     frame = as_frame(data)
     y, trials = _response(design, frame)
     residual = _residual(design, frame)
-    weights = new_weights(design, frame)
+    weights = design.weights
+    if weights is not None:
+        weights = np.concatenate([weights, new_weights(design, frame)])
     new = design.evaluate(frame)
     n = design.n_rows
     return replace(
@@ -66,7 +68,7 @@ def add_rows(design: Design, data) -> Design:
         fixed=replace(design.fixed, values=np.vstack([design.X, new.X])),
         offset=np.concatenate([design.offset, new.offset]),
         residual=residual,
-        weights=None if weights is None else np.concatenate([design.weights, weights]),
+        weights=weights,
         blocks=tuple(
             _more_rows(block, Z, frame) for block, Z in zip(design.blocks, new.Z, strict=True)
         ),
@@ -81,12 +83,7 @@ def _response(design: Design, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarr
     parsed = design.formula
     texts = [parsed.response, *([parsed.trials] if parsed.trials else [])]
     for text in texts:
-        called = [name for name in STATEFUL if re.search(rf"(?<![\w.]){name}\s*\(", text)]
-        if called:
-            raise FormulaError(
-                f"The response {text!r} depends on all fitted rows through {called[0]}(), so new "
-                "rows have no response on its scale. Transform the column before fitting."
-            )
+        _refuse_stateful(text, "response")
     why = (
         " of the new rows has missing values: only rows with a response say something about a "
         "group. Remove the others."
@@ -96,6 +93,15 @@ def _response(design: Design, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarr
     if not np.all(np.isfinite(y)):
         raise DataError(f"The response {parsed.response!r} of the new rows is not finite.")
     return y, trials
+
+
+def _refuse_stateful(text: str, what: str) -> None:
+    called = [name for name in STATEFUL if re.search(rf"(?<![\w.]){name}\s*\(", text)]
+    if called:
+        raise FormulaError(
+            f"The {what} {text!r} depends on all fitted rows through {called[0]}(), so new "
+            f"rows have no {what} on its scale. Transform the column before fitting."
+        )
 
 
 def new_trials(design: Design, newdata) -> np.ndarray | None:
@@ -134,8 +140,8 @@ def _plain_rows(
     return PlainTable(plain, len(frame)), allowed
 
 
-def new_weights(design: Design, newdata) -> np.ndarray | None:
-    """Prior weights (m,) of new responses, None where the model has none.
+def new_weights(design: Design, newdata) -> np.ndarray:
+    """Prior weights (m,) of new responses of a model that has weights.
 
     Raises
     ------
@@ -144,11 +150,10 @@ def new_weights(design: Design, newdata) -> np.ndarray | None:
     DataError
         If the weights are not there or not positive, or a standard error is not.
     """
-    if design.weights is None:
-        return None
     frame, name = as_frame(newdata), design.weights_name
     if design.formula.se is not None:
         text, what = design.formula.se, "standard error"
+        _refuse_stateful(text, what)
         why = " has missing values: new responses need their standard errors."
         rows, allowed = _plain_rows(design, frame, [text], why, what)
         options = {"namespace": design.namespace, "allowed": allowed}
