@@ -8,8 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from typer.testing import CliRunner
 
 import bayeslmm as blm
+from bayeslmm.cli import app
+from bayeslmm.report.content import _data
 
 FORMULA = "yi | se(sei) ~ 1 + (1 | trial)"
 MODERATOR = "yi | se(sei) ~ ablat + (1 | trial)"
@@ -359,6 +362,20 @@ def test_a_saved_fit_has_its_standard_errors(tmp_path):
     pd.testing.assert_frame_equal(again.summary(), post.summary())
     assert again.model.reml().loglik == lmm.reml().loglik
     assert repr(again.model.priors) == repr(lmm.priors)
+
+
+def test_power_scaling_has_no_prior_of_what_is_known():
+    columns = blm.power_scaling(posterior()).columns.tolist()
+    assert columns == ["prior", "likelihood", "diagnosis", "Intercept", "sd(Intercept | trial)"]
+
+
+def test_the_command_line_and_the_report_say_what_is_known(tmp_path):
+    bcg().to_csv(tmp_path / "bcg.csv", index=False)
+    call = ["fit", str(tmp_path / "bcg.csv"), FORMULA, "--reml", "--ddf", "knapp-hartung"]
+    said = CliRunner().invoke(app, call).output
+    assert "Standard errors of the rows, known: sei" in said
+    assert "0.1808  12  -3.952" in said
+    assert "The standard error of every row is known: sei." in _data(model().design).words
 
 
 # ---- what is refused
