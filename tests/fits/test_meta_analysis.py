@@ -375,7 +375,7 @@ def test_the_command_line_and_the_report_say_what_is_known(tmp_path):
     said = CliRunner().invoke(app, call).output
     assert "Standard errors of the rows, known: sei" in said
     assert "0.1808  12  -3.952" in said
-    assert "The standard error of every row is known: sei." in _data(model().design).words
+    assert "The standard error of every row is known: sei." in _data(model().design).paragraphs
 
 
 # ---- what is refused
