@@ -26,7 +26,7 @@ from bayeslmm.priors.responses import RESPONSE_KINDS, response_notes
 __all__ = ["Priors", "default_priors", "sigma_is_given"]
 
 
-#: What is known by the formula has no prior to show.
+#: Prior and source of what the formula says is known.
 _KNOWN = ("Fixed", "default")
 
 
@@ -155,13 +155,17 @@ class Priors(Mapping):
         return len(self._entries)
 
     def __repr__(self) -> str:
-        shown = {k: e for k, e in self._entries.items() if (e.prior.name, e.source) != _KNOWN}
+        shown = self.shown()
         width = max((len(key) for key in shown), default=0)
         lines = [
-            f"  {key:<{width}}  {entry.prior!r}" + ("" if entry.source == "default" else "  (set)")
-            for key, entry in shown.items()
+            f"  {key:<{width}}  {self[key]!r}" + ("" if self.is_default(key) else "  (set)")
+            for key in shown
         ]
         return "\n".join(["Priors", *lines, *(f"  {note}" for note in self.notes())])
+
+    def shown(self) -> list[str]:
+        """Keys to print: what the formula says is known has no prior to show."""
+        return [k for k, e in self._entries.items() if (e.prior.name, e.source) != _KNOWN]
 
     def notes(self) -> list[str]:
         """What the priors are about, where that is not the parameter in the formula's columns."""

@@ -216,8 +216,8 @@ def _response_summary(design: Design) -> pd.DataFrame:
 
 def _priors(fit: PosteriorResult) -> Section:
     rows = [
-        [key, repr(prior), "default" if fit.priors.is_default(key) else "set"]
-        for key, prior in fit.priors.items()
+        [key, repr(fit.priors[key]), "default" if fit.priors.is_default(key) else "set"]
+        for key in fit.priors.shown()
     ]
     words = [f"{note.strip()}." for note in fit.priors.notes()]
     return Section("Priors", words, tables=[Table(["parameter", "prior", ""], rows)])

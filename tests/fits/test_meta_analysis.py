@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import bayeslmm as blm
 from bayeslmm.cli import app
-from bayeslmm.report.content import _data
+from bayeslmm.report.content import _data, _priors
 
 FORMULA = "yi | se(sei) ~ 1 + (1 | trial)"
 MODERATOR = "yi | se(sei) ~ ablat + (1 | trial)"
@@ -376,6 +376,8 @@ def test_the_command_line_and_the_report_say_what_is_known(tmp_path):
     assert "Standard errors of the rows, known: sei" in said
     assert "0.1808  12  -3.952" in said
     assert "The standard error of every row is known: sei." in _data(model().design).paragraphs
+    rows = [row[0] for row in _priors(posterior()).tables[0].rows]
+    assert rows == ["Intercept", "sd(Intercept | trial)"]
 
 
 # ---- what is refused
