@@ -117,7 +117,8 @@ def fit(
     ddf: Annotated[
         str | None,
         typer.Option(
-            help="satterthwaite (the default of Gaussian models), kenward-roger or normal."
+            help="satterthwaite (the default of Gaussian models), kenward-roger, knapp-hartung "
+            "(meta-analysis) or normal."
         ),
     ] = None,
     random_effects: Annotated[

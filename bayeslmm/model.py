@@ -58,7 +58,8 @@ class MixedModel(ModelViews):
     ----------
     formula : str
         In lme4's language: ``"Reaction ~ Days + (Days | Subject)"``; counts of trials as
-        ``"incidence of size ~ period + (1 | herd)"`` or ``"p(incidence, size) ~ ..."``.
+        ``"incidence of size ~ period + (1 | herd)"`` or ``"p(incidence, size) ~ ..."``; estimates
+        with known standard errors as ``"effect | se(error) ~ 1 + (1 | study)"``.
     data : data frame or source
         One row per observation (pandas, polars, Arrow, or a dict of columns); or paths of Parquet
         or CSV files, a lazy polars, DuckDB or Dask frame or a pyarrow dataset, which are read in
@@ -174,7 +175,8 @@ class MixedModel(ModelViews):
                 )
             self.design = related_design(self.design, relationship)
         with single_threaded_blas():
-            check_design(self.design, sigma_known=sigma_is_given(priors))
+            known = self.design.se_name is not None or sigma_is_given(priors)
+            check_design(self.design, sigma_known=known)
             self.aliased: tuple[str, ...] = aliased_coefficients(self)
             self.priors = Priors(self.design, priors, family=family, random=random)
             warn_unidentified(self)

@@ -95,7 +95,7 @@ def _model_dataset(fit: PosteriorResult) -> xr.Dataset:
         )
         columns.append(entry)
     related = _store_relationships(design, arrays)
-    if design.weights is not None:
+    if design.weights is not None and design.se_name is None:  # a formula's se() is in columns
         arrays["weights"] = (("row",), design.weights)
     arrays["rows"] = (("row",), design.rows)
     arrays["dropped"] = (("dropped_row",), design.missing.dropped)

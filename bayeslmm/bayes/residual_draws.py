@@ -151,7 +151,9 @@ def residual_parameters(design: Design, posterior: xr.Dataset) -> tuple[np.ndarr
 
 
 def residual_component_draws(design: Design, posterior: xr.Dataset) -> tuple[list[str], np.ndarray]:
-    """Names and draws (chains, draws, k) of the residual components."""
+    """Names and draws (chains, draws, k) of the residual components, if they are not known."""
+    if design.se_name is not None:
+        return [], np.empty((*posterior["sigma"].shape, 0))
     if design.residual is None:
         return ["sigma"], posterior["sigma"].to_numpy()[..., None]
     values = component_map(design.residual, *residual_parameters(design, posterior))

@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable
 from importlib import resources
 
+import numpy as np
 import pandas as pd
 
 from bayeslmm.errors import DataError, suggestion
@@ -522,6 +523,37 @@ def wine() -> pd.DataFrame:
     return frame
 
 
+def bcg() -> pd.DataFrame:
+    """Thirteen trials of the BCG vaccine against tuberculosis, for a meta-analysis.
+
+    Variables
+    ---------
+    trial : 13 trials.
+    author : who published it.
+    year : when.
+    tpos : vaccinated with tuberculosis.
+    tneg : vaccinated without.
+    cpos : not vaccinated with tuberculosis.
+    cneg : not vaccinated without.
+    ablat : distance of the trial from the equator (degrees of latitude).
+    alloc : how people were allocated: random, alternate or systematic.
+    yi : logarithm of the risk ratio, below 0 where the vaccine protects.
+    sei : its standard error, the root of 1/tpos - 1/(tpos + tneg) + 1/cpos - 1/(cpos + cneg).
+
+    Source
+    ------
+    Colditz, G. A., Brewer, T. F., Berkey, C. S., Wilson, M. E., Burdick, E., Fineberg, H. V. and
+    Mosteller, F. (1994). Efficacy of BCG vaccine in the prevention of tuberculosis: meta-analysis
+    of the published literature. JAMA 271(9), 698-702; published with the R package metafor.
+    """
+    frame = _read("bcg", ("trial", "alloc"))
+    treated, control = frame["tpos"] + frame["tneg"], frame["cpos"] + frame["cneg"]
+    frame["yi"] = np.log(frame["tpos"] / treated) - np.log(frame["cpos"] / control)
+    variance = 1 / frame["tpos"] - 1 / treated + 1 / frame["cpos"] - 1 / control
+    frame["sei"] = np.sqrt(variance)
+    return frame
+
+
 _LOADERS: dict[str, Callable[[], pd.DataFrame]] = {
     loader.__name__: loader
     for loader in (
@@ -546,5 +578,6 @@ _LOADERS: dict[str, Callable[[], pd.DataFrame]] = {
         epilepsy,
         grouseticks,
         wine,
+        bcg,
     )
 }

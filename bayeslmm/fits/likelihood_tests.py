@@ -16,8 +16,10 @@ from bayeslmm.likelihood.columnspace import ColumnSpace, column_space
 from bayeslmm.likelihood.inference import (
     Inference,
     KenwardRogerInference,
+    KnappHartungInference,
     NormalInference,
     SatterthwaiteInference,
+    knapp_hartung,
     t_table,
 )
 from bayeslmm.results.contrasts import contextual_contrast, contrast_matrix
@@ -32,7 +34,7 @@ else:  # its properties are attributes here
 
 __all__ = ["LikelihoodTests"]
 
-_DDF = ("satterthwaite", "kenward-roger", "normal")
+_DDF = ("satterthwaite", "kenward-roger", "knapp-hartung", "normal")
 
 
 class LikelihoodTests(_Result):
@@ -43,10 +45,12 @@ class LikelihoodTests(_Result):
 
         Parameters
         ----------
-        ddf : {"satterthwaite", "kenward-roger", "normal"}, optional
+        ddf : {"satterthwaite", "kenward-roger", "knapp-hartung", "normal"}, optional
             Degrees of freedom of the t tests: Satterthwaite's (as lmerTest), which is the default,
-            Kenward and Roger's with their adjusted standard errors (as pbkrtest), or infinite, the
-            only choice where the response is not Gaussian.
+            Kenward and Roger's with their adjusted standard errors (as pbkrtest), those of a
+            meta-analysis, k studies less p coefficients, with the adjusted standard errors of
+            Hartung and Knapp (2001) and Knapp and Hartung (2003), which may be smaller than the
+            unadjusted ones; or infinite, the only choice where the response is not Gaussian.
         level : float
             Confidence level.
 
@@ -195,6 +199,8 @@ class LikelihoodTests(_Result):
             return SatterthwaiteInference(self._solution.vcov, self._curvature)
         if ddf == "kenward-roger":
             return self._kenward_roger
+        if ddf == "knapp-hartung":
+            return self._knapp_hartung
         if ddf == "normal":
             return NormalInference(self._solution.vcov)
         raise ValueError(f"ddf must be one of {', '.join(map(repr, _DDF))}, not {ddf!r}.")
@@ -206,11 +212,6 @@ class LikelihoodTests(_Result):
     @cached_property
     def _kenward_roger(self) -> KenwardRogerInference:
         fit = self
-        if self._engine.known_sigma is not None:
-            raise ValueError(
-                "Kenward and Roger's degrees of freedom are for an estimated sigma, and here it is "
-                'known. Use ddf="satterthwaite" or "normal".'
-            )
         if not self.reml:
             _warn("Kenward-Roger needs REML: the model was refitted by REML for it.")
             with warnings.catch_warnings():
@@ -229,6 +230,53 @@ class LikelihoodTests(_Result):
                 'ddf="satterthwaite".'
             ) from None
         return KenwardRogerInference(adjustment)
+
+    @cached_property
+    def _knapp_hartung(self) -> KnappHartungInference:
+        from bayeslmm.results.heterogeneity import studies_of
+
+        studies = studies_of(self, 'ddf="knapp-hartung"')
+        residuals = studies.y - studies.X @ self._solution.beta
+        return knapp_hartung(self._solution.vcov, residuals, studies.variance + studies.tau2)
+
+    def heterogeneity(self, *, level: float = 0.95) -> pd.DataFrame:
+        """How much the effects of the studies of a meta-analysis differ.
+
+        For one estimate with a known standard error per study, ``y | se(s) ~ ... + (1 | study)``.
+
+        Parameters
+        ----------
+        level : float
+            Level of the intervals.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``estimate lower upper df p``. Rows: ``tau2``, the variance between studies,
+            with its profile interval (of the ML deviance, also for a REML fit); ``I2`` and ``H2``,
+            its share of, and ratio to, the variance of a typical study (Higgins and Thompson 2002,
+            Statistics in Medicine 21(11), eq. 9; with moderators (k - p) / tr(P) as metafor), the
+            limits those of tau2; ``Q``, the chi-squared statistic of equal effects; and, where
+            there are no moderators, ``new study``: the mean with the prediction interval of
+            another study's effect, t with k - 2 df (Higgins, Thompson and Spiegelhalter 2009,
+            Journal of the Royal Statistical Society A 172(1)).
+
+        Raises
+        ------
+        DataError
+            If the model is another one.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> meta = blm.LMM("yi | se(sei) ~ 1 + (1 | trial)", blm.load_dataset("bcg")).reml()
+        >>> meta.heterogeneity()["estimate"].round(3).head(3).tolist()
+        [0.313, 0.922, 12.856]
+        """
+        from bayeslmm.results.heterogeneity import heterogeneity_table
+
+        check_level(level)
+        return heterogeneity_table(self, level)
 
     def anova(self, type: int = 3, ddf: str | None = None) -> pd.DataFrame:
         """F tests of the fixed terms.

@@ -36,7 +36,7 @@ from bayeslmm.formula.residual import (
     ResidualSyntax,
     residual_design,
 )
-from bayeslmm.formula.responses import read_response
+from bayeslmm.formula.responses import read_response, standard_errors
 from bayeslmm.formula.syntax import Bar, ParsedFormula, parse_formula
 from bayeslmm.formula.syntaxtree import (
     columns_as_terms,
@@ -102,6 +102,8 @@ def build_design(
     allowed = allowed_calls(namespace)
     try:
         parsed = parse_formula(formula)
+        if parsed.se is not None:
+            _refuse_beside_se(parsed.se, weights, structure, family)
         names, calls = columns_and_calls(parsed, frame, namespace, allowed, structure)
     except FormulaError as err:
         raise _with_backquotes(err, formula, frame) from None
@@ -131,6 +133,10 @@ def build_design(
     response = read_response(
         parsed, plain, raw, frame.index[keep], family_of(family, link), options
     )
+    se_name = None
+    if parsed.se is not None:
+        se_name, se = standard_errors(parsed.se, plain, frame.index[keep], options)
+        weights_kept = se**-2.0
     fixed = model_matrix(parsed.fixed, plain, what="formula", **options)
     if family == "ordinal":
         fixed = fixed.without_intercept()
@@ -173,7 +179,22 @@ def build_design(
         family=response.family,
         trials=response.trials,
         categories=response.categories,
+        se_name=se_name,
     )
+
+
+def _refuse_beside_se(se: str, weights, structure: ResidualSyntax | None, family: str) -> None:
+    """Refuse what known standard errors do not go together with."""
+    known = f"se({se}) says the residual standard deviation of every row, which is then known"
+    if family != "gaussian":
+        raise FormulaError(
+            f'{known}: it is for normal estimates, not for family="{family}".'
+            + (' random="student" has heavy tails between groups.' if family == "student" else "")
+        )
+    if weights is not None:
+        raise FormulaError(f"{known}: leave out weights=.")
+    if structure is not None:
+        raise FormulaError(f"{known}: leave out residual= and sigma=.")
 
 
 def _with_backquotes(err: FormulaError, formula, frame: pd.DataFrame) -> FormulaError:
@@ -199,6 +220,8 @@ def columns_and_calls(
     trees = [parse_part(text, allowed, present, what) for text, what in parts]
     if parsed.trials is not None and not parsed.trials.isdigit():
         trees.append(parse_part(parsed.trials, allowed, present, "number of trials"))
+    if parsed.se is not None:
+        trees.append(parse_part(parsed.se, allowed, present, "standard error"))
     refuse_two_of_one_name(trees)
     for (_, what), tree in zip(parts[1:], trees[1 : len(parts)], strict=True):
         if twice := columns_as_terms(trees[0]) & columns_as_terms(tree):
@@ -275,6 +298,8 @@ def _to_model(parsed: ParsedFormula, raw, raw_weights, frame, allowed, calls) ->
     """Covariates whose missing values are modeled."""
     present = {str(column) for column in frame.columns}
     response = _variables(parsed.response, allowed, present)
+    if parsed.se is not None:
+        response |= _variables(parsed.se, allowed, present)
     groups = {column for bar in parsed.bars for column in bar.columns}
     required = {name: raw[name] for name in raw if name in response | groups}
     keep = np.flatnonzero(~_anywhere(map(missing_in, required.values()), raw_weights, len(frame)))

@@ -209,7 +209,10 @@ def _sizes(design: Any) -> dict[str, float]:
     for block, found in zip(design.blocks, effects, strict=True):
         for effect, size in zip(block.effects, found, strict=True):
             sizes[f"The effect {effect!r} of {block.name!r}"] = size
-    return sizes if design.weights is None else {**sizes, "The weights": weight}
+    if design.weights is None:
+        return sizes
+    known = "The weights" if design.se_name is None else f"1 / {design.se_name}^2, a weight,"
+    return {**sizes, known: weight}
 
 
 def _largest(column: np.ndarray | None) -> float:

@@ -44,6 +44,8 @@ def describe_design(design: Design) -> str:
         lines.append(f"Residuals: {design.residual.describe()}")
     if statistics.has_offset:
         lines.append("Offset: yes")
+    if design.se_name is not None:
+        lines.append(f"Standard errors of the rows, known: {design.se_name}")
     if design.weights_name is not None:
         lines.append(f"Weights: {design.weights_name}")
     return "\n".join(lines)

@@ -115,6 +115,9 @@ class Design:
     categories : tuple of str
         Labels of an ordinal response in their order; of a response of two categories or of
         true/false, the second the event. Empty for numbers.
+    se_name : str or None
+        Of a response ``y | se(s)``: what the known standard errors of the rows are called. They
+        are in `weights`, as 1 / s^2 with sigma known to be 1.
     """
 
     formula: ParsedFormula
@@ -137,6 +140,7 @@ class Design:
     family: Family = field(default_factory=partial(family_of, "gaussian"))
     trials: np.ndarray | None = field(repr=False, default=None)
     categories: tuple[str, ...] = ()
+    se_name: str | None = None
 
     @property
     def X(self) -> np.ndarray:

@@ -19,11 +19,11 @@ from bayeslmm.formula.design import Design
 from bayeslmm.formula.functions import STATEFUL, allowed_calls
 from bayeslmm.formula.random import GroupingFactor, RandomBlock
 from bayeslmm.formula.residual import ResidualDesign, ResidualRows
-from bayeslmm.formula.responses import new_response, row_trials
+from bayeslmm.formula.responses import new_response, row_trials, standard_errors
 from bayeslmm.formula.syntaxtree import parse_part, variables_in
 from bayeslmm.formula.table import PlainTable
 
-__all__ = ["add_rows", "new_trials"]
+__all__ = ["add_rows", "new_trials", "new_weights"]
 
 
 def add_rows(design: Design, data) -> Design:
@@ -33,8 +33,8 @@ def add_rows(design: Design, data) -> Design:
     ----------
     design : Design
     data : data frame
-        Response, predictors, grouping columns and, where the model has them, weights. Levels of
-        grouping factors may be new.
+        Response, predictors, grouping columns and, where the model has them, weights or standard
+        errors. Levels of grouping factors may be new.
 
     Returns
     -------
@@ -56,6 +56,9 @@ def add_rows(design: Design, data) -> Design:
     frame = as_frame(data)
     y, trials = _response(design, frame)
     residual = _residual(design, frame)
+    weights = design.weights
+    if weights is not None:
+        weights = np.concatenate([weights, new_weights(design, frame)])
     new = design.evaluate(frame)
     n = design.n_rows
     return replace(
@@ -65,7 +68,7 @@ def add_rows(design: Design, data) -> Design:
         fixed=replace(design.fixed, values=np.vstack([design.X, new.X])),
         offset=np.concatenate([design.offset, new.offset]),
         residual=residual,
-        weights=_weights(design, frame),
+        weights=weights,
         blocks=tuple(
             _more_rows(block, Z, frame) for block, Z in zip(design.blocks, new.Z, strict=True)
         ),
@@ -80,12 +83,7 @@ def _response(design: Design, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarr
     parsed = design.formula
     texts = [parsed.response, *([parsed.trials] if parsed.trials else [])]
     for text in texts:
-        called = [name for name in STATEFUL if re.search(rf"(?<![\w.]){name}\s*\(", text)]
-        if called:
-            raise FormulaError(
-                f"The response {text!r} depends on all fitted rows through {called[0]}(), so new "
-                "rows have no response on its scale. Transform the column before fitting."
-            )
+        _refuse_stateful(text, "response")
     why = (
         " of the new rows has missing values: only rows with a response say something about a "
         "group. Remove the others."
@@ -95,6 +93,15 @@ def _response(design: Design, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarr
     if not np.all(np.isfinite(y)):
         raise DataError(f"The response {parsed.response!r} of the new rows is not finite.")
     return y, trials
+
+
+def _refuse_stateful(text: str, what: str) -> None:
+    called = [name for name in STATEFUL if re.search(rf"(?<![\w.]){name}\s*\(", text)]
+    if called:
+        raise FormulaError(
+            f"The {what} {text!r} depends on all fitted rows through {called[0]}(), so new "
+            f"rows have no {what} on its scale. Transform the column before fitting."
+        )
 
 
 def new_trials(design: Design, newdata) -> np.ndarray | None:
@@ -116,33 +123,49 @@ def new_trials(design: Design, newdata) -> np.ndarray | None:
 
 
 def _plain_rows(
-    design: Design, frame: pd.DataFrame, texts: list[str], why: str
+    design: Design, frame: pd.DataFrame, texts: list[str], why: str, what: str = "response"
 ) -> tuple[PlainTable, Set[str]]:
     """The columns of new rows that some text names, and what it may call."""
     allowed = allowed_calls(design.namespace)
     known = set(design.table.columns)
-    trees = [parse_part(text, allowed, known, "response") for text in texts if not text.isdigit()]
+    trees = [parse_part(text, allowed, known, what) for text in texts if not text.isdigit()]
     names = [n for n in dict.fromkeys(n for t in trees for n in variables_in(t)) if n in known]
     plain = {}
     for name in names:
-        column = find_column(frame, name, "response column")
+        column = find_column(frame, name, f"{what} column")
         if missing_in(column).any():
-            raise DataError(f"The response column {name!r}{why}")
+            raise DataError(f"The {what} column {name!r}{why}")
         categories = design._categories(name)
         plain[name] = plain_column(column, name, categories, numeric=categories is None)
     return PlainTable(plain, len(frame)), allowed
 
 
-def _weights(design: Design, frame: pd.DataFrame) -> np.ndarray | None:
-    if design.weights is None:
-        return None
-    name = design.weights_name
+def new_weights(design: Design, newdata) -> np.ndarray:
+    """Prior weights (m,) of new responses of a model that has weights.
+
+    Raises
+    ------
+    FormulaError
+        If a column of the standard errors is not there.
+    DataError
+        If the weights are not there or not positive, or a standard error is not.
+    """
+    frame, name = as_frame(newdata), design.weights_name
+    if design.formula.se is not None:
+        text, what = design.formula.se, "standard error"
+        _refuse_stateful(text, what)
+        why = " has missing values: new responses need their standard errors."
+        rows, allowed = _plain_rows(design, frame, [text], why, what)
+        options = {"namespace": design.namespace, "allowed": allowed}
+        return standard_errors(text, rows, frame.index, options)[1] ** -2.0
     if name not in frame.columns:
-        raise DataError(f"The model has weights: the new rows need them in a column {name!r}.")
+        raise DataError(
+            f"The model has weights: new responses need positive weights in a column {name!r}."
+        )
     weights = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=float)
     if not (np.all(np.isfinite(weights)) and np.all(weights > 0)):
         raise DataError(f"The weights {name!r} of the new rows must be positive numbers.")
-    return np.concatenate([design.weights, weights])
+    return weights
 
 
 def _more_rows(block: RandomBlock, Z: np.ndarray, frame: pd.DataFrame) -> RandomBlock:

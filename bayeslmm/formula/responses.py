@@ -26,6 +26,7 @@ __all__ = [
     "refuse_constant",
     "refuse_trials",
     "row_trials",
+    "standard_errors",
 ]
 
 #: More categories than this are a number that was meant to be modeled as one.
@@ -195,6 +196,44 @@ def refuse_trials(parsed: ParsedFormula, family: str) -> None:
             f'The response "{parsed.response} of {parsed.trials}" is a count of trials, which '
             f'family="{family}" does not have: use family="binomial".'
         )
+
+
+def standard_errors(
+    text: str, table: PlainTable, index: Sequence, options: Mapping[str, Any]
+) -> tuple[str, np.ndarray]:
+    """Name and values (n,) of the known standard errors of rows.
+
+    Parameters
+    ----------
+    text : str
+        A column or a call.
+    table : PlainTable
+        Its columns, plain.
+    index : sequence
+        Labels of the rows, for messages.
+    options : mapping
+        As in :func:`read_response`.
+
+    Raises
+    ------
+    DataError
+        If they are not numbers, or one is not positive and finite (the row is named).
+    """
+    name, column = response_column(text, table, what="standard error", **options)
+    if _is_categorical(column) or column.dtype == bool:
+        raise DataError(
+            f"The standard error {name!r} is not numeric: it must be a positive number per row."
+        )
+    values = column.to_numpy(dtype=float)
+    wrong = np.flatnonzero(~((values > 0) & np.isfinite(values)))
+    if len(wrong):
+        row = wrong[0]
+        raise DataError(
+            f"The standard error {name!r} is {values[row]:g} in row {index[row]!r}: it must be "
+            "positive and finite. It is the standard deviation of the row's estimate, not its "
+            "variance: of a column of variances write se(sqrt(v))."
+        )
+    return name, values
 
 
 def check_support(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 from bayeslmm.errors import FormulaError
@@ -67,6 +67,8 @@ class ParsedFormula:
     trials : str or None
         Of a response ``successes of trials`` or ``p(successes, trials)``: a column, a call or a
         whole number.
+    se : str or None
+        Of a response ``y | se(s)``: the known standard error of each row, a column or a call.
     """
 
     text: str
@@ -74,6 +76,7 @@ class ParsedFormula:
     fixed: str
     bars: tuple[Bar, ...]
     trials: str | None = None
+    se: str | None = None
 
 
 def parse_formula(formula: str) -> ParsedFormula:
@@ -117,11 +120,41 @@ def _parsed(formula: str) -> ParsedFormula:
             f'The formula {formula!r} has nothing on the right of "~". '
             f'Write "{text_of(left)} ~ 1" for an intercept only.'
         )
-    if any(token.kind == "PIPE" for token in left):
-        raise FormulaError(f"A random term cannot stand on the left of '~': {text_of(left)!r}.")
+    left, se = _split_standard_error(left)
     fixed, bars = _split_bars(right)
     response, trials = _split_trials(left)
-    return ParsedFormula(formula, response, fixed, tuple(bars), trials)
+    return ParsedFormula(formula, response, fixed, tuple(bars), trials, se)
+
+
+def _split_standard_error(left: list) -> tuple[list, str | None]:
+    """Response and known standard error of ``y | se(s)``, as brms writes it."""
+    pipes = [i for i, token in enumerate(left) if token.kind == "PIPE"]
+    if not pipes:
+        return left, None
+    response, told = left[: pipes[0]], left[pipes[0] + 1 :]
+    call = _strip_parentheses(told[1:])
+    if not response or min(_depths_of_pipes(left)) > 0 or text_of(told[:1]) != "se" or not call:
+        raise FormulaError(
+            f"A random term cannot stand on the left of '~': {text_of(left)!r}. What may stand "
+            "there after '|' is the known standard error of each row: y | se(s) ~ .... Weights are "
+            'weights="column"; counts of trials are written "successes of trials".'
+        )
+    depths = list(accumulate((token.kind in OPEN) - (token.kind in CLOSE) for token in call))
+    ends = [i for i, token in enumerate(call) if token.kind == "COMMA" and depths[i] == 0]
+    parts = [call[i + 1 : j] for i, j in pairwise([-1, *ends, len(call)])]
+    option = "".join(token.lexeme for token in parts[-1]).upper()
+    if len(parts) == 2 and option == "SIGMA=TRUE":
+        raise FormulaError(
+            f"se({text_of(call)}) asks for a residual standard deviation beside the known one. A "
+            "factor with a level per row is the same model: make a column that numbers the rows, "
+            f"and write {text_of(response)} | se({text_of(parts[0])}) ~ ... + (1 | row)."
+        )
+    if not parts[0] or len(parts) > 2 or (len(parts) == 2 and option != "SIGMA=FALSE"):
+        raise FormulaError(
+            f"se() takes one column or one call: {text_of(response)} | se(s) ~ ..., not "
+            f"se({text_of(call)})."
+        )
+    return response, text_of(parts[0])
 
 
 def _split_trials(left: list) -> tuple[str, str | None]:

@@ -15,7 +15,7 @@ so that every trace is one over the other factors' levels, taken connected compo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatch
 from itertools import pairwise
 
@@ -59,6 +59,13 @@ class VarianceDerivatives:
     Q: np.ndarray
     trace: np.ndarray
     trace_first: np.ndarray
+
+    def without_sigma(self) -> VarianceDerivatives:
+        """The terms of all parameters but sigma^2, for where it is known."""
+        return replace(
+            self, phi=self.phi[:-1], P=self.P[:-1], Q=self.Q[:-1, :-1], trace=self.trace[:-1, :-1],
+            trace_first=self.trace_first[:-1],
+        )  # fmt: skip
 
     def projected_trace(self) -> np.ndarray:
         """(r, r) array tr(R V_i R V_j), R = V^-1 - V^-1X (X'V^-1X)^-1 X'V^-1.

@@ -95,7 +95,8 @@ class Component:
 
 
 def components_of(design: Design, structure: Structure | None = None) -> tuple[Component, ...]:
-    """Components of a model: those of random effects factor by factor, then of residuals.
+    """Components of a model: those of random effects factor by factor, then of residuals,
+    which are none where standard errors are known.
 
     Parameters
     ----------
@@ -105,6 +106,8 @@ def components_of(design: Design, structure: Structure | None = None) -> tuple[C
     """
     found = effect_components(design)
     residual = design.residual
+    if design.se_name is not None:
+        return tuple(found)
     if residual is None or structure is None:
         return (*found, Component("sigma", "sigma", (0,)))
     return (*found, *_residual_components(residual, structure))

@@ -15,7 +15,14 @@ from bayeslmm.likelihood.satterthwaite import (
     satterthwaite_f_df,
 )
 
-__all__ = ["Inference", "KenwardRogerInference", "NormalInference", "SatterthwaiteInference"]
+__all__ = [
+    "Inference",
+    "KenwardRogerInference",
+    "KnappHartungInference",
+    "NormalInference",
+    "SatterthwaiteInference",
+    "knapp_hartung",
+]
 
 
 class Inference(Protocol):
@@ -52,6 +59,43 @@ class NormalInference:
         rank = int(np.linalg.matrix_rank(L @ self.vcov @ L.T, rtol=1e-10, hermitian=True))
         difference = L @ beta
         return float(difference @ middle @ difference / rank), float(rank), np.inf
+
+
+@dataclass(frozen=True)
+class KnappHartungInference(NormalInference):
+    """The covariance scaled by the residuals of the studies, t and F with k - p df."""
+
+    residual_df: int
+
+    def df(self, L: np.ndarray) -> np.ndarray:
+        """k - p for every row."""
+        return np.full(len(np.atleast_2d(L)), float(self.residual_df))
+
+    def f_test(self, L: np.ndarray, beta: np.ndarray) -> tuple[float, float, float]:
+        """Wald statistic over its degrees of freedom, F with k - p df below."""
+        statistic, numerator, _ = super().f_test(L, beta)
+        return statistic, numerator, float(self.residual_df)
+
+
+def knapp_hartung(
+    vcov: np.ndarray, residuals: np.ndarray, variance: np.ndarray
+) -> KnappHartungInference:
+    """Tests of a meta-analysis whose covariance (X'V^-1X)^-1 is scaled by the studies' residuals.
+
+    By q = r'V^-1 r / (k - p), V diagonal, which is not kept from falling below 1: Hartung and
+    Knapp (2001), Statistics in Medicine 20(24), with moderators Knapp and Hartung (2003),
+    Statistics in Medicine 22(17).
+
+    Parameters
+    ----------
+    vcov : (p, p) array
+        (X'V^-1X)^-1.
+    residuals, variance : (k,) arrays
+        Of the studies: y - X beta, and the diagonal of V.
+    """
+    df = len(residuals) - len(vcov)
+    q = float(np.sum(residuals**2 / variance)) / df
+    return KnappHartungInference(q * vcov, df)
 
 
 @dataclass(frozen=True)

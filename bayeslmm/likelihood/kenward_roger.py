@@ -107,7 +107,8 @@ class KenwardRoger:
         V0 = 0.0 if abs(V0) < 1e-10 else V0
         rho = (_divide(1 - A2 / q, V1) ** 2) * _divide(V0, V2) / q
         df = 4 + _divide(q + 2, q * rho - 1)
-        scale = 1.0 if abs(df - 2) < 1e-2 else df * (1 - A2 / q) / (df - 2)
+        plain = abs(df - 2) < 1e-2 or not np.isfinite(df)  # infinite where nothing is estimated
+        scale = 1.0 if plain else df * (1 - A2 / q) / (df - 2)
         return float(df), float(scale)
 
 
@@ -128,10 +129,13 @@ def kenward_roger(problem: Problem, Ls: list[np.ndarray], sigma: float) -> Kenwa
     Notes
     -----
     Phi_A = Phi + 2 Phi [sum_ij W_ij (Q_ij - P_i Phi P_j)] Phi (Kenward and Roger 1997, eq. 4).
+    A known sigma is none of the parameters i, j.
     """
     computed = replace(problem, coordinates=Coordinates.identity(problem.p))
     with single_threaded_blas():
         terms = variance_derivative_terms(computed, Ls, sigma)
+    if problem.known_sigma is not None:
+        terms = terms.without_sigma()
     return adjustment(terms, problem.coordinates)
 
 

@@ -67,7 +67,7 @@ class ProfiledLikelihood:
 
     @property
     def components(self) -> tuple[Component, ...]:
-        """The variance components, sigma last."""
+        """The variance components, sigma last unless the formula has standard errors."""
         return components_of(self.design)
 
     @property
@@ -110,17 +110,15 @@ class ProfiledLikelihood:
         return np.zeros(len(self.components), dtype=bool)
 
     def values(self, solution: Solution) -> np.ndarray:
-        return np.append(
-            effect_component_values(self.design, solution.Sigmas), float(solution.sigma)
-        )
+        return self._shown(solution.Sigmas, float(solution.sigma))
+
+    def _shown(self, Sigmas: list[np.ndarray], sigma: float) -> np.ndarray:
+        values = np.append(effect_component_values(self.design, Sigmas), sigma)
+        return values[: len(self.components)]
 
     def jacobian(self, solution: Solution) -> np.ndarray:
         """Derivative of the components in (theta, sigma), by central differences."""
-
-        def values(Sigmas: list[np.ndarray], sigma: float) -> np.ndarray:
-            return np.append(effect_component_values(self.design, Sigmas), sigma)
-
-        return np.nan_to_num(self.slope(solution, values).T)
+        return np.nan_to_num(self.slope(solution, self._shown).T)
 
     def slope(self, solution: Solution, function: Callable) -> np.ndarray:
         """Derivative of a function of (Sigmas, sigma) in (theta, sigma)."""

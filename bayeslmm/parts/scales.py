@@ -25,6 +25,7 @@ __all__ = [
     "Scales",
     "draw_scales",
     "even_priors",
+    "fixed_scales",
     "scales",
     "signed_scales",
     "supported_scale",
@@ -212,6 +213,11 @@ def scales(priors: Sequence[Prior]) -> Scales:
         np.array(upper, dtype=float),
         np.zeros(len(rows)),
     )
+
+
+def fixed_scales(sc: Scales) -> np.ndarray:
+    """(m,) bool: known, so that the coordinate is a standard normal that nothing depends on."""
+    return sc.code == _FIXED
 
 
 def even_priors(sc: Scales) -> np.ndarray:

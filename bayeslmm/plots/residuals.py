@@ -53,6 +53,8 @@ def plot_residuals(fit: PosteriorResult | LikelihoodResult) -> np.ndarray:
         residual, label = quantile_residuals(fit), "quantile residual"
     elif design.weights is not None:
         residual, label = residual * np.sqrt(design.weights), "weighted residual"
+        if design.se_name is not None:
+            label = "residual / standard error"
     panels = [(block, j) for block in design.blocks for j in range(block.n_effects)]
     count = 2 + len(panels)
     columns = count if count <= 4 else min(4, -(-count // 2))

@@ -120,6 +120,11 @@ def check_prior(parameter: Parameter, prior: Prior) -> None:
         If the prior does not suit the parameter.
     """
     key, kind = parameter.key, parameter.kind
+    if parameter.default.name == "Fixed" and prior != parameter.default:
+        raise PriorError(
+            f"{key} is known: the formula has standard errors, se(...). For a residual standard "
+            "deviation beside them add a factor with a level per row, (1 | row)."
+        )
     if kind != "corr" and np.all(np.isfinite(parameter.support)):
         return _check_interval(parameter, prior)
     if (kind == "corr") != (prior.name == "LKJ"):

@@ -53,7 +53,12 @@ def residual_parameters(design: Design, sd_y: float) -> list[Parameter]:
     - rho: uniform over its interval (-1, 1), for compound symmetry (-1 / (m - 1), 1);
     - range: HalfNormal with half the longest span of times within a group;
     - unstructured correlations: LKJ(2).
+
+    Where standard errors are known, sigma is 1 in their unit: no number that a table shows.
     """
+    if design.se_name is not None:
+        one = Prior("Fixed", value=1)
+        return [_single("sigma", "sigma", one, (0.0, np.inf), shown=False)]
     scale = sd_y * math.sqrt(design.statistics.mean_weight)
     found = [
         _single(key, "sigma", Prior("HalfStudentT", nu=3, sigma=scale), (0.0, np.inf))

@@ -163,6 +163,8 @@ def _parameter(design: Design, own) -> Parameter:
 def response_notes(design: Design) -> list[str]:
     """Lines that say what the defaults of such a model are about."""
     family, link = design.family, design.family.link.name
+    if design.se_name is not None:
+        return [f"sigma is known: rows have the standard errors {design.se_name}"]
     if family.gaussian:
         return []
     unit = response_unit(design)

@@ -26,6 +26,10 @@ from bayeslmm.priors.responses import RESPONSE_KINDS, response_notes
 __all__ = ["Priors", "default_priors", "sigma_is_given"]
 
 
+#: Prior and source of what the formula says is known.
+_KNOWN = ("Fixed", "default")
+
+
 @dataclass(frozen=True)
 class _Entry:
     prior: Prior
@@ -107,8 +111,9 @@ class Priors(Mapping):
         return {p.key: _Entry(p.default, "default") for p in self._found}
 
     def fixed(self) -> dict[str, Prior]:
-        """The priors that fix a value, by key; no default does."""
-        entries = self._entries if "_entries" in vars(self) else {}
+        """The priors that fix a value, by key; no default does but that of known sigma."""
+        known = "_entries" in vars(self) or self._design.se_name is not None
+        entries = self._entries if known else {}
         return {key: entry.prior for key, entry in entries.items() if entry.prior.name == "Fixed"}
 
     def __getitem__(self, key: str) -> Prior:
@@ -150,12 +155,17 @@ class Priors(Mapping):
         return len(self._entries)
 
     def __repr__(self) -> str:
-        width = max(len(key) for key in self._entries)
+        shown = self.shown()
+        width = max((len(key) for key in shown), default=0)
         lines = [
-            f"  {key:<{width}}  {entry.prior!r}" + ("" if entry.source == "default" else "  (set)")
-            for key, entry in self._entries.items()
+            f"  {key:<{width}}  {self[key]!r}" + ("" if self.is_default(key) else "  (set)")
+            for key in shown
         ]
         return "\n".join(["Priors", *lines, *(f"  {note}" for note in self.notes())])
+
+    def shown(self) -> list[str]:
+        """Keys to print: what the formula says is known has no prior to show."""
+        return [k for k, e in self._entries.items() if (e.prior.name, e.source) != _KNOWN]
 
     def notes(self) -> list[str]:
         """What the priors are about, where that is not the parameter in the formula's columns."""

@@ -280,6 +280,7 @@ class _Plan:
         cls, model, effect, effect_prior, factor, design_value, analysis_prior, alpha, threshold,
         direction, parameters, draws,
     ) -> _Plan:  # fmt: skip
+        from bayeslmm.results.identification import sigma_is_known
         from bayeslmm.results.support import refuse_unless_derived
         from bayeslmm.results.tables import check_level
 
@@ -292,6 +293,11 @@ class _Plan:
             )
         base = getattr(model, "model", model)
         refuse_unless_derived(base, "Assurance")
+        if sigma_is_known(base):
+            raise DataError(
+                "Assurance is not available where sigma or standard errors are known: its analyses "
+                "estimate sigma. Simulate with simulate() and fit the model by refit()."
+            )
         priors = model.priors if hasattr(model, "priors") else base.priors
         split = split_effect(base.design, priors, effect)
         if not isinstance(effect_prior, Prior):

@@ -13,6 +13,7 @@ from bayeslmm.bayes.marginal import MarginalDensity, marginal_density, marginal_
 from bayeslmm.errors import DataError, PriorError
 from bayeslmm.gaussian import single_threaded_blas
 from bayeslmm.parts.parameters import coef_key
+from bayeslmm.parts.scales import fixed_scales
 from bayeslmm.priors.parameters import component_names
 from bayeslmm.priors.propriety import refuse_improper_posterior
 from bayeslmm.protocols import is_posterior
@@ -176,7 +177,10 @@ def log_marginal_likelihood(
         return draw_evidence(density, random_seed, draws)
     rng = np.random.default_rng(np.random.SeedSequence([random_seed, 12]))
     with single_threaded_blas():
-        return bridge_sampling(density, fitted_theta(fit, density), rng)
+        x = fitted_theta(fit, density)
+        known = np.flatnonzero(fixed_scales(density.scales))
+        x[..., known] = rng.standard_normal((*x.shape[:2], len(known)))
+        return bridge_sampling(density, x, rng)
 
 
 def bayes_factor(

@@ -89,6 +89,8 @@ def power_scaling(fit: PosteriorResult) -> pd.DataFrame:
     table = pd.DataFrame(columns, index=pd.Index(names, name="parameter"))
     table["diagnosis"] = [_diagnosis(*row) for row in table.to_numpy()]
     for at, key in enumerate(keys):
+        if fit.priors[key].name == "Fixed":  # what is known has no prior to scale
+            continue
         table[key] = values("prior", [f"prior{at}"])
     return table
 

@@ -169,7 +169,9 @@ def _data(design: Design) -> Section:
         f"{design.n_rows} rows are used."
         + (f" {dropped}." if dropped else " No row was left out for missing values.")
     ]
-    if design.weights is not None:
+    if design.se_name is not None:
+        words.append(f"The standard error of every row is known: {design.se_name}.")
+    elif design.weights is not None:
         words.append(f"Rows are weighted by {design.weights_name}.")
     if not design.rows_in_memory:
         words.append(
@@ -214,8 +216,8 @@ def _response_summary(design: Design) -> pd.DataFrame:
 
 def _priors(fit: PosteriorResult) -> Section:
     rows = [
-        [key, repr(prior), "default" if fit.priors.is_default(key) else "set"]
-        for key, prior in fit.priors.items()
+        [key, repr(fit.priors[key]), "default" if fit.priors.is_default(key) else "set"]
+        for key in fit.priors.shown()
     ]
     words = [f"{note.strip()}." for note in fit.priors.notes()]
     return Section("Priors", words, tables=[Table(["parameter", "prior", ""], rows)])

@@ -17,6 +17,7 @@ from bayeslmm.errors import DataError, ModelWarning
 from bayeslmm.formula import Design
 from bayeslmm.formula.columns import as_frame
 from bayeslmm.formula.design import NewRows
+from bayeslmm.formula.extension import new_weights
 from bayeslmm.results.estimability import inestimable_text, undetermined
 from bayeslmm.results.response_scale import mean_shift, on_mean_scale
 
@@ -117,15 +118,7 @@ def row_weights(design: Design, newdata, n: int) -> np.ndarray:
         return np.ones(n)
     if newdata is None:
         return design.weights
-    frame = as_frame(newdata)
-    if design.weights_name in frame.columns:
-        weights = frame[design.weights_name].to_numpy(dtype=float)
-        if np.all(np.isfinite(weights)) and np.all(weights > 0):
-            return weights
-    raise DataError(
-        f"The model has weights: new responses need positive weights in a column "
-        f"{design.weights_name!r}."
-    )
+    return new_weights(design, newdata)
 
 
 def scale_rows(design: Design, newdata, n: int = 1) -> np.ndarray:

@@ -36,7 +36,9 @@ def residual_sd(w: Writer, row: str) -> str:
 
 
 def residual_variance(w: Writer, row: str) -> str:
-    """Squared standard deviation (or scale) of the row, over its weight."""
+    """Squared standard deviation (or scale) of the row, over its weight; a known one by name."""
+    if w.design.se_name is not None:
+        return w.square(w.value(w.design.se_name, row))
     text = w.squared(residual_sd(w, row))
     if w.design.weights_name is None:
         return text

@@ -96,7 +96,13 @@ def source_design(
             f'family="{family}" needs every row: its likelihood is not one of sums over rows, '
             "which are all that is kept of data read in batches. Give a data frame in memory."
         )
-    refuse_trials(parse_formula(formula), family)
+    parsed = parse_formula(formula)
+    if parsed.se is not None:
+        raise DataError(
+            "se() needs every row in memory. For data read in batches make a column of 1 / s^2 "
+            'and write weights="column", priors={"sigma": blm.Prior("Fixed", value=1)}.'
+        )
+    refuse_trials(parsed, family)
     return with_family(build_streamed_design(formula, source, **options), family)
 
 

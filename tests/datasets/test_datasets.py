@@ -30,6 +30,7 @@ SHAPES = {
     "epilepsy": (236, 9),
     "grouseticks": (403, 7),
     "wine": (72, 6),
+    "bcg": (13, 11),
 }
 
 
@@ -59,6 +60,16 @@ def test_factor_levels_that_are_numbers_are_in_numeric_order():
 def test_an_unknown_name_is_refused_with_the_nearest():
     with pytest.raises(blm.DataError, match="Did you mean 'penicillin'"):
         blm.load_dataset("penicilin")
+
+
+def test_effects_of_the_bcg_trials_are_those_published():
+    bcg = blm.load_dataset("bcg")  # metafor's table of log risk ratios and their variances
+    yi = [-0.8893, -1.5854, -1.3481, -1.4416, -0.2175, -0.7861, -1.6209, 0.0120, -0.4694]
+    yi += [-1.3713, -0.3394, 0.4459, -0.0173]
+    vi = [0.3256, 0.1946, 0.4154, 0.0200, 0.0512, 0.0069, 0.2230, 0.0040, 0.0564, 0.0730, 0.0124]
+    vi += [0.5325, 0.0714]
+    np.testing.assert_allclose(bcg["yi"], yi, atol=5.1e-5)
+    np.testing.assert_allclose(bcg["sei"] ** 2, vi, atol=5.1e-5)
 
 
 def test_columns_made_from_others_are_as_described():

@@ -389,3 +389,52 @@ def test_an_effect_of_every_row_is_overdispersion_of_counts(family, left):
 def test_r_users_are_told_how_to_write_trials():
     with pytest.raises(blm.FormulaError, match="successes of trials"):
         model("cbind(s, failures) ~ x", "binomial")
+
+
+# ---- known standard errors
+
+
+def test_a_known_standard_error_is_a_column_or_a_call_after_a_bar():
+    parsed = parse_formula("log(y) | se(s) ~ x + (x | g)")
+    assert (parsed.response, parsed.se, parsed.trials) == ("log ( y )", "s", None)
+    assert [str(bar) for bar in parsed.bars] == ["(x | g)"]
+    assert parse_formula("y | se(`a b`, sigma = FALSE) ~ 1").se == "`a b`"
+    assert parse_formula("y ~ (1 | g)").se is None
+    design = blm.LMM("positive | se(I(time / 2)) ~ time", data()).design
+    np.testing.assert_allclose(design.weights, 4 / data()["time"] ** 2)
+    assert design.se_name == "I(time / 2)"
+
+
+@pytest.mark.parametrize(
+    ("left", "match"),
+    [
+        ("y | s", "after '|' is the known standard error"),
+        ("y | weights(w)", "Weights are weights="),
+        ("y | se(s) + weights(w)", "after '|' is the known standard error"),
+        ("y | se(s) | se(t)", "after '|' is the known standard error"),
+        ("y | se()", "after '|' is the known standard error"),
+        ("| se(s)", "after '|' is the known standard error"),
+        ("(y | se(s))", "after '|' is the known standard error"),
+        ("y | se(s, t)", "takes one column or one call"),
+        ("y | se(s, sigma=x)", "takes one column or one call"),
+        ("y | se(s, sigma=TRUE)", r"number.* the rows, and write y . se\(s\) ~ ... \+ \(1 . row\)"),
+        ("y | se(s, sigma=True)", "a level per row is the same model"),
+    ],
+)
+def test_what_stands_after_the_bar_is_a_standard_error_and_nothing_else(left, match):
+    with pytest.raises(blm.FormulaError, match=match.replace("'|'", "'[|]'")):
+        parse_formula(f"{left} ~ x")
+
+
+def test_a_standard_error_learned_from_the_fitted_rows_has_no_value_in_new_ones():
+    design = blm.LMM("positive | se(exp(scale(time))) ~ x", data()).design
+    with pytest.raises(blm.FormulaError, match="standard error .* depends on all fitted rows"):
+        add_rows(design, data().iloc[:2])
+
+
+def test_added_rows_bring_their_standard_errors():
+    design = blm.LMM("positive | se(time) ~ x + (1 | g)", data()).design
+    more = add_rows(design, data().iloc[:3].assign(time=0.5))
+    np.testing.assert_array_equal(more.weights[-3:], 4.0)
+    with pytest.raises(blm.DataError, match="'time' is 0 in row 'r1'"):
+        add_rows(design, data().iloc[1:3].assign(time=0.0))

@@ -130,3 +130,10 @@ def test_default_priors_stay_those_of_the_template():
     assert result.analysis_prior == blm.Prior(
         "Normal", mu=0.0, sigma=fit.priors["Days"].parameters["sigma"]
     )
+
+
+def test_known_standard_errors_are_refused():
+    model = blm.LMM("yi | se(sei) ~ ablat + (1 | trial)", blm.load_dataset("bcg"))
+    prior = blm.Prior("Normal", mu=0, sigma=0.1)
+    with pytest.raises(blm.DataError, match="standard errors are known"):
+        blm.assurance(model, "ablat", prior, 20, n_sims=2, random_seed=1)

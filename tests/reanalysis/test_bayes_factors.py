@@ -390,3 +390,30 @@ def test_a_name_that_cannot_be_tested_says_what_can(toy):
     model.priors["beta"] = blm.Prior("Flat")
     with pytest.raises(blm.PriorError, match="flat"):
         blm.savage_dickey(model, "f")
+
+
+def test_the_evidence_of_known_standard_errors_is_that_of_a_grid():
+    """A meta-analysis given tau is normal, so that its evidence is an integral over tau."""
+    data = blm.load_dataset("bcg")
+    priors = {
+        "Intercept": blm.Prior("Normal", mu=0, sigma=1),
+        "sd(Intercept | trial)": blm.Prior("HalfNormal", sigma=1),
+    }
+    model = blm.LMM("yi | se(sei) ~ 1 + (1 | trial)", data, priors=priors)
+    y, v = data["yi"].to_numpy()[:, None], data["sei"].to_numpy()[:, None] ** 2
+    tau = np.linspace(0, 6, 6001)
+    w = 1 / (v + tau**2)
+    # y ~ N(0, diag(1 / w) + 11'): log determinant and inverse by the matrix of rank one
+    quadratic = (w * y**2).sum(0) - (w * y).sum(0) ** 2 / (1 + w.sum(0))
+    log_p = -0.5 * (13 * np.log(2 * np.pi) - np.log(w).sum(0) + np.log1p(w.sum(0)) + quadratic)
+    density = np.exp(log_p - log_p.max()) * 2 * stats.norm.pdf(tau)
+    expected = log_p.max() + np.log(np.trapezoid(density, tau))
+    post = model.fit(draws=500, random_seed=1, progressbar=False)
+    found = blm.log_marginal_likelihood(post)
+    assert found.value == pytest.approx(expected, abs=max(5 * found.error, 1e-3))
+    assert found.error < 0.05
+    # no heterogeneity: the likelihood at tau = 0 against the evidence
+    against = blm.savage_dickey(post, "sd(Intercept | trial)")
+    assert against.log_bf10 == pytest.approx(
+        expected - log_p[0], abs=5 * max(against.relative_error, 0.01)
+    )
