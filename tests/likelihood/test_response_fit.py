@@ -260,3 +260,15 @@ def test_counts_that_vary_no_more_than_chance_have_no_alpha():
         fit = model.ml()
     poisson = blm.MixedModel("y ~ 1", data, family="poisson").ml()
     assert fit.loglik == pytest.approx(poisson.loglik, abs=1e-2)
+
+
+def test_a_search_that_ends_where_the_link_does_names_the_row_and_its_level():
+    """Without an event in a level its most probable risk is zero once effects may be large."""
+    groups = np.repeat(np.arange(12), 20)
+    events = np.repeat([0, 0, 8, 9, 10, 7, 6, 8, 9, 5, 10, 8], 20)
+    frame = pd.DataFrame({"y": (np.tile(np.arange(20), 12) < events) * 1, "g": groups})
+    frame.index = [f"r{i}" for i in range(240)]
+    model = blm.MixedModel("y ~ 1 + (1 | g)", frame, family="bernoulli", link="identity")
+    with pytest.warns(ModelWarning, match=r"row 'r\d+' of g [01] .*no means beyond 0.*model.fit"):
+        fit = model.ml()
+    assert not fit.converged
