@@ -59,9 +59,12 @@ __all__ = [
     "whitened_sample",
 ]
 
-#: Warm-up draws per chain where none are asked for, and the acceptance rate aimed at.
+#: Warm-up draws per chain where none are asked for, and the acceptance rate aimed at. Where the
+#: range of the linear predictor ends the density does so too, or falls to nothing, and longer steps
+#: jump across: with three groups of six rows 5 of 8000 diverge at 0.9 and 26 at 0.8, for a sixth
+#: fewer effective draws per gradient.
 WHITENED_TUNE = 300
-_TARGET_ACCEPT = 0.8
+_TARGET_ACCEPT, _TARGET_ACCEPT_AT_WALLS = 0.8, 0.9
 
 
 def fit_whitened(
@@ -127,7 +130,9 @@ def whitened_chains(
         Draws of warm-up.
     """
     ready = partial(_compiled, density)
-    return run_chains(density.n_dim, density, ready, sampling, tune=tune, accept=_TARGET_ACCEPT)
+    ends = density.arguments.walls.ends
+    accept = _TARGET_ACCEPT_AT_WALLS if np.isfinite(ends).any() else _TARGET_ACCEPT
+    return run_chains(density.n_dim, density, ready, sampling, tune=tune, accept=accept)
 
 
 def _compiled(density: WhitenedPosterior, initial_point: Callable) -> CompiledDensity | None:

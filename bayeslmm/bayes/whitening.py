@@ -18,6 +18,7 @@ import numpy as np
 from bayeslmm.addresses import Table
 from bayeslmm.assembly import response_system
 from bayeslmm.bayes.kernels._following import follow, lower_solve, products, scale
+from bayeslmm.bayes.kernels._walls import Walls
 from bayeslmm.bayes.kernels.coordinates import CovariancePrior, add_likelihood, is_finite, natural
 from bayeslmm.bayes.kernels.joint import (
     JointArguments,
@@ -71,6 +72,10 @@ _STARTS = (0.5, 0.05)
 
 #: Effects follow all others where that takes so many multiplications per row at most.
 _WORTH = 15.0
+
+#: Where intercepts begin to bend away from an end of the linear predictor, in standard deviations
+#: that they have at the mode.
+_BEND = 1.0
 
 
 class LowParameters(NamedTuple):
@@ -376,6 +381,7 @@ def whitened_posterior(laplace: LaplacePosterior, *, signed: bool = True) -> Whi
         coefficients=laplace.coefficients,
         ordered=int(laplace.ordered),
         constant=system.constant,
+        walls=_walls(system, problem.symbolic, C),
         whitening=_whitening(system, problem.symbolic, w, at.F, C, R, mode),
     )
     return WhitenedPosterior(laplace, mode, arguments, problem.symbolic)
@@ -393,10 +399,32 @@ def _information(system: ResponseSystem, w: np.ndarray) -> Problem:
     return prepare(products, system.patterns, symbolic=symbolic)
 
 
+def _largest_first(system: ResponseSystem) -> list[int]:
+    """Factors by the number of their effects."""
+    sizes = [n_levels * q for n_levels, q in system.effect_shapes]
+    return sorted(range(len(sizes)), key=lambda k: -sizes[k])
+
+
+def _walls(system: ResponseSystem, symbolic: Symbolic, C: np.ndarray) -> Walls:
+    """Of the first factor's intercepts, where they are correlated with nothing in their level."""
+    ends = np.array(system.family.predictor_range)
+    none = Walls(ends, np.zeros(0), 0, 0)
+    if not system.factors or not np.any(np.isfinite(ends)):
+        return none
+    k, layout = _largest_first(system)[0], symbolic.layout
+    f, pattern = system.factors[k], system.patterns[k]
+    for effect in range(f.q):
+        if np.all(f.Z[:, effect] == 1.0) and (effect,) in pattern.blocks:
+            nodes = symbolic.position[symbolic.base[k] + np.unique(f.codes)]
+            own = effect * (f.q + 1)
+            width = _BEND / C[layout.diag_ptr[nodes] + own]
+            return Walls(ends, width, effect, int(layout.f_ptr[k]) + own)
+    return none
+
+
 def _rows(system: ResponseSystem, symbolic: Symbolic) -> Rows:
     """Rows in the order of the factor with most effects, which comes first."""
-    n, sizes = system.n, [n_levels * q for n_levels, q in system.effect_shapes]
-    factors = sorted(range(len(sizes)), key=lambda k: -sizes[k])
+    n, factors = system.n, _largest_first(system)
     order, starts = np.arange(n), np.zeros(0, dtype=np.int64)
     if factors:
         codes = system.factors[factors[0]].codes

@@ -29,7 +29,7 @@ from bayeslmm.likelihood.response_coordinates import (
     mapped_factors,
 )
 from bayeslmm.likelihood.response_profile import coefficient_deviance, component_deviance
-from bayeslmm.likelihood.response_search import ResponseSearch
+from bayeslmm.likelihood.response_search import ResponseSearch, row_at_end
 from bayeslmm.likelihood.satterthwaite import VarianceCurvature, pseudo_inverse
 from bayeslmm.likelihood.separation import refuse_separated
 
@@ -205,7 +205,26 @@ class ResponseLikelihood:
         with single_threaded_blas():
             first = None if start is None else self.inner_x(start)
             found = ResponseSearch(self.inner).optimum(first)
-            return replace(found, theta=self.theta_of(*self.outer_parts(found.theta)))
+            found = replace(found, theta=self.theta_of(*self.outer_parts(found.theta)))
+        if found.converged or not np.isfinite(found.criterion):
+            return found
+        return replace(found, message=self._why_not(found))
+
+    def _why_not(self, found: Optimum) -> str:
+        """Why a search did not converge: that it came to an end of the linear predictor, if so."""
+        eta, design = self.solution(found.theta, False).mode.eta, self.design
+        at = row_at_end(self.problem, eta)
+        if at is None:
+            return found.message
+        row, end = at
+        levels = [f"{block.name} {block.levels[block.codes[row]]!r}" for block in design.blocks]
+        of = f" of {', '.join(levels)}" if levels else ""
+        return (
+            f"the linear predictor of row {design.index[row]!r}{of} is {eta[row]:.2g}, and "
+            f'link="{self.problem.family.link.name}" has no means beyond {end:g}, so that '
+            "the approximation of the likelihood ends there. Use model.fit(), which is exact, or "
+            "another link"
+        )
 
     def solution(self, theta: np.ndarray, reml: bool) -> ResponseSolution:
         F, phi, beta = self.parts(theta)

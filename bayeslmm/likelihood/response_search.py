@@ -6,13 +6,19 @@ import numpy as np
 
 from bayeslmm.laplace.system import ResponseSystem
 from bayeslmm.likelihood.optimize import Search
-from bayeslmm.likelihood.response_coordinates import ResponseCoordinates, ResponsePoint
+from bayeslmm.likelihood.response_coordinates import (
+    ResponseCoordinates,
+    ResponsePoint,
+    predictor_unit,
+)
 from bayeslmm.parts.patterns import pack_theta
 
-__all__ = ["ResponseSearch"]
+__all__ = ["ResponseSearch", "row_at_end"]
 
 #: A slope of the deviance, in coordinates that vary by about one, that is none.
 _SLOPE = 2e-3
+#: What distance from an end of the linear predictor's range, in its unit, is none.
+_AT_END = 0.02
 
 
 class ResponseSearch(Search):
@@ -100,3 +106,21 @@ class ResponseSearch(Search):
         """Whether the gradient vanishes beside a standard error's worth of it."""
         value, gradient = self.slope(x)
         return bool(np.isfinite(value) and np.max(np.abs(gradient), initial=0.0) < _SLOPE)
+
+
+def row_at_end(system: ResponseSystem, eta: np.ndarray) -> tuple[int, float] | None:
+    """The row whose linear predictor is where its range ends, and that end; None if none is.
+
+    The effects of its level are most probable right there, or beyond: Laplace's approximation,
+    around a point where the density is level, ends with them.
+
+    Parameters
+    ----------
+    eta : (n,) array
+        At the most probable effects.
+    """
+    gaps = np.abs(eta - np.array(system.family.predictor_range)[:, None])
+    side, row = np.unravel_index(np.argmin(gaps), gaps.shape)
+    if gaps[side, row] > _AT_END * predictor_unit(system):
+        return None
+    return int(row), float(system.family.predictor_range[side])

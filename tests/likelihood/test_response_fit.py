@@ -280,3 +280,15 @@ def test_a_poor_approximation_is_said_with_what_to_use_instead():
         model_of("contraception").ml()
     of = [fit.covariances["g"].to_numpy().item() for fit in (poor, better)]
     assert of[0] > 16 * of[1]  # standard deviations 5.8 and 1.4
+
+
+def test_a_search_that_ends_where_the_link_does_names_the_row_and_its_level():
+    """Without an event in a level its most probable risk is zero once effects may be large."""
+    groups = np.repeat(np.arange(12), 20)
+    events = np.repeat([0, 0, 8, 9, 10, 7, 6, 8, 9, 5, 10, 8], 20)
+    frame = pd.DataFrame({"y": (np.tile(np.arange(20), 12) < events) * 1, "g": groups})
+    frame.index = [f"r{i}" for i in range(240)]
+    model = blm.MixedModel("y ~ 1 + (1 | g)", frame, family="bernoulli", link="identity")
+    with pytest.warns(ModelWarning, match=r"row 'r\d+' of g [01] .*no means beyond 0.*model.fit"):
+        fit = model.ml()
+    assert not fit.converged

@@ -13,6 +13,7 @@ import numpy as np
 
 from bayeslmm.addresses import reader
 from bayeslmm.bayes.kernels._following import follow, pull_back
+from bayeslmm.bayes.kernels._walls import Walls, pull_inside, step_inside
 from bayeslmm.bayes.kernels.coordinates import CovariancePrior, natural
 from bayeslmm.compiling import (
     Doubles,
@@ -145,6 +146,7 @@ class JointArguments(NamedTuple):
         1 where the family's parameters are thresholds, in increasing order.
     constant : float
         What the log density of all rows adds whatever the parameters.
+    walls : Walls
     whitening : Whitening
     """
 
@@ -155,6 +157,7 @@ class JointArguments(NamedTuple):
     coefficients: Scales
     ordered: int
     constant: float
+    walls: Walls
     whitening: Whitening
 
 
@@ -274,17 +277,25 @@ def joint(low, v, a):
     C, R = np.empty(diag.shape[0]), np.empty(panel.shape[0])
     first, u, b = np.empty(N), np.empty(N), np.empty(N)
     log_det = follow(lay, diag, panel, r, at.F, v, C, R, first, u, b)
-    eta = _predictor(a.rows, beta, b)
+    eta, J = _predictor(a.rows, beta, b), a.walls.width.shape[0]
+    inside, r_wall, nearest = u, np.empty((2, J)), np.empty((2, J), np.int64)
+    log_bend = 0.0
+    if J > 0:
+        inside = u.copy()
+        log_bend = step_inside(a.rows, a.walls, at.F, inside, b, eta, r_wall, nearest)
     score, d_phi = np.empty(eta.shape[0]), np.zeros(n_phi)
     value = log_density_rows(
         a.rows.family, a.rows.y, a.rows.trials, a.rows.weights, eta, phi, score, d_phi
     )
     for i in range(N):
-        value -= 0.5 * u[i] * u[i]
+        value -= 0.5 * inside[i] * inside[i]
     value += a.constant + at.value + log_phi + log_beta - log_det - 0.5 * N * _LOG_2PI
     d_beta, g, d_F, d_r = np.zeros(p), np.zeros(N), np.zeros(at.F.shape[0]), np.empty(N)
+    if J > 0:
+        value += log_bend
+        pull_inside(a.rows, a.walls, at.F, inside, r_wall, nearest, score, d_F)
     _transposed(a.rows, score, d_beta, g)
-    pull_back(lay, diag, panel, r, at.F, C, R, first, u, g, d_F, d_v, d_r)
+    pull_back(lay, diag, panel, r, at.F, C, R, first, u, inside, g, d_F, d_v, d_r)
     for i in range(N):
         for c in range(levels.drift.shape[1]):
             d_beta[c] -= levels.drift[i, c] * d_r[i]
@@ -395,7 +406,8 @@ def natural_draws(Z, a):
     sds, F = np.empty((n, m)), np.empty((n, prior.effects.buffer[0]))
     phi, beta, b = np.empty((n, n_phi)), np.empty((n, p)), np.empty((n, N))
     C, R = np.empty(levels.diag.shape[0]), np.empty(levels.panel.shape[0])
-    first, u = np.empty(N), np.empty(N)
+    first, u, J = np.empty(N), np.empty(N), a.walls.width.shape[0]
+    r_wall, nearest = np.empty((2, J)), np.empty((2, J), np.int64)
     for i in range(n):
         low, v = spread_out(Z[i], a.whitening)
         at = natural(low[:n_cov], prior)
@@ -404,4 +416,7 @@ def natural_draws(Z, a):
         beta[i] = scale_terms(a.coefficients, low[n_cov + n_phi :])[2]
         r = _information(levels, beta[i])
         follow(levels.layout, levels.diag, levels.panel, r, at.F, v, C, R, first, u, b[i])
+        if J > 0:
+            eta = _predictor(a.rows, beta[i], b[i])
+            step_inside(a.rows, a.walls, at.F, u, b[i], eta, r_wall, nearest)
     return sds, F, phi, beta, b

@@ -247,6 +247,20 @@ class Family:
         return None
 
     @property
+    def predictor_range(self) -> tuple[float, float]:
+        """Between which linear predictors there is a distribution."""
+        events, link = self.kind == formulas.BINOMIAL, self.link.name
+        if events and link in ("identity", "log"):
+            return (0.0, 1.0) if link == "identity" else (-math.inf, 0.0)
+        if (
+            self.kind != formulas.LOGNORMAL
+            and not self.gaussian
+            and link in ("identity", "inverse")
+        ):
+            return 0.0, math.inf
+        return -math.inf, math.inf
+
+    @property
     def latent_response(self) -> bool:
         """Whether the response says where a latent variable is, eta its location."""
         categories = (formulas.BINOMIAL, formulas.ORDINAL)
