@@ -103,7 +103,7 @@ class ResponseSimulator:
         m = len(laplace.prior.effects.diagonal)
         sds = natural(x[: laplace.n_covariances], laplace.prior).scalar[:m]
         at = laplace.natural(x)
-        return LowDraws(sds[None], at.F[None], at.phi[None], at.beta[None])
+        return LowDraws(sds[None], at.F[None], at.phi[None], at.beta[None], at.nu[None])
 
     def _simulated(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         system, at = self.laplace.system, self.laplace.natural(x)

@@ -233,12 +233,15 @@ def fit_whitened_importance(
 
 
 class LowDraws(NamedTuple):
-    """n draws of the parameters: scalars of the effects, flat factors, phi and coefficients."""
+    """n draws of the parameters: scalars of the effects, flat factors, phi, coefficients, and
+    degrees of freedom of effects.
+    """
 
     sds: np.ndarray
     F: np.ndarray
     phi: np.ndarray
     beta: np.ndarray
+    nu: np.ndarray
 
 
 def low_draws(density: WhitenedPosterior, z: np.ndarray) -> tuple[LowDraws, np.ndarray]:
@@ -293,4 +296,7 @@ def joint_values(
         vector = own.transform == "ordered"
         values[own.key] = part.reshape(*shape, own.size) if vector else part.reshape(shape)
         first += own.size
+    if low.nu.shape[1]:
+        parts = zip(names.factors, low.nu.T, strict=True)
+        values |= {factor.nu: nu.reshape(shape) for factor, nu in parts}
     return values | factor_values(design, names, sds, factors, b, shape)

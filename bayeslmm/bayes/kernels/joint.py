@@ -14,6 +14,7 @@ import numpy as np
 from bayeslmm.addresses import reader
 from bayeslmm.bayes.kernels._following import follow, pull_back
 from bayeslmm.bayes.kernels.coordinates import CovariancePrior, natural
+from bayeslmm.bayes.kernels.effects import log_effects
 from bayeslmm.compiling import (
     Doubles,
     IntegerMatrix,
@@ -42,9 +43,6 @@ __all__ = [
     "whitened",
     "whitened_many",
 ]
-
-_LOG_2PI = float(np.log(2.0 * np.pi))
-
 
 class Rows(NamedTuple):
     """Rows of the data, in the order of the levels of the first factor.
@@ -140,6 +138,8 @@ class JointArguments(NamedTuple):
     covariances : CovariancePrior
     phi, coefficients : Scales
         Priors of the family's parameters and of the coefficients.
+    tails : Scales
+        Of the degrees of freedom of every factor's effects; of nothing where these are normal.
     ordered : int
         1 where the family's parameters are thresholds, in increasing order.
     constant : float
@@ -152,6 +152,7 @@ class JointArguments(NamedTuple):
     covariances: CovariancePrior
     phi: Scales
     coefficients: Scales
+    tails: Scales
     ordered: int
     constant: float
     whitening: Whitening
@@ -256,18 +257,22 @@ def joint(low, v, a):
     Parameters
     ----------
     low : (d,) array
-        Coordinates of the covariances, of the family's parameters, and coefficients.
+        Coordinates of the covariances, of the family's parameters, of the degrees of freedom of
+        effects, and coefficients.
     v : (N,) array
     a : JointArguments
     """
     levels, prior = a.levels, a.covariances
     n_cov = prior.scales.code.shape[0] + prior.exponent.shape[0]
     n_phi, p = a.phi.code.shape[0], a.coefficients.code.shape[0]
+    tail = n_cov + n_phi
+    fixed = tail + a.tails.code.shape[0]
     m, k = prior.effects.diagonal.shape[0], prior.scales.code.shape[0]
     d_low, d_v = np.empty(low.shape[0]), np.empty(v.shape[0])
     at = natural(low[:n_cov], prior)
-    log_phi, d_log_phi, phi, slope = family_parameters(low[n_cov : n_cov + n_phi], a.phi, a.ordered)
-    log_beta, d_log_beta, beta, slope_beta = scale_terms(a.coefficients, low[n_cov + n_phi :])
+    log_phi, d_log_phi, phi, slope = family_parameters(low[n_cov:tail], a.phi, a.ordered)
+    log_nu, d_log_nu, nu, slope_nu = scale_terms(a.tails, low[tail:fixed])
+    log_beta, d_log_beta, beta, slope_beta = scale_terms(a.coefficients, low[fixed:])
     N = v.shape[0]
     lay, diag, panel, r = levels.layout, levels.diag, levels.panel, _information(levels, beta)
     C, R = np.empty(diag.shape[0]), np.empty(panel.shape[0])
@@ -278,12 +283,12 @@ def joint(low, v, a):
     value = log_density_rows(
         a.rows.family, a.rows.y, a.rows.trials, a.rows.weights, eta, phi, score, d_phi
     )
-    for i in range(N):
-        value -= 0.5 * u[i] * u[i]
-    value += a.constant + at.value + log_phi + log_beta - log_det - 0.5 * N * _LOG_2PI
+    d_u, d_nu = np.empty(N), np.empty(nu.shape[0])
+    value += log_effects(lay, u, nu, d_u, d_nu) - log_det
+    value += a.constant + at.value + log_phi + log_nu + log_beta
     d_beta, g, d_F, d_r = np.zeros(p), np.zeros(N), np.zeros(at.F.shape[0]), np.empty(N)
     _transposed(a.rows, score, d_beta, g)
-    pull_back(lay, diag, panel, r, at.F, C, R, first, u, g, d_F, d_v, d_r)
+    pull_back(lay, diag, panel, r, at.F, C, R, first, u, d_u, g, d_F, d_v, d_r)
     for i in range(N):
         for c in range(levels.drift.shape[1]):
             d_beta[c] -= levels.drift[i, c] * d_r[i]
@@ -300,8 +305,10 @@ def joint(low, v, a):
         slope = np.ones(n_phi)
     for i in range(n_phi):
         d_low[n_cov + i] = d_log_phi[i] + d_phi[i] * slope[i]
+    for i in range(nu.shape[0]):
+        d_low[tail + i] = d_log_nu[i] + d_nu[i] * slope_nu[i]
     for i in range(p):
-        d_low[n_cov + n_phi + i] = d_log_beta[i] + d_beta[i] * slope_beta[i]
+        d_low[fixed + i] = d_log_beta[i] + d_beta[i] * slope_beta[i]
     return value, d_low, d_v
 
 
@@ -375,21 +382,27 @@ def whitened_many(Z, a):
 
 @kernel
 def natural_draws(Z, a):
-    """Scalars of the effects, flat factors, phi, coefficients and effects at rows of Z."""
+    """Scalars of the effects, flat factors, phi, coefficients, degrees of freedom and effects at
+    rows of Z.
+    """
     n, prior, levels = Z.shape[0], a.covariances, a.levels
     m, k = prior.effects.diagonal.shape[0], prior.scales.code.shape[0]
     n_cov, n_phi = k + prior.exponent.shape[0], a.phi.code.shape[0]
     N, p = levels.r.shape[0], a.coefficients.code.shape[0]
+    tail = n_cov + n_phi
+    fixed = tail + a.tails.code.shape[0]
     sds, F = np.empty((n, m)), np.empty((n, prior.effects.buffer[0]))
     phi, beta, b = np.empty((n, n_phi)), np.empty((n, p)), np.empty((n, N))
+    nu = np.empty((n, fixed - tail))
     C, R = np.empty(levels.diag.shape[0]), np.empty(levels.panel.shape[0])
     first, u = np.empty(N), np.empty(N)
     for i in range(n):
         low, v = spread_out(Z[i], a.whitening)
         at = natural(low[:n_cov], prior)
         sds[i], F[i] = at.scalar[:m], at.F
-        phi[i] = family_parameters(low[n_cov : n_cov + n_phi], a.phi, a.ordered)[2]
-        beta[i] = scale_terms(a.coefficients, low[n_cov + n_phi :])[2]
+        phi[i] = family_parameters(low[n_cov:tail], a.phi, a.ordered)[2]
+        nu[i] = scale_terms(a.tails, low[tail:fixed])[2]
+        beta[i] = scale_terms(a.coefficients, low[fixed:])[2]
         r = _information(levels, beta[i])
         follow(levels.layout, levels.diag, levels.panel, r, at.F, v, C, R, first, u, b[i])
-    return sds, F, phi, beta, b
+    return sds, F, phi, beta, nu, b
