@@ -141,9 +141,12 @@ def _compiled(density: WhitenedPosterior, initial_point: Callable) -> CompiledDe
 
 def _refuse_summaries(design: Design, sampling: Sampling) -> None:
     if sampling.random_effects != "draws":
+        beside = f'family="{design.family.name}"'
+        if design.family.name == "gaussian":
+            beside = 'random="student"'
         raise DataError(
             'random_effects="summary" is for Gaussian responses, whose effects are drawn after the '
-            f'covariances; with family="{design.family.name}" they are part of the chain.'
+            f"covariances; with {beside} they are part of the chain."
         )
 
 

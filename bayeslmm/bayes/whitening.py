@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LaplacePosterior",
     "WhitenedPosterior",
+    "heavy_effects",
     "laplace_posterior",
     "samples_effects",
     "whitened_obstacle",
@@ -278,7 +279,12 @@ def samples_effects(design: Design, priors: Priors) -> bool:
 
     So with every response that is not Gaussian, and with Student-t residuals and effects.
     """
-    return not design.family.gaussian or "nu" in priors or bool(_tail_keys(design, priors))
+    return not design.family.gaussian or "nu" in priors or heavy_effects(design, priors)
+
+
+def heavy_effects(design: Design, priors: Priors) -> bool:
+    """Whether random effects are Student-t."""
+    return bool(_tail_keys(design, priors))
 
 
 def whitened_obstacle(design: Design, priors: Priors) -> str | None:

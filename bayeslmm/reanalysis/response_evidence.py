@@ -1,4 +1,5 @@
-"""Log marginal likelihoods of responses that are not Gaussian.
+"""Log marginal likelihoods where effects are sampled: of responses that are not Gaussian, and of
+Student-t residuals and effects.
 
 Parameters and effects together, in coordinates where their joint posterior is near a standard
 normal: importance sampling around its mode, or bridge sampling from chains where the weights cannot
