@@ -142,6 +142,6 @@ def _curvature(system: ResponseRows, eta, phi, slopes: np.ndarray) -> np.ndarray
     """Positive weights (n,): observed where they are, else expected."""
     w = -slopes[2]
     if not system.family.log_concave:
-        expected = system.weights * system.family.information(eta, phi, system.trials)
-        w = np.where(w > 0, w, expected)
+        steps = system.family.step_weight(system.y, eta, phi, system.trials)
+        w = np.where(w > 0, w, system.weights * steps)
     return np.maximum(w, 1e-10 * np.abs(w).max(initial=1e-300))

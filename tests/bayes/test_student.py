@@ -94,26 +94,32 @@ def tiny_fit(key):
     return model.fit(draws=3000, random_seed=5, progressbar=False)
 
 
+def log_density_of(z, nu):
+    """Standard t or, without nu, normal: scipy's constants, and a formula that is quick."""
+    if nu is None:
+        return stats.norm.logpdf(0.0) - 0.5 * z * z
+    return stats.t.logpdf(0.0, nu) - 0.5 * (nu + 1) * np.log1p(z * z / nu)
+
+
 @cache
 def by_integration(key):
-    """Grids of beta, sd and nu, and the log density there, rows left out if asked."""
-    grids = np.linspace(-7, 7, 57), np.linspace(0.05, 7.0, 56), np.exp(np.linspace(-1.6, 3, 31))
+    """Grids of beta, sd and nu, and the log density there."""
+    grids = np.linspace(-6, 6, 41), np.linspace(0.04, 6.92, 44), np.exp(np.linspace(-1.6, 3, 20))
     beta, sd, nu = np.meshgrid(*grids, indexing="ij")
-    t = np.linspace(-8.0, 8.0, 121)
+    t = np.linspace(-7.0, 7.0, 85)
     u = np.sinh(t / 2) if key == "nu(g)" else t
     log_step = np.log(np.gradient(u, t) * (t[1] - t[0]))
     log_density = (
         stats.norm(0, 2).logpdf(beta) + stats.halfnorm(0, 1.5).logpdf(sd)
         + stats.gamma(4).logpdf(nu)
     )  # fmt: skip
+    eta = grids[0][:, None, None] + grids[1][:, None] * u
     for k, own in enumerate(grids[2]):
-        heavy, normal = stats.t(own), stats.norm
-        effects = (heavy if key == "nu(g)" else normal).logpdf(u) + log_step
-        eta = grids[0][:, None, None] + grids[1][:, None] * u
+        effects = log_density_of(u, own if key == "nu(g)" else None) + log_step
         for group in Y:
-            rows = sum((heavy if key == "nu" else normal).logpdf((y - eta) / 0.8) for y in group)
-            rows = rows - 4 * np.log(0.8)
-            log_density[..., k] += logsumexp(rows + effects, axis=2)
+            gaps = ((y - eta) / 0.8 for y in group)
+            rows = sum(log_density_of(gap, own if key == "nu" else None) for gap in gaps)
+            log_density[..., k] += np.log(np.exp(rows + effects).sum(axis=2)) - 4 * np.log(0.8)
     return (beta, sd, nu), log_density, grids
 
 
@@ -171,14 +177,14 @@ def test_a_row_left_out_of_student_residuals_has_its_density_given_the_others():
     fit = tiny_fit("nu")
     loo = fit.loo(progressbar=False)
     _, log_density, grids = by_integration("nu")
-    i, u = 3, np.linspace(-8.0, 8.0, 121)  # the outlier
+    i, u = 3, np.linspace(-7.0, 7.0, 85)  # the outlier
     log_u = stats.norm.logpdf(u) + np.log(u[1] - u[0])
     eta = grids[0][:, None, None] + grids[1][:, None] * u
     without = log_density.copy()
     for k, nu in enumerate(grids[2]):
-        each = [stats.t.logpdf((y - eta) / 0.8, nu) - np.log(0.8) for y in Y[0]]
-        whole = sum(each) + log_u
-        without[..., k] += logsumexp(whole - each[i], axis=2) - logsumexp(whole, axis=2)
+        each = [log_density_of((y - eta) / 0.8, nu) - np.log(0.8) for y in Y[0]]
+        whole = np.exp(sum(each) + log_u)
+        without[..., k] += np.log((whole / np.exp(each[i])).sum(axis=2) / whole.sum(axis=2))
     weights = np.log(grids[2])
     close(loo, i, logsumexp(log_density + weights) - logsumexp(without + weights))
 

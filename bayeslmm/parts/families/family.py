@@ -148,6 +148,10 @@ class Family:
         slope = self.link.inverse_slope(eta)
         return slope / self.variance(eta, phi) * slope
 
+    def step_weight(self, y: Any, eta: Any, phi: Any = (), trials: Any = 1.0) -> Array:
+        """Positive weight of a row in a step uphill where the log density is not concave."""
+        return self.information(eta, phi, trials)
+
     def mean(self, eta: Any, phi: Any = (), trials: Any = 1.0) -> Array:
         """Expectation of y, of binomial counts per trial, of ordinal responses of 0..K-1."""
         return self.link.inverse(eta)

@@ -60,6 +60,13 @@ class StudentT(Gaussian):
         nu = np.asarray(phi)[..., 1]
         return (nu + 1.0) / (nu + 3.0) * super().information(eta, phi, trials)
 
+    def step_weight(self, y, eta, phi=(), trials=1.0):
+        """(nu + 1) / (nu scale^2 + (y - eta)^2): steps of the EM algorithm, which never go down
+        (Lange, Little & Taylor 1989, JASA 84, section 4).
+        """
+        nu, scale = np.asarray(phi)[..., 1], self._scale(phi, trials)
+        return (nu + 1.0) / (nu * scale**2 + (y - eta) ** 2)
+
     def variance(self, eta, phi=(), trials=1.0):
         nu = np.asarray(phi)[..., 1]
         with np.errstate(divide="ignore"):
