@@ -138,7 +138,11 @@ def test_the_posterior_is_that_of_integration(key):
 def test_the_marginal_likelihood_is_that_of_integration(key, method):
     found = blm.log_marginal_likelihood(tiny_fit(key), method=method, random_seed=3)
     (_, _, nu), log_density, grids = by_integration(key)
-    steps = [grids[0][1] - grids[0][0], grids[1][1] - grids[1][0], np.log(grids[2][1] / grids[2][0])]
+    steps = [
+        grids[0][1] - grids[0][0],
+        grids[1][1] - grids[1][0],
+        np.log(grids[2][1] / grids[2][0]),
+    ]
     expected = logsumexp(log_density + np.log(nu)) + np.log(steps).sum()
     assert found.error < 0.05
     # the grid ends where 1e-3 of the mass is left
@@ -149,7 +153,7 @@ def test_rows_and_groups_left_out_have_their_density_given_the_rest():
     """Student-t residuals with weights, normal effects, integrated on a grid draw by draw."""
     frame = FRAME.assign(w=np.linspace(0.5, 2.0, 12))
     model = blm.LMM("y ~ 1 + (1 | g)", frame, weights="w", family="student")
-    fit = model.fit(draws=50, chains=1, random_seed=2, progressbar=False)
+    fit = model.fit(draws=100, chains=4, random_seed=2, progressbar=False)
     loo = fit.loo(exact=False)
     assert loo.likelihood == "integrated"
     leaving, posterior = LeavingOut.of(fit, 0), fit.posterior
@@ -213,9 +217,7 @@ def test_the_posterior_is_calibrated(options, formula):
 @pytest.mark.slow
 def test_nuts_of_the_hierarchical_model_agrees_on_sleepstudy():
     data = blm.load_dataset("sleepstudy")
-    model = blm.LMM(
-        "Reaction ~ Days + (Days | Subject)", data, family="student", random="student"
-    )
+    model = blm.LMM("Reaction ~ Days + (Days | Subject)", data, family="student", random="student")
     own = model.fit(draws=2000, random_seed=1, progressbar=False)
     other = model.fit(
         draws=1000, tune=1000, random_seed=2, progressbar=False, target_accept=0.95,
@@ -227,3 +229,22 @@ def test_nuts_of_the_hierarchical_model_agrees_on_sleepstudy():
         sizes = draws["ess_bulk"], theirs["ess_bulk"]
         error = np.hypot(draws["sd"] / np.sqrt(sizes[0]), theirs["sd"] / np.sqrt(sizes[1]))
         assert abs(draws["mean"] - theirs["mean"]) < 6 * error, name
+
+
+def test_student_effects_beside_a_family_say_what_is_about_normal_ones():
+    frame = pd.DataFrame({"y": [0, 2, 1, 3, 5, 2, 1, 0, 0, 2, 1, 4], "x": np.arange(12) / 5})
+    frame["g"] = np.repeat(list("abc"), 4)
+    model = blm.MixedModel("y ~ x + (1 | g)", frame, family="poisson", random="student")
+    fit = model.fit(draws=100, chains=2, random_seed=1, progressbar=False)
+    assert fit.info.parameterization == "whitened"
+    assert "nu(g)" in fit.varcomp().index
+    assert fit.loo(exact=False).likelihood == "conditional"
+    new = pd.DataFrame({"x": [0.5], "g": ["z"]})
+    assert np.isfinite(fit.predict(new, random="new", random_seed=1).to_numpy()).all()
+    for refused in (fit.r2, fit.average_effects, lambda: fit.predict(random="marginal")):
+        with pytest.raises(blm.DataError, match="Student-t|student"):
+            refused()
+    with pytest.raises(blm.SamplingError, match="Student-t"):
+        fit.loo("g")
+    with pytest.raises(blm.DataError, match="student"):
+        model.ml()

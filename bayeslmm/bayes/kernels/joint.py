@@ -44,6 +44,7 @@ __all__ = [
     "whitened_many",
 ]
 
+
 class Rows(NamedTuple):
     """Rows of the data, in the order of the levels of the first factor.
 
