@@ -134,8 +134,8 @@ def log_marginal_likelihood(
     fit : PosteriorResult
         Its draws of the covariance parameters are bridged, where they come from chains. An
         importance sample has an estimate of its own, which is returned instead: its resampled
-        draws repeat each other, and a bridge from them would understate its error. Where effects are
-        sampled chains are drawn anew, in the coordinates of the bridge.
+        draws repeat each other, and a bridge from them would understate its error. Where effects
+        are sampled chains are drawn anew, in the coordinates of the bridge.
     method : {"bridge", "importance"}
         Importance sampling draws anew.
     draws : int

@@ -30,7 +30,6 @@ from bayeslmm.results.loo_result import K_HAT, Refits, influences
 if TYPE_CHECKING:
     import xarray as xr
 
-    from bayeslmm.formula import Design
     from bayeslmm.protocols import PosteriorResult
 
 __all__ = [

@@ -199,7 +199,7 @@ def test_a_row_left_out_of_student_residuals_has_its_density_given_the_others():
      ({"random": "student", "family": "student"}, "y ~ x + (x | a)")],
 )  # fmt: skip
 def test_the_posterior_is_calibrated(options, formula):
-    """p-values of a right program are uniform: the smallest of 9 is below 1e-7 once in a million."""
+    """p-values of a right program are uniform: one of 13 is below 1e-7 once in a million."""
     data = pd.DataFrame({"a": np.repeat(np.arange(8), 6)})
     data["x"], data["y"] = np.random.default_rng(4).normal(size=(2, 48))
     priors = {
