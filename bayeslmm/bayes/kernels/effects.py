@@ -1,8 +1,8 @@
 """The density of standardized effects: normal, or Student-t level by level.
 
-With tau_j ~ Gamma(nu / 2, nu / 2) and u_j | tau_j ~ N(0, I / tau_j) the q effects of a level are one
-multivariate t with nu degrees of freedom, tau_j integrated out (Lange, Little & Taylor 1989, JASA
-84, 881-896, equation 2):
+With tau_j ~ Gamma(nu / 2, nu / 2) and u_j | tau_j ~ N(0, I / tau_j) the q effects of a level are
+one multivariate t with nu degrees of freedom, tau_j integrated out (Lange, Little & Taylor 1989,
+JASA 84, 881-896, equation 2):
 
     log p(u_j) = -(nu + q) / 2 log(1 + |u_j|^2 / nu) + log(Gamma((nu + q) / 2) / Gamma(nu / 2))
                  - q / 2 log(pi nu).

@@ -47,7 +47,7 @@ ORDINAL_LOGIT, ORDINAL_PROBIT = code_of(ORDINAL, LOGIT), code_of(ORDINAL, PROBIT
 
 
 @summing_kernel
-def log_density_rows(code, y, trials, weights, eta, phi, score, d_phi):
+def log_density_rows(code, y, trials, weights, eta, phi, score, d_phi):  # noqa: C901, PLR0912
     """Sum of the weighted log density of rows, without what depends on y and trials alone.
 
     Parameters

@@ -6,6 +6,8 @@ of a residual is sigma / sqrt(weight).
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from bayeslmm.parts.families import formulas
@@ -18,8 +20,8 @@ class Gaussian(Family):
     """y ~ N(eta, sigma / sqrt(weight))."""
 
     kind = formulas.GAUSSIAN
-    links = ("identity",)
-    concave = links
+    links: ClassVar[tuple[str, ...]] = ("identity",)
+    concave: ClassVar[tuple[str, ...]] = links
     gaussian = True
     discrete = False
 
@@ -54,7 +56,7 @@ class StudentT(Gaussian):
     """
 
     kind = formulas.STUDENT
-    concave = ()
+    concave: ClassVar[tuple[str, ...]] = ()
 
     def information(self, eta, phi=(), trials=1.0):
         nu = np.asarray(phi)[..., 1]
