@@ -39,6 +39,7 @@ __all__ = [
     "response_system",
     "structured_problem",
     "system_of",
+    "trials_and_weights",
 ]
 
 #: Unequal variances of so few rows in a block, and in all, are evaluated block by block.
@@ -108,21 +109,36 @@ def response_system(design: Design, *, columns=slice(None)) -> ResponseSystem:
     """
     from bayeslmm.laplace.system import ResponseSystem
 
-    ones, levels = np.ones(design.n_rows), [block.n_levels for block in design.blocks]
+    trials, weights = trials_and_weights(design)
+    levels = [block.n_levels for block in design.blocks]
     met = sum(min(design.n_rows, j * k) for j, k in combinations(levels, 2))
     joined = met + sum(levels) if met else 0
     expect(_PER_RESPONSE * design.n_rows * len(levels) + _PER_JOINED * joined)
     return ResponseSystem(
         # copies: an array that may not be written is another type to the compiler
         y=np.array(design.y, dtype=float),
-        trials=ones if design.trials is None else np.array(design.trials, dtype=float),
-        weights=ones if design.weights is None else np.array(design.weights, dtype=float),
+        trials=trials,
+        weights=weights,
         offset=np.array(design.offset, dtype=float),
         X=np.ascontiguousarray(design.X[:, columns]),
         factors=tuple(factor_rows(design)),
         family=design.family,
         patterns=tuple(covariance_patterns(design)),
     )
+
+
+def trials_and_weights(design: Design) -> tuple[np.ndarray, np.ndarray]:
+    """What a :class:`bayeslmm.parts.families.Family` takes for trials, and powers of its densities.
+
+    Weights of residuals are their precisions, which are in place of trials there; a row of weight 0
+    is left out.
+    """
+    ones = np.ones(design.n_rows)
+    trials = ones if design.trials is None else np.array(design.trials, dtype=float)
+    weights = ones if design.weights is None else np.array(design.weights, dtype=float)
+    if not design.family.gaussian:
+        return trials, weights
+    return np.where(weights > 0.0, weights, 1.0), (weights > 0.0).astype(float)
 
 
 def structured_problem(design: Design, *, columns=slice(None), route: str = "auto") -> System:

@@ -295,9 +295,10 @@ class MixedModel(ModelViews):
             The same seed gives the same draws; without one a seed is drawn and recorded.
         parameterization : {"auto", "marginal", "whitened", "noncentered", "centered"}
             ``"marginal"`` (Gaussian responses) integrates coefficients and random effects out
-            exactly; ``"whitened"`` (other responses) samples everything in the coordinates of the
-            Laplace approximation; the other two sample everything through PyMC, which knows any
-            prior. ``"auto"`` takes the first that knows the priors; the result says which.
+            exactly; ``"whitened"`` (other responses, Student-t residuals and effects) samples
+            everything in the coordinates of the Laplace approximation; the other two do so
+            through PyMC, which knows any prior. ``"auto"`` takes the first that knows the priors;
+            the result says which.
         method : {"nuts", "importance"}
             ``"importance"`` draws from a multivariate t distribution around the mode, reweights
             and resamples: as fast as a point estimate, checked by its Pareto k-hat, and with an

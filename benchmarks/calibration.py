@@ -10,7 +10,7 @@ bayes-factors   bayes_factor and savage_dickey in 2 x 2 designs with crossed sub
 kinship         simulation-based calibration with effects of related individuals.
 families        simulation-based calibration of 0/1 and count responses, 12 groups of 8 rows and
                 8 x 6 crossed ones.
-student         simulation-based calibration with Student-t residuals, of the hierarchical model.
+student         simulation-based calibration of Student-t residuals, 12 groups of 8 rows.
 intervals       coverage of 90 % bootstrap intervals of R2 and of the variance components.
 trajectories    moments by trajectories of a surrogate against NUTS, in standard errors.
 """
@@ -137,45 +137,13 @@ def families(n: int, seed: int) -> None:
 
 
 def student(n: int, seed: int) -> None:
-    """Ranks of the hierarchical model, compiled once and given other responses."""
-    import nutpie
-
-    from bayeslmm.bayes.calibration import Calibration
-
     rng = np.random.default_rng(2)
-    g = np.repeat(np.arange(8), 5)
-    data = pd.DataFrame({"g": g, "x": rng.normal(size=40), "y": rng.normal(size=40)})
+    data = pd.DataFrame({"g": np.repeat(np.arange(12), 8)})
+    data["x"], data["y"] = rng.normal(size=(2, 96))
     priors = PROPER | {"nu": blm.Prior("Gamma", alpha=2, beta=0.1)}
     model = quietly("y ~ x + (1 | g)", data, family="student", priors=priors)
-    compiled = nutpie.compile_pymc_model(model.pymc_model("noncentered"))
-    ranks, truth, names = [], [], ["Intercept", "x", "sd", "sigma", "nu"]
-    for sim in range(n):
-        rng = np.random.default_rng([seed, sim])
-        alpha, slope, sd, sigma = (
-            rng.normal(), 0.6 * rng.normal(), abs(0.5 * rng.normal()), abs(rng.normal())
-        )  # fmt: skip
-        nu = rng.gamma(2, 10)
-        x = data["x"].to_numpy()
-        intercept = alpha - slope * x.mean()
-        y = (
-            intercept
-            + slope * x
-            + (sd * rng.standard_normal(8))[g]
-            + sigma * rng.standard_t(nu, 40)
-        )
-        trace = nutpie.sample(
-            compiled.with_data(**{model.names.data: y}), draws=99 * 8, tune=400, chains=1, cores=1,
-            seed=sim, progress_bar=False, target_accept=0.9,
-        )  # fmt: skip
-        draws = trace["posterior"]
-        beta = draws["beta"].to_numpy()[0, ::8]
-        columns = [beta[:, 0], beta[:, 1], draws[model.names.factors[0].sd].to_numpy()[0, ::8, 0]]
-        columns += [draws[name].to_numpy()[0, ::8] for name in ("sigma", "nu")]
-        true = np.array([intercept, slope, sd, sigma, nu])
-        ranks.append((np.column_stack(columns) < true).sum(axis=0))
-        truth.append(true)
-    frames = [pd.DataFrame(values, columns=names) for values in (ranks, truth)]
-    print(f"Student-t residuals\n{Calibration(*frames, 99, 'nuts', 0)!r}")
+    found = blm.sbc(model, n, random_seed=seed, progressbar=False)
+    print(f"Student-t residuals\n{found!r}")
 
 
 def intervals(n: int, seed: int) -> None:
@@ -243,7 +211,7 @@ PARTS = {
     "bayes-factors": (bayes_factors, 300),
     "kinship": (kinship, 200),
     "families": (families, 500),
-    "student": (student, 200),
+    "student": (student, 300),
     "intervals": (intervals, 200),
     "trajectories": (trajectories, 6),
 }

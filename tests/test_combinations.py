@@ -49,7 +49,7 @@ FAMILIES = {
     "ordered response": ("ordinal", "grade"),
 }
 #: Sampled through PyMC, which compiles for seconds.
-SAMPLED = ("Student-t residuals", "Student-t effects", "missing covariates")
+SAMPLED = ("missing covariates",)
 
 
 @cache

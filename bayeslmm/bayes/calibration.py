@@ -32,7 +32,7 @@ from bayeslmm.bayes.mode import MODE_EVALUATIONS, find_mode
 from bayeslmm.bayes.nuts import DRAW_EVALUATIONS
 from bayeslmm.bayes.response_calibration import ResponseSimulator
 from bayeslmm.bayes.sampling import Sampling
-from bayeslmm.bayes.whitening import whitened_obstacle
+from bayeslmm.bayes.whitening import samples_effects, whitened_obstacle
 from bayeslmm.compiling import expect
 from bayeslmm.errors import PriorError, SamplingError
 from bayeslmm.formula.components import component_map, residual_component_names
@@ -196,7 +196,7 @@ def sbc(
     workers = cores or os.cpu_count() or 1
     simulator: _Simulator | ResponseSimulator
     steady: AbstractContextManager
-    if model.design.family.gaussian:
+    if not samples_effects(model.design, model.priors):
         simulator = _Simulator.of(model, method, n_draws)
         sampling = DRAW_EVALUATIONS * (_TUNE + _THIN * n_draws) if method == "nuts" else _PROPOSALS
         ahead = n_sims * (MODE_EVALUATIONS + sampling)
@@ -346,7 +346,7 @@ def _check(model: Model, n_sims: int, method: str, n_draws: int) -> None:
             f"Nothing can be simulated from the flat prior of {improper[0]}. Give it a proper "
             'prior, such as blm.Prior("Normal", mu=0, sigma=...).'
         )
-    if not model.design.family.gaussian:
+    if samples_effects(model.design, model.priors):
         if obstacle := whitened_obstacle(model.design, model.priors):
             raise PriorError(f"Calibration samples the compiled joint density, but {obstacle}.")
     elif obstacle := marginal_obstacle(model.design, model.priors):

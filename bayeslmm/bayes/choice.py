@@ -66,13 +66,14 @@ def choose_parameterization(
         If what was asked for does not go with the priors.
     """
     from bayeslmm.bayes.marginal import fixed_obstacle, marginal_obstacle
+    from bayeslmm.bayes.whitening import samples_effects
 
-    if not design.family.gaussian:
+    if samples_effects(design, priors):
         return _choose_whitened(design, priors, parameterization, method, options)
     if parameterization == "whitened":
         raise SamplingError(
-            'parameterization="whitened" is for responses that are not Gaussian: leave it at '
-            '"auto".'
+            'parameterization="whitened" is for responses that are not Gaussian and for Student-t '
+            'residuals and effects: leave it at "auto".'
         )
     if parameterization in ("noncentered", "centered"):
         where = "on the marginal posterior of the covariance parameters"
@@ -108,9 +109,15 @@ def _needs_pymc(options: Mapping[str, Any], obstacle: str | None) -> str | None:
 
 
 def _choose_whitened(design, priors, parameterization, method, options) -> tuple[str, str]:
-    """Of a response that is not Gaussian."""
+    """Of a model whose effects are sampled with everything else."""
+    from bayeslmm.bayes.marginal import fixed_obstacle
     from bayeslmm.bayes.whitening import whitened_obstacle
 
+    if parameterization == "marginal" and design.family.gaussian:
+        raise SamplingError(
+            f"The marginal posterior is not available: {fixed_obstacle(design, priors)}. Leave "
+            'parameterization at "auto" or "whitened".'
+        )
     if parameterization == "marginal":
         raise SamplingError(
             f'With family="{design.family.name}" coefficients and random effects cannot be '

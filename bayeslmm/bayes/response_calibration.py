@@ -1,4 +1,7 @@
-"""Simulations from the priors of a response that is not Gaussian, and their posteriors."""
+"""Simulations from the priors, and their posteriors, where effects are sampled.
+
+Of responses that are not Gaussian, and of Student-t residuals and effects.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import numpy as np
 
 from bayeslmm.bayes.importance import MAX_K_HAT
 from bayeslmm.bayes.kernels.coordinates import natural
+from bayeslmm.bayes.residuals import effect_multipliers
 from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.bayes.whitened_fitting import (
     LowDraws,
@@ -24,9 +28,9 @@ from bayeslmm.bayes.whitening import (
 )
 from bayeslmm.errors import SamplingError
 from bayeslmm.gaussian import draw_levels
+from bayeslmm.parts.parameters import nu_key
 from bayeslmm.parts.scales import draw_scales, unconstrain
 from bayeslmm.priors.parameters import component_names
-from bayeslmm.priors.responses import response_parameters
 
 if TYPE_CHECKING:
     from bayeslmm.protocols import Model
@@ -67,7 +71,10 @@ class ResponseSimulator:
         names = list(design.coef_names)
         for block in design.blocks:
             names += component_names(block)
-        names += [c.name for own in response_parameters(design) for c in own.components]
+            if nu_key(block.name) in model.priors:
+                names.append(nu_key(block.name))
+        own = {parameter.key: parameter for parameter in model.priors.parameters}
+        names += [c.name for of in design.family.parameters for c in own[of.key].components]
         return cls(model, laplace_posterior(design, model.priors), method, n_draws, names)
 
     def run(self, seed: np.random.SeedSequence) -> tuple[np.ndarray, np.ndarray, bool]:
@@ -93,6 +100,7 @@ class ResponseSimulator:
                 unconstrain(prior.scales, draw_scales(prior.scales, 1, rng)[0]),
                 np.arctanh(2 * rng.beta(prior.exponent, prior.exponent) - 1),
                 laplace.coordinates_of_phi(phi),
+                unconstrain(laplace.tails, draw_scales(laplace.tails, 1, rng)[0]),
                 unconstrain(laplace.coefficients, draw_scales(laplace.coefficients, 1, rng)[0]),
             ]
         )
@@ -103,13 +111,15 @@ class ResponseSimulator:
         m = len(laplace.prior.effects.diagonal)
         sds = natural(x[: laplace.n_covariances], laplace.prior).scalar[:m]
         at = laplace.natural(x)
-        return LowDraws(sds[None], at.F[None], at.phi[None], at.beta[None])
+        return LowDraws(sds[None], at.F[None], at.phi[None], at.beta[None], at.nu[None])
 
     def _simulated(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         system, at = self.laplace.system, self.laplace.natural(x)
         eta = system.offset + system.X @ at.beta
-        for rows, L in zip(system.factors, system.split(at.F), strict=True):
+        for k, (rows, L) in enumerate(zip(system.factors, system.split(at.F), strict=True)):
             b = draw_levels(None, rows.n_levels, L, rng)
+            if len(at.nu):
+                b = b * effect_multipliers(rng, at.nu[k : k + 1], rows.n_levels)[0]
             eta = eta + (rows.Z * b[rows.codes]).sum(axis=1)
         family, trials = system.family, self.model.design.trials
         with np.errstate(all="ignore"):
@@ -151,12 +161,14 @@ class ResponseSimulator:
         design = self.model.design
         beta, phi, sds, factors = in_formula(self.laplace, self.model.priors, draws)
         columns, start = [beta], 0
-        for block, L in zip(design.blocks, factors, strict=True):
+        for k, (block, L) in enumerate(zip(design.blocks, factors, strict=True)):
             part = sds[:, start : start + block.n_effects]
             columns.append(part)
             if pairs := block.correlated_pairs():
                 unit = L / part[:, :, None]
                 R = unit @ unit.transpose(0, 2, 1)
                 columns.append(np.stack([R[:, i, j] for i, j in pairs], axis=1))
+            if draws.nu.shape[1]:
+                columns.append(draws.nu[:, k : k + 1])
             start += block.n_effects
         return np.concatenate([*columns, phi], axis=1)

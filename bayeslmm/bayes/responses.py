@@ -83,7 +83,8 @@ def response_component_draws(design: Design, posterior: xr.Dataset) -> tuple[lis
 def phi_draws(design: Design, posterior: xr.Dataset) -> np.ndarray:
     """The family's parameters in its order, (chains, draws, n_phi)."""
     shape = (posterior.sizes["chain"], posterior.sizes["draw"])
-    parts = [posterior[name].to_numpy().reshape(*shape, -1) for name in response_variables(design)]
+    keys = [own.key for own in design.family.parameters]
+    parts = [posterior[key].to_numpy().reshape(*shape, -1) for key in keys]
     return np.concatenate([np.empty((*shape, 0)), *parts], axis=-1)
 
 

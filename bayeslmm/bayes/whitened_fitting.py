@@ -146,9 +146,12 @@ def _compiled(density: WhitenedPosterior, initial_point: Callable) -> CompiledDe
 
 def _refuse_summaries(design: Design, sampling: Sampling) -> None:
     if sampling.random_effects != "draws":
+        beside = f'family="{design.family.name}"'
+        if design.family.name == "gaussian":
+            beside = 'random="student"'
         raise DataError(
             'random_effects="summary" is for Gaussian responses, whose effects are drawn after the '
-            f'covariances; with family="{design.family.name}" they are part of the chain.'
+            f"covariances; with {beside} they are part of the chain."
         )
 
 
@@ -238,12 +241,15 @@ def fit_whitened_importance(
 
 
 class LowDraws(NamedTuple):
-    """n draws of the parameters: scalars of the effects, flat factors, phi and coefficients."""
+    """n draws of the parameters: scalars of the effects, flat factors, phi, coefficients, and
+    degrees of freedom of effects.
+    """
 
     sds: np.ndarray
     F: np.ndarray
     phi: np.ndarray
     beta: np.ndarray
+    nu: np.ndarray
 
 
 def low_draws(density: WhitenedPosterior, z: np.ndarray) -> tuple[LowDraws, np.ndarray]:
@@ -298,4 +304,7 @@ def joint_values(
         vector = own.transform == "ordered"
         values[own.key] = part.reshape(*shape, own.size) if vector else part.reshape(shape)
         first += own.size
+    if low.nu.shape[1]:
+        parts = zip(names.factors, low.nu.T, strict=True)
+        values |= {factor.nu: nu.reshape(shape) for factor, nu in parts}
     return values | factor_values(design, names, sds, factors, b, shape)

@@ -42,6 +42,7 @@ from bayeslmm.gaussian.symbolic import Symbolic, analyze, in_order
 from bayeslmm.laplace.system import ResponseSystem
 from bayeslmm.laplace.transforms import is_ordered, unbounded
 from bayeslmm.parts.correlations import CorrelationLayout, correlation_layout, lkj_exponents
+from bayeslmm.parts.parameters import nu_key
 from bayeslmm.parts.prior import Prior
 from bayeslmm.parts.scales import (
     LINE_FAMILIES,
@@ -61,13 +62,17 @@ if TYPE_CHECKING:
 __all__ = [
     "LaplacePosterior",
     "WhitenedPosterior",
+    "heavy_effects",
     "laplace_posterior",
+    "samples_effects",
     "whitened_obstacle",
     "whitened_posterior",
 ]
 
 #: Standard deviations of the effects where a search starts, in units of the linear predictor.
 _STARTS = (0.5, 0.05)
+#: Degrees of freedom of effects there: the center of their usual prior.
+_TYPICAL_NU = 20.0
 
 
 #: Effects follow all others where that takes so many multiplications per row at most.
@@ -79,11 +84,14 @@ _BEND = 1.0
 
 
 class LowParameters(NamedTuple):
-    """Parameters in natural units: flat factors, the family's, coefficients."""
+    """Parameters in natural units: flat factors, the family's, coefficients, and degrees of
+    freedom of effects.
+    """
 
     F: np.ndarray
     phi: np.ndarray
     beta: np.ndarray
+    nu: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,9 @@ class LaplacePosterior:
     prior : CovariancePrior
         Of the covariances.
     phi, coefficients : Scales
+    tails : Scales
+        Of the degrees of freedom of Student-t effects, which this approximation takes for normal
+        ones of the same scale: it is about where, and how widely, the exact density is.
     combinations : (p, p) array
         What the priors of coefficients are about, as combinations of the formula's.
     ordered : bool
@@ -110,6 +121,7 @@ class LaplacePosterior:
     prior: CovariancePrior
     phi: Scales
     coefficients: Scales
+    tails: Scales
     combinations: np.ndarray
     ordered: bool = False
     unit: float = 1.0
@@ -136,21 +148,24 @@ class LaplacePosterior:
     @property
     def n_dim(self) -> int:
         """Coordinates in all."""
-        return self.n_covariances + len(self.phi.code) + len(self.coefficients.code)
+        own = self.phi, self.tails, self.coefficients
+        return self.n_covariances + sum(len(part.code) for part in own)
 
-    def _parts(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _parts(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         x = np.ascontiguousarray(x, dtype=float)
         first = self.n_covariances
         second = first + len(self.phi.code)
-        return x[:first], x[first:second], x[second:]
+        third = second + len(self.tails.code)
+        return x[:first], x[first:second], x[second:third], x[third:]
 
     def natural(self, x: np.ndarray) -> LowParameters:
         """Parameters in natural units."""
-        covariances, phi, beta = self._parts(x)
+        covariances, phi, nu, beta = self._parts(x)
         return LowParameters(
             natural(covariances, self.prior).F,
             family_parameters(phi, self.phi, int(self.ordered))[2],
             scale_terms(self.coefficients, beta)[2],
+            scale_terms(self.tails, nu)[2],
         )
 
     def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
@@ -165,7 +180,8 @@ class LaplacePosterior:
         parts, nothing = self._parts(x), np.full(self.n_dim, np.nan)
         at = natural(parts[0], self.prior)
         log_phi, d_phi, phi, slope = family_parameters(parts[1], self.phi, int(self.ordered))
-        log_beta, d_beta, beta, slope_beta = scale_terms(self.coefficients, parts[2])
+        log_nu, d_nu, _, _ = scale_terms(self.tails, parts[2])
+        log_beta, d_beta, beta, slope_beta = scale_terms(self.coefficients, parts[3])
         if not (is_finite(at) and np.all(np.isfinite(phi))):
             return np.nan, nothing
         found, mode = self.system.evaluate(
@@ -175,7 +191,7 @@ class LaplacePosterior:
             return np.nan, nothing
         if gradient:
             self._near["start"] = mode.b, mode.U
-        value = found.value + at.value + log_phi + log_beta
+        value = found.value + at.value + log_phi + log_nu + log_beta
         if not gradient:
             return value, nothing
         layout = self.system.layout
@@ -184,7 +200,7 @@ class LaplacePosterior:
         add_likelihood(at, parts[0], self.prior, q, layout.f_ptr, found.d_Sigma, empty, empty)
         in_x = ordered_pullback(found.d_phi, slope) if self.ordered else found.d_phi * slope
         return value, np.concatenate(
-            [at.gradient, d_phi + in_x, d_beta + found.d_beta * slope_beta]
+            [at.gradient, d_phi + in_x, d_nu, d_beta + found.d_beta * slope_beta]
         )
 
     def coordinates_of_phi(self, phi: np.ndarray) -> np.ndarray:
@@ -213,6 +229,7 @@ class LaplacePosterior:
                 unconstrain(scales, np.where(sds > 0, sds, sd)),
                 np.zeros(len(self.prior.exponent)),
                 self.coordinates_of_phi(phi),
+                unconstrain(self.tails, np.full(len(self.tails.code), _TYPICAL_NU)),
                 unconstrain(self.coefficients, beta),
             ]
         )
@@ -230,6 +247,7 @@ class LaplacePosterior:
                 sds,
                 np.full(len(self.prior.exponent), np.mean(sds) if len(sds) else 1.0),
                 np.full(len(self.phi.code), 1.0 / (1.0 + np.sqrt(system.n))),
+                np.full(len(self.tails.code), 0.5),
                 1.0 / (1.0 + size),
             ]
         )
@@ -274,22 +292,58 @@ def laplace_posterior(
         covariances,
         scales([priors[own.key] for own in design.family.parameters for _ in range(own.size)]),
         scales(coefficients[1]),
+        scales([priors[key] for key in _tail_keys(design, priors)]),
         A,
         is_ordered(design.family),
         response_unit(design),
     )
 
 
+def samples_effects(design: Design, priors: Priors) -> bool:
+    """Whether random effects are sampled with the parameters, as nothing integrates them out.
+
+    So with every response that is not Gaussian, and with Student-t residuals and effects.
+    """
+    return not design.family.gaussian or "nu" in priors or heavy_effects(design, priors)
+
+
+def heavy_effects(design: Design, priors: Priors) -> bool:
+    """Whether random effects are Student-t."""
+    return bool(_tail_keys(design, priors))
+
+
 def whitened_obstacle(design: Design, priors: Priors) -> str | None:
     """Why the compiled joint density is not available for these priors; None where it is."""
+    if text := _outside(design):
+        return text
     coefficients = coef_keys(design)
     own = [parameter.key for parameter in design.family.parameters]
-    for key in [*coefficients, *own, *sd_keys(design)]:
+    for key in [*coefficients, *own, *_tail_keys(design, priors), *sd_keys(design)]:
         prior = priors[key]
         known = prior.name in LINE_FAMILIES or (key not in coefficients and supported_scale(prior))
         if not known:
             return f"the prior of {key} is {prior!r}, which the compiled density does not know"
     return None
+
+
+def _outside(design: Design) -> str | None:
+    """What of a linear model the joint density does not have; None where it has all."""
+    if design.modeled:
+        names = ", ".join(covariate.name for covariate in design.modeled)
+        return f"missing values of {names} are part of the model and have to be sampled"
+    if design.residual is not None:
+        return "residuals are correlated or unequal"
+    for block in design.blocks:
+        if block.relationship is not None:
+            return f"levels of {block.name} are related"
+    if not design.rows_in_memory:
+        return "it takes every row, and rows were read in batches"
+    return None
+
+
+def _tail_keys(design: Design, priors: Priors) -> list[str]:
+    """Keys of the degrees of freedom of Student-t effects, factor after factor."""
+    return [nu_key(block.name) for block in design.blocks if nu_key(block.name) in priors]
 
 
 @dataclass(frozen=True)
@@ -379,6 +433,7 @@ def whitened_posterior(laplace: LaplacePosterior, *, signed: bool = True) -> Whi
         covariances=laplace.prior,
         phi=laplace.phi,
         coefficients=laplace.coefficients,
+        tails=laplace.tails,
         ordered=int(laplace.ordered),
         constant=system.constant,
         walls=_walls(system, problem.symbolic, C),

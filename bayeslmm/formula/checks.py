@@ -305,7 +305,6 @@ _BESIDE_FAMILY = {
     "residual": "such a response has no residuals with a covariance of their own. Use random "
     "effects for what rows have in common.",
     "sigma": "such a response has no residual standard deviation; its mean says its variance.",
-    "random": "its random effects are Gaussian.",
     "missing": 'missing covariates are modeled beside Gaussian responses only. Use missing="drop".',
     "relationship": "effects of related levels are there for Gaussian responses only.",
 }
@@ -326,7 +325,7 @@ def refuse_beside_family(family: str, given: Mapping[str, object]) -> None:
     """
     for option, why in _BESIDE_FAMILY.items():
         value = given.get(option)
-        if value is None or (option, value) in (("random", "gaussian"), ("missing", "drop")):
+        if value is None or (option, value) in (("missing", "drop"),):
             continue
         if option == "missing" and value == "raise":
             continue

@@ -18,6 +18,7 @@ import numpy as np
 
 from bayeslmm.laplace.quadrature import standard_rule
 from bayeslmm.parts.families import log_density_draws, slope_draws
+from bayeslmm.parts.families.formulas import STUDENT
 
 if TYPE_CHECKING:
     from bayeslmm.laplace.system import ResponseSystem
@@ -28,6 +29,9 @@ __all__ = ["MOST_EFFECTS", "GroupRows", "ParameterDraws", "RowsLeftOut"]
 #: Effects of a factor that can be integrated out, and nodes per dimension.
 MOST_EFFECTS = 3
 _NODES = {1: 21, 2: 11, 3: 7}
+#: The same of Student-t residuals: an outlier gives the effects a tail, or a second mode, far from
+#: the first.
+_MORE_NODES = {1: 61, 2: 31, 3: 15}
 
 #: Newton steps, halvings of one, and the decrement that ends them: nodes as good as do not depend
 #: on the start.
@@ -174,7 +178,7 @@ class GroupRows:
     @property
     def _rule(self) -> tuple[np.ndarray, np.ndarray]:
         q = self.Z.shape[1]
-        return standard_rule(_NODES[q], q)
+        return standard_rule((_MORE_NODES if self.family.kind == STUDENT else _NODES)[q], q)
 
     def _sums(self, values: np.ndarray) -> np.ndarray:
         """Sums over the groups' rows, which are the second axis."""

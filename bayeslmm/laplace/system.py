@@ -309,7 +309,8 @@ class ResponseSystem:
         floor = _FLAT * max(float(np.abs(w).max(initial=0.0)), 1e-300)
         state = self._solved(np.where(np.abs(w) < floor, floor, w), right, b, F)
         if state is None and not self.family.log_concave:
-            w = self.weights * np.abs(self.family.information(eta, phi, self.trials))
+            w = self.family.step_weight(self.y, eta, phi, self.trials)
+            w = self.weights * np.abs(w)
             state = self._solved(np.maximum(w, floor), right, b, F)
         return state
 

@@ -40,6 +40,9 @@ class ResponseRows(Protocol):
 _STEPS, _GAIN = 50, 1e-8
 #: Rounds of coefficients given the family's parameters, and these given the coefficients.
 _ROUNDS = 4
+#: Degrees of freedom to start from, and how far their logarithm may go from there in a round: no
+#: outlier at all would send them to infinity, where no prior follows.
+_TYPICAL_NU, _NU_BOUNDS = 10.0, (-0.4, 0.4)
 
 
 def fit_without_effects(system: ResponseRows) -> tuple[np.ndarray, np.ndarray]:
@@ -56,7 +59,9 @@ def fit_without_effects(system: ResponseRows) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _first_parameters(system: ResponseRows, eta: np.ndarray) -> np.ndarray:
-    """phi to start from: thresholds as without predictors, a tenth of extra zeros, else 1."""
+    """phi to start from: thresholds as without predictors, a tenth of extra zeros, the spread of
+    what sigma is about, else 1.
+    """
     family, y, parts = system.family, system.y, [np.zeros(0)]
     for parameter in family.parameters:
         if parameter.transform == "ordered":
@@ -64,8 +69,10 @@ def _first_parameters(system: ResponseRows, eta: np.ndarray) -> np.ndarray:
             parts.append(family.link.link(np.cumsum(counts)[:-1] / counts.sum()))
         elif parameter.transform == "logit":
             parts.append(np.full(parameter.size, 0.1))
-        elif family.name == "lognormal":
-            parts.append(np.array([max(float(np.std(np.log(y))), 1e-8)]))
+        elif parameter.key == "sigma":
+            parts.append(np.array([max(float(np.std(eta)), 1e-8)]))
+        elif parameter.key == "nu":
+            parts.append(np.array([_TYPICAL_NU]))
         else:
             parts.append(np.ones(parameter.size))
     return np.concatenate(parts)
@@ -88,7 +95,8 @@ def _parameters_at(system: ResponseRows, eta: np.ndarray, phi: np.ndarray) -> np
         return value, slope
 
     with np.errstate(all="ignore"):
-        bounds = [(-12.0, 12.0)] * len(start)
+        keys = [parameter.key for parameter in family.parameters for _ in range(parameter.size)]
+        bounds = [_NU_BOUNDS if key == "nu" else (-12.0, 12.0) for key in keys]
         found = minimize(objective, np.zeros(len(start)), jac=True, bounds=bounds)
     return natural(family, start + found.x)
 
@@ -134,6 +142,6 @@ def _curvature(system: ResponseRows, eta, phi, slopes: np.ndarray) -> np.ndarray
     """Positive weights (n,): observed where they are, else expected."""
     w = -slopes[2]
     if not system.family.log_concave:
-        expected = system.weights * system.family.information(eta, phi, system.trials)
-        w = np.where(w > 0, w, expected)
+        steps = system.family.step_weight(system.y, eta, phi, system.trials)
+        w = np.where(w > 0, w, system.weights * steps)
     return np.maximum(w, 1e-10 * np.abs(w).max(initial=1e-300))

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.bayes.marginal import MarginalDensity, marginal_density, marginal_obstacle
+from bayeslmm.bayes.whitening import samples_effects
 from bayeslmm.errors import DataError, PriorError
 from bayeslmm.gaussian import single_threaded_blas
 from bayeslmm.parts.parameters import coef_key
@@ -126,15 +127,16 @@ def log_marginal_likelihood(
 ) -> Evidence:
     """log p(y) of a model, coefficients and random effects integrated out exactly.
 
-    Of a response that is not Gaussian they are part of what is sampled.
+    Of a response that is not Gaussian, and of Student-t residuals and effects, they are part of
+    what is sampled.
 
     Parameters
     ----------
     fit : PosteriorResult
         Its draws of the covariance parameters are bridged, where they come from chains. An
         importance sample has an estimate of its own, which is returned instead: its resampled
-        draws repeat each other, and a bridge from them would understate its error. For a response
-        that is not Gaussian chains are drawn anew, in the coordinates of the bridge.
+        draws repeat each other, and a bridge from them would understate its error. Where effects
+        are sampled chains are drawn anew, in the coordinates of the bridge.
     method : {"bridge", "importance"}
         Importance sampling draws anew.
     draws : int
@@ -164,8 +166,8 @@ def log_marginal_likelihood(
     if method not in ("bridge", "importance"):
         raise ValueError(f'method must be "bridge" or "importance", not {method!r}.')
     _refuse_improper(fit.priors)
-    info, gaussian = fit.info, fit.model.design.family.gaussian
-    density = _density(fit) if gaussian else None  # which refuses what has none
+    info, sampled = fit.info, samples_effects(fit.model.design, fit.priors)
+    density = None if sampled else _density(fit)  # which refuses what has none
     if method == "bridge" and info.log_marginal_likelihood is not None:
         return Evidence(
             info.log_marginal_likelihood, info.log_marginal_likelihood_error, "importance"

@@ -1,4 +1,5 @@
-"""Draws of the joint posterior of a response that is not Gaussian, and marginal likelihoods.
+"""Draws of the joint posterior where effects are sampled, and marginal likelihoods: of responses
+that are not Gaussian, and of Student-t residuals and effects.
 
 Parameters and effects together, in coordinates where their joint posterior is near a standard
 normal: importance sampling around its mode, or chains and a bridge from them where the weights

@@ -34,6 +34,7 @@ from bayeslmm.results.population_average import (
 )
 from bayeslmm.results.posterior_prediction import warn_of_priors_alone
 from bayeslmm.results.prediction import effect_rows
+from bayeslmm.results.support import refuse_heavy_averages
 from bayeslmm.results.tables import check_level, interval_bounds
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ def average_effects_table(
 ) -> pd.DataFrame:
     """See ``fits.shared.SharedResults.average_effects``."""
     check_level(level, interval)
+    refuse_heavy_averages(fit.model)
     design = fit.model.design
     rows, scale = _rows(design, terms, newdata, at), interval_scale(design.family)
     columns = _columns(fit, rows, [_Measure("mean", scale, scale)], level, interval)
@@ -129,6 +131,7 @@ def average_contrasts_table(
         If there is only one mean, or there are too many.
     """
     check_level(level, interval)
+    refuse_heavy_averages(fit.model)
     design = fit.model.design
     rows = _rows(design, terms, newdata, at)
     names = [" ".join(map(str, row)) for row in rows.labels.itertuples(index=False)]

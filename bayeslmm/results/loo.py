@@ -31,7 +31,12 @@ from bayeslmm.results.loo_result import (
     refit_above,
     with_errors,
 )
-from bayeslmm.results.response_left_out import LeavingOut, integrated_factor, unit_obstacle
+from bayeslmm.results.response_left_out import (
+    LeavingOut,
+    by_quadrature,
+    integrated_factor,
+    unit_obstacle,
+)
 from bayeslmm.results.robust import is_robust
 
 if TYPE_CHECKING:
@@ -88,11 +93,11 @@ def leave_one_out(
     design = fit.model.design
     units = _units(fit, unit)
     leaving = None
-    if design.family.gaussian:
-        conditional = _conditional(fit, unit, conditional)
-    else:
+    if by_quadrature(fit):
         leaving = _leaving_out(fit, unit, conditional)
         conditional = leaving.conditional
+    else:
+        conditional = _conditional(fit, unit, conditional)
     _refuse_needed(fit, unit, units)
     posterior = _thinned(fit, len(units), draws)
     if leaving is not None:
@@ -163,14 +168,14 @@ def _refuse_groups(unit: str) -> None:
 
 
 def _leaving_out(fit: PosteriorResult, unit: str, conditional: bool) -> LeavingOut:
-    """How densities of a response that is not Gaussian are computed."""
+    """How densities are computed where effects are integrated out by quadrature."""
     design = fit.model.design
     if conditional:
         _refuse_groups(unit)
         return LeavingOut.of(fit, None)
     if unit == "observation":
-        return LeavingOut.of(fit, integrated_factor(design))
-    if obstacle := unit_obstacle(design, unit):
+        return LeavingOut.of(fit, integrated_factor(fit))
+    if obstacle := unit_obstacle(fit, unit):
         raise SamplingError(
             f"Leaving out whole levels of {unit} needs their random effects integrated out, but "
             f'{obstacle}. Leave out rows: unit="observation".'

@@ -31,6 +31,7 @@ from bayeslmm.results.loo import (
 from bayeslmm.results.loo_result import K_HAT, refit_above
 from bayeslmm.results.response_left_out import (
     LeavingOut,
+    by_quadrature,
     integrated_factor,
     posterior_without,
 )
@@ -57,9 +58,9 @@ def loo_pit(
     import xarray as xr
 
     design, name = fit.model.design, fit.names.response
-    refuse_unless_derived(fit.model, "LOO-PIT", related=True, residuals=True, families=True)
-    if not design.family.gaussian:
+    if by_quadrature(fit):
         return _of_family(fit, draws, exact, random_seed, progressbar)
+    refuse_unless_derived(fit.model, "LOO-PIT", related=True, residuals=True)
     refuse_old_theta(fit)
     _refuse_priors(fit)
     posterior = _thinned(fit, 2 * design.n_rows, draws)
@@ -101,12 +102,12 @@ def _of_family(
     random_seed: int | None,
     progressbar: bool,
 ) -> xr.DataTree:
-    """LOO-PIT of a response that is not Gaussian."""
+    """LOO-PIT where effects are integrated out by quadrature."""
     import xarray as xr
 
     design, name = fit.model.design, fit.names.response
     posterior = _thinned(fit, 3 * design.n_rows, draws)
-    leaving = LeavingOut.of(fit, integrated_factor(design))
+    leaving = LeavingOut.of(fit, integrated_factor(fit))
     found = leaving.by_rows(posterior, distribution=True, progressbar=progressbar)
     weights, k_hat = smoothed_weights(-found.log_density.T)
     ends = np.stack([(weights.T * part).sum(axis=0) for part in (found.lower, found.upper)])

@@ -1,4 +1,6 @@
-"""Rows and groups left out of a response that is not Gaussian, the effects of a factor integrated.
+"""Rows and groups left out, the effects of a factor integrated by quadrature.
+
+Of responses that are not Gaussian, and of Student-t residuals.
 
 Given coefficients, covariances, the family's own parameters and, with several grouping factors, the
 effects of the others, the groups of one factor are independent: what a row or a group adds is an
@@ -14,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from arviz_stats.base import array_stats
 
-from bayeslmm.assembly import response_system
+from bayeslmm.assembly import response_system, trials_and_weights
 from bayeslmm.bayes.draws import covariance_factors
 from bayeslmm.bayes.responses import phi_draws
 from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.bayes.tree import linear_predictor
-from bayeslmm.bayes.whitening import whitened_obstacle
+from bayeslmm.bayes.whitening import heavy_effects, whitened_obstacle
 from bayeslmm.errors import SamplingError
 from bayeslmm.laplace.groups import MOST_EFFECTS, GroupRows, ParameterDraws, RowsLeftOut
 from bayeslmm.progress import progress
@@ -28,23 +30,49 @@ from bayeslmm.results.loo_result import K_HAT, Refits, influences
 if TYPE_CHECKING:
     import xarray as xr
 
-    from bayeslmm.formula import Design
     from bayeslmm.protocols import PosteriorResult
 
-__all__ = ["LeavingOut", "integrated_factor", "posterior_without", "unit_obstacle"]
+__all__ = [
+    "LeavingOut",
+    "by_quadrature",
+    "integrated_factor",
+    "posterior_without",
+    "unit_obstacle",
+]
 
 #: Draws times rows that are worked on at once.
 _BLOCK = 100_000
 
 
-def integrated_factor(design: Design) -> int | None:
-    """The grouping factor whose effects are integrated out; None where none can be."""
+def by_quadrature(fit: PosteriorResult) -> bool:
+    """Whether densities of what is left out are computed here.
+
+    Of a linear model where its residuals are Student-t and effects can be integrated out.
+    """
+    design = fit.model.design
+    if not design.family.gaussian:
+        return True
+    if "nu" not in fit.priors or whitened_obstacle(design, fit.priors):
+        return False
+    return integrated_factor(fit) is not None
+
+
+def integrated_factor(fit: PosteriorResult) -> int | None:
+    """The grouping factor whose effects are integrated out; None where none can be, as Student-t
+    effects.
+    """
+    design = fit.model.design
+    if heavy_effects(design, fit.priors):
+        return None
     able = [k for k, b in enumerate(design.blocks) if b.n_effects <= MOST_EFFECTS]
     return max(able, key=lambda k: design.blocks[k].n_levels, default=None)
 
 
-def unit_obstacle(design: Design, unit: str) -> str | None:
+def unit_obstacle(fit: PosteriorResult, unit: str) -> str | None:
     """Why groups of a factor cannot be left out; None where they can."""
+    design = fit.model.design
+    if heavy_effects(design, fit.priors):
+        return "they are Student-t, and quadrature is for normal ones"
     block = design.block(unit)
     if block.n_effects > MOST_EFFECTS:
         return (
@@ -179,8 +207,7 @@ class LeavingOut:
         m = posterior.sizes["chain"] * posterior.sizes["draw"]
         eta = linear_predictor(design, self.fit.names, posterior).reshape(m, -1)
         phi = phi_draws(design, posterior).reshape(m, 1, -1)
-        trials = 1.0 if design.trials is None else design.trials
-        weights = 1.0 if design.weights is None else design.weights
+        trials, weights = trials_and_weights(design)
         return RowsLeftOut(
             weights * design.family.log_density(design.y, eta, phi, trials),
             design.family.cdf(design.y, eta, phi, trials),
@@ -215,16 +242,17 @@ def posterior_without(
 
     design = fit.model.design
     weights = np.ones(design.n_rows) if design.weights is None else design.weights.copy()
-    weights[rows] = 0.0
+    weights[rows] = 0.0  # of residuals an infinite scale, whose density is not asked for
     less = replace(design, weights=weights)
     asked = less, fit.priors, fit.names, lambda: None
     how: dict[str, Any] = {"parameterization": "whitened", "reason": "rows left out"}
-    try:
-        sampling = Sampling(draws=1000, random_seed=number + 1)
-        idata, info = fit_whitened_importance(*asked, sampling, **how)
-        assert info.k_hat is not None  # of weights
-        assert info.effective_draws is not None
-        return idata["posterior"].to_dataset(), info.k_hat, info.effective_draws
-    except SamplingError:  # weights that cannot be trusted
-        idata, _ = fit_whitened(*asked, Sampling(draws=250, random_seed=number + 1), **how)
-        return idata["posterior"].to_dataset(), 0.0, np.nan
+    with np.errstate(divide="ignore", invalid="ignore"):
+        try:
+            sampling = Sampling(draws=1000, random_seed=number + 1)
+            idata, info = fit_whitened_importance(*asked, sampling, **how)
+            assert info.k_hat is not None  # of weights
+            assert info.effective_draws is not None
+            return idata["posterior"].to_dataset(), info.k_hat, info.effective_draws
+        except SamplingError:  # weights that cannot be trusted
+            idata, _ = fit_whitened(*asked, Sampling(draws=250, random_seed=number + 1), **how)
+            return idata["posterior"].to_dataset(), 0.0, np.nan

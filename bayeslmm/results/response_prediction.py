@@ -24,6 +24,7 @@ from bayeslmm.results.response_scale import (
     deviance_residuals,
     randomized_quantiles,
 )
+from bayeslmm.results.support import refuse_heavy_averages
 from bayeslmm.results.tables import blocks_of
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class ResponsePrediction(PosteriorPrediction):
         self._streams = np.random.SeedSequence(random_seed)
         self._marginal = random == "marginal"
         if self._marginal:
+            refuse_heavy_averages(fit.model)
             refuse_without_mean(design.family)
             self._Sigmas = covariance_draws(design, fit.names, fit.posterior)
             self._Z = effect_rows(design, newdata)

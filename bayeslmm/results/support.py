@@ -9,7 +9,7 @@ from bayeslmm.errors import DataError
 if TYPE_CHECKING:
     from bayeslmm.protocols import Model
 
-__all__ = ["refuse_families", "refuse_unless_derived"]
+__all__ = ["refuse_families", "refuse_heavy_averages", "refuse_unless_derived"]
 
 
 #: What there is instead where the response is not Gaussian, by result.
@@ -43,6 +43,21 @@ def refuse_families(model: Model, what: str) -> None:
         raise DataError(
             f'{what} is not available with family="{family.name}": it is one of Gaussian responses'
             + (f"; {_INSTEAD[what]}." if what in _INSTEAD else ".")
+        )
+
+
+def refuse_heavy_averages(model: Model) -> None:
+    """Refuse means of responses that are not Gaussian over groups whose effects are Student-t.
+
+    Raises
+    ------
+    DataError
+    """
+    if getattr(model, "random", None) == "student" and not model.design.family.gaussian:
+        raise DataError(
+            'Averages over groups are those over normal effects, and random="student" has others '
+            '(with a log link their mean is infinite). predict(random="population") is for the '
+            'average group, predict(random="new") draws new groups.'
         )
 
 
@@ -82,6 +97,8 @@ def refuse_unless_derived(
     student = "student" in (getattr(model, "family", None), getattr(model, "random", None))
     if student and not heavy_tails:
         reasons.append("Student-t residuals or effects")
+    elif student and not design.family.gaussian:
+        reasons.append("Student-t effects beside a response that is not Gaussian")
     if not residuals and getattr(design, "residual", None) is not None:
         reasons.append("correlated or unequal residuals")
     if modeled:

@@ -138,7 +138,7 @@ def _naturals(model, density, Z):
 
 def _free(model, density, Z):
     """What the PyMC model's priors are about at rows of Z, by name, and standardized effects."""
-    sds, F, phi, beta, effects = joint.natural_draws(Z, density.arguments)
+    sds, F, phi, beta, nu, effects = joint.natural_draws(Z, density.arguments)
     sds = np.abs(sds)
     own_columns = np.array_equal(model.priors.combinations(), np.eye(beta.shape[1]))
     values = {"beta" if own_columns else "beta_centered": beta} if beta.shape[1] else {}
@@ -167,6 +167,8 @@ def _free(model, density, Z):
         b = effects[:, density.symbolic.factor_columns(k)]
         # effects have this covariance whatever the signs of its factor
         positive = np.linalg.cholesky(Sigma)
+        if nu.shape[1]:
+            values[factor.nu] = nu[:, k]
         values[factor.z] = np.linalg.solve(positive[:, None], b[..., None])[..., 0]
     return values
 

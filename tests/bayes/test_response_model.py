@@ -31,6 +31,8 @@ PHI = {
     "gamma": [2.3],
     "beta": [6.0],
     "lognormal": [0.6],
+    "gaussian": [0.6],
+    "student": [0.6, 4.0],
     "ordinal": [-1.1, 0.2, 0.9],
     "zero_inflated_poisson": [0.3],
     "zero_inflated_negativebinomial": [1.7, 0.3],

@@ -18,11 +18,14 @@ PHI = {
     "beta": [4.0],
     "lognormal": [0.7],
     "ordinal": [-1.0, 0.2, 1.5],
+    "gaussian": [0.6],
+    "student": [0.6, 5.0],
     "zero_inflated_poisson": [0.3],
     "zero_inflated_negativebinomial": [1.7, 0.3],
 }
-CASES = [(name, link) for name in FAMILIES[2:] for link in links_of(name)]
+CASES = [(name, link) for name in FAMILIES for link in links_of(name)]
 TRIALS = {"binomial": 7.0}
+RESIDUALS = ("gaussian", "student")
 
 
 def made(name, link):
@@ -34,7 +37,7 @@ def etas(name, link, n, rng, spread=1.5):
     """Linear predictors inside the domain of a link."""
     if name == "beta":  # draws nearer to 1 than numbers are would be rounded
         return rng.normal(size=n) * 0.4 - 0.2
-    if name == "lognormal" or link not in ("identity", "inverse", "log"):
+    if name in ("lognormal", *RESIDUALS) or link not in ("identity", "inverse", "log"):
         return rng.normal(size=n) * spread
     if link == "log":
         return -rng.exponential(size=n) - 0.05 if "b" in name[:2] else rng.normal(size=n) * spread
@@ -47,6 +50,8 @@ def rows(name, link, n=300, seed=1):
     rng = np.random.default_rng(seed)
     eta = etas(name, link, n, rng)
     trials = np.full(n, trials) if name != "binomial" else rng.integers(1, 9, n).astype(float)
+    if name in RESIDUALS:  # precisions
+        trials = rng.uniform(0.5, 2.0, n)
     return family, phi, family.draw(rng, eta, phi, trials), eta, trials
 
 
@@ -64,6 +69,10 @@ def scipy_log_density(name, y, mu, eta, phi, trials):
             return stats.beta.logpdf(y, mu * phi[0], (1.0 - mu) * phi[0])
         case "lognormal":
             return stats.lognorm.logpdf(y, phi[0], scale=np.exp(eta))
+        case "gaussian":
+            return stats.norm.logpdf(y, eta, phi[0] / np.sqrt(trials))
+        case "student":
+            return stats.t.logpdf(y, phi[1], eta, phi[0] / np.sqrt(trials))
     counts = name.removeprefix("zero_inflated_")
     l0 = scipy_log_density(counts, y, mu, eta, phi[:-1], trials)
     zi = phi[-1]
@@ -163,13 +172,16 @@ def support(family, eta, phi, trials):
 
 
 def expectation(family, g, eta, phi, trials):
-    """E g(Y) by a sum, or the integral over the logit or log of y."""
+    """E g(Y) by a sum, or the integral over the logit, log or arsinh of y."""
     if family.discrete:
         y = support(family, eta, phi, trials)
         return np.sum(np.exp(family.log_density(y, eta, phi, trials)) * g(y))
 
     # the trapezoidal rule over the whole line converges exponentially
     t = np.linspace(-40.0, 40.0, 4001)
+    if family.name in RESIDUALS:
+        y, weight = np.sinh(t), 0.02 * np.cosh(t)
+        return np.sum(np.exp(family.log_density(y, eta, phi, trials)) * weight * g(y))
     y = special.expit(t) if family.name == "beta" else np.exp(t)
     jacobian = y * special.expit(-t) if family.name == "beta" else y
     inside = (y > 1e-15) & (y < 1.0 - 1e-15) if family.name == "beta" else y > 0.0
@@ -232,7 +244,7 @@ def test_randomized_quantile_residuals_of_draws_are_uniform(name, link):
     assert stats.kstest(u, "uniform").pvalue > 1e-6
     # a linear predictor that is off is seen
     other = eta + 0.3 if link != "log" or name[0] != "b" else eta * 1.3
-    if link in ("identity", "inverse") and name != "lognormal":
+    if link in ("identity", "inverse") and name not in ("lognormal", *RESIDUALS):
         other = eta * 0.8
     low, high = family.cdf_below(y, other, phi, trials), family.cdf(y, other, phi, trials)
     u = low + np.random.default_rng(8).random(len(y)) * (high - low)

@@ -40,7 +40,7 @@ def test_slopes_of_rows_are_those_of_the_family(name, link, far):
     expected = np.stack(np.broadcast_arrays(l0 - family.constant(y, trials), *slopes), axis=1)
     scale = weights[:, None] * (1.0 + np.abs(expected))
     scale[:, 0] += weights * np.abs(family.constant(y, trials))
-    scale[:, 1:] += (weights * (y + trials))[:, None]
+    scale[:, 1:] += (weights * (np.abs(y) + trials))[:, None]
     np.testing.assert_array_less(np.abs(out - weights[:, None] * expected) / scale, 1e-12)
 
 
@@ -55,7 +55,7 @@ def test_log_densities_of_rows_are_those_of_the_family(name, link, far):
     rest = family.constant(y, trials)
     size = weights @ (1.0 + np.abs(l0) + np.abs(rest))
     assert abs(total + weights @ rest - weights @ l0) < 1e-12 * size
-    scale = weights * (1.0 + np.abs(l1) + y + trials)
+    scale = weights * (1.0 + np.abs(l1) + np.abs(y) + trials)
     np.testing.assert_array_less(np.abs(score - weights * l1) / scale, 1e-12)
     of_rows = family.phi_slopes(y, eta, phi, trials)[:, 0]
     expected, size = of_rows @ weights, (1.0 + np.abs(of_rows)) @ weights

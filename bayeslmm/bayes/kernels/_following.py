@@ -200,24 +200,22 @@ def products(lay, diag, panel, x):
 
 
 @kernel
-def pull_back(lay, diag, panel, r, F, C, R, first, u, pull, g, d_F, d_v, d_r):
-    """Derivatives in F, added, in v and in r, of a function of b and u less log|L|.
+def pull_back(lay, diag, panel, r, F, C, R, first, u, d_u, g, d_F, d_v, d_r):
+    """Derivatives in F, added, in v and in r, of functions of b and of u, less log|L|.
 
     Parameters
     ----------
     lay, diag, panel, r, F, C, R, first, u
         As in :func:`follow`.
-    pull : (N,) array
-        Minus the function's derivatives in u: u itself of -|u|^2 / 2.
-    g : (N,) array
-        Its derivatives in b.
+    d_u, g : (N,) arrays
+        The functions' derivatives in u, and in b.
     d_F, d_v, d_r : flat factors and (N,) arrays
     """
     N = u.shape[0]
     alpha, rho = d_v, np.empty(N)
     scale(lay, F, g, alpha, True)
     for i in range(N):
-        alpha[i] -= pull[i]
+        alpha[i] += d_u[i]
     lower_solve(lay, C, R, alpha)
     rho[:] = alpha
     upper_solve(lay, C, R, rho)

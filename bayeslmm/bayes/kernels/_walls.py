@@ -96,13 +96,15 @@ def step_inside(rows, walls, F, u, b, eta, r, nearest):
 
 
 @kernel
-def pull_inside(rows, walls, F, u, r, nearest, score, d_F):
-    """Derivatives back through :func:`step_inside`, |u|^2 / 2 and the log Jacobian included.
+def pull_inside(rows, walls, F, d_u, r, nearest, score, d_F):
+    """Derivatives back through :func:`step_inside`, that of the log Jacobian included.
 
     Parameters
     ----------
-    rows, walls, F, u, r, nearest
+    rows, walls, F, r, nearest
         As :func:`step_inside` leaves them.
+    d_u : (N,) array
+        Derivatives of the density of effects in u, at u as it is left.
     score : (n,) array
         Derivatives in eta; become those in eta as it was.
     d_F : flat factors
@@ -121,6 +123,6 @@ def pull_inside(rows, walls, F, u, r, nearest, score, d_F):
             for i in range(low, high):
                 total += score[i]
             slope = math.exp(-_QUARTER * bend * bend) - 1.0
-            d_x = way * (f * total - u[at]) * width * slope + 2.0 * _QUARTER * bend
+            d_x = way * (f * total + d_u[at]) * width * slope + 2.0 * _QUARTER * bend
             d_F[walls.at] += total * way * width * (math.erfc(_ROOT * bend) - x) - d_x * x / f
             score[nearest[side, j]] += way * d_x / (f * width)

@@ -15,6 +15,7 @@ from bayeslmm.addresses import reader
 from bayeslmm.bayes.kernels._following import follow, pull_back
 from bayeslmm.bayes.kernels._walls import Walls, pull_inside, step_inside
 from bayeslmm.bayes.kernels.coordinates import CovariancePrior, natural
+from bayeslmm.bayes.kernels.effects import log_effects
 from bayeslmm.compiling import (
     Doubles,
     IntegerMatrix,
@@ -44,8 +45,6 @@ __all__ = [
     "whitened_along",
     "whitened_many",
 ]
-
-_LOG_2PI = float(np.log(2.0 * np.pi))
 
 
 class Rows(NamedTuple):
@@ -142,6 +141,8 @@ class JointArguments(NamedTuple):
     covariances : CovariancePrior
     phi, coefficients : Scales
         Priors of the family's parameters and of the coefficients.
+    tails : Scales
+        Of the degrees of freedom of every factor's effects; of nothing where these are normal.
     ordered : int
         1 where the family's parameters are thresholds, in increasing order.
     constant : float
@@ -155,6 +156,7 @@ class JointArguments(NamedTuple):
     covariances: CovariancePrior
     phi: Scales
     coefficients: Scales
+    tails: Scales
     ordered: int
     constant: float
     walls: Walls
@@ -260,18 +262,22 @@ def joint(low, v, a):
     Parameters
     ----------
     low : (d,) array
-        Coordinates of the covariances, of the family's parameters, and coefficients.
+        Coordinates of the covariances, of the family's parameters, of the degrees of freedom of
+        effects, and coefficients.
     v : (N,) array
     a : JointArguments
     """
     levels, prior = a.levels, a.covariances
     n_cov = prior.scales.code.shape[0] + prior.exponent.shape[0]
     n_phi, p = a.phi.code.shape[0], a.coefficients.code.shape[0]
+    tail = n_cov + n_phi
+    fixed = tail + a.tails.code.shape[0]
     m, k = prior.effects.diagonal.shape[0], prior.scales.code.shape[0]
     d_low, d_v = np.empty(low.shape[0]), np.empty(v.shape[0])
     at = natural(low[:n_cov], prior)
-    log_phi, d_log_phi, phi, slope = family_parameters(low[n_cov : n_cov + n_phi], a.phi, a.ordered)
-    log_beta, d_log_beta, beta, slope_beta = scale_terms(a.coefficients, low[n_cov + n_phi :])
+    log_phi, d_log_phi, phi, slope = family_parameters(low[n_cov:tail], a.phi, a.ordered)
+    log_nu, d_log_nu, nu, slope_nu = scale_terms(a.tails, low[tail:fixed])
+    log_beta, d_log_beta, beta, slope_beta = scale_terms(a.coefficients, low[fixed:])
     N = v.shape[0]
     lay, diag, panel, r = levels.layout, levels.diag, levels.panel, _information(levels, beta)
     C, R = np.empty(diag.shape[0]), np.empty(panel.shape[0])
@@ -287,33 +293,35 @@ def joint(low, v, a):
     value = log_density_rows(
         a.rows.family, a.rows.y, a.rows.trials, a.rows.weights, eta, phi, score, d_phi
     )
-    for i in range(N):
-        value -= 0.5 * inside[i] * inside[i]
-    value += a.constant + at.value + log_phi + log_beta - log_det - 0.5 * N * _LOG_2PI
+    d_u, d_nu = np.empty(N), np.empty(nu.shape[0])
+    value += log_effects(lay, inside, nu, d_u, d_nu) - log_det
+    value += a.constant + at.value + log_phi + log_nu + log_beta
     d_beta, g, d_F, d_r = np.zeros(p), np.zeros(N), np.zeros(at.F.shape[0]), np.empty(N)
     if J > 0:
         value += log_bend
-        pull_inside(a.rows, a.walls, at.F, inside, r_wall, nearest, score, d_F)
+        pull_inside(a.rows, a.walls, at.F, d_u, r_wall, nearest, score, d_F)
     _transposed(a.rows, score, d_beta, g)
-    pull_back(lay, diag, panel, r, at.F, C, R, first, u, inside, g, d_F, d_v, d_r)
+    pull_back(lay, diag, panel, r, at.F, C, R, first, u, d_u, g, d_F, d_v, d_r)
     for i in range(N):
         for c in range(levels.drift.shape[1]):
             d_beta[c] -= levels.drift[i, c] * d_r[i]
     d_low[:n_cov] = at.gradient
     # at unit sds the derivative in log sd is that in sd: nothing is divided by an sd
-    d_sd, d_u = pullback_to_correlations(prior.effects, np.ones(m), low[k:n_cov], d_F)
+    d_sd, d_corr = pullback_to_correlations(prior.effects, np.ones(m), low[k:n_cov], d_F)
     for i in range(m):
         d_low[i] += d_sd[i] * at.slope[i]
         for t in range(prior.effects.row_ptr[i], prior.effects.row_ptr[i + 1]):
             number = prior.effects.number[t]
-            d_low[k + number] += d_u[number] * at.scalar[i]
+            d_low[k + number] += d_corr[number] * at.scalar[i]
     if a.ordered:
         d_phi = ordered_pullback(d_phi, slope)
         slope = np.ones(n_phi)
     for i in range(n_phi):
         d_low[n_cov + i] = d_log_phi[i] + d_phi[i] * slope[i]
+    for i in range(nu.shape[0]):
+        d_low[tail + i] = d_log_nu[i] + d_nu[i] * slope_nu[i]
     for i in range(p):
-        d_low[n_cov + n_phi + i] = d_log_beta[i] + d_beta[i] * slope_beta[i]
+        d_low[fixed + i] = d_log_beta[i] + d_beta[i] * slope_beta[i]
     return value, d_low, d_v
 
 
@@ -398,13 +406,18 @@ def whitened_along(Z, u, a):
 
 @kernel
 def natural_draws(Z, a):
-    """Scalars of the effects, flat factors, phi, coefficients and effects at rows of Z."""
+    """Scalars of the effects, flat factors, phi, coefficients, degrees of freedom and effects at
+    rows of Z.
+    """
     n, prior, levels = Z.shape[0], a.covariances, a.levels
     m, k = prior.effects.diagonal.shape[0], prior.scales.code.shape[0]
     n_cov, n_phi = k + prior.exponent.shape[0], a.phi.code.shape[0]
     N, p = levels.r.shape[0], a.coefficients.code.shape[0]
+    tail = n_cov + n_phi
+    fixed = tail + a.tails.code.shape[0]
     sds, F = np.empty((n, m)), np.empty((n, prior.effects.buffer[0]))
     phi, beta, b = np.empty((n, n_phi)), np.empty((n, p)), np.empty((n, N))
+    nu = np.empty((n, fixed - tail))
     C, R = np.empty(levels.diag.shape[0]), np.empty(levels.panel.shape[0])
     first, u, J = np.empty(N), np.empty(N), a.walls.width.shape[0]
     r_wall, nearest = np.empty((2, J)), np.empty((2, J), np.int64)
@@ -412,11 +425,12 @@ def natural_draws(Z, a):
         low, v = spread_out(Z[i], a.whitening)
         at = natural(low[:n_cov], prior)
         sds[i], F[i] = at.scalar[:m], at.F
-        phi[i] = family_parameters(low[n_cov : n_cov + n_phi], a.phi, a.ordered)[2]
-        beta[i] = scale_terms(a.coefficients, low[n_cov + n_phi :])[2]
+        phi[i] = family_parameters(low[n_cov:tail], a.phi, a.ordered)[2]
+        nu[i] = scale_terms(a.tails, low[tail:fixed])[2]
+        beta[i] = scale_terms(a.coefficients, low[fixed:])[2]
         r = _information(levels, beta[i])
         follow(levels.layout, levels.diag, levels.panel, r, at.F, v, C, R, first, u, b[i])
         if J > 0:
             eta = _predictor(a.rows, beta[i], b[i])
             step_inside(a.rows, a.walls, at.F, u, b[i], eta, r_wall, nearest)
-    return sds, F, phi, beta, b
+    return sds, F, phi, beta, nu, b

@@ -18,7 +18,7 @@ from bayeslmm.parts.families.discrete import (
     ZeroInflatedNegativeBinomial,
     ZeroInflatedPoisson,
 )
-from bayeslmm.parts.families.family import Family, FamilyParameter, LinearFamily
+from bayeslmm.parts.families.family import Family, FamilyParameter
 from bayeslmm.parts.families.kernels import (
     log_density_draws,
     log_density_rows,
@@ -27,6 +27,7 @@ from bayeslmm.parts.families.kernels import (
 )
 from bayeslmm.parts.families.links import LINKS, Link
 from bayeslmm.parts.families.ordinal import Ordinal
+from bayeslmm.parts.families.residual import Gaussian, StudentT
 
 __all__ = [
     "FAMILIES",
@@ -44,19 +45,20 @@ __all__ = [
     "slope_rows",
 ]
 
+_SIGMA, _NU = FamilyParameter("sigma"), FamilyParameter("nu")
 _ALPHA, _ZI = FamilyParameter("alpha"), FamilyParameter("zi", 1, (0.0, 1.0), "logit")
 
 #: Class and parameters by the name a user writes.
 _KNOWN: dict[str, tuple[type[Family], tuple[FamilyParameter, ...]]] = {
-    "gaussian": (LinearFamily, ()),
-    "student": (LinearFamily, ()),
+    "gaussian": (Gaussian, (_SIGMA,)),
+    "student": (StudentT, (_SIGMA, _NU)),
     "bernoulli": (Bernoulli, ()),
     "binomial": (Binomial, ()),
     "poisson": (Poisson, ()),
     "negativebinomial": (NegativeBinomial, (_ALPHA,)),
     "gamma": (Gamma, (_ALPHA,)),
     "beta": (Beta, (FamilyParameter("kappa"),)),
-    "lognormal": (LogNormal, (FamilyParameter("sigma"),)),
+    "lognormal": (LogNormal, (_SIGMA,)),
     "ordinal": (Ordinal, (FamilyParameter("threshold", 1, (-math.inf, math.inf), "ordered"),)),
     "zero_inflated_poisson": (ZeroInflatedPoisson, (_ZI,)),
     "zero_inflated_negativebinomial": (ZeroInflatedNegativeBinomial, (_ALPHA, _ZI)),

@@ -13,7 +13,7 @@ from bayeslmm.errors import one_of
 from bayeslmm.parts.families import formulas
 from bayeslmm.parts.families.links import Link
 
-__all__ = ["Family", "FamilyParameter", "LinearFamily"]
+__all__ = ["Family", "FamilyParameter"]
 
 Array = np.ndarray
 
@@ -54,7 +54,8 @@ class Family:
     links : tuple of str
         What may be chosen, the default first.
     gaussian : bool
-        Whether it is the linear model, which has engines of its own (gaussian and student).
+        Whether it is the linear model (gaussian and student), in which `trials` are the weights of
+        the rows: precisions in units of 1 / sigma^2.
     discrete, log_concave : bool
         Of the distribution; of the log density as a function of eta with this link.
     """
@@ -146,6 +147,10 @@ class Family:
         """Expected minus second derivative of the log density in eta."""
         slope = self.link.inverse_slope(eta)
         return slope / self.variance(eta, phi) * slope
+
+    def step_weight(self, y: Any, eta: Any, phi: Any = (), trials: Any = 1.0) -> Array:
+        """Positive weight of a row in a step uphill where the log density is not concave."""
+        return self.information(eta, phi, trials)
 
     def mean(self, eta: Any, phi: Any = (), trials: Any = 1.0) -> Array:
         """Expectation of y, of binomial counts per trial, of ordinal responses of 0..K-1."""
@@ -281,31 +286,3 @@ def not_a_count(y: Array) -> Array:
     """Where y is not one of 0, 1, 2, ..."""
     y = np.asarray(y, dtype=float)
     return ~((y >= 0.0) & (y == np.floor(y)) & np.isfinite(y))
-
-
-class LinearFamily(Family):
-    """Gaussian or Student-t residuals: linear mixed models, which have engines of their own."""
-
-    kind = -1
-    links = ("identity",)
-    concave = links
-    gaussian = True
-    discrete = False
-
-    def information(self, eta, phi=(), trials=1.0):
-        raise NotImplementedError("Linear models have engines of their own.")
-
-    def variance(self, eta, phi=(), trials=1.0):
-        return self.information(eta)
-
-    def draw(self, rng, eta, phi=(), trials=1.0):
-        return self.information(eta)
-
-    def cdf(self, y, eta, phi=(), trials=1.0):
-        return self.information(eta)
-
-    def check(self, y, trials=None):
-        return first_where(~np.isfinite(y), "is not finite")
-
-    def start(self, y, trials=1.0):
-        return np.asarray(y, dtype=float)

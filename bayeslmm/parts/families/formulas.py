@@ -13,6 +13,9 @@ p0, p1 its parameters beside eta:
     ordinal                    log(F(p1 - eta) - F(p0 - eta)), p0 and p1 the thresholds below and
                                above the category, infinite at the ends (McCullagh 1980,
                                J. R. Stat. Soc. B 42, 109-142)
+    gaussian                   y ~ N(eta, p0 / sqrt(m))
+    student                    t with p1 degrees of freedom around eta, its scale p0 / sqrt(m)
+                               (Lange, Little & Taylor 1989, JASA 84, 881-896)
     zero_inflated_...          log(z [y = 0] + (1 - z) e^l), p1 = z (Lambert 1992, Technometrics
                                34, 1-14)
 
@@ -56,10 +59,12 @@ __all__ = [
     "BETA",
     "BINOMIAL",
     "GAMMA",
+    "GAUSSIAN",
     "LOGNORMAL",
     "NEGATIVE_BINOMIAL",
     "ORDINAL",
     "POISSON",
+    "STUDENT",
     "ZERO_INFLATED_NEGATIVE_BINOMIAL",
     "ZERO_INFLATED_POISSON",
     "base",
@@ -67,15 +72,18 @@ __all__ = [
     "binomial",
     "code_of",
     "constant",
+    "gaussian",
     "ordinal",
     "poisson_log",
     "positive_mean",
+    "student",
+    "student_shape",
     "terms",
 ]
 
 #: Numbers of families in codes.
 BINOMIAL, POISSON, NEGATIVE_BINOMIAL, GAMMA, BETA, LOGNORMAL, ORDINAL = range(7)
-ZERO_INFLATED_POISSON, ZERO_INFLATED_NEGATIVE_BINOMIAL = 7, 8
+ZERO_INFLATED_POISSON, ZERO_INFLATED_NEGATIVE_BINOMIAL, GAUSSIAN, STUDENT = 7, 8, 9, 10
 
 _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -106,7 +114,8 @@ def terms(code, y, m, eta, p0, p1):
     ----------
     code : int
     y, m : float or array
-        Response; trials (1 where there are none).
+        Response; trials (1 where there are none), of residuals their precision in units of
+        1 / p0^2.
     eta, p0, p1 : float or array
 
     Returns
@@ -127,6 +136,13 @@ def terms(code, y, m, eta, p0, p1):
     if kind == LOGNORMAL:
         of_eta, d0 = _lognormal(y, eta, p0)
         return of_eta, d0, none
+    if kind == GAUSSIAN:
+        of_eta, d0 = gaussian(y, m, eta, p0)
+        return of_eta, d0, none
+    if kind == STUDENT:
+        (l0, l1, l2, l3), d0, (e0, e1, e2) = student(y, m, eta, p0, p1)
+        shape, d_shape = student_shape(1.0, p1)
+        return (shape + l0, l1, l2, l3), d0, (d_shape + e0, e1, e2)
     if kind == ORDINAL:
         return ordinal(link, eta, p0, p1)
     of_eta, d0 = positive_mean(kind, link, y, eta, p0)
@@ -229,9 +245,51 @@ def beta(link, y, eta, kappa):
 
 @formula
 def _lognormal(y, eta, sigma):
+    return gaussian(log(y), 1.0, eta, sigma)
+
+
+@formula
+def gaussian(y, m, eta, sigma):
+    """-z^2 / 2 with z = sqrt(m) (y - eta) / sigma, and derivatives in eta and in sigma."""
     i = 1.0 / sigma
-    z, v = (log(y) - eta) * i, i * i
-    return (-0.5 * z * z, z * i, -v + 0.0 * z, 0.0 * z), (z * z * i, -2.0 * z * v, 2.0 * v * i)
+    r, v = y - eta, m * i * i
+    l1 = v * r
+    return (-0.5 * l1 * r, l1, -v + 0.0 * r, 0.0 * r), (l1 * r * i, -2.0 * l1 * i, 2.0 * v * i)
+
+
+@formula
+def student(y, m, eta, sigma, nu):
+    """-(nu + 1) / 2 log(1 + z^2 / nu) with z as in :func:`gaussian`; also derivatives in nu.
+
+    With the weight w = (nu + 1) m / sigma^2 / (nu + z^2) that a normal residual of the same slope
+    had, and s = z^2 / (nu + z^2).
+    """
+    i = 1.0 / sigma
+    r, v, n = y - eta, m * i * i, nu + 1.0
+    t = v * r * r
+    d = 1.0 / (nu + t)
+    s, w = t * d, n * v * d
+    l1, spread = w * r, log1p(t / nu)
+    l3 = 2.0 * l1 * v * d * (4.0 * s - 3.0)
+    of_eta = (-0.5 * n * spread, l1, w * (2.0 * s - 1.0), l3)
+    of_sigma = (n * s * i, -2.0 * l1 * i * (1.0 - s), 2.0 * w * i * (1.0 - s) * (1.0 - 4.0 * s))
+    u = v * d * d
+    of_nu = (
+        0.5 * (n * s / nu - spread),
+        u * r * (t - 1.0),
+        u * (t - nu - n - 2.0 * n * (2.0 * s - 1.0)),
+    )
+    return of_eta, of_sigma, of_nu
+
+
+@formula
+def student_shape(q, nu):
+    """What depends on nu alone in the log density of q numbers of one t, and its derivative.
+
+    log(Gamma((nu + q) / 2) / Gamma(nu / 2)) - q / 2 log(nu / 2): nothing for a normal distribution.
+    """
+    rising, slope = log_rising(0.5 * q, 0.5 * nu)
+    return rising, 0.5 * slope
 
 
 @formula
@@ -338,7 +396,7 @@ def base(code, p0):
     if kind == BETA:
         g = log_gamma(p0)
         return g[0] + 2.0 * log(p0), g[1] + 2.0 / p0
-    if kind == LOGNORMAL:
+    if kind in (LOGNORMAL, GAUSSIAN, STUDENT):
         return -log(p0) - _LOG_SQRT_2PI, -1.0 / p0
     return 0.0, 0.0
 
@@ -354,8 +412,8 @@ def constant(kind: int, y: Any, m: Any) -> np.ndarray:
     from scipy.special import gammaln
 
     y = np.asarray(y, dtype=float)
+    m = np.asarray(m, dtype=float)
     if kind == BINOMIAL:
-        m = np.asarray(m, dtype=float)
         return gammaln(m + 1.0) - gammaln(y + 1.0) - gammaln(m - y + 1.0)
     if kind in (GAMMA, LOGNORMAL):
         return -np.log(y)
@@ -363,4 +421,6 @@ def constant(kind: int, y: Any, m: Any) -> np.ndarray:
         return -np.log(y) - np.log1p(-y)
     if kind == ORDINAL:
         return np.zeros(y.shape)
+    if kind in (GAUSSIAN, STUDENT):
+        return 0.5 * np.log(m) + np.zeros(y.shape)
     return -gammaln(y + 1.0)

@@ -14,21 +14,26 @@ from bayeslmm.parts.families.formulas import (
     BETA,
     BINOMIAL,
     GAMMA,
+    GAUSSIAN,
     NEGATIVE_BINOMIAL,
     ORDINAL,
     POISSON,
+    STUDENT,
     ZERO_INFLATED_NEGATIVE_BINOMIAL,
     ZERO_INFLATED_POISSON,
     base,
     beta,
     binomial,
     code_of,
+    gaussian,
     ordinal,
     poisson_log,
     positive_mean,
+    student,
+    student_shape,
     terms,
 )
-from bayeslmm.parts.families.latent import CLOGLOG, LOG, LOGIT, PROBIT
+from bayeslmm.parts.families.latent import CLOGLOG, IDENTITY, LOG, LOGIT, PROBIT
 from bayeslmm.parts.families.special import choose, formula
 
 __all__ = ["log_density_draws", "log_density_rows", "slope_draws", "slope_rows"]
@@ -38,13 +43,14 @@ BINOMIAL_LOGIT, BINOMIAL_PROBIT = code_of(BINOMIAL, LOGIT), code_of(BINOMIAL, PR
 BINOMIAL_CLOGLOG, POISSON_LOG = code_of(BINOMIAL, CLOGLOG), code_of(POISSON, LOG)
 NEGATIVE_BINOMIAL_LOG, GAMMA_LOG = code_of(NEGATIVE_BINOMIAL, LOG), code_of(GAMMA, LOG)
 BETA_LOGIT = code_of(BETA, LOGIT)
+GAUSSIAN_IDENTITY, STUDENT_IDENTITY = code_of(GAUSSIAN, IDENTITY), code_of(STUDENT, IDENTITY)
 ORDINAL_LOGIT, ORDINAL_PROBIT = code_of(ORDINAL, LOGIT), code_of(ORDINAL, PROBIT)
 ZERO_INFLATED_POISSON_LOG = code_of(ZERO_INFLATED_POISSON, LOG)
 ZERO_INFLATED_NEGATIVE_BINOMIAL_LOG = code_of(ZERO_INFLATED_NEGATIVE_BINOMIAL, LOG)
 
 
 @summing_kernel
-def log_density_rows(code, y, trials, weights, eta, phi, score, d_phi):
+def log_density_rows(code, y, trials, weights, eta, phi, score, d_phi):  # noqa: C901, PLR0912
     """Sum of the weighted log density of rows, without what depends on y and trials alone.
 
     Parameters
@@ -86,6 +92,10 @@ def log_density_rows(code, y, trials, weights, eta, phi, score, d_phi):
         return _ordinal_rows(LOGIT, y, weights, eta, phi, score, d_phi)
     if code == ORDINAL_PROBIT:
         return _ordinal_rows(PROBIT, y, weights, eta, phi, score, d_phi)
+    if code == STUDENT_IDENTITY:
+        return _student_rows(y, trials, weights, eta, phi, score, d_phi)
+    if code == GAUSSIAN_IDENTITY:
+        return _gaussian_rows(y, trials, weights, eta, phi, score, d_phi)
     total = 0.0
     d_phi[:] = 0.0
     b0, b1 = base(code, phi[0] if phi.shape[0] > 0 else 1.0)
@@ -142,6 +152,38 @@ def _beta_rows(y, weights, eta, phi, score, d_phi):
 
 
 @_summed
+def _student_rows(y, trials, weights, eta, phi, score, d_phi):
+    sigma, nu, total, d_sigma, d_nu, sum_w = phi[0], phi[1], 0.0, 0.0, 0.0, 0.0
+    b0, b1 = base(STUDENT_IDENTITY, sigma)
+    shape, d_shape = student_shape(1.0, nu)
+    for i in range(y.shape[0]):
+        w = weights[i]
+        (l0, l1, _, _), (d0, _, _), (d1, _, _) = student(y[i], trials[i], eta[i], sigma, nu)
+        total += w * l0
+        d_sigma += w * d0
+        d_nu += w * d1
+        sum_w += w
+        score[i] = w * l1
+    d_phi[0], d_phi[1] = d_sigma + sum_w * b1, d_nu + sum_w * d_shape
+    return total + sum_w * (b0 + shape)
+
+
+@_summed
+def _gaussian_rows(y, trials, weights, eta, phi, score, d_phi):
+    sigma, total, d_sigma, sum_w = phi[0], 0.0, 0.0, 0.0
+    b0, b1 = base(GAUSSIAN_IDENTITY, sigma)
+    for i in range(y.shape[0]):
+        w = weights[i]
+        (l0, l1, _, _), (d0, _, _) = gaussian(y[i], trials[i], eta[i], sigma)
+        total += w * l0
+        d_sigma += w * d0
+        sum_w += w
+        score[i] = w * l1
+    d_phi[0] = d_sigma + sum_w * b1
+    return total + sum_w * b0
+
+
+@_summed
 def _ordinal_rows(link, y, weights, eta, phi, score, d_phi):
     # thresholds of every row, and what belongs to them, apart from the arithmetic between
     n, K, total = y.shape[0], phi.shape[0], 0.0
@@ -184,6 +226,12 @@ def slope_rows(code, y, trials, weights, eta, phi, out):
             _write(weights[i], l0, l1, l2, l3, out[i])
         return
     b0, _ = base(code, phi[0] if phi.shape[0] > 0 else 1.0)
+    if code == STUDENT_IDENTITY:
+        b0 += student_shape(1.0, phi[1])[0]
+        for i in range(y.shape[0]):
+            (l0, l1, l2, l3), _, _ = student(y[i], trials[i], eta[i], phi[0], phi[1])
+            _write(weights[i], b0 + l0, l1, l2, l3, out[i])
+        return
     for i in range(y.shape[0]):
         p0, p1 = _parameters(code, y[i], phi)
         (l0, l1, l2, l3), _, _ = terms(code, y[i], trials[i], eta[i], p0, p1)
