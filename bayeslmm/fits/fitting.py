@@ -34,6 +34,11 @@ def likelihood_fit(model: Model, *, reml: bool, n_quadrature: int = 1) -> Likeli
     """Fit `model`; see :meth:`bayeslmm.LMM.reml` and :meth:`bayeslmm.LMM.ml`."""
     design = model.design
     if not design.family.gaussian:
+        if model.random != "gaussian":
+            raise DataError(
+                "Maximum likelihood is for normal random effects, and this model has "
+                f'random="{model.random}". Use model.fit(), or leave it out.'
+            )
         return _response_fit(model, n_quadrature)
     if n_quadrature != 1:
         raise ValueError(
