@@ -52,24 +52,27 @@ def test_fit_prints_model_and_tables_and_writes_a_file(tmp_path):
         (("datasets", "nope"), "no data set"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_two(arguments, message):
-    result = run(*arguments)
-    assert result.returncode == 2
-    assert message in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
-    assert "Traceback" not in result.stderr
+def test_bad_input_is_one_line_and_exit_code_two(monkeypatch, capsys, arguments, message):
+    code, _, errors = call(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert message in errors
+    assert len(errors.strip().splitlines()) == 1
+    assert "Traceback" not in errors
 
 
 def test_a_broken_file_is_named(tmp_path):
+    """In a process of its own, as a shell sees it."""
     (tmp_path / "bad.parquet").write_text("not parquet")
     result = run("fit", str(tmp_path / "bad.parquet"), "y ~ x")
     assert result.returncode == 2
     assert "bad.parquet" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in result.stderr
 
 
-def test_version_and_data_sets_are_listed():
-    assert blm.__version__ in run("--version").stdout
-    listed = run("datasets").stdout
+def test_version_and_data_sets_are_listed(monkeypatch, capsys):
+    assert blm.__version__ in call(monkeypatch, capsys, "--version")[1]
+    listed = call(monkeypatch, capsys, "datasets")[1]
     assert all(name in listed for name in blm.list_datasets())
 
 

@@ -24,22 +24,42 @@ def _value(model, name, point):
     """A variable's value at a point of the free variables."""
     if name in point:
         return np.asarray(point[name])
-    expression = model.replace_rvs_by_values([model[name]])[0]
-    return np.asarray(_evaluate(model, [expression], point)[0])
+    found = _once(
+        model, ("value", name), lambda: _compiled(model, model.replace_rvs_by_values([model[name]]))
+    )
+    return np.asarray(found(point)[0])
 
 
-def _log_density(model, point, **options):
-    densities = model.logp(**options)
-    if isinstance(densities, list):
-        return _evaluate(model, densities, point)
-    return _evaluate(model, [densities], point)[0]
+def _log_density(model, point, vars=None, **options):
+    """A list of arrays where they are not summed."""
+    names = None if vars is None else tuple(rv.name for rv in vars)
+
+    def compiled():
+        densities = model.logp(vars=vars, **options)
+        return _compiled(model, densities if isinstance(densities, list) else [densities])
+
+    found = _once(model, ("density", names, *sorted(options.items())), compiled)(point)
+    return found if options.get("sum") is False else found[0]
 
 
 def _evaluate(model, outputs, point):
+    return _compiled(model, outputs)(point)
+
+
+def _compiled(model, outputs):
+    """A function of a point."""
     used = set(explicit_graph_inputs(outputs))
     inputs = [value for value in model.rvs_to_values.values() if value in used]
     function = model.compile_fn(outputs, inputs=inputs, point_fn=False, mode="FAST_COMPILE")
-    return function(*(point[value.name] for value in inputs))
+    return lambda point: function(*(point[value.name] for value in inputs))
+
+
+def _once(model, key, make):
+    """What was made for a model, kept with it: compiling takes most of the time of these tests."""
+    kept = vars(model).setdefault("_kept_by_tests", {})
+    if key not in kept:
+        kept[key] = make()
+    return kept[key]
 
 
 def _own_factors(lmm, model, point):
@@ -63,7 +83,7 @@ def _own_factors(lmm, model, point):
 
 def _random_point(model, seed=3):
     rng = np.random.default_rng(seed)
-    start = model.initial_point()
+    start = _once(model, "start", model.initial_point)
     return {k: v + 0.3 * rng.normal(size=np.shape(v)) for k, v in start.items()}
 
 

@@ -204,16 +204,15 @@ def test_far_out_in_a_tail_log_densities_and_gradients_stay_numbers(name, link):
     family, phi = _family(name, link), PHI.get(name, [])
     eta = np.array([-800.0, -40.0, -30.0, -8.0, 8.0, 30.0, 40.0, 800.0])
     ys = {"gamma": [0.5], "beta": [0.2], "lognormal": [0.5], "ordinal": [0.0, 1.0, 3.0]}
-    for y in ys.get(name, [0.0, 1.0]):
-        ones = np.ones(len(eta))
-        value, *gradients = _densities(family, y * ones, eta, phi, ones)
-        assert not np.isnan(value).any()
-        assert not any(np.isnan(gradient).any() for gradient in gradients)
-        near = np.abs(eta) <= 40
-        expected = family.log_density(y, eta, np.array(phi))
-        np.testing.assert_allclose(value[near], expected[near], rtol=1e-10, atol=1e-15)
-        if link in ("logit", "probit", "cloglog"):
-            assert np.isfinite(value).all()
+    y, eta = (each.ravel() for each in np.meshgrid(ys.get(name, [0.0, 1.0]), eta))
+    value, *gradients = _densities(family, y, eta, phi, np.ones(len(eta)))
+    assert not np.isnan(value).any()
+    assert not any(np.isnan(gradient).any() for gradient in gradients)
+    near = np.abs(eta) <= 40
+    expected = family.log_density(y, eta, np.array(phi))
+    np.testing.assert_allclose(value[near], expected[near], rtol=1e-10, atol=1e-15)
+    if link in ("logit", "probit", "cloglog"):
+        assert np.isfinite(value).all()
 
 
 @pytest.mark.parametrize("alpha", [1e2, 1e6, 1e12])
