@@ -36,7 +36,7 @@ def reference_designs() -> list[dict]:
 
 
 @cache
-def sleepstudy_fit():
+def sleepstudy_fit(parameterization: str = "auto"):
     """One posterior for all tests that only read it."""
     model = blm.LMM("Reaction ~ Days + (Days | Subject)", dataset("sleepstudy"))
     return model.fit(
@@ -44,7 +44,7 @@ def sleepstudy_fit():
         tune=1000,
         chains=4,
         random_seed=20261122,
-        parameterization="noncentered",
+        parameterization=parameterization,
         progressbar=False,
     )
 

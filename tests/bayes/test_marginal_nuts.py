@@ -95,11 +95,11 @@ def test_it_converges_and_says_how_it_was_made():
 
 @pytest.mark.slow
 def test_marginal_and_noncentered_nuts_draw_from_the_same_posterior():
-    assert_same_posterior(marginal_fit(), sleepstudy_fit())
+    assert_same_posterior(marginal_fit(), sleepstudy_fit("noncentered"))
 
 
 def test_both_parameterizations_have_the_same_tree():
-    one, two = marginal_fit().idata, sleepstudy_fit().idata
+    one, two = marginal_fit().idata, sleepstudy_fit("noncentered").idata
     assert set(one.children) == set(two.children)
     a, b = one["posterior"].to_dataset(), two["posterior"].to_dataset()
     assert set(a.data_vars) == set(b.data_vars)

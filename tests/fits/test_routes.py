@@ -19,7 +19,7 @@ ROUTES = ("marginal", "importance", "noncentered")
 @cache
 def _fit(route: str):
     if route == "noncentered":
-        return sleepstudy_fit()
+        return sleepstudy_fit("noncentered")
     options = {"method": "importance"} if route == "importance" else {"parameterization": route}
     model = quietly(FORMULA, dataset("sleepstudy"))
     return model.fit(draws=1000, random_seed=17, progressbar=False, **options)
