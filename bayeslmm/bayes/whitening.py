@@ -16,6 +16,7 @@ import numpy as np
 
 from bayeslmm.addresses import Table
 from bayeslmm.assembly import response_system
+from bayeslmm.bayes.coefficients import coef_keys
 from bayeslmm.bayes.kernels._following import follow, lower_solve, products, scale
 from bayeslmm.bayes.kernels.coordinates import CovariancePrior, add_likelihood, is_finite, natural
 from bayeslmm.bayes.kernels.joint import (
@@ -28,7 +29,8 @@ from bayeslmm.bayes.kernels.joint import (
     whitened,
     whitened_many,
 )
-from bayeslmm.bayes.marginal import coef_keys, correlation_shapes, sd_keys
+from bayeslmm.bayes.kernels.shrinkage import CoefficientScalars
+from bayeslmm.bayes.marginal import correlation_shapes, sd_keys
 from bayeslmm.bayes.mode import Mode, find_mode
 from bayeslmm.bayes.signed import signed_mode
 from bayeslmm.errors import SamplingError
@@ -42,6 +44,7 @@ from bayeslmm.parts.correlations import CorrelationLayout, correlation_layout, l
 from bayeslmm.parts.scales import (
     LINE_FAMILIES,
     Scales,
+    on_coefficients,
     scale_terms,
     scales,
     supported_scale,
@@ -244,6 +247,7 @@ def laplace_posterior(design: Design, priors: Priors) -> LaplacePosterior:
         Structure().code,
         0,
         0,
+        CoefficientScalars(scales([]), 0, 0, 0.0, 0),
     )
     return LaplacePosterior(
         system,
@@ -261,7 +265,9 @@ def whitened_obstacle(design: Design, priors: Priors) -> str | None:
     own = [parameter.key for parameter in design.family.parameters]
     for key in [*coefficients, *own, *sd_keys(design)]:
         prior = priors[key]
-        known = prior.name in LINE_FAMILIES or (key not in coefficients and supported_scale(prior))
+        known = prior.name in LINE_FAMILIES or (
+            on_coefficients(prior) if key in coefficients else supported_scale(prior)
+        )
         if not known:
             return f"the prior of {key} is {prior!r}, which the compiled density does not know"
     return None

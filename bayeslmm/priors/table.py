@@ -176,6 +176,16 @@ class Priors(Mapping):
         return self._defaults.combinations(self._is_set)[0]
 
     @property
+    def column_spread(self) -> np.ndarray:
+        """Standard deviations (p,) of the columns: shrinkage priors are about standardized ones."""
+        return self._defaults.coefficients.spread
+
+    @property
+    def response_spread(self) -> float:
+        """Standard deviation of the response, or the unit of the linear predictor."""
+        return self._defaults.coefficients.unit
+
+    @property
     def means(self) -> np.ndarray:
         """Where the intercept and thresholds are meant: the means (p,) of the predictors."""
         return self._defaults.coefficients.means

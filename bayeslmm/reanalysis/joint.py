@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bayeslmm.bayes.marginal import MarginalDensity, fixed_prior
+from bayeslmm.bayes.coefficients import fixed_prior
+from bayeslmm.bayes.marginal import MarginalDensity
 from bayeslmm.errors import DataError, PriorError
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import (

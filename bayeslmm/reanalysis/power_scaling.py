@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from bayeslmm.bayes.coefficients import fixed_prior
 from bayeslmm.bayes.draws import coefficient_draws, component_draws, prior_covariance_draws
-from bayeslmm.bayes.marginal import fixed_prior
 from bayeslmm.bayes.residual_draws import residual_parameters
 from bayeslmm.errors import PriorError
 from bayeslmm.gaussian import (

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayeslmm.assembly import system_of
-from bayeslmm.bayes.marginal import fixed_prior
+from bayeslmm.bayes.coefficients import fixed_prior
 from bayeslmm.errors import SamplingError
 from bayeslmm.gaussian import Problem, log_marginals, single_threaded_blas, with_prior
 from bayeslmm.gaussian.marginal import FixedPrior

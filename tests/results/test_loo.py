@@ -55,7 +55,7 @@ def test_leave_one_out_equals_refitting(unit):
 def test_the_density_of_a_left_out_row_is_the_dense_one():
     fit = _fit()
     design, priors = fit.model.design, fit.priors
-    from bayeslmm.bayes.marginal import coefficient_priors
+    from bayeslmm.bayes.coefficients import coefficient_priors
     from bayeslmm.results.estimates import posterior_estimates
     from bayeslmm.results.loo import _thinned
 
