@@ -26,7 +26,6 @@ __all__ = [
     "fixed_prior",
     "normal_guess",
     "pins",
-    "shrunk",
     "unknown_coefficient",
 ]
 
@@ -41,11 +40,6 @@ def coef_keys(design: Design) -> Sequence[str]:
 
 def _chosen(design: Design, priors: Priors) -> list[Prior]:
     return [priors[key] for key in coef_keys(design)]
-
-
-def shrunk(design: Design, priors: Priors) -> np.ndarray:
-    """(p,) bool: coefficients that share a shrinkage prior."""
-    return np.array([prior.name in SHRINKAGE for prior in _chosen(design, priors)], dtype=bool)
 
 
 def pins(design: Design, priors: Priors) -> np.ndarray:
@@ -68,18 +62,20 @@ def fixed_prior(design: Design, priors: Priors) -> FixedPrior:
     """Priors on the combinations of beta that :class:`Priors` are about."""
     A = priors.combinations()
     mean, sd = coefficient_priors(design, priors)
-    pinned, together = pins(design, priors), shrunk(design, priors)
-    if not (pinned.any() or together.any()):
+    pinned, together = pins(design, priors), priors.shrinkage
+    if not pinned.any() and together is None:
         return FixedPrior.on_combinations(A, mean, sd)
-    sd = np.where(together, 1.0 / priors.column_spread, sd)
-    return FixedPrior.with_pins(A, mean, sd, pinned, together)
+    scaled = np.zeros(len(A), dtype=bool)
+    if together is not None:
+        scaled, sd[together.mask] = together.mask, 1.0 / together.spread
+    return FixedPrior.with_pins(A, mean, sd, pinned, scaled)
 
 
 def normal_guess(design: Design, priors: Priors) -> FixedPrior:
     """Normal priors on all coefficients, as wide as their own: where searches begin."""
     mean, sd = coefficient_priors(design, priors)
-    together = shrunk(design, priors)
-    sd[together] = priors.response_spread / priors.column_spread[together]
+    if (together := priors.shrinkage) is not None:
+        sd[together.mask] = together.unit / together.spread
     pinned = np.flatnonzero(pins(design, priors))
     own = scales([_chosen(design, priors)[j] for j in pinned])
     mean[pinned], sd[pinned] = center_and_spread(own)
@@ -107,41 +103,10 @@ def _normal_sd(prior: Prior) -> float:
 
 def coefficient_scalars(design: Design, priors: Priors) -> CoefficientScalars:
     """Coordinates of the coefficients that are not integrated out, with their priors."""
-    chosen, pinned, together = _chosen(design, priors), pins(design, priors), None
-    own = [prior for prior, pin in zip(chosen, pinned, strict=True) if pin]
-    for prior in chosen:
-        together = prior if prior.name in SHRINKAGE else together
-    kind, log_unit, times_sigma, more = 0, 0.0, 0, []
-    if together is not None:
-        size = int(shrunk(design, priors).sum())
-        kind, log_unit, times_sigma, more = _shrinkage(together, size, design.n_rows, priors)
-    return CoefficientScalars(scales(own + more), len(own), kind, log_unit, times_sigma)
-
-
-def _shrinkage(prior: Prior, size: int, n_rows: int, priors: Priors):
-    """Kind, log of the unit, whether sigma is in it, and priors of the scalars."""
-    at = prior.parameters
-    if prior.name == "R2D2":
-        mean, precision = at["mean"], at["precision"]
-        share = Prior("Beta", alpha=mean * precision, beta=(1.0 - mean) * precision)
-        parts = [Prior("Gamma", alpha=at["concentration"], beta=1.0)] * size
-        return R2D2, 0.0, 1, [share, *parts]
-    half, unit = 0.5 * at["df_slab"], at["slab"] * priors.response_spread
-    return (
-        HORSESHOE,
-        float(np.log(global_scale(prior, size, n_rows))),
-        1,
-        [
-            Prior("HalfStudentT", nu=at["df_global"], sigma=1.0),
-            Prior("InverseGamma", alpha=half, beta=half * unit**2),
-            *[Prior("HalfStudentT", nu=at["df"], sigma=1.0)] * size,
-        ],
-    )
-
-
-def global_scale(prior: Prior, size: int, n_rows: int) -> float:
-    """tau_0 / sigma of a horseshoe (Piironen and Vehtari 2017, eq. 3.12)."""
-    if "scale" in prior.parameters:
-        return float(prior.parameters["scale"])
-    expected = prior.parameters["expected"]
-    return float(expected / (size - expected) / np.sqrt(n_rows))
+    pinned, together = pins(design, priors), priors.shrinkage
+    own = [p for p, pin in zip(_chosen(design, priors), pinned, strict=True) if pin]
+    if together is None:
+        return CoefficientScalars(scales(own), len(own), 0, 0.0)
+    kind = HORSESHOE if together.is_horseshoe else R2D2
+    sc = scales([*own, *together.scalars])
+    return CoefficientScalars(sc, len(own), kind, float(np.log(together.tau_0)))

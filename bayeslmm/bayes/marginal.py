@@ -43,6 +43,7 @@ from bayeslmm.bayes.kernels.shrinkage import (
     CoefficientScalars,
     add_coefficients,
     coefficient_prior,
+    log_scales,
 )
 from bayeslmm.compiling import expect, interpreting, ran_interpreted, steady, undecided
 from bayeslmm.formula import Design
@@ -62,6 +63,7 @@ from bayeslmm.parts.parameters import corr_key, nu_key, sd_key
 from bayeslmm.parts.scales import (
     Scales,
     center_and_spread,
+    scale_terms,
     scales,
     standardized,
     supported_scale,
@@ -82,6 +84,7 @@ __all__ = [
     "foresee",
     "marginal_density",
     "marginal_obstacle",
+    "sampled_obstacle",
     "sd_keys",
 ]
 
@@ -301,14 +304,24 @@ class MarginalDensity:
         """Flat factors (n, f), eta (n, s) and c (n, k) at rows of X, in the formula's columns."""
         return self.constrained(X)[1:]
 
-    def position(self, F: np.ndarray, eta: np.ndarray, c: np.ndarray) -> np.ndarray:
-        """x (d,) of covariance parameters in the formula's columns: see :meth:`natural`."""
-        own = self.maps.from_formula([L[0] for L in self.system.split(F[None])])
-        return self._position(np.concatenate([np.zeros(0), *(L.ravel() for L in own)]), eta, c)
-
-    def _position(
-        self, F: np.ndarray, eta: np.ndarray, c: np.ndarray, beta: np.ndarray | None = None
+    def position(
+        self,
+        F: np.ndarray,
+        eta: np.ndarray,
+        c: np.ndarray,
+        beta: np.ndarray | None = None,
+        scalars: np.ndarray | None = None,
     ) -> np.ndarray:
+        """x (d,) of covariance parameters in the formula's columns: see :meth:`natural`.
+
+        Where some coefficients are not integrated out it takes ``beta`` (p,), and ``scalars`` where
+        scales of coefficients are among the coordinates.
+        """
+        own = self.maps.from_formula([L[0] for L in self.system.split(F[None])])
+        F = np.concatenate([np.zeros(0), *(L.ravel() for L in own)])
+        return self._position(F, eta, c, beta, scalars)
+
+    def _position(self, F, eta, c, beta=None, scalars=None) -> np.ndarray:
         """As :meth:`position`, of the effects computed with."""
         sd, u = correlations_from_factors(self.correlations, F)
         n_log, times = self.prior.n_log, self.prior.times
@@ -319,19 +332,21 @@ class MarginalDensity:
         else:
             scalars = np.concatenate([scalars, self.system.structure.scalars(c)])
         at = unconstrain(self.scales, scalars)
-        own = self._coefficient_position(beta)
+        own = self._coefficient_position(beta, scalars)
         return np.concatenate([at, np.clip(u, -_LARGEST_ATANH, _LARGEST_ATANH), own])
 
-    def _coefficient_position(self, beta: np.ndarray | None) -> np.ndarray:
-        """The last coordinates at coefficients, scales at the medians of their priors."""
+    def _coefficient_position(
+        self, beta: np.ndarray | None, scalars: np.ndarray | None
+    ) -> np.ndarray:
+        """The last coordinates; scalars are at the medians of their priors where none are given."""
         sc, lifted = self.prior.coefficients.scales, self.fixed.lifted
         if lifted is None:
             return np.zeros(0)
         if beta is None:
             raise ValueError("a position takes coefficients under these priors")
-        scalars = center_and_spread(sc)[0]
-        scalars[: len(lifted.rows)] = lifted.numbers(beta)
-        return unconstrain(sc, scalars)
+        n = len(lifted.rows)
+        rest = center_and_spread(sc)[0][n:] if scalars is None else scalars
+        return unconstrain(sc, np.concatenate([lifted.numbers(beta), rest]))
 
     def starting_points(self, shares: tuple[float, ...]) -> list[np.ndarray]:
         """Starting points of a search, one per share that makes a difference.
@@ -388,6 +403,27 @@ class MarginalDensity:
         return GivenCovariances.of(
             self.system, self.fixed, sds, Theta(F, eta, c), self.residual, self.maps, given
         )
+
+    def scalars(self, x: np.ndarray) -> np.ndarray:
+        """Numbers (n, e) of the last coordinates at rows of x: pins, then scalars of scales."""
+        rows = np.ascontiguousarray(x[:, self.first_coefficient :])
+        sc = self.prior.coefficients.scales
+        return np.array([scale_terms(sc, row)[2] for row in rows]).reshape(rows.shape)
+
+    def fixed_at(self, x: np.ndarray) -> Callable[[int], FixedPrior]:
+        """Prior of the coefficients in the formula's columns at row i of x, as a function of i."""
+        if self.fixed.lifted is None:
+            return lambda i: self.fixed
+        own, scalars, eta = self.prior.coefficients, self.scalars(x), self.computed(x)[2]
+        n = own.n_pins
+
+        def at_row(i: int) -> FixedPrior:
+            if not own.kind:
+                return self.fixed.at(scalars[i], np.ones(0))
+            log_s = log_scales(own.kind, own.log_unit + float(eta[i, 0]), scalars[i, n:].copy())
+            return self.fixed.at(scalars[i, :n], np.exp(log_s))
+
+        return at_row
 
     def _priors_at(self, x: np.ndarray) -> Callable[[int], CoefficientPrior]:
         """Prior of the coefficients at row i of x, as a function of i."""
@@ -475,7 +511,7 @@ def _starts(system: System, shares: tuple[float, ...]) -> list[Theta]:
 
 def marginal_obstacle(design: Design, priors: Priors) -> str | None:
     """Why the marginal density is not available for these priors; None where it is."""
-    if text := _sampled(design, priors):
+    if text := sampled_obstacle(design, priors):
         return text
     unknown = unknown_coefficient(design, priors)
     if text := residual_obstacle(design, priors):
@@ -490,7 +526,7 @@ def marginal_obstacle(design: Design, priors: Priors) -> str | None:
 
 def fixed_obstacle(design: Design, priors: Priors) -> str | None:
     """Why beta cannot be integrated out given the covariance parameters; None where it can."""
-    if text := _sampled(design, priors):
+    if text := sampled_obstacle(design, priors):
         return text
     for key in coef_keys(design):
         if priors[key].name not in INTEGRATED:
@@ -501,7 +537,7 @@ def fixed_obstacle(design: Design, priors: Priors) -> str | None:
     return None
 
 
-def _sampled(design: Design, priors: Priors) -> str | None:
+def sampled_obstacle(design: Design, priors: Priors) -> str | None:
     """Why nothing can be integrated out; None where something can."""
     if design.modeled:
         names = ", ".join(covariate.name for covariate in design.modeled)

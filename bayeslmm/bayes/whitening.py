@@ -247,7 +247,7 @@ def laplace_posterior(design: Design, priors: Priors) -> LaplacePosterior:
         Structure().code,
         0,
         0,
-        CoefficientScalars(scales([]), 0, 0, 0.0, 0),
+        CoefficientScalars(scales([]), 0, 0, 0.0),
     )
     return LaplacePosterior(
         system,

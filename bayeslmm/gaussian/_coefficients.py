@@ -168,9 +168,11 @@ def posterior_precision(S, sigma2, root, target):
     h = S[:p, p] / sigma2
     for i in range(p):
         for c in range(root.shape[0]):
-            h[i] += root[c, i] * target[c]
-            for j in range(p):
-                P[i, j] += root[c, i] * root[c, j]
+            here = root[c, i]
+            if here != 0.0:
+                h[i] += here * target[c]
+                for j in range(p):
+                    P[i, j] += here * root[c, j]
     return P, h
 
 

@@ -173,6 +173,29 @@ class FixedPrior:
         )
         return cls(root, target, float(-2.0 * np.log(own).sum()), lifted)
 
+    def at(self, numbers: np.ndarray, scales: np.ndarray) -> FixedPrior:
+        """With the numbers (k,) that are not integrated out and the scales of what is shrunk."""
+        if self.lifted is None:
+            return self
+        own, basis = self.lifted, self.lifted.basis.copy()
+        basis[:, basis.shape[1] - own.n_shrunk :] *= scales
+        known = own.known + own.pins @ numbers
+        return replace(self, lifted=replace(own, known=known, basis=basis))
+
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """beta (p,) from a proper prior.
+
+        Raises
+        ------
+        ValueError
+            If a direction is flat.
+        """
+        if self.root.shape[0] < self.root.shape[1]:
+            raise ValueError("a flat prior has no draws")
+        noise = self.target + rng.standard_normal(len(self.target))
+        delta = np.linalg.solve(self.root, noise)
+        return delta if self.lifted is None else self.lifted.known + self.lifted.basis @ delta
+
     def computed(self, coordinates: Coordinates, lengths: np.ndarray) -> CoefficientPrior:
         """The same prior in the coordinates computed with.
 

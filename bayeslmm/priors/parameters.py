@@ -19,7 +19,7 @@ from bayeslmm.parts.parameters import (
     pair_key,
     sd_key,
 )
-from bayeslmm.parts.prior import KNOWN, POSITIVE, Prior, reaches_below_zero
+from bayeslmm.parts.prior import KNOWN, POSITIVE, SHRINKAGE, Prior, reaches_below_zero
 from bayeslmm.priors.defaults import Defaults, response_spread
 from bayeslmm.priors.residual_priors import residual_parameters
 from bayeslmm.priors.responses import response_parameters
@@ -125,6 +125,11 @@ def check_prior(parameter: Parameter, prior: Prior) -> None:
     if (kind == "corr") != (prior.name == "LKJ"):
         wanted = 'Prior("LKJ", eta=2)' if kind == "corr" else "another distribution than LKJ"
         raise PriorError(f"{key}: use {wanted}, not {prior!r}.")
+    if prior.name in SHRINKAGE and kind != "beta":
+        raise PriorError(
+            f"{key}: {prior!r} is a prior of several coefficients together, the intercept not "
+            'among them. Give it to the class "beta" or to coefficients by name.'
+        )
     if kind == "threshold":
         return _check_threshold(key, prior)
     is_nu = kind in ("nu", "effects_nu")

@@ -22,6 +22,7 @@ from bayeslmm.priors.defaults import Defaults
 from bayeslmm.priors.effect_maps import EffectMaps
 from bayeslmm.priors.parameters import check_prior, parameters_of
 from bayeslmm.priors.responses import RESPONSE_KINDS, response_notes
+from bayeslmm.priors.shrinkage import Shrinkage, shrinkage_of
 
 __all__ = ["Priors", "default_priors", "sigma_is_given"]
 
@@ -159,7 +160,12 @@ class Priors(Mapping):
 
     def notes(self) -> list[str]:
         """What the priors are about, where that is not the parameter in the formula's columns."""
-        return [*self._defaults.notes(self._is_set), *self._response_notes]
+        notes = [*self._defaults.notes(self._is_set), *self._response_notes]
+        try:
+            together = self.shrinkage
+        except PriorError as err:  # a table is printed whatever is in it
+            return [*notes, str(err)]
+        return notes if together is None else [*notes, together.text]
 
     def is_default(self, key: str) -> bool:
         """Whether the prior of `key` was filled in rather than set."""
@@ -176,14 +182,16 @@ class Priors(Mapping):
         return self._defaults.combinations(self._is_set)[0]
 
     @property
-    def column_spread(self) -> np.ndarray:
-        """Standard deviations (p,) of the columns: shrinkage priors are about standardized ones."""
-        return self._defaults.coefficients.spread
+    def shrinkage(self) -> Shrinkage | None:
+        """The prior that several coefficients have together, in numbers; None without one.
 
-    @property
-    def response_spread(self) -> float:
-        """Standard deviation of the response, or the unit of the linear predictor."""
-        return self._defaults.coefficients.unit
+        Raises
+        ------
+        PriorError
+            If it does not suit the model.
+        """
+        own = self._defaults.coefficients
+        return shrinkage_of(self._design, self, own.spread, own.unit)
 
     @property
     def means(self) -> np.ndarray:
@@ -237,6 +245,7 @@ class Priors(Mapping):
     def copy(self) -> Priors:
         """An independent copy."""
         twin = object.__new__(Priors)
+        twin._design, twin._families = self._design, self._families
         twin._defaults, twin._found = self._defaults, self._found
         twin._response_notes = self._response_notes
         twin._entries = dict(self._entries)

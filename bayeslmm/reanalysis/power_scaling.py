@@ -136,6 +136,11 @@ def log_prior_draws(fit: PosteriorResult) -> dict[str, np.ndarray]:
         If a prior's density is not known here.
     """
     design, priors, posterior = fit.model.design, fit.priors, fit.posterior
+    if (together := priors.shrinkage) is not None:
+        raise PriorError(
+            f"Power-scaling is about priors of single parameters, and {together.prior!r} is one of "
+            f"{len(together.names)} coefficients together: fit the model under another one."
+        )
     out: dict[str, np.ndarray] = {}
     coefs, beta = coefficient_draws(design, posterior)
     combinations = beta @ priors.combinations().T

@@ -4,7 +4,7 @@ The coordinates of the coefficients come last in x: the numbers of the pins, the
 the scales s of the shrunk coefficients are functions of. Given these the coefficients are normal.
 
 Regularized horseshoe (Piironen and Vehtari 2017, Electron. J. Stat. 11(2), eq. 2.8), of scalars
-t, c^2 and l_1 ... l_D, tau = t times a number (times sigma):
+t, c^2 and l_1 ... l_D, tau = t times sigma times a number:
 
     s_j = tau l_j / sqrt(1 + tau^2 l_j^2 / c^2).
 
@@ -47,16 +47,13 @@ class CoefficientScalars(NamedTuple):
     kind : int
         Code of the prior of the shrunk coefficients, zero for none.
     log_unit : float
-        Log of what multiplies the scales, tau of a horseshoe.
-    times_sigma : int
-        Whether scales are in units of sigma.
+        Log of what multiplies sigma in the scales, in tau of a horseshoe.
     """
 
     scales: Scales
     n_pins: int
     kind: int
     log_unit: float
-    times_sigma: int
 
 
 @kernel
@@ -82,7 +79,7 @@ def log_scales(kind, log_unit, scalar):
 def _pull_back(kind, log_unit, scalar, slopes, out):
     """Add to ``out`` derivatives in the scalars from those in the logs of the scales.
 
-    Returns that in log sigma where scales are in its units.
+    Returns that in log sigma, whose multiples the scales are.
     """
     d_sigma = 0.0
     if kind == 1:
@@ -117,17 +114,12 @@ def coefficient_prior(base, coefficients, at):
         for j in range(n):
             known[i] += base.pins[i, j] * scalar[j]
     if coefficients.kind > 0:
-        log_s = log_scales(coefficients.kind, _log_unit(coefficients, at), scalar[n:])
+        log_s = log_scales(coefficients.kind, coefficients.log_unit + at.eta[0], scalar[n:])
         for j in range(log_s.shape[0]):
             basis[:, base.shrunk[j]] *= np.exp(log_s[j])
     return CoefficientPrior(
         base.root, base.target, base.log_det, known, basis, base.pins, base.shrunk
     )
-
-
-@kernel
-def _log_unit(coefficients, at):
-    return coefficients.log_unit + (at.eta[0] if coefficients.times_sigma else 0.0)
 
 
 @kernel
@@ -152,11 +144,9 @@ def add_coefficients(at, base, coefficients, slopes, d_eta):
         own = np.empty(base.shrunk.shape[0])
         for j in range(own.shape[0]):
             own[j] = slopes[p + base.shrunk[j]]
-        d_sigma = _pull_back(
-            coefficients.kind, _log_unit(coefficients, at), scalar[n:], own, found[n:]
+        d_eta[0] += _pull_back(
+            coefficients.kind, coefficients.log_unit + at.eta[0], scalar[n:], own, found[n:]
         )
-        if coefficients.times_sigma:
-            d_eta[0] += d_sigma
     first = at.gradient.shape[0] - size
     for i in range(size):
         at.gradient[first + i] += found[i] * at.coefficient_slope[i]
