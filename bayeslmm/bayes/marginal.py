@@ -6,7 +6,8 @@ log p(x | y) up to log p(y), x the covariance parameters theta in unconstrained 
     log p(y | theta) + log p(theta) + log |d theta / d x|.
 
 It equals the joint log density of the hierarchical model less log p(beta, b | theta, y), constants
-and Jacobians included. beta is integrated under normal or flat priors, which are conjugate.
+and Jacobians included. beta is integrated under normal or flat priors, which are conjugate; under
+others it is among the coordinates, or scales are given which it is normal (:mod:`.coefficients`).
 """
 
 from __future__ import annotations
@@ -325,15 +326,15 @@ class MarginalDensity:
         """As :meth:`position`, of the effects computed with."""
         sd, u = correlations_from_factors(self.correlations, F)
         n_log, times = self.prior.n_log, self.prior.times
-        scalars = np.concatenate([sd, np.exp(eta[:n_log]), eta[n_log:]])
+        own = np.concatenate([sd, np.exp(eta[:n_log]), eta[n_log:]])
         if T := times.n_effects:
             root = np.ascontiguousarray(np.linalg.cholesky(c.reshape(T, T)).ravel())
             u = np.concatenate([u, correlations_from_factors(times, root)[1]])
         else:
-            scalars = np.concatenate([scalars, self.system.structure.scalars(c)])
-        at = unconstrain(self.scales, scalars)
-        own = self._coefficient_position(beta, scalars)
-        return np.concatenate([at, np.clip(u, -_LARGEST_ATANH, _LARGEST_ATANH), own])
+            own = np.concatenate([own, self.system.structure.scalars(c)])
+        at = unconstrain(self.scales, own)
+        last = self._coefficient_position(beta, scalars)
+        return np.concatenate([at, np.clip(u, -_LARGEST_ATANH, _LARGEST_ATANH), last])
 
     def _coefficient_position(
         self, beta: np.ndarray | None, scalars: np.ndarray | None
@@ -379,7 +380,8 @@ class MarginalDensity:
         if self.prior.times.n_effects:
             corr[lay.n_correlations :] = 1.0 / (1.0 + len(np.unique(system.group)))
         found = np.full(self.n_dim, 1.0 / (1.0 + system.n))
-        found[: len(sds)], found[self.first_correlation :] = sds, corr
+        found[: len(sds)] = sds
+        found[self.first_correlation : self.first_coefficient] = corr
         rows = system.rows_of_scales()
         found[len(sds) : len(sds) + len(rows)] = 1.0 / (1.0 + rows)
         found[self.first_coefficient :] = 1.0

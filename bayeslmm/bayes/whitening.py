@@ -44,7 +44,6 @@ from bayeslmm.parts.correlations import CorrelationLayout, correlation_layout, l
 from bayeslmm.parts.scales import (
     LINE_FAMILIES,
     Scales,
-    on_coefficients,
     scale_terms,
     scales,
     supported_scale,
@@ -265,9 +264,7 @@ def whitened_obstacle(design: Design, priors: Priors) -> str | None:
     own = [parameter.key for parameter in design.family.parameters]
     for key in [*coefficients, *own, *sd_keys(design)]:
         prior = priors[key]
-        known = prior.name in LINE_FAMILIES or (
-            on_coefficients(prior) if key in coefficients else supported_scale(prior)
-        )
+        known = prior.name in LINE_FAMILIES or (key not in coefficients and supported_scale(prior))
         if not known:
             return f"the prior of {key} is {prior!r}, which the compiled density does not know"
     return None

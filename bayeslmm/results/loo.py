@@ -158,8 +158,6 @@ def _conditional(fit: PosteriorResult, unit: str, conditional: bool) -> bool:
     conditional = conditional or sampled  # nothing integrates out exactly
     if conditional:
         _refuse_groups(unit)
-    else:
-        _refuse_priors(fit)
     return conditional
 
 
