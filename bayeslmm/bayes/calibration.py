@@ -20,10 +20,10 @@ import pandas as pd
 
 from bayeslmm.assembly import system_of
 from bayeslmm.bayes.choice import METHODS
+from bayeslmm.bayes.coefficients import coefficient_priors
 from bayeslmm.bayes.importance import MAX_K_HAT, importance_sample
 from bayeslmm.bayes.marginal import (
     MarginalDensity,
-    coefficient_priors,
     marginal_density,
     marginal_obstacle,
 )

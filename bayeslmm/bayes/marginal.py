@@ -478,8 +478,8 @@ def marginal_density(
     if fixed.lifted is None:
         return MarginalDensity(system, fixed, prior, design.residual, maps)
     guess = normal_guess(design, priors)
-    fixed, own = _standardized(system, fixed, prior.coefficients, guess)
-    prior = prior._replace(coefficients=own)
+    fixed, coefficients = _standardized(system, fixed, prior.coefficients, guess)
+    prior = prior._replace(coefficients=coefficients)
     return MarginalDensity(system, fixed, prior, design.residual, maps, guess)
 
 

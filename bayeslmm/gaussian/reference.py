@@ -157,7 +157,7 @@ class DenseSystem(System):
         d_eta = 2.0 * DR @ self.scale
         return Evaluation(at.value, np.concatenate(d_Sigma), d_eta, d_c, at.slopes)
 
-    def joint(self, theta: Theta, prior: FixedPrior | None = None):
+    def joint(self, theta: Theta, prior: FixedPrior | CoefficientPrior | None = None):
         """Mean and covariance of (beta, b) given y and theta, b factor by factor."""
         at = self._solved(theta, self.prior(prior))
         GZ = at.G @ at.Z.T

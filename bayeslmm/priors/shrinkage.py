@@ -83,8 +83,8 @@ def horseshoe(
     >>> blm.horseshoe(expected=5)
     Horseshoe(df=1, df_global=1, slab=2, df_slab=4, expected=5)
     """
-    given = {"expected": expected, "scale": scale}
-    given = {key: value for key, value in given.items() if value is not None}
+    both = {"expected": expected, "scale": scale}
+    given = {key: value for key, value in both.items() if value is not None}
     return Prior("Horseshoe", df=df, df_global=df_global, slab=slab, df_slab=df_slab, **given)
 
 

@@ -194,12 +194,14 @@ def test_a_student_prior_of_many_degrees_of_freedom_is_a_normal_one():
         fit = model.fit(method="importance", draws=1000, random_seed=3, progressbar=False)
         loo = fit.loo(progressbar=False)
         summary = fit.posterior["beta"].to_numpy().reshape(-1, 3)
-        found.append((fit.info.log_marginal_likelihood, loo.elpd, summary))
+        found.append((fit.info.log_marginal_likelihood, float(loo.elpd), summary))
     (evidence, elpd, beta), (evidence_t, elpd_t, beta_t) = found
-    # standard errors of some 0.01 in logs; of 4000 draws with 2000 effective, five standard errors
+    # standard errors of some 0.01 in logs; of 4000 draws with 2000 effective, five standard
+    # errors of a difference of means are 0.16 sds, of a ratio of sds 0.11
     assert evidence_t == pytest.approx(evidence, abs=0.1)
     assert elpd_t == pytest.approx(elpd, abs=0.15)
-    np.testing.assert_allclose(beta_t.mean(axis=0), beta.mean(axis=0), atol=0.12 * beta.std(axis=0))
+    gap = np.abs(beta_t.mean(axis=0) - beta.mean(axis=0))
+    np.testing.assert_array_less(gap, 0.16 * beta.std(axis=0))
     np.testing.assert_allclose(beta_t.std(axis=0), beta.std(axis=0), rtol=0.12)
 
 

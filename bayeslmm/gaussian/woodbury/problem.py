@@ -151,7 +151,8 @@ class WoodburySystem(System):
         value, _, _, B, slopes = statistics(S, state.log_det, self.n, prior, ml)
         if not gradient or not np.isfinite(value):
             return Evaluation(float(value), *nothing)
-        return Evaluation(float(value), *self._slopes(state, theta, U, B), slopes)
+        d_Sigma, d_eta, d_c = self._slopes(state, theta, U, B)
+        return Evaluation(float(value), d_Sigma, d_eta, d_c, slopes)
 
     def _slopes(self, state: State, theta: Theta, U: np.ndarray, B: np.ndarray):
         """Derivatives in Sigma (flat), eta and c."""
