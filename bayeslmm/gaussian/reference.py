@@ -108,7 +108,7 @@ class DenseSystem(System):
         """V^-1, G, Z, P^-1 (``covariance``), beta^, V^-1 e (``u``) and the value."""
         X, y, root, target, log_det_prior = self.X, self.y, *prior[:3]
         if ml:
-            root, target, log_det_prior = root[:0], target[:0], 0.0
+            root, target, log_det_prior = np.zeros((0, self.p)), target[:0], 0.0
         lifted = len(prior.known) > 0 and not ml
         if lifted:
             X, y = X @ prior.basis, y - X @ prior.known
