@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from bayeslmm.model import LMM as LMM
     from bayeslmm.model import MixedModel as MixedModel
     from bayeslmm.parts.prior import Prior as Prior
+    from bayeslmm.priors.shrinkage import horseshoe as horseshoe
+    from bayeslmm.priors.shrinkage import r2d2 as r2d2
     from bayeslmm.priors.table import Priors as Priors
     from bayeslmm.reanalysis.assurance import assurance as assurance
     from bayeslmm.reanalysis.bayes_factors import bayes_factor as bayes_factor
@@ -65,6 +67,8 @@ _HOMES = {
     "MixedModel": "bayeslmm.model",
     "Prior": "bayeslmm.parts.prior",
     "Priors": "bayeslmm.priors.table",
+    "horseshoe": "bayeslmm.priors.shrinkage",
+    "r2d2": "bayeslmm.priors.shrinkage",
     "PosteriorFit": "bayeslmm.fits.posterior",
     "LikelihoodFit": "bayeslmm.fits.likelihood",
     "compare_estimates": "bayeslmm.results.comparison",

@@ -10,6 +10,8 @@ bayes-factors   bayes_factor and savage_dickey in 2 x 2 designs with crossed sub
 kinship         simulation-based calibration with effects of related individuals.
 families        simulation-based calibration of 0/1 and count responses, 12 groups of 8 rows and
                 8 x 6 crossed ones.
+shrinkage       simulation-based calibration of a horseshoe, of R2D2 and of a Student-t prior, six
+                columns, 10 groups of 6 rows.
 student         simulation-based calibration of Student-t residuals, 12 groups of 8 rows.
 intervals       coverage of 90 % bootstrap intervals of R2 and of the variance components.
 trajectories    moments by trajectories of a surrogate against NUTS, in standard errors.
@@ -108,6 +110,21 @@ def kinship(n: int, seed: int) -> None:
         model = quietly(formula, data, priors=PROPER, **options)
         found = blm.sbc(model, n, method="importance", random_seed=seed, progressbar=False)
         print(f"{formula}, related\n{found!r}")
+
+
+def shrinkage(n: int, seed: int) -> None:
+    rng = np.random.default_rng(5)
+    data = pd.DataFrame(rng.normal(size=(60, 6)), columns=[f"x{j}" for j in range(6)])
+    data = data.assign(g=np.arange(60) % 10, y=rng.normal(size=60))
+    formula = f"y ~ {' + '.join(f'x{j}' for j in range(6))} + (1 | g)"
+    for prior in (
+        blm.horseshoe(expected=2),
+        blm.r2d2(),
+        blm.Prior("StudentT", nu=3, mu=0, sigma=0.5),
+    ):
+        model = quietly(formula, data, priors={**PROPER, "beta": prior})
+        found = blm.sbc(model, n, method="nuts", random_seed=seed, progressbar=False)
+        print(f"{prior!r}\n{found!r}")
 
 
 def families(n: int, seed: int) -> None:
@@ -210,6 +227,7 @@ def trajectories(n: int, seed: int) -> None:
 PARTS = {
     "bayes-factors": (bayes_factors, 300),
     "kinship": (kinship, 200),
+    "shrinkage": (shrinkage, 300),
     "families": (families, 500),
     "student": (student, 300),
     "intervals": (intervals, 200),

@@ -20,10 +20,10 @@ import pandas as pd
 
 from bayeslmm.assembly import system_of
 from bayeslmm.bayes.choice import METHODS
+from bayeslmm.bayes.coefficients import coefficient_priors
 from bayeslmm.bayes.importance import MAX_K_HAT, importance_sample
 from bayeslmm.bayes.marginal import (
     MarginalDensity,
-    coefficient_priors,
     marginal_density,
     marginal_obstacle,
 )
@@ -263,10 +263,16 @@ class _Simulator:
     def _parameters(self, rng) -> tuple[np.ndarray, np.ndarray]:
         """beta and the unconstrained covariance parameters, from the priors."""
         prior = self.density.prior
-        beta = self.uncenter @ rng.normal(self.coef_mean, self.coef_sd)
+        if self.density.fixed.lifted is None:
+            beta = self.uncenter @ rng.normal(self.coef_mean, self.coef_sd)
         at = unconstrain(prior.scales, draw_scales(prior.scales, 1, rng)[0])
         u = np.arctanh(2 * rng.beta(prior.exponent, prior.exponent) - 1)
-        return beta, np.concatenate([at, u])
+        own = prior.coefficients.scales
+        more = unconstrain(own, draw_scales(own, 1, rng)[0])
+        x = np.concatenate([at, u, more])
+        if self.density.fixed.lifted is not None:
+            beta = self.density.fixed_at(x[None])(0).draw(rng)
+        return beta, x
 
     def _simulated(self, beta, x, rng) -> tuple[np.ndarray, np.ndarray]:
         """True values in the order of the names, and y - offset of a simulated data set."""
@@ -289,7 +295,7 @@ class _Simulator:
         """Draws of all parameters in the order of the names."""
         sd, F, eta, c = density.computed(draws)
         normals = rng.standard_normal((self.n_draws, density.system.n_normals))
-        beta = density.system.draw(F, eta, c, density.fixed, normals)[0]
+        beta = density.given(draws).draw(slice(0, self.n_draws), normals)[0]
         sd, F = density.maps.flat_to_formula(sd, F, density.system.split)
         return self._named(beta, sd, F, eta, c)
 

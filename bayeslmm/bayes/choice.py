@@ -82,9 +82,10 @@ def choose_parameterization(
         if why := _needs_pymc(options, marginal_obstacle(design, priors)):
             return "noncentered", why
         return "marginal", "auto: coefficients and random effects integrated out exactly"
-    # which knows any prior on a standard deviation
-    through_pymc = method == "nuts" and design.residual is None
-    obstacle = (fixed_obstacle if through_pymc else marginal_obstacle)(design, priors)
+    obstacle = marginal_obstacle(design, priors)
+    if obstacle and method == "nuts" and design.residual is None:
+        # through PyMC, which knows any prior on a standard deviation
+        obstacle = fixed_obstacle(design, priors)
     if obstacle:
         raise SamplingError(
             f"The marginal posterior is not available: {obstacle}. Use "

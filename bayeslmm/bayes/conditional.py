@@ -15,6 +15,7 @@ from bayeslmm.bayes.residual_draws import residual_values
 from bayeslmm.formula import Design
 from bayeslmm.formula.residual import ResidualDesign
 from bayeslmm.gaussian import FixedPrior, single_threaded_blas
+from bayeslmm.gaussian._coefficients import CoefficientPrior
 from bayeslmm.gaussian.system import System, Theta
 from bayeslmm.priors.effect_maps import EffectMaps
 
@@ -72,12 +73,23 @@ class GivenCovariances:
         theta: Theta,
         residual: ResidualDesign | None,
         maps: EffectMaps = EffectMaps(),  # noqa: B008 - frozen
+        prior_at: Callable[[int], CoefficientPrior] | None = None,
     ) -> GivenCovariances:
-        """Of n draws of theta: F (n, f), eta (n, s) and c (n, k)."""
+        """Of n draws of theta: F (n, f), eta (n, s) and c (n, k).
+
+        ``prior_at`` gives the prior of the coefficients at each draw where it is not the same.
+        """
         F, eta, c = theta.F, theta.eta, theta.c
 
         def draw(rows: slice, normals: np.ndarray) -> Drawn:
-            return system.draw(F[rows], eta[rows], c[rows], fixed, normals)
+            if prior_at is None:
+                return system.draw(F[rows], eta[rows], c[rows], fixed, normals)
+            found = []
+            for d, i in enumerate(range(rows.start, rows.stop)):
+                at = slice(i, i + 1)
+                found.append(system.draw(F[at], eta[at], c[at], prior_at(i), normals[d : d + 1]))
+            beta, effects = zip(*found, strict=True)
+            return np.concatenate(beta), [np.concatenate(b) for b in zip(*effects, strict=True)]
 
         values, factors = residual_values(residual, eta, c), system.split(F)
         shapes = system.effect_shapes

@@ -16,6 +16,7 @@ from bayeslmm.bayes.effect_summaries import EffectSummary
 from bayeslmm.bayes.hierarchical import hierarchical_model, posterior_variables
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.sampling import PYMC_TUNE, Sampling, quiet_pymc, sample_model
+from bayeslmm.bayes.shrinkage import scale_variables
 from bayeslmm.bayes.tree import SUMMARY_GROUP, posterior_dataset, posterior_tree, summary_node
 from bayeslmm.errors import DataError
 from bayeslmm.formula import Design
@@ -133,7 +134,12 @@ def fit_hierarchical(
     model = hierarchical_model(design, priors, names, centered=centered)
     variables = posterior_variables(design, names, priors)
     sampled, stats = sample_model(model, variables, sampling)
-    values = {name: sampled[name].transpose("chain", "draw", ...).to_numpy() for name in variables}
+    more = scale_variables(priors.shrinkage)
+    values = {
+        name: sampled[name].transpose("chain", "draw", ...).to_numpy()
+        for name in variables
+        if name not in more
+    }
     info = FitInfo.of(
         sampling,
         start,
@@ -142,7 +148,7 @@ def fit_hierarchical(
         reason=reason,
         tune=sampling.warm_up(PYMC_TUNE),
     )
-    return assemble(design, names, values, stats, info)
+    return assemble(design, names, values, stats, info, sampled[more] if more else None)
 
 
 def assemble(
@@ -151,6 +157,7 @@ def assemble(
     values: Mapping[str, np.ndarray | EffectSummary],
     stats: xr.Dataset,
     info: FitInfo,
+    more: xr.Dataset | None = None,
 ) -> tuple[xr.DataTree, FitInfo]:
     """The tree of a posterior, and its record with the problems found added.
 
@@ -161,10 +168,14 @@ def assemble(
     stats : xarray.Dataset
         What the sampler reports per draw.
     info : FitInfo
+    more : xarray.Dataset, optional
+        Draws of variables that not every model has.
     """
     summaries = {k: v for k, v in values.items() if isinstance(v, EffectSummary)}
     arrays = {k: v for k, v in values.items() if not isinstance(v, EffectSummary)}
     posterior = posterior_dataset(design, names, arrays)
+    if more is not None:
+        posterior = posterior.merge(more)
     if info.effective_draws is not None:
         problems = weighting_problems(info.effective_draws, info.chains)
     else:

@@ -19,11 +19,14 @@ from bayeslmm.bayes.names import FactorNames, ModelNames
 from bayeslmm.bayes.residual_model import structured_response
 from bayeslmm.bayes.response_model import family_response
 from bayeslmm.bayes.responses import response_coords, response_variables
+from bayeslmm.bayes.shrinkage import scale_variables, shrunk_coefficients
 from bayeslmm.bayes.variables import positive, stacked
 from bayeslmm.errors import SamplingError
 from bayeslmm.formula import Design
 from bayeslmm.formula.random import RandomBlock
 from bayeslmm.parts.parameters import coef_key
+from bayeslmm.parts.prior import Prior
+from bayeslmm.priors.shrinkage import Shrinkage
 from bayeslmm.priors.table import Priors
 
 if TYPE_CHECKING:
@@ -81,8 +84,14 @@ def hierarchical_model(
             f"Student-t random effects ({heavy[0]}) are sampled non-centered only: use "
             'parameterization="noncentered".'
         )
+    if priors.shrinkage is not None and design.residual is not None:
+        raise SamplingError(
+            f"{priors.shrinkage.prior!r} beside residual structures is sampled by the marginal "
+            "posterior only, which is the default: there is no PyMC model of both."
+        )
     with pm.Model(coords=coords(design, names)) as model:
-        mu, beta = _fixed_part(design, priors)
+        sigma = positive("sigma", [priors["sigma"]], dims=None) if priors.shrinkage else None
+        mu, beta = _fixed_part(design, priors, sigma)
         effects = []
         maps = priors.effect_maps().matrices
         for block, block_names, K in zip(design.blocks, names.factors, maps, strict=True):
@@ -97,7 +106,8 @@ def hierarchical_model(
         if design.residual is not None:
             structured_response(design, priors, names, mu)
             return model
-        sigma = positive("sigma", [priors["sigma"]], dims=None)
+        if sigma is None:
+            sigma = positive("sigma", [priors["sigma"]], dims=None)
         scale = sigma if design.weights is None else sigma / np.sqrt(design.weights)
         # as data, so that the compiled model serves other responses of the same design
         y = pm.Data(names.data, design.y, dims="obs")
@@ -122,6 +132,7 @@ def posterior_variables(design: Design, names: ModelNames, priors: Priors) -> li
         if block.correlated_pairs():
             variables.append(factor.corr)
         variables.append(factor.b)
+    variables += scale_variables(priors.shrinkage)
     for covariate in design.modeled:
         own = covariate_names(covariate)
         variables += [own.missing, own.mean, own.sd]
@@ -142,7 +153,7 @@ def coords(design: Design, names: ModelNames) -> dict:
     return labels
 
 
-def _fixed_part(design: Design, priors: Priors):
+def _fixed_part(design: Design, priors: Priors, sigma):
     """X beta + offset, sampled in the combinations that the priors are about; beta."""
     import pymc as pm
     import pytensor.tensor as pt
@@ -151,6 +162,11 @@ def _fixed_part(design: Design, priors: Priors):
         return pt.as_tensor_variable(design.offset), pt.zeros(0)
     X, A = design.X, priors.combinations()
     chosen = [priors[coef_key(name)] for name in design.coef_names]
+    if (together := priors.shrinkage) is not None:
+        centered = _some_shrunk(chosen, together, sigma)
+        back = np.linalg.inv(A)
+        beta = pm.Deterministic("beta", pt.dot(back, centered), dims="coef")
+        return pt.dot(X @ back, centered) + design.offset, beta
     if np.array_equal(A, np.eye(len(A))):
         beta = stacked("beta", chosen, dims="coef")
         return pt.dot(X, beta) + design.offset, beta
@@ -158,6 +174,20 @@ def _fixed_part(design: Design, priors: Priors):
     back = np.linalg.inv(A)
     beta = pm.Deterministic("beta", pt.dot(back, centered), dims="coef")
     return pt.dot(X @ back, centered) + design.offset, beta
+
+
+def _some_shrunk(chosen: list[Prior], together: Shrinkage, sigma):
+    """The combinations that the priors are about, of which some share a prior."""
+    import pymc as pm
+    import pytensor.tensor as pt
+
+    at, others = np.flatnonzero(together.mask), np.flatnonzero(~together.mask)
+    values = pt.zeros(len(chosen))[at].set(shrunk_coefficients(together, sigma))
+    if not len(others):
+        return values
+    pm.modelcontext(None).add_coord("coef_other", [str(j) for j in others])
+    own = stacked("beta_other", [chosen[j] for j in others], dims="coef_other")
+    return values[others].set(own)
 
 
 def _random_effects(

@@ -25,6 +25,7 @@ from bayeslmm.bayes.mode import MODE_EVALUATIONS, Mode, find_mode
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.nuts import processors
 from bayeslmm.bayes.sampling import Sampling
+from bayeslmm.bayes.shrinkage import scale_draws
 from bayeslmm.errors import SamplingError
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import Problem, single_threaded_blas
@@ -330,8 +331,9 @@ def fit_importance(
             random_seed=random_seed, cores=cores, drawn=drawn,
             random_effects=sampling.random_effects,
         )  # fmt: skip
+        more = scale_draws(priors.shrinkage, density, sample.x[rows], chains)
     info = importance_info(sampling, start, sample, priors, parameterization, reason)
-    return assemble(design, names, values, no_stats(chains, draws), info)
+    return assemble(design, names, values, no_stats(chains, draws), info, more)
 
 
 def importance_info(

@@ -6,12 +6,13 @@ log p(x | y) up to log p(y), x the covariance parameters theta in unconstrained 
     log p(y | theta) + log p(theta) + log |d theta / d x|.
 
 It equals the joint log density of the hierarchical model less log p(beta, b | theta, y), constants
-and Jacobians included. beta is integrated under normal or flat priors, which are conjugate.
+and Jacobians included. beta is integrated under normal or flat priors, which are conjugate; under
+others it is among the coordinates, or scales are given which it is normal (:mod:`.coefficients`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,6 +24,14 @@ from typing import Any
 import numpy as np
 
 from bayeslmm.addresses import Table
+from bayeslmm.bayes.coefficients import (
+    INTEGRATED,
+    coef_keys,
+    coefficient_scalars,
+    fixed_prior,
+    normal_guess,
+    unknown_coefficient,
+)
 from bayeslmm.bayes.conditional import GivenCovariances
 from bayeslmm.bayes.kernels.coordinates import (
     CovariancePrior,
@@ -31,10 +40,17 @@ from bayeslmm.bayes.kernels.coordinates import (
     natural,
     naturals,
 )
+from bayeslmm.bayes.kernels.shrinkage import (
+    CoefficientScalars,
+    add_coefficients,
+    coefficient_prior,
+    log_scales,
+)
 from bayeslmm.compiling import expect, interpreting, ran_interpreted, steady, undecided
 from bayeslmm.formula import Design
 from bayeslmm.formula.residual import ResidualDesign
 from bayeslmm.gaussian import FixedPrior, Problem, rotated_for_draws
+from bayeslmm.gaussian._coefficients import CoefficientPrior
 from bayeslmm.gaussian.shared import SharedSystem, as_system
 from bayeslmm.gaussian.system import System, Theta
 from bayeslmm.gaussian.threads import alone
@@ -44,9 +60,16 @@ from bayeslmm.parts.correlations import (
     correlations_from_factors,
     lkj_exponents,
 )
-from bayeslmm.parts.parameters import coef_key, corr_key, nu_key, sd_key
-from bayeslmm.parts.prior import Prior
-from bayeslmm.parts.scales import Scales, scales, supported_scale, unconstrain
+from bayeslmm.parts.parameters import corr_key, nu_key, sd_key
+from bayeslmm.parts.scales import (
+    Scales,
+    center_and_spread,
+    scale_terms,
+    scales,
+    standardized,
+    supported_scale,
+    unconstrain,
+)
 from bayeslmm.priors.effect_maps import EffectMaps
 from bayeslmm.priors.residual_priors import (
     CORR_KEY,
@@ -58,12 +81,11 @@ from bayeslmm.priors.table import Priors
 
 __all__ = [
     "MarginalDensity",
-    "coef_keys",
     "correlation_shapes",
-    "fixed_prior",
     "foresee",
     "marginal_density",
     "marginal_obstacle",
+    "sampled_obstacle",
     "sd_keys",
 ]
 
@@ -101,6 +123,8 @@ class MarginalDensity:
         Names of the residuals' variables; None where sigma is the only one.
     maps : EffectMaps
         From the effects computed with, which the priors are about, to those of the formula.
+    guess : FixedPrior or None
+        A normal prior where searches begin, where some coefficients are not integrated out.
     alone : bool
         Whether one thread at a time evaluates it, the main one or another: with very many levels an
         evaluation may then use several threads.
@@ -111,6 +135,7 @@ class MarginalDensity:
     prior: CovariancePrior
     residual: ResidualDesign | None = None
     maps: EffectMaps = EffectMaps()
+    guess: FixedPrior | None = None
     alone: bool = False
 
     @property
@@ -131,10 +156,15 @@ class MarginalDensity:
     @property
     def n_dim(self) -> int:
         """Length of x."""
+        return self.first_coefficient + len(self.prior.coefficients.scales.code)
+
+    @property
+    def first_coefficient(self) -> int:
+        """Where what is not integrated out of the coefficients begins in x."""
         return self.first_correlation + len(self.prior.exponent)
 
     @cached_property
-    def _root(self) -> tuple:
+    def _root(self) -> CoefficientPrior:
         """Prior of the coefficients in the coordinates computed with."""
         return self.system.prior(self.fixed)
 
@@ -228,13 +258,13 @@ class MarginalDensity:
         at, nothing = natural(x, self.prior), np.full(len(x), np.nan)
         if not is_finite(at):
             return np.nan, nothing
+        given = coefficient_prior(self._root, self.prior.coefficients, at)
         with alone() if self.alone else nullcontext():
-            found = self.system.evaluate(
-                Theta(at.F, at.eta, at.c), self._root, False, want_gradient
-            )
+            found = self.system.evaluate(Theta(at.F, at.eta, at.c), given, False, want_gradient)
         if not np.isfinite(found.value):
             return np.nan, nothing
         if want_gradient:
+            add_coefficients(at, self._root, self.prior.coefficients, found.slopes, found.d_eta)
             add_likelihood(at, x, self.prior, *self._sizes, found.d_Sigma, found.d_eta, found.d_c)
         return at.value + found.value, at.gradient
 
@@ -254,7 +284,8 @@ class MarginalDensity:
         at = natural(np.ascontiguousarray(x, dtype=float), self.prior)
         F = at.F if is_finite(at) else np.full_like(at.F, np.nan)
         theta = Theta(F, at.eta, at.c)
-        log_y, fixed, effects = self.system.value_and_draw(theta, self._root, normals)
+        given = coefficient_prior(self._root, self.prior.coefficients, at)
+        log_y, fixed, effects = self.system.value_and_draw(theta, given, normals)
         return at.value + log_y, fixed, effects
 
     def computed(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -274,23 +305,49 @@ class MarginalDensity:
         """Flat factors (n, f), eta (n, s) and c (n, k) at rows of X, in the formula's columns."""
         return self.constrained(X)[1:]
 
-    def position(self, F: np.ndarray, eta: np.ndarray, c: np.ndarray) -> np.ndarray:
-        """x (d,) of covariance parameters in the formula's columns: see :meth:`natural`."""
-        own = self.maps.from_formula([L[0] for L in self.system.split(F[None])])
-        return self._position(np.concatenate([np.zeros(0), *(L.ravel() for L in own)]), eta, c)
+    def position(
+        self,
+        F: np.ndarray,
+        eta: np.ndarray,
+        c: np.ndarray,
+        beta: np.ndarray | None = None,
+        scalars: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """x (d,) of covariance parameters in the formula's columns: see :meth:`natural`.
 
-    def _position(self, F: np.ndarray, eta: np.ndarray, c: np.ndarray) -> np.ndarray:
+        Where some coefficients are not integrated out it takes ``beta`` (p,), and ``scalars`` where
+        scales of coefficients are among the coordinates.
+        """
+        own = self.maps.from_formula([L[0] for L in self.system.split(F[None])])
+        F = np.concatenate([np.zeros(0), *(L.ravel() for L in own)])
+        return self._position(F, eta, c, beta, scalars)
+
+    def _position(self, F, eta, c, beta=None, scalars=None) -> np.ndarray:
         """As :meth:`position`, of the effects computed with."""
         sd, u = correlations_from_factors(self.correlations, F)
         n_log, times = self.prior.n_log, self.prior.times
-        scalars = np.concatenate([sd, np.exp(eta[:n_log]), eta[n_log:]])
+        own = np.concatenate([sd, np.exp(eta[:n_log]), eta[n_log:]])
         if T := times.n_effects:
             root = np.ascontiguousarray(np.linalg.cholesky(c.reshape(T, T)).ravel())
             u = np.concatenate([u, correlations_from_factors(times, root)[1]])
         else:
-            scalars = np.concatenate([scalars, self.system.structure.scalars(c)])
-        at = unconstrain(self.scales, scalars)
-        return np.concatenate([at, np.clip(u, -_LARGEST_ATANH, _LARGEST_ATANH)])
+            own = np.concatenate([own, self.system.structure.scalars(c)])
+        at = unconstrain(self.scales, own)
+        last = self._coefficient_position(beta, scalars)
+        return np.concatenate([at, np.clip(u, -_LARGEST_ATANH, _LARGEST_ATANH), last])
+
+    def _coefficient_position(
+        self, beta: np.ndarray | None, scalars: np.ndarray | None
+    ) -> np.ndarray:
+        """The last coordinates; scalars are at the medians of their priors where none are given."""
+        sc, lifted = self.prior.coefficients.scales, self.fixed.lifted
+        if lifted is None:
+            return np.zeros(0)
+        if beta is None:
+            raise ValueError("a position takes coefficients under these priors")
+        n = len(lifted.rows)
+        rest = center_and_spread(sc)[0][n:] if scalars is None else scalars
+        return unconstrain(sc, np.concatenate([lifted.numbers(beta), rest]))
 
     def starting_points(self, shares: tuple[float, ...]) -> list[np.ndarray]:
         """Starting points of a search, one per share that makes a difference.
@@ -301,14 +358,12 @@ class MarginalDensity:
             Of the response's variance that random effects make up, where there are no rows to
             start from.
         """
-        from bayeslmm.likelihood.coordinates import Coordinates
-
-        if isinstance(self.system, SharedSystem):
-            thetas = self.system.starts(shares if self.correlations.n_effects else shares[:1])
-        else:
-            coordinates = Coordinates(self.system)
-            thetas = [coordinates.theta(x) for x in coordinates.starts()]
-        return [self._position(theta.F, theta.eta, theta.c) for theta in thetas]
+        thetas = _starts(self.system, shares if self.correlations.n_effects else shares[:1])
+        guess = self.guess
+        betas = [None if guess is None else self.system.solve(at, guess).beta for at in thetas]
+        return [
+            self._position(at.F, at.eta, at.c, beta) for at, beta in zip(thetas, betas, strict=True)
+        ]
 
     def spread(self) -> np.ndarray:
         """Rough posterior variances of the coordinates: J levels say about 2 J on the log of an sd.
@@ -325,9 +380,11 @@ class MarginalDensity:
         if self.prior.times.n_effects:
             corr[lay.n_correlations :] = 1.0 / (1.0 + len(np.unique(system.group)))
         found = np.full(self.n_dim, 1.0 / (1.0 + system.n))
-        found[: len(sds)], found[self.first_correlation :] = sds, corr
+        found[: len(sds)] = sds
+        found[self.first_correlation : self.first_coefficient] = corr
         rows = system.rows_of_scales()
         found[len(sds) : len(sds) + len(rows)] = 1.0 / (1.0 + rows)
+        found[self.first_coefficient :] = 1.0
         return found
 
     def with_model(self, problem: Problem | System, fixed: FixedPrior) -> MarginalDensity:
@@ -344,9 +401,40 @@ class MarginalDensity:
     def given(self, x: np.ndarray) -> GivenCovariances:
         """How the rest of a posterior is drawn at rows of x (n, d)."""
         sds, F, eta, c = self.computed(x)
+        given = self._priors_at(x) if self.n_dim > self.first_coefficient else None
         return GivenCovariances.of(
-            self.system, self.fixed, sds, Theta(F, eta, c), self.residual, self.maps
+            self.system, self.fixed, sds, Theta(F, eta, c), self.residual, self.maps, given
         )
+
+    def scalars(self, x: np.ndarray) -> np.ndarray:
+        """Numbers (n, e) of the last coordinates at rows of x: pins, then scalars of scales."""
+        rows = np.ascontiguousarray(x[:, self.first_coefficient :])
+        sc = self.prior.coefficients.scales
+        return np.array([scale_terms(sc, row)[2] for row in rows]).reshape(rows.shape)
+
+    def fixed_at(self, x: np.ndarray) -> Callable[[int], FixedPrior]:
+        """Prior of the coefficients in the formula's columns at row i of x, as a function of i."""
+        if self.fixed.lifted is None:
+            return lambda i: self.fixed
+        own, scalars, eta = self.prior.coefficients, self.scalars(x), self.computed(x)[2]
+        n = own.n_pins
+
+        def at_row(i: int) -> FixedPrior:
+            if not own.kind:
+                return self.fixed.at(scalars[i], np.ones(0))
+            log_s = log_scales(own.kind, own.log_unit + float(eta[i, 0]), scalars[i, n:].copy())
+            return self.fixed.at(scalars[i, :n], np.exp(log_s))
+
+        return at_row
+
+    def _priors_at(self, x: np.ndarray) -> Callable[[int], CoefficientPrior]:
+        """Prior of the coefficients at row i of x, as a function of i."""
+
+        def at_row(i: int) -> CoefficientPrior:
+            at = natural(np.ascontiguousarray(x[i], dtype=float), self.prior)
+            return coefficient_prior(self._root, self.prior.coefficients, at)
+
+        return at_row
 
 
 def marginal_density(
@@ -384,18 +472,54 @@ def marginal_density(
         system.structure.code,
         len(own),
         len(scale_keys(design)),
+        coefficient_scalars(design, priors),
     )
-    return MarginalDensity(system, fixed_prior(design, priors), prior, design.residual, maps)
+    fixed = fixed_prior(design, priors)
+    if fixed.lifted is None:
+        return MarginalDensity(system, fixed, prior, design.residual, maps)
+    guess = normal_guess(design, priors)
+    fixed, coefficients = _standardized(system, fixed, prior.coefficients, guess)
+    prior = prior._replace(coefficients=coefficients)
+    return MarginalDensity(system, fixed, prior, design.residual, maps, guess)
+
+
+def _standardized(
+    system: System, fixed: FixedPrior, own: CoefficientScalars, guess: FixedPrior
+) -> tuple[FixedPrior, CoefficientScalars]:
+    """Pins that may be any number in units of about their posterior standard deviations.
+
+    Searches and samplers begin with steps of about one.
+    """
+    lifted, sc, n = fixed.lifted, own.scales, own.n_pins
+    found = system.solve(_starts(system, (0.5,))[0], guess)
+    free = np.isinf(sc.lower[:n]) & np.isinf(sc.upper[:n])
+    variance = np.einsum("ij,jk,ik->i", lifted.rows, found.vcov, lifted.rows)
+    center = np.where(free, lifted.numbers(found.beta), 0.0)
+    unit = np.sqrt(np.where(free & (variance > 0), variance, 1.0))
+    more = len(sc.code) - n
+    sc = standardized(sc, np.append(center, np.zeros(more)), np.append(unit, np.ones(more)))
+    return replace(fixed, lifted=lifted.standardized(center, unit)), own._replace(scales=sc)
+
+
+def _starts(system: System, shares: tuple[float, ...]) -> list[Theta]:
+    """See :meth:`MarginalDensity.starting_points`."""
+    from bayeslmm.likelihood.coordinates import Coordinates
+
+    if isinstance(system, SharedSystem):
+        return system.starts(shares)
+    coordinates = Coordinates(system)
+    return [coordinates.theta(x) for x in coordinates.starts()]
 
 
 def marginal_obstacle(design: Design, priors: Priors) -> str | None:
     """Why the marginal density is not available for these priors; None where it is."""
-    if text := fixed_obstacle(design, priors):
+    if text := sampled_obstacle(design, priors):
         return text
+    unknown = unknown_coefficient(design, priors)
     if text := residual_obstacle(design, priors):
         return text
-    for key in sorted(sd_keys(design)):
-        if not supported_scale(priors[key]):
+    for key in [*([unknown] if unknown else []), *sorted(sd_keys(design))]:
+        if key == unknown or not supported_scale(priors[key]):
             return (
                 f"the prior of {key} is {priors[key]!r}, which the marginal density does not know"
             )
@@ -403,7 +527,20 @@ def marginal_obstacle(design: Design, priors: Priors) -> str | None:
 
 
 def fixed_obstacle(design: Design, priors: Priors) -> str | None:
-    """Why beta cannot be integrated out; None where it can."""
+    """Why beta cannot be integrated out given the covariance parameters; None where it can."""
+    if text := sampled_obstacle(design, priors):
+        return text
+    for key in coef_keys(design):
+        if priors[key].name not in INTEGRATED:
+            return (
+                f"the prior of {key} is {priors[key]!r}, and coefficients are integrated out "
+                "exactly under normal and flat priors only"
+            )
+    return None
+
+
+def sampled_obstacle(design: Design, priors: Priors) -> str | None:
+    """Why nothing can be integrated out; None where something can."""
     if design.modeled:
         names = ", ".join(covariate.name for covariate in design.modeled)
         return f"missing values of {names} are part of the model and have to be sampled"
@@ -417,44 +554,12 @@ def fixed_obstacle(design: Design, priors: Priors) -> str | None:
                 'random effects are Student-t (random="student"), so they cannot be integrated '
                 "out exactly"
             )
-    for key in coef_keys(design):
-        if priors[key].name not in ("Normal", "Flat"):
-            return (
-                f"the prior of {key} is {priors[key]!r}, and coefficients are integrated out "
-                "exactly under normal and flat priors only"
-            )
     return None
-
-
-def fixed_prior(design: Design, priors: Priors) -> FixedPrior:
-    """Normal and flat priors on the combinations of beta that :class:`Priors` are about."""
-    return FixedPrior.on_combinations(priors.combinations(), *coefficient_priors(design, priors))
-
-
-def coefficient_priors(design: Design, priors: Priors) -> tuple[np.ndarray, np.ndarray]:
-    """Means and standard deviations (infinite where flat) of the coefficients' priors."""
-    chosen = [priors[key] for key in coef_keys(design)]
-    mean = np.array([prior.parameters.get("mu", 0.0) for prior in chosen], dtype=float)
-    sd = np.array([_normal_sd(prior) for prior in chosen], dtype=float)
-    return mean, sd
-
-
-def _normal_sd(prior: Prior) -> float:
-    if prior.name == "Flat":
-        return np.inf
-    if "tau" in prior.parameters:
-        return prior.parameters["tau"] ** -0.5
-    return prior.parameters.get("sigma", 1.0)
 
 
 def sd_keys(design: Design) -> list[str]:
     """Keys of the random effects' standard deviations, factor after factor."""
     return [sd_key(e, block.name) for block in design.blocks for e in block.effects]
-
-
-def coef_keys(design: Design) -> Sequence[str]:
-    """Keys of the coefficients."""
-    return [coef_key(name) for name in design.coef_names]
 
 
 def correlation_shapes(design: Design, priors: Priors) -> np.ndarray:

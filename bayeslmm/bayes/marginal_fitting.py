@@ -22,6 +22,7 @@ from bayeslmm.bayes.nuts import (
     sample_density,
 )
 from bayeslmm.bayes.sampling import Sampling
+from bayeslmm.bayes.shrinkage import scale_draws
 from bayeslmm.bayes.trajectories import SURROGATE_TUNE, Trajectories, sample_trajectories
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import Problem, single_threaded_blas
@@ -142,8 +143,9 @@ def fit_marginal(
         rest, drawn = sampled.trajectories, None
         if rest is not None and rest.effects is not None:
             drawn = density.system.drawn(rest.fixed, rest.effects)
+        flat = sampled.x.reshape(-1, sampled.x.shape[-1])
         values = posterior_values(
-            density.given(sampled.x.reshape(-1, sampled.x.shape[-1])),
+            density.given(flat),
             design,
             names,
             chains=len(sampled.x),
@@ -152,6 +154,7 @@ def fit_marginal(
             random_effects=sampling.random_effects,
             drawn=drawn,
         )
+        more = scale_draws(priors.shrinkage, density, flat, len(sampled.x))
     info = FitInfo.of(
         sampling,
         start,
@@ -161,7 +164,7 @@ def fit_marginal(
         tune=sampled.tune,
         sampler=sampled.sampler,
     )
-    return assemble(design, names, values, sampled.stats, info)
+    return assemble(design, names, values, sampled.stats, info, more)
 
 
 def _of_a_single_chain(density: MarginalDensity) -> MarginalDensity:

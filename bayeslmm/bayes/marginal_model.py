@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bayeslmm.bayes.coefficients import fixed_prior
 from bayeslmm.bayes.conditional import GivenCovariances, posterior_values
 from bayeslmm.bayes.fitting import FitInfo, assemble
 from bayeslmm.bayes.hierarchical import coords, flat_covariance_root
-from bayeslmm.bayes.marginal import fixed_obstacle, fixed_prior
+from bayeslmm.bayes.marginal import fixed_obstacle
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.nuts import processors
 from bayeslmm.bayes.residual_model import residual_parts

@@ -20,6 +20,7 @@ from pytensor.link.numba.dispatch import basic as numba_basic
 from bayeslmm.addresses import flat_arrays
 from bayeslmm.compiling import kernel, use_compiled
 from bayeslmm.gaussian import FixedPrior
+from bayeslmm.gaussian._coefficients import CoefficientPrior
 from bayeslmm.gaussian._criteria import marginal_head
 from bayeslmm.gaussian.problem import Values
 from bayeslmm.gaussian.symbolic import Layout
@@ -70,18 +71,18 @@ class LogMarginalOf(_LogMarginal):
     Parameters
     ----------
     system : System
-    prior : tuple
+    prior : CoefficientPrior
         Of the coefficients, see :meth:`bayeslmm.gaussian.system.System.prior`.
     """
 
     __props__ = ("token",)
 
-    def __init__(self, system: System, prior: tuple):
+    def __init__(self, system: System, prior: CoefficientPrior):
         self.system, self.prior, self.token = system, prior, next(_tokens)
 
     def perform(self, node, inputs, outputs):
         F, eta, c = (np.ascontiguousarray(v, dtype=float) for v in inputs)
-        value, d_Sigma, d_eta, d_c = self.system.evaluate(Theta(F, eta, c), self.prior)
+        value, d_Sigma, d_eta, d_c, _ = self.system.evaluate(Theta(F, eta, c), self.prior)
         pairs = zip(self.system.split(d_Sigma), self.system.split(F), strict=True)
         G = np.concatenate([np.zeros(0), *((2.0 * D @ L).ravel() for D, L in pairs)])
         for storage, result in zip(outputs, (value, G, d_eta, d_c), strict=True):
@@ -102,11 +103,9 @@ def _factor_gradient(D, F, q, start):
 
 
 @kernel
-def _head(F, eta, lay, val, n, sum_log_weights, root, target, log_det):
+def _head(F, eta, lay, val, n, sum_log_weights, prior):
     sigma = np.exp(eta[0])
-    value, D, d_sigma2 = marginal_head(
-        lay, val, F, sigma, n[0], sum_log_weights[0], root, target, log_det[0], True
-    )
+    value, D, d_sigma2, _ = marginal_head(lay, val, F, sigma, n[0], sum_log_weights[0], prior, True)
     G = _factor_gradient(D, F, lay.factor_q, lay.f_ptr)
     return value, G, np.full(1, 2.0 * sigma * sigma * d_sigma2), np.empty(0)
 
@@ -114,7 +113,9 @@ def _head(F, eta, lay, val, n, sum_log_weights, root, target, log_det):
 def _unflatten(data):
     """Records of the arrays that :func:`flat_arrays` makes of the engine's arguments."""
     lay, val = Layout(*data[:_N_LAYOUT]), Values(*data[_N_LAYOUT : _N_LAYOUT + _N_VALUES])
-    return lay, val, *data[_N_LAYOUT + _N_VALUES :]
+    n, sum_log_weights, root, target, log_det, *rest = data[_N_LAYOUT + _N_VALUES :]
+    prior = CoefficientPrior(root, target, log_det[0], *rest)
+    return lay, val, n, sum_log_weights, prior
 
 
 @numba_basic.register_funcify_default_op_cache_key(LogMarginalHead)
@@ -125,14 +126,14 @@ def _numba_head(op, node, **kwargs):
     def log_marginal(
         F, eta, c, a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15, a16,
         diag, panel, tail, rhs, gram, levels, n, sum_log_weights, root, target, log_det,
+        known, basis, pins, shrunk,
     ):
         lay = Layout(
             a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15, a16
         )
         val = Values(diag, panel, tail, rhs, gram, levels)
-        value, G, d_eta, d_c = _head(
-            F, eta, lay, val, n, sum_log_weights, root, target, log_det
-        )
+        prior = CoefficientPrior(root, target, log_det[0], known, basis, pins, shrunk)
+        value, G, d_eta, d_c = _head(F, eta, lay, val, n, sum_log_weights, prior)
         return np.asarray(value), G, d_eta, d_c
     # fmt: on
 

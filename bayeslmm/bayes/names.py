@@ -15,7 +15,10 @@ from bayeslmm.formula import Design
 
 __all__ = ["FactorNames", "ModelNames", "model_names", "storable"]
 
-_RESERVED = ("chain", "draw", "sample", "coef", "obs", "beta", "sigma", "nu", "beta_centered")
+_RESERVED = (
+    "chain", "draw", "sample", "coef", "obs", "beta", "sigma", "nu", "beta_centered", "shrunk",
+    "hs_global", "hs_slab", "hs_local", "r2d2_R2", "r2d2_phi",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import numpy as np
 
 from bayeslmm.addresses import Table
 from bayeslmm.assembly import response_system
+from bayeslmm.bayes.coefficients import coef_keys
 from bayeslmm.bayes.kernels._following import follow, lower_solve, products, scale
 from bayeslmm.bayes.kernels._walls import Walls
 from bayeslmm.bayes.kernels.coordinates import CovariancePrior, add_likelihood, is_finite, natural
@@ -31,7 +32,8 @@ from bayeslmm.bayes.kernels.joint import (
     whitened_along,
     whitened_many,
 )
-from bayeslmm.bayes.marginal import coef_keys, correlation_shapes, sd_keys
+from bayeslmm.bayes.kernels.shrinkage import CoefficientScalars
+from bayeslmm.bayes.marginal import correlation_shapes, sd_keys
 from bayeslmm.bayes.mode import Mode, find_mode
 from bayeslmm.bayes.signed import signed_mode
 from bayeslmm.errors import SamplingError
@@ -286,6 +288,7 @@ def laplace_posterior(
         Structure().code,
         0,
         0,
+        CoefficientScalars(scales([]), 0, 0, 0.0),
     )
     return LaplacePosterior(
         system,

@@ -212,9 +212,8 @@ class PosteriorChecks(PosteriorDraws):
         ValueError
             If there is no such unit.
         SamplingError
-            If the coefficients' priors are not normal or flat (then ``conditional=True``); if
-            effects of another factor belong to the groups left out of a response that is not
-            Gaussian.
+            If effects of another factor belong to the groups left out of a response that is not
+            Gaussian, or groups are left out and residuals or effects are Student-t.
 
         Examples
         --------
@@ -265,7 +264,7 @@ class PosteriorChecks(PosteriorDraws):
         Raises
         ------
         SamplingError
-            If the coefficients' priors are not normal or flat.
+            If residuals or random effects are Student-t.
 
         Examples
         --------

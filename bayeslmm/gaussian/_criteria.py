@@ -12,9 +12,16 @@ from bayeslmm.compiling import in_numpy, kernel
 
 from . import _plain
 from ._backward import derivative_sums, draw_effects, effects
+from ._coefficients import (
+    draw_coefficients,
+    marginal_statistics,
+    moments,
+    omega_plain,
+    residual_form,
+    solve_fixed,
+)
 from ._elimination import eliminate_head
 from ._levels import all_sums, can_differentiate, draw_levels, eliminated, level_derivatives
-from ._small import cholesky_lower, invert_from_cholesky, solve_lower_transposed
 
 _LOG_2PI = float(np.log(2.0 * np.pi))
 
@@ -24,68 +31,11 @@ _MANY_LEVELS, _AT_A_TIME = 60, 500_000
 
 
 @kernel
-def _solve_fixed(P, h):
-    """Inverse of P (symmetric), P^-1 h and log|P|; nan where P is not positive definite."""
-    p = P.shape[0]
-    inverse = P.copy()
-    log_det = cholesky_lower(inverse)
-    invert_from_cholesky(inverse)
-    solution = np.zeros(p)
-    for i in range(p):
-        for j in range(i):
-            inverse[j, i] = inverse[i, j]
-    for i in range(p):
-        for j in range(p):
-            solution[i] += inverse[i, j] * h[j]
-    for i in range(p):  # one step of refinement: the inverse is only used for this and for traces
-        residual = h[i]
-        for j in range(p):
-            residual -= P[i, j] * solution[j]
-        for j in range(p):
-            h_j = inverse[j, i] * residual
-            solution[j] += h_j
-    return inverse, solution, log_det
-
-
-@in_numpy(_solve_fixed)
-def _solve_fixed_plain(P, h):
-    try:
-        C = np.linalg.cholesky(P)
-    except np.linalg.LinAlgError:
-        return np.full(P.shape, np.nan), np.full(h.shape, np.nan), np.nan
-    half = np.linalg.inv(C)
-    inverse = half.T @ half
-    solution = inverse @ h
-    solution += inverse @ (h - P @ solution)
-    return inverse, solution, 2.0 * np.log(np.diag(C)).sum()
-
-
-def _omega_plain(inverse, beta, weight):
-    gap = np.append(beta, -1.0)
-    omega = weight * np.outer(gap, gap)
-    omega[:-1, :-1] += inverse
-    return omega
-
-
-@kernel
-def _residual_form(S, beta):
-    """[-beta; 1]' S [-beta; 1], the generalized residual sum of squares."""
-    p = beta.shape[0]
-    total = S[p, p]
-    for i in range(p):
-        row = -2.0 * S[i, p]
-        for j in range(p):
-            row += S[i, j] * beta[j]
-        total += row * beta[i]
-    return total
-
-
-@kernel
 def profile_statistics(S, log_det, n, sum_log_weights, reml):
     """Profiled -2 log-likelihood (Bates et al. 2015, eq. 34 and 42), beta, pwrss, omega."""
     p = S.shape[0] - 1
-    inverse, beta, log_det_x = _solve_fixed(S[:p, :p].copy(), S[:p, p].copy())
-    pwrss = _residual_form(S, beta)
+    inverse, beta, log_det_x = solve_fixed(S[:p, :p].copy(), S[:p, p].copy())
+    pwrss = residual_form(S, beta)
     df = n - p if reml else n
     value = log_det - sum_log_weights + df * (1.0 + _LOG_2PI + np.log(pwrss / df))
     if reml:
@@ -106,79 +56,12 @@ def profile_statistics(S, log_det, n, sum_log_weights, reml):
 @in_numpy(profile_statistics)
 def _profile_statistics_plain(S, log_det, n, sum_log_weights, reml):
     p = S.shape[0] - 1
-    inverse, beta, log_det_x = _solve_fixed(S[:p, :p], S[:p, p])
+    inverse, beta, log_det_x = solve_fixed(S[:p, :p], S[:p, p])
     gap = np.append(-beta, 1.0)
     pwrss, df = gap @ S @ gap, n - p if reml else n
     value = log_det - sum_log_weights + df * (1.0 + _LOG_2PI + np.log(pwrss / df))
-    omega = _omega_plain(inverse if reml else 0.0, beta, df / pwrss)
+    omega = omega_plain(inverse if reml else 0.0, beta, df / pwrss)
     return value + (log_det_x if reml else 0.0), beta, pwrss, inverse, omega
-
-
-@kernel
-def posterior_precision(S, sigma2, root, target):
-    """P = S_XX / sigma^2 + R'R and h = S_Xy / sigma^2 + R't for the prior |R beta - t|^2."""
-    p = S.shape[0] - 1
-    P = S[:p, :p] / sigma2
-    h = S[:p, p] / sigma2
-    for i in range(p):
-        for c in range(root.shape[0]):
-            h[i] += root[c, i] * target[c]
-            for j in range(p):
-                P[i, j] += root[c, i] * root[c, j]
-    return P, h
-
-
-@in_numpy(posterior_precision)
-def _posterior_precision_plain(S, sigma2, root, target):
-    return S[:-1, :-1] / sigma2 + root.T @ root, S[:-1, -1] / sigma2 + root.T @ target
-
-
-@kernel
-def marginal_statistics(S, log_det, n, sum_log_weights, sigma2, root, target, log_det_P0):
-    """log p(y | theta), posterior mean and covariance of beta, omega, and half the sum that gives
-    the derivative with respect to sigma^2 by homogeneity.
-    """
-    p = S.shape[0] - 1
-    P, h = posterior_precision(S, sigma2, root, target)
-    inverse, beta, log_det_P = _solve_fixed(P, h)
-    n_flat = p - root.shape[0]
-    quadratic = _residual_form(S, beta) / sigma2
-    prior = 0.0
-    trace = 0.0
-    for c in range(root.shape[0]):
-        gap = -target[c]
-        for j in range(p):
-            gap += root[c, j] * beta[j]
-        prior += gap * gap
-    for i in range(p):
-        for j in range(p):
-            trace += inverse[i, j] * S[i, j] / sigma2
-    log_det_V = n * np.log(sigma2) + log_det - sum_log_weights
-    value = -0.5 * (
-        (n - n_flat) * _LOG_2PI + log_det_V - log_det_P0 + log_det_P + quadratic + prior
-    )
-    omega = np.zeros((p + 1, p + 1))
-    for i in range(p):
-        for j in range(p):
-            omega[i, j] = beta[i] * beta[j] + inverse[i, j]
-        omega[i, p] = -beta[i]
-        omega[p, i] = -beta[i]
-    omega[p, p] = 1.0
-    return value, beta, inverse, omega, 0.5 * (quadratic + trace - n)
-
-
-@in_numpy(marginal_statistics)
-def _marginal_statistics_plain(S, log_det, n, slw, sigma2, root, target, log_det_P0):
-    P, h = posterior_precision(S, sigma2, root, target)
-    inverse, beta, log_det_P = _solve_fixed(P, h)
-    gap, prior = np.append(-beta, 1.0), root @ beta - target
-    quadratic = gap @ S @ gap / sigma2
-    trace = np.vdot(inverse, S[:-1, :-1]) / sigma2
-    log_det_V = n * np.log(sigma2) + log_det - slw
-    n_known = n - len(beta) + len(root)
-    value = n_known * _LOG_2PI + log_det_V - log_det_P0 + log_det_P + quadratic + prior @ prior
-    omega = _omega_plain(inverse, beta, 1.0)
-    return -0.5 * value, beta, inverse, omega, 0.5 * (quadratic + trace - n)
 
 
 @kernel
@@ -259,62 +142,51 @@ def profiled_head(lay, val, theta, theta_index, n, sum_log_weights, reml, want_g
 
 
 @kernel
-def marginal_levels(
-    lay, val, sums, L, sigma, n, sum_log_weights, root, target, log_det_P0, want_gradient
-):
+def marginal_levels(lay, val, sums, L, sigma, n, sum_log_weights, prior, want_gradient):
     """As :func:`marginal_head`, from ``_levels.chunk_sums``."""
     sigma2 = sigma * sigma
     log_det, S = eliminated(sums, val.gram)
-    value, _, _, omega, half = marginal_statistics(
-        S, log_det, n, sum_log_weights, sigma2, root, target, log_det_P0
-    )
+    at = marginal_statistics(S, log_det, n, sum_log_weights, sigma2, prior)
     if not want_gradient:
-        return value, np.empty(0), 0.0
-    T, Q = level_derivatives(sums, lay.factor_q[0], L / sigma, omega)
-    D, d_sigma2 = marginal_gradient(lay, T, Q, L, sigma2, half)
-    return value, D, d_sigma2
+        return at.value, np.empty(0), 0.0, at.slopes
+    T, Q = level_derivatives(sums, lay.factor_q[0], L / sigma, at.omega)
+    D, d_sigma2 = marginal_gradient(lay, T, Q, L, sigma2, at.half)
+    return at.value, D, d_sigma2, at.slopes
 
 
 @kernel
-def marginal_head(lay, val, L, sigma, n, sum_log_weights, root, target, log_det_P0, want_gradient):
+def marginal_head(lay, val, L, sigma, n, sum_log_weights, prior, want_gradient):
     """log p(y | theta) for *absolute* factors L (Sigma_k = L_k L_k', flat), no dense tail.
 
-    Returns the value, dl/dSigma_k (flat, symmetric, all entries) and dl/dsigma^2.
+    Returns the value, dl/dSigma_k (flat, symmetric, all entries), dl/dsigma^2 and the slopes of
+    :class:`bayeslmm.gaussian._coefficients.Solved`.
     """
     sigma2 = sigma * sigma
     F = L / sigma
     if use_levels(lay, val, F, want_gradient):
         sums = all_sums(val.levels, lay.factor_q[0], val.gram.shape[0], F, want_gradient)
-        return marginal_levels(
-            lay, val, sums, L, sigma, n, sum_log_weights, root, target, log_det_P0, want_gradient
-        )
+        return marginal_levels(lay, val, sums, L, sigma, n, sum_log_weights, prior, want_gradient)
     log_det, roots, K, diag, panel, rhs, S = eliminate_head(lay, val, F)
-    value, _, _, omega, half = marginal_statistics(
-        S, log_det, n, sum_log_weights, sigma2, root, target, log_det_P0
-    )
+    at = marginal_statistics(S, log_det, n, sum_log_weights, sigma2, prior)
     if not want_gradient:
-        return value, np.empty(0), 0.0
-    T, Q = head_derivatives(lay, F, diag, panel, roots, K, rhs, omega)
-    D, d_sigma2 = marginal_gradient(lay, T, Q, L, sigma2, half)
-    return value, D, d_sigma2
+        return at.value, np.empty(0), 0.0, at.slopes
+    T, Q = head_derivatives(lay, F, diag, panel, roots, K, rhs, at.omega)
+    D, d_sigma2 = marginal_gradient(lay, T, Q, L, sigma2, at.half)
+    return at.value, D, d_sigma2, at.slopes
 
 
 @in_numpy(marginal_head)
-def _marginal_plain(lay, val, L, sigma, n, slw, root, target, log_det_P0, want_gradient):
+def _marginal_plain(lay, val, L, sigma, n, slw, prior, want_gradient):
     if val.levels.shape[1] > _MANY_LEVELS:
-        return marginal_head.py_func(
-            lay, val, L, sigma, n, slw, root, target, log_det_P0, want_gradient
-        )
+        return marginal_head.py_func(lay, val, L, sigma, n, slw, prior, want_gradient)
     sigma2 = sigma * sigma
-    at = _plain.stacked(lay, val).eliminated(L / sigma)
-    value, _, _, omega, half = marginal_statistics(
-        at.S, at.log_det, n, slw, sigma2, root, target, log_det_P0
-    )
-    if not want_gradient or not np.isfinite(at.log_det):
-        return value, np.full(L.shape, np.nan), np.nan
-    T, Q = at.derivative_sums(omega)
-    D, d_sigma2 = marginal_gradient(lay, T, Q, L, sigma2, half)
-    return value, D, d_sigma2
+    state = _plain.stacked(lay, val).eliminated(L / sigma)
+    at = marginal_statistics(state.S, state.log_det, n, slw, sigma2, prior)
+    if not want_gradient or not np.isfinite(state.log_det):
+        return at.value, np.full(L.shape, np.nan), np.nan, at.slopes
+    T, Q = state.derivative_sums(at.omega)
+    D, d_sigma2 = marginal_gradient(lay, T, Q, L, sigma2, at.half)
+    return at.value, D, d_sigma2, at.slopes
 
 
 @kernel
@@ -335,20 +207,7 @@ def marginal_gradient(lay, T, Q, L, sigma2, half):
 
 
 @kernel
-def draw_fixed(P, beta, z):
-    """beta + C^-T z with P = C C': a draw from N(beta, P^-1) for standard normal z (p, m)."""
-    C = P.copy()
-    cholesky_lower(C)
-    out = z.copy()
-    solve_lower_transposed(C, out)
-    for i in range(out.shape[0]):
-        for c in range(out.shape[1]):
-            out[i, c] += beta[i]
-    return out
-
-
-@kernel
-def draws_head(lay, val, L, sigma, root, target, z, fixed, effects_):
+def draws_head(lay, val, L, sigma, prior, z, fixed, effects_):
     """One draw of (fixed effects, effects) for each row of L (flat, absolute), sigma and z.
 
     Written to ``fixed`` (m, p) and ``effects_`` (m, N), in elimination order.
@@ -365,11 +224,11 @@ def draws_head(lay, val, L, sigma, root, target, z, fixed, effects_):
         if val.levels.shape[1] > 0:
             q = lay.factor_q[0]
             _, S = eliminated(all_sums(val.levels, q, p + 1, F, False), val.gram)
-            fixed[d] = _draw_beta(S, sigma[d], root, target, noise)
+            fixed[d] = draw_coefficients(S, sigma[d] * sigma[d], prior, noise)[:, 0]
             draw_levels(val.levels, q, F, fixed[d], sigma[d], z[d, p:], effects_[d])
             continue
         _, roots, _, _, panel, rhs, S = eliminate_head(lay, val, F)
-        fixed[d] = _draw_beta(S, sigma[d], root, target, noise)
+        fixed[d] = draw_coefficients(S, sigma[d] * sigma[d], prior, noise)[:, 0]
         effect_noise[:, 0] = z[d, p:]
         for i in range(n_effects):
             total = rhs[i, p]
@@ -381,7 +240,11 @@ def draws_head(lay, val, L, sigma, root, target, z, fixed, effects_):
 
 
 @in_numpy(draws_head)
-def _draws_plain(lay, val, L, sigma, root, target, z, fixed, effects_):
+def _draws_plain(lay, val, L, sigma, prior, z, fixed, effects_):
+    if len(prior.known):
+        draws_head.py_func(lay, val, L, sigma, prior, z, fixed, effects_)
+        return
+    root, target = prior.root, prior.target
     whole = _plain.stacked(lay, val)
     step = max(1, _AT_A_TIME // max(1, whole.A.size))
     p = val.gram.shape[0] - 1
@@ -397,11 +260,11 @@ def _draws_plain(lay, val, L, sigma, root, target, z, fixed, effects_):
             fixed[d] += np.linalg.solve(C.swapaxes(1, 2), noise[:, :p, None])[:, :, 0]
             effects_[d] = whole.draws(*at, s, fixed[d], noise[:, p:])
     except np.linalg.LinAlgError:  # one that cannot be factorized: nan of it alone
-        draws_head.py_func(lay, val, L, sigma, root, target, z, fixed, effects_)
+        draws_head.py_func(lay, val, L, sigma, prior, z, fixed, effects_)
 
 
 @kernel
-def moments_head(lay, val, L, sigma, root, target, C):
+def moments_head(lay, val, L, sigma, prior, C):
     """Mean (m, k) and covariance (m, k, k) of C gamma for each row of L (flat, absolute)."""
     m, k, p = L.shape[0], C.shape[0], val.gram.shape[0] - 1
     mean = np.empty((m, k))
@@ -412,8 +275,7 @@ def moments_head(lay, val, L, sigma, root, target, C):
             _, S = eliminated(all_sums(val.levels, lay.factor_q[0], p + 1, F, False), val.gram)
         else:
             _, _, _, _, _, _, S = eliminate_head(lay, val, F)
-        P, h = posterior_precision(S, sigma[d] * sigma[d], root, target)
-        inverse, gamma, _ = _solve_fixed(P, h)
+        gamma, inverse = moments(S, sigma[d] * sigma[d], prior)
         for a in range(k):
             total = 0.0
             for i in range(p):
@@ -426,40 +288,3 @@ def moments_head(lay, val, L, sigma, root, target, C):
                         value += C[a, i] * inverse[i, j] * C[b, j]
                 covariance[d, a, b] = value
     return mean, covariance
-
-
-@kernel
-def _draw_beta(S, sigma, root, target, noise):
-    P, h = posterior_precision(S, sigma * sigma, root, target)
-    _, beta, _ = _solve_fixed(P, h)
-    return draw_fixed(P, beta, noise)[:, 0]
-
-
-@kernel
-def statistics(S, log_det, n, root, target, log_det_prior, ml):
-    """Criterion, coefficients, their covariance, and a root B of omega.
-
-    omega is such that D = (U omega U' - V^-1) / 2; with ``ml`` beta is estimated, not integrated.
-    """
-    p = S.shape[0] - 1
-    B = np.zeros((p + 1, p + 1))
-    if ml:
-        inverse, beta, log_det_P = _solve_fixed(S[:p, :p].copy(), S[:p, p].copy())
-        quadratic = _residual_form(S, beta)
-        value = -0.5 * (n * _LOG_2PI + log_det + quadratic)
-        if not np.isfinite(log_det_P):
-            value = np.nan
-    else:
-        value, beta, inverse, _, _ = marginal_statistics(
-            S, log_det, n, 0.0, 1.0, root, target, log_det_prior
-        )
-    for i in range(p):
-        B[i, p] = -beta[i]
-    B[p, p] = 1.0
-    if not ml:
-        C = inverse.copy()
-        cholesky_lower(C)
-        for i in range(p):
-            for j in range(i + 1):
-                B[i, j] = C[i, j]
-    return value, beta, inverse, B

@@ -8,19 +8,51 @@ Covariance matrices are absolute here: Sigma_k = L_k L_k'.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
-from bayeslmm.compiling import Doubles, Matrix
-
 from . import _criteria
+from ._coefficients import CoefficientPrior, draw_coefficients, marginal_statistics
 from .coordinates import Coordinates
 from .factor import Elimination, eliminate
 from .problem import Problem, Values
 from .symbolic import Layout
 from .threads import level_sums
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """beta = known + basis delta, of which a prior is about delta.
+
+    Attributes
+    ----------
+    known, basis : (p,), (p, f) arrays
+    pins : (p, k) array
+        What ``known`` gains per unit of k numbers that are not integrated out.
+    rows, origin : (k, p), (k,) arrays
+        These numbers are rows beta - origin.
+    n_shrunk : int
+        Last columns of the basis, whose lengths are not integrated out.
+    """
+
+    known: np.ndarray
+    basis: np.ndarray
+    pins: np.ndarray
+    rows: np.ndarray
+    origin: np.ndarray
+    n_shrunk: int
+
+    def numbers(self, beta: np.ndarray) -> np.ndarray:
+        """The numbers (..., k) that are not integrated out, at coefficients (..., p)."""
+        return beta @ self.rows.T - self.origin
+
+    def standardized(self, center: np.ndarray, unit: np.ndarray) -> Lifted:
+        """With (number - center) / unit for each of the k numbers."""
+        known, pins = self.known + self.pins @ center, self.pins * unit
+        rows, origin = self.rows / unit[:, None], (self.origin + center) / unit
+        return replace(self, known=known, pins=pins, rows=rows, origin=origin)
 
 
 @dataclass(frozen=True)
@@ -37,11 +69,19 @@ class FixedPrior:
     target : (r,) array
     log_det : float
         log|root'root| of the proper part; 0 for a flat prior.
+    lifted : Lifted or None
+        Where root and target are not about beta itself.
     """
 
     root: np.ndarray
     target: np.ndarray
     log_det: float
+    lifted: Lifted | None = None
+
+    @property
+    def p(self) -> int:
+        """Coefficients."""
+        return self.root.shape[1] if self.lifted is None else len(self.lifted.known)
 
     @classmethod
     def flat(cls, p: int) -> FixedPrior:
@@ -98,10 +138,96 @@ class FixedPrior:
         log_det = 2.0 * (log_det_A - np.log(sd[proper]).sum()) if proper.any() else 0.0
         return cls(root, mean[proper] / sd[proper], float(log_det))
 
-    def moved(self, coordinates: Coordinates) -> FixedPrior:
-        """The same prior in the coordinates computed with."""
-        root = np.ascontiguousarray(self.root @ coordinates.G_inverse)
-        return FixedPrior(root, self.target + root @ coordinates.offset, self.log_det)
+    @classmethod
+    def with_pins(
+        cls,
+        A: np.ndarray,
+        mean: np.ndarray,
+        sd: np.ndarray,
+        pinned: np.ndarray,
+        shrunk: np.ndarray,
+    ) -> FixedPrior:
+        """As :meth:`on_combinations`, where some combinations are known and some are scaled.
+
+        Parameters
+        ----------
+        A : (p, p) array
+        mean, sd : (p,) arrays
+            sd of a shrunk combination is that at a scale of one, and its mean is zero.
+        pinned, shrunk : (p,) bool arrays
+            Combinations that are given numbers, zero here, and those with scales of their own, one
+            here. The other ones are normal or flat.
+        """
+        columns = np.linalg.inv(A)
+        rest = np.flatnonzero(~pinned & ~shrunk)
+        proper = np.flatnonzero(np.isfinite(sd[rest]))
+        n_shrunk, size = int(shrunk.sum()), len(rest) + int(shrunk.sum())
+        root, own = np.zeros((len(proper) + n_shrunk, size)), sd[rest[proper]]
+        root[np.arange(len(proper)), proper] = 1.0 / own
+        root[len(proper) :, len(rest) :] = np.eye(n_shrunk)
+        target = np.concatenate([mean[rest[proper]] / own, np.zeros(n_shrunk)])
+        basis = np.column_stack([columns[:, rest], columns[:, shrunk] * sd[shrunk]])
+        k = int(pinned.sum())
+        lifted = Lifted(
+            np.zeros(len(A)), basis, columns[:, pinned], A[pinned], np.zeros(k), n_shrunk
+        )
+        return cls(root, target, float(-2.0 * np.log(own).sum()), lifted)
+
+    def at(self, numbers: np.ndarray, scales: np.ndarray) -> FixedPrior:
+        """With the numbers (k,) that are not integrated out and the scales of what is shrunk."""
+        if self.lifted is None:
+            return self
+        own, basis = self.lifted, self.lifted.basis.copy()
+        basis[:, basis.shape[1] - own.n_shrunk :] *= scales
+        known = own.known + own.pins @ numbers
+        return replace(self, lifted=replace(own, known=known, basis=basis))
+
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """beta (p,) from a proper prior.
+
+        Raises
+        ------
+        ValueError
+            If a direction is flat.
+        """
+        if self.root.shape[0] < self.root.shape[1]:
+            raise ValueError("a flat prior has no draws")
+        noise = self.target + rng.standard_normal(len(self.target))
+        delta = np.linalg.solve(self.root, noise)
+        return delta if self.lifted is None else self.lifted.known + self.lifted.basis @ delta
+
+    def computed(self, coordinates: Coordinates, lengths: np.ndarray) -> CoefficientPrior:
+        """The same prior in the coordinates computed with.
+
+        Parameters
+        ----------
+        coordinates : Coordinates
+        lengths : (p,) array
+            About those of the columns computed with.
+        """
+        p, none = self.p, np.zeros(0, dtype=np.int64)
+        if self.lifted is None:
+            root = np.ascontiguousarray(self.root @ coordinates.G_inverse)
+            target = self.target + root @ coordinates.offset
+            return CoefficientPrior(
+                root, target, self.log_det, np.zeros(0), np.zeros((0, 0)), np.zeros((p, 0)), none
+            )
+        own, root, log_det = self.lifted, self.root.copy(), self.log_det
+        basis = coordinates.G @ own.basis
+        n_rest = basis.shape[1] - own.n_shrunk
+        # columns computed with are hardly correlated, as combinations of them may be
+        R = np.linalg.qr(np.where(lengths > 0, lengths, 1.0)[:, None] * basis[:, :n_rest], "r")
+        size = np.abs(np.diag(R))
+        if len(size) == n_rest and np.all(size > 0):
+            inverse = np.linalg.inv(R)
+            basis[:, :n_rest] = basis[:, :n_rest] @ inverse
+            root[:, :n_rest] = root[:, :n_rest] @ inverse
+            log_det -= 2.0 * float(np.log(size).sum())
+        shrunk = np.arange(n_rest, basis.shape[1], dtype=np.int64)
+        return CoefficientPrior(
+            root, self.target, log_det, coordinates.from_user(own.known),
+            np.ascontiguousarray(basis), np.ascontiguousarray(coordinates.G @ own.pins), shrunk,
+        )  # fmt: skip
 
 
 class MarginalArguments(NamedTuple):
@@ -114,17 +240,14 @@ class MarginalArguments(NamedTuple):
     n : int
         Rows.
     sum_log_weights : float
-    root, target, log_det
-        Prior of the coefficients, in the coordinates computed with.
+    prior : CoefficientPrior
     """
 
     layout: Layout
     values: Values
     n: int
     sum_log_weights: float
-    root: Matrix
-    target: Doubles
-    log_det: float
+    prior: CoefficientPrior
 
 
 @dataclass(frozen=True)
@@ -134,15 +257,12 @@ class MarginalModel:
     Attributes
     ----------
     problem : Problem
-    prior : FixedPrior
-        In the user's coordinates.
-    working_prior : FixedPrior
+    prior : CoefficientPrior
         In the coordinates computed with.
     """
 
     problem: Problem
-    prior: FixedPrior
-    working_prior: FixedPrior
+    prior: CoefficientPrior
 
     @property
     def n_normals(self) -> int:
@@ -151,11 +271,14 @@ class MarginalModel:
 
     def kernel_arguments(self) -> MarginalArguments:
         """Arrays and numbers for ``_criteria.marginal_head``."""
-        prior, cp = self.working_prior, self.problem.cp
+        cp = self.problem.cp
         return MarginalArguments(
-            self.problem.layout, self.problem.values, int(cp.n), float(cp.sum_log_weights),
-            prior.root, prior.target, float(prior.log_det),
-        )  # fmt: skip
+            self.problem.layout,
+            self.problem.values,
+            int(cp.n),
+            float(cp.sum_log_weights),
+            self.prior,
+        )
 
 
 def with_prior(problem: Problem, prior: FixedPrior | None = None) -> MarginalModel:
@@ -167,9 +290,9 @@ def with_prior(problem: Problem, prior: FixedPrior | None = None) -> MarginalMod
         If the prior has another number of coefficients.
     """
     prior = FixedPrior.flat(problem.p) if prior is None else prior
-    if prior.root.shape[1] != problem.p or prior.root.shape[0] > problem.p:
-        raise ValueError(f"the prior has {prior.root.shape[1]} coefficients, X {problem.p}")
-    return MarginalModel(problem, prior, prior.moved(problem.coordinates))
+    if prior.p != problem.p or len(prior.root) > problem.p:
+        raise ValueError(f"the prior has {prior.p} coefficients, X {problem.p}")
+    return MarginalModel(problem, prior.computed(problem.coordinates, problem.lengths))
 
 
 def log_marginal(model: MarginalModel, Ls: Sequence[np.ndarray], sigma: float) -> float:
@@ -190,15 +313,15 @@ def log_marginal(model: MarginalModel, Ls: Sequence[np.ndarray], sigma: float) -
 
 def log_marginal_flat(
     model: MarginalModel, L: np.ndarray, sigma: float, gradient: bool = True
-) -> tuple[float, np.ndarray, float]:
-    """log p(y | theta), its derivative in each Sigma_k and in sigma^2, on flat buffers.
+) -> tuple[float, np.ndarray, float, np.ndarray]:
+    """log p(y | theta), its derivative in each Sigma_k and in sigma^2, on flat buffers; slopes.
 
     dl/dSigma_k = 1/2 sum_j [u u' + U P^-1 U' - T], symmetric (q_k, q_k), as derivative in the
     matrix entries (dl = <dl/dSigma, dSigma>); dl/dL = 2 dl/dSigma L.  sigma^2 follows from
     homogeneity of V.  A buffer holds the full (q_k, q_k) matrices one after the other, row by row;
     derivatives are not masked by the pattern.
     """
-    problem, prior = model.problem, model.working_prior
+    problem, prior = model.problem, model.prior
     cp = problem.cp
     if problem.many_levels:
         F = L / sigma
@@ -206,22 +329,22 @@ def log_marginal_flat(
             sums = level_sums(problem.values.levels, problem.patterns[0].q, cp.p + 1, F, gradient)
             return _criteria.marginal_levels(
                 problem.layout, problem.values, sums, L, float(sigma), cp.n, cp.sum_log_weights,
-                prior.root, prior.target, prior.log_det, gradient,
+                prior, gradient,
             )  # fmt: skip
     if problem.head_only:
         return _criteria.marginal_head(
             problem.layout, problem.values, L, float(sigma), cp.n, cp.sum_log_weights,
-            prior.root, prior.target, prior.log_det, gradient,
+            prior, gradient,
         )  # fmt: skip
     state = eliminate(problem, L / sigma)
-    value, _, _, omega, half = _statistics(model, state, sigma)
+    at = _statistics(model, state, sigma)
     if not gradient:
-        return value, np.empty(0), 0.0
-    if not np.isfinite(value):
-        return np.nan, np.full(len(L), np.nan), np.nan
-    T, Q = state.derivative_sums(omega)
-    D, d_sigma2 = _criteria.marginal_gradient(problem.layout, T, Q, L, sigma**2, half)
-    return value, D, d_sigma2
+        return at.value, np.empty(0), 0.0, at.slopes
+    if not np.isfinite(at.value):
+        return np.nan, np.full(len(L), np.nan), np.nan, at.slopes
+    T, Q = state.derivative_sums(at.omega)
+    D, d_sigma2 = _criteria.marginal_gradient(problem.layout, T, Q, L, sigma**2, at.half)
+    return at.value, D, d_sigma2, at.slopes
 
 
 def log_marginals(model: MarginalModel, L: np.ndarray, sigma: np.ndarray) -> np.ndarray:
@@ -238,11 +361,10 @@ def log_marginals(model: MarginalModel, L: np.ndarray, sigma: np.ndarray) -> np.
 
 
 def _statistics(model: MarginalModel, state: Elimination, sigma: float):
-    prior, cp = model.working_prior, model.problem.cp
-    return _criteria.marginal_statistics(
-        state.S, state.log_det, cp.n, cp.sum_log_weights, float(sigma) ** 2, prior.root,
-        prior.target, prior.log_det,
-    )  # fmt: skip
+    cp = model.problem.cp
+    return marginal_statistics(
+        state.S, state.log_det, cp.n, cp.sum_log_weights, float(sigma) ** 2, model.prior
+    )
 
 
 @dataclass(frozen=True)
@@ -267,7 +389,8 @@ def conditional_moments(
     """E[beta], Cov[beta] and E[b] given theta and y."""
     problem = model.problem
     state = eliminate(problem, problem.flat(Ls) / sigma)
-    _, gamma, inverse, _, _ = _statistics(model, state, sigma)
+    at = _statistics(model, state, sigma)
+    gamma, inverse = at.gamma, at.covariance
     coordinates = problem.coordinates
     return ConditionalMoments(
         coordinates.to_user(gamma),
@@ -294,23 +417,23 @@ def combination_moments(
     covariance : (m, k, k) array
         nan where the factorization fails.
     """
-    problem, prior = model.problem, model.working_prior
+    problem, prior = model.problem, model.prior
     coordinates = problem.coordinates
     working = np.ascontiguousarray(np.atleast_2d(C) @ coordinates.G_inverse)
     L = np.ascontiguousarray(L, dtype=float)
     sigma = np.ascontiguousarray(sigma, dtype=float)
     if problem.head_only:
         mean, covariance = _criteria.moments_head(
-            problem.layout, problem.values, L, sigma, prior.root, prior.target, working
+            problem.layout, problem.values, L, sigma, prior, working
         )
     else:
         mean = np.empty((len(L), len(working)))
         covariance = np.empty((len(L), len(working), len(working)))
         for d in range(len(L)):
             state = eliminate(problem, L[d] / sigma[d])
-            _, gamma, inverse, _, _ = _statistics(model, state, sigma[d])
-            mean[d] = working @ gamma
-            covariance[d] = working @ inverse @ working.T
+            at = _statistics(model, state, sigma[d])
+            mean[d] = working @ at.gamma
+            covariance[d] = working @ at.covariance @ working.T
     return mean - working @ coordinates.offset, covariance
 
 
@@ -338,7 +461,7 @@ def effect_covariances(
     blocks = [sigma**2 * block for block in state.effect_covariances()]
     if prior is None:
         return blocks
-    _, _, inverse, _, _ = _statistics(with_prior(problem, prior), state, sigma)
+    inverse = _statistics(with_prior(problem, prior), state, sigma).covariance
     slopes = problem.effects(state.b[:, :-1])
     return [
         block + np.einsum("jap,pr,jbr->jab", B, inverse, B)
@@ -385,10 +508,9 @@ def draw_conditional_many(
     fixed = np.empty((m, problem.p))
     effects = np.empty((m, problem.symbolic.n_columns))
     if problem.head_only:
-        prior = model.working_prior
         _criteria.draws_head(
             problem.layout, problem.values, np.ascontiguousarray(flat, dtype=float), sigma,
-            prior.root, prior.target, normals, fixed, effects,
+            model.prior, normals, fixed, effects,
         )  # fmt: skip
         return draws_to_user(problem, fixed, effects)
     for d in range(m):
@@ -416,7 +538,7 @@ def log_marginal_and_draw(
     """
     problem = model.problem
     state = eliminate(problem, L / sigma)
-    value = float(_statistics(model, state, sigma)[0])
+    value = float(_statistics(model, state, sigma).value)
     if not np.isfinite(value):
         nothing = np.full(problem.symbolic.n_columns, np.nan)
         return np.nan, np.full(problem.p, np.nan), nothing
@@ -427,10 +549,8 @@ def log_marginal_and_draw(
 def _draw_from(model, state, sigma, normals):
     """(m, p) fixed and (m, N) random effects, in working coordinates and elimination order."""
     p = model.problem.p
-    prior = model.working_prior
-    _, gamma, _, _, _ = _statistics(model, state, sigma)
-    P, _ = _criteria.posterior_precision(state.S, sigma**2, prior.root, prior.target)
-    fixed = _criteria.draw_fixed(P, gamma, np.ascontiguousarray(normals[:, :p].T))
+    noise = np.ascontiguousarray(normals[:, :p].T)
+    fixed = draw_coefficients(state.S, float(sigma) ** 2, model.prior, noise)
     effects = state.draw_effects(fixed, sigma, np.ascontiguousarray(normals[:, p:].T))
     return fixed.T, effects.T
 

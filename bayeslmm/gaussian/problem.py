@@ -159,6 +159,11 @@ class Problem:
         """
         return in_order(self.symbolic, products)
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """About the lengths (p,) of the columns of X computed with."""
+        return np.sqrt(np.maximum(np.diag(self.cp.gram)[:-2], 0.0))
+
     def renewed(self, cp: CrossProducts) -> Problem:
         """The same model for other cross-products of the same levels: another response, or rows
         left out.

@@ -21,6 +21,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from bayeslmm.gaussian._coefficients import CoefficientPrior
 from bayeslmm.gaussian.coordinates import Coordinates
 from bayeslmm.gaussian.marginal import FixedPrior
 from bayeslmm.gaussian.rows import FactorRows
@@ -103,11 +104,14 @@ class DenseSystem(System):
             wide.append(part.reshape(m, -1))
         return np.hstack(wide)
 
-    def _solved(self, theta: Theta, prior: tuple, ml: bool = False) -> SimpleNamespace:
+    def _solved(self, theta: Theta, prior: CoefficientPrior, ml: bool = False) -> SimpleNamespace:
         """V^-1, G, Z, P^-1 (``covariance``), beta^, V^-1 e (``u``) and the value."""
-        X, y, (root, target, log_det_prior) = self.X, self.y, prior
+        X, y, root, target, log_det_prior = self.X, self.y, *prior[:3]
         if ml:
-            root, target, log_det_prior = root[:0], target[:0], 0.0
+            root, target, log_det_prior = np.zeros((0, self.p)), target[:0], 0.0
+        lifted = len(prior.known) > 0 and not ml
+        if lifted:
+            X, y = X @ prior.basis, y - X @ prior.known
         Z = self.columns([f.Z for f in self.factors], [f.codes for f in self.factors], self.n)
         G = self.effect_covariance(theta.F)
         V = Z @ G @ Z.T + self.residual_covariance(theta.eta, theta.c)
@@ -118,14 +122,21 @@ class DenseSystem(System):
         e, gap = y - X @ beta, root @ beta - target
         value = self.n * np.log(2 * np.pi) + np.linalg.slogdet(V)[1] + e @ W @ e
         if not ml:
-            value += (len(root) - self.p) * np.log(2 * np.pi) - log_det_prior
+            value += (len(root) - X.shape[1]) * np.log(2 * np.pi) - log_det_prior
             value += np.linalg.slogdet(P)[1] + gap @ gap
+        slopes = np.empty(0)
+        if lifted:
+            squares = beta**2 + np.diag(covariance) - 1.0
+            slopes = np.concatenate([self.X.T @ W @ e, squares])
+            beta = prior.known + prior.basis @ beta
+            covariance = prior.basis @ covariance @ prior.basis.T
         return SimpleNamespace(
-            W=W, G=G, Z=Z, covariance=covariance, beta=beta, u=W @ e, value=-0.5 * value
-        )
+            W=W, G=G, Z=Z, covariance=covariance, beta=beta, u=W @ e, value=-0.5 * value,
+            slopes=slopes,
+        )  # fmt: skip
 
     def evaluate(
-        self, theta: Theta, prior: tuple, ml: bool = False, gradient: bool = True
+        self, theta: Theta, prior: CoefficientPrior, ml: bool = False, gradient: bool = True
     ) -> Evaluation:
         at = self._solved(theta, prior, ml)
         WX = at.W @ self.X
@@ -143,9 +154,10 @@ class DenseSystem(System):
         for i in range(len(theta.c)):
             step = theta.c + 1j * _STEP * (np.arange(len(theta.c)) == i)
             d_c[i] = np.sum(D * self.residual_covariance(theta.eta, step).imag) / _STEP
-        return Evaluation(at.value, np.concatenate(d_Sigma), 2.0 * DR @ self.scale, d_c)
+        d_eta = 2.0 * DR @ self.scale
+        return Evaluation(at.value, np.concatenate(d_Sigma), d_eta, d_c, at.slopes)
 
-    def joint(self, theta: Theta, prior: FixedPrior | None = None):
+    def joint(self, theta: Theta, prior: FixedPrior | CoefficientPrior | None = None):
         """Mean and covariance of (beta, b) given y and theta, b factor by factor."""
         at = self._solved(theta, self.prior(prior))
         GZ = at.G @ at.Z.T
@@ -164,7 +176,7 @@ class DenseSystem(System):
 
     def solve(self, theta: Theta, prior: FixedPrior | None = None, ml: bool = False) -> Moments:
         at = self._solved(theta, self.prior(prior), ml)
-        root = np.linalg.cholesky(at.covariance)
+        root = self.coordinates.root_to_user(at.covariance)
         b = self._effects(at.G @ at.Z.T @ at.u)
         return Moments(float(at.value), at.beta, at.covariance, b, root)
 
@@ -204,7 +216,7 @@ class DenseSystem(System):
         rows = np.hstack([X, self.columns(Z, codes, len(X))])
         return np.einsum("ij,jk,ik->i", rows, self.joint(theta)[1], rows)
 
-    def draw(self, F, eta, c, prior: FixedPrior, normals: np.ndarray):
+    def draw(self, F, eta, c, prior: FixedPrior | CoefficientPrior, normals: np.ndarray):
         out = np.empty_like(normals)
         for d in range(len(normals)):
             mean, covariance = self.joint(Theta(F[d], eta[d], c[d]), prior)

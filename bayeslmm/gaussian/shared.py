@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayeslmm.gaussian._criteria import marginal_gradient, statistics
+from bayeslmm.gaussian._coefficients import CoefficientPrior, statistics
+from bayeslmm.gaussian._criteria import marginal_gradient
 from bayeslmm.gaussian.coordinates import Coordinates, working_products
 from bayeslmm.gaussian.crossproducts import CrossProducts
 from bayeslmm.gaussian.factor import Elimination, eliminate
@@ -27,7 +28,6 @@ from bayeslmm.gaussian.marginal import (
     draws_to_user,
     log_marginal_and_draw,
     log_marginal_flat,
-    with_prior,
 )
 from bayeslmm.gaussian.problem import Problem
 from bayeslmm.gaussian.rows import FactorRows
@@ -95,6 +95,11 @@ class CrossProductSystem(System):
         return self.whole.coordinates
 
     @property
+    def lengths(self) -> np.ndarray:
+        """See :attr:`System.lengths`."""
+        return self.whole.lengths
+
+    @property
     def layout(self):
         """Positions, as the kernels take them."""
         return self.whole.layout
@@ -124,12 +129,12 @@ class CrossProductSystem(System):
         return draws_to_user(self.whole, fixed, effects)
 
     def _statistics(self, at: Eliminated, prior: FixedPrior | None, ml: bool = False):
-        return statistics(at.S, at.log_det, self.n, *self.prior(prior), ml)
+        return statistics(at.S, at.log_det, self.n, self.prior(prior), ml)
 
     def solve(self, theta: Theta, prior: FixedPrior | None = None, ml: bool = False) -> Moments:
         """See :meth:`System.solve`."""
         at = self.eliminated_at(theta)
-        value, gamma, covariance, _ = self._statistics(at, prior, ml)
+        value, gamma, covariance, _, _ = self._statistics(at, prior, ml)
         return Moments(
             float(value),
             self.coordinates.to_user(gamma),
@@ -143,7 +148,7 @@ class CrossProductSystem(System):
     ) -> RowInformation:
         """See :meth:`System.row_information`."""
         at = self.eliminated_at(theta)
-        _, gamma, covariance, _ = self._statistics(at, prior)
+        _, gamma, covariance, _, _ = self._statistics(at, prior)
         precision = 1.0 / self.row_variances(theta.eta)[rows]
         whole = isinstance(rows, slice) and rows == slice(None)
         factors = self.factors if whole else [f.take(rows) for f in self.factors]
@@ -242,9 +247,10 @@ class SharedSystem(CrossProductSystem):
         """See :attr:`System.many_levels`."""
         return self.whole.many_levels
 
-    def kernel_arguments(self, prior: tuple) -> tuple | None:
+    def kernel_arguments(self, prior: CoefficientPrior) -> tuple | None:
         """See :meth:`System.kernel_arguments`; None with a dense tail."""
-        return self._model(prior).kernel_arguments() if self.whole.head_only else None
+        model = MarginalModel(self.whole, prior)
+        return model.kernel_arguments() if self.whole.head_only else None
 
     @property
     def effect_shapes(self) -> list[tuple[int, int]]:
@@ -283,25 +289,22 @@ class SharedSystem(CrossProductSystem):
         return Eliminated(state, state.S / sigma**2, float(log_det), sigma)
 
     def evaluate(
-        self, theta: Theta, prior: tuple, ml: bool = False, gradient: bool = True
+        self, theta: Theta, prior: CoefficientPrior, ml: bool = False, gradient: bool = True
     ) -> Evaluation:
         """See :meth:`System.evaluate`."""
         if ml:
             return self._evaluate_ml(theta, prior, gradient)
         sigma = float(np.exp(theta.eta[0]))
         F = np.ascontiguousarray(theta.F, dtype=float)
-        value, d_Sigma, d_sigma2 = log_marginal_flat(self._model(prior), F, sigma, gradient)
-        return Evaluation(value, d_Sigma, np.array([2.0 * sigma**2 * d_sigma2]), np.zeros(0))
+        found = log_marginal_flat(MarginalModel(self.whole, prior), F, sigma, gradient)
+        value, d_Sigma, d_sigma2, slopes = found
+        d_eta = np.array([2.0 * sigma**2 * d_sigma2])
+        return Evaluation(value, d_Sigma, d_eta, np.zeros(0), slopes)
 
-    def _model(self, prior: tuple) -> MarginalModel:
-        """With a prior in the coordinates computed with."""
-        given = FixedPrior(*prior)
-        return MarginalModel(self.whole, given, given)
-
-    def value_and_draw(self, theta: Theta, prior: tuple, normals: np.ndarray):
+    def value_and_draw(self, theta: Theta, prior: CoefficientPrior, normals: np.ndarray):
         """See :meth:`System.value_and_draw`."""
         sigma = float(np.exp(theta.eta[0]))
-        return log_marginal_and_draw(self._model(prior), theta.F, sigma, normals)
+        return log_marginal_and_draw(MarginalModel(self.whole, prior), theta.F, sigma, normals)
 
     def starts(self, shares: Sequence[float]) -> list[Theta]:
         """Where the random effects make up these shares of the response's variance, equally."""
@@ -319,9 +322,9 @@ class SharedSystem(CrossProductSystem):
             found.append(Theta(np.concatenate([np.zeros(0), *Ls]), np.array([eta]), np.zeros(0)))
         return found
 
-    def _evaluate_ml(self, theta: Theta, prior: tuple, gradient: bool) -> Evaluation:
+    def _evaluate_ml(self, theta: Theta, prior: CoefficientPrior, gradient: bool) -> Evaluation:
         at = self.eliminated_at(theta)
-        value, beta, _, B = statistics(at.S, at.log_det, self.n, *prior, True)
+        value, beta, _, B, _ = statistics(at.S, at.log_det, self.n, prior, True)
         if not gradient or not np.isfinite(value):
             return Evaluation(value, np.full(len(theta.F), np.nan), np.full(1, np.nan), np.zeros(0))
         T, Q = at.state.derivative_sums(B @ B.T)
@@ -331,9 +334,9 @@ class SharedSystem(CrossProductSystem):
         d_Sigma, d_sigma2 = marginal_gradient(self.layout, T, Q, F, at.sigma**2, half)
         return Evaluation(value, d_Sigma, np.array([2.0 * at.sigma**2 * d_sigma2]), np.zeros(0))
 
-    def draw(self, F, eta, c, prior: FixedPrior, normals: np.ndarray):
+    def draw(self, F, eta, c, prior: FixedPrior | CoefficientPrior, normals: np.ndarray):
         """See :meth:`System.draw`."""
-        model = with_prior(self.whole, prior)
+        model = MarginalModel(self.whole, self.prior(prior))
         return draw_conditional_many(model, self.split(F), np.exp(eta[:, 0]), normals)
 
     def with_response(self, y: np.ndarray, X: np.ndarray) -> SharedSystem:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from bayeslmm.gaussian._coefficients import CoefficientPrior
 from bayeslmm.gaussian.coordinates import Coordinates
 from bayeslmm.gaussian.marginal import FixedPrior
 from bayeslmm.gaussian.rows import FactorRows
@@ -67,12 +68,15 @@ class Evaluation(NamedTuple):
     d_eta : (s,) array
     d_c : array
         In every entry of c, whether or not entries depend on each other.
+    slopes : array
+        In the prior of the coefficients, see :class:`bayeslmm.gaussian._coefficients.Solved`.
     """
 
     value: float
     d_Sigma: np.ndarray
     d_eta: np.ndarray
     d_c: np.ndarray
+    slopes: np.ndarray = np.empty(0)
 
 
 @dataclass(frozen=True)
@@ -188,12 +192,12 @@ class System(ABC):
         """Whether an evaluation takes a millisecond or less."""
         return False
 
-    def kernel_arguments(self, prior: tuple) -> tuple | None:
+    def kernel_arguments(self, prior: CoefficientPrior) -> tuple | None:
         """The record of arrays that a compiled density takes; None where there is none.
 
         Parameters
         ----------
-        prior : tuple
+        prior : CoefficientPrior
             Of :meth:`prior`.
         """
         return None
@@ -212,10 +216,17 @@ class System(ABC):
         """Standard deviation of the least-squares residuals."""
         return float(np.sqrt(self.rest @ self.rest / max(self.n - self.p, 1)))
 
-    def prior(self, prior: FixedPrior | None) -> tuple:
-        """root, target and log-determinant of a prior on beta, flat by default."""
-        prior = FixedPrior.flat(self.p) if prior is None else prior.moved(self.coordinates)
-        return prior.root, prior.target, prior.log_det
+    def prior(self, prior: FixedPrior | CoefficientPrior | None) -> CoefficientPrior:
+        """A prior on beta, flat by default, in the coordinates computed with."""
+        if isinstance(prior, CoefficientPrior):
+            return prior
+        prior = FixedPrior.flat(self.p) if prior is None else prior
+        return prior.computed(self.coordinates, self.lengths)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """About the lengths (p,) of the columns computed with; no results depend on them."""
+        return np.ones(self.p)
 
     def split(self, F: np.ndarray) -> list[np.ndarray]:
         """(..., q_k, q_k) factors from flat ones (..., sum q_k^2)."""
@@ -241,7 +252,7 @@ class System(ABC):
 
     @abstractmethod
     def evaluate(
-        self, theta: Theta, prior: tuple, ml: bool = False, gradient: bool = True
+        self, theta: Theta, prior: CoefficientPrior, ml: bool = False, gradient: bool = True
     ) -> Evaluation:
         """Log-likelihood and its derivatives in Sigma (flat), eta and c.
 
@@ -251,7 +262,7 @@ class System(ABC):
         Parameters
         ----------
         theta : Theta
-        prior : tuple
+        prior : CoefficientPrior
             Of :meth:`prior`. With a flat one this is the restricted likelihood.
         ml : bool
             The likelihood at the estimated beta, in place of integrating it out.
@@ -285,7 +296,7 @@ class System(ABC):
         """
 
     @abstractmethod
-    def draw(self, F, eta, c, prior: FixedPrior, normals: np.ndarray):
+    def draw(self, F, eta, c, prior: FixedPrior | CoefficientPrior, normals: np.ndarray):
         """One exact draw of (beta, b) per row of F, eta, c and normals.
 
         Returns
@@ -295,7 +306,7 @@ class System(ABC):
         """
 
     def value_and_draw(
-        self, theta: Theta, prior: tuple, normals: np.ndarray
+        self, theta: Theta, prior: CoefficientPrior, normals: np.ndarray
     ) -> tuple[float, np.ndarray, np.ndarray]:
         """Log-likelihood with beta integrated out and one draw, from the same factorization.
 
@@ -304,7 +315,7 @@ class System(ABC):
         Parameters
         ----------
         theta : Theta
-        prior : tuple
+        prior : CoefficientPrior
             Of :meth:`prior`.
         normals : (n_normals,) array
 

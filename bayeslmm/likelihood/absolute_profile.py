@@ -105,7 +105,7 @@ def _held(
             x = np.empty(len(free))
             x[free], x[at] = part, fixed
             theta = coordinates.theta(x)
-            log_lik, *slopes = problem.evaluate(theta, flat, True, True)
+            log_lik, *slopes, _ = problem.evaluate(theta, flat, True, True)
             if not np.isfinite(log_lik):
                 return 1e10, np.zeros(len(part))
             return -2.0 * log_lik, -2.0 * coordinates.gradient(x, theta, *slopes)[free]
@@ -154,7 +154,7 @@ def constrained_deviance(
 
             def objective(point, multiplier=multiplier):
                 theta = coordinates.theta(point)
-                log_lik, *slopes = engine.problem.evaluate(theta, flat, True, True)
+                log_lik, *slopes, _ = engine.problem.evaluate(theta, flat, True, True)
                 gap = held(point) - goal
                 if not np.isfinite(log_lik) or not np.isfinite(gap):
                     return 1e10, np.zeros_like(point)

@@ -464,7 +464,7 @@ class AbsoluteSearch(Search):
     def deviance(self, x: np.ndarray, gradient: bool = True):
         self.n_evaluations += 1
         theta = self.coordinates.theta(x)
-        value, *slopes = self.problem.evaluate(theta, self.flat, not self.reml, gradient)
+        value, *slopes, _ = self.problem.evaluate(theta, self.flat, not self.reml, gradient)
         if not np.isfinite(value):
             return np.inf, np.zeros_like(x)
         slope = -2.0 * self.coordinates.gradient(x, theta, *slopes) if gradient else None

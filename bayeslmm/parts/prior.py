@@ -10,7 +10,14 @@ import numpy as np
 
 from bayeslmm.errors import PriorError, suggestion
 
-__all__ = ["KNOWN", "POSITIVE", "Prior", "reaches_below_zero", "refuse_no_distribution"]
+__all__ = [
+    "KNOWN",
+    "POSITIVE",
+    "SHRINKAGE",
+    "Prior",
+    "reaches_below_zero",
+    "refuse_no_distribution",
+]
 
 #: Distributions that are used most, with their parameters (PyMC's names). Others are looked
 #: up in PyMC itself, which takes seconds to import.
@@ -37,6 +44,13 @@ KNOWN = {
     "TruncatedNormal": ("mu", "sigma", "lower", "upper", "tau"),
     "LKJ": ("eta",),
     "Fixed": ("value",),
+    "Horseshoe": ("expected", "scale", "df", "df_global", "slab", "df_slab"),
+    "R2D2": ("mean", "precision", "concentration"),
+}
+#: Priors of a set of coefficients together, with their parameters' defaults.
+SHRINKAGE: dict[str, dict[str, float]] = {
+    "Horseshoe": {"df": 1, "df_global": 1, "slab": 2, "df_slab": 4},
+    "R2D2": {"mean": 0.5, "precision": 2, "concentration": 0.5},
 }
 POSITIVE = {
     "HalfFlat",
@@ -66,6 +80,7 @@ _REQUIRED = {
     "Weibull": (("alpha",), ("beta",)),
     "LKJ": (("eta",),),
     "Fixed": (("value",),),
+    "Horseshoe": (("expected", "scale"),),
 }
 _ALIASES = {"Lognormal": "LogNormal"}
 #: Parameters that have to be positive, by family.
@@ -88,11 +103,12 @@ _POSITIVE_PARAMETERS = {
     "Weibull": ("alpha", "beta"),
     "TruncatedNormal": ("sigma", "tau"),
     "LKJ": ("eta",),
+    **{name: KNOWN[name] for name in SHRINKAGE},
 }
 #: Families that are written with alpha and beta or with mu and sigma.
 _TWO_WAYS = {"Gamma", "InverseGamma", "Beta"}
 #: Two ways to say one scale.
-_ONE_SCALE = (("sigma", "tau"), ("sigma", "lam"), ("lam", "scale"))
+_ONE_SCALE = (("sigma", "tau"), ("sigma", "lam"), ("lam", "scale"), ("expected", "scale"))
 _BOUNDS = {"Uniform": (0.0, 1.0), "TruncatedNormal": (-math.inf, math.inf)}
 
 #: PyTensor's mode for what is evaluated once: compiling would take seconds.
@@ -145,6 +161,7 @@ class Prior:
                 )
         self.name = name
         self.parameters = {key: _plain(value) for key, value in parameters.items()}
+        self.parameters = {**SHRINKAGE.get(name, {}), **self.parameters}
         _check_values(self)
 
     def __repr__(self) -> str:
@@ -239,6 +256,8 @@ def refuse_no_distribution(prior: Prior, *, known: bool) -> None:
                 f"{prior!r} is not a distribution: {key} must be positive"
                 + (" (1 is uniform over correlation matrices)." if key == "eta" else ".")
             )
+    if prior.name == "R2D2" and not given["mean"] < 1:
+        raise PriorError(f"{prior!r}: the mean of R2 lies between 0 and 1.")
     if prior.name in _TWO_WAYS and set(given) not in ({"alpha", "beta"}, {"mu", "sigma"}):
         raise PriorError(f"{prior!r}: give alpha and beta, or mu and sigma, and nothing else.")
     for pair in _ONE_SCALE:

@@ -11,7 +11,7 @@ meets a standard deviation that may be zero it is ``|unit sinh(x)|``, see
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import lgamma, log, pi, sqrt
+from math import erfc, lgamma, log, pi, sqrt
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -23,19 +23,23 @@ __all__ = [
     "LINE_FAMILIES",
     "SCALE_FAMILIES",
     "Scales",
+    "center_and_spread",
     "draw_scales",
     "even_priors",
     "fixed_scales",
+    "on_coefficients",
     "scales",
     "signed_scales",
+    "standardized",
     "supported_scale",
 ]
 
 from bayeslmm.compiling import Doubles, Integers, Matrix, kernel
 
 _LOG_2 = log(2.0)
+_SQRT_HALF, _INVERSE_ROOT_2PI = sqrt(0.5), 1.0 / sqrt(2.0 * pi)
 _CONSTANT, _NORMAL, _STUDENT, _GAMMA, _INVERSE_GAMMA, _LOG_NORMAL, _WEIBULL, _FIXED = range(8)
-_LOGISTIC, _GUMBEL, _CENTERED_STUDENT, _BETA, _LAPLACE = range(8, 13)
+_LOGISTIC, _GUMBEL, _CENTERED_STUDENT, _BETA, _LAPLACE, _SKEW_NORMAL = range(8, 14)
 
 
 class Scales(NamedTuple):
@@ -125,7 +129,7 @@ def _truncated_normal(p):
     from scipy.special import log_ndtr
 
     mu, sigma = p.get("mu", 0.0), _sigma(p)
-    lower, upper = p["lower"], p.get("upper", np.inf)
+    lower, upper = p.get("lower", -np.inf), p.get("upper", np.inf)
     # mass between the bounds from the tail that holds it, so that it never is 1 - 1
     low, high = log_ndtr((mu - lower) / sigma), log_ndtr((mu - upper) / sigma)
     if lower < mu:
@@ -155,7 +159,13 @@ SCALE_FAMILIES: dict[str, Callable] = {
 
 def supported_scale(prior: Prior) -> bool:
     """Whether the prior is one of :data:`SCALE_FAMILIES` on the positive numbers."""
-    return prior.name in SCALE_FAMILIES and prior.parameters.get("lower", 0.0) >= 0
+    lowest = -np.inf if prior.name == "TruncatedNormal" else 0.0
+    return prior.name in SCALE_FAMILIES and prior.parameters.get("lower", lowest) >= 0
+
+
+def on_coefficients(prior: Prior) -> bool:
+    """Whether the prior of a number that may lie anywhere is one of those known here."""
+    return prior.name in SCALE_FAMILIES or prior.name in LINE_FAMILIES
 
 
 def _beta(p):
@@ -182,6 +192,12 @@ def _centered_student(nu, mu, sigma):
     return _line(_CENTERED_STUDENT, constant, nu, sigma, mu)
 
 
+def _skew_normal(p):
+    sigma = _sigma(p)
+    constant = 0.5 * log(2 / pi) - log(sigma)
+    return _line(_SKEW_NORMAL, constant, p.get("mu", 0.0), sigma, p.get("alpha", 1.0))
+
+
 def _logistic(p):
     s = p.get("s", 1.0)
     return _line(_LOGISTIC, -log(s), p.get("mu", 0.0), s)
@@ -195,6 +211,7 @@ LINE_FAMILIES: dict[str, Callable] = {
     "Cauchy": lambda p: _centered_student(1.0, p["alpha"], p["beta"]),
     "Laplace": lambda p: _line(_LAPLACE, -log(2 * p["b"]), p.get("mu", 0.0), p["b"]),
     "Logistic": _logistic,
+    "SkewNormal": _skew_normal,
     "GumbelMin": lambda p: _line(_GUMBEL, -log(p["beta"]), p["mu"], p["beta"]),
     "Beta": _beta,
 }
@@ -227,6 +244,37 @@ def even_priors(sc: Scales) -> np.ndarray:
     return even & (sc.lower == 0) & np.isinf(sc.upper)
 
 
+def center_and_spread(sc: Scales) -> tuple[np.ndarray, np.ndarray]:
+    """About the medians (m,) of the priors, and what would be their sds if they were normal."""
+    flat = (sc.code == _CONSTANT) & ~np.isfinite(sc.upper - sc.lower)
+    proper = Scales(*(part[~flat] for part in sc))
+    draws = draw_scales(proper, 1001, np.random.default_rng(1))
+    low, middle, high = np.quantile(draws, (0.25, 0.5, 0.75), axis=0)
+    center, spread = np.zeros(len(flat)), np.full(len(flat), np.inf)
+    # a known value has no spread
+    center[~flat], spread[~flat] = middle, np.maximum((high - low) / 1.349, 1e-6)
+    return center, spread
+
+
+def standardized(sc: Scales, center: np.ndarray, unit: np.ndarray) -> Scales:
+    """Priors of (s - center) / unit where s may be any number.
+
+    Parameters
+    ----------
+    center, unit : (m,) arrays
+        0 and 1 where s is bounded.
+    """
+    parameters = sc.parameters.copy()
+    for i, code in enumerate(sc.code):
+        if code == _CENTERED_STUDENT:
+            parameters[i, 1] /= unit[i]
+            parameters[i, 2] = (parameters[i, 2] - center[i]) / unit[i]
+        elif np.isinf(sc.lower[i]) and np.isinf(sc.upper[i]):
+            parameters[i, 0] = (parameters[i, 0] - center[i]) / unit[i]
+            parameters[i, 1] /= unit[i]
+    return sc._replace(parameters=parameters, constant=sc.constant + np.log(unit))
+
+
 def signed_scales(sc: Scales, unit: np.ndarray) -> Scales:
     """``sc`` with coordinates s = unit sinh(x) where ``unit`` (m,) is positive."""
     if np.any((unit > 0) & ~even_priors(sc)):
@@ -242,7 +290,10 @@ def constrain(lower, upper, unit, x):
         log_cosh = size + np.log1p(np.exp(-2.0 * size)) - _LOG_2
         return unit * np.sinh(x), unit * np.cosh(x), np.log(unit) + log_cosh, np.tanh(x)
     if np.isinf(lower):
-        return x, 1.0, 0.0, 0.0
+        if np.isinf(upper):
+            return x, 1.0, 0.0, 0.0
+        s = np.exp(x)
+        return upper - s, -s, x, 1.0
     if np.isinf(upper):
         s = np.exp(x)
         return lower + s, s, x, 1.0
@@ -251,6 +302,19 @@ def constrain(lower, upper, unit, x):
     slope = (upper - lower) * e / ((1.0 + e) * (1.0 + e))
     log_slope = np.log(upper - lower) - abs(x) - 2.0 * np.log1p(e)
     return lower + (upper - lower) * share, slope, log_slope, -np.tanh(0.5 * x)  # 1 - 2 share
+
+
+@kernel
+def _log_ndtr(t):
+    """log of the standard normal distribution function, and its derivative."""
+    if t > -5.0:
+        share = 0.5 * erfc(-t * _SQRT_HALF)
+        return np.log(share), np.exp(-0.5 * t * t) * _INVERSE_ROOT_2PI / share
+    # the continued fraction of Mills' ratio from its tail
+    ratio = -t
+    for i in range(60, 0, -1):
+        ratio = -t + i / ratio
+    return -0.5 * t * t + np.log(_INVERSE_ROOT_2PI) - np.log(ratio), ratio
 
 
 @kernel
@@ -270,6 +334,10 @@ def _log_line_prior(code, a, b, c, s):
         return -0.5 * (a + 1.0) * np.log1p(t * t / a), -(a + 1.0) * t / (b * (a + t * t))
     if code == 11:  # beta
         return (a - 1.0) * np.log(s) + (b - 1.0) * np.log1p(-s), (a - 1.0) / s - (b - 1.0) / (1 - s)
+    if code == 13:  # skew normal, location a, scale b, skewness c
+        t = (s - a) / b
+        log_tail, slope = _log_ndtr(c * t)
+        return log_tail - 0.5 * t * t, (c * slope - t) / b
     t = (s - a) / b  # Laplace, location a, scale b
     return -abs(t), -np.sign(t) / b
 
@@ -329,10 +397,12 @@ def unconstrain(sc: Scales, sd: np.ndarray) -> np.ndarray:
             x[i] = np.arcsinh(s / sc.unit[i])
         elif sc.code[i] == _FIXED:
             x[i] = 0.0
-        elif np.isinf(low):
+        elif np.isinf(low) and np.isinf(high):
             x[i] = s
+        elif np.isinf(low):
+            x[i] = np.log(max(high - s, 1e-6 * max(abs(s), 1e-300)))
         elif np.isinf(high):
-            x[i] = np.log(max(s - low, 1e-6 * max(s, 1e-300)))
+            x[i] = np.log(max(s - low, 1e-6 * max(abs(s), 1e-300)))
         else:
             share = np.clip((s - low) / (high - low), 1e-6, 1 - 1e-6)
             x[i] = np.log(share) - np.log1p(-share)
@@ -345,6 +415,12 @@ def draw_scales(sc: Scales, n: int, rng: np.random.Generator) -> np.ndarray:
     for i in range(len(sc.code)):
         out[:, i] = _draw(sc.code[i], sc.parameters[i], (sc.lower[i], sc.upper[i]), n, rng)
     return out
+
+
+def _skew_draws(location, scale, skewness, n, rng) -> np.ndarray:
+    delta = skewness / sqrt(1.0 + skewness**2)
+    half, other = np.abs(rng.standard_normal(n)), rng.standard_normal(n)
+    return location + scale * (delta * half + sqrt(1.0 - delta**2) * other)
 
 
 def _draw(code, parameters, bounds, n, rng) -> np.ndarray:
@@ -369,5 +445,6 @@ def _draw(code, parameters, bounds, n, rng) -> np.ndarray:
         _CENTERED_STUDENT: lambda: c + b * rng.standard_t(a, n),
         _BETA: lambda: rng.beta(a, b, n),
         _LAPLACE: lambda: rng.laplace(a, b, n),
+        _SKEW_NORMAL: lambda: _skew_draws(a, b, c, n, rng),
     }
     return draws[code]()

@@ -8,7 +8,7 @@ import numpy as np
 
 from bayeslmm.bayes.draws import coefficient_draws, component_draws, prior_covariance_draws
 from bayeslmm.parts.parameters import Parameter, coef_key, pair_key, sd_key
-from bayeslmm.parts.prior import Prior
+from bayeslmm.parts.prior import SHRINKAGE, Prior
 from bayeslmm.plots.estimates import pick
 from bayeslmm.plots.style import GROUP, PRIOR, grid_of_axes
 
@@ -151,7 +151,7 @@ def prior_density(prior: Prior, grid: np.ndarray, dimension: int = 0) -> np.ndar
 
     Returns
     -------
-    ndarray of shape (m,), or None for a flat prior
+    ndarray of shape (m,), or None for a flat prior and for one of several coefficients together
 
     Examples
     --------
@@ -159,7 +159,7 @@ def prior_density(prior: Prior, grid: np.ndarray, dimension: int = 0) -> np.ndar
     >>> prior_density(blm.Prior("LKJ", eta=1), np.array([0.0, 0.5]), 2)
     array([0.5, 0.5])
     """
-    if not prior.is_proper:
+    if not prior.is_proper or prior.name in SHRINKAGE:
         return None
     if prior.name == "LKJ":
         from scipy.special import betaln, xlog1py
@@ -187,7 +187,7 @@ def _range(values: np.ndarray, prior: Prior, parameter: Parameter, whole: bool) 
     low, high = float(values.min()), float(values.max())
     room = 0.25 * (high - low) or 1.0
     low, high = low - room, high + room
-    if whole and prior.is_proper and prior.name != "LKJ":
+    if whole and prior.is_proper and prior.name not in ("LKJ", *SHRINKAGE):
         pm, distribution = _in_pymc(prior)
         sample = pm.draw(distribution, 2000, random_seed=0)
         ends = np.quantile(sample, [0.05, 0.95])

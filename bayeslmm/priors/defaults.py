@@ -87,6 +87,11 @@ class CoefficientDefaults:
     means: np.ndarray
     mean_y: float
 
+    @property
+    def unit(self) -> float:
+        """sd(y), or the unit of the linear predictor."""
+        return self.scale / 2.5
+
     def given(self, fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The prior as independent combinations, given the coefficients that have their own.
 

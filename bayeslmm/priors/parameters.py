@@ -19,7 +19,7 @@ from bayeslmm.parts.parameters import (
     pair_key,
     sd_key,
 )
-from bayeslmm.parts.prior import KNOWN, POSITIVE, Prior, reaches_below_zero
+from bayeslmm.parts.prior import KNOWN, POSITIVE, SHRINKAGE, Prior, reaches_below_zero
 from bayeslmm.priors.defaults import Defaults, response_spread
 from bayeslmm.priors.residual_priors import residual_parameters
 from bayeslmm.priors.responses import response_parameters
@@ -130,8 +130,37 @@ def check_prior(parameter: Parameter, prior: Prior) -> None:
     if (kind == "corr") != (prior.name == "LKJ"):
         wanted = 'Prior("LKJ", eta=2)' if kind == "corr" else "another distribution than LKJ"
         raise PriorError(f"{key}: use {wanted}, not {prior!r}.")
+    if prior.name in SHRINKAGE and kind != "beta":
+        raise PriorError(
+            f"{key}: {prior!r} is a prior of several coefficients together, the intercept not "
+            'among them. Give it to the class "beta" or to coefficients by name.'
+        )
     if kind == "threshold":
         return _check_threshold(key, prior)
+    _refuse_unbounded(parameter, prior)
+    if parameter.support != _POSITIVE or prior.name in POSITIVE:
+        return None
+    if prior.name == "Fixed":
+        if not prior.parameters["value"] > 0:
+            raise PriorError(f"{key} must be positive, so it cannot be fixed by {prior!r}.")
+        return None
+    if prior.parameters.get("lower", -1.0) >= 0:
+        return None
+    if prior.name in KNOWN or reaches_below_zero(prior):
+        is_nu = kind in ("nu", "effects_nu")
+        what = "the degrees of freedom" if is_nu else "a standard deviation"
+        what = "a distance in time" if kind == "range" else what
+        what = "a shape, which is positive" if kind in _SHAPES else what
+        raise PriorError(
+            f"{key} is {what}, and {prior!r} allows negative values. Use "
+            "HalfNormal, HalfStudentT, Exponential, Gamma, LogNormal or Uniform(lower=0, ...)."
+        )
+    return None
+
+
+def _refuse_unbounded(parameter: Parameter, prior: Prior) -> None:
+    """Refuse a flat prior of what the likelihood need not bound."""
+    key, kind = parameter.key, parameter.kind
     is_nu = kind in ("nu", "effects_nu")
     if prior.name == "HalfFlat" and kind in _SHAPES:
         raise PriorError(
@@ -144,23 +173,6 @@ def check_prior(parameter: Parameter, prior: Prior) -> None:
             f"{key}: the likelihood does not bound the {what}, so that a flat prior leaves the "
             "posterior improper. Use a proper prior, such as Gamma or HalfNormal."
         )
-    if parameter.support != _POSITIVE or prior.name in POSITIVE:
-        return None
-    if prior.name == "Fixed":
-        if not prior.parameters["value"] > 0:
-            raise PriorError(f"{key} must be positive, so it cannot be fixed by {prior!r}.")
-        return None
-    if prior.parameters.get("lower", -1.0) >= 0:
-        return None
-    if prior.name in KNOWN or reaches_below_zero(prior):
-        what = "the degrees of freedom" if is_nu else "a standard deviation"
-        what = "a distance in time" if kind == "range" else what
-        what = "a shape, which is positive" if kind in _SHAPES else what
-        raise PriorError(
-            f"{key} is {what}, and {prior!r} allows negative values. Use "
-            "HalfNormal, HalfStudentT, Exponential, Gamma, LogNormal or Uniform(lower=0, ...)."
-        )
-    return None
 
 
 def _check_threshold(key: str, prior: Prior) -> None:

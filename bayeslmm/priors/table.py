@@ -22,6 +22,7 @@ from bayeslmm.priors.defaults import Defaults
 from bayeslmm.priors.effect_maps import EffectMaps
 from bayeslmm.priors.parameters import check_prior, parameters_of
 from bayeslmm.priors.responses import RESPONSE_KINDS, response_notes
+from bayeslmm.priors.shrinkage import Shrinkage, shrinkage_of
 
 __all__ = ["Priors", "default_priors", "sigma_is_given"]
 
@@ -169,7 +170,12 @@ class Priors(Mapping):
 
     def notes(self) -> list[str]:
         """What the priors are about, where that is not the parameter in the formula's columns."""
-        return [*self._defaults.notes(self._is_set), *self._response_notes]
+        notes = [*self._defaults.notes(self._is_set), *self._response_notes]
+        try:
+            together = self.shrinkage
+        except PriorError as err:  # a table is printed whatever is in it
+            return [*notes, str(err)]
+        return notes if together is None else [*notes, together.text]
 
     def is_default(self, key: str) -> bool:
         """Whether the prior of `key` was filled in rather than set."""
@@ -184,6 +190,18 @@ class Priors(Mapping):
         :mod:`bayeslmm.priors.defaults`.
         """
         return self._defaults.combinations(self._is_set)[0]
+
+    @property
+    def shrinkage(self) -> Shrinkage | None:
+        """The prior that several coefficients have together, in numbers; None without one.
+
+        Raises
+        ------
+        PriorError
+            If it does not suit the model.
+        """
+        own = self._defaults.coefficients
+        return shrinkage_of(self._design, self, own.spread, own.unit)
 
     @property
     def means(self) -> np.ndarray:
@@ -237,6 +255,7 @@ class Priors(Mapping):
     def copy(self) -> Priors:
         """An independent copy."""
         twin = object.__new__(Priors)
+        twin._design, twin._families = self._design, self._families
         twin._defaults, twin._found = self._defaults, self._found
         twin._response_notes = self._response_notes
         twin._entries = dict(self._entries)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bayeslmm.bayes.marginal import coefficient_priors
+from bayeslmm.bayes.coefficients import coefficient_priors
 from bayeslmm.errors import PriorError, listed
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import FixedPrior

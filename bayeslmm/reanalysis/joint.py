@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bayeslmm.bayes.marginal import MarginalDensity, fixed_prior
+from bayeslmm.bayes.coefficients import fixed_prior
+from bayeslmm.bayes.marginal import MarginalDensity, fixed_obstacle
 from bayeslmm.errors import DataError, PriorError
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import (
@@ -71,6 +72,8 @@ class JointTest:
         PriorError
             If the prior of a coefficient of the term is flat.
         """
+        if obstacle := fixed_obstacle(model.design, priors):
+            raise PriorError(f"Several coefficients cannot be tested together: {obstacle}.")
         prior = fixed_prior(model.design, priors)
         inverse = np.linalg.pinv(prior.root)
         G = inverse[columns]  # C beta = G (z + target), z standard normal

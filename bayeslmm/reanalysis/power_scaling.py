@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from bayeslmm.bayes.coefficients import fixed_prior
 from bayeslmm.bayes.draws import coefficient_draws, component_draws, prior_covariance_draws
-from bayeslmm.bayes.marginal import fixed_prior
 from bayeslmm.bayes.residual_draws import residual_parameters
 from bayeslmm.errors import DataError, PriorError
 from bayeslmm.gaussian import (
@@ -144,6 +144,11 @@ def log_prior_draws(fit: PosteriorResult) -> dict[str, np.ndarray]:
         If a prior's density is not known here.
     """
     design, priors, posterior = fit.model.design, fit.priors, fit.posterior
+    if (together := priors.shrinkage) is not None:
+        raise PriorError(
+            f"Power-scaling is about priors of single parameters, and {together.prior!r} is one of "
+            f"{len(together.names)} coefficients together: fit the model under another one."
+        )
     out: dict[str, np.ndarray] = {}
     coefs, beta = coefficient_draws(design, posterior)
     combinations = beta @ priors.combinations().T

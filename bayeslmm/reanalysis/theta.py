@@ -12,6 +12,7 @@ from bayeslmm.bayes.marginal_fitting import sample_covariances
 from bayeslmm.bayes.mode import find_mode
 from bayeslmm.bayes.nuts import processors
 from bayeslmm.bayes.sampling import Sampling
+from bayeslmm.bayes.shrinkage import drawn_scalars
 from bayeslmm.gaussian import single_threaded_blas
 from bayeslmm.reanalysis.bridge import Evidence, bridge_sampling
 from bayeslmm.reanalysis.given_theta import ThetaDraws
@@ -136,10 +137,21 @@ def _log_sds(fit: PosteriorResult, posterior) -> np.ndarray:
 def fitted_theta(fit: PosteriorResult, density: MarginalDensity) -> np.ndarray:
     """Unconstrained coordinates (chains, draws, d) of a posterior fit's draws."""
     theta = fitted_factors(fit)
-    x = np.array(
-        [density.position(*at) for at in zip(theta.factors, theta.eta, theta.c, strict=True)]
-    )
+    found = zip(theta.factors, theta.eta, theta.c, *_given(fit, density), strict=True)
+    x = np.array([density.position(*at) for at in found])
     return x.reshape(*fit.posterior["sigma"].shape, -1)
+
+
+def _given(fit: PosteriorResult, density: MarginalDensity) -> tuple:
+    """beta and scalars of each draw, where the density is one of coefficients too."""
+    posterior = fit.posterior
+    n, lifted, together = posterior["sigma"].size, density.fixed.lifted, fit.priors.shrinkage
+    if lifted is None:
+        return [None] * n, [None] * n
+    beta = posterior["beta"].to_numpy().reshape(n, -1)
+    if together is None:
+        return beta, np.zeros((n, 0))
+    return beta, drawn_scalars(together, posterior, np.random.default_rng(0))
 
 
 def smooth_weights(log_ratios: np.ndarray) -> tuple[np.ndarray, float]:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayeslmm.bayes.marginal import fixed_obstacle, fixed_prior
+from bayeslmm.bayes.coefficients import fixed_prior
+from bayeslmm.bayes.marginal import fixed_obstacle
 from bayeslmm.errors import ModelWarning, SamplingError, SamplingWarning
 from bayeslmm.formula.extension import add_rows
 from bayeslmm.gaussian import single_threaded_blas, with_prior

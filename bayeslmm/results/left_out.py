@@ -9,16 +9,17 @@ two marginal likelihoods.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bayeslmm.assembly import system_of
-from bayeslmm.bayes.marginal import fixed_prior
+from bayeslmm.bayes.coefficients import fixed_prior
 from bayeslmm.errors import SamplingError
 from bayeslmm.gaussian import Problem, log_marginals, single_threaded_blas, with_prior
 from bayeslmm.gaussian.marginal import FixedPrior
-from bayeslmm.gaussian.shared import SharedSystem
+from bayeslmm.gaussian.shared import SharedSystem, as_system
 from bayeslmm.gaussian.system import System, Theta
 from bayeslmm.progress import progress
 
@@ -35,6 +36,10 @@ __all__ = [
 ]
 
 
+#: From the number of a draw to the prior of the coefficients.
+PriorAt = Callable[[int], FixedPrior]
+
+
 def _system(model: Model) -> System:
     """What evaluates a model, its rows at hand."""
     if isinstance(model.problem, System):
@@ -42,9 +47,22 @@ def _system(model: Model) -> System:
     return system_of(model.design, whole=model.problem)
 
 
-def log_likelihoods(problem: Problem | System, prior: FixedPrior, theta: Theta) -> np.ndarray:
-    """log p(y | theta) of m draws, coefficients and effects integrated out, (m,)."""
+def log_likelihoods(
+    problem: Problem | System, prior: FixedPrior, theta: Theta, priors: PriorAt | None = None
+) -> np.ndarray:
+    """log p(y | theta) of m draws, coefficients and effects integrated out, (m,).
+
+    Under ``priors`` where the prior of the coefficients is not the same for all draws.
+    """
     with single_threaded_blas():
+        if priors is not None:
+            system = as_system(problem)
+            return np.array(
+                [
+                    system.evaluate(at, system.prior(priors(d)), False, False).value
+                    for d, at in enumerate(theta.rows())
+                ]
+            )
         if not isinstance(problem, System):
             return log_marginals(with_prior(problem, prior), theta.F, np.exp(theta.eta[:, 0]))
         root = problem.prior(prior)
@@ -52,7 +70,12 @@ def log_likelihoods(problem: Problem | System, prior: FixedPrior, theta: Theta) 
 
 
 def row_predictives(
-    fit: PosteriorResult, theta: Theta, rows=slice(None), *, progressbar: bool = False
+    fit: PosteriorResult,
+    theta: Theta,
+    rows=slice(None),
+    *,
+    priors: PriorAt | None = None,
+    progressbar: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of y_i given all other rows and each of m draws, (m, rows) each.
 
@@ -60,6 +83,8 @@ def row_predictives(
     ----------
     rows : index
         Rows wanted.
+    priors : callable, optional
+        Prior of the coefficients at draw i, where it is not the same for all.
 
     Raises
     ------
@@ -67,11 +92,11 @@ def row_predictives(
         If a row determines a coefficient with a flat prior by itself.
     """
     system, design = _system(fit.model), fit.model.design
-    prior, y = fixed_prior(design, fit.priors), design.y[rows]
+    at_draw, y = _prior_at(fit, priors), design.y[rows]
     mean, variance = np.empty((2, len(theta.eta), len(y)))
     steps = progress(list(theta.rows()), "Leave-one-out", show=progressbar)
     for d, at in enumerate(steps):
-        found = system.row_information(at, prior, rows)
+        found = system.row_information(at, at_draw(d), rows)
         spread = np.einsum("ij,jk,ik->i", found.columns, found.covariance, found.columns)
         precision = found.diagonal - spread
         precision = np.where(precision > 1e-10 * found.diagonal, precision, np.nan)
@@ -84,9 +109,18 @@ def row_predictives(
     return mean, variance
 
 
-def row_densities(fit: PosteriorResult, theta: Theta, progressbar: bool) -> np.ndarray:
+def _prior_at(fit: PosteriorResult, priors: PriorAt | None) -> PriorAt:
+    if priors is not None:
+        return priors
+    fixed = fixed_prior(fit.model.design, fit.priors)
+    return lambda d: fixed
+
+
+def row_densities(
+    fit: PosteriorResult, theta: Theta, progressbar: bool, priors: PriorAt | None = None
+) -> np.ndarray:
     """log p(y_i | y_-i, theta), shape (m, n)."""
-    mean, variance = row_predictives(fit, theta, progressbar=progressbar)
+    mean, variance = row_predictives(fit, theta, priors=priors, progressbar=progressbar)
     return normal_log_density(fit.model.design.y, mean, variance)
 
 
@@ -104,12 +138,16 @@ def without_rows(model: Model, rows: np.ndarray) -> Problem | System:
 
 
 def group_densities(
-    fit: PosteriorResult, theta: Theta, units: list[np.ndarray], progressbar: bool
+    fit: PosteriorResult,
+    theta: Theta,
+    units: list[np.ndarray],
+    progressbar: bool,
+    priors: PriorAt | None = None,
 ) -> np.ndarray:
     """log p(y_g | y_-g, theta), shape (m, groups)."""
     model, prior = fit.model, fixed_prior(fit.model.design, fit.priors)
-    whole = log_likelihoods(model.problem, prior, theta)
+    whole = log_likelihoods(model.problem, prior, theta, priors)
     out = np.empty((len(theta.eta), len(units)))
     for g, rows in enumerate(progress(units, "Leave-one-group-out", show=progressbar)):
-        out[:, g] = whole - log_likelihoods(without_rows(model, rows), prior, theta)
+        out[:, g] = whole - log_likelihoods(without_rows(model, rows), prior, theta, priors)
     return out

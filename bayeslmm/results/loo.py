@@ -14,8 +14,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayeslmm.bayes.marginal import fixed_obstacle, marginal_density, marginal_obstacle
+from bayeslmm.bayes.marginal import (
+    fixed_obstacle,
+    marginal_density,
+    marginal_obstacle,
+    sampled_obstacle,
+)
 from bayeslmm.bayes.residual_draws import correlated
+from bayeslmm.bayes.shrinkage import fitted_priors
 from bayeslmm.bayes.tree import log_likelihood
 from bayeslmm.errors import SamplingError
 from bayeslmm.gaussian import single_threaded_blas
@@ -157,8 +163,6 @@ def _conditional(fit: PosteriorResult, unit: str, conditional: bool) -> bool:
     conditional = conditional or sampled  # nothing integrates out exactly
     if conditional:
         _refuse_groups(unit)
-    else:
-        _refuse_priors(fit)
     return conditional
 
 
@@ -186,9 +190,17 @@ def _leaving_out(fit: PosteriorResult, unit: str, conditional: bool) -> LeavingO
 def _densities(fit: PosteriorResult, posterior, unit: str, units, progressbar: bool) -> np.ndarray:
     """Log density of every unit left out given each draw, (m, units)."""
     theta = posterior_estimates(fit, posterior).theta()
+    priors = given_priors(fit, posterior)
     if unit == "observation":
-        return row_densities(fit, theta, progressbar)
-    return group_densities(fit, theta, units, progressbar)
+        return row_densities(fit, theta, progressbar, priors)
+    return group_densities(fit, theta, units, progressbar, priors)
+
+
+def given_priors(fit: PosteriorResult, posterior):
+    """Priors of the coefficients given what is not integrated out of them; None if all is."""
+    if fixed_obstacle(fit.model.design, fit.priors) is None:
+        return None
+    return fitted_priors(fit.model.design, fit.priors, posterior)
 
 
 def _unit_labels(fit: PosteriorResult, unit: str) -> tuple:
@@ -201,7 +213,7 @@ def _unit_labels(fit: PosteriorResult, unit: str) -> tuple:
 
 
 def _refuse_priors(fit: PosteriorResult) -> None:
-    if obstacle := fixed_obstacle(fit.model.design, fit.priors):
+    if obstacle := sampled_obstacle(fit.model.design, fit.priors):
         raise SamplingError(
             f"Coefficients cannot be integrated out ({obstacle}). conditional=True gives the "
             "leave-one-out of the conditional likelihood."
@@ -305,7 +317,9 @@ def draws_without(fit: PosteriorResult, rows: np.ndarray, number: int):
     from bayeslmm.bayes.importance import importance_sample
     from bayeslmm.bayes.mode import find_mode
 
-    reduced = marginal_density(fit.model.design, fit.priors, without_rows(fit.model, rows))
+    whole = marginal_density(fit.model.design, fit.priors, fit.model.problem)
+    # in the same coordinates
+    reduced = whole.with_model(without_rows(fit.model, rows), whole.fixed)
     rng = np.random.default_rng([number, 7])
     return reduced, importance_sample(reduced, find_mode(reduced), 4000, rng)
 

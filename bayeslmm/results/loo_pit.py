@@ -26,6 +26,7 @@ from bayeslmm.results.loo import (
     _refuse_priors,
     _thinned,
     draws_without,
+    given_priors,
     refuse_old_theta,
 )
 from bayeslmm.results.loo_result import K_HAT, refit_above
@@ -66,7 +67,8 @@ def loo_pit(
     posterior = _thinned(fit, 2 * design.n_rows, draws)
     with single_threaded_blas():
         theta = posterior_estimates(fit, posterior).theta()
-        mean, variance = row_predictives(fit, theta, progressbar=progressbar)
+        priors = given_priors(fit, posterior)
+        mean, variance = row_predictives(fit, theta, priors=priors, progressbar=progressbar)
         densities = normal_log_density(design.y, mean, variance)
         weights, k_hat = smoothed_weights(-densities.T)  # weights 1 / density
         below = ndtr((design.y - mean) / np.sqrt(variance))
@@ -137,7 +139,8 @@ def _refitted(fit: PosteriorResult, row: int, smoothed: float) -> float:
     if sample.k_hat > K_HAT:
         return smoothed
     theta = Theta(*reduced.natural(sample.x))
-    mean, variance = row_predictives(fit, theta, [row])
+    priors = reduced.fixed_at(sample.x)
+    mean, variance = row_predictives(fit, theta, [row], priors=priors)
     below = ndtr((fit.model.design.y[row] - mean[:, 0]) / np.sqrt(variance[:, 0]))
     weights = np.exp(sample.log_weights)
     return float((weights * below).sum() / weights.sum())

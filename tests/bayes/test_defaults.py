@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 import bayeslmm as blm
-from bayeslmm.bayes.marginal import fixed_prior, marginal_density
+from bayeslmm.bayes.coefficients import fixed_prior
+from bayeslmm.bayes.marginal import marginal_density
 from bayeslmm.priors.defaults import coefficient_defaults
 
 SHIFT, UNIT = 2013.0, 12.0

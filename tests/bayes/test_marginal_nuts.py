@@ -234,17 +234,17 @@ def test_the_users_acceptance_rate_wins_over_the_default():
         assert low < float(stats["acceptance_rate"].mean()) < high
 
 
-def test_another_prior_on_a_coefficient_goes_to_the_hierarchical_model():
+def test_a_prior_that_no_density_knows_goes_to_the_hierarchical_model():
     from bayeslmm.bayes.choice import choose_parameterization
 
     lmm = _model("correlated")
-    lmm.priors["Days"] = blm.Prior("StudentT", nu=4, mu=0, sigma=10)
+    lmm.priors["Days"] = blm.Prior("Moyal", mu=0, sigma=10)
     chosen, reason = choose_parameterization(lmm.design, lmm.priors, "auto", "nuts", {})
     assert chosen == "noncentered"
-    assert "Days is StudentT" in reason
-    with pytest.raises(blm.SamplingError, match="Days is StudentT.*noncentered"):
+    assert "Days is Moyal" in reason
+    with pytest.raises(blm.SamplingError, match="Days is Moyal.*noncentered"):
         lmm.fit(parameterization="marginal", progressbar=False)
-    with pytest.raises(blm.PriorError, match="Days is StudentT"):
+    with pytest.raises(blm.PriorError, match="Days is Moyal"):
         lmm.pymc_model("marginal")
     with pytest.raises(ValueError, match="importance"):
         lmm.fit(method="importance", parameterization="centered")

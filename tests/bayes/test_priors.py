@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import bayeslmm as blm
-from bayeslmm.bayes.marginal import fixed_prior
+from bayeslmm.bayes.coefficients import fixed_prior
 from tests.conftest import dataset, quietly
 
 

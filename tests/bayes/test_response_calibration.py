@@ -96,7 +96,7 @@ def test_flat_and_unknown_priors_are_refused():
     model.priors["x"] = blm.Prior("Flat")
     with pytest.raises(blm.PriorError, match="flat prior of x"):
         blm.sbc(model, 5)
-    model.priors["x"] = blm.Prior("SkewNormal", mu=0, sigma=1, alpha=2)
+    model.priors["x"] = blm.Prior("Moyal", mu=0, sigma=1)
     with pytest.raises(blm.PriorError, match="compiled joint density, but the prior of x"):
         blm.sbc(model, 5)
 
@@ -109,6 +109,8 @@ def test_flat_and_unknown_priors_are_refused():
         (blm.Prior("StudentT", nu=4, mu=1, sigma=2), stats.t(4, 1, 2)),
         (blm.Prior("Laplace", mu=1, b=2), stats.laplace(1, 2)),
         (blm.Prior("Beta", alpha=2, beta=3), stats.beta(2, 3)),
+        (blm.Prior("SkewNormal", mu=1, sigma=2, alpha=-3), stats.skewnorm(-3, 1, 2)),
+        (blm.Prior("TruncatedNormal", mu=1, sigma=2, upper=2), stats.truncnorm(-np.inf, 0.5, 1, 2)),
         (blm.Prior("Normal", mu=1, sigma=2), stats.norm(1, 2)),
     ],
 )

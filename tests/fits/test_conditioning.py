@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import bayeslmm as blm
-from bayeslmm.bayes.marginal import coefficient_priors
+from bayeslmm.bayes.coefficients import coefficient_priors
 from bayeslmm.gaussian import single_threaded_blas, solve
 from tests.conftest import dataset, quietly
 

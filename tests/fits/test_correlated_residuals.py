@@ -391,7 +391,7 @@ def test_every_method_of_a_posterior_works(key, tmp_path):
 
 @pytest.mark.parametrize("key", ["ar1, slopes, cells", "unstructured"])
 def test_leave_one_out_is_the_dense_conditional_density(key):
-    from bayeslmm.bayes.marginal import fixed_prior
+    from bayeslmm.bayes.coefficients import fixed_prior
     from bayeslmm.results.estimates import posterior_estimates
     from bayeslmm.results.left_out import group_densities, row_densities
 

@@ -460,7 +460,7 @@ def test_a_crossed_posterior_samples_saves_and_is_checked(tmp_path):
 
 
 def test_leaving_a_row_or_a_group_out_is_the_dense_conditional_density():
-    from bayeslmm.bayes.marginal import fixed_prior
+    from bayeslmm.bayes.coefficients import fixed_prior
     from bayeslmm.results.estimates import posterior_estimates
     from bayeslmm.results.left_out import group_densities, row_densities
 

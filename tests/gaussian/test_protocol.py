@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 import pytest
-from scipy import sparse
+from scipy import sparse, stats
 
 from bayeslmm.gaussian import CrossProducts, FactorRows, FixedPrior, Relationship, prepare
 from bayeslmm.gaussian.blocks.problem import prepare_blocks
@@ -196,8 +196,18 @@ def proper() -> FixedPrior:
     return FixedPrior.normal(np.array([1.0, 0.5, 0.0]), np.diag([4.0, 1.0, np.inf]))
 
 
+def lifted(number: float = 0.7, scale: float = 0.3) -> FixedPrior:
+    """The slope given, the last coefficient scaled, the intercept at their means flat."""
+    A = np.array([[1.0, 3.0, 0.5], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    kinds = np.array([False, True, False]), np.array([False, False, True])
+    prior = FixedPrior.with_pins(A, np.zeros(3), np.array([np.inf, 1.0, 0.8]), *kinds)
+    own = prior.lifted
+    basis = own.basis * [1.0, scale]
+    return replace(prior, lifted=replace(own, known=own.pins[:, 0] * number, basis=basis))
+
+
 def priors():
-    return (None, proper())
+    return (None, proper(), lifted())
 
 
 @every
@@ -234,8 +244,8 @@ def test_value_and_gradient(key, ml):
 @every
 def test_the_gradient_of_the_reference_is_that_of_finite_differences(key):
     c = case(key)
-    for ml in (False, True):
-        prior = c.dense.prior(proper())
+    for ml, given in ((False, proper()), (True, proper()), (False, lifted())):
+        prior = c.dense.prior(given)
         exact = c.gradient(c.dense.evaluate(c.theta, prior, ml))
         numeric = central_difference(
             lambda x, prior=prior, ml=ml: c.dense.evaluate(c.at(x), prior, ml, False).value,
@@ -243,6 +253,40 @@ def test_the_gradient_of_the_reference_is_that_of_finite_differences(key):
         )  # fmt: skip
         # error of order step^4, about 1e-9 of the largest
         np.testing.assert_allclose(exact, numeric, rtol=1e-6, atol=1e-7 * np.abs(numeric).max())
+
+
+@every
+def test_derivatives_in_what_is_known_of_the_coefficients(key):
+    c = case(key)
+    given = c.engine.prior(lifted())
+    slopes = c.engine.evaluate(c.theta, given).slopes
+    exact = [slopes[:3] @ given.pins[:, 0], slopes[3 + given.shrunk[0]]]
+
+    def value(x):
+        prior = c.engine.prior(lifted(x[0], np.exp(x[1])))
+        return c.engine.evaluate(c.theta, prior, False, False).value
+
+    numeric = central_difference(value, np.array([0.7, np.log(0.3)]), 1e-3)
+    np.testing.assert_allclose(exact, numeric, rtol=1e-6, atol=1e-7)
+
+
+@every
+def test_a_normal_prior_is_that_of_its_value_given_times_what_is_left(key):
+    """log p(y) = log p(y | value) + log p(value) - log p(value | y), whatever the value."""
+    c = case(key)
+    A = np.array([[1.0, 3.0, 0.5], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    mean, sd = np.array([1.0, 0.5, 0.0]), np.array([2.0, 1.3, 0.8])
+    whole = FixedPrior.on_combinations(A, mean, sd)
+    moments = c.engine.solve(c.theta, whole)
+    for j, number in ((0, 4.0), (1, -0.6), (2, 0.2)):
+        kinds = np.arange(3) == j, np.zeros(3, dtype=bool)
+        part = FixedPrior.with_pins(A, mean, sd, *kinds)
+        known = part.lifted.pins[:, 0] * number
+        part = replace(part, lifted=replace(part.lifted, known=known))
+        value = c.engine.evaluate(c.theta, c.engine.prior(part)).value
+        left = stats.norm(A[j] @ moments.beta, np.sqrt(A[j] @ moments.vcov @ A[j])).logpdf(number)
+        value += stats.norm(mean[j], sd[j]).logpdf(number) - left
+        assert value == pytest.approx(moments.value, rel=1e-9)
 
 
 @every
@@ -254,7 +298,8 @@ def test_solve(key, ml):
         assert found.value == pytest.approx(expected.value, rel=1e-10)
         np.testing.assert_allclose(found.beta, expected.beta, rtol=1e-9, atol=1e-10)
         np.testing.assert_allclose(found.vcov, expected.vcov, rtol=1e-9, atol=1e-10)
-        np.testing.assert_allclose(found.root @ found.root.T, found.vcov, rtol=1e-9, atol=1e-12)
+        if prior is None or prior.lifted is None:  # else singular
+            np.testing.assert_allclose(found.root @ found.root.T, found.vcov, rtol=1e-9, atol=1e-12)
         for ours, theirs in zip(found.b, expected.b, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-8, atol=1e-9)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bayeslmm as blm
-from bayeslmm.bayes.marginal import fixed_prior
+from bayeslmm.bayes.coefficients import fixed_prior
 from bayeslmm.reanalysis.effects import effect_row, split_effect
 from tests.conftest import dataset, quietly
 

@@ -89,7 +89,8 @@ def test_power_scaling_finds_the_prior_that_matters():
 
 def test_the_power_scaled_parts_are_the_posterior_density():
     """log prior + log likelihood at two draws differ as the marginal density and beta's do."""
-    from bayeslmm.bayes.marginal import fixed_prior, marginal_density
+    from bayeslmm.bayes.coefficients import fixed_prior
+    from bayeslmm.bayes.marginal import marginal_density
     from bayeslmm.gaussian import combination_moments, with_prior
     from bayeslmm.reanalysis.theta import fitted_factors, fitted_theta
 

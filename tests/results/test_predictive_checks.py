@@ -13,8 +13,9 @@ import pytest
 from scipy import stats
 
 import bayeslmm as blm
+from bayeslmm.bayes.coefficients import coefficient_priors
 from bayeslmm.bayes.importance import importance_sample
-from bayeslmm.bayes.marginal import coefficient_priors, marginal_density
+from bayeslmm.bayes.marginal import marginal_density
 from bayeslmm.bayes.mode import find_mode
 from bayeslmm.gaussian import single_threaded_blas
 from bayeslmm.results.left_out import without_rows

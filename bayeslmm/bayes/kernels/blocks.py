@@ -13,6 +13,7 @@ from bayeslmm.bayes.kernels.coordinates import (
     natural,
     read_prior,
 )
+from bayeslmm.bayes.kernels.shrinkage import add_coefficients, coefficient_prior
 from bayeslmm.bayes.kernels.tables import LOGP, point, report
 from bayeslmm.compiling import c_function, kernel
 from bayeslmm.gaussian.blocks._kernel import BlockArguments, evaluate
@@ -32,13 +33,14 @@ def density(x, t, want_gradient):
     if not is_finite(at):
         return np.nan, nothing
     lay = likelihood.layout
-    log_y, d_Sigma, d_eta, d_c = evaluate(
-        lay, likelihood.data, likelihood.n, at.F, at.eta, at.c, likelihood.root,
-        likelihood.target, likelihood.log_det, False, want_gradient,
-    )  # fmt: skip
+    given = coefficient_prior(likelihood.prior, prior.coefficients, at)
+    log_y, d_Sigma, d_eta, d_c, slopes = evaluate(
+        lay, likelihood.data, likelihood.n, at.F, at.eta, at.c, given, False, want_gradient
+    )
     if not np.isfinite(log_y):
         return np.nan, nothing
     if want_gradient:
+        add_coefficients(at, likelihood.prior, prior.coefficients, slopes, d_eta)
         add_likelihood(at, x, prior, lay.q, lay.f_ptr, d_Sigma, d_eta, d_c)
     return at.value + log_y, at.gradient
 

@@ -3,7 +3,8 @@
 x holds, in this order: one number per scalar with a prior of its own (standard deviations of the
 random effects, factor after factor, then of the residuals; coefficients of a log-linear residual
 standard deviation; rho, the range or partial autocorrelations), then atanh of the canonical
-partial correlations of the random effects and of the residuals.
+partial correlations of the random effects and of the residuals, then what is not integrated out of
+the coefficients and their scales (:mod:`bayeslmm.bayes.kernels.shrinkage`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bayeslmm.addresses import reader
+from bayeslmm.bayes.kernels.shrinkage import CoefficientScalars
 from bayeslmm.compiling import Doubles, kernel
 from bayeslmm.parts.correlations import (
     CorrelationLayout,
@@ -46,7 +48,7 @@ class CovariancePrior(NamedTuple):
         Of the residuals where their correlations are free, else empty.
     scales : Scales
         Priors of the k scalars.
-    exponent : (d - k,) array
+    exponent : array
         Of each correlation's LKJ density.
     constant : float
         Log of the LKJ densities' constants.
@@ -56,6 +58,7 @@ class CovariancePrior(NamedTuple):
         Entries of eta, the scalars after those of the effects.
     n_log : int
         How many of them, the first ones, are standard deviations, whose logs are in eta.
+    coefficients : CoefficientScalars
     """
 
     effects: CorrelationLayout
@@ -66,6 +69,7 @@ class CovariancePrior(NamedTuple):
     kind: int
     n_scales: int
     n_log: int
+    coefficients: CoefficientScalars
 
 
 class Natural(NamedTuple):
@@ -85,6 +89,8 @@ class Natural(NamedTuple):
         Flat factor of the residuals' free correlations, else empty.
     eta, c : arrays
         As in :class:`bayeslmm.gaussian.system.Theta`.
+    coefficient, coefficient_slope : arrays
+        Numbers of the last coordinates, and their derivatives in x.
     """
 
     value: float
@@ -95,6 +101,8 @@ class Natural(NamedTuple):
     L: np.ndarray
     eta: np.ndarray
     c: np.ndarray
+    coefficient: np.ndarray
+    coefficient_slope: np.ndarray
 
 
 @kernel
@@ -103,23 +111,29 @@ def natural(x, prior):
     m, k = prior.effects.diagonal.shape[0], prior.scales.code.shape[0]
     r, T = prior.effects.number.shape[0], prior.times.diagonal.shape[0]
     value, d_scalars, scalar, slope = scale_terms(prior.scales, x[:k])
-    log_corr, d_corr = log_lkj(x[k:], prior.exponent, prior.constant)
+    end = k + prior.exponent.shape[0]
+    log_corr, d_corr = log_lkj(x[k:end], prior.exponent, prior.constant)
+    log_own, d_own, own, own_slope = scale_terms(prior.coefficients.scales, x[end:])
     gradient = np.empty(x.shape[0])
     gradient[:k] = d_scalars
-    gradient[k:] = d_corr
+    gradient[k:end] = d_corr
+    gradient[end:] = d_own
+    value += log_corr
+    if end < x.shape[0]:
+        value += log_own
     F = factors_from_correlations(prior.effects, scalar[:m], x[k : k + r])
     eta = scalar[m : m + prior.n_scales].copy()
     for i in range(prior.n_log):
         eta[i] = np.log(eta[i])
     if T == 0:
         L, c = np.empty(0), natural_parameters(prior.kind, scalar[m + prior.n_scales :])
-        return Natural(value + log_corr, gradient, scalar, slope, F, L, eta, c)
-    L, c = factors_from_correlations(prior.times, np.ones(T), x[k + r :]), np.zeros(T * T)
+        return Natural(value, gradient, scalar, slope, F, L, eta, c, own, own_slope)
+    L, c = factors_from_correlations(prior.times, np.ones(T), x[k + r : end]), np.zeros(T * T)
     for i in range(T):
         for j in range(T):
             for a in range(min(i, j) + 1):
                 c[i * T + j] += L[i * T + a] * L[j * T + a]
-    return Natural(value + log_corr, gradient, scalar, slope, F, L, eta, c)
+    return Natural(value, gradient, scalar, slope, F, L, eta, c, own, own_slope)
 
 
 read_prior, N_PRIOR = reader(CovariancePrior)
@@ -148,6 +162,7 @@ def is_finite(at):
         and np.all(np.isfinite(at.eta))
         and np.all(np.isfinite(at.c))
         and np.all(np.isfinite(at.L))
+        and np.all(np.isfinite(at.coefficient))
     )
 
 
@@ -181,4 +196,5 @@ def add_likelihood(at, x, prior, q, start, d_Sigma, d_eta, d_c):
         for a in range(i + 1):
             for j in range(a, T):
                 H[i * T + a] += (d_c[i * T + j] + d_c[j * T + i]) * L[j * T + a]
-    out[k + r :] += pullback_to_correlations(prior.times, np.ones(T), x[k + r :], H)[1]
+    end = k + prior.exponent.shape[0]
+    out[k + r : end] += pullback_to_correlations(prior.times, np.ones(T), x[k + r : end], H)[1]

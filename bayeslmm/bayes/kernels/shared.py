@@ -7,6 +7,7 @@ from numba import carray
 
 from bayeslmm.addresses import reader
 from bayeslmm.bayes.kernels.coordinates import N_PRIOR, add_likelihood, natural, read_prior
+from bayeslmm.bayes.kernels.shrinkage import add_coefficients, coefficient_prior
 from bayeslmm.bayes.kernels.tables import LOGP, point, report
 from bayeslmm.compiling import c_function, kernel
 from bayeslmm.gaussian._criteria import marginal_head
@@ -24,12 +25,14 @@ def density(x, t, want_gradient):
     prior, likelihood = read_prior(t, 0), _likelihood(t, N_PRIOR)
     at = natural(x, prior)
     lay, sigma = likelihood.layout, at.scalar[prior.effects.diagonal.shape[0]]
-    log_y, d_Sigma, d_sigma2 = marginal_head(
-        lay, likelihood.values, at.F, sigma, likelihood.n, likelihood.sum_log_weights,
-        likelihood.root, likelihood.target, likelihood.log_det, want_gradient,
+    given = coefficient_prior(likelihood.prior, prior.coefficients, at)
+    log_y, d_Sigma, d_sigma2, slopes = marginal_head(
+        lay, likelihood.values, at.F, sigma, likelihood.n, likelihood.sum_log_weights, given,
+        want_gradient,
     )  # fmt: skip
     if want_gradient:
         d_eta = np.full(1, 2.0 * sigma * sigma * d_sigma2)
+        add_coefficients(at, likelihood.prior, prior.coefficients, slopes, d_eta)
         add_likelihood(at, x, prior, lay.factor_q, lay.f_ptr, d_Sigma, d_eta, at.c)
     return at.value + log_y, at.gradient
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bayeslmm.compiling import kernel
-from bayeslmm.gaussian._criteria import statistics
+from bayeslmm.gaussian._coefficients import statistics
 from bayeslmm.gaussian._small import cholesky_lower
 from bayeslmm.gaussian.blocks._kernel import pattern_residual, products
 
@@ -90,7 +90,7 @@ def _add_covariance_times(lay, F, shift, effect_ptr, b):
 
 
 @kernel
-def draws(lay, data, columns, F, eta, c, root, target, code, effect_ptr, normals):
+def draws(lay, data, columns, F, eta, c, prior, code, effect_ptr, normals):
     """A draw of (beta, b) at each row of F, eta, c and normals; nan where V is not definite."""
     count, p = F.shape[0], columns - 1
     n_effects = effect_ptr[-1]
@@ -98,10 +98,10 @@ def draws(lay, data, columns, F, eta, c, root, target, code, effect_ptr, normals
     b = np.empty((count, n_effects))
     for d in range(count):
         log_det, inverses, _, S = products(lay, data, columns, F[d], eta[d], c[d])
-        _, mean, _, B = statistics(S, log_det, 1, root, target, 0.0, False)
+        _, mean, _, B, _ = statistics(S, log_det, 1, prior, False)
         for i in range(p):
             total = mean[i]
-            for j in range(i + 1):
+            for j in range(i + 1 if prior.known.shape[0] == 0 else p):
                 total += B[i, j] * normals[d, j]
             beta[d, i] = total
         if n_effects:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bayeslmm.compiling import Doubles, IntegerMatrix, Integers, Matrix, kernel
-from bayeslmm.gaussian._criteria import statistics
+from bayeslmm.gaussian._coefficients import CoefficientPrior, n_columns, statistics
 from bayeslmm.gaussian._small import cholesky_lower, invert_from_cholesky
 from bayeslmm.gaussian.blocks._grams import add_gram_product, gram_adjoint
 from bayeslmm.parts.structures import add_kernel_gradient, kernel_correlation
@@ -87,16 +87,13 @@ class BlockArguments(NamedTuple):
     data : Data
     n : int
         Rows.
-    root, target, log_det
-        Prior of the coefficients, in the coordinates computed with.
+    prior : CoefficientPrior
     """
 
     layout: Layout
     data: Data
     n: int
-    root: Matrix
-    target: Doubles
-    log_det: float
+    prior: CoefficientPrior
 
 
 @kernel
@@ -286,22 +283,23 @@ def _pull_back(lay, k, D, eta, c, d_Sigma, d_eta, d_c):
 
 
 @kernel
-def evaluate(lay, data, n, F, eta, c, root, target, log_det_prior, ml, want_gradient):
-    """Criterion and its derivatives in Sigma (flat), eta and c; nan where V is not definite.
+def evaluate(lay, data, n, F, eta, c, prior, ml, want_gradient):
+    """Criterion, its derivatives in Sigma (flat), eta and c, and ``slopes``; nan where V is not
+    definite.
 
     With ``ml`` the likelihood at the estimated coefficients, else log p(y) with the coefficients
-    integrated out under the prior |root beta - target|^2 (flat: the restricted likelihood).
+    integrated out under their prior (flat: the restricted likelihood).
     """
-    columns = root.shape[1] + 1
+    columns = n_columns(prior)
     d_Sigma = np.zeros(F.shape[0])
     d_eta = np.zeros(eta.shape[0])
     d_c = np.zeros(c.shape[0])
     log_det, inverses, U, S = products(lay, data, columns, F, eta, c)
     if not np.isfinite(log_det):
-        return np.nan, d_Sigma, d_eta, d_c
-    value, _, _, B = statistics(S, log_det, n, root, target, log_det_prior, ml)
+        return np.nan, d_Sigma, d_eta, d_c, np.empty(0)
+    value, _, _, B, slopes = statistics(S, log_det, n, prior, ml)
     if not want_gradient or not np.isfinite(value):
-        return value, d_Sigma, d_eta, d_c
+        return value, d_Sigma, d_eta, d_c, slopes
     for k in range(lay.m.shape[0]):
         m = lay.m[k]
         V_inverse = inverses[lay.v_ptr[k] : lay.v_ptr[k + 1]].reshape(m, m)
@@ -311,4 +309,4 @@ def evaluate(lay, data, n, F, eta, c, root, target, log_det_prior, ml, want_grad
             u = U[lay.data_ptr[k] : lay.data_ptr[k + 1]]
             D = _adjoint(lay, k, V_inverse, u, columns, B)
         _pull_back(lay, k, D, eta, c, d_Sigma, d_eta, d_c)
-    return value, d_Sigma, d_eta, d_c
+    return value, d_Sigma, d_eta, d_c, slopes

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from bayeslmm.gaussian._criteria import statistics
+from bayeslmm.gaussian._coefficients import CoefficientPrior, statistics
 from bayeslmm.gaussian.blocks import _effects, _kernel
 from bayeslmm.gaussian.blocks._grams import make_grams
 from bayeslmm.gaussian.blocks.layout import Blocks, make_blocks, residual_root, with_columns
@@ -66,9 +66,9 @@ class BlockProblem(System):
         """See :attr:`System.cheap`."""
         return self.n <= _FEW_ROWS
 
-    def kernel_arguments(self, prior: tuple) -> tuple | None:
+    def kernel_arguments(self, prior: CoefficientPrior) -> tuple | None:
         """See :meth:`System.kernel_arguments`."""
-        return _kernel.BlockArguments(self.layout, self.data, self.n, *prior)
+        return _kernel.BlockArguments(self.layout, self.data, self.n, prior)
 
     @cached_property
     def layout(self) -> _kernel.Layout:
@@ -81,16 +81,21 @@ class BlockProblem(System):
         return _kernel.Data(self.W, make_grams(self.layout, self.W, self.p + 1))
 
     @property
+    def lengths(self) -> np.ndarray:
+        """See :attr:`System.lengths`."""
+        return np.linalg.norm(self.W.reshape(-1, self.p + 1)[:, :-1], axis=0)
+
+    @property
     def n_effects(self) -> int:
         """Random effects in all."""
         return int(self.blocks.effect_ptr[-1])
 
     def evaluate(
-        self, theta: Theta, prior: tuple, ml: bool = False, gradient: bool = True
+        self, theta: Theta, prior: CoefficientPrior, ml: bool = False, gradient: bool = True
     ) -> Evaluation:
         """See :meth:`System.evaluate`."""
         found = _kernel.evaluate(
-            self.layout, self.data, self.n, theta.F, theta.eta, theta.c, *prior, ml, gradient
+            self.layout, self.data, self.n, theta.F, theta.eta, theta.c, prior, ml, gradient
         )
         return Evaluation(*found)
 
@@ -100,7 +105,7 @@ class BlockProblem(System):
         log_det, _, U, S = _kernel.factorize(
             self.layout, self.W, self.p + 1, theta.F, theta.eta, theta.c
         )
-        value, gamma, covariance, _ = statistics(S, log_det, self.n, *root, ml)
+        value, gamma, covariance, _, _ = statistics(S, log_det, self.n, root, ml)
         u = self.blocks.rows(U, self.p + 1) @ np.append(-gamma, 1.0)
         b = []
         for factor, Sigma in zip(self.factors, self.covariances(theta.F), strict=True):
@@ -123,7 +128,7 @@ class BlockProblem(System):
         log_det, inverses, U, S = _kernel.factorize(
             self.layout, self.W, self.p + 1, theta.F, theta.eta, theta.c
         )
-        _, gamma, covariance, _ = statistics(S, log_det, self.n, *root, False)
+        _, gamma, covariance, _, _ = statistics(S, log_det, self.n, root, False)
         solved = self.blocks.rows(U, self.p + 1)[rows]
         layout = self.layout
         diagonal = np.concatenate(
@@ -172,7 +177,7 @@ class BlockProblem(System):
         log_det, inverses, U, S = _kernel.factorize(
             self.layout, self.W, self.p + 1, theta.F, theta.eta, theta.c
         )
-        Phi = statistics(S, log_det, self.n, *self.prior(None), False)[2]
+        Phi = statistics(S, log_det, self.n, self.prior(None), False)[2]
         columns = self.blocks.rows(U, self.p + 1)[:, :-1]
         spread = np.asarray(X, dtype=float) @ self.coordinates.G_inverse
         variance = np.zeros(len(spread))
@@ -216,7 +221,7 @@ class BlockProblem(System):
         """Standard normals that one draw of (beta, b) takes."""
         return self.p + (self.n_effects + self.n if self.n_effects else 0)
 
-    def draw(self, F, eta, c, prior: FixedPrior, normals: np.ndarray):
+    def draw(self, F, eta, c, prior: FixedPrior | CoefficientPrior, normals: np.ndarray):
         """One exact draw of (beta, b) per row of F, eta, c and normals.
 
         Returns
@@ -224,10 +229,9 @@ class BlockProblem(System):
         beta : (m, p) array
         b : list of (m, J_k, q_k) arrays
         """
-        root, target, _ = self.prior(prior)
         beta, b = _effects.draws(
             self.layout, self.data, self.p + 1, np.ascontiguousarray(F), np.ascontiguousarray(eta),
-            np.ascontiguousarray(c), root, target, self.blocks.code, self.blocks.effect_ptr,
+            np.ascontiguousarray(c), self.prior(prior), self.blocks.code, self.blocks.effect_ptr,
             np.ascontiguousarray(normals),
         )  # fmt: skip
         ptr = self.blocks.effect_ptr

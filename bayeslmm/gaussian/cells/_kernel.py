@@ -13,7 +13,7 @@ import numpy as np
 
 from bayeslmm.compiling import Doubles, Integers, Matrix, kernel
 from bayeslmm.gaussian._backward import derivative_sums, effects, inverse_blocks
-from bayeslmm.gaussian._criteria import statistics
+from bayeslmm.gaussian._coefficients import CoefficientPrior, n_columns, statistics
 from bayeslmm.gaussian._elimination import eliminate_head
 from bayeslmm.gaussian.problem import Values
 from bayeslmm.gaussian.symbolic import Layout
@@ -53,15 +53,12 @@ class CellArguments(NamedTuple):
     ----------
     cells : CellProducts
     layout : Layout
-    root, target, log_det
-        Prior of the coefficients, in the coordinates computed with.
+    prior : CoefficientPrior
     """
 
     cells: CellProducts
     layout: Layout
-    root: Matrix
-    target: Doubles
-    log_det: float
+    prior: CoefficientPrior
 
 
 @kernel
@@ -323,22 +320,24 @@ def cell_weights(contrasts, eta):
 
 
 @kernel
-def evaluate_head(cells, lay, F, eta, root, target, log_det_prior, ml, want_gradient):
-    """Log-likelihood and its derivatives in every Sigma_k (flat) and in eta; no dense tail."""
-    columns = root.shape[1] + 1
+def evaluate_head(cells, lay, F, eta, prior, ml, want_gradient):
+    """Log-likelihood, its derivatives in every Sigma_k (flat) and in eta, and ``slopes``; no dense
+    tail.
+    """
+    columns = n_columns(prior)
     D, d_eta = np.full(F.shape[0], np.nan), np.full(eta.shape[0], np.nan)
     w, log_variance = cell_weights(cells.contrasts, eta)
     if not (np.all(np.isfinite(w)) and np.all(w > 0.0)):
-        return np.nan, D, d_eta
+        return np.nan, D, d_eta, np.empty(0)
     log_det_R, n = -cells.sum_log_weights, 0
     for c in range(w.shape[0]):
         log_det_R += cells.counts[c] * log_variance[c]
         n += int(cells.counts[c])
     val = combined(cells, lay, columns, w)
     log_det, roots, K, diag, panel, rhs, S = eliminate_head(lay, val, F)
-    value, _, _, B = statistics(S, log_det + log_det_R, n, root, target, log_det_prior, ml)
+    value, _, _, B, slopes = statistics(S, log_det + log_det_R, n, prior, ml)
     if not want_gradient or not np.isfinite(value):
-        return value, D, d_eta
+        return value, D, d_eta, slopes
     omega = np.dot(B, B.T)
     b = np.empty(rhs.shape)
     U = effects(lay, diag, panel, rhs, roots, F, b)
@@ -347,7 +346,7 @@ def evaluate_head(cells, lay, F, eta, root, target, log_det_prior, ml, want_grad
     derivative_sums(lay, diag, panel, roots, K, F, U, omega, none, T, Q)
     Qdiag, Qpanel = inverse_blocks(lay, panel, K, none)
     moments = second_moments(lay, b, omega, Qdiag, Qpanel, np.empty((0, 0)))
-    return value, 0.5 * (Q - T), slope_in_eta(cells, w, moments)
+    return value, 0.5 * (Q - T), slope_in_eta(cells, w, moments), slopes
 
 
 @kernel

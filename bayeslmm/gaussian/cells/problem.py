@@ -21,7 +21,7 @@ from functools import cached_property
 import numpy as np
 
 from bayeslmm.gaussian import _criteria
-from bayeslmm.gaussian._criteria import statistics
+from bayeslmm.gaussian._coefficients import CoefficientPrior, draw_coefficients, statistics
 from bayeslmm.gaussian.cells import _kernel as _cells
 from bayeslmm.gaussian.cells._kernel import CellProducts
 from bayeslmm.gaussian.coordinates import working_products
@@ -82,11 +82,11 @@ class CellProblem(CrossProductSystem):
         """See :attr:`System.cheap`."""
         return len(self.products.index) + self.products.starts[-1] <= _FEW_NUMBERS
 
-    def kernel_arguments(self, prior: tuple) -> tuple | None:
+    def kernel_arguments(self, prior: CoefficientPrior) -> tuple | None:
         """See :meth:`System.kernel_arguments`; None with a dense tail."""
         if not self.whole.head_only:
             return None
-        return _cells.CellArguments(self.products, self.layout, *prior)
+        return _cells.CellArguments(self.products, self.layout, prior)
 
     @property
     def n(self) -> int:
@@ -148,24 +148,24 @@ class CellProblem(CrossProductSystem):
         return Eliminated(state, state.S, log_det, 1.0)
 
     def evaluate(
-        self, theta: Theta, prior: tuple, ml: bool = False, gradient: bool = True
+        self, theta: Theta, prior: CoefficientPrior, ml: bool = False, gradient: bool = True
     ) -> Evaluation:
         F = np.ascontiguousarray(theta.F, dtype=float)
         eta = np.ascontiguousarray(theta.eta, dtype=float)
         if self.whole.head_only:
-            found = _cells.evaluate_head(self.products, self.layout, F, eta, *prior, ml, gradient)
+            found = _cells.evaluate_head(self.products, self.layout, F, eta, prior, ml, gradient)
         else:
             found = self._evaluate_tail(F, eta, prior, ml, gradient)
-        value, d_Sigma, d_eta = found
-        return Evaluation(value, d_Sigma, d_eta, np.zeros(0))
+        value, d_Sigma, d_eta, slopes = found
+        return Evaluation(value, d_Sigma, d_eta, np.zeros(0), slopes)
 
     def _evaluate_tail(self, F, eta, prior, ml, gradient):
-        none = np.full(len(F), np.nan), np.full(len(eta), np.nan)
+        none = np.full(len(F), np.nan), np.full(len(eta), np.nan), np.empty(0)
         w = self.cell_weights(eta)
         if not (np.all(np.isfinite(F)) and np.all(np.isfinite(w)) and np.all(w > 0)):
             return np.nan, *none
         state, log_det = self.eliminated(F, w)
-        value, _, _, B = statistics(state.S, log_det, self.n, *prior, ml)
+        value, _, _, B, slopes = statistics(state.S, log_det, self.n, prior, ml)
         if not gradient or not np.isfinite(value):
             return value, *none
         omega = B @ B.T
@@ -173,10 +173,11 @@ class CellProblem(CrossProductSystem):
         moments = _cells.second_moments(
             self.layout, state.b, omega, *state._head_inverse, state.tail_covariance
         )
-        return value, 0.5 * (Q - T), _cells.slope_in_eta(self.products, w, moments)
+        d_eta = _cells.slope_in_eta(self.products, w, moments)
+        return value, 0.5 * (Q - T), d_eta, slopes
 
-    def draw(self, F, eta, c, prior: FixedPrior, normals: np.ndarray):
-        root, target, _ = self.prior(prior)
+    def draw(self, F, eta, c, prior: FixedPrior | CoefficientPrior, normals: np.ndarray):
+        given = self.prior(prior)
         m, one = len(normals), np.ones(1)
         fixed = np.empty((m, self.p))
         effects = np.empty((m, self.whole.symbolic.n_columns))
@@ -187,34 +188,29 @@ class CellProblem(CrossProductSystem):
                 here = slice(d, d + 1)
                 _criteria.draws_head(
                     self.layout, self._combined(w), F[here], one,
-                    root, target, normals[here], fixed[here], effects[here],
+                    given, normals[here], fixed[here], effects[here],
                 )  # fmt: skip
                 continue
-            fixed[d], effects[d] = self._drawn(
-                *self.eliminated(F[d], w), (root, target), normals[d]
-            )
+            fixed[d], effects[d] = self._drawn(self.eliminated(F[d], w)[0], given, normals[d])
         return draws_to_user(self.whole, fixed, effects)
 
-    def _drawn(self, state: Elimination, log_det: float, prior: tuple, normals: np.ndarray):
+    def _drawn(self, state: Elimination, prior: CoefficientPrior, normals: np.ndarray):
         """One draw of (fixed, effects), as computed with."""
-        root, target = prior
-        gamma = statistics(state.S, log_det, self.n, root, target, 0.0, False)[1]
-        P, _ = _criteria.posterior_precision(state.S, 1.0, root, target)
         z = np.ascontiguousarray(normals[:, None])
-        fixed = _criteria.draw_fixed(P, gamma, z[: self.p])
+        fixed = draw_coefficients(state.S, 1.0, prior, z[: self.p])
         return fixed[:, 0], state.draw_effects(fixed, 1.0, z[self.p :])[:, 0]
 
-    def value_and_draw(self, theta: Theta, prior: tuple, normals: np.ndarray):
+    def value_and_draw(self, theta: Theta, prior: CoefficientPrior, normals: np.ndarray):
         """See :meth:`System.value_and_draw`."""
         w = self.cell_weights(theta.eta)
         nothing = np.full(self.p, np.nan), np.full(self.symbolic.n_columns, np.nan)
         if not (np.all(np.isfinite(theta.F)) and np.all(np.isfinite(w)) and np.all(w > 0)):
             return np.nan, *nothing
         state, log_det = self.eliminated(theta.F, w)
-        value = float(statistics(state.S, log_det, self.n, *prior, False)[0])
+        value = float(statistics(state.S, log_det, self.n, prior, False)[0])
         if not np.isfinite(value):
             return np.nan, *nothing
-        return value, *self._drawn(state, log_det, prior[:2], normals)
+        return value, *self._drawn(state, prior, normals)
 
     def with_response(self, y: np.ndarray, X: np.ndarray) -> CellProblem:
         return self._rebuilt(y, X, self.factors, self.scale, self.weights)

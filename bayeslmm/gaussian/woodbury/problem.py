@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from bayeslmm.gaussian._criteria import statistics
+from bayeslmm.gaussian._coefficients import CoefficientPrior, statistics
 from bayeslmm.gaussian.blocks import _effects
 from bayeslmm.gaussian.blocks.layout import Blocks, with_columns
 from bayeslmm.gaussian.blocks.problem import BlockProblem
@@ -109,6 +109,11 @@ class WoodburySystem(System):
         """Of the effects outside the blocks."""
         return self._parts(self.patterns, True)
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """See :attr:`System.lengths`."""
+        return self.inner.lengths
+
     @cached_property
     def columns(self) -> np.ndarray:
         """[X y] in the coordinates computed with and the order of the blocks, (n, p + 1)."""
@@ -135,7 +140,7 @@ class WoodburySystem(System):
         return state, *state.solved(self.columns)
 
     def evaluate(
-        self, theta: Theta, prior: tuple, ml: bool = False, gradient: bool = True
+        self, theta: Theta, prior: CoefficientPrior, ml: bool = False, gradient: bool = True
     ) -> Evaluation:
         """See :meth:`System.evaluate`."""
         nothing = (np.full(len(v), np.nan) for v in (theta.F, theta.eta, theta.c))
@@ -143,10 +148,11 @@ class WoodburySystem(System):
         if state is None:
             return Evaluation(np.nan, *nothing)
         U, S = state.solved(self.columns)
-        value, _, _, B = statistics(S, state.log_det, self.n, *prior, ml)
+        value, _, _, B, slopes = statistics(S, state.log_det, self.n, prior, ml)
         if not gradient or not np.isfinite(value):
             return Evaluation(float(value), *nothing)
-        return Evaluation(float(value), *self._slopes(state, theta, U, B))
+        d_Sigma, d_eta, d_c = self._slopes(state, theta, U, B)
+        return Evaluation(float(value), d_Sigma, d_eta, d_c, slopes)
 
     def _slopes(self, state: State, theta: Theta, U: np.ndarray, B: np.ndarray):
         """Derivatives in Sigma (flat), eta and c."""
@@ -173,7 +179,8 @@ class WoodburySystem(System):
     def solve(self, theta: Theta, prior: FixedPrior | None = None, ml: bool = False) -> Moments:
         """See :meth:`System.solve`."""
         state, U, S = self.solved_at(theta)
-        value, gamma, covariance, _ = statistics(S, state.log_det, self.n, *self.prior(prior), ml)
+        found = statistics(S, state.log_det, self.n, self.prior(prior), ml)
+        value, gamma, covariance, *_ = found
         return Moments(
             float(value),
             self.coordinates.to_user(gamma),
@@ -208,7 +215,7 @@ class WoodburySystem(System):
     ) -> RowInformation:
         """See :meth:`System.row_information`."""
         state, U, S = self.solved_at(theta)
-        found = statistics(S, state.log_det, self.n, *self.prior(prior), False)
+        found = statistics(S, state.log_det, self.n, self.prior(prior), False)
         u = self._rows(U)[rows]
         return RowInformation(
             u @ np.append(-found[1], 1.0),
@@ -269,7 +276,7 @@ class WoodburySystem(System):
         blocks, z'(A (x) Sigma)z - h'V^-1 h + (x - X'V^-1 h)' Phi (x - X'V^-1 h), universal kriging.
         """
         state, U, S = self.solved_at(theta)
-        Phi = statistics(S, state.log_det, self.n, *self.prior(None), False)[2]
+        Phi = statistics(S, state.log_det, self.n, self.prior(None), False)[2]
         columns = np.asarray(X, dtype=float) @ self.coordinates.G_inverse
         out = np.empty(len(columns))
         for at in _chunks(len(columns), max(self.outer.size, 1)):
@@ -342,7 +349,7 @@ class WoodburySystem(System):
         levels = zip(self._normals, self.factors, strict=True)
         return self.p + sum(count * f.q for count, f in levels) + self.n
 
-    def draw(self, F, eta, c, prior: FixedPrior, normals: np.ndarray):
+    def draw(self, F, eta, c, prior: FixedPrior | CoefficientPrior, normals: np.ndarray):
         """See :meth:`System.draw`.
 
         By Matheron's rule: a prior draw (b*, e*) is moved by (A (x) Sigma) Z'V^-1 (y - X beta -
@@ -360,7 +367,7 @@ class WoodburySystem(System):
                 for own in b:
                     own[d] = np.nan
                 continue
-            _, mean, _, B = statistics(S, state.log_det, self.n, *given, False)
+            _, mean, _, B, _ = statistics(S, state.log_det, self.n, given, False)
             gamma[d] = mean + B[: self.p, : self.p] @ normals[d, : self.p]
             first = self._prior_effects(F[d], normals[d, self.p : -self.n])
             left = self.columns @ np.append(-gamma[d], 1.0) - self._noise(theta, normals[d])
