@@ -417,7 +417,6 @@ def test_responses_that_are_not_gaussian_are_fitted_and_reported(monkeypatch, ca
     [
         (["--reml"], "There is no REML"),
         (["--link", "magic"], "has no link 'magic'"),
-        (["--random", "student"], "does not go together"),
         (["--n-quadrature", "9"], "--n-quadrature goes with --ml"),
         (["--parameterization", "marginal"], "cannot be integrated out"),
     ],

@@ -33,6 +33,10 @@ from bayeslmm.likelihood.thresholds import (
 #: has stopped on the way: parameters are enormous beside their natural scale.
 _STEEP = 0.05
 
+#: Standard deviations of effects, in residual ones, whose squares leave too few digits to tell one
+#: end of a search from another.
+_LARGE = 1e4
+
 
 @kernel
 def _scaled_factor(c, theta, first, q):
@@ -410,6 +414,7 @@ def search(c, f, starts, n_others, ranks):
     for i in range(r):
         sure = sure and abs(slope[i] * c.unit[i]) < 1e-3 * np.sqrt(1.0 + abs(end))
         sure = sure and abs(slope[i] * theta[i]) < _STEEP
+        sure = sure and abs(theta[i]) < _LARGE * c.unit[i] * c.size[i]
     _ranks(c, theta, ranks)
     return theta, value, sure
 

@@ -39,9 +39,12 @@ _NODES = np.array([0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.5, 8.0])
 #: A slice times a prior is followed until its log has fallen by this much, in steps that grow, of
 #: which there are this many at most.
 _FALL, _GROWTH, _MOST = 60.0, 1.3, 80
-#: Distance of nodes about the end of a slice, in the same standard deviations, and how far below
-#: its top a slice may end unseen.
-_CLOSE, _SEEN = 0.06, 20.0
+#: Distance of nodes about the end of a slice, in the same standard deviations, how far below its top
+#: a slice may end unseen, and a fall between two nodes that no cubic resolves.
+_CLOSE, _SEEN, _CLIFF = 0.06, 20.0, 60.0
+
+#: A log likelihood that is as good as none, and how far one may rise from the last node to its end.
+_NOTHING, _RISE = -1e10, 1.0
 
 
 @dataclass
@@ -98,7 +101,7 @@ class Slices:
             values, slopes = (np.concatenate(part) for part in zip(*found, strict=True))
             log_p, d_log_p, _, _ = scale_terms(scales([self.base]), np.array([e]))
             values, slopes = values - log_p, slopes / self.size - d_log_p
-            finite = np.isfinite(values) & np.isfinite(slopes)
+            finite = np.isfinite(slopes) & (values > _NOTHING)
             self._known[e] = np.where(finite, values, -np.inf), np.where(finite, slopes, 0.0)
         return self._known[e]
 
@@ -135,22 +138,29 @@ class Slices:
         self._near_walls(prior)
 
     def _near_walls(self, prior: Prior) -> None:
-        """Nodes close to where means leave their range, as with an identity link."""
-        while not np.isfinite(self.values).all():
+        """Nodes close to where means leave their range, or bend away from its end."""
+        while True:
             logs = self.values + log_prior_density(prior, self.nodes)[:, None]
             some = np.maximum(logs[1:], logs[:-1]) > logs.max(axis=0) - _SEEN
-            some &= np.isfinite(self.values[1:]) != np.isfinite(self.values[:-1])
+            some &= self._falls() > _CLIFF
             wide = some.any(axis=1) & (np.diff(self.nodes) > _CLOSE * self.size)
             if not wide.any():
                 return
             self._add(0.5 * (self.nodes[1:] + self.nodes[:-1])[wide])
+
+    def _falls(self) -> np.ndarray:
+        """How far each slice (n,) rises or falls between neighboring nodes (m - 1,)."""
+        with np.errstate(invalid="ignore"):
+            return np.nan_to_num(np.abs(np.diff(self.values, axis=0)), posinf=np.inf)
 
     def on(self, grid: np.ndarray, rows: slice) -> np.ndarray:
         """Log likelihoods (n, m) at points (m,) between the nodes, by Hermite's cubics.
 
         They are of fourth order, exact for quadratics, and what is far away does not matter. Where
         a slice ends between two nodes, it is taken to go on to the middle: right on the average
-        over slices.
+        over slices. On a cliff slopes are held to three times that between its ends, so that no
+        cubic rises above them (Fritsch and Carlson 1980, SIAM J. Numer. Anal. 17(2)); no
+        quadratic that rises or falls all the way is steeper than twice that.
         """
         left = np.clip(np.searchsorted(self.nodes, grid, "right") - 1, 0, len(self.nodes) - 2)
         right = left + 1
@@ -160,23 +170,25 @@ class Slices:
         ends = values[:, left], values[:, right]
         rise = slopes[:, left], slopes[:, right]
         finite = np.isfinite(values)
-        if finite.all():
+        cliff = (self._falls() > _CLIFF)[:, rows].T[:, left]
+        if finite.all() and not cliff.any():
             return _hermite(t, width, ends, rise)
         with np.errstate(invalid="ignore"):
-            steepest = 3.0 * np.abs(ends[1] - ends[0]) / width
+            steepest = 3.0 * (ends[1] - ends[0]) / width
+            bounds = np.minimum(steepest, 0.0), np.maximum(steepest, 0.0)
             # the last node before an end may be where a logarithm is as steep as can be
             beyond = np.maximum(left - 1, 0), np.minimum(right + 1, len(self.nodes) - 1)
-            last = (~finite[:, at] for at in beyond)
+            last = (~finite[:, at] | cliff for at in beyond)
             low, high = (
-                np.where(near, np.clip(slope, -steepest, steepest), slope)
+                np.where(near, np.clip(slope, *bounds), slope)
                 for near, slope in zip(last, rise, strict=True)
             )
             out = _hermite(t, width, ends, (low, high))
         out = np.where(np.isfinite(out), out, -np.inf)
         for near, far, distance in ((left, right, t), (right, left, 1 - t)):
-            step = grid - self.nodes[near]
+            rising = slopes[:, near] * (grid - self.nodes[near])
             half = finite[:, near] & ~finite[:, far] & (distance < 0.5)
-            out = np.where(half, values[:, near] + slopes[:, near] * step, out)
+            out = np.where(half, values[:, near] + np.minimum(rising, _RISE), out)
         return out
 
 
