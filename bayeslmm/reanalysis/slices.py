@@ -39,8 +39,8 @@ _NODES = np.array([0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.5, 8.0])
 #: A slice times a prior is followed until its log has fallen by this much, in steps that grow, of
 #: which there are this many at most.
 _FALL, _GROWTH, _MOST = 60.0, 1.3, 80
-#: Distance of nodes about the end of a slice, in the same standard deviations, how far below its top
-#: a slice may end unseen, and a fall between two nodes that no cubic resolves.
+#: Distance of nodes about the end of a slice, in the same standard deviations, how far below its
+#: top a slice may end unseen, and a fall between two nodes that no cubic resolves.
 _CLOSE, _SEEN, _CLIFF = 0.06, 20.0, 60.0
 
 #: A log likelihood that is as good as none, and how far one may rise from the last node to its end.
