@@ -15,7 +15,8 @@ from bayeslmm.bayes.draws import coefficient_draws, component_draws
 from bayeslmm.bayes.effect_summaries import EffectSummary
 from bayeslmm.bayes.hierarchical import hierarchical_model, posterior_variables
 from bayeslmm.bayes.names import ModelNames
-from bayeslmm.bayes.sampling import PYMC_TUNE, Sampling, quiet_pymc, sample_model
+from bayeslmm.bayes.pymc_sampling import sample_model
+from bayeslmm.bayes.sampling import PYMC_TUNE, Sampling, quiet_pymc
 from bayeslmm.bayes.tree import SUMMARY_GROUP, posterior_dataset, posterior_tree, summary_node
 from bayeslmm.errors import DataError
 from bayeslmm.formula import Design
@@ -105,7 +106,7 @@ def fit_hierarchical(
     problem : callable
         Not used: this model is evaluated row by row.
     sampling : Sampling
-        Its options are passed to ``pm.sample``.
+        Its options as :func:`bayeslmm.bayes.pymc_sampling.sample_model` takes them.
     parameterization : {"noncentered", "centered"}
     reason : str
         Why that one, for the record.
@@ -132,8 +133,7 @@ def fit_hierarchical(
     centered = parameterization == "centered"
     model = hierarchical_model(design, priors, names, centered=centered)
     variables = posterior_variables(design, names, priors)
-    sampled, stats = sample_model(model, variables, sampling)
-    values = {name: sampled[name].transpose("chain", "draw", ...).to_numpy() for name in variables}
+    values, stats = sample_model(model, variables, sampling)
     info = FitInfo.of(
         sampling,
         start,

@@ -6,8 +6,8 @@ the data of a model (arrays and numbers in its graph) are inputs, which the C fu
 table of addresses. What is left is the structure: a second model of the same structure finds the
 function made, in this process or on disk under PyTensor's key of the graph.
 
-The graphs are the model's own: ``model.logp()`` with its gradient, and the variables kept of a draw.
-Some interfaces used are private, so only versions they were checked with go this way.
+The graphs are the model's own: ``model.logp()`` with its gradient, and the variables kept of a
+draw. Some interfaces used are private, so only versions they were checked with go this way.
 """
 
 from __future__ import annotations
@@ -163,8 +163,11 @@ def graph_density(model: pm.Model, wanted: Sequence[str]) -> GraphDensity | None
     if functions is None:
         return None
 
+    one = Lock()
+
     def initial_point(seed) -> np.ndarray:
-        at = start(seed)
+        with one:  # chains ask from their own threads
+            at = start(seed)
         return np.concatenate([np.ravel(at[v.name]) for v in _values(model)]).astype(float)
 
     size = sum(prod(shape) for shape in graph.shapes)
@@ -196,6 +199,7 @@ def _graph(
     model: pm.Model, wanted: Sequence[str], shapes: list[tuple[int, ...]]
 ) -> tuple[_Graph, list[np.ndarray]]:
     """What the model computes, and its data."""
+    import pytensor.tensor as pt
     from pytensor.compile.sharedvalue import SharedVariable
     from pytensor.graph.basic import Constant
     from pytensor.graph.replace import clone_replace
@@ -205,7 +209,11 @@ def _graph(
     outputs = [model.logp(), *kept]
     inputs: dict[Any, Any] = {}
     data: dict[Any, tuple[Any, np.ndarray]] = {}
+    lengths = set(model.dim_lengths.values())
     for variable in graph_inputs(outputs):
+        if variable in lengths:
+            inputs[variable] = pt.constant(variable.get_value(), dtype=variable.dtype)
+            continue
         if isinstance(variable, SharedVariable):
             value = np.array(variable.get_value(), order="C")
         elif isinstance(variable, Constant) and _is_data(variable.data):
@@ -258,7 +266,7 @@ def _compiled(model: pm.Model, graph: _Graph) -> tuple[Any, Any] | None:
     from pytensor.graph.replace import clone_replace
     from pytensor.graph.rewriting.utils import rewrite_graph
 
-    log_density, *kept = graph.outputs
+    log_density, *kept = clone_replace(graph.outputs)  # rewriting is in place
     log_density = rewrite_graph(log_density, include=["canonicalize", "stabilize"])
     slopes = pt.concatenate([part.ravel() for part in pt.grad(log_density, graph.values)])
     flat = pt.concatenate([variable.ravel().astype("float64") for variable in kept])
@@ -286,11 +294,18 @@ def _c_function(model: pm.Model, inputs: list, outputs: list, signature: Any, co
         return None
     read = [_reading(i, variable.type) for i, variable in enumerate(inputs[1:])]
     source = code.format(arguments=", ".join(read), entries=3 * len(read))
-    names = {"__name__": __name__, "inner": inner, "carray": carray, "pointer": pointer, "int64": int64, "np": np}
+    names = {
+        "__name__": __name__,
+        "inner": inner,
+        "carray": carray,
+        "pointer": pointer,
+        "int64": int64,
+        "np": np,
+    }
     made = compile_numba_function_src(
         source,
         source.split("(")[0].split()[-1],
-        names,
+        {"__name__": __name__, **names},
         cache_key=hashlib.sha256(f"{key}{source}{_versions()}".encode()).hexdigest(),
     )
     return cfunc(signature, cache=True)(made)
