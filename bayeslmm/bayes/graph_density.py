@@ -132,7 +132,8 @@ class _Graph:
         return equal_computations(self.outputs, other.outputs, mine, yours)
 
 
-#: Structures met in this process, with their C functions.
+#: The latest structures of this process, with their C functions.
+_KEPT = 16
 _made: list[tuple[_Graph, tuple[Any, Any]]] = []
 _making = Lock()
 
@@ -257,7 +258,7 @@ def _functions(model: pm.Model, graph: _Graph) -> tuple[Any, Any] | None:
                 return functions
         functions = _compiled(model, graph)
         if functions is not None:
-            _made.append((graph, functions))
+            _made[:] = [(graph, functions), *_made[: _KEPT - 1]]
         return functions
 
 
