@@ -12,17 +12,18 @@ from bayeslmm.bayes.graph_density import graph_density
 from bayeslmm.bayes.hierarchical import posterior_variables
 from tests.conftest import dataset, quietly
 
-FORMULA = "score ~ Machine + (Machine | Worker)"  # three correlated effects
+FORMULA = "Reaction ~ Days + (Days | Subject)"
 _DOUBLES = ctypes.POINTER(ctypes.c_double)
 
 
-def _machines(seed=None):
+def _model(seed=None):
     """The data as they are, or other numbers in their place."""
-    frame = dataset("machines")
+    frame = dataset("sleepstudy")
     if seed is not None:
         rng = np.random.default_rng(seed)
-        frame["score"] = 100 + 30 * rng.normal(size=len(frame))
-        frame["Worker"] = rng.permutation(frame["Worker"].to_numpy())
+        frame["Reaction"] = 100 + 30 * rng.normal(size=len(frame))
+        frame["Days"] = rng.uniform(2, 5, size=len(frame))
+        frame["Subject"] = rng.permutation(frame["Subject"].to_numpy())
     return quietly(FORMULA, frame)
 
 
@@ -61,9 +62,9 @@ def _parts(model, x):
     return [part.reshape(s) for part, s in zip(np.split(x, ends[:-1]), shapes, strict=True)]
 
 
-def test_functions_made_for_one_data_set_are_the_density_of_another:
+def test_functions_made_for_one_data_set_are_the_density_of_another():
     rng, made = np.random.default_rng(5), []
-    for lmm in (_machines(), _machines(seed=1)):
+    for lmm in (_model(), _model(seed=1)):
         model, wanted, ready = _functions(lmm)
         interpreted = _interpreted(model, wanted)
         made.append((ready.logp, ready.variables_of))
@@ -80,8 +81,8 @@ def test_functions_made_for_one_data_set_are_the_density_of_another:
 
 def test_another_structure_has_its_own_functions():
     graphs = []
-    for formula in (FORMULA, "score ~ Machine + (Machine || Worker)"):
-        lmm = quietly(formula, dataset("machines"))
+    for formula in (FORMULA, FORMULA.replace("|", "||")):
+        lmm = quietly(formula, dataset("sleepstudy"))
         model = lmm.pymc_model("noncentered")
         start = module._start(model)(0)
         shapes = [start[value.name].shape for value in model.value_vars]
@@ -92,10 +93,10 @@ def test_another_structure_has_its_own_functions():
 
 
 def test_draws_of_a_seed_do_not_depend_on_cores():
-    lmm = _machines()
+    lmm = _model()
     fits = [
         lmm.fit(
-            parameterization="noncentered", draws=50, tune=100, chains=2, cores=cores,
+            parameterization="noncentered", draws=400, tune=300, chains=2, cores=cores,
             random_seed=3, progressbar=False,
         )
         for cores in (1, 2)
@@ -107,11 +108,9 @@ def test_draws_of_a_seed_do_not_depend_on_cores():
 
 def test_versions_that_were_not_checked_are_sampled_by_pymc(monkeypatch):
     monkeypatch.setattr(module, "_SERIES", {"pymc": "5."})
-    assert _functions(_machines())[2] is None
+    assert _functions(_model())[2] is None
 
 
 def test_a_model_with_a_part_in_python_has_no_c_functions():
     lmm = quietly("score ~ Machine + (1 | Worker)", dataset("machines"), sigma="~ Machine")
-    model = lmm.pymc_model("marginal")| Worker)", dataset("machines"))
-    model = lmm.pymc_model("marginal")
-    assert graph_density(model, ["sigma"]) is None
+    assert graph_density(lmm.pymc_model("marginal"), ["sigma"]) is None
