@@ -156,9 +156,10 @@ def graph_density(model: pm.Model, wanted: Sequence[str]) -> GraphDensity | None
     if not (supported() and all(version(k).startswith(v) for k, v in _SERIES.items())):
         return None
     start = _start(model)
-    kept = {name: _shape(model, name) for name in wanted}
+    found = {name: _shape(model, name) for name in wanted}
+    kept = {name: shape for name, shape in found.items() if shape is not None}
     graph, data = _graph(model, wanted, [start(0)[rv.name].shape for rv in _values(model)])
-    if any(None in shape for shape in kept.values()) or not all(map(_readable, data)):
+    if len(kept) < len(found) or not all(map(_readable, data)):
         return None
     functions = _functions(model, graph)
     if functions is None:
@@ -191,9 +192,13 @@ def _values(model: pm.Model) -> list:
     return [model.rvs_to_values[rv] for rv in model.free_RVs]
 
 
-def _shape(model: pm.Model, name: str) -> tuple[int | None, ...]:
+def _shape(model: pm.Model, name: str) -> tuple[int, ...] | None:
+    """A variable's shape, None where it is not known before it is computed."""
     dims = model.named_vars_to_dims.get(name)
-    return model[name].type.shape if dims is None else tuple(len(model.coords[d]) for d in dims)
+    if dims is not None:
+        return tuple(len(model.coords[dim]) for dim in dims)
+    shape = model[name].type.shape
+    return None if None in shape else shape
 
 
 def _graph(
@@ -208,6 +213,7 @@ def _graph(
 
     kept = model.replace_rvs_by_values([model[name] for name in wanted])
     outputs = [model.logp(), *kept]
+    variable: Any
     inputs: dict[Any, Any] = {}
     data: dict[Any, tuple[Any, np.ndarray]] = {}
     lengths = set(model.dim_lengths.values())
@@ -242,7 +248,9 @@ def _is_data(value: Any) -> bool:
         return False
     if value.dtype == np.int64:
         return value.size >= _LONG
-    return value.size > 1 or bool(abs(value.item()) > 16 or value.item() % 0.5)
+    if value.size > 1:
+        return True
+    return bool(np.isfinite(value).all() and (abs(value.item()) > 16 or value.item() % 0.5))
 
 
 def _readable(value: np.ndarray) -> bool:
@@ -256,10 +264,10 @@ def _functions(model: pm.Model, graph: _Graph) -> tuple[Any, Any] | None:
         for known, functions in _made:
             if graph.equals(known):
                 return functions
-        functions = _compiled(model, graph)
-        if functions is not None:
-            _made[:] = [(graph, functions), *_made[: _KEPT - 1]]
-        return functions
+        made = _compiled(model, graph)
+        if made is not None:
+            _made[:] = [(graph, made), *_made[: _KEPT - 1]]
+        return made
 
 
 def _compiled(model: pm.Model, graph: _Graph) -> tuple[Any, Any] | None:
@@ -267,16 +275,21 @@ def _compiled(model: pm.Model, graph: _Graph) -> tuple[Any, Any] | None:
     from pytensor.graph.replace import clone_replace
     from pytensor.graph.rewriting.utils import rewrite_graph
 
+    log_density: Any
     log_density, *kept = clone_replace(graph.outputs)  # rewriting is in place
     log_density = rewrite_graph(log_density, include=["canonicalize", "stabilize"])
-    slopes = pt.concatenate([part.ravel() for part in pt.grad(log_density, graph.values)])
-    flat = pt.concatenate([variable.ravel().astype("float64") for variable in kept])
+    gradients: Any = pt.grad(log_density, graph.values)
+    slopes: Any = pt.concatenate([part.ravel() for part in gradients])
+    flat: Any = pt.concatenate([variable.ravel().astype("float64") for variable in kept])
     x = pt.vector("x", shape=(sum(prod(shape) for shape in graph.shapes),), dtype="float64")
-    parts, start = {}, 0
+    parts: dict[Any, Any] = {}
+    start = 0
     for value, shape in zip(graph.values, graph.shapes, strict=True):
         part = x[start : start + prod(shape)].reshape(shape)
-        parts[value], start = part.astype(value.dtype), start + prod(shape)
-    log_density, slopes, flat = clone_replace([log_density, slopes, flat], parts)
+        parts[value] = part.astype(value.dtype)
+        start += prod(shape)
+    together: Any = [log_density, slopes, flat]
+    log_density, slopes, flat = clone_replace(together, parts)
     logp = _c_function(model, [x, *graph.data], [log_density, slopes], LOGP, _LOGP_CODE)
     variables = _c_function(model, [x, *graph.data], [flat], _VARIABLES, _VARIABLES_CODE)
     return None if logp is None or variables is None else (logp, variables)

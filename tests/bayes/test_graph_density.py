@@ -48,7 +48,11 @@ def _called(ready, x):
 
 def _interpreted(model, wanted):
     """The same of a model's values, by Python and with its data in the graph."""
-    outputs = [model.logp(), model.dlogp(), *model.replace_rvs_by_values([model[n] for n in wanted])]
+    outputs = [
+        model.logp(),
+        model.dlogp(),
+        *model.replace_rvs_by_values([model[n] for n in wanted]),
+    ]
     return model.compile_fn(
         outputs, inputs=model.value_vars, point_fn=False, mode="FAST_COMPILE",
         on_unused_input="ignore",
