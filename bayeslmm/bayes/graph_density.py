@@ -275,9 +275,9 @@ def _compiled(model: pm.Model, graph: _Graph) -> tuple[Any, Any] | None:
     from pytensor.graph.replace import clone_replace
     from pytensor.graph.rewriting.utils import rewrite_graph
 
-    log_density: Any
-    log_density, *kept = clone_replace(graph.outputs)  # rewriting is in place
-    log_density = rewrite_graph(log_density, include=["canonicalize", "stabilize"])
+    outputs: list[Any] = clone_replace(graph.outputs)  # rewriting is in place
+    density, *kept = outputs
+    log_density: Any = rewrite_graph(density, include=["canonicalize", "stabilize"])
     gradients: Any = pt.grad(log_density, graph.values)
     slopes: Any = pt.concatenate([part.ravel() for part in gradients])
     flat: Any = pt.concatenate([variable.ravel().astype("float64") for variable in kept])
