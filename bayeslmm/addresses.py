@@ -15,7 +15,16 @@ from numba.extending import intrinsic
 
 from bayeslmm.compiling import kernel
 
-__all__ = ["Table", "doubles", "flat_arrays", "integer_matrix", "integers", "matrix", "reader"]
+__all__ = [
+    "Table",
+    "doubles",
+    "flat_arrays",
+    "integer_matrix",
+    "integers",
+    "matrix",
+    "pointer",
+    "reader",
+]
 
 
 class _Owner(bytearray):
@@ -52,7 +61,7 @@ class Table:
 
 
 @intrinsic
-def _pointer(typing, address):
+def pointer(typing, address):
     """An address as a pointer."""
 
     def code(context, builder, signature, arguments):
@@ -65,25 +74,25 @@ def _pointer(typing, address):
 @kernel
 def doubles(t, i):
     """Entry i, a vector."""
-    return carray(_pointer(t[3 * i]), (t[3 * i + 1],), np.float64)
+    return carray(pointer(t[3 * i]), (t[3 * i + 1],), np.float64)
 
 
 @kernel
 def matrix(t, i):
     """Entry i, a matrix."""
-    return carray(_pointer(t[3 * i]), (t[3 * i + 1], t[3 * i + 2]), np.float64)
+    return carray(pointer(t[3 * i]), (t[3 * i + 1], t[3 * i + 2]), np.float64)
 
 
 @kernel
 def integers(t, i):
     """Entry i, a vector of integers."""
-    return carray(_pointer(t[3 * i]), (t[3 * i + 1],), np.int64)
+    return carray(pointer(t[3 * i]), (t[3 * i + 1],), np.int64)
 
 
 @kernel
 def integer_matrix(t, i):
     """Entry i, a matrix of integers."""
-    return carray(_pointer(t[3 * i]), (t[3 * i + 1], t[3 * i + 2]), np.int64)
+    return carray(pointer(t[3 * i]), (t[3 * i + 1], t[3 * i + 2]), np.int64)
 
 
 def _array(value: Any) -> np.ndarray:

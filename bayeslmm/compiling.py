@@ -33,6 +33,7 @@ __all__ = [
     "cache_directory",
     "complete",
     "expect",
+    "fingerprint",
     "in_numpy",
     "interpreting",
     "kernel",
@@ -261,7 +262,7 @@ def cache_directory() -> Path | None:
 
 
 @cache
-def _fingerprint() -> str:
+def fingerprint() -> str:
     """What the caches were made for: versions, processor and sources."""
     import llvmlite.binding
     import numba
@@ -273,6 +274,7 @@ def _fingerprint() -> str:
         [
             Path(__file__),
             here / "addresses.py",
+            here / "bayes" / "marginal_op.py",
             *(at for room in rooms for at in room.rglob("*.py")),
         ]
     )
@@ -284,7 +286,7 @@ def _fingerprint() -> str:
 def _stamp(what: str) -> Path | None:
     """The file that says that caches are complete, one for each fingerprint."""
     directory = cache_directory()
-    name = hashlib.sha256(_fingerprint().encode()).hexdigest()[:16]
+    name = hashlib.sha256(fingerprint().encode()).hexdigest()[:16]
     return None if directory is None else directory / f"bayeslmm-{what}-{name}"
 
 

@@ -209,7 +209,7 @@ def test_caches_are_complete_only_for_the_sources_they_were_made_from(monkeypatc
     assert not compiling.complete()
     compiling.mark_complete()
     assert compiling.complete()
-    monkeypatch.setattr(compiling, "_fingerprint", lambda: "of other sources")
+    monkeypatch.setattr(compiling, "fingerprint", lambda: "of other sources")
     assert not compiling.complete()
 
 

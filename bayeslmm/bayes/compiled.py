@@ -88,15 +88,20 @@ class _Sampled:
     initial_point: Callable
 
     @property
+    def stored(self) -> int:
+        """Numbers kept of a draw."""
+        return self.size
+
+    @property
     def coords(self) -> dict[str, list[str]]:
-        """Labels of z's dimension."""
-        return {"coordinate": [str(i) for i in range(self.size)]}
+        """Labels of what is kept of a draw."""
+        return {"coordinate": [str(i) for i in range(self.stored)]}
 
     def variables(self) -> list:
-        """z, as nutpie stores it."""
-        sizes = {"coordinate": self.size}
+        """z, or what is kept of it, as nutpie stores it."""
+        sizes = {"coordinate": self.stored}
         return _library().PyVariable.new_variables(
-            ["z"], ["float64"], [(self.size,)], sizes, {"z": ("coordinate",)}
+            ["z"], ["float64"], [(self.stored,)], sizes, {"z": ("coordinate",)}
         )
 
 
@@ -114,18 +119,23 @@ class CompiledDensity(_Sampled):
     logp: Any
     table: Table
 
-    def sampler(self, settings, cores, *rest):
-        """A running sampler of nutpie."""
+    @property
+    def expansion(self) -> Any:
+        """The C function from a draw to what is kept of it: all."""
         from bayeslmm.bayes.kernels.expansion import expand
 
-        lib, size = _library(), self.size
+        return expand
+
+    def sampler(self, settings, cores, *rest):
+        """A running sampler of nutpie."""
+        lib, size, stored = _library(), self.size, self.stored
         pointer = self.table.entries.ctypes.data
         model = lib.PyMcModel(
             lib.LogpFunc(self.logp.address, pointer, self),
-            lib.ExpandFunc(size, size, expand.address, pointer, self),
+            lib.ExpandFunc(size, stored, self.expansion.address, pointer, self),
             self.variables(),
             size,
-            {"coordinate": size},
+            {"coordinate": stored},
             self.coords,
             self.initial_point,
             None,
@@ -182,7 +192,7 @@ def compiled_model(compiled: CompiledDensity | CallbackDensity):
 
     class Model(CompiledModel):
         n_dim = property(lambda self: compiled.size)
-        shapes = property(lambda self: {"z": (compiled.size,)})
+        shapes = property(lambda self: {"z": (compiled.stored,)})
         coords = property(lambda self: compiled.coords)
 
         def _make_sampler(self, settings, init_mean, cores, *rest):
@@ -206,7 +216,7 @@ def sample(
 
     Returns
     -------
-    z : ndarray, shape (chains, draws, d)
+    z : ndarray, shape (chains, draws, stored)
         NaN where a chain was stopped early.
     stats : dict of ndarray, shape (chains, draws)
     """
@@ -221,7 +231,7 @@ def sample(
         sampler.abort()
         if not isinstance(err, KeyboardInterrupt):
             raise
-    z = np.full((chains, draws, compiled.size), np.nan)
+    z = np.full((chains, draws, compiled.stored), np.nan)
     stats: dict[str, np.ndarray] = {}
     drawn, reported = sampler.take_results().get_arrow_trace()
     for chain, (own, told) in enumerate(zip(drawn, reported, strict=True)):

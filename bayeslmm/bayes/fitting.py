@@ -15,8 +15,9 @@ from bayeslmm.bayes.draws import coefficient_draws, component_draws
 from bayeslmm.bayes.effect_summaries import EffectSummary
 from bayeslmm.bayes.hierarchical import hierarchical_model, posterior_variables
 from bayeslmm.bayes.names import ModelNames
-from bayeslmm.bayes.sampling import PYMC_TUNE, Sampling, quiet_pymc, sample_model
-from bayeslmm.bayes.shrinkage import scale_variables
+from bayeslmm.bayes.pymc_sampling import sample_model
+from bayeslmm.bayes.sampling import PYMC_TUNE, Sampling, quiet_pymc
+from bayeslmm.bayes.shrinkage import scale_dataset, scale_variables
 from bayeslmm.bayes.tree import SUMMARY_GROUP, posterior_dataset, posterior_tree, summary_node
 from bayeslmm.errors import DataError
 from bayeslmm.formula import Design
@@ -106,7 +107,7 @@ def fit_hierarchical(
     problem : callable
         Not used: this model is evaluated row by row.
     sampling : Sampling
-        Its options are passed to ``pm.sample``.
+        Its options as :func:`bayeslmm.bayes.pymc_sampling.sample_model` takes them.
     parameterization : {"noncentered", "centered"}
     reason : str
         Why that one, for the record.
@@ -133,13 +134,8 @@ def fit_hierarchical(
     centered = parameterization == "centered"
     model = hierarchical_model(design, priors, names, centered=centered)
     variables = posterior_variables(design, names, priors)
-    sampled, stats = sample_model(model, variables, sampling)
-    more = scale_variables(priors.shrinkage)
-    values = {
-        name: sampled[name].transpose("chain", "draw", ...).to_numpy()
-        for name in variables
-        if name not in more
-    }
+    values, stats = sample_model(model, variables, sampling)
+    scales = {name: values.pop(name) for name in scale_variables(priors.shrinkage)}
     info = FitInfo.of(
         sampling,
         start,
@@ -148,7 +144,7 @@ def fit_hierarchical(
         reason=reason,
         tune=sampling.warm_up(PYMC_TUNE),
     )
-    return assemble(design, names, values, stats, info, sampled[more] if more else None)
+    return assemble(design, names, values, stats, info, scale_dataset(priors.shrinkage, scales))
 
 
 def assemble(

@@ -15,8 +15,9 @@ from bayeslmm.bayes.hierarchical import coords, flat_covariance_root
 from bayeslmm.bayes.marginal import fixed_obstacle
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.nuts import processors
+from bayeslmm.bayes.pymc_sampling import sample_model
 from bayeslmm.bayes.residual_model import residual_parts
-from bayeslmm.bayes.sampling import PYMC_TUNE, Sampling, quiet_pymc, sample_model
+from bayeslmm.bayes.sampling import PYMC_TUNE, Sampling, quiet_pymc
 from bayeslmm.errors import PriorError
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import Problem, single_threaded_blas
@@ -83,10 +84,10 @@ def fit_marginal_model(
     parameterization: str,
     reason: str,
 ) -> tuple[xr.DataTree, FitInfo]:
-    """``pm.sample`` on the marginal model, then exact draws of beta and b.
+    """NUTS on the marginal model, then exact draws of beta and b.
 
     For priors on standard deviations that the compiled density does not know. Arguments as in
-    :func:`bayeslmm.bayes.marginal_fitting.fit_marginal`; options are those of ``pm.sample``.
+    :func:`bayeslmm.bayes.marginal_fitting.fit_marginal`; options as in :func:`sample_model`.
     """
     start = time.perf_counter()
     quiet_pymc()
@@ -95,8 +96,7 @@ def fit_marginal_model(
     wanted = ["sigma"]
     for block, factor in zip(design.blocks, names.factors, strict=True):
         wanted += [factor.sd] + ([factor.corr] if block.correlated_pairs() else [])
-    sampled, stats = sample_model(model, wanted, sampling)
-    flat = {name: sampled[name].transpose("chain", "draw", ...).to_numpy() for name in wanted}
+    flat, stats = sample_model(model, wanted, sampling)
     flat = {name: array.reshape(chains * draws, *array.shape[2:]) for name, array in flat.items()}
     sds, factors = [np.empty((chains * draws, 0))], []
     for factor in names.factors:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from bayeslmm.bayes.mode import Mode
 from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.bayes.signed import fold, signed_mode
 from bayeslmm.compiling import interpreting
-from bayeslmm.errors import SamplingError
+from bayeslmm.errors import BayesLMMError, SamplingError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -30,12 +31,17 @@ if TYPE_CHECKING:
 __all__ = [
     "DRAW_EVALUATIONS",
     "MARGINAL_TUNE",
+    "NUTS_OPTIONS",
+    "STOPPED",
+    "drawn",
+    "failures",
     "kept_stats",
     "log_density",
     "nuts_options",
     "processors",
     "run_chains",
     "sample_density",
+    "sampler_arguments",
 ]
 
 #: Warm-up draws per chain where none are asked for, and the acceptance rate aimed at: a metric from
@@ -55,6 +61,7 @@ STOPPED = (
 )
 
 _OPTIONS = {"target_accept": "target_accept", "max_treedepth": "maxdepth"}
+NUTS_OPTIONS = frozenset(_OPTIONS)
 
 #: Statistics kept, under PyMC's names.
 _STATS = {
@@ -177,10 +184,22 @@ def run_chains(
         If the sampler fails, or is stopped before every chain has its draws.
     """
     errors: list[Exception] = []
-    chains, cores = sampling.chains, sampling.cores
+    arguments = sampler_arguments(sampling, tune=tune, accept=accept)
     if interpreting():
-        cores = 1  # chains would only wait for each other's Python
-    arguments = {
+        arguments["cores"] = 1  # chains would only wait for each other's Python
+    with failures():
+        z, stats = _sample(size, _guarded(evaluate, size, errors), ready, **arguments)
+    if errors:
+        raise SamplingError(f"The posterior density failed: {errors[0]}") from errors[0]
+    if z.shape[:2] != (sampling.chains, sampling.draws) or not np.all(np.isfinite(z)):
+        raise SamplingError(STOPPED)
+    return z, stats
+
+
+def sampler_arguments(sampling: Sampling, *, tune: int, accept: float) -> dict[str, Any]:
+    """What nutpie is asked for, under its names, as :func:`run_chains` says."""
+    chains, cores = sampling.chains, sampling.cores
+    return {
         "draws": sampling.draws,
         "tune": tune,
         "chains": chains,
@@ -189,9 +208,14 @@ def run_chains(
         "progress_bar": sampling.progressbar,
         **nuts_options({"target_accept": accept, **sampling.options}),
     }
+
+
+@contextmanager
+def failures() -> Iterator[None]:
+    """Failures of a sampler as errors of ours."""
     try:
-        z, stats = _sample(size, _guarded(evaluate, size, errors), ready, **arguments)
-    except KeyboardInterrupt:
+        yield
+    except BayesLMMError:
         raise
     except (RuntimeError, ValueError, ArithmeticError) as err:
         text = str(err).split("Stack backtrace")[0].strip()
@@ -199,11 +223,6 @@ def run_chains(
             f"NUTS could not run: {text}. Look at the priors (print(model.priors)) and the scale "
             "of the columns."
         ) from err
-    if errors:
-        raise SamplingError(f"The posterior density failed: {errors[0]}") from errors[0]
-    if z.shape[:2] != (chains, sampling.draws) or not np.all(np.isfinite(z)):
-        raise SamplingError(STOPPED)
-    return z, stats
 
 
 def _sample(size: int, logp: Callable, make_ready: Callable, **arguments: Any):
@@ -216,12 +235,23 @@ def _sample(size: int, logp: Callable, make_ready: Callable, **arguments: Any):
     ready: CompiledDensity | CallbackDensity
     ready = callback = compiled.CallbackDensity(size, initial_point, logp)
     if not compiled.supported():
-        model = _public_model(callback)
-    else:
-        ready = make_ready(initial_point) or callback
-        if not (arguments["progress_bar"] and _in_notebook()):
-            return compiled.sample(ready, **arguments)
-        model = compiled.compiled_model(ready)
+        return _through_nutpie(_public_model(callback), **arguments)
+    ready = make_ready(initial_point) or callback
+    return drawn(ready, **arguments)
+
+
+def drawn(
+    ready: CompiledDensity | CallbackDensity, **arguments: Any
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """What is kept of draws, and statistics, as :func:`bayeslmm.bayes.compiled.sample` has them."""
+    from bayeslmm.bayes import compiled
+
+    if not (arguments["progress_bar"] and _in_notebook()):
+        return compiled.sample(ready, **arguments)
+    return _through_nutpie(compiled.compiled_model(ready), **arguments)
+
+
+def _through_nutpie(model: Any, **arguments: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     import nutpie
 
     tree = nutpie.sample(model, save_warmup=False, **arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,7 @@ __all__ = [
     "SHRUNK",
     "drawn_scalars",
     "fitted_priors",
+    "scale_dataset",
     "scale_draws",
     "scale_variables",
     "shrunk_coefficients",
@@ -59,8 +61,6 @@ def scale_draws(
         Of a horseshoe tau (``hs_global``), c (``hs_slab``) and l (``hs_local``), of R2D2
         ``r2d2_R2`` and ``r2d2_phi``; None without a shrinkage prior.
     """
-    import xarray as xr
-
     if together is None:
         return None
     scalars = density.scalars(x)[:, density.prior.coefficients.n_pins :]
@@ -69,11 +69,24 @@ def scale_draws(
         values = [together.tau_0 * sigma * scalars[:, 0], np.sqrt(scalars[:, 1]), scalars[:, 2:]]
     else:
         values = [scalars[:, 0], scalars[:, 1:] / scalars[:, 1:].sum(axis=1, keepdims=True)]
-    found, shape = {}, (chains, len(x) // chains)
-    for name, value in zip(scale_variables(together), values, strict=True):
-        dims = ("chain", "draw", SHRUNK)[: 1 + value.ndim]
-        found[name] = (dims, value.reshape(*shape, *value.shape[1:]))
-    coords = {"chain": np.arange(chains), "draw": np.arange(shape[1])}
+    named = zip(scale_variables(together), values, strict=True)
+    return scale_dataset(
+        together, {name: value.reshape(chains, -1, *value.shape[1:]) for name, value in named}
+    )
+
+
+def scale_dataset(
+    together: Shrinkage | None, values: Mapping[str, np.ndarray]
+) -> xr.Dataset | None:
+    """Draws (chains, draws, ...) of scales with their labels; None without a shrinkage prior."""
+    import xarray as xr
+
+    if together is None:
+        return None
+    dims = ("chain", "draw", SHRUNK)
+    found = {name: (dims[: value.ndim], value) for name, value in values.items()}
+    chains, draws = next(iter(values.values())).shape[:2]
+    coords = {"chain": np.arange(chains), "draw": np.arange(draws)}
     return xr.Dataset(found, coords={**coords, SHRUNK: np.array(together.names)})
 
 
