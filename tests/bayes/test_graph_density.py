@@ -18,7 +18,7 @@ _DOUBLES = ctypes.POINTER(ctypes.c_double)
 
 def _model(seed=None):
     """The data as they are, or other numbers in their place."""
-    frame = dataset("sleepstudy")
+    frame = dataset("sleepstudy").copy()  # others read the same one
     if seed is not None:
         rng = np.random.default_rng(seed)
         frame["Reaction"] = 100 + 30 * rng.normal(size=len(frame))
