@@ -150,7 +150,7 @@ def test_few_draws_are_warned_about_with_what_to_do():
 
 
 def test_divergences_are_warned_about_with_what_to_do():
-    _, caught = _small(parameterization="centered", target_accept=0.5, draws=400)
+    _, caught = _small(parameterization="centered", target_accept=0.2, draws=400)
     messages = [str(w.message) for w in caught if w.category is blm.SamplingWarning]
     assert any("divergent" in m and "target_accept" in m and "noncentered" in m for m in messages)
 

@@ -188,7 +188,7 @@ def central_difference(f, x, step=1e-5):
 
 def log_marginal_and_gradient(model, Ls, sigma):
     """log p(y | theta), its derivative in each Sigma_k and in sigma^2."""
-    value, D, d_sigma2 = log_marginal_flat(model, model.problem.flat(Ls), sigma)
+    value, D, d_sigma2, _ = log_marginal_flat(model, model.problem.flat(Ls), sigma)
     return value, model.problem.split(D), d_sigma2
 
 

@@ -124,7 +124,7 @@ def test_the_gradient_is_exact(key, ml):
     x, theta = point(problem)
     for given in (None, FixedPrior.normal(np.zeros(problem.p), np.eye(problem.p))):
         prior = problem.prior(given)
-        gradient = coordinates.gradient(x, theta, *problem.evaluate(theta, prior, ml)[1:])
+        gradient = coordinates.gradient(x, theta, *problem.evaluate(theta, prior, ml)[1:4])
 
         def value(at, prior=prior):
             return problem.evaluate(coordinates.theta(at), prior, ml, False)[0]
@@ -551,4 +551,4 @@ def test_parameters_beyond_floating_point_give_nan():
     for eta in (np.full(3, -800.0), np.full(3, 800.0), np.array([0.0, np.nan, 0.0])):
         value, *slopes = problem.evaluate(type(theta)(theta.F, eta, theta.c), problem.prior(None))
         assert np.isnan(value)
-        assert [len(part) for part in slopes] == [len(theta.F), 3, 0]
+        assert [len(part) for part in slopes] == [len(theta.F), 3, 0, 0]

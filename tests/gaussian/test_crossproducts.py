@@ -75,9 +75,10 @@ def test_rows_can_be_taken_away_and_the_symbolic_analysis_reused(design, size):
 def test_leaving_a_group_out_is_the_difference_of_two_densities():
     design = random_design(4, 2, [2, 1], "crossed", n=40)
     gone = design.factors[0].codes == 2
-    model = with_prior(prepare(design.cp, design.patterns), FixedPrior.normal([0, 0], np.eye(2)))
+    prior = FixedPrior.normal([0, 0], np.eye(2))
+    model = with_prior(prepare(design.cp, design.patterns), prior)
     left = design.cp - part(design, gone)
-    rest = with_prior(prepare(left, design.patterns, symbolic=model.problem.symbolic), model.prior)
+    rest = with_prior(prepare(left, design.patterns, symbolic=model.problem.symbolic), prior)
     K = design.covariance() + design.X @ design.X.T
     a, b = np.flatnonzero(gone), np.flatnonzero(~gone)
     gain = np.linalg.solve(K[np.ix_(b, b)], K[np.ix_(b, a)])

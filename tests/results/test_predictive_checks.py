@@ -193,11 +193,3 @@ def test_weights_are_those_of_arviz_and_exist_where_the_largest_are_equal():
     np.testing.assert_allclose(k_tied[[0, 2]], k_expected[[0, 2]])
     np.testing.assert_allclose(weights.sum(axis=1), 1)
     np.testing.assert_allclose(weights[1, :700], 1 / 700, rtol=1e-3)
-
-
-def test_loo_pit_refuses_what_it_cannot_integrate():
-    fit = _ergostool()
-    odd = fit.priors.copy()
-    odd["Type[T2]"] = blm.Prior("StudentT", nu=3, mu=0, sigma=1)
-    with pytest.raises(blm.SamplingError, match="integrated out"):
-        blm.PosteriorFit(fit.model, odd, fit.idata, fit.info).loo_pit()
