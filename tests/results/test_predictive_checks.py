@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-import bayeslmm as blm
 from bayeslmm.bayes.coefficients import coefficient_priors
 from bayeslmm.bayes.importance import importance_sample
 from bayeslmm.bayes.marginal import marginal_density
