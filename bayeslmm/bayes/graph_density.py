@@ -248,8 +248,8 @@ def _is_data(value: Any) -> bool:
         return False
     if value.dtype == np.int64:
         return value.size >= _LONG
-    if value.size > 1:
-        return True
+    if value.size != 1:
+        return value.size > 1
     return bool(np.isfinite(value).all() and (abs(value.item()) > 16 or value.item() % 0.5))
 
 
