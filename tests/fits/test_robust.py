@@ -183,6 +183,7 @@ def test_everything_a_student_fit_says_takes_the_family_into_account(tmp_path):
     pd.testing.assert_frame_equal(loaded.varcomp(), fit.varcomp())
 
 
+@pytest.mark.slow
 def test_implied_correlations_beside_student_effects_have_the_residual_structure():
     from bayeslmm.results.estimates import Estimates
     from bayeslmm.results.implied import implied_covariance
