@@ -50,10 +50,8 @@ def pins(design: Design, priors: Priors) -> np.ndarray:
 
 def unknown_coefficient(design: Design, priors: Priors) -> str | None:
     """Key of a coefficient whose prior the compiled densities do not know."""
-    keys, chosen = coef_keys(design), _chosen(design, priors)
-    known = (*INTEGRATED, *SHRINKAGE)
-    for key, prior in zip(keys, chosen, strict=True):
-        if prior.name not in known and not on_coefficients(prior):
+    for key, pinned in zip(coef_keys(design), pins(design, priors), strict=True):
+        if pinned and not on_coefficients(priors[key]):
             return key
     return None
 

@@ -85,6 +85,7 @@ __all__ = [
     "foresee",
     "marginal_density",
     "marginal_obstacle",
+    "modeled_obstacle",
     "sampled_obstacle",
     "sd_keys",
 ]
@@ -539,11 +540,18 @@ def fixed_obstacle(design: Design, priors: Priors) -> str | None:
     return None
 
 
+def modeled_obstacle(design: Design) -> str | None:
+    """That covariates have missing values that are unknowns of the model; None where none has."""
+    if not design.modeled:
+        return None
+    names = ", ".join(covariate.name for covariate in design.modeled)
+    return f"missing values of {names} are part of the model and have to be sampled"
+
+
 def sampled_obstacle(design: Design, priors: Priors) -> str | None:
     """Why nothing can be integrated out; None where something can."""
-    if design.modeled:
-        names = ", ".join(covariate.name for covariate in design.modeled)
-        return f"missing values of {names} are part of the model and have to be sampled"
+    if text := modeled_obstacle(design):
+        return text
     if "nu" in priors:
         return (
             'residuals are Student-t (family="student"), so nothing can be integrated out exactly'

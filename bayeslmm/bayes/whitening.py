@@ -33,7 +33,7 @@ from bayeslmm.bayes.kernels.joint import (
     whitened_many,
 )
 from bayeslmm.bayes.kernels.shrinkage import CoefficientScalars
-from bayeslmm.bayes.marginal import correlation_shapes, sd_keys
+from bayeslmm.bayes.marginal import correlation_shapes, modeled_obstacle, sd_keys
 from bayeslmm.bayes.mode import Mode, find_mode
 from bayeslmm.bayes.signed import signed_mode
 from bayeslmm.errors import SamplingError
@@ -331,9 +331,8 @@ def whitened_obstacle(design: Design, priors: Priors) -> str | None:
 
 def _outside(design: Design) -> str | None:
     """What of a linear model the joint density does not have; None where it has all."""
-    if design.modeled:
-        names = ", ".join(covariate.name for covariate in design.modeled)
-        return f"missing values of {names} are part of the model and have to be sampled"
+    if text := modeled_obstacle(design):
+        return text
     if design.residual is not None:
         return "residuals are correlated or unequal"
     for block in design.blocks:

@@ -12,6 +12,7 @@ from bayeslmm.bayes.marginal import marginal_density, marginal_obstacle
 from bayeslmm.parts.parameters import coef_key
 from bayeslmm.parts.scales import scale_terms, scales, unconstrain
 from tests.bayes.test_hierarchical import _log_density, _own_factors, _random_point, _value
+from tests.bayes.test_marginal import assert_the_gradient_is_exact
 from tests.conftest import dataset, quietly
 
 HEAVY = {
@@ -91,15 +92,7 @@ def _near(density, seed=0):
 @every
 def test_the_gradient_is_exact(key):
     density = _density(key)
-    x = _near(density, 4)
-    value, gradient = density(x)
-    assert value == pytest.approx(density.value(x), rel=1e-12)
-    steps = 1e-4 * np.eye(density.n_dim)
-    near = np.array([density.value(x + s) - density.value(x - s) for s in steps])
-    far = np.array([density.value(x + 2 * s) - density.value(x - 2 * s) for s in steps])
-    # fourth-order central differences: truncation is far below the rounding of about 1e-8
-    expected = (8 * near - far) / 12e-4
-    np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-6 * abs(gradient).max())
+    assert_the_gradient_is_exact(density, _near(density, 4))
 
 
 @every

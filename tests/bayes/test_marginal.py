@@ -179,11 +179,7 @@ def test_it_is_the_dense_normal_density_with_beta_integrated_out(key):
     assert density.value(x) == pytest.approx(log_y + log_prior, rel=1e-8)
 
 
-@pytest.mark.parametrize("key", MODELS)
-@pytest.mark.parametrize("route", ["auto", "dense"])
-def test_the_gradient_is_exact(key, route):
-    density = _density(_model(key), route)
-    x = _near(density, 4)
+def assert_the_gradient_is_exact(density, x):
     value, gradient = density(x)
     assert value == pytest.approx(density.value(x), rel=1e-12)
     steps = 1e-4 * np.eye(density.n_dim)
@@ -192,6 +188,13 @@ def test_the_gradient_is_exact(key, route):
     far = np.array([density.value(x + 2 * s) - density.value(x - 2 * s) for s in steps])
     expected = (8 * near - far) / 12e-4
     np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-6 * abs(gradient).max())
+
+
+@pytest.mark.parametrize("key", MODELS)
+@pytest.mark.parametrize("route", ["auto", "dense"])
+def test_the_gradient_is_exact(key, route):
+    density = _density(_model(key), route)
+    assert_the_gradient_is_exact(density, _near(density, 4))
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda d: pickle.loads(pickle.dumps(d))])
