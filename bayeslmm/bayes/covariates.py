@@ -100,5 +100,5 @@ def missing_part(
             if random and np.any(Z):
                 b = posterior[factor.b].to_numpy()[:, :, block.codes[at]]
                 slope += (b * Z[here]).sum(axis=-1)
-        total[:, :, at - start] += (x[..., covariate.unit[here]] - covariate.fill) * slope
+        total[:, :, at - start] += (x[..., covariate.unit[here]] - covariate.fill[here]) * slope
     return total

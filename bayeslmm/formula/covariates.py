@@ -20,41 +20,103 @@ from bayeslmm.formula.columns import missing_in
 from bayeslmm.formula.matrices import ModelMatrix
 from bayeslmm.formula.random import RandomBlock
 
-__all__ = ["ModeledCovariate", "fill_with_means", "modeled_covariates", "refuse_unmodeled"]
+__all__ = [
+    "CovariateModel",
+    "ModeledCovariate",
+    "fill_with_means",
+    "modeled_covariates",
+    "refuse_unmodeled",
+]
+
+
+@dataclass(frozen=True)
+class CovariateModel:
+    """The regression that says what a covariate may be: x_u = W_u alpha + c_g(u) + sd e_u.
+
+    A unit u is a row, or a group where the covariate is constant within groups. Readings are
+    x_u + error_u e'_u with known standard deviations error_u; e, e' and c / sd_c are standard
+    normal. Of a covariate with two values, P(x_u = 1) = 1 / (1 + exp(-W_u alpha)).
+
+    Attributes
+    ----------
+    reading : ndarray, shape (U,)
+        Observed values of the units, nan where missing; 0 and 1 where there are two values.
+    error : ndarray, shape (U,)
+        Standard deviation of the reading, 0 where it is exact or missing.
+    unknown : ndarray of int, shape (U,)
+        Which unknown the value of the unit is, -1 where the reading is exact.
+    W : ndarray, shape (U, k)
+        Model matrix, its columns but the intercept less ``means``.
+    names : tuple of str
+        Of the columns of W.
+    means : ndarray, shape (k,)
+        What was subtracted, 0 for the intercept.
+    factor : str or None
+        Grouping factor with a random intercept.
+    codes : ndarray of int, shape (U,)
+        Level of the factor of every unit; empty without.
+    levels : tuple
+        Labels of its levels.
+    text : str or None
+        The formula as given; None is ``"x ~ 1"``.
+    """
+
+    reading: np.ndarray = field(repr=False)
+    error: np.ndarray = field(repr=False)
+    unknown: np.ndarray = field(repr=False)
+    W: np.ndarray = field(repr=False)
+    names: tuple[str, ...]
+    means: np.ndarray = field(repr=False)
+    factor: str | None = None
+    codes: np.ndarray = field(repr=False, default_factory=lambda: np.zeros(0, dtype=np.int64))
+    levels: tuple = field(repr=False, default=())
+    text: str | None = None
 
 
 @dataclass(frozen=True)
 class ModeledCovariate:
-    """A covariate with missing values, and how the model matrices depend on them.
+    """A covariate with unknown values, and how the model matrices depend on them.
 
     Attributes
     ----------
     name : str
     rows : ndarray of int, shape (m,)
-        Positions, among the rows used, of the missing values.
+        Positions, among the rows used, of the unknown values.
     unit : ndarray of int, shape (m,)
         Which unknown each of them is: rows of one group share it where the covariate is constant
         within groups.
-    fill : float
-        The mean of the observed values, which stands in the matrices.
-    observed : ndarray
-        The observed values, one per unit.
+    fill : ndarray, shape (m,)
+        What stands in the matrices: the mean of the observed values, or the reading.
     X_slope : ndarray, shape (m, p)
+        Change of the columns per unit of x; from the first value to the second of two.
     Z_slopes : tuple of ndarray, shape (m, q_k)
+    model : CovariateModel
+    values : tuple or None
+        The two values of a covariate that has no others, of which x = 0 and x = 1 stand for the
+        first and the second; None of a normal covariate.
+    measured : bool
+        Whether it was written ``me(x, sd)``.
     """
 
     name: str
     rows: np.ndarray = field(repr=False)
     unit: np.ndarray = field(repr=False)
-    fill: float
-    observed: np.ndarray = field(repr=False)
+    fill: np.ndarray = field(repr=False)
     X_slope: np.ndarray = field(repr=False)
     Z_slopes: tuple[np.ndarray, ...] = field(repr=False)
+    model: CovariateModel
+    values: tuple | None = None
+    measured: bool = False
 
     @property
     def n_unknown(self) -> int:
         """Number of unknown values."""
         return int(self.unit.max()) + 1
+
+    @property
+    def observed(self) -> np.ndarray:
+        """The observed values, one per unit."""
+        return self.model.reading[~np.isnan(self.model.reading)]
 
 
 def refuse_unmodeled(raw: Mapping[str, pd.Series], fixed_columns: set[str], keep) -> list[str]:
@@ -146,11 +208,24 @@ def modeled_covariates(
         unit, observed = _units(name, values, mask, blocks)
         found.append(
             ModeledCovariate(
-                name, rows, unit, float(values[rows[0]]), observed, slopes[0],
-                _by_block(slopes[1:], blocks),
+                name, rows, unit, values[rows], slopes[0], _by_block(slopes[1:], blocks),
+                _no_predictors(unit, observed),
             )
         )  # fmt: skip
     return tuple(found)
+
+
+def _no_predictors(unit: np.ndarray, observed: np.ndarray) -> CovariateModel:
+    """x ~ 1, observed units first."""
+    n, m = len(observed), int(unit.max()) + 1
+    return CovariateModel(
+        np.append(observed, np.full(m, np.nan)),
+        np.zeros(n + m),
+        np.append(np.full(n, -1), np.arange(m)),
+        np.ones((n + m, 1)),
+        ("Intercept",),
+        np.zeros(1),
+    )
 
 
 def _refuse_transforms(matrix: ModelMatrix, name: str) -> None:
