@@ -1,8 +1,11 @@
-"""Missing covariate values as unknowns of the model.
+"""Unknown values of covariates: missing ones, and those read with error.
 
-x_i ~ Normal(mean, sd) for every row (or group), observed or not, with mean and sd estimated; a
-missing x_i then also learns from the response of its row. Rubin (1976), Biometrika 63(3): this is
-right where values are missing at random given what the model has.
+Of every unit (a row, or a group where the covariate is constant within groups)
+x_u ~ Normal(W_u alpha + c_g(u), sd), or of two values P(x_u = 1) = expit(W_u alpha), whether it is
+observed or not; what is not known of x then also learns from the response of its rows. Rubin
+(1976), Biometrika 63(3): this is right where values are missing at random given what the model
+has. Readings with known errors are x_u + Normal(0, error_u), the classical error of Carroll,
+Ruppert, Stefanski and Crainiceanu (2006), Measurement Error in Nonlinear Models, section 1.6.
 """
 
 from __future__ import annotations
@@ -13,34 +16,91 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayeslmm.bayes.names import ModelNames, storable
-from bayeslmm.bayes.variables import positive
+from bayeslmm.bayes.variables import positive, stacked
+from bayeslmm.errors import SamplingError
 from bayeslmm.formula import Design
 from bayeslmm.formula.covariates import ModeledCovariate
+from bayeslmm.priors.table import Priors
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["CovariateNames", "add_covariates", "covariate_names", "missing_part"]
+__all__ = [
+    "CovariateNames",
+    "add_covariates",
+    "covariate_coords",
+    "covariate_dims",
+    "covariate_names",
+    "missing_part",
+    "refuse_two_valued",
+]
 
 
 @dataclass(frozen=True)
 class CovariateNames:
-    """Variables of one modeled covariate: the missing values, their mean and sd, their dim."""
+    """Variables and dimensions of one covariate with unknown values.
+
+    Attributes
+    ----------
+    missing : str
+        The unknown values, of dimension ``dim``.
+    mean : str
+        Mean of x at the means of the predictors; of two values its log-odds.
+    sd : str
+        Standard deviation of x given these; there is none of two values.
+    slope : str
+        Coefficients of the predictors, of dimension ``term_dim``.
+    effect, effect_sd : str
+        Random intercepts, of dimension ``level_dim``, and their standard deviation.
+    dim, term_dim, level_dim : str
+    """
 
     missing: str
     mean: str
     sd: str
+    slope: str
+    effect: str
+    effect_sd: str
     dim: str
+    term_dim: str
+    level_dim: str
 
 
 def covariate_names(covariate: ModeledCovariate) -> CovariateNames:
-    """Names in a posterior."""
-    base = f"missing_{storable(covariate.name)}"
-    return CovariateNames(base, f"{base}_mean", f"{base}_sd", f"{base}_unit")
+    """Names in a posterior: ``missing_x``, of a measured covariate ``true_x``, and so on."""
+    base = f"{'true' if covariate.measured else 'missing'}_{storable(covariate.name)}"
+    factor = storable(covariate.model.factor or "")
+    parts = ("mean", "sd", "slope", "effect", f"sd_{factor}", "unit", "term", "level")
+    return CovariateNames(base, *(f"{base}_{part}" for part in parts))
 
 
-def add_covariates(design: Design, priors, beta, effects: list):
-    """PyMC variables of the missing values, and what they add to the linear predictor.
+def covariate_dims(covariate: ModeledCovariate) -> dict[str, tuple[str, ...]]:
+    """The variables there are of a covariate, with their dimensions after chain and draw."""
+    own, model = covariate_names(covariate), covariate.model
+    dims: dict[str, tuple[str, ...]] = {own.missing: (own.dim,), own.mean: ()}
+    if covariate.values is None:
+        dims[own.sd] = ()
+    if len(model.names) > 1:
+        dims[own.slope] = (own.term_dim,)
+    if model.factor is not None:
+        dims |= {own.effect_sd: (), own.effect: (own.level_dim,)}
+    return dims
+
+
+def covariate_coords(covariate: ModeledCovariate) -> dict[str, list]:
+    """Labels of the dimensions of :func:`covariate_dims`."""
+    own, model = covariate_names(covariate), covariate.model
+    labels: dict[str, list] = {
+        own.dim: list(range(covariate.n_unknown)),
+        own.term_dim: list(model.names[1:]),
+        own.level_dim: list(model.levels),
+    }
+    used = {dim for dims in covariate_dims(covariate).values() for dim in dims}
+    return {dim: values for dim, values in labels.items() if dim in used}
+
+
+def add_covariates(design: Design, priors: Priors, beta, effects: list):
+    """PyMC variables of the unknown values, and what they add to the linear predictor.
 
     Parameters
     ----------
@@ -50,24 +110,68 @@ def add_covariates(design: Design, priors, beta, effects: list):
     Returns
     -------
     tensor (n,)
+
+    Raises
+    ------
+    SamplingError
+        If a covariate has two values: gradients, by which PyMC moves, know no such unknowns.
     """
-    import pymc as pm
     import pytensor.tensor as pt
 
+    refuse_two_valued(design)
     total = pt.zeros(design.n_rows)
     for covariate in design.modeled:
-        names = covariate_names(covariate)
-        (prior,) = priors.of("covariate_mean", covariate.name)
-        mean = getattr(pm, prior.name)(names.mean, **prior.parameters)
-        sd = positive(names.sd, priors.of("covariate_sd", covariate.name), dims=None)
-        pm.Normal(f"{names.missing}_observed", mean, sd, observed=covariate.observed)
-        x = pm.Normal(names.missing, mean, sd, dims=names.dim)
+        x = _unknown_values(covariate, priors)
         slope = pt.dot(covariate.X_slope, beta) if len(design.coef_names) else 0.0
         for block, Z_slope, b in zip(design.blocks, covariate.Z_slopes, effects, strict=True):
             if np.any(Z_slope):
                 slope = slope + (Z_slope * b[block.codes[covariate.rows]]).sum(axis=-1)
         total = total[covariate.rows].inc((x[covariate.unit] - covariate.fill) * slope)
     return total
+
+
+def refuse_two_valued(design: Design) -> None:
+    """Refuse unknowns that gradients cannot move.
+
+    Raises
+    ------
+    SamplingError
+    """
+    for covariate in design.modeled:
+        if covariate.values is not None:
+            raise SamplingError(
+                f"The missing values of {covariate.name!r} are one of two, which PyMC's sampler "
+                'cannot move between: use parameterization="auto" or "whitened".'
+            )
+
+
+def _unknown_values(covariate: ModeledCovariate, priors: Priors):
+    """PyMC variables of a normal covariate: its regression, what is known, the unknowns (U,)."""
+    import pymc as pm
+
+    own, model = covariate_names(covariate), covariate.model
+    center = positive(own.mean, priors.of("covariate_mean", covariate.name), dims=None)
+    sd = positive(own.sd, priors.of("covariate_sd", covariate.name), dims=None)
+    center = center * np.ones(len(model.reading))
+    if slopes := priors.of("covariate_slope", covariate.name):
+        center = center + pm.math.dot(model.W[:, 1:], stacked(own.slope, slopes, own.term_dim))
+    if model.factor is not None:
+        spread = positive(
+            own.effect_sd, priors.of("covariate_effect_sd", covariate.name), dims=None
+        )
+        z = pm.Normal(f"{own.effect}_z", 0.0, 1.0, dims=own.level_dim)
+        effect = pm.Deterministic(own.effect, spread * z, dims=own.level_dim)
+        center = center + effect[model.codes]
+    exact = np.flatnonzero(model.unknown < 0)
+    unknown = np.flatnonzero(model.unknown >= 0)
+    unknown = unknown[np.argsort(model.unknown[unknown])]
+    pm.Normal(f"{own.missing}_observed", center[exact], sd, observed=model.reading[exact])
+    x = pm.Normal(own.missing, center[unknown], sd, dims=own.dim)
+    read = np.flatnonzero(model.error[unknown] > 0)
+    if len(read):
+        at = unknown[read]
+        pm.Normal(f"{own.missing}_reading", x[read], model.error[at], observed=model.reading[at])
+    return x
 
 
 def missing_part(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayeslmm.bayes.covariates import add_covariates, covariate_names
+from bayeslmm.bayes.covariates import add_covariates, covariate_coords, covariate_dims
 from bayeslmm.bayes.names import FactorNames, ModelNames
 from bayeslmm.bayes.residual_model import structured_response
 from bayeslmm.bayes.response_model import family_response
@@ -134,8 +134,7 @@ def posterior_variables(design: Design, names: ModelNames, priors: Priors) -> li
         variables.append(factor.b)
     variables += scale_variables(priors.shrinkage)
     for covariate in design.modeled:
-        own = covariate_names(covariate)
-        variables += [own.missing, own.mean, own.sd]
+        variables += covariate_dims(covariate)
     return variables
 
 
@@ -149,7 +148,7 @@ def coords(design: Design, names: ModelNames) -> dict:
         if block.correlated_pairs():
             labels[factor.effect_bis_dim] = list(block.effects)
     for covariate in design.modeled:
-        labels[covariate_names(covariate).dim] = np.arange(covariate.n_unknown)
+        labels |= covariate_coords(covariate)
     return labels
 
 

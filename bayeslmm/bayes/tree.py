@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayeslmm.bayes.covariates import covariate_names, missing_part
+from bayeslmm.bayes.covariates import covariate_coords, covariate_dims, missing_part
 from bayeslmm.bayes.draws import effect_array
 from bayeslmm.bayes.effect_summaries import PROBABILITIES, EffectSummary
 from bayeslmm.bayes.names import ModelNames
@@ -80,9 +80,8 @@ def posterior_layout(
         coords[factor.effect_dim] = _labels(block.effects)
         coords[factor.effect_bis_dim] = _labels(block.effects)
     for covariate in design.modeled:
-        own = covariate_names(covariate)
-        dims |= {own.missing: (own.dim,), own.mean: (), own.sd: ()}
-        coords[own.dim] = np.arange(covariate.n_unknown)
+        dims |= covariate_dims(covariate)
+        coords |= {k: _labels(tuple(v)) for k, v in covariate_coords(covariate).items()}
     return dims, coords
 
 

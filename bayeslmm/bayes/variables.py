@@ -12,7 +12,7 @@ __all__ = ["exact", "positive", "stacked"]
 
 
 def positive(name: str, chosen: list[Prior], dims: str | None):
-    """A standard deviation, or a vector of them."""
+    """A standard deviation or another number, or a vector of them."""
     if dims is None:
         import pymc as pm
 

@@ -14,7 +14,9 @@ __all__ = [
     "Parameter",
     "coef_key",
     "corr_key",
+    "covariate_effect_key",
     "covariate_key",
+    "covariate_slope_key",
     "lag_key",
     "nu_key",
     "pair_key",
@@ -53,8 +55,9 @@ class Parameter:
         What its prior is set by and what is printed; nothing is read from it.
     kind : str
         "intercept", "beta", "sd", "corr", "effects_nu", "sigma", "log_sigma", "covariate_mean",
-        "covariate_sd", "nu", what a family of responses calls its own ("alpha", "kappa", "zi",
-        "threshold"), or a correlation structure: "rho", "range" ...
+        "covariate_slope", "covariate_sd", "covariate_effect_sd", "nu", what a family of responses
+        calls its own ("alpha", "kappa", "zi", "threshold"), or a correlation structure: "rho",
+        "range" ...
     default : Prior
     support : (float, float)
         Where it may lie; of each correlation for "corr".
@@ -108,5 +111,18 @@ def nu_key(factor: str | None = None) -> str:
 
 
 def covariate_key(what: str, name: str) -> str:
-    """Key of the "mean" or "sd" of a covariate whose missing values are modeled."""
+    """Key of the "mean" or "sd" of a covariate with unknown values."""
     return f"{what}({name})"
+
+
+def covariate_slope_key(name: str, column: str) -> str:
+    """Key of the coefficient of a column in the regression of a covariate."""
+    return f"{name} ~ {column}"
+
+
+def covariate_effect_key(name: str, factor: str) -> str:
+    """Key of the standard deviation of the random intercepts in that regression.
+
+    Not ``sd(x | g)``, which is that of the slopes of x in the model of the response.
+    """
+    return f"sd({name} ~ 1 | {factor})"

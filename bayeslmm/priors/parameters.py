@@ -14,7 +14,9 @@ from bayeslmm.parts.parameters import (
     Parameter,
     coef_key,
     corr_key,
+    covariate_effect_key,
     covariate_key,
+    covariate_slope_key,
     nu_key,
     pair_key,
     sd_key,
@@ -32,6 +34,10 @@ _SHAPES = ("alpha", "kappa")
 #: Degrees of freedom of a Student-t distribution: Juarez and Steel (2010), Journal of Business
 #: and Economic Statistics 28(1), section 2.
 _NU = {"alpha": 2, "beta": 0.1}
+#: Log-odds of a covariate of two values: nearly uniform for its share. Slopes have 2.5 over the
+#: spread of their column, the scale of Gelman, Jakulin, Pittau and Su (2008, Annals of Applied
+#: Statistics 2(4)).
+_LOG_ODDS = {"mu": 0, "sigma": 1.5}
 
 
 def parameters_of(
@@ -92,15 +98,24 @@ def _degrees_of_freedom(kind: str, factor: str | None = None) -> Parameter:
 
 
 def _of_covariate(covariate: ModeledCovariate) -> list[Parameter]:
-    observed, name = covariate.observed, covariate.name
-    center, size = float(np.mean(observed)), np.max(np.abs(observed))
-    scale = float(spread(np.std(observed, ddof=1), size))
-    mean = Prior("Normal", mu=center, sigma=2.5 * scale)
-    sd = Prior("HalfStudentT", nu=3, sigma=scale)
-    return [
-        Parameter(covariate_key("mean", name), "covariate_mean", mean, factor=name),
-        Parameter(covariate_key("sd", name), "covariate_sd", sd, _POSITIVE, name),
-    ]
+    """Parameters of the regression of a covariate, in the order of the columns of its matrix."""
+    observed, name, model = covariate.observed, covariate.name, covariate.model
+    if covariate.values is not None:
+        mean, unit = Prior("Normal", **_LOG_ODDS), 1.0
+    else:
+        size = np.max(np.abs(observed))
+        unit = float(spread(np.std(observed, ddof=1), size))
+        mean = Prior("Normal", mu=float(np.mean(observed)), sigma=2.5 * unit)
+    found = [Parameter(covariate_key("mean", name), "covariate_mean", mean, factor=name)]
+    for column, values in zip(model.names[1:], model.W.T[1:], strict=True):
+        scale = 2.5 * unit / float(np.std(values, ddof=1))
+        key, slope = covariate_slope_key(name, column), Prior("Normal", mu=0, sigma=scale)
+        found.append(Parameter(key, "covariate_slope", slope, factor=name))
+    positive = [(covariate_key("sd", name), "covariate_sd")] if covariate.values is None else []
+    if model.factor is not None:
+        positive.append((covariate_effect_key(name, model.factor), "covariate_effect_sd"))
+    prior = Prior("HalfStudentT", nu=3, sigma=unit)
+    return found + [Parameter(key, kind, prior, _POSITIVE, name) for key, kind in positive]
 
 
 def component_names(block: RandomBlock) -> list[str]:

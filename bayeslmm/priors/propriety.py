@@ -24,9 +24,10 @@ import numpy as np
 
 from bayeslmm.errors import PriorError, listed
 from bayeslmm.formula import Design, RandomBlock
+from bayeslmm.formula.covariates import ModeledCovariate
 from bayeslmm.formula.separation import pushes, separating_direction
 from bayeslmm.gaussian import aliased_columns
-from bayeslmm.parts.parameters import sd_key
+from bayeslmm.parts.parameters import coef_key, sd_key
 
 if TYPE_CHECKING:
     from bayeslmm.priors.table import Priors
@@ -56,20 +57,41 @@ def refuse_improper_posterior(design: Design, priors: Priors) -> None:
     free = _free_directions(design, priors)
     if not design.family.gaussian:
         _refuse_separated(design, priors, free)
-    scales = _scaled_columns(design, free.shape[1])
+    scales = _scaled_columns(design, priors, free.shape[1])
     chosen = [key for key in flat if key in scales]
     sizes = range(1, len(chosen) + 1) if len(chosen) <= _MAX_SUBSETS else (1, len(chosen))
     for size in sizes:
         for subset in combinations(chosen, size):
             _refuse_too_few(subset, scales, free)
     for covariate in design.modeled:
-        mean, sd = (f"{name}({covariate.name})" for name in ("mean", "sd"))
-        if sd in flat and len(covariate.observed) - (mean in flat) <= 1:
+        _refuse_flat_regression(covariate, priors, flat)
+
+
+def _refuse_flat_regression(covariate: ModeledCovariate, priors: Priors, flat: list[str]) -> None:
+    """Refuse flat priors in the regression of a covariate that its readings do not make up for."""
+    own = [p for p in priors.parameters if p.factor == covariate.name and p.key in flat]
+    own = [p for p in own if p.kind.startswith("covariate")]
+    for parameter in own:
+        if covariate.values is not None or parameter.kind == "covariate_effect_sd":
             raise PriorError(
-                f"The flat prior of {sd} leaves its posterior improper: "
-                f"{len(covariate.observed)} observed values are too few. "
-                'Use a proper prior, such as blm.Prior("HalfStudentT", nu=3, sigma=...).'
+                f"The flat prior of {parameter.key} may leave its posterior improper: predictors "
+                f"that separate the values of {covariate.name!r}, or groups of one value, do not "
+                "bound it. Use the default, or another proper prior."
             )
+    scale = [p.key for p in own if p.kind == "covariate_sd"]
+    kinds = ("covariate_mean", "covariate_slope")
+    keys = [p.key for p in priors.parameters if p.kind in kinds and p.factor == covariate.name]
+    W = covariate.model.W[~np.isnan(covariate.model.reading)]
+    columns = W[:, [j for j, key in enumerate(keys) if key in flat]]
+    rank = int(np.linalg.matrix_rank(columns)) if columns.size else 0
+    if rank == columns.shape[1] and not (scale and len(W) - rank <= 1):
+        return
+    names = scale or [key for key in keys if key in flat]
+    raise PriorError(
+        f"The flat prior of {' and '.join(names)} leaves its posterior improper: "
+        f"{len(W)} observed values are too few. "
+        'Use a proper prior, such as blm.Prior("HalfStudentT", nu=3, sigma=...).'
+    )
 
 
 def _refuse_separated(design: Design, priors: Priors, free: np.ndarray) -> None:
@@ -94,7 +116,7 @@ def undetermined(design: Design, priors: Priors, direction: np.ndarray) -> bool:
     direction : (p,) array
         A change of the coefficients that no proper prior of the others holds.
     """
-    X = design.X * _used(design)[:, None] if design.rows_in_memory else design.X_reduced
+    X = _informing_rows(design, priors, direction)
     column = X @ direction
     if np.linalg.norm(column) <= 1e-10 * np.linalg.norm(X * direction):
         return True
@@ -112,7 +134,7 @@ def separated(design: Design, priors: Priors, direction: np.ndarray) -> bool:
     direction : (p,) array
         As of :func:`undetermined`.
     """
-    column = (design.X * _used(design)[:, None]) @ direction
+    column = (design.X * _used(design, priors, direction)[:, None]) @ direction
     columns = np.column_stack([_free_directions(design, priors), column])
     sides = pushes(design.family, design.y, design.trials)
     return separating_direction(columns, *sides) is not None
@@ -146,10 +168,8 @@ def _free_directions(design: Design, priors: Priors) -> np.ndarray:
     PriorError
         If the data say nothing about one of them.
     """
-    from bayeslmm.parts.parameters import coef_key
-
     flat = [j for j, name in enumerate(design.coef_names) if not priors[coef_key(name)].is_proper]
-    X = design.X * _used(design)[:, None] if design.rows_in_memory else design.X_reduced
+    X = _informing_rows(design, priors)
     # the other combinations of the coefficients keep their priors, such as the intercept at the
     # means: a slope turns the line about them
     columns = X @ np.linalg.inv(priors.combinations())[:, flat]
@@ -166,18 +186,34 @@ def _free_directions(design: Design, priors: Priors) -> np.ndarray:
     return columns
 
 
-def _used(design: Design) -> np.ndarray:
-    """(n,) 1 for rows that inform, 0 for those of no weight or with a filled-in covariate."""
+def _informing_rows(design: Design, priors: Priors, *more: np.ndarray) -> np.ndarray:
+    """X with zeros in the rows that do not inform, or fewer rows with the same products."""
+    if not design.rows_in_memory:
+        return design.X_reduced
+    return design.X * _used(design, priors, *more)[:, None]
+
+
+def _used(design: Design, priors: Priors, *more: np.ndarray) -> np.ndarray:
+    """(n,) 1 for rows that inform, 0 for those of no weight or with an unknown covariate.
+
+    A covariate whose effects all have proper priors, and ``more`` directions of which do not
+    change it, leaves every row to the others.
+    """
     used = np.ones(design.n_rows)
     if design.weights is not None:
         used[design.weights <= 0] = 0.0
+    if not design.modeled:
+        return used
+    flat = [j for j, name in enumerate(design.coef_names) if not priors[coef_key(name)].is_proper]
+    directions = np.column_stack([np.linalg.inv(priors.combinations())[:, flat], *more])
     for covariate in design.modeled:
-        used[covariate.rows] = 0.0
+        if np.any(covariate.X_slope @ directions) or any(map(np.any, covariate.Z_slopes)):
+            used[covariate.rows] = 0.0
     return used
 
 
 def _scaled_columns(
-    design: Design, n_free: int
+    design: Design, priors: Priors, n_free: int
 ) -> dict[str, tuple[int, Callable[[], np.ndarray] | None]]:
     """By standard deviation: how fast the likelihood falls at least, and the columns it scales.
 
@@ -187,12 +223,12 @@ def _scaled_columns(
     if not design.family.gaussian:
         bounds = [(b, e, effect) for b in design.blocks for e, effect in enumerate(b.effects)]
         found = {
-            sd_key(effect, block.name): (_bounded_levels(design, block, e) - n_free, None)
-            for block, e, effect in bounds
+            sd_key(effect, b.name): (_bounded_levels(design, priors, b, e) - n_free, None)
+            for b, e, effect in bounds
         }
         return {**found, "sigma": (design.n_rows - n_free, None)}
     held = design.rows_in_memory
-    used = _used(design) if held else np.zeros(0)
+    used = _used(design, priors) if held else np.zeros(0)
     for block in design.blocks:
         for e, effect in enumerate(block.effects):
             key = sd_key(effect, block.name)
@@ -220,14 +256,14 @@ def _scaled_columns(
     return found
 
 
-def _bounded_levels(design: Design, block: RandomBlock, e: int) -> int:
+def _bounded_levels(design: Design, priors: Priors, block: RandomBlock, e: int) -> int:
     """Levels whose effect is held from above and from below by the likelihood of their rows.
 
     In the others, as in a group of successes alone, the likelihood stays above zero however large
     the standard deviation.
     """
     up, down = pushes(design.family, design.y, design.trials)
-    z = block.Z[:, e] * (_used(design) > 0)
+    z = block.Z[:, e] * (_used(design, priors) > 0)
     above = np.where(z > 0, ~up, ~down) & (z != 0)
     below = np.where(z > 0, ~down, ~up) & (z != 0)
     held = [np.bincount(block.codes[rows], minlength=block.n_levels) > 0 for rows in (above, below)]
