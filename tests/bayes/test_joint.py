@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -135,7 +137,7 @@ def _naturals(model, density, Z):
 
 def _free(model, density, Z):
     """What the PyMC model's priors are about at rows of Z, by name, and standardized effects."""
-    sds, F, phi, beta, nu, effects = joint.natural_draws(Z, density.arguments)
+    sds, F, phi, beta, nu, _, effects = joint.natural_draws(Z, density.arguments)
     sds = np.abs(sds)
     own_columns = np.array_equal(model.priors.combinations(), np.eye(beta.shape[1]))
     values = {"beta" if own_columns else "beta_centered": beta} if beta.shape[1] else {}
@@ -247,9 +249,9 @@ def test_draws_are_the_values_the_density_is_evaluated_at():
     # less the response: the same model, every row weighing next to nothing
     arguments = density.arguments
     empty = arguments._replace(
-        rows=arguments.rows._replace(weights=np.zeros(design.n_rows)), constant=0.0
+        sums=arguments.sums._replace(weights=np.zeros(design.n_rows)), constant=0.0
     )
-    prior = joint.whitened_many(Z, empty)
+    prior = replace(density, arguments=empty).values(Z)
     np.testing.assert_allclose(density.values(Z), likelihood + prior, rtol=1e-10)
 
 
