@@ -97,7 +97,7 @@ _ROWS_IN_MEMORY = {
         }
     ),
     "random": frozenset({"gaussian", "student"}),
-    "missing_option": frozenset({"drop", "model"}),
+    "missing_option": (frozenset({"drop", "model"}), _Values(str)),
 }
 
 
