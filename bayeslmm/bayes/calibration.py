@@ -22,6 +22,7 @@ from bayeslmm.assembly import system_of
 from bayeslmm.bayes.choice import METHODS
 from bayeslmm.bayes.coefficients import coefficient_priors
 from bayeslmm.bayes.importance import MAX_K_HAT, importance_sample
+from bayeslmm.bayes.laplace_posterior import samples_effects, whitened_obstacle
 from bayeslmm.bayes.marginal import (
     MarginalDensity,
     marginal_density,
@@ -33,7 +34,6 @@ from bayeslmm.bayes.mode import MODE_EVALUATIONS, find_mode
 from bayeslmm.bayes.nuts import DRAW_EVALUATIONS
 from bayeslmm.bayes.response_calibration import ResponseSimulator
 from bayeslmm.bayes.sampling import Sampling
-from bayeslmm.bayes.whitening import samples_effects, whitened_obstacle
 from bayeslmm.compiling import expect
 from bayeslmm.errors import PriorError, SamplingError
 from bayeslmm.formula.components import component_map, residual_component_names

@@ -65,8 +65,8 @@ def choose_parameterization(
     SamplingError
         If what was asked for does not go with the priors.
     """
+    from bayeslmm.bayes.laplace_posterior import samples_effects
     from bayeslmm.bayes.marginal import fixed_obstacle, marginal_obstacle
-    from bayeslmm.bayes.whitening import samples_effects
 
     if samples_effects(design, priors):
         return _choose_whitened(design, priors, parameterization, method, options)
@@ -111,8 +111,8 @@ def _needs_pymc(options: Mapping[str, Any], obstacle: str | None) -> str | None:
 
 def _choose_whitened(design, priors, parameterization, method, options) -> tuple[str, str]:
     """Of a model whose effects are sampled with everything else."""
+    from bayeslmm.bayes.laplace_posterior import whitened_obstacle
     from bayeslmm.bayes.marginal import fixed_obstacle
-    from bayeslmm.bayes.whitening import whitened_obstacle
 
     if parameterization == "marginal" and design.family.gaussian:
         raise SamplingError(

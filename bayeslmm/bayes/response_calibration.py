@@ -12,6 +12,7 @@ import numpy as np
 
 from bayeslmm.bayes.importance import MAX_K_HAT
 from bayeslmm.bayes.kernels.coordinates import natural
+from bayeslmm.bayes.laplace_posterior import LaplacePosterior, laplace_posterior
 from bayeslmm.bayes.residuals import effect_multipliers
 from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.bayes.whitened_fitting import (
@@ -21,11 +22,7 @@ from bayeslmm.bayes.whitened_fitting import (
     whitened_chains,
     whitened_sample,
 )
-from bayeslmm.bayes.whitening import (
-    LaplacePosterior,
-    laplace_posterior,
-    whitened_posterior,
-)
+from bayeslmm.bayes.whitening import whitened_posterior
 from bayeslmm.errors import SamplingError
 from bayeslmm.gaussian import draw_levels
 from bayeslmm.parts.parameters import nu_key

@@ -28,16 +28,13 @@ from bayeslmm.bayes.importance import (
     weighted_sample,
 )
 from bayeslmm.bayes.kernels import joint
+from bayeslmm.bayes.laplace_posterior import LaplacePosterior, laplace_posterior
 from bayeslmm.bayes.mode import Mode
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.nuts import kept_stats, nuts_options, processors, run_chains
 from bayeslmm.bayes.sampling import Sampling
-from bayeslmm.bayes.whitening import (
-    LaplacePosterior,
-    WhitenedPosterior,
-    laplace_posterior,
-    whitened_posterior,
-)
+from bayeslmm.bayes.unknowns import covariate_values
+from bayeslmm.bayes.whitening import WhitenedPosterior, whitened_posterior
 from bayeslmm.compiling import expect, interpreting
 from bayeslmm.errors import DataError, SamplingError
 from bayeslmm.formula import Design
@@ -107,7 +104,7 @@ def fit_whitened(
     with single_threaded_blas():
         density = whitened_posterior(laplace_posterior(design, priors))
         z, stats = whitened_chains(density, sampling, tune)
-        values = joint_values(density, design, priors, names, z)
+        values = joint_values(density, design, priors, names, z, sampling.random_seed)
     info = FitInfo.of(
         sampling,
         start,
@@ -163,7 +160,7 @@ class _Along:
 
     @property
     def n_dim(self) -> int:
-        return self.joint.laplace.n_dim
+        return self.joint.n_low
 
     def values(self, x: np.ndarray) -> np.ndarray:
         """Log densities at rows of x (n, d)."""
@@ -190,7 +187,7 @@ def whitened_sample(
     density: WhitenedPosterior, n: int, rng: np.random.Generator, cores: int = 1
 ) -> ImportanceSample:
     """n weighted draws of z, whose k-hat says whether they can be trusted."""
-    d = density.laplace.n_dim
+    d = density.n_low
     top = Mode(np.zeros(d), float(density.values(np.zeros((1, density.n_dim)))[0]), np.eye(d))
     along: Any = _Along(density)
     proposal = _Proposal(split_t(along, top), density.n_dim - d)
@@ -234,15 +231,15 @@ def fit_whitened_importance(
         sample = whitened_sample(density, 2 * chains * draws, rng, cores)
         check_k_hat(sample.k_hat)
         z = sample.x[sample.resample(chains * draws, rng)].reshape(chains, draws, -1)
-        values = joint_values(density, design, priors, names, z)
+        values = joint_values(density, design, priors, names, z, sampling.random_seed)
     sample = replace(sample, log_evidence=sample.log_evidence + density.log_scale)
     info = importance_info(sampling, start, sample, priors, parameterization, reason)
     return assemble(design, names, values, no_stats(chains, draws), info)
 
 
 class LowDraws(NamedTuple):
-    """n draws of the parameters: scalars of the effects, flat factors, phi, coefficients, and
-    degrees of freedom of effects.
+    """n draws of the parameters: scalars of the effects, flat factors, phi, coefficients, degrees
+    of freedom of effects, and what belongs to covariates with unknown values.
     """
 
     sds: np.ndarray
@@ -250,6 +247,7 @@ class LowDraws(NamedTuple):
     phi: np.ndarray
     beta: np.ndarray
     nu: np.ndarray
+    unknown: joint.UnknownDraws | None = None
 
 
 def low_draws(density: WhitenedPosterior, z: np.ndarray) -> tuple[LowDraws, np.ndarray]:
@@ -290,8 +288,12 @@ def joint_values(
     priors: Priors,
     names: ModelNames,
     z: np.ndarray,
+    random_seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """Every variable of a posterior, (chains, draws, ...), from z (chains, draws, n_dim)."""
+    """Every variable of a posterior, (chains, draws, ...), from z (chains, draws, n_dim).
+
+    Unknown values of two are drawn given everything else.
+    """
     shape, maps = z.shape[:2], priors.effect_maps()
     low, effects = low_draws(density, z.reshape(-1, z.shape[-1]))
     beta, phi, sds, factors = in_formula(density.laplace, priors, low)
@@ -307,4 +309,7 @@ def joint_values(
     if low.nu.shape[1]:
         parts = zip(names.factors, low.nu.T, strict=True)
         values |= {factor.nu: nu.reshape(shape) for factor, nu in parts}
+    if density.laplace.unknown is not None:
+        rng = np.random.default_rng(np.random.SeedSequence([random_seed, 3]))
+        values |= covariate_values(design, density.laplace.unknown, low.unknown, shape, rng)
     return values | factor_values(design, names, sds, factors, b, shape)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from bayeslmm.bayes.laplace_posterior import samples_effects
 from bayeslmm.bayes.marginal import MarginalDensity, marginal_density, marginal_obstacle
-from bayeslmm.bayes.whitening import samples_effects
 from bayeslmm.errors import DataError, PriorError
 from bayeslmm.gaussian import single_threaded_blas
 from bayeslmm.parts.parameters import coef_key

@@ -16,15 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayeslmm.bayes.importance import MAX_K_HAT
+from bayeslmm.bayes.laplace_posterior import laplace_posterior, whitened_obstacle
 from bayeslmm.bayes.nuts import processors
 from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.bayes.whitened_fitting import WHITENED_TUNE, whitened_chains, whitened_sample
-from bayeslmm.bayes.whitening import (
-    WhitenedPosterior,
-    laplace_posterior,
-    whitened_obstacle,
-    whitened_posterior,
-)
+from bayeslmm.bayes.whitening import WhitenedPosterior, whitened_posterior
 from bayeslmm.compiling import expect
 from bayeslmm.errors import PriorError
 from bayeslmm.gaussian import single_threaded_blas
@@ -118,7 +114,7 @@ def joint_draws(
     found = Evidence(found.value + density.log_scale, found.error, found.method)
     every = chains.reshape(-1, density.n_dim)
     at = np.linspace(0, len(every) - 1, keep).astype(int)
-    effective = slowest(chains[:, :, : density.laplace.n_dim])
+    effective = slowest(chains[:, :, : density.n_low])
     return JointDraws(density, every[at], effective, np.nan, found)
 
 

@@ -221,7 +221,7 @@ class SliceLikelihood(EffectLikelihood):
     def of(cls, drawn: JointDraws, at: int, base: Prior, cores: int | None) -> SliceLikelihood:
         """Of draws under a base prior of the effect, coefficient ``at`` of the density."""
         density = drawn.density
-        mode, d = density.mode, density.laplace.n_dim
+        mode, d = density.mode, density.n_low
         j = d - len(density.laplace.coefficients.code) + at
         size = float(np.linalg.norm(mode.scale[j]))
         u = np.zeros(density.n_dim)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import ndtr
 
+from bayeslmm.bayes.laplace_posterior import whitened_obstacle
 from bayeslmm.bayes.marginal import marginal_obstacle
-from bayeslmm.bayes.whitening import whitened_obstacle
 from bayeslmm.gaussian import single_threaded_blas
 from bayeslmm.gaussian.system import Theta
 from bayeslmm.progress import progress

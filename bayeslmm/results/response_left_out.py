@@ -18,11 +18,11 @@ from arviz_stats.base import array_stats
 
 from bayeslmm.assembly import response_system, trials_and_weights
 from bayeslmm.bayes.draws import covariance_factors
+from bayeslmm.bayes.laplace_posterior import heavy_effects, whitened_obstacle
 from bayeslmm.bayes.marginal import modeled_obstacle
 from bayeslmm.bayes.responses import phi_draws
 from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.bayes.tree import linear_predictor
-from bayeslmm.bayes.whitening import heavy_effects, whitened_obstacle
 from bayeslmm.errors import SamplingError
 from bayeslmm.laplace.groups import MOST_EFFECTS, GroupRows, ParameterDraws, RowsLeftOut
 from bayeslmm.progress import progress

@@ -10,8 +10,9 @@ import bayeslmm as blm
 from bayeslmm import compiling
 from bayeslmm.bayes import whitening
 from bayeslmm.bayes.kernels import joint
+from bayeslmm.bayes.laplace_posterior import laplace_posterior
 from bayeslmm.bayes.whitened_fitting import joint_values
-from bayeslmm.bayes.whitening import laplace_posterior, whitened_posterior
+from bayeslmm.bayes.whitening import whitened_posterior
 from tests.bayes.test_hierarchical import _log_density
 from tests.bayes.test_response_model import LINKED, PHI, TRIALS, _family
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bayeslmm.addresses import reader
+from bayeslmm.bayes.kernels._covariates import Regressions, Sums, Unknowns, enter, leave, sum_over
 from bayeslmm.bayes.kernels._following import follow, pull_back
 from bayeslmm.bayes.kernels._walls import Walls, pull_inside, step_inside
 from bayeslmm.bayes.kernels.coordinates import CovariancePrior, natural
@@ -34,6 +35,7 @@ __all__ = [
     "JointArguments",
     "Levels",
     "Rows",
+    "UnknownDraws",
     "Whitening",
     "family_parameters",
     "joint",
@@ -113,7 +115,8 @@ class Whitening(NamedTuple):
     along : (N, p) array
         How v moves with the coefficients; (N, 0) where it need not.
     head, rest : int arrays
-        Effects that are independent given the m others, and these.
+        Effects that are independent given the m others, and these. What v holds beyond effects is
+        z.
     tail : (m, m) array
         Upper triangular, of the v of the others.
     ptr, column, value : arrays
@@ -148,6 +151,10 @@ class JointArguments(NamedTuple):
     constant : float
         What the log density of all rows adds whatever the parameters.
     walls : Walls
+    regressions : Regressions
+    unknowns : Unknowns
+    sums : Sums
+        Of covariates with unknown values; rows of sums have weight 0 in ``rows``.
     whitening : Whitening
     """
 
@@ -160,7 +167,30 @@ class JointArguments(NamedTuple):
     ordered: int
     constant: float
     walls: Walls
+    regressions: Regressions
+    unknowns: Unknowns
+    sums: Sums
     whitening: Whitening
+
+
+class UnknownDraws(NamedTuple):
+    """n draws of what belongs to covariates with unknown values.
+
+    Attributes
+    ----------
+    alpha, scales, effects : (n, ...) arrays
+        Coefficients, standard deviations and effects of their regressions.
+    x : (n, m) array
+        Values of the normal ones, before those of two values, which are 0.
+    chances : (n, n_states) array
+        Conditional probabilities of the states of :class:`Sums`.
+    """
+
+    alpha: Matrix
+    scales: Matrix
+    effects: Matrix
+    x: Matrix
+    chances: Matrix
 
 
 read_joint, N_JOINT = reader(JointArguments)
@@ -263,36 +293,46 @@ def joint(low, v, a):
     ----------
     low : (d,) array
         Coordinates of the covariances, of the family's parameters, of the degrees of freedom of
-        effects, and coefficients.
-    v : (N,) array
+        effects, of the regressions of covariates, and coefficients.
+    v : array
+        Of the N effects, of the levels of the regressions and of the unknowns.
     a : JointArguments
     """
     levels, prior = a.levels, a.covariances
     n_cov = prior.scales.code.shape[0] + prior.exponent.shape[0]
     n_phi, p = a.phi.code.shape[0], a.coefficients.code.shape[0]
     tail = n_cov + n_phi
-    fixed = tail + a.tails.code.shape[0]
+    own = tail + a.tails.code.shape[0]
+    fixed = low.shape[0] - p
     m, k = prior.effects.diagonal.shape[0], prior.scales.code.shape[0]
     d_low, d_v = np.empty(low.shape[0]), np.empty(v.shape[0])
     at = natural(low[:n_cov], prior)
     log_phi, d_log_phi, phi, slope = family_parameters(low[n_cov:tail], a.phi, a.ordered)
-    log_nu, d_log_nu, nu, slope_nu = scale_terms(a.tails, low[tail:fixed])
+    log_nu, d_log_nu, nu, slope_nu = scale_terms(a.tails, low[tail:own])
     log_beta, d_log_beta, beta, slope_beta = scale_terms(a.coefficients, low[fixed:])
-    N = v.shape[0]
+    N = levels.r.shape[0]
     lay, diag, panel, r = levels.layout, levels.diag, levels.panel, _information(levels, beta)
     C, R = np.empty(diag.shape[0]), np.empty(panel.shape[0])
     first, u, b = np.empty(N), np.empty(N), np.empty(N)
-    log_det = follow(lay, diag, panel, r, at.F, v, C, R, first, u, b)
+    log_det = follow(lay, diag, panel, r, at.F, v[:N], C, R, first, u, b)
     eta, J = _predictor(a.rows, beta, b), a.walls.width.shape[0]
     inside, r_wall, nearest = u, np.empty((2, J)), np.empty((2, J), np.int64)
     log_bend = 0.0
     if J > 0:
         inside = u.copy()
         log_bend = step_inside(a.rows, a.walls, at.F, inside, b, eta, r_wall, nearest)
+    log_x, placed = enter(
+        low[own:fixed], v[N:], a.regressions, a.unknowns, a.rows.first, a.rows.q, beta, b, eta
+    )
     score, d_phi = np.empty(eta.shape[0]), np.zeros(n_phi)
-    value = log_density_rows(
+    value = log_x + log_density_rows(
         a.rows.family, a.rows.y, a.rows.trials, a.rows.weights, eta, phi, score, d_phi
     )
+    d_logit, d_gamma = np.zeros(placed.x.shape[0]), np.zeros(placed.gamma.shape[0])
+    value += sum_over(
+        a.unknowns, a.sums, a.rows.family, placed.mean, placed.gamma, eta, phi, score, d_logit,
+        d_gamma, d_phi, np.empty(a.sums.n_states),
+    )  # fmt: skip
     d_u, d_nu = np.empty(N), np.empty(nu.shape[0])
     value += log_effects(lay, inside, nu, d_u, d_nu) - log_det
     value += a.constant + at.value + log_phi + log_nu + log_beta
@@ -300,8 +340,12 @@ def joint(low, v, a):
     if J > 0:
         value += log_bend
         pull_inside(a.rows, a.walls, at.F, d_u, r_wall, nearest, score, d_F)
+    leave(
+        low[own:fixed], v[N:], a.regressions, a.unknowns, a.rows.first, a.rows.q, placed, score,
+        d_logit, d_gamma, d_low[own:fixed], d_v[N:], d_beta, g,
+    )  # fmt: skip
     _transposed(a.rows, score, d_beta, g)
-    pull_back(lay, diag, panel, r, at.F, C, R, first, u, d_u, g, d_F, d_v, d_r)
+    pull_back(lay, diag, panel, r, at.F, C, R, first, u, d_u, g, d_F, d_v[:N], d_r)
     for i in range(N):
         for c in range(levels.drift.shape[1]):
             d_beta[c] -= levels.drift[i, c] * d_r[i]
@@ -330,7 +374,7 @@ def spread_out(z, w):
     """Parameters and v at z."""
     d, p = w.center.shape[0], w.along.shape[1]
     N, m, head = w.along.shape[0], w.rest.shape[0], w.head.shape[0]
-    low, v = w.center.copy(), np.empty(N)
+    low, v = w.center.copy(), z[d:].copy()
     for i in range(d):
         for j in range(d):
             low[i] += w.scale[i, j] * z[j]
@@ -368,6 +412,7 @@ def _gathered(d_low, d_v, w, out):
         for i in range(j + 1):
             total += w.tail[i, j] * d_v[w.rest[i]]
         out[d + w.rest[j]] = total
+    out[d + N :] = d_v[N:]
     for j in range(d):
         total = 0.0
         for i in range(d):
@@ -406,18 +451,30 @@ def whitened_along(Z, u, a):
 
 @kernel
 def natural_draws(Z, a):
-    """Scalars of the effects, flat factors, phi, coefficients, degrees of freedom and effects at
-    rows of Z.
+    """Parameters and effects at rows of Z.
+
+    Returns
+    -------
+    sds, F, phi, beta, nu : arrays
+        Scalars of the effects, flat factors, the family's parameters, coefficients, and degrees of
+        freedom of effects.
+    unknown : UnknownDraws
+    b : (n, N) array
+        Effects in elimination order.
     """
     n, prior, levels = Z.shape[0], a.covariances, a.levels
     m, k = prior.effects.diagonal.shape[0], prior.scales.code.shape[0]
     n_cov, n_phi = k + prior.exponent.shape[0], a.phi.code.shape[0]
     N, p = levels.r.shape[0], a.coefficients.code.shape[0]
-    tail = n_cov + n_phi
-    fixed = tail + a.tails.code.shape[0]
+    tail, u_ = n_cov + n_phi, a.unknowns
+    own, fixed = tail + a.tails.code.shape[0], a.whitening.center.shape[0] - p
     sds, F = np.empty((n, m)), np.empty((n, prior.effects.buffer[0]))
     phi, beta, b = np.empty((n, n_phi)), np.empty((n, p)), np.empty((n, N))
-    nu = np.empty((n, fixed - tail))
+    nu = np.empty((n, own - tail))
+    alpha = np.empty((n, a.regressions.coefficients.code.shape[0]))
+    scales, c = np.empty((n, fixed - own - alpha.shape[1])), np.empty((n, a.regressions.levels[-1]))
+    x, chances = np.empty((n, u_.ptr.shape[0] - 1)), np.empty((n, a.sums.n_states))
+    score, d_phi = np.empty(a.rows.y.shape[0]), np.empty(n_phi)
     C, R = np.empty(levels.diag.shape[0]), np.empty(levels.panel.shape[0])
     first, u, J = np.empty(N), np.empty(N), a.walls.width.shape[0]
     r_wall, nearest = np.empty((2, J)), np.empty((2, J), np.int64)
@@ -426,11 +483,21 @@ def natural_draws(Z, a):
         at = natural(low[:n_cov], prior)
         sds[i], F[i] = at.scalar[:m], at.F
         phi[i] = family_parameters(low[n_cov:tail], a.phi, a.ordered)[2]
-        nu[i] = scale_terms(a.tails, low[tail:fixed])[2]
+        nu[i] = scale_terms(a.tails, low[tail:own])[2]
         beta[i] = scale_terms(a.coefficients, low[fixed:])[2]
         r = _information(levels, beta[i])
-        follow(levels.layout, levels.diag, levels.panel, r, at.F, v, C, R, first, u, b[i])
+        follow(levels.layout, levels.diag, levels.panel, r, at.F, v[:N], C, R, first, u, b[i])
+        if J == 0 and x.shape[1] == 0:
+            continue
+        eta = _predictor(a.rows, beta[i], b[i])
         if J > 0:
-            eta = _predictor(a.rows, beta[i], b[i])
             step_inside(a.rows, a.walls, at.F, u, b[i], eta, r_wall, nearest)
-    return sds, F, phi, beta, nu, b
+        _, placed = enter(
+            low[own:fixed], v[N:], a.regressions, u_, a.rows.first, a.rows.q, beta[i], b[i], eta
+        )
+        alpha[i], scales[i], c[i], x[i] = placed.alpha, placed.scales, placed.effects, placed.x
+        sum_over(
+            u_, a.sums, a.rows.family, placed.mean, placed.gamma, eta, phi[i], score,
+            np.zeros(x.shape[1]), np.zeros(u_.row.shape[0]), d_phi, chances[i],
+        )  # fmt: skip
+    return sds, F, phi, beta, nu, UnknownDraws(alpha, scales, c, x, chances), b

@@ -1,0 +1,578 @@
+"""Unknown values of covariates: missing ones, and those that were read with a known error.
+
+Every covariate has a regression (:class:`bayeslmm.formula.covariates.CovariateModel`). Of a normal
+one x_u ~ N(W_u alpha + c_g(u), tau^2), c_g ~ N(0, omega^2), with readings r_u ~ N(x_u, e_u),
+nothing has to be sampled that has a closed form: with v_u = tau^2 + e_u, P_g = sum 1 / v_u,
+S_g = sum (r_u - W_u alpha) / v_u over the units of g with a reading, and Q_g = 1 + omega^2 P_g,
+
+    log p(r) = sum_u log N(r_u; W_u alpha, v_u) + sum_g [omega^2 S_g^2 / Q_g - log Q_g] / 2,
+    c_g | r  = omega^2 S_g / Q_g + omega z_g / sqrt(Q_g),
+    x_u | c, r ~ N((1 - k) (W_u alpha + c) + k r_u, e_u k),   k = tau^2 / v_u,
+
+where k = 0 and the variance is tau^2 without a reading. The response then adds to it: x_u enters
+eta_i of its rows with the slope gamma_i = X_slope_i beta + Z_slope_i b. With the weights w_i and
+working responses of the rows at the mode (:class:`Unknowns`) it is what a normal response would
+make of it, and z_u standard deviations of what that leaves open (:func:`_place`). Where the
+response is normal, z_u is nearly a standard normal which nothing depends on; the density of z_u is
+exact with any response.
+
+Of a covariate with two values P(x_u = 1) is logistic in W_u alpha, and the density of the rows is
+summed over the values of what is unknown together.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from bayeslmm.compiling import Doubles, Integers, Matrix, kernel
+from bayeslmm.parts.families.kernels import log_density_rows
+from bayeslmm.parts.scales import Scales, scale_terms
+
+__all__ = [
+    "Placed",
+    "Regressions",
+    "Sums",
+    "Unknowns",
+    "enter",
+    "leave",
+    "readings",
+    "readings_back",
+    "sum_over",
+]
+
+_LOG_2PI = float(np.log(2.0 * np.pi))
+
+
+class Regressions(NamedTuple):
+    """Regressions of C covariates, units of one after those of the other.
+
+    Attributes
+    ----------
+    reading, error : (U,) arrays
+        Readings and their variances; nan and infinity where there is none.
+    unknown : (U,) int array
+        Number of the unknown, -1 where the reading is the value.
+    W : array
+        Flat model matrices, row after row.
+    units, columns, flat : (C + 1,) int arrays
+        Where units, coefficients and W of each covariate begin.
+    level : (U,) int array
+        Level of the unit, numbered over all covariates; -1 without a grouping factor.
+    levels : (C + 1,) int array
+        Where levels begin.
+    sd, effect_sd : (C,) int arrays
+        Position of tau and omega among the standard deviations; -1 where there is none, tau of a
+        covariate with two values.
+    coefficients, sds : Scales
+        Priors.
+    """
+
+    reading: Doubles
+    error: Doubles
+    unknown: Integers
+    W: Doubles
+    units: Integers
+    columns: Integers
+    flat: Integers
+    level: Integers
+    levels: Integers
+    sd: Integers
+    effect_sd: Integers
+    coefficients: Scales
+    sds: Scales
+
+
+class Unknowns(NamedTuple):
+    """Unknown values, the normal ones first, and the rows they are in.
+
+    Attributes
+    ----------
+    ptr : (m + 1,) int array
+        Where the rows of each begin.
+    row : (R,) int array
+    fill : (R,) array
+        The value for which the row's columns stand.
+    X, Z : (R, p), (R, sum q_k) arrays
+        Slopes of the row's columns.
+    weight, push : (R,) arrays
+        w_i = -l''_i at the mode, and w_i eta_i + l'_i there.
+    n_normal : int
+    """
+
+    ptr: Integers
+    row: Integers
+    fill: Doubles
+    X: Matrix
+    Z: Matrix
+    weight: Doubles
+    push: Doubles
+    n_normal: int
+
+
+class Placed(NamedTuple):
+    """Where :func:`enter` put the unknowns.
+
+    Attributes
+    ----------
+    mean, sd, x : (m,) arrays
+        Moments before the response is seen, and values; of two values the logit, 0 and nothing.
+    alpha, scales : arrays
+        Coefficients and standard deviations of the regressions.
+    effects : array
+        c.
+    gamma, before : (R,) arrays
+        Slopes, and the linear predictor as each unknown met it.
+    """
+
+    mean: Doubles
+    sd: Doubles
+    x: Doubles
+    alpha: Doubles
+    scales: Doubles
+    effects: Doubles
+    gamma: Doubles
+    before: Doubles
+
+
+class Sums(NamedTuple):
+    """Unknown values of two, in components that share rows.
+
+    Attributes
+    ----------
+    members, rows : int arrays
+        Unknowns of each component, numbered from the first of two values; its rows.
+    member_ptr, row_ptr : int arrays
+        Where each component begins.
+    at : int array
+        Component after component (members, rows) positions of a row among those of
+        :class:`Unknowns`, -1 where the member is not in it.
+    at_ptr : int array
+    y, trials, weights : arrays
+        Of the rows.
+    n_states : int
+        Of all components.
+    """
+
+    members: Integers
+    rows: Integers
+    member_ptr: Integers
+    row_ptr: Integers
+    at: Integers
+    at_ptr: Integers
+    y: Doubles
+    trials: Doubles
+    weights: Doubles
+    n_states: int
+
+
+@kernel
+def readings(low, z, a, mean, sd, alpha, scales, effects):
+    """Density of the readings, and what every unknown is before the response is seen.
+
+    Parameters
+    ----------
+    low : array
+        Coordinates of the coefficients and standard deviations.
+    z : array
+        Standardized effects of the levels.
+    a : Regressions
+    mean, sd : (m,) arrays
+        Receive moments of the unknowns; of two values the logit of P(x = 1), and 0.
+    alpha, scales : arrays
+        Receive coefficients and standard deviations.
+    effects : array
+        Receives c.
+    """
+    n_alpha = a.coefficients.code.shape[0]
+    value, _, found, _ = scale_terms(a.coefficients, low[:n_alpha])
+    alpha[:] = found
+    more, _, sds, _ = scale_terms(a.sds, low[n_alpha:])
+    scales[:] = sds
+    value += more
+    P, S = np.zeros(z.shape[0]), np.zeros(z.shape[0])
+    for c in range(a.sd.shape[0]):
+        binary, first, k = a.sd[c] < 0, a.columns[c], a.columns[c + 1] - a.columns[c]
+        tau2 = 0.0 if binary else sds[a.sd[c]] ** 2
+        for u in range(a.units[c], a.units[c + 1]):
+            if np.isnan(a.reading[u]):
+                continue
+            at, fitted = a.flat[c] + (u - a.units[c]) * k, 0.0
+            for i in range(k):
+                fitted += a.W[at + i] * alpha[first + i]
+            if binary:
+                value += a.reading[u] * fitted - _softplus(fitted)
+                continue
+            v, rest = tau2 + a.error[u], a.reading[u] - fitted
+            value -= 0.5 * (_LOG_2PI + np.log(v) + rest * rest / v)
+            if a.level[u] >= 0:
+                P[a.level[u]] += 1.0 / v
+                S[a.level[u]] += rest / v
+        for g in range(a.levels[c], a.levels[c + 1]):
+            omega2 = sds[a.effect_sd[c]] ** 2
+            Q = 1.0 + omega2 * P[g]
+            value += 0.5 * (omega2 * S[g] * S[g] / Q - np.log(Q) - z[g] * z[g] - _LOG_2PI)
+            effects[g] = omega2 * S[g] / Q + np.sqrt(omega2 / Q) * z[g]
+        for u in range(a.units[c], a.units[c + 1]):
+            j = a.unknown[u]
+            if j < 0:
+                continue
+            at, fitted = a.flat[c] + (u - a.units[c]) * k, 0.0
+            for i in range(k):
+                fitted += a.W[at + i] * alpha[first + i]
+            if a.level[u] >= 0:
+                fitted += effects[a.level[u]]
+            mean[j], sd[j] = fitted, np.sqrt(tau2)
+            if not np.isnan(a.reading[u]):
+                share = tau2 / (tau2 + a.error[u])
+                mean[j] += share * (a.reading[u] - fitted)
+                sd[j] = np.sqrt(share * a.error[u])
+    return value
+
+
+@kernel
+def _softplus(t):
+    """log(1 + e^t)."""
+    return max(t, 0.0) + np.log1p(np.exp(-abs(t)))
+
+
+@kernel
+def readings_back(low, z, a, d_mean, d_sd, d_low, d_z):
+    """Derivatives of :func:`readings`' density and of what depends on the moments it gave.
+
+    Parameters
+    ----------
+    d_mean, d_sd : (m,) arrays
+        Derivatives in the moments.
+    d_low, d_z : arrays
+        Receive those in the coordinates and in z.
+    """
+    n_alpha = a.coefficients.code.shape[0]
+    _, d_prior, alpha, slope = scale_terms(a.coefficients, low[:n_alpha])
+    _, d_prior_sds, sds, slope_sds = scale_terms(a.sds, low[n_alpha:])
+    d_alpha, d_sds, n = np.zeros(n_alpha), np.zeros(sds.shape[0]), z.shape[0]
+    P, S, d_P, d_S, d_c = np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n)
+    for c in range(a.sd.shape[0]):
+        binary, first, k = a.sd[c] < 0, a.columns[c], a.columns[c + 1] - a.columns[c]
+        tau = 0.0 if binary else sds[a.sd[c]]
+        low_u, high_u = a.units[c], a.units[c + 1]
+        rest, d_fitted, d_v = (
+            np.zeros(high_u - low_u),
+            np.zeros(high_u - low_u),
+            np.zeros(high_u - low_u),
+        )
+        d_tau = 0.0
+        for u in range(low_u, high_u):
+            i, fitted = u - low_u, 0.0
+            for t in range(k):
+                fitted += a.W[a.flat[c] + i * k + t] * alpha[first + t]
+            rest[i] = a.reading[u] - fitted
+            if binary:
+                if not np.isnan(a.reading[u]):
+                    d_fitted[i] = a.reading[u] - 1.0 / (1.0 + np.exp(-fitted))
+            elif not np.isnan(a.reading[u]):
+                v = tau * tau + a.error[u]
+                d_fitted[i] = rest[i] / v
+                d_v[i] = 0.5 * (rest[i] * rest[i] / v - 1.0) / v
+                if a.level[u] >= 0:
+                    P[a.level[u]] += 1.0 / v
+                    S[a.level[u]] += rest[i] / v
+        for u in range(low_u, high_u):
+            i, j, g = u - low_u, a.unknown[u], a.level[u]
+            if j < 0:
+                continue
+            own = d_mean[j]
+            if binary:
+                d_fitted[i] += own
+                continue
+            if np.isnan(a.reading[u]):
+                d_tau += d_sd[j]
+            else:
+                e, v = a.error[u], tau * tau + a.error[u]
+                share = tau * tau / v
+                # mean and variance of x_u given c and the reading
+                centered = rest[i] - _effect(a, c, g, z, P, S, sds)
+                d_share = own * centered + 0.5 * d_sd[j] * np.sqrt(e / share)
+                d_tau += d_share * 2.0 * tau * e / (v * v)
+                own *= 1.0 - share
+            d_fitted[i] += own
+            if g >= 0:
+                d_c[g] += own
+        for g in range(a.levels[c], a.levels[c + 1]):
+            at = a.effect_sd[c]
+            omega, omega2 = sds[at], sds[at] * sds[at]
+            Q = 1.0 + omega2 * P[g]
+            root = np.sqrt(Q)
+            d_S[g] = omega2 * S[g] / Q + d_c[g] * omega2 / Q
+            # value and c through Q, and through omega where it stands by itself
+            d_Q = -0.5 * (omega2 * S[g] * S[g] / Q + 1.0) / Q
+            d_Q -= d_c[g] * (omega2 * S[g] / (Q * Q) + 0.5 * omega * z[g] / (Q * root))
+            d_P[g] = d_Q * omega2
+            d_sds[at] += 2.0 * omega * d_Q * P[g] + omega * S[g] * S[g] / Q
+            d_sds[at] += d_c[g] * (2.0 * omega * S[g] / Q + z[g] / root)
+            d_z[g] = -z[g] + d_c[g] * omega / root
+        for u in range(low_u, high_u):
+            i, g = u - low_u, a.level[u]
+            if not np.isnan(a.reading[u]) and not binary:
+                v = tau * tau + a.error[u]
+                if g >= 0:
+                    d_fitted[i] -= d_S[g] / v
+                    d_v[i] -= (d_P[g] + d_S[g] * rest[i]) / (v * v)
+                d_tau += 2.0 * tau * d_v[i]
+            for t in range(k):
+                d_alpha[first + t] += d_fitted[i] * a.W[a.flat[c] + i * k + t]
+        if not binary:
+            d_sds[a.sd[c]] += d_tau
+    for i in range(n_alpha):
+        d_low[i] = d_prior[i] + d_alpha[i] * slope[i]
+    for i in range(sds.shape[0]):
+        d_low[n_alpha + i] = d_prior_sds[i] + d_sds[i] * slope_sds[i]
+
+
+@kernel
+def _effect(a, c, g, z, P, S, sds):
+    """c of a level, 0 without."""
+    if g < 0:
+        return 0.0
+    omega2 = sds[a.effect_sd[c]] ** 2
+    Q = 1.0 + omega2 * P[g]
+    return omega2 * S[g] / Q + np.sqrt(omega2 / Q) * z[g]
+
+
+@kernel
+def _slopes(a, first, q, beta, b):
+    """gamma of every row of the unknowns.
+
+    Parameters
+    ----------
+    a : Unknowns
+    first, q : arrays
+        As in :class:`bayeslmm.bayes.kernels.joint.Rows`.
+    """
+    gamma = np.empty(a.row.shape[0])
+    for r in range(gamma.shape[0]):
+        total, column = 0.0, 0
+        for c in range(beta.shape[0]):
+            total += a.X[r, c] * beta[c]
+        for k in range(q.shape[0]):
+            at = first[k, a.row[r]]
+            for t in range(q[k]):
+                total += a.Z[r, column + t] * b[at + t]
+            column += q[k]
+        gamma[r] = total
+    return gamma
+
+
+@kernel
+def _slopes_back(a, first, q, d_gamma, d_beta, d_b):
+    """Adds derivatives in the slopes to those in coefficients and effects."""
+    for r in range(d_gamma.shape[0]):
+        column = 0
+        for c in range(d_beta.shape[0]):
+            d_beta[c] += a.X[r, c] * d_gamma[r]
+        for k in range(q.shape[0]):
+            at = first[k, a.row[r]]
+            for t in range(q[k]):
+                d_b[at + t] += a.Z[r, column + t] * d_gamma[r]
+            column += q[k]
+
+
+@kernel
+def _place(a, mean, sd, gamma, z, eta, x, before):
+    """Normal unknowns at z, each after those before it; their log density with Jacobians.
+
+    With T = sum_i gamma_i (push_i - w_i e_i), e_i the linear predictor with x_u at its mean, and
+    K = 1 + sd^2 sum_i w_i gamma_i^2, the standardized value is xi = sd T / K + z / sqrt(K).
+
+    Parameters
+    ----------
+    a : Unknowns
+    mean, sd : (m,) arrays
+    gamma : (R,) array
+    z : (n_normal,) array
+    eta : (n,) array
+        Linear predictor at ``fill``; at x afterwards.
+    x : (m,) array
+        Receives the values.
+    before : (R,) array
+        Receives eta of the rows as each unknown met it.
+    """
+    value = 0.0
+    for j in range(a.n_normal):
+        K, T = 1.0, 0.0
+        for r in range(a.ptr[j], a.ptr[j + 1]):
+            before[r] = eta[a.row[r]]
+            K += sd[j] * sd[j] * a.weight[r] * gamma[r] * gamma[r]
+            e = before[r] + (mean[j] - a.fill[r]) * gamma[r]
+            T += gamma[r] * (a.push[r] - a.weight[r] * e)
+        xi = sd[j] * T / K + z[j] / np.sqrt(K)
+        value -= 0.5 * (xi * xi + _LOG_2PI + np.log(K))
+        x[j] = mean[j] + sd[j] * xi
+        for r in range(a.ptr[j], a.ptr[j + 1]):
+            eta[a.row[r]] += (x[j] - a.fill[r]) * gamma[r]
+    return value
+
+
+@kernel
+def _place_back(a, mean, sd, gamma, z, x, before, score, d_mean, d_sd, d_gamma, d_z):
+    """Derivatives of :func:`_place`'s density, and of what depends on eta.
+
+    Parameters
+    ----------
+    score : (n,) array
+        Derivatives in eta at x; those in eta at ``fill`` afterwards.
+    d_mean, d_sd, d_gamma : arrays
+        Are added to.
+    d_z : array
+        Receives derivatives.
+    """
+    for j in range(a.n_normal - 1, -1, -1):
+        K, T, d_x, s = 1.0, 0.0, 0.0, sd[j]
+        for r in range(a.ptr[j], a.ptr[j + 1]):
+            K += s * s * a.weight[r] * gamma[r] * gamma[r]
+            e = before[r] + (mean[j] - a.fill[r]) * gamma[r]
+            T += gamma[r] * (a.push[r] - a.weight[r] * e)
+            d_x += score[a.row[r]] * gamma[r]
+        root = np.sqrt(K)
+        xi = s * T / K + z[j] / root
+        d_xi = s * d_x - xi
+        d_z[j] = d_xi / root
+        d_K = -0.5 / K - d_xi * (s * T / K + 0.5 * z[j] / root) / K
+        d_T = d_xi * s / K
+        d_mean[j] += d_x
+        d_sd[j] += xi * d_x + d_xi * T / K + d_K * 2.0 * (K - 1.0) / s
+        for r in range(a.ptr[j], a.ptr[j + 1]):
+            w, at = a.weight[r], mean[j] - a.fill[r]
+            e = before[r] + at * gamma[r]
+            d_gamma[r] += score[a.row[r]] * (x[j] - a.fill[r])
+            d_gamma[r] += d_T * (a.push[r] - w * e - w * at * gamma[r])
+            d_gamma[r] += d_K * 2.0 * s * s * w * gamma[r]
+            d_mean[j] -= d_T * w * gamma[r] * gamma[r]
+            score[a.row[r]] -= d_T * w * gamma[r]
+
+
+@kernel
+def enter(low, v, regressions, a, first, q, beta, b, eta):
+    """Log density of readings and normal unknowns, which are added to the linear predictor.
+
+    Parameters
+    ----------
+    low : array
+        Coordinates of the regressions.
+    v : array
+        Standardized effects of their levels, and normal unknowns.
+    regressions : Regressions
+    a : Unknowns
+    first, q, beta, b
+        Of the response's effects and coefficients.
+    eta : (n,) array
+        At ``fill``; at the unknowns afterwards.
+
+    Returns
+    -------
+    float
+    Placed
+    """
+    m, L = a.ptr.shape[0] - 1, regressions.levels[-1]
+    n_alpha, n_sds = regressions.coefficients.code.shape[0], regressions.sds.code.shape[0]
+    at = Placed(
+        np.empty(m), np.empty(m), np.zeros(m), np.empty(n_alpha), np.empty(n_sds), np.empty(L),
+        _slopes(a, first, q, beta, b), np.empty(a.row.shape[0]),
+    )  # fmt: skip
+    value = readings(low, v[:L], regressions, at.mean, at.sd, at.alpha, at.scales, at.effects)
+    value += _place(a, at.mean, at.sd, at.gamma, v[L:], eta, at.x, at.before)
+    return value, at
+
+
+@kernel
+def leave(low, v, regressions, a, first, q, at, score, d_logit, d_gamma, d_low, d_v, d_beta, d_b):
+    """Derivatives of :func:`enter`.
+
+    Parameters
+    ----------
+    at : Placed
+    score : (n,) array
+        Derivatives in the linear predictor; those in it at ``fill`` afterwards.
+    d_logit, d_gamma : arrays
+        Derivatives by other ways, which are used up.
+    d_low, d_v : arrays
+        Receive derivatives in the coordinates.
+    d_beta, d_b : arrays
+        Are added to.
+    """
+    L, d_sd = regressions.levels[-1], np.zeros(at.sd.shape[0])
+    _place_back(
+        a, at.mean, at.sd, at.gamma, v[L:], at.x, at.before, score, d_logit, d_sd, d_gamma, d_v[L:]
+    )
+    _slopes_back(a, first, q, d_gamma, d_beta, d_b)
+    readings_back(low, v[:L], regressions, d_logit, d_sd, d_low, d_v[:L])
+
+
+@kernel
+def sum_over(a, sums, family, logit, gamma, eta, phi, score, d_logit, d_gamma, d_phi, chances):
+    """Log density of the rows of components, summed over the values of their members.
+
+    Parameters
+    ----------
+    a : Unknowns
+    sums : Sums
+    family : int
+    logit : (m,) array
+        Of every unknown, the normal ones first.
+    gamma, eta, phi : arrays
+        eta at ``fill`` of the members.
+    score : (n,) array
+        Receives the derivatives of the components' rows.
+    d_logit, d_gamma, d_phi : arrays
+        Are added to.
+    chances : array
+        Receives the conditional probability of every state, component after component.
+    """
+    value, first = 0.0, 0
+    for c in range(sums.member_ptr.shape[0] - 1):
+        m0, r0 = sums.member_ptr[c], sums.row_ptr[c]
+        k, n = sums.member_ptr[c + 1] - m0, sums.row_ptr[c + 1] - r0
+        y, trials = sums.y[r0 : r0 + n], sums.trials[r0 : r0 + n]
+        weights, states = sums.weights[r0 : r0 + n], 1 << k
+        logs, scores = np.empty(states), np.empty((states, n))
+        slopes_phi = np.zeros((states, phi.shape[0]))
+        moved = np.empty(n)
+        for s in range(states):
+            total = 0.0
+            for i in range(n):
+                moved[i] = eta[sums.rows[r0 + i]]
+            for t in range(k):
+                j = a.n_normal + sums.members[m0 + t]
+                one = float((s >> t) & 1)
+                total += one * logit[j] - _softplus(logit[j])
+                for i in range(n):
+                    r = sums.at[sums.at_ptr[c] + t * n + i]
+                    if r >= 0:
+                        moved[i] += (one - a.fill[r]) * gamma[r]
+            logs[s] = total + log_density_rows(
+                family, y, trials, weights, moved, phi, scores[s], slopes_phi[s]
+            )
+        top, total = np.max(logs), 0.0
+        for s in range(states):
+            total += np.exp(logs[s] - top)
+        value += top + np.log(total)
+        for i in range(n):
+            score[sums.rows[r0 + i]] = 0.0
+        for s in range(states):
+            share = np.exp(logs[s] - top) / total
+            chances[first + s] = share
+            for i in range(n):
+                score[sums.rows[r0 + i]] += share * scores[s, i]
+            for i in range(phi.shape[0]):
+                d_phi[i] += share * slopes_phi[s, i]
+            for t in range(k):
+                j = a.n_normal + sums.members[m0 + t]
+                one = float((s >> t) & 1)
+                d_logit[j] += share * (one - 1.0 / (1.0 + np.exp(-logit[j])))
+                for i in range(n):
+                    r = sums.at[sums.at_ptr[c] + t * n + i]
+                    if r >= 0:
+                        d_gamma[r] += share * scores[s, i] * (one - a.fill[r])
+        first += states
+    return value
