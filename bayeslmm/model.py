@@ -13,6 +13,7 @@ import numpy as np
 
 from bayeslmm.assembly import prepared_problem, reduce_rows, structured_problem
 from bayeslmm.bayes.choice import METHODS, PARAMETERIZATIONS, fit_posterior
+from bayeslmm.bayes.covariates import refuse_same_names
 from bayeslmm.bayes.names import ModelNames, model_names
 from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.bayes.streams import seed_of
@@ -166,6 +167,7 @@ class MixedModel(ModelViews):
             link=link,
         )
         refuse_beside_two_values(self.design, relationship)
+        refuse_same_names(self.design)
         self.family, self.random = family, random
         if text := self.design.missing.describe():
             warnings.warn(text if text.endswith(".") else f"{text}.", DataWarning, stacklevel=2)

@@ -204,6 +204,8 @@ class PosteriorTables(PosteriorDraws):
             if covariate.values is not None:
                 table["value"] = [covariate.values[1]] * len(table)
                 table["probability"] = draws.mean(axis=(0, 1))[covariate.unit]
+                if _are_words(covariate.values):
+                    table[["mean", "sd", "lower", "upper"]] = np.nan
             tables.append(table)
         return pd.concat(tables[1:] or tables, ignore_index=True)
 
@@ -386,12 +388,14 @@ class PosteriorTables(PosteriorDraws):
 
 
 def _in_units(draws: np.ndarray, values: tuple | None) -> np.ndarray:
-    """Draws of 0 and 1 as the two numbers they stand for; nan where these are words."""
-    if values is None:
+    """Draws of 0 and 1 as the two numbers they stand for, if they do."""
+    if values is None or _are_words(values):
         return draws
-    if any(isinstance(value, str) for value in values):
-        return np.full(draws.shape, np.nan)
     return np.where(draws == 1, float(values[1]), float(values[0]))
+
+
+def _are_words(values: tuple) -> bool:
+    return any(isinstance(value, str) for value in values)
 
 
 def _rows_of(draws: np.ndarray, unit: np.ndarray, part: slice) -> np.ndarray:

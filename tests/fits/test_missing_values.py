@@ -231,7 +231,7 @@ def test_modeled_values_cover_the_truth_and_sharpen_the_slope(tmp_path):
         gap = abs(table["mean"][name] - complete["estimate"][name])
         assert gap < 4 * table["sd"][name]
     assert fit.residuals().std() < 0.8
-    with pytest.raises(blm.DataError, match="modeled missing"):
+    with pytest.raises(blm.DataError, match="unknown values of covariates"):
         fit.r2()
     assert fit.loo().likelihood == "conditional"
     fit.save(tmp_path / "fit.nc")
