@@ -69,7 +69,11 @@ _Link = Annotated[
 ]
 _Random = Annotated[str, typer.Option(help="Random effects: gaussian or student.")]
 _Missing = Annotated[
-    str, typer.Option(help="Rows with missing values: drop, raise or model (covariates).")
+    list[str] | None,
+    typer.Option(
+        help="Rows with missing values: drop, raise, model (covariates), or the formula of a "
+        'covariate, "age ~ sex + (1 | site)", which may be given several times.'
+    ),
 ]
 
 
@@ -101,7 +105,7 @@ def fit(
     family: _Family = "gaussian",
     link: _Link = None,
     random: _Random = "gaussian",
-    missing: _Missing = "drop",
+    missing: _Missing = None,
     level: Annotated[float, typer.Option(help="Probability inside the intervals.")] = 0.95,
     output: Annotated[str | None, typer.Option(help="Write the fit to this .nc file.")] = None,
     parameterization: Annotated[
@@ -156,7 +160,7 @@ def fit(
         family=family,
         link=link,
         random=random,
-        missing=missing,
+        missing=_missing(missing or ["drop"]),
     )
     if reml or ml:
         typer.echo(f"{describe_design(model.design)}\n")
@@ -212,7 +216,7 @@ def report(
     family: _Family = "gaussian",
     link: _Link = None,
     random: _Random = "gaussian",
-    missing: _Missing = "drop",
+    missing: _Missing = None,
     level: Annotated[float, typer.Option(help="Probability inside the intervals.")] = 0.95,
     batch_rows: Annotated[
         int | None, typer.Option(min=1, help="Read files in batches of so many rows.")
@@ -237,7 +241,7 @@ def report(
         family=family,
         link=link,
         random=random,
-        missing=missing,
+        missing=_missing(missing or ["drop"]),
     )
     check_effect(model.design, effect)
     typer.echo("Sampling ...", err=True)
@@ -358,6 +362,15 @@ def _read_text(source: str):
         raise DataError(f"Cannot read {source!r}: {err}") from None
     refuse_separator(source, list(frame.columns))
     return frame
+
+
+def _missing(given: list[str]) -> str | dict[str, str]:
+    """One of the words, or formulas by the covariate on their left side."""
+    if len(given) == 1 and "~" not in given[0]:
+        return given[0]
+    if words := [text for text in given if "~" not in text]:
+        raise ValueError(f"--missing {words[0]} is no formula, and stands beside others.")
+    return {text.split("~")[0].strip().strip("`"): text for text in given}
 
 
 def _all_priors(path: str | None, texts: list[str] | None) -> dict:

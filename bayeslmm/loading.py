@@ -207,6 +207,8 @@ def _check_splines(record) -> None:
     """A basis has other columns, and coefficients, in formulae before and from 0.9 on."""
     made, here = record["versions"].get("formulae", ""), versions()["formulae"]
     texts = [record["formula"], *filter(None, (record.get("residual") or {}).values())]
+    option = record.get("missing_option")
+    texts += option.values() if isinstance(option, dict) else []
     splines = any(token.lexeme == "bs" for text in texts for token in scan(text))
     if splines and _centers_splines(made) != _centers_splines(here):
         raise FileFormatError(
@@ -282,4 +284,6 @@ def _column(entry: Mapping[str, Any], values: np.ndarray):
         raise FileFormatError(f"the column {entry['name']!r} has values of another kind.")
     if entry["kind"] == "category":
         return pd.Categorical.from_codes(values, entry["levels"], ordered=True)
-    return values.astype(bool) if entry["kind"] == "b" else values
+    if entry["kind"] != "b":
+        return values
+    return pd.arrays.BooleanArray(values == 1, values == -1) if -1 in values else values == 1

@@ -13,6 +13,7 @@ import numpy as np
 
 from bayeslmm.assembly import prepared_problem, reduce_rows, structured_problem
 from bayeslmm.bayes.choice import METHODS, PARAMETERIZATIONS, fit_posterior
+from bayeslmm.bayes.covariates import refuse_same_names
 from bayeslmm.bayes.names import ModelNames, model_names
 from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.bayes.streams import seed_of
@@ -29,6 +30,7 @@ from bayeslmm.formula.checks import (
     check_design,
     refuse_beside_family,
     refuse_beside_residuals,
+    refuse_beside_two_values,
     refuse_reml,
 )
 from bayeslmm.formula.description import describe_design
@@ -95,10 +97,13 @@ class MixedModel(ModelViews):
     random : {"gaussian", "student"}
         Distribution of the random effects. Student-t effects or residuals, with their degrees
         of freedom estimated, let outliers count less (posterior only).
-    missing : {"drop", "raise", "model"}
+    missing : {"drop", "raise", "model"} or dict of str to str
         Rows with a missing value in a used column are left out, with a warning that counts
-        them, or refused; "model" keeps rows in which only numeric covariates are missing, gives
-        these a normal prior and samples them (posterior only).
+        them, or refused; "model" keeps rows in which only covariates are missing that are
+        numbers, which get a normal distribution, or have two values, and samples them (posterior
+        only). ``{"age": "age ~ sex + (1 | site)"}`` keeps those in which only the covariates
+        named are missing and says what they depend on; it also gives the regression of a
+        covariate that is measured with known error, ``me(age, sd)`` in the formula.
     namespace : dict, optional
         Functions and constants of your own that the formula names.
 
@@ -141,7 +146,7 @@ class MixedModel(ModelViews):
         family: str = "gaussian",
         link: str | None = None,
         random: str = "gaussian",
-        missing: str = "drop",
+        missing: str | Mapping[str, str] = "drop",
         namespace: Mapping[str, Any] | None = None,
     ):
         one_of("family", family, FAMILIES)
@@ -161,6 +166,8 @@ class MixedModel(ModelViews):
             family=family,
             link=link,
         )
+        refuse_beside_two_values(self.design, relationship)
+        refuse_same_names(self.design)
         self.family, self.random = family, random
         if text := self.design.missing.describe():
             warnings.warn(text if text.endswith(".") else f"{text}.", DataWarning, stacklevel=2)

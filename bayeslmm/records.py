@@ -97,7 +97,7 @@ _ROWS_IN_MEMORY = {
         }
     ),
     "random": frozenset({"gaussian", "student"}),
-    "missing_option": frozenset({"drop", "model"}),
+    "missing_option": (frozenset({"drop", "model"}), _Values(str)),
 }
 
 
@@ -137,9 +137,9 @@ def _check(value: Any, kind: Any, where: str) -> None:
     in it, a dict for a dict that has its keys.
     """
     if isinstance(kind, tuple):
-        if not any(_is(value, one) for one in kind if not isinstance(one, dict)):
-            dicts = [one for one in kind if isinstance(one, dict)]
-            _check(value, dicts[0] if dicts else kind[0], where)
+        nested = [one for one in kind if isinstance(one, dict | _Each | _Values)]
+        if not any(_is(value, one) for one in kind if one not in nested):
+            _check(value, nested[0] if nested else kind[0], where)
     elif isinstance(kind, dict):
         if not isinstance(value, dict):
             raise FileFormatError(f"{where} is not a set of named values.")

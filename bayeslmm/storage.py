@@ -23,6 +23,7 @@ import pandas as pd
 from bayeslmm.bayes.fitting import versions
 from bayeslmm.errors import FileFormatError
 from bayeslmm.files import UnfailingFile, replacing, seal
+from bayeslmm.formula.covariates import missing_option
 from bayeslmm.records import check_record
 
 if TYPE_CHECKING:
@@ -76,13 +77,14 @@ def _model_dataset(fit: PosteriorResult) -> xr.Dataset:
         return _streamed_dataset(fit)
     arrays: dict[str, Any] = {}
     columns = []
-    unknown = {covariate.name: covariate.rows for covariate in design.modeled}
+    unknown = {covariate.name: covariate.missing_rows for covariate in design.modeled}
     for number, (name, column) in enumerate(design.columns.items()):
         entry: dict[str, Any] = {"name": name, "kind": column.dtype.kind}
         values = column.to_numpy() if entry["kind"] != "O" else column.cat.codes.to_numpy(np.int32)
-        if name in unknown:
-            values = values.copy()
-            values[unknown[name]] = np.nan
+        if len(unknown.get(name, ())):
+            kind = values.dtype.kind
+            values = values.astype({"b": np.int8, "i": np.int32}.get(kind, float))
+            values[unknown[name]] = -1 if kind in "bi" else np.nan
         if isinstance(column.dtype, pd.CategoricalDtype):
             entry["kind"] = "category"
             entry["levels"] = [
@@ -124,7 +126,7 @@ def _model_dataset(fit: PosteriorResult) -> xr.Dataset:
         "family": fit.model.family,
         "link": fit.model.link,
         "random": fit.model.random,
-        "missing_option": "model" if design.modeled else "drop",
+        "missing_option": missing_option(design.modeled),
         "priors": fit.priors.to_dict(),
         "model_priors": fit.model.priors.to_dict(),
         "prior_defaults": fit.priors.defaults_to_dict(),

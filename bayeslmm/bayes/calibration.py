@@ -27,6 +27,7 @@ from bayeslmm.bayes.marginal import (
     MarginalDensity,
     marginal_density,
     marginal_obstacle,
+    modeled_obstacle,
 )
 from bayeslmm.bayes.marginal_fitting import sample_covariances
 from bayeslmm.bayes.mode import MODE_EVALUATIONS, find_mode
@@ -352,6 +353,8 @@ def _check(model: Model, n_sims: int, method: str, n_draws: int) -> None:
             f"Nothing can be simulated from the flat prior of {improper[0]}. Give it a proper "
             'prior, such as blm.Prior("Normal", mu=0, sigma=...).'
         )
+    if obstacle := modeled_obstacle(model.design):
+        raise PriorError(f"Calibration draws responses anew, and no covariates: {obstacle}.")
     if samples_effects(model.design, model.priors):
         if obstacle := whitened_obstacle(model.design, model.priors):
             raise PriorError(f"Calibration samples the compiled joint density, but {obstacle}.")

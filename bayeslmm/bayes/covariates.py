@@ -17,7 +17,7 @@ import numpy as np
 
 from bayeslmm.bayes.names import ModelNames, storable
 from bayeslmm.bayes.variables import positive, stacked
-from bayeslmm.errors import SamplingError
+from bayeslmm.errors import DataError, SamplingError
 from bayeslmm.formula import Design
 from bayeslmm.formula.covariates import ModeledCovariate
 from bayeslmm.priors.table import Priors
@@ -32,6 +32,7 @@ __all__ = [
     "covariate_dims",
     "covariate_names",
     "missing_part",
+    "refuse_same_names",
     "refuse_two_valued",
 ]
 
@@ -97,6 +98,25 @@ def covariate_coords(covariate: ModeledCovariate) -> dict[str, list]:
     }
     used = {dim for dims in covariate_dims(covariate).values() for dim in dims}
     return {dim: values for dim, values in labels.items() if dim in used}
+
+
+def refuse_same_names(design: Design) -> None:
+    """Refuse covariates of which a posterior would call two things alike.
+
+    Raises
+    ------
+    DataError
+    """
+    taken: dict[str, str] = {}
+    for covariate in design.modeled:
+        dims = covariate_dims(covariate)
+        for name in {*dims, *(dim for of in dims.values() for dim in of)}:
+            other = taken.setdefault(name, covariate.name)
+            if other != covariate.name:
+                raise DataError(
+                    f"{other!r} and {covariate.name!r} have unknown values, and a posterior would "
+                    f"call something of both {name!r}. Rename one of the columns."
+                )
 
 
 def add_covariates(design: Design, priors: Priors, beta, effects: list):
@@ -165,7 +185,8 @@ def _unknown_values(covariate: ModeledCovariate, priors: Priors):
     exact = np.flatnonzero(model.unknown < 0)
     unknown = np.flatnonzero(model.unknown >= 0)
     unknown = unknown[np.argsort(model.unknown[unknown])]
-    pm.Normal(f"{own.missing}_observed", center[exact], sd, observed=model.reading[exact])
+    if len(exact):
+        pm.Normal(f"{own.missing}_observed", center[exact], sd, observed=model.reading[exact])
     x = pm.Normal(own.missing, center[unknown], sd, dims=own.dim)
     read = np.flatnonzero(model.error[unknown] > 0)
     if len(read):

@@ -541,11 +541,11 @@ def fixed_obstacle(design: Design, priors: Priors) -> str | None:
 
 
 def modeled_obstacle(design: Design) -> str | None:
-    """That covariates have missing values that are unknowns of the model; None where none has."""
+    """That covariates have values that are unknowns of the model; None where none has."""
     if not design.modeled:
         return None
     names = ", ".join(covariate.name for covariate in design.modeled)
-    return f"missing values of {names} are part of the model and have to be sampled"
+    return f"unknown values of {names} are part of the model and have to be sampled"
 
 
 def sampled_obstacle(design: Design, priors: Priors) -> str | None:

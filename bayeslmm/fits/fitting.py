@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayeslmm.errors import DataError, ModelWarning
+from bayeslmm.errors import DataError, ModelWarning, listed
 from bayeslmm.fits.likelihood import LikelihoodFit
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import single_threaded_blas
@@ -33,6 +33,8 @@ _POOR = 0.5
 def likelihood_fit(model: Model, *, reml: bool, n_quadrature: int = 1) -> LikelihoodFit:
     """Fit `model`; see :meth:`bayeslmm.LMM.reml` and :meth:`bayeslmm.LMM.ml`."""
     design = model.design
+    if design.modeled:
+        _refuse_unknowns(design)
     if not design.family.gaussian:
         if model.random != "gaussian":
             raise DataError(
@@ -96,12 +98,22 @@ def _warn_of(fit: LikelihoodFit) -> None:
         _warn(f"{where}: " + "; ".join(fit.singular_components) + ".")
 
 
-def _refuse_other_families(model: Model) -> None:
-    if model.design.modeled:
+def _refuse_unknowns(design: Design) -> None:
+    """Refuse covariates of which the likelihood would need values that are not known."""
+    measured = [covariate.name for covariate in design.modeled if covariate.measured]
+    missing = [c.name for c in design.modeled if not c.measured]
+    if measured:
         raise DataError(
-            'missing="model" needs model.fit(): REML and maximum likelihood know no missing '
-            'values. Use missing="drop" for them.'
+            f"Measurement error (of {listed(measured)}) needs model.fit(): REML and maximum "
+            "likelihood take readings for the truth. Write the column without me() for that."
         )
+    raise DataError(
+        f"Missing values that are modeled (of {listed(missing)}) need model.fit(): REML and "
+        'maximum likelihood know no missing values. Use missing="drop" for them.'
+    )
+
+
+def _refuse_other_families(model: Model) -> None:
     for name in ("family", "random"):
         if (family := getattr(model, name)) != "gaussian":
             raise DataError(

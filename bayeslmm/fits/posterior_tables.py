@@ -171,7 +171,7 @@ class PosteriorTables(PosteriorDraws):
         return self._long(level_coefficient_draws, factor, level, interval, diagnostics)
 
     def imputed(self, *, level: float = 0.95, interval: str = "eti") -> pd.DataFrame:
-        """Posterior of the missing covariate values of a model with ``missing="model"``.
+        """Posterior of the unknown covariate values: missing ones, and true ones of readings.
 
         Parameters
         ----------
@@ -181,9 +181,10 @@ class PosteriorTables(PosteriorDraws):
         Returns
         -------
         pandas.DataFrame
-            Columns ``covariate row mean sd lower upper ...``, one row per missing value; ``row``
+            Columns ``covariate row mean sd lower upper ...``, one row per unknown value; ``row``
             is its index label in the data. Rows of one group share the value where a covariate
-            is constant within groups.
+            is constant within groups. Of a covariate with two values ``probability`` is that of
+            the second one, which ``value`` names; its mean is there only if they are numbers.
         """
         from bayeslmm.bayes.covariates import covariate_names
 
@@ -192,7 +193,7 @@ class PosteriorTables(PosteriorDraws):
         for covariate in self.model.design.modeled:
             draws = self.posterior[covariate_names(covariate).missing].to_numpy()
             table = summarize_blocks(
-                partial(_rows_of, draws, covariate.unit),
+                partial(_rows_of, _in_units(draws, covariate.values), covariate.unit),
                 range(len(covariate.rows)),
                 draws.shape[0] * draws.shape[1],
                 level=level,
@@ -200,6 +201,11 @@ class PosteriorTables(PosteriorDraws):
             )
             table.insert(0, "covariate", covariate.name)
             table.insert(1, "row", self.model.design.index[covariate.rows])
+            if covariate.values is not None:
+                table["value"] = [covariate.values[1]] * len(table)
+                table["probability"] = draws.mean(axis=(0, 1))[covariate.unit]
+                if _are_words(covariate.values):
+                    table[["mean", "sd", "lower", "upper"]] = np.nan
             tables.append(table)
         return pd.concat(tables[1:] or tables, ignore_index=True)
 
@@ -379,6 +385,17 @@ class PosteriorTables(PosteriorDraws):
                 columns=["group", "level", "effect", "mean", "sd", "lower", "upper"]
             )
         return pd.concat(tables, ignore_index=True)
+
+
+def _in_units(draws: np.ndarray, values: tuple | None) -> np.ndarray:
+    """Draws of 0 and 1 as the two numbers they stand for, if they do."""
+    if values is None or _are_words(values):
+        return draws
+    return np.where(draws == 1, float(values[1]), float(values[0]))
+
+
+def _are_words(values: tuple) -> bool:
+    return any(isinstance(value, str) for value in values)
 
 
 def _rows_of(draws: np.ndarray, unit: np.ndarray, part: slice) -> np.ndarray:

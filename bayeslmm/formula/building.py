@@ -10,19 +10,17 @@ import pandas as pd
 
 from bayeslmm.errors import DataError, FormulaError, listed
 from bayeslmm.formula.columns import (
+    anywhere_missing,
     as_frame,
     find_column,
     missing_in,
     plain_column,
     weight_values,
 )
-from bayeslmm.formula.covariates import (
-    fill_with_means,
-    modeled_covariates,
-    refuse_unmodeled,
-)
+from bayeslmm.formula.covariate_formulas import covariate_formulas
+from bayeslmm.formula.covariates import modeled_covariates
 from bayeslmm.formula.design import Design
-from bayeslmm.formula.expressions import Call, walk
+from bayeslmm.formula.expressions import MEASURED, Call, Name, walk
 from bayeslmm.formula.functions import allowed_calls, base_namespace, check_namespace
 from bayeslmm.formula.groupcalls import group_call, written_call
 from bayeslmm.formula.groupmeans import fit_group_mean
@@ -45,6 +43,7 @@ from bayeslmm.formula.syntaxtree import (
     variables_in,
 )
 from bayeslmm.formula.table import PlainTable
+from bayeslmm.formula.unknowns import Unknowns
 from bayeslmm.parts.families import family_of
 
 __all__ = ["build_design", "columns_and_calls"]
@@ -55,7 +54,7 @@ def build_design(
     data,
     *,
     weights=None,
-    missing: str = "drop",
+    missing: str | Mapping[str, str] = "drop",
     namespace: Mapping[str, Any] | None = None,
     residual: str | None = None,
     sigma: str | None = None,
@@ -72,9 +71,10 @@ def build_design(
         One row per observation.
     weights : str or array-like of shape (n,), optional
         Prior weights, a column's name or one value per row of `data`.
-    missing : {"drop", "raise", "model"}
+    missing : {"drop", "raise", "model"} or mapping of str to str
         What to do with rows in which a used column is missing; "model" keeps those in which only
-        numeric covariates are.
+        covariates are that are numbers or have two values. A mapping from covariates to formulas,
+        ``{"age": "age ~ sex + (1 | site)"}``, keeps those in which only they are.
     namespace : mapping, optional
         Functions and constants of the user's own that the formula may name.
     residual, sigma : str, optional
@@ -94,39 +94,40 @@ def build_design(
     DataError
         If the data cannot support it.
     """
-    if missing not in ("drop", "raise", "model"):
-        raise DataError(f'missing must be "drop", "raise" or "model", not {missing!r}.')
+    formulas = covariate_formulas(missing)
     frame = as_frame(data)
     structure = ResidualSyntax.parse(residual, sigma)
     namespace = check_namespace(namespace)
     allowed = allowed_calls(namespace)
+    options: dict[str, Any] = {"namespace": namespace, "allowed": allowed}
     try:
         parsed = parse_formula(formula)
         if parsed.se is not None:
             _refuse_beside_se(parsed.se, weights, structure, family)
         names, calls = columns_and_calls(parsed, frame, namespace, allowed, structure)
+        unknowns = Unknowns.of(parsed, frame, structure, missing, formulas, options)
     except FormulaError as err:
         raise _with_backquotes(err, formula, frame) from None
     raw = {name: find_column(frame, name) for name in names}
     raw_weights, weights_name = _weights_column(weights, frame)
-    kept_missing: list[str] = []
-    if missing == "model":
-        kept_missing = _to_model(parsed, raw, raw_weights, frame, allowed, calls)
+    kept_missing = unknowns.kept_missing(raw, raw_weights, calls)
+    raw = unknowns.readings(raw, kept_missing)
     needed = {name: column for name, column in raw.items() if name not in kept_missing}
-    keep, dropped, absent = _complete_rows(needed, raw_weights, weights_name, missing, len(frame))
+    keep, dropped, absent = _complete_rows(
+        needed, raw_weights, weights_name, len(frame), refuse=missing == "raise"
+    )
     weights_kept, keep = _positive_weights(raw_weights, keep)
     if not len(keep):
         refuse_no_rows(absent)
     for text in (parsed.fixed, *(bar.effects for bar in parsed.bars)):
         refuse_many_terms(text, len(keep), allowed)
     whole = len(keep) == len(frame)
+    raw = unknowns.with_predictors(raw, frame, keep)
     used_rows = {name: column if whole else column.iloc[keep] for name, column in raw.items()}
-    unknown = {name: missing_in(used_rows[name]) for name in kept_missing}
-    unknown = {name: mask for name, mask in unknown.items() if mask.any()}
-    used_rows |= {name: fill_with_means(used_rows[name]) for name in unknown}
+    unknown = unknowns.columns(used_rows, kept_missing, frame.index[keep])
+    used_rows |= {one.name: one.column for one in unknown}
     series = {name: plain_column(column, name) for name, column in used_rows.items()}
     table = PlainTable(series, len(keep))
-    options: dict[str, Any] = {"namespace": namespace, "allowed": allowed}
     group_means = tuple(fit_group_mean(call, table, **options) for call in calls)
     means = {mean.name: pd.Series(mean.values) for mean in group_means}
     plain = PlainTable(series | means, len(keep))
@@ -159,7 +160,7 @@ def build_design(
             absent,
             {k: v for k, v in lost.items() if v},
             len(frame) - len(dropped) - len(keep),
-            {name: int(mask.sum()) for name, mask in unknown.items()},
+            {one.name: int(one.missing.sum()) for one in unknown if one.missing.any()},
             {k: v for k, v in touched.items() if v},
         ),
         rows=keep,
@@ -168,7 +169,7 @@ def build_design(
         weights_name=weights_name,
         namespace=namespace,
         group_means=group_means,
-        modeled=modeled_covariates(unknown, plain.frame, fixed, blocks) if unknown else (),
+        modeled=modeled_covariates(unknown, plain, fixed, blocks, options) if unknown else (),
         residual=None if structure is None else residual_design(structure, plain.frame, options),
         text_columns=frozenset(
             name
@@ -230,6 +231,9 @@ def columns_and_calls(
                 "explain itself. Leave it out there."
             )
     names = dict.fromkeys(name for tree in trees for name in variables_in(tree))
+    measured = [n for t in trees for n in walk(t) if isinstance(n, Call) and n.function == MEASURED]
+    errors = [a.name for call in measured for a in call.arguments[1:2] if isinstance(a, Name)]
+    names.update(dict.fromkeys(errors))
     calls = [name for name in names if group_call(name)]
     for name in calls:
         if name in variables_in(trees[0]):
@@ -288,44 +292,14 @@ def _weights_column(weights, frame: pd.DataFrame) -> tuple[pd.Series | None, str
     return values, "weights"
 
 
-def _anywhere(masks: Iterable[np.ndarray], raw_weights, n: int) -> np.ndarray:
-    """Rows with a missing value in one of the columns of these masks, or of the weights."""
-    mask = np.zeros(n, dtype=bool) if raw_weights is None else missing_in(raw_weights)
-    return np.logical_or.reduce([mask, *masks])
-
-
-def _to_model(parsed: ParsedFormula, raw, raw_weights, frame, allowed, calls) -> list[str]:
-    """Covariates whose missing values are modeled."""
-    present = {str(column) for column in frame.columns}
-    response = _variables(parsed.response, allowed, present)
-    if parsed.se is not None:
-        response |= _variables(parsed.se, allowed, present)
-    groups = {column for bar in parsed.bars for column in bar.columns}
-    required = {name: raw[name] for name in raw if name in response | groups}
-    keep = np.flatnonzero(~_anywhere(map(missing_in, required.values()), raw_weights, len(frame)))
-    fixed = set(response)
-    for name in calls:
-        call = written_call(name)
-        fixed |= _variables(call.covariate, allowed, present) | set(call.groups)
-    for node in walk(parse_part(parsed.fixed, allowed, present, "formula")):
-        if isinstance(node, Call) and node.function == "offset":
-            fixed |= set(variables_in(node))
-    candidates = {name: column for name, column in raw.items() if name not in required}
-    return refuse_unmodeled(candidates, fixed, keep)
-
-
-def _variables(text: str, allowed, columns: set[str]) -> set[str]:
-    return set(variables_in(parse_part(text, allowed, columns, "formula")))
-
-
-def _complete_rows(raw: Mapping, raw_weights, weights_name, missing: str, n: int):
+def _complete_rows(raw: Mapping, raw_weights, weights_name, n: int, *, refuse: bool):
     """Rows to keep, rows left out, and missing values of each column."""
     masks = {name: missing_in(column) for name, column in raw.items()}
     absent = {name: int(mask.sum()) for name, mask in masks.items()}
     if raw_weights is not None:
         absent[weights_name] = int(missing_in(raw_weights).sum())
-    mask = _anywhere(masks.values(), raw_weights, n)
-    if missing == "raise" and mask.any():
+    mask = anywhere_missing(raw.values(), raw_weights, n)
+    if refuse and mask.any():
         refuse_missing(int(mask.sum()), n, absent)
     return np.flatnonzero(~mask), np.flatnonzero(mask), absent
 

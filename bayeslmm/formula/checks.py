@@ -21,6 +21,7 @@ __all__ = [
     "check_design",
     "refuse_beside_family",
     "refuse_beside_residuals",
+    "refuse_beside_two_values",
     "refuse_reml",
 ]
 
@@ -305,7 +306,6 @@ _BESIDE_FAMILY = {
     "residual": "such a response has no residuals with a covariance of their own. Use random "
     "effects for what rows have in common.",
     "sigma": "such a response has no residual standard deviation; its mean says its variance.",
-    "missing": 'missing covariates are modeled beside Gaussian responses only. Use missing="drop".',
     "relationship": "effects of related levels are there for Gaussian responses only.",
 }
 
@@ -325,9 +325,7 @@ def refuse_beside_family(family: str, given: Mapping[str, object]) -> None:
     """
     for option, why in _BESIDE_FAMILY.items():
         value = given.get(option)
-        if value is None or (option, value) in (("missing", "drop"),):
-            continue
-        if option == "missing" and value == "raise":
+        if value is None:
             continue
         shown = f'{option}="{value}"' if isinstance(value, str) else f"{option}="
         raise DataError(f'{shown} does not go together with family="{family}": {why}')
@@ -346,6 +344,23 @@ def refuse_reml(family: Family) -> None:
             "differences of responses which are free of the coefficients, and only a Gaussian "
             "response has such differences. Use model.ml() or model.fit()."
         )
+
+
+def refuse_beside_two_values(design: Design, relationship: object) -> None:
+    """Refuse what unknown values that are one of two cannot be combined with.
+
+    Raises
+    ------
+    DataError
+    """
+    two = next((c.name for c in design.modeled if c.values is not None), None)
+    beside = {"residual= or sigma=": design.residual, "relationship=": relationship}
+    for option, value in beside.items():
+        if two is not None and value is not None:
+            raise DataError(
+                f"{option} does not go together with unknown values of {two!r}, which has two: "
+                'there is no sampler of both. Use missing="drop".'
+            )
 
 
 def refuse_beside_residuals(family: str) -> None:

@@ -7,6 +7,7 @@ numpy number column or as an ordered categorical without unused levels, or an er
 from __future__ import annotations
 
 import numbers
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from pandas.api import types
 from bayeslmm.errors import DataError, FormulaError, listed, suggestion
 
 __all__ = [
+    "anywhere_missing",
     "as_frame",
     "find_column",
     "missing_in",
@@ -132,6 +134,13 @@ def missing_in(column: pd.Series) -> np.ndarray:
     if isinstance(dtype, np.dtype) and dtype.kind in "biuf":
         return np.isnan(column.to_numpy()) if dtype.kind == "f" else np.zeros(len(column), bool)
     return np.asarray(column.isna(), dtype=bool)
+
+
+def anywhere_missing(columns: Iterable[pd.Series], weights, n: int) -> np.ndarray:
+    """Rows (n,) with a missing value in one of the columns, or in the weights if there are some."""
+    masks = [missing_in(column) for column in columns]
+    masks += [] if weights is None else [missing_in(weights)]
+    return np.logical_or.reduce([np.zeros(n, dtype=bool), *masks])
 
 
 def weight_values(column: pd.Series) -> np.ndarray:

@@ -1,32 +1,38 @@
-"""Numeric covariates with missing values that are modeled instead of dropping their rows.
+"""Covariates with unknown values: those missing, and those read with error.
 
-The missing values become unknowns of the model. What it needs to know of each is how the linear
-predictor depends on it: column j of X is X[i, j] + (x_i - fill) slope[i, j] where the value of
-row i is missing, and likewise for Z. Anything that is not a straight line in x is refused.
+They become unknowns of the model instead of costing it their rows. What it needs to know of each
+is how the linear predictor depends on it: column j of X is X[i, j] + (x_i - fill) slope[i, j]
+where the value of row i is unknown, and likewise for Z. Anything that is not a straight line in x
+is refused; a covariate of two values is one always.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from pandas.api import types
 
-from bayeslmm.errors import DataError, FormulaError
-from bayeslmm.formula.columns import missing_in
-from bayeslmm.formula.matrices import ModelMatrix
-from bayeslmm.formula.random import RandomBlock
+from bayeslmm.errors import DataError, FormulaError, listed
+from bayeslmm.formula.expressions import MEASURED
+from bayeslmm.formula.matrices import ModelMatrix, model_matrix
+from bayeslmm.formula.random import RandomBlock, grouping_factor
+from bayeslmm.formula.table import PlainTable
+from bayeslmm.formula.unknown_columns import UnknownColumn
 
 __all__ = [
     "CovariateModel",
     "ModeledCovariate",
-    "fill_with_means",
+    "missing_option",
     "modeled_covariates",
-    "refuse_unmodeled",
+    "reading_sd",
 ]
+
+#: Calls of x that are straight lines in it and learn nothing that matters from what is filled in.
+_LINES = ("I(", "center(", f"{MEASURED}(")
 
 
 @dataclass(frozen=True)
@@ -114,150 +120,137 @@ class ModeledCovariate:
         return int(self.unit.max()) + 1
 
     @property
+    def missing_rows(self) -> np.ndarray:
+        """Those of ``rows`` that have no reading either."""
+        unread = np.zeros(self.n_unknown, dtype=bool)
+        at = self.model.unknown >= 0
+        unread[self.model.unknown[at]] = np.isnan(self.model.reading[at])
+        return self.rows[unread[self.unit]]
+
+    @property
     def observed(self) -> np.ndarray:
         """The observed values, one per unit."""
         return self.model.reading[~np.isnan(self.model.reading)]
 
 
-def refuse_unmodeled(raw: Mapping[str, pd.Series], fixed_columns: set[str], keep) -> list[str]:
-    """Names of the covariates to model: those with missing values in the rows `keep`.
-
-    Parameters
-    ----------
-    raw : mapping of str to pandas.Series
-        All used columns.
-    fixed_columns : set of str
-        Columns whose missing values cannot be modeled: within and between, offsets.
-
-    Raises
-    ------
-    DataError
-        If one of them is not numeric, or is needed where it cannot be modeled.
-    """
-    names = [name for name, column in raw.items() if missing_in(column.iloc[keep]).any()]
-    for name in names:
-        dtype = raw[name].dtype
-        numeric = types.is_numeric_dtype(dtype) and not types.is_bool_dtype(dtype)
-        if not numeric or types.is_complex_dtype(dtype):
-            raise DataError(
-                f'missing="model" gives numeric covariates a normal prior, and {name!r} is '
-                f"{dtype}. Drop its rows first, or make its missing values a category."
-            )
-        if name in fixed_columns:
-            raise DataError(
-                f'missing="model" cannot model {name!r}: it is used in a group mean, an offset or '
-                "the response. Impute it beforehand, or drop its rows."
-            )
-    return names
+def missing_option(modeled: tuple[ModeledCovariate, ...]) -> str | dict[str, str]:
+    """What ``missing=`` gives these covariates from rows that are all used."""
+    texts = {one.name: one.model.text for one in modeled if one.model.text is not None}
+    if texts:
+        return texts
+    return "model" if any(len(one.missing_rows) for one in modeled) else "drop"
 
 
-def fill_with_means(column: pd.Series) -> pd.Series:
-    """A numeric column with its missing values replaced by the mean of the others.
-
-    Raises
-    ------
-    DataError
-        If fewer than two values are observed, or all are equal.
-    """
-    values = column.to_numpy(dtype=float, na_value=np.nan)
-    seen = values[~np.isnan(values)]
-    if len(seen) < 2 or np.ptp(seen) == 0:
-        raise DataError(
-            f"{column.name!r} has {len(seen)} observed value(s) that do not vary: nothing can be "
-            "learned about the missing ones."
-        )
-    return pd.Series(np.where(np.isnan(values), np.mean(seen), values), name=column.name)
+def reading_sd(design: Any, name: str) -> str:
+    """What the formula calls the standard deviation of the readings of ``me(x, sd)``."""
+    written = [*design.coef_names, *(effect for block in design.blocks for effect in block.effects)]
+    start = f"{MEASURED}({name}, "
+    parts = (part for column in written for part in column.split(":"))
+    return next(part for part in parts if part.startswith(start))[len(start) : -1]
 
 
 def modeled_covariates(
-    missing: Mapping[str, np.ndarray],
-    frame: pd.DataFrame,
+    columns: tuple[UnknownColumn, ...],
+    table: PlainTable,
     fixed: ModelMatrix,
     blocks: tuple[RandomBlock, ...],
+    options: Mapping[str, Any],
 ) -> tuple[ModeledCovariate, ...]:
-    """How the matrices depend on each missing value.
+    """How the matrices depend on each unknown value, and what it may be.
 
     Parameters
     ----------
-    missing : mapping of str to ndarray of bool, shape (n,)
-        Where each covariate is missing.
-    frame : pandas.DataFrame
+    columns : tuple of UnknownColumn
+    table : PlainTable
         Plain columns, filled.
+    options : mapping
+        ``namespace`` and ``allowed`` of :func:`bayeslmm.formula.matrices.model_matrix`.
 
     Raises
     ------
     FormulaError
-        If the model is not linear in a missing value, or multiplies two of them.
+        If the model is not linear in an unknown value, or multiplies two of them, or the
+        regression of one has no intercept.
+    DataError
+        If a predictor of that regression is not constant where the covariate is, or constant
+        everywhere.
     """
     matrices = [fixed, *(matrix for block in blocks for matrix in block._matrices)]
-    found: list = []
-    touched: dict = {}
-    for name, mask in missing.items():
+    for matrix in matrices:
+        _refuse_products(matrix, [one.name for one in columns])
+    found = []
+    for one in columns:
+        if not one.unknown.any():
+            continue
         for matrix in matrices:
-            _refuse_transforms(matrix, name)
-        slopes = [_slope(matrix, frame, name, mask) for matrix in matrices]
-        for number, slope in enumerate(slopes):
-            for j in np.flatnonzero(np.any(slope != 0, axis=0)):
-                other = touched.setdefault((number, j), name)
-                if other != name:
-                    raise FormulaError(
-                        f'missing="model": {matrices[number].names[j]!r} depends on the missing '
-                        f"values of both {other!r} and {name!r}, which is more than it can do."
-                    )
-        rows, values = np.flatnonzero(mask), frame[name].to_numpy(float)
-        unit, observed = _units(name, values, mask, blocks)
+            _refuse_transforms(matrix, one)
+        slopes = [_slope(matrix, table.frame, one) for matrix in matrices]
+        model, unit = _covariate_model(one, table, blocks, options)
+        rows = np.flatnonzero(one.unknown)
         found.append(
             ModeledCovariate(
-                name, rows, unit, values[rows], slopes[0], _by_block(slopes[1:], blocks),
-                _no_predictors(unit, observed),
+                one.name, rows, model.unknown[unit[rows]], one.codes()[rows], slopes[0],
+                _by_block(slopes[1:], blocks), model, one.values, one.measured,
             )
         )  # fmt: skip
     return tuple(found)
 
 
-def _no_predictors(unit: np.ndarray, observed: np.ndarray) -> CovariateModel:
-    """x ~ 1, observed units first."""
-    n, m = len(observed), int(unit.max()) + 1
-    return CovariateModel(
-        np.append(observed, np.full(m, np.nan)),
-        np.zeros(n + m),
-        np.append(np.full(n, -1), np.arange(m)),
-        np.ones((n + m, 1)),
-        ("Intercept",),
-        np.zeros(1),
-    )
+def _mentions(component: str, name: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", component) is not None
 
 
-def _refuse_transforms(matrix: ModelMatrix, name: str) -> None:
-    """Only x itself, I(...) and center(x): other transforms learn from the filled values."""
+def _refuse_products(matrix: ModelMatrix, names: list[str]) -> None:
+    for term in matrix.terms:
+        both = [n for n in names if any(_mentions(c, n) for c in term.components)]
+        if len(both) > 1:
+            raise FormulaError(
+                f"{term.name!r} depends on the unknown values of both {both[0]!r} and "
+                f"{both[1]!r}, and only one of them can be modeled in a term."
+            )
+
+
+def _refuse_transforms(matrix: ModelMatrix, one: UnknownColumn) -> None:
+    """Only x itself and lines in it: other transforms learn from the filled values."""
+    lines = _LINES if one.values is None else (*_LINES, "C(")
     for term in matrix.terms:
         for component in term.components:
-            plain = component.startswith(("I(", "center(")) or "(" not in component
-            if not plain and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", component):
+            plain = component.startswith(lines) or "(" not in component
+            if not plain and _mentions(component, one.name):
                 raise FormulaError(
-                    f'missing="model" cannot handle {component!r} while {name!r} has missing '
-                    "values. Make the transformed column part of the data, or drop the rows."
+                    f"{component!r} cannot be modeled while {one.name!r} has unknown values. Make "
+                    "the transformed column part of the data, or drop the rows."
                 )
 
 
-def _slope(matrix: ModelMatrix, frame: pd.DataFrame, name: str, mask: np.ndarray) -> np.ndarray:
-    """Change of each column per unit of x, rows with a missing value only."""
-    values = frame[name].to_numpy(float)
-    step = float(np.std(values[~mask]))
-    part = frame.loc[mask].reset_index(drop=True)
-    zero, one, two = (
-        matrix.evaluate(part.assign(**{name: values[mask] + k * step}))[0] for k in (0, 1, 2)
+def _slope(matrix: ModelMatrix, frame: pd.DataFrame, one: UnknownColumn) -> np.ndarray:
+    """Change of each column per unit of x, rows with an unknown value only."""
+    part = frame.loc[one.unknown].reset_index(drop=True)
+    factors = part.select_dtypes("category").columns
+    # formulae wants every level of an ordered column among its rows
+    part = part.assign(**{c: part[c].cat.as_unordered() for c in factors})
+    if one.values is not None:
+        ends = [
+            matrix.evaluate(part.assign(**{one.name: one.at(code, len(part))}))[0]
+            for code in (0, 1)
+        ]
+        return ends[1] - ends[0]
+    values = one.column.to_numpy(float)
+    step = float(np.std(values[~one.missing]))
+    zero, first, second = (
+        matrix.evaluate(part.assign(**{one.name: values[one.unknown] + k * step}))[0]
+        for k in (0, 1, 2)
     )
-    bend = np.abs(two - 2 * one + zero)
-    scale = np.abs(zero) + np.abs(one) + np.abs(two)
+    bend = np.abs(second - 2 * first + zero)
+    scale = np.abs(zero) + np.abs(first) + np.abs(second)
     if np.any(bend > 1e-8 * scale):
         at = int(np.argmax(np.any(bend > 1e-8 * scale, axis=0)))
         raise FormulaError(
-            f'missing="model": {matrix.names[at]!r} is not linear in {name!r}, which has missing '
-            "values. Leave the term out, or drop the rows."
+            f"{matrix.names[at]!r} is not linear in {one.name!r}, which has unknown values. Leave "
+            "the term out, or drop the rows."
         )
-    slope = (one - zero) / step
-    return np.where(np.abs(one - zero) > 1e-12 * scale, slope, 0.0)
+    slope = (first - zero) / step
+    return np.where(np.abs(first - zero) > 1e-12 * scale, slope, 0.0)
 
 
 def _by_block(slopes: list[np.ndarray], blocks) -> tuple[np.ndarray, ...]:
@@ -269,26 +262,111 @@ def _by_block(slopes: list[np.ndarray], blocks) -> tuple[np.ndarray, ...]:
     return tuple(out)
 
 
-def _units(name: str, values: np.ndarray, mask: np.ndarray, blocks):
-    """Unknowns behind the missing rows, and the observed values, one per unit.
+def _covariate_model(
+    one: UnknownColumn, table: PlainTable, blocks, options: Mapping[str, Any]
+) -> tuple[CovariateModel, np.ndarray]:
+    """The regression of a covariate over its units, and the unit of every row (n,)."""
+    codes, factor = _units(one, blocks)
+    _, first, unit = np.unique(codes, return_index=True, return_inverse=True)
+    reading = np.where(one.missing, np.nan, one.codes())[first]
+    open_ = one.unknown[first]
+    unknown = np.where(open_, np.cumsum(open_) - 1, -1)
+    W, names, means = _predictors(one, table, unit, first, factor, options)
+    model = CovariateModel(reading, one.error[first], unknown, W, names, means)
+    if one.formula is None:
+        return model, unit
+    text, group = one.formula.text, one.formula.group
+    if not group:
+        return replace(model, text=text), unit
+    if one.values is not None:
+        raise FormulaError(
+            f"{text!r} has a random intercept, and {one.name!r} has two values: those are "
+            "modeled by coefficients only. Leave it out."
+        )
+    levels = grouping_factor(group, table)
+    _refuse_varying(levels.codes[:, None], (levels.name,), one, unit, first, factor)
+    used, codes = np.unique(levels.codes[first], return_inverse=True)
+    if len(used) == len(first):
+        raise DataError(
+            f"{text!r}: every level of {levels.name!r} has one value of {one.name!r}, so that "
+            "their standard deviations cannot be told apart. Leave the random intercept out."
+        )
+    labels = tuple(levels.levels[level] for level in used)
+    return (
+        replace(model, text=text, factor=levels.name, codes=codes, levels=labels),
+        unit,
+    )
 
-    A covariate that is constant within the groups of a factor has one value per group.
-    """
-    for block in blocks:
-        codes = block.codes[~mask]
-        counts = np.bincount(codes, minlength=block.n_levels)
-        low, high = np.full(block.n_levels, np.inf), np.full(block.n_levels, -np.inf)
-        np.minimum.at(low, codes, values[~mask])
-        np.maximum.at(high, codes, values[~mask])
-        seen = counts > 0
-        if not np.any(counts > 1) or np.any(low[seen] != high[seen]):
-            continue
-        if seen[block.codes[mask]].any():
+
+def _predictors(
+    one: UnknownColumn, table: PlainTable, unit: np.ndarray, first: np.ndarray, factor, options
+) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
+    """W (U, k), its columns' names, and what was subtracted from them."""
+    if one.formula is None:
+        return np.ones((len(first), 1)), ("Intercept",), np.zeros(1)
+    whole = table.frame.iloc[first].reset_index(drop=True)
+    what = f"formula of {one.name!r}"
+    matrix = model_matrix(one.formula.fixed, PlainTable.of(whole), what=what, **options)
+    text = one.formula.text
+    if matrix.offset is not None:
+        raise FormulaError(f"{text!r}: offset() has no place in the regression of a covariate.")
+    if matrix.names[:1] != ("Intercept",):
+        raise FormulaError(
+            f"{text!r}: the regression of a covariate needs its intercept. Leave out 0 + or - 1."
+        )
+    if factor is not None:
+        rows, _ = matrix.evaluate(table.frame)
+        _refuse_varying(rows, matrix.names, one, unit, first, factor)
+    means = np.append(0.0, matrix.values[:, 1:].mean(axis=0))
+    W = matrix.values - means
+    size = np.abs(matrix.values).max(axis=0)
+    for name, spread, largest in zip(matrix.names[1:], W[:, 1:].std(axis=0), size[1:], strict=True):
+        if not spread > 1e-12 * largest:
             raise DataError(
-                f"{name!r} has one value per level of {block.name!r}, and is missing in rows whose "
-                "level has its value in other rows. Fill those in first: "
-                f"data.groupby({block.name!r})[{name!r}].transform('first')."
+                f"{text!r}: {name!r} is the same wherever {one.name!r} has a value of its own, "
+                "and says nothing about it. Leave it out."
             )
-        _, unit = np.unique(block.codes[mask], return_inverse=True)
-        return unit, low[seen]
-    return np.arange(int(mask.sum())), values[~mask]
+    return W, matrix.names, means
+
+
+def _refuse_varying(
+    rows: np.ndarray, names: tuple[str, ...], one: UnknownColumn, unit, first, factor
+) -> None:
+    """Refuse predictors that vary where the covariate has one value."""
+    if factor is None:
+        return
+    varies = np.any(np.abs(rows - rows[first][unit]) > 1e-10 * np.abs(rows).max(axis=0), axis=0)
+    if varies.any():
+        raise DataError(
+            f"{one.name!r} has one value per level of {factor!r}, and "
+            f"{listed(name for name, bad in zip(names, varies, strict=True) if bad)} varies within "
+            f"levels: it cannot predict it. Take its mean over each level: "
+            f"data.groupby({factor!r})[...].transform('mean')."
+        )
+
+
+def _units(one: UnknownColumn, blocks) -> tuple[np.ndarray, str | None]:
+    """Which value of the covariate each row has (n,), and the factor in whose levels it is one.
+
+    A covariate that is constant within the groups of a factor has one value per group; of several
+    such factors the one with the fewest.
+    """
+    seen = ~one.missing
+    known = np.column_stack([one.codes(), one.error])[seen]
+    for block in sorted(blocks, key=lambda block: block.n_levels):
+        codes = block.codes[seen]
+        counts = np.bincount(codes, minlength=block.n_levels)
+        low, high = (np.full((block.n_levels, 2), end) for end in (np.inf, -np.inf))
+        np.minimum.at(low, codes, known)
+        np.maximum.at(high, codes, known)
+        there = counts > 0
+        if not np.any(counts > 1) or np.any(low[there] != high[there]):
+            continue
+        if there[block.codes[one.missing]].any():
+            raise DataError(
+                f"{one.name!r} has one value per level of {block.name!r}, and is missing in rows "
+                "whose level has its value in other rows. Fill those in first: "
+                f"data.groupby({block.name!r})[{one.name!r}].transform('first')."
+            )
+        return block.codes, block.name
+    return np.arange(len(one.missing)), None

@@ -40,6 +40,12 @@ def describe_design(design: Design) -> str:
                 f"  levels related by a known {kind}"
                 + (f", {without} of them without rows" if without else "")
             )
+    for covariate in design.modeled:
+        model, kind = covariate.model, "true" if covariate.measured else "missing"
+        text = model.text or f"{covariate.name} ~ 1"
+        text = f"{covariate.name} {text}" if text.lstrip().startswith("~") else text
+        logit = "" if covariate.values is None else f", logit of {covariate.values[1]}"
+        lines.append(f"Unknown: {covariate.n_unknown} {kind} values of {text}{logit}")
     if design.residual is not None:
         lines.append(f"Residuals: {design.residual.describe()}")
     if statistics.has_offset:

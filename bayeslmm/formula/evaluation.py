@@ -63,6 +63,8 @@ def component_of(node: Node):
 
 def _lazy(node: Node):
     match node:
+        case Call("me", arguments, _):  # new data need not have the errors of their readings
+            return FunctionCall(printed(node), "I", [_lazy(arguments[0])], {})
         case Call(function, arguments, options):
             named = {name: _lazy(value) for name, value in options}
             return FunctionCall(printed(node), function, [_lazy(a) for a in arguments], named)

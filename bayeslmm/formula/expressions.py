@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 __all__ = [
     "GROUP_CALLS",
+    "MEASURED",
     "Call",
     "Constant",
     "Group",
@@ -27,6 +28,8 @@ __all__ = [
 
 #: Calls that split a covariate at the means of its groups.
 GROUP_CALLS = frozenset({"within", "between"})
+#: Call that says a column is read with error, ``me(x, sd)``: it is x itself where it is evaluated.
+MEASURED = "me"
 
 
 @dataclass(frozen=True)

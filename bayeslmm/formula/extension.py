@@ -50,8 +50,8 @@ def add_rows(design: Design, data) -> Design:
     """
     if design.group_means or design.modeled:
         raise FormulaError(
-            "Rows cannot be added to a design with within(), between() or modeled missing values: "
-            "they would change the group means. Fit the model to all rows."
+            "Rows cannot be added to a design with within(), between() or unknown values of "
+            "covariates: they would change what these are. Fit the model to all rows."
         )
     frame = as_frame(data)
     y, trials = _response(design, frame)

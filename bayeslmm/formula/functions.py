@@ -138,7 +138,7 @@ def base_namespace() -> dict[str, Any]:
 
 @cache
 def _calls() -> frozenset[str]:
-    names = STATEFUL | _CODINGS | set(_BARE) | {"within", "between"}
+    names = STATEFUL | _CODINGS | set(_BARE) | {"within", "between", "me"}
     return names | {f"{module}.{name}" for module in ("np", "numpy") for name in _ELEMENTWISE}
 
 
@@ -159,7 +159,7 @@ def check_namespace(namespace: Mapping[str, Any] | None) -> dict[str, Any]:
     for name in namespace:
         if not isinstance(name, str) or not name.isidentifier():
             raise FormulaError(f"namespace: {name!r} is not a plain Python name.")
-        if name in STATEFUL | _CODINGS | set(_names()) | {"within", "between"}:
+        if name in STATEFUL | _CODINGS | set(_names()) | {"within", "between", "me"}:
             raise FormulaError(
                 f"namespace: {name!r} would hide the function of that name that every formula "
                 "has. Give yours another name."

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 from bayeslmm.errors import FormulaError
 from bayeslmm.formula.expressions import (
+    MEASURED,
     Call,
     Constant,
     Group,
@@ -150,7 +151,8 @@ def _shown(node: Node) -> str:
 def variables_in(tree: Node) -> list[str]:
     """Names in a tree that are columns or constants, in order, each once.
 
-    A call of within() or between() is the name of its own column.
+    A call of within() or between() is the name of its own column; the errors in me(x, sd) are
+    none, for they are of the readings and not of x.
     """
     found: dict[str, None] = {}
     waiting = [tree]
@@ -160,6 +162,8 @@ def variables_in(tree: Node) -> list[str]:
             found.setdefault(node.name)
         elif isinstance(node, GroupMean):
             found.setdefault(source(node))
+        elif isinstance(node, Call) and node.function == MEASURED:
+            waiting.extend(node.arguments[:1])
         else:
             waiting.extend(reversed([n for n in children(node) if not _is_coding(node, n)]))
     return list(found)

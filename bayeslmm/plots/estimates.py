@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from bayeslmm.bayes.tree import linear_predictor
 from bayeslmm.errors import PlotError, listed, suggestion
 from bayeslmm.formula import Design
 from bayeslmm.formula.random import RandomBlock
@@ -60,6 +61,8 @@ def fitted_values(fit: PosteriorResult | LikelihoodResult) -> np.ndarray:
     The predictor is linear, so this is its posterior mean too, without an array of draws by rows.
     """
     design = fit.model.design
+    if design.modeled and is_posterior(fit):  # unknown covariates times coefficients are not linear
+        return linear_predictor(design, fit.names, fit.posterior).mean(axis=(0, 1))
     values = design.offset + design.X @ coefficients(fit)
     for block, b in zip(design.blocks, effects(fit), strict=True):
         values = values + np.einsum("nq,nq->n", block.Z, b[block.codes])

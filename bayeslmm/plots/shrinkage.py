@@ -84,10 +84,15 @@ def shrinkage(fit: PosteriorResult | LikelihoodResult, factor: str | None = None
     Raises
     ------
     PlotError
-        If there is no such factor.
+        If there is no such factor, or covariates have unknown values.
     """
     design = fit.model.design
     block = block_of(design, factor)
+    if design.modeled:
+        raise PlotError(
+            "Estimates of each group alone are least squares, which need every covariate, and "
+            f"{design.modeled[0].name!r} has unknown values."
+        )
     at = design.blocks.index(block)
     beta, b = coefficients(fit), effects(fit)
     index = [design.coef_names.index(e) if e in design.coef_names else -1 for e in block.effects]

@@ -252,9 +252,9 @@ def _refuse_responses(design: Design, prior: Prior) -> None:
         )
     if design.modeled:
         raise PriorError(
-            f"{prior!r} is about standardized columns, which missing values of "
+            f"{prior!r} is about standardized columns, which unknown values of "
             f"{listed(covariate.name for covariate in design.modeled)} leave open: use a prior of "
-            'each coefficient, or missing="drop".'
+            "each coefficient."
         )
     if [*scale_keys(design), *log_scale_keys(design)] != ["sigma"]:
         raise PriorError(

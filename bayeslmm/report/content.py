@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.errors import BayesLMMError
+from bayeslmm.formula.covariates import missing_option
 from bayeslmm.report.mathematics import equation_rows
 from bayeslmm.report.pictures import Picture, draw
 from bayeslmm.report.tables import Table, table
@@ -522,16 +523,16 @@ def reproducing_code(fit: PosteriorResult, settings: Settings) -> str:
     )
 
 
-def _stated(model: Model) -> list[tuple[str, str]]:
+def _stated(model: Model) -> list[tuple[str, str | dict[str, str]]]:
     """Arguments of the model that are not the defaults."""
     design = model.design
-    stated = [("family", model.family)] if model.family != "gaussian" else []
+    stated: list = [("family", model.family)] if model.family != "gaussian" else []
     if not design.family.gaussian:
         stated.append(("link", design.family.link.name))
     if model.random != "gaussian":
         stated.append(("random", model.random))
     if design.modeled:
-        stated.append(("missing", "model"))
+        stated.append(("missing", missing_option(design.modeled)))
     if design.residual is not None:
         syntax = design.residual.syntax
         sigma = f"~ {syntax.sigma}" if syntax.sigma else None

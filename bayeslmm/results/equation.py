@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bayeslmm.formula import Design
+from bayeslmm.formula.covariates import reading_sd
 from bayeslmm.formula.random import RandomBlock
 from bayeslmm.results.equation_writers import Line, Writer, _Latex, _Text
 from bayeslmm.results.residual_equation import (
@@ -87,6 +88,7 @@ def _conditional(w: Writer) -> Iterator[Line]:
             half = f"{w.tail(block)}/2"
             yield w.multiplier(block, "j"), "~", [w.gamma(half, half)]
     if not gaussian:
+        yield from covariate_lines(w)
         return
     if w.family == "student":
         spread = w.student(w.greek("nu"), "0", residual_variance(w, "i"))
@@ -156,6 +158,10 @@ def _fixed_terms(w: Writer) -> list[str]:
 
 
 def _covariate(w: Writer, name: str, row: str) -> str:
+    for covariate in w.design.modeled:  # in the model it is the true value, not its reading
+        if covariate.measured:
+            reading = f"me({covariate.name}, {reading_sd(w.design, covariate.name)})"
+            name = name.replace(reading, covariate.name)
     return "" if name == "Intercept" else w.value(name, row)
 
 

@@ -69,7 +69,7 @@ class PosteriorPrediction:
         if random == "new" and any(np.any(Z) for c in self._missing for Z in c.Z_slopes):
             raise ValueError(
                 'random="new" for the fitted rows is not available where random slopes act on '
-                "modeled missing values: give newdata."
+                "unknown values of covariates: give newdata."
             )
         if newdata is not None:
             warn_of_priors_alone(fit, self.rows.X, self.index, stacklevel=self._user)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from bayeslmm.formula.covariates import reading_sd
 from bayeslmm.parts.structures import STRUCTURES
 
 if TYPE_CHECKING:
@@ -103,10 +104,32 @@ def related_line(w: Writer, k: int, block: RandomBlock, part) -> Line:
 
 
 def covariate_lines(w: Writer) -> Iterator[Line]:
-    """The distribution of covariates with missing values."""
+    """The distributions of covariates with unknown values, and of their readings."""
     for covariate in w.design.modeled:
-        moments = (
-            w.indexed("mu", [w.name(covariate.name)]),
-            w.indexed("sigma", [w.name(covariate.name)]),
-        )
-        yield w.value(covariate.name, "i"), "~", [w.normal(moments[0], w.squared(moments[1]))]
+        x, model = w.value(covariate.name, "i"), covariate.model
+        own = w.name(covariate.name)
+        terms = [w.indexed("mu", [own])]
+        for k, (name, mean) in enumerate(zip(model.names[1:], model.means[1:], strict=True), 1):
+            sign = "-" if mean >= 0 else "+"
+            centered = f"({w.value(name, 'i')} {sign} {abs(mean):.4g})"
+            terms.append(w.times(w.indexed("alpha", [own, str(k)]), centered))
+        if model.factor is not None:
+            terms.append(w.indexed("c", [own, w.cell(model.factor, "i")]))
+        spread = w.squared(w.indexed("sigma", [own]))
+        if covariate.values is not None:
+            event = w.probability(f"{x} = {w.name(str(covariate.values[1]))}")
+            yield w.function("logit", event), "=", terms
+        else:
+            yield x, "~", [w.normal(" + ".join(terms), spread)]
+        if model.factor is not None:
+            spread = w.squared(w.indexed("tau", [own]))
+            label = f"{w.counted('j', len(model.levels))} ({w.name(model.factor)})"
+            yield w.indexed("c", [own, "j"]), "~", [w.normal("0", spread) + label]
+        if covariate.measured:
+            sd = reading_sd(w.design, covariate.name)
+            error = sd if _is_number(sd) else w.value(sd, "i")
+            yield w.value(f"reading of {covariate.name}", "i"), "~", [w.normal(x, w.square(error))]
+
+
+def _is_number(text: str) -> bool:
+    return text[:1].isdigit() or text[:1] == "."

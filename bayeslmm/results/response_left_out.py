@@ -19,6 +19,7 @@ from arviz_stats.base import array_stats
 from bayeslmm.assembly import response_system, trials_and_weights
 from bayeslmm.bayes.draws import covariance_factors
 from bayeslmm.bayes.laplace_posterior import heavy_effects, whitened_obstacle
+from bayeslmm.bayes.marginal import modeled_obstacle
 from bayeslmm.bayes.responses import phi_draws
 from bayeslmm.bayes.sampling import Sampling
 from bayeslmm.bayes.tree import linear_predictor
@@ -59,10 +60,10 @@ def by_quadrature(fit: PosteriorResult) -> bool:
 
 def integrated_factor(fit: PosteriorResult) -> int | None:
     """The grouping factor whose effects are integrated out; None where none can be, as Student-t
-    effects.
+    effects, and none beside unknown values of covariates.
     """
     design = fit.model.design
-    if heavy_effects(design, fit.priors):
+    if design.modeled or heavy_effects(design, fit.priors):
         return None
     able = [k for k, b in enumerate(design.blocks) if b.n_effects <= MOST_EFFECTS]
     return max(able, key=lambda k: design.blocks[k].n_levels, default=None)
@@ -71,6 +72,8 @@ def integrated_factor(fit: PosteriorResult) -> int | None:
 def unit_obstacle(fit: PosteriorResult, unit: str) -> str | None:
     """Why groups of a factor cannot be left out; None where they can."""
     design = fit.model.design
+    if text := modeled_obstacle(design):
+        return text
     if heavy_effects(design, fit.priors):
         return "they are Student-t, and quadrature is for normal ones"
     block = design.block(unit)
@@ -111,8 +114,9 @@ class LeavingOut:
 
     @property
     def conditional(self) -> bool:
-        """Whether there are effects, and densities are given all of them."""
-        return self.factor is None and bool(self.fit.model.design.blocks)
+        """Whether there are effects or unknown covariates, and densities are given all of them."""
+        design = self.fit.model.design
+        return self.factor is None and bool(design.blocks or design.modeled)
 
     @property
     def likelihood(self) -> str:

@@ -102,7 +102,7 @@ def refuse_unless_derived(
     if not residuals and getattr(design, "residual", None) is not None:
         reasons.append("correlated or unequal residuals")
     if modeled:
-        reasons.append("modeled missing covariates")
+        reasons.append("unknown values of covariates")
     if not related and any(getattr(b, "relationship", None) is not None for b in design.blocks):
         reasons.append("levels with a known relationship")
     if reasons:

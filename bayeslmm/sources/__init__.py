@@ -46,7 +46,7 @@ def source_design(
     data: Any,
     *,
     weights=None,
-    missing: str = "drop",
+    missing: str | Mapping[str, str] = "drop",
     namespace: Mapping[str, Any] | None = None,
     residual: str | None = None,
     sigma: str | None = None,

@@ -26,6 +26,7 @@ from bayeslmm.formula.building import (
     refuse_no_rows,
 )
 from bayeslmm.formula.columns import find_column, words_among_numbers
+from bayeslmm.formula.covariate_formulas import measured_covariates
 from bayeslmm.formula.functions import allowed_calls, check_namespace
 from bayeslmm.formula.matrices import ModelMatrix, model_matrix, response_matrix
 from bayeslmm.formula.missing import MissingRows
@@ -61,7 +62,7 @@ def build_streamed_design(
     source: Source,
     *,
     weights=None,
-    missing: str = "drop",
+    missing: str | Mapping[str, str] = "drop",
     namespace: Mapping[str, Any] | None = None,
 ) -> StreamedDesign:
     """Apply a formula to rows that are read in batches.
@@ -91,6 +92,11 @@ def build_streamed_design(
     columns = used_columns(formula, source, weights=weights, namespace=namespace)
     header = pd.DataFrame(columns=list(source.columns))
     used, calls = columns_and_calls(parsed, header, namespace, allowed_calls(namespace))
+    if measured := measured_covariates(parsed, allowed_calls(namespace), set(header.columns)):
+        raise FormulaError(
+            f"me({min(measured)}, ...) has unknown values in every row, and rows read in batches "
+            "are not kept. Read the data into memory first."
+        )
     if calls:
         raise FormulaError(
             f"{calls[0]} needs the means of groups, which are not taken in batches. Make it a "

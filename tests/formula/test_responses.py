@@ -294,7 +294,6 @@ def test_a_continuous_response_is_not_cut_into_hundreds_of_categories():
     [
         ({"residual": "ar1(x | g)"}, "residual="),
         ({"sigma": "~ f"}, "sigma="),
-        ({"missing": "model"}, "missing="),
         ({"relationship": {"g": np.eye(8)}}, "relationship="),
     ],
 )
