@@ -11,8 +11,10 @@ import pytest
 import bayeslmm as blm
 from bayeslmm import compiling
 from bayeslmm.bayes import whitening
+from bayeslmm.bayes.covariates import covariate_names
 from bayeslmm.bayes.kernels import joint
 from bayeslmm.bayes.laplace_posterior import laplace_posterior
+from bayeslmm.bayes.unknowns import covariate_values
 from bayeslmm.bayes.whitened_fitting import joint_values
 from bayeslmm.bayes.whitening import whitened_posterior
 from tests.bayes.test_hierarchical import _log_density
@@ -137,7 +139,7 @@ def _naturals(model, density, Z):
 
 def _free(model, density, Z):
     """What the PyMC model's priors are about at rows of Z, by name, and standardized effects."""
-    sds, F, phi, beta, nu, _, effects = joint.natural_draws(Z, density.arguments)
+    sds, F, phi, beta, nu, unknown, effects = joint.natural_draws(Z, density.arguments)
     sds = np.abs(sds)
     own_columns = np.array_equal(model.priors.combinations(), np.eye(beta.shape[1]))
     values = {"beta" if own_columns else "beta_centered": beta} if beta.shape[1] else {}
@@ -169,6 +171,13 @@ def _free(model, density, Z):
         if nu.shape[1]:
             values[factor.nu] = nu[:, k]
         values[factor.z] = np.linalg.solve(positive[:, None], b[..., None])[..., 0]
+    if model.design.modeled:
+        own = covariate_values(model.design, density.laplace.unknown, unknown, unknown.x, (len(Z),))
+        for covariate in model.design.modeled:
+            names = covariate_names(covariate)
+            if names.effect in own:
+                own[f"{names.effect}_z"] = own.pop(names.effect) / own[names.effect_sd][:, None]
+        values |= own
     return values
 
 
