@@ -192,13 +192,14 @@ class PosteriorTables(PosteriorDraws):
         tables = [pd.DataFrame(columns=["covariate", "row", "mean", "sd", "lower", "upper"])]
         for covariate in self.model.design.modeled:
             draws = self.posterior[covariate_names(covariate).missing].to_numpy()
-            table = summarize_blocks(
-                partial(_rows_of, _in_units(draws, covariate.values), covariate.unit),
-                range(len(covariate.rows)),
-                draws.shape[0] * draws.shape[1],
-                level=level,
-                interval=interval,
-            )
+            with np.errstate(invalid="ignore"):  # r-hat of two values of even odds has no spread
+                table = summarize_blocks(
+                    partial(_rows_of, _in_units(draws, covariate.values), covariate.unit),
+                    range(len(covariate.rows)),
+                    draws.shape[0] * draws.shape[1],
+                    level=level,
+                    interval=interval,
+                )
             table.insert(0, "covariate", covariate.name)
             table.insert(1, "row", self.model.design.index[covariate.rows])
             if covariate.values is not None:

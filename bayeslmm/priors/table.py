@@ -331,8 +331,10 @@ def default_priors(
     - correlations: LKJ(2), Lewandowski, Kurowicka and Joe (2009). Standard deviations and
       correlations are those at the means of the covariates: of each column with the columns
       marginal to it taken out;
-    - a covariate x whose missing values are modeled: its mean Normal(mean x, 2.5 s_x), its
-      standard deviation HalfStudentT(3, s_x), over the observed values;
+    - a covariate x with unknown values: its mean, at the means of its predictors,
+      Normal(mean x, 2.5 s_x), its slope on a column w Normal(0, 2.5 s_x / s_w), its standard
+      deviation and that of random intercepts HalfStudentT(3, s_x), over the observed values; of
+      two values, on the logit scale, Normal(0, 1.5) and Normal(0, 2.5 / s_w);
     - degrees of freedom of Student-t residuals or random effects: Gamma(2, 0.1), Juarez and
       Steel (2010).
     - residual structures: see :func:`bayeslmm.priors.residual_priors.residual_parameters`;
