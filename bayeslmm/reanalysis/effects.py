@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bayeslmm.bayes.coefficients import coefficient_priors
-from bayeslmm.bayes.whitening import whitened_obstacle
+from bayeslmm.bayes.laplace_posterior import whitened_obstacle
 from bayeslmm.errors import PriorError, listed
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import FixedPrior

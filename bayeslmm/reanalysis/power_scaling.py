@@ -13,8 +13,8 @@ import pandas as pd
 
 from bayeslmm.bayes.coefficients import fixed_prior
 from bayeslmm.bayes.draws import coefficient_draws, component_draws, prior_covariance_draws
+from bayeslmm.bayes.laplace_posterior import heavy_effects, samples_effects
 from bayeslmm.bayes.residual_draws import residual_parameters
-from bayeslmm.bayes.whitening import heavy_effects, samples_effects
 from bayeslmm.errors import DataError, PriorError
 from bayeslmm.gaussian import (
     FixedPrior,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bayeslmm.bayes.whitening import heavy_effects
+from bayeslmm.bayes.laplace_posterior import heavy_effects
 from bayeslmm.errors import ModelWarning, PriorError
 from bayeslmm.parts.prior import Prior
 from bayeslmm.reanalysis.integrated import EffectSource

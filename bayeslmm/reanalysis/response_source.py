@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from bayeslmm.bayes.coefficients import coef_keys
+from bayeslmm.bayes.laplace_posterior import whitened_obstacle
 from bayeslmm.bayes.marginal import modeled_obstacle
-from bayeslmm.bayes.whitening import whitened_obstacle
 from bayeslmm.errors import PriorError
 from bayeslmm.formula import Design
 from bayeslmm.parts.prior import Prior

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayeslmm.bayes.coefficients import pins
-from bayeslmm.bayes.whitening import samples_effects, whitened_obstacle
+from bayeslmm.bayes.laplace_posterior import samples_effects, whitened_obstacle
 from bayeslmm.protocols import is_posterior
 from bayeslmm.reanalysis.effects import effect_row
 from bayeslmm.reanalysis.integrated import EffectLikelihood, EffectSource, effect_source

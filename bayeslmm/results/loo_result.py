@@ -9,7 +9,7 @@ import numpy as np
 from arviz_stats.utils import ELPDDataLOO
 
 from bayeslmm.bayes.draws import coefficient_draws, component_draws
-from bayeslmm.bayes.whitening import samples_effects
+from bayeslmm.bayes.laplace_posterior import samples_effects
 
 if TYPE_CHECKING:
     import xarray as xr
