@@ -19,11 +19,6 @@ import bayeslmm as blm
 import bayeslmm.likelihood.optimize
 from bayeslmm.gaussian import single_threaded_blas
 
-from .compiling_once import compile_in_one_process
-
-if os.environ.get("PYTEST_XDIST_WORKER"):
-    compile_in_one_process()
-
 # one search of single fits, whatever caches there are: ends agree to some six digits only
 bayeslmm.likelihood.optimize.search_is_complete = lambda: False
 
