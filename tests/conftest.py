@@ -25,6 +25,19 @@ bayeslmm.likelihood.optimize.search_is_complete = lambda: False
 DATA = Path(__file__).parent / "data"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests first: at the end a process would wait for the one that has such left.
+
+    The half of the list that another process begins with compiles other kernels than ``bayes``.
+    """
+
+    def place(item: pytest.Item) -> int:
+        room, *inside = item.path.relative_to(Path(__file__).parent).parts
+        return 0 if room == "bayes" else 2 if inside else 1  # 1: of the whole package
+
+    items.sort(key=place)
+
+
 @cache
 def dataset(name: str) -> pd.DataFrame:
     return blm.load_dataset(name)

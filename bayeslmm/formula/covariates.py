@@ -128,6 +128,14 @@ class ModeledCovariate:
         return self.rows[unread[self.unit]]
 
     @property
+    def has_reading(self) -> np.ndarray:
+        """Of each unknown, whether it was read with an error; missing ones were not."""
+        own = self.model.unknown >= 0
+        found = np.empty(self.n_unknown, dtype=bool)
+        found[self.model.unknown[own]] = ~np.isnan(self.model.reading[own])
+        return found
+
+    @property
     def observed(self) -> np.ndarray:
         """The observed values, one per unit."""
         return self.model.reading[~np.isnan(self.model.reading)]

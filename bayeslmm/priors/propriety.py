@@ -108,15 +108,19 @@ def _refuse_separated(design: Design, priors: Priors, free: np.ndarray) -> None:
     )
 
 
-def undetermined(design: Design, priors: Priors, direction: np.ndarray) -> bool:
+def undetermined(
+    design: Design, priors: Priors, direction: np.ndarray, *, proper: bool = True
+) -> bool:
     """Whether the data leave a direction of the coefficients open, beside flat ones.
 
     Parameters
     ----------
     direction : (p,) array
         A change of the coefficients that no proper prior of the others holds.
+    proper : bool
+        Whether a proper prior is given along it.
     """
-    X = _informing_rows(design, priors, direction)
+    X = _informing_rows(design, priors, direction, proper=proper)
     column = X @ direction
     if np.linalg.norm(column) <= 1e-10 * np.linalg.norm(X * direction):
         return True
@@ -186,18 +190,21 @@ def _free_directions(design: Design, priors: Priors) -> np.ndarray:
     return columns
 
 
-def _informing_rows(design: Design, priors: Priors, *more: np.ndarray) -> np.ndarray:
+def _informing_rows(
+    design: Design, priors: Priors, *more: np.ndarray, proper: bool = True
+) -> np.ndarray:
     """X with zeros in the rows that do not inform, or fewer rows with the same products."""
     if not design.rows_in_memory:
         return design.X_reduced
-    return design.X * _used(design, priors, *more)[:, None]
+    return design.X * _used(design, priors, *more, proper=proper)[:, None]
 
 
-def _used(design: Design, priors: Priors, *more: np.ndarray) -> np.ndarray:
+def _used(design: Design, priors: Priors, *more: np.ndarray, proper: bool = True) -> np.ndarray:
     """(n,) 1 for rows that inform, 0 for those of no weight or with an unknown covariate.
 
     A covariate whose effects all have proper priors, and ``more`` directions of which do not
-    change it, leaves every row to the others.
+    change it, leaves every row to the others. Along ``more``, if its prior is ``proper``,
+    readings with an error inform too: under a flat one their standard deviation may go to zero.
     """
     used = np.ones(design.n_rows)
     if design.weights is not None:
@@ -205,9 +212,16 @@ def _used(design: Design, priors: Priors, *more: np.ndarray) -> np.ndarray:
     if not design.modeled:
         return used
     flat = [j for j, name in enumerate(design.coef_names) if not priors[coef_key(name)].is_proper]
-    directions = np.column_stack([np.linalg.inv(priors.combinations())[:, flat], *more])
+    directions = np.linalg.inv(priors.combinations())[:, flat]
+    if not proper:
+        directions = np.column_stack([directions, *more])
     for covariate in design.modeled:
-        if np.any(covariate.X_slope @ directions) or any(map(np.any, covariate.Z_slopes)):
+        read = covariate.has_reading[covariate.unit]
+        if np.any(covariate.X_slope @ directions):
+            used[covariate.rows] = 0.0
+        elif more and np.any(covariate.X_slope @ np.column_stack(more)):
+            used[covariate.rows[~read]] = 0.0
+        elif any(map(np.any, covariate.Z_slopes)):
             used[covariate.rows] = 0.0
     return used
 

@@ -43,6 +43,7 @@ from bayeslmm.reanalysis.theta import (
 )
 
 if TYPE_CHECKING:
+    from bayeslmm.formula import Design
     from bayeslmm.parts.prior import Prior
     from bayeslmm.priors.table import Priors
     from bayeslmm.protocols import Model, PosteriorResult
@@ -554,6 +555,32 @@ def _refuse_other_data(fit1: PosteriorResult, fit0: PosteriorResult) -> None:
     first, second = (ones if d.weights is None else d.weights for d in (one, zero))
     if not np.allclose(first, second):
         raise ValueError("The models have different prior weights.")
+    _refuse_other_covariates(one, zero)
+
+
+def _refuse_other_covariates(one: Design, zero: Design) -> None:
+    """Refuse models of which one gives a covariate a density and the other gives it none.
+
+    The readings of a covariate with unknown values are data as the response is.
+    """
+    names = {c.name: c for c in one.modeled}, {c.name: c for c in zero.modeled}
+    for name in {**names[0], **names[1]}:
+        pair = [own.get(name) for own in names]
+        if not all(pair):
+            raise ValueError(
+                f"One model has a regression for the unknown values of {name!r} and the other has "
+                "none, so that their marginal likelihoods are of other data. For a coefficient of "
+                "it see blm.savage_dickey."
+            )
+        first, second = (c.model for c in pair if c is not None)
+        fields = ("reading", "error", "W", "codes")
+        if not all(
+            np.array_equal(getattr(first, f), getattr(second, f), equal_nan=True) for f in fields
+        ):
+            raise ValueError(
+                f"The models have different regressions for the unknown values of {name!r}: give "
+                "both the same, missing={...}."
+            )
 
 
 def _refuse_two_priors(priors1: Priors, priors0: Priors) -> None:

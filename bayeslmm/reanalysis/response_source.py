@@ -18,7 +18,6 @@ import numpy as np
 
 from bayeslmm.bayes.coefficients import coef_keys
 from bayeslmm.bayes.laplace_posterior import whitened_obstacle
-from bayeslmm.bayes.marginal import modeled_obstacle
 from bayeslmm.errors import PriorError
 from bayeslmm.formula import Design
 from bayeslmm.parts.prior import Prior
@@ -222,9 +221,15 @@ class ResponseSource:
 
     def flat_obstacle(self) -> str | None:
         """Why a flat prior on the effect leaves its posterior improper; None where it does not."""
-        if self.effect.prior.is_proper and separated(
-            self.model.design, self._known_priors, self.effect.direction
-        ):
+        if not self.effect.prior.is_proper:
+            return None
+        along = self.model.design, self._known_priors, self.effect.direction
+        if self.model.design.modeled and undetermined(*along, proper=False):
+            return (
+                f"Under a flat prior the posterior of {self.effect.label} is improper: too few "
+                "rows have exactly known values of its columns, and nothing else bounds it."
+            )
+        if separated(*along):
             return (
                 f"Under a flat prior the posterior of {self.effect.label} is improper: predictors "
                 "and responses are separated along it, so that the likelihood never falls off."
@@ -266,7 +271,7 @@ def response_source(
     design = model.design
     found = response_effect(design, priors, effect)
     known = _known(design, priors, found)
-    if obstacle := modeled_obstacle(design) or whitened_obstacle(design, known):
+    if obstacle := whitened_obstacle(design, known):
         raise PriorError(
             f"Reanalysis of an effect is not available here, as {obstacle}: it takes slices of the "
             "compiled joint density. Fit the model under each prior and compare the fits."
