@@ -35,6 +35,7 @@ __all__ = [
     "expect",
     "fingerprint",
     "in_numpy",
+    "inlined_kernel",
     "interpreting",
     "kernel",
     "mark_complete",
@@ -239,6 +240,9 @@ def _compiled(**options: Any) -> Callable[[Callable], Any]:
 #: another file that it calls: delete the caches (``find bayeslmm -name '*.nb[ic]' -delete``)
 #: after editing one. Division by zero gives infinity, as in numpy.
 kernel = _compiled()
+
+#: As :data:`kernel`, compiled as part of the kernel that calls it and not a second time by itself.
+inlined_kernel = _compiled(inline="always")
 
 #: As :data:`kernel`, for sums that may be taken in any order; nan and infinity keep their meaning.
 summing_kernel = _compiled(fastmath={"reassoc", "contract", "nsz"})

@@ -13,6 +13,9 @@ families        simulation-based calibration of 0/1 and count responses, 12 grou
 shrinkage       simulation-based calibration of a horseshoe, of R2D2 and of a Student-t prior, six
                 columns, 10 groups of 6 rows.
 student         simulation-based calibration of Student-t residuals, 12 groups of 8 rows.
+unknown         simulation-based calibration with a missing covariate (rows; groups, with a
+                regression and sites), a covariate read with error, and missing 0/1 values: whole
+                data sets are simulated, 12 groups of 6 rows.
 intervals       coverage of 90 % bootstrap intervals of R2 and of the variance components.
 trajectories    moments by trajectories of a surrogate against NUTS, in standard errors.
 """
@@ -163,6 +166,102 @@ def student(n: int, seed: int) -> None:
     print(f"Student-t residuals\n{found!r}")
 
 
+#: Formula, missing=, and what is simulated of x: regression on z, sites, error of readings.
+UNKNOWN = {
+    "missing in rows": ("y ~ x + (1 | g)", {"x": "~ z"}, "rows"),
+    "missing in groups": ("y ~ x + (1 | g)", {"x": "~ z + (1 | site)"}, "groups"),
+    "slopes on it": ("y ~ x + (x || g)", {"x": "~ z"}, "rows"),
+    "measured": ("y ~ me(x, s) + (1 | g)", {"x": "~ z"}, "measured"),
+    "0/1": ("y ~ x + (1 | g)", {"x": "~ z"}, "binary"),
+}
+
+
+def _simulated(kind: str, slopes: bool, rng: np.random.Generator):
+    """Rows without a response, true values of x, and the parameters that both were drawn with."""
+    g = np.repeat(np.arange(12), 6)
+    true = {"mean(x)": rng.normal(), "x ~ z": rng.normal(0, 0.6)}
+    unit = np.arange(12)[g] if kind == "groups" else np.arange(len(g))
+    z = np.random.default_rng(9).normal(size=unit.max() + 1)[unit]
+    units = np.unique(unit, return_index=True)[1]
+    x = true["mean(x)"] + true["x ~ z"] * (z - z[units].mean())
+    if kind == "binary":
+        x = (rng.random(len(x)) < 1 / (1 + np.exp(-x))).astype(float)
+    else:
+        true["sd(x)"] = abs(rng.normal())
+        x = x + true["sd(x)"] * rng.normal(size=len(g))[unit]
+    site = g % 4
+    if kind == "groups":
+        true["sd(x ~ 1 | site)"] = abs(rng.normal(0, 0.5))
+        x = x + true["sd(x ~ 1 | site)"] * rng.normal(size=4)[site]
+    s = np.random.default_rng(8).uniform(0.3, 1.0, len(g))
+    read = x + s * rng.normal(size=len(g))
+    if kind != "measured":
+        read = np.where(np.random.default_rng(7).random(unit.max() + 1)[unit] < 0.25, np.nan, x)
+    own = {"Intercept": rng.normal(), "x": rng.normal(0, 0.6), "sigma": abs(rng.normal())}
+    own |= {f"sd({e} | g)": abs(rng.normal(0, 0.5)) for e in ("Intercept", "x")[: 1 + slopes]}
+    frame = pd.DataFrame({"x": read, "z": z, "s": s, "g": g, "site": site})
+    return frame.assign(y=rng.normal(size=len(g))), x, true | own
+
+
+def _response(true: dict, x: np.ndarray, g: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    y = true["Intercept"] + true["x"] * x + true["sigma"] * rng.normal(size=len(g))
+    y = y + true["sd(Intercept | g)"] * rng.normal(size=12)[g]
+    return y + true.get("sd(x | g)", 0.0) * rng.normal(size=12)[g] * x
+
+
+def _draws(post, key: str) -> np.ndarray:
+    base = "true_x" if "true_x_mean" in post.posterior else "missing_x"
+    names = {
+        "mean(x)": f"{base}_mean",
+        "x ~ z": f"{base}_slope",
+        "sd(x)": f"{base}_sd",
+        "sd(x ~ 1 | site)": f"{base}_sd_site",
+        "sigma": "sigma",
+    }
+    if key in names:
+        return post.posterior[names[key]].to_numpy().ravel()
+    name, at = (
+        ("sd_g", key == "sd(x | g)") if key.startswith("sd(") else ("beta", key != "Intercept")
+    )
+    return post.posterior[name].to_numpy()[0, :, int(at)]
+
+
+def unknown(n: int, seed: int) -> None:
+    from scipy import stats
+
+    half = {"sd(x)": 1.0, "sd(x ~ 1 | site)": 0.5}
+    priors = PROPER | {key: blm.Prior("HalfNormal", sigma=s) for key, s in half.items()}
+    priors |= {
+        "mean(x)": blm.Prior("Normal", mu=0, sigma=1),
+        "x ~ z": blm.Prior("Normal", mu=0, sigma=0.6),
+    }
+    for name, (formula, missing, kind) in UNKNOWN.items():
+        rows = []
+        for sim in range(n):
+            rng = np.random.default_rng([seed, sim])
+            slopes = "(x ||" in formula
+            data, x, true = _simulated(kind, slopes, rng)
+            while kind == "binary" and data["x"].nunique() < 2:  # a constant has no model
+                data, x, true = _simulated(kind, slopes, rng)
+            own = {key: p for key, p in priors.items() if key in (*true, *PROPER)}
+            # the intercept's prior is about the means of the columns as they stand
+            model = quietly(formula, data, missing=missing, priors=own)
+            true["Intercept"] -= model.priors.combinations()[0, 1] * true["x"]
+            data["y"] = _response(true, x, data["g"].to_numpy(), rng)
+            model = quietly(formula, data, missing=missing, priors=own)
+            post = model.fit(
+                draws=396, chains=1, random_seed=int(rng.integers(2**31)), progressbar=False
+            )
+            rows.append({k: (_draws(post, k)[::4] < value).sum() for k, value in true.items()})
+        found = pd.DataFrame(rows)
+        p = {
+            key: stats.chisquare(np.bincount(ranks // 10, minlength=10)).pvalue
+            for key, ranks in found.items()
+        }
+        shown = ", ".join(f"{key} {value:.2g}" for key, value in p.items())
+        print(f"{name}: p values of {n} ranks: {shown}", flush=True)
+
+
 def intervals(n: int, seed: int) -> None:
     rng = np.random.default_rng(3)
     g = np.repeat(np.arange(20), 5)
@@ -230,6 +329,7 @@ PARTS = {
     "shrinkage": (shrinkage, 300),
     "families": (families, 500),
     "student": (student, 300),
+    "unknown": (unknown, 300),
     "intervals": (intervals, 200),
     "trajectories": (trajectories, 6),
 }

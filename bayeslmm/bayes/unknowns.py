@@ -196,13 +196,9 @@ class UnknownValues:
             np.ascontiguousarray(push[self.row]),
             self.n_normal,
         )
-        return unknowns, self._sums(system, position)
+        return unknowns, self._sums(system, order, position)
 
-    def rows_summed(self) -> np.ndarray:
-        """Rows, in the order of the design, whose density is summed over values."""
-        return np.unique(self.row[self.ptr[self.n_normal] :])
-
-    def _sums(self, system: ResponseSystem, position: np.ndarray) -> Sums:
+    def _sums(self, system: ResponseSystem, order: np.ndarray, position: np.ndarray) -> Sums:
         members, rows, at = [], [], []
         for part in self.together:
             entries = [
@@ -215,18 +211,24 @@ class UnknownValues:
             members.append(part)
             rows.append(own)
             at.append(place.ravel())
-        used = _joined(rows)
+        inside = [
+            own for part, own in zip(members, rows, strict=True) for _ in range(2 ** len(part))
+        ]
+        blocks = [order, *inside]
+        used = _joined(blocks)
+        weights = system.weights[used]
+        weights[: system.n][np.isin(order, _joined(rows))] = 0.0
         return Sums(
             _joined(members),
-            position[used],
+            position[_joined(rows)],
             _starts(members),
             _starts(rows),
             _joined(at),
             _starts(at),
+            _starts(blocks),
             system.y[used],
             system.trials[used],
-            system.weights[used],
-            sum(2 ** len(part) for part in members),
+            weights,
         )
 
     def drawn(self, x: np.ndarray, chances: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -293,10 +295,10 @@ class Near:
         return 1.0 + self.sd**2 * np.bincount(own.number, w[own.row] * gamma**2, own.m)
 
     def laid_out(
-        self, system: ResponseSystem, rows: Rows, order: np.ndarray, factors: Sequence[int],
+        self, system: ResponseSystem, order: np.ndarray, factors: Sequence[int],
         found: Any, phi: np.ndarray, beta: np.ndarray,
-    ) -> tuple[Rows, tuple[Regressions, Unknowns, Sums]]:  # fmt: skip
-        """For the kernels: rows, and what they have of covariates."""
+    ) -> tuple[Regressions, Unknowns, Sums]:  # fmt: skip
+        """For the kernels."""
         own = self.unknown
         gamma, number, eta = own.slopes(system, beta, found.b), own.number, found.eta.copy()
         expected, x = eta[own.row], self.mean.copy()
@@ -310,9 +312,7 @@ class Near:
             moved = self.mean + self.sd**2 * T / self._information(w, gamma)
             np.add.at(eta, own.row, (moved - x)[number] * gamma)
             x = moved
-        summed = np.isin(order, own.rows_summed())
-        rows = rows._replace(weights=np.where(summed, 0.0, rows.weights))
-        return rows, (own.regressions, *own.laid_out(system, order, factors, w, push))
+        return own.regressions, *own.laid_out(system, order, factors, w, push)
 
     def joined(self, mode: Mode, p: int) -> Mode:
         """The mode with the coordinates of the regressions before the p coefficients."""
@@ -495,17 +495,20 @@ def _regressions(design: Design, priors: Priors, first: dict[str, int]) -> Regre
     )
 
 
-def no_unknowns(p: int, q: int) -> tuple[Regressions, Unknowns, Sums]:
-    """What the kernels get where everything is known, of p coefficients and q effects' columns."""
+def no_unknowns(rows: Rows, p: int) -> tuple[Regressions, Unknowns, Sums]:
+    """What the kernels get where everything is known, of p coefficients."""
     none, nothing, zero = np.zeros(0), np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int64)
-    empty = scales([])
+    empty, width = scales([]), len(rows.Z)
     return (
         Regressions(
             none, none, nothing, none, zero, zero, zero, nothing, zero, nothing, nothing, empty,
             empty,
         ),
-        Unknowns(zero, nothing, none, np.zeros((0, p)), np.zeros((0, q)), none, none, 0),
-        Sums(nothing, nothing, zero, zero, nothing, zero, none, none, none, 0),
+        Unknowns(zero, nothing, none, np.zeros((0, p)), np.zeros((0, width)), none, none, 0),
+        Sums(
+            nothing, nothing, zero, zero, nothing, zero, np.array([0, len(rows.y)]), rows.y,
+            rows.trials, rows.weights,
+        ),
     )  # fmt: skip
 
 
@@ -513,20 +516,19 @@ def covariate_values(
     design: Design,
     unknown: UnknownValues,
     draws: UnknownDraws,
+    x: np.ndarray,
     shape: tuple[int, ...],
-    rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
     """Variables of the covariates, (chains, draws, ...), from n draws of the kernels.
 
     Parameters
     ----------
+    x : (n, m) array
+        Values, those of two values drawn.
     shape : tuple of int
         Chains and draws.
-    rng : numpy.random.Generator
-        Draws unknown values of two.
     """
-    x, own = unknown.drawn(draws.x, draws.chances, rng), unknown.regressions
-    values = {}
+    own, values = unknown.regressions, {}
     for c, covariate in enumerate(design.modeled):
         names, first = covariate_names(covariate), own.columns[c]
         alpha = draws.alpha[:, first : own.columns[c + 1]].reshape(*shape, -1)

@@ -309,7 +309,11 @@ def joint_values(
     if low.nu.shape[1]:
         parts = zip(names.factors, low.nu.T, strict=True)
         values |= {factor.nu: nu.reshape(shape) for factor, nu in parts}
-    if density.laplace.unknown is not None:
-        rng = np.random.default_rng(np.random.SeedSequence([random_seed, 3]))
-        values |= covariate_values(design, density.laplace.unknown, low.unknown, shape, rng)
+    if (unknown := density.laplace.unknown) is not None:
+        x = low.unknown.x
+        if unknown.together:
+            rng = np.random.default_rng(np.random.SeedSequence([random_seed, 3]))
+            flat = np.ascontiguousarray(z.reshape(-1, z.shape[-1]))
+            x = unknown.drawn(x, joint.state_chances(flat, density.arguments), rng)
+        values |= covariate_values(design, unknown, low.unknown, x, shape)
     return values | factor_values(design, names, sds, factors, b, shape)

@@ -8,6 +8,8 @@ exact in any coordinates, and these only make chains move far.
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -23,13 +25,12 @@ from bayeslmm.bayes.kernels.joint import (
     Rows,
     Whitening,
     whitened,
-    whitened_along,
-    whitened_many,
 )
 from bayeslmm.bayes.laplace_posterior import LaplacePosterior
 from bayeslmm.bayes.mode import Mode, climb, find_mode
 from bayeslmm.bayes.signed import signed_mode
 from bayeslmm.bayes.unknowns import Near, no_unknowns
+from bayeslmm.compiling import interpreting
 from bayeslmm.errors import SamplingError
 from bayeslmm.gaussian.crossproducts import CrossProducts
 from bayeslmm.gaussian.problem import Problem, prepare
@@ -95,18 +96,44 @@ class WhitenedPosterior:
         tail = np.diag(self.arguments.whitening.tail)
         return self.mode.log_det + float(np.log(np.abs(tail)).sum())
 
+    @property
+    def _function(self) -> Callable:
+        """Value at z (n_dim,) and gradient into an array: by Python, or by the C function."""
+        if interpreting():
+            return lambda z, out: whitened(z, self.arguments, out)
+        return self._compiled
+
+    @cached_property
+    def _compiled(self) -> Callable:
+        from bayeslmm.bayes.kernels.whitened import logp
+
+        call, table = logp.ctypes, self.table.entries
+        double = ctypes.POINTER(ctypes.c_double)
+
+        def value(z: np.ndarray, out: np.ndarray) -> float:
+            found = ctypes.c_double()
+            pointers = (a.ctypes.data_as(double) for a in (z, out))
+            call(len(z), *pointers, ctypes.byref(found), table.ctypes.data)
+            return found.value
+
+        return value
+
     def __call__(self, z: np.ndarray) -> tuple[float, np.ndarray]:
         """Log density of parameters and v at z, and its gradient in z."""
         out = np.empty(self.n_dim)
-        return whitened(np.ascontiguousarray(z), self.arguments, out), out
+        return self._function(np.ascontiguousarray(z, dtype=float), out), out
 
     def values(self, Z: np.ndarray) -> np.ndarray:
         """Log density at each row of Z, shape (n, n_dim)."""
-        return whitened_many(np.ascontiguousarray(Z, dtype=float), self.arguments)
+        out = np.empty(self.n_dim)
+        Z = np.ascontiguousarray(Z, dtype=float)
+        function = self._function
+        return np.array([function(z, out) for z in Z])
 
     def along(self, Z: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Log density at each row of Z, and its derivative in the direction u (n_dim,)."""
-        return whitened_along(np.ascontiguousarray(Z, dtype=float), u, self.arguments)
+        found = [self(z) for z in np.ascontiguousarray(Z, dtype=float)]
+        return np.array([f[0] for f in found]), np.array([f[1] @ u for f in found])
 
 
 def whitened_posterior(laplace: LaplacePosterior, *, signed: bool = True) -> WhitenedPosterior:
@@ -146,12 +173,11 @@ def whitened_posterior(laplace: LaplacePosterior, *, signed: bool = True) -> Whi
     follow(layout, diag, panel, r, at.F, np.zeros(N), C, R, *work)
     drift = np.zeros((N, 0)) if _in_blocks(system, layout) else _drift(system, symbolic, w)
     laplace = replace(laplace, prior=search.prior)
-    rows, covariates = _rows(laplace.system, symbolic), no_unknowns(system.p, _width(system))
+    rows = _rows(laplace.system, symbolic)
+    covariates = no_unknowns(rows, system.p)
     if near is not None:
         order, factors = _order(system), _largest_first(system)
-        rows, covariates = near.laid_out(
-            laplace.system, rows, order, factors, found, at.phi, at.beta
-        )
+        covariates = near.laid_out(laplace.system, order, factors, found, at.phi, at.beta)
         mode = near.joined(mode, system.p)
     arguments = JointArguments(
         rows,
@@ -167,11 +193,6 @@ def whitened_posterior(laplace: LaplacePosterior, *, signed: bool = True) -> Whi
         _whitening(system, symbolic, w, at.F, C, R, mode),
     )
     return WhitenedPosterior(laplace, mode, arguments, symbolic)
-
-
-def _width(system: ResponseSystem) -> int:
-    """Columns of all factors."""
-    return sum(f.q for f in system.factors)
 
 
 def _settled(laplace: LaplacePosterior, search: Any, mode: Mode, near: Near):

@@ -153,8 +153,8 @@ def plot_loo_pit(fit: PosteriorResult, *, random_seed: int | None = None, **opti
 
     For a calibrated model they are uniform and the line stays near 0. They rest on
     Pareto-smoothed importance sampling of the likelihood given the random effects, in a sample
-    of 5,000 rows where there are more. Of a response that is not Gaussian they are those of
-    ``loo_pit`` without refits, by ``az.plot_ecdf_pit``.
+    of 5,000 rows where there are more. Of a response that is not Gaussian, and of Student-t
+    residuals, they are those of ``loo_pit`` without refits, by ``az.plot_ecdf_pit``.
 
     Parameters
     ----------
@@ -172,9 +172,10 @@ def plot_loo_pit(fit: PosteriorResult, *, random_seed: int | None = None, **opti
     import xarray as xr
 
     from bayeslmm.bayes.tree import log_likelihood
+    from bayeslmm.results.response_left_out import by_quadrature
 
     design = fit.model.design
-    if not design.family.gaussian:
+    if by_quadrature(fit):
         return _plot_family_pit(fit, random_seed, options)
     tree = _replicates(fit, _draws_within(fit, 1e7), random_seed)
     posterior = _like(fit.posterior, tree["posterior_predictive"].to_dataset())

@@ -254,8 +254,8 @@ def savage_dickey(
     """Bayes factor of a parameter against a fixed value of it, within one model.
 
     For a coefficient or contrast the exact conditional density at ``value`` is averaged over draws
-    of the covariance parameters, or of all else where the response is not Gaussian (where these do
-    not reach, both marginal likelihoods are computed);
+    of the covariance parameters, or of all else where the response is not Gaussian or residuals or
+    effects are Student-t (where these do not reach, both marginal likelihoods are computed);
     for all coefficients of a term at once see :mod:`bayeslmm.reanalysis.joint`, for a standard
     deviation :mod:`bayeslmm.reanalysis.components`, for a correlation
     :mod:`bayeslmm.reanalysis.correlation_at_zero`.
@@ -288,7 +288,8 @@ def savage_dickey(
     ValueError
         If there is no such parameter.
     DataError
-        If the response is not Gaussian, and the parameter is not one coefficient or contrast.
+        If the response is not Gaussian, or residuals or effects are Student-t, and the parameter is
+        not one coefficient or contrast.
 
     Examples
     --------
@@ -308,10 +309,10 @@ def savage_dickey(
     if columns is not None and len(columns) == 1:
         name = base.design.coef_names[columns[0]]
         return _coefficient(model, name, value, prior, curve, draws, random_seed)
-    if not base.design.family.gaussian:
+    if samples_effects(base.design, model.priors):
         raise DataError(
             f"The test of {parameter} within a model is not available with "
-            f'family="{base.design.family.name}": that of several coefficients, or of a component, '
+            f"{_what_is_sampled(base)}: that of several coefficients, or of a component, "
             "rests on the likelihood with coefficients and random effects integrated out in closed "
             "form. Fit the model with and without it and give both to blm.bayes_factor(fit1, fit0)."
         )
@@ -327,6 +328,12 @@ def savage_dickey(
         return _component(fit, position, draws, random_seed)
     assert pair is not None  # or there had been a position
     return _correlation(fit, pair)
+
+
+def _what_is_sampled(model: Model) -> str:
+    """The option by which effects are sampled with the parameters."""
+    family = model.design.family.name
+    return 'random="student"' if family == "gaussian" else f'family="{family}"'
 
 
 def _what_works(model: Model, name: str) -> str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bayeslmm.bayes.coefficients import coefficient_priors
+from bayeslmm.bayes.laplace_posterior import whitened_obstacle
 from bayeslmm.errors import PriorError, listed
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import FixedPrior
@@ -194,8 +195,10 @@ def _normal_priors(design: Design, priors: Priors, row: np.ndarray):
         if j == single:
             trial[key] = Prior("Flat")
             continue
+        why = whitened_obstacle(design, priors)
         raise PriorError(
             f"The prior of {key} is {priors[key]!r}; next to the effect under study, coefficients "
-            "need normal or flat priors, which are integrated out exactly."
+            "need normal or flat priors, which are integrated out exactly"
+            + (f" (others take the compiled joint density, but {why})." if why else ".")
         )
     return trial.combinations(), *coefficient_priors(design, trial)

@@ -13,6 +13,7 @@ import pandas as pd
 
 from bayeslmm.bayes.coefficients import fixed_prior
 from bayeslmm.bayes.draws import coefficient_draws, component_draws, prior_covariance_draws
+from bayeslmm.bayes.laplace_posterior import heavy_effects, samples_effects
 from bayeslmm.bayes.residual_draws import residual_parameters
 from bayeslmm.errors import DataError, PriorError
 from bayeslmm.gaussian import (
@@ -59,8 +60,8 @@ def power_scaling(fit: PosteriorResult) -> pd.DataFrame:
     PriorError
         If a prior's density is not known here.
     DataError
-        If the response is not Gaussian, and there are several grouping factors, or one with more
-        than three effects.
+        If the response is not Gaussian or residuals are Student-t, and there are several grouping
+        factors, or one with more than three effects; if effects are Student-t.
 
     Examples
     --------
@@ -74,7 +75,17 @@ def power_scaling(fit: PosteriorResult) -> pd.DataFrame:
 
     from bayeslmm.results.support import refuse_unless_derived
 
-    refuse_unless_derived(fit.model, "Power-scaling", related=True, residuals=True, families=True)
+    design = fit.model.design
+    refuse_unless_derived(
+        fit.model, "Power-scaling", related=True, residuals=True, families=True,
+        heavy_tails=not design.modeled,
+    )  # fmt: skip
+    if heavy_effects(design, fit.priors):
+        raise DataError(
+            'Power-scaling is not available with random="student": it takes the likelihood with '
+            "the random effects integrated out, by quadrature, and that is for normal ones. Fit "
+            "the model again under other priors, or see blm.sensitivity for one coefficient."
+        )
     tree = power_scaling_tree(fit)
     names = tree["posterior"].attrs["parameters"].split("\n")
 
@@ -168,7 +179,7 @@ def log_prior_draws(fit: PosteriorResult) -> dict[str, np.ndarray]:
             key = corr_key(block.name)
             corr = Sigma / (sd[..., :, None] * sd[..., None, :])
             out[key] = _log_lkj(corr, block, priors[key])
-    own = _log_residual_priors if design.family.gaussian else _log_response_priors
+    own = _log_response_priors if samples_effects(design, priors) else _log_residual_priors
     out |= own(design, priors, posterior)
     return {key: out[key] for key in priors}
 
@@ -241,7 +252,7 @@ def _total_log_likelihood(fit: PosteriorResult) -> np.ndarray:
     log prior of beta; a flat one where the data determine beta.
     """
     model, design = fit.model, fit.model.design
-    if not design.family.gaussian:
+    if samples_effects(design, fit.priors):
         return _response_log_likelihood(fit)
     theta = fitted_factors(fit)
     prior = FixedPrior.flat(len(design.coef_names))
@@ -260,7 +271,7 @@ def _total_log_likelihood(fit: PosteriorResult) -> np.ndarray:
 
 
 def _response_log_likelihood(fit: PosteriorResult) -> np.ndarray:
-    """As :func:`_total_log_likelihood`, where the response is not Gaussian."""
+    """As :func:`_total_log_likelihood`, of other responses and Student-t residuals."""
     design, posterior = fit.model.design, fit.posterior
     blocks = design.blocks
     if len(blocks) > 1 or any(block.n_effects > MOST_EFFECTS for block in blocks):

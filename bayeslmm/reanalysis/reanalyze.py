@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from bayeslmm.bayes.laplace_posterior import heavy_effects
 from bayeslmm.errors import ModelWarning, PriorError
 from bayeslmm.parts.prior import Prior
 from bayeslmm.reanalysis.integrated import EffectSource
@@ -184,19 +185,21 @@ def reanalyze(
     that another prior on it reweights the draws exactly; where the Pareto k-hat of the weights is
     above 0.7 they are drawn again under that prior. All other priors stay as they are.
 
-    Where the response is not Gaussian, parameters and random effects are sampled together, and the
-    effect's exact conditional density is taken along slices through the draws
-    (:mod:`bayeslmm.reanalysis.slices`). Effects whose exponentials are ratios (of odds, risks,
-    rates, means, hazards) are shown as ratios, priors are on their logarithms, and ``risks`` adds
-    population-average risks. With a probit, identity or inverse link, and a complementary log-log
-    one of ordered categories or shares, they are on the scale of the link.
+    Where the response is not Gaussian, residuals or effects are Student-t, or another coefficient's
+    prior is not normal, parameters and random effects are sampled together, and the effect's exact
+    conditional density is taken along slices through the draws
+    (:mod:`bayeslmm.reanalysis.slices`). Effects of responses that are not Gaussian whose
+    exponentials are ratios (of odds, risks, rates, means, hazards) are shown as ratios, priors are
+    on their logarithms, and ``risks`` adds population-average risks. With a probit, identity or
+    inverse link, and a complementary log-log one of ordered categories or shares, they are on the
+    scale of the link.
 
     Parameters
     ----------
     model : Model or PosteriorFit
         A fit's draws and priors are used as they are; a model is sampled (importance sampling,
-        NUTS where that is refused), and so is the model of a fit whose response is not Gaussian,
-        under the fit's priors.
+        NUTS where that is refused), and so is the model of a fit where slices are taken, under the
+        fit's priors.
     effect : str, dict or array
         A coefficient, or a contrast such as ``{"drug[B]": 1, "drug[A]": -1}``. A prior on
         ``"Intercept"`` is here on that coefficient itself.
@@ -227,9 +230,9 @@ def reanalyze(
     ValueError
         If the effect or an option does not exist.
     PriorError
-        If a prior is not one for an effect, another coefficient's prior is not normal or flat, or
-        a flat prior on the effect leaves its posterior improper. Of a named set the flat prior is
-        then left out, and the notes say so.
+        If a prior is not one for an effect, the priors are not ones that slices can be taken
+        under, or a flat prior on the effect leaves its posterior improper. Of a named set the flat
+        prior is then left out, and the notes say so.
     SamplingError
         If the covariance parameters cannot be sampled.
 
@@ -259,8 +262,10 @@ def reanalyze(
     posteriors = {name: draws_of.posterior(prior, name) for name, prior in chosen.items()}
     factors = _bayes_factors(draws_of, posteriors)
     curves = None
-    if not design.family.gaussian:
+    if not design.family.gaussian:  # else a difference of means is the effect itself
         rows, said = rows_with_and_without(design, row)
+        if heavy_effects(design, source.priors):
+            rows, said = None, ["Risks are not available: averages are over normal effects."]
         notes += said
         curves = rows if rows is None else Risks(design, source.priors, rows, posteriors)
     reference, warned = _likelihood_rows(source.model, row, scale.ratio, level)

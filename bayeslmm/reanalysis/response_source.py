@@ -1,4 +1,7 @@
-"""An effect of a model of a response that is not Gaussian, as a coordinate of its own.
+"""An effect of a model whose random effects are sampled, as a coordinate of its own.
+
+So with responses that are not Gaussian and with Student-t residuals and effects, and beside
+coefficients whose priors are not normal.
 
 The priors are independent ones of combinations A beta. The effect e = c'beta replaces one of them
 and the others are chosen so that all are independent again: given normal priors of the combinations
@@ -13,7 +16,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from bayeslmm.bayes.marginal import coef_keys
+from bayeslmm.bayes.coefficients import coef_keys
+from bayeslmm.bayes.laplace_posterior import whitened_obstacle
+from bayeslmm.bayes.marginal import modeled_obstacle
 from bayeslmm.errors import PriorError
 from bayeslmm.formula import Design
 from bayeslmm.parts.prior import Prior
@@ -115,7 +120,8 @@ def response_effect(design: Design, priors: Priors, effect) -> ResponseEffect:
         if (found := normal_parameters(own[j])) is None:
             raise PriorError(
                 f"The prior of {keys[j]} is {own[j]!r}; the coefficients that {label} is made of "
-                "need normal or flat priors, so that its own prior can be taken out of theirs."
+                "need normal or flat priors, so that its own prior can be taken out of theirs"
+                + (f" (or set a prior on {label} itself)." if np.count_nonzero(row) == 1 else ".")
             )
         normal[j] = found
     flat = [j for j in normal if not np.isfinite(normal[j][1])]
@@ -246,20 +252,26 @@ def _known(design: Design, priors: Priors, effect: ResponseEffect) -> Priors:
 def response_source(
     model: Model, priors: Priors, effect, *, random_seed: int, draws: int, cores: int | None
 ) -> ResponseSource:
-    """Prepare an effect of a response that is not Gaussian for reanalysis.
+    """Prepare an effect for reanalysis by slices of the joint density.
 
     Raises
     ------
     ValueError
         If there is no such effect.
     PriorError
-        If the priors do not fit, or the posterior is improper.
+        If the priors do not fit, the posterior is improper, or there is no joint density.
     DataError
-        If the data say nothing about the effect, or means have walls.
+        If the data say nothing about the effect.
     """
     design = model.design
     found = response_effect(design, priors, effect)
-    refuse_improper_posterior(design, _known(design, priors, found))
+    known = _known(design, priors, found)
+    if obstacle := modeled_obstacle(design) or whitened_obstacle(design, known):
+        raise PriorError(
+            f"Reanalysis of an effect is not available here, as {obstacle}: it takes slices of the "
+            "compiled joint density. Fit the model under each prior and compare the fits."
+        )
+    refuse_improper_posterior(design, known)
     if found.prior.is_proper and undetermined(design, priors, found.direction):
         raise nothing_said(found)
     return ResponseSource(model, priors, found, random_seed, draws, cores)

@@ -1,4 +1,4 @@
-"""The likelihood of one effect of a response that is not Gaussian, as a mixture of slices.
+"""The likelihood of one effect, nothing integrated out in closed form, as a mixture of slices.
 
 Parameters and effects are z, in which their joint posterior is near a standard normal, and the
 effect is linear in z: e = origin + size u'z with a unit vector u. So the posterior is that of e and

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from bayeslmm.bayes.coefficients import pins
+from bayeslmm.bayes.laplace_posterior import samples_effects, whitened_obstacle
 from bayeslmm.protocols import is_posterior
+from bayeslmm.reanalysis.effects import effect_row
 from bayeslmm.reanalysis.integrated import EffectLikelihood, EffectSource, effect_source
 from bayeslmm.reanalysis.response_source import ResponseSource, response_source
 from bayeslmm.reanalysis.theta import fitted_factors
-from bayeslmm.results.support import refuse_unless_derived
 
 if TYPE_CHECKING:
+    from bayeslmm.formula import Design
+    from bayeslmm.priors.table import Priors
     from bayeslmm.protocols import Model, PosteriorResult
 
 __all__ = ["source_and_likelihood"]
@@ -26,12 +32,11 @@ def source_and_likelihood(
 ) -> tuple[EffectSource | ResponseSource, EffectLikelihood]:
     """From a model (sampled under a flat prior on e) or from a fit (its own draws).
 
-    Where the response is not Gaussian, a model or the model of a fit is sampled under its own
-    priors.
+    Where random effects are sampled with the parameters, and beside coefficients whose values are
+    sampled, a model or the model of a fit is sampled under its own priors.
     """
     base: Any = getattr(model_or_fit, "model", model_or_fit)
-    if hasattr(base, "design") and not base.design.family.gaussian:
-        refuse_unless_derived(base, "Reanalysis of an effect", families=True)
+    if hasattr(base, "design") and _by_slices(base.design, model_or_fit.priors, effect):
         own = response_source(
             base, model_or_fit.priors, effect, random_seed=random_seed, draws=draws, cores=cores
         )
@@ -53,6 +58,16 @@ def source_and_likelihood(
         model, model.priors, effect, random_seed=random_seed, draws=draws, cores=cores
     )
     return source, source.likelihood()
+
+
+def _by_slices(design: Design, priors: Priors, effect) -> bool:
+    """Whether slices of the joint density are taken: nothing is normal in closed form."""
+    if samples_effects(design, priors):
+        return True
+    row = effect_row(design, effect)[1]
+    alone = (row != 0) & (np.count_nonzero(row) == 1)
+    beside = pins(design, priors) & ~alone
+    return bool(beside.any()) and whitened_obstacle(design, priors) is None
 
 
 def _own_prior_is_normal(source: EffectSource) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 from arviz_stats.utils import ELPDDataLOO
 
 from bayeslmm.bayes.draws import coefficient_draws, component_draws
+from bayeslmm.bayes.laplace_posterior import samples_effects
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -157,7 +158,7 @@ def efficiency(fit: PosteriorResult, posterior: xr.Dataset) -> float:
 
     design = fit.model.design
     draws = component_draws(design, fit.names, posterior)[1]
-    if not design.family.gaussian:
+    if samples_effects(design, fit.priors):
         draws = np.concatenate([draws, coefficient_draws(design, posterior)[1]], axis=-1)
     n = draws.shape[0] * draws.shape[1]
     moving = [column for column in np.moveaxis(draws, -1, 0) if np.ptp(column) > 0]

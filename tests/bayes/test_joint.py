@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,8 +11,10 @@ import pytest
 import bayeslmm as blm
 from bayeslmm import compiling
 from bayeslmm.bayes import whitening
+from bayeslmm.bayes.covariates import covariate_names
 from bayeslmm.bayes.kernels import joint
 from bayeslmm.bayes.laplace_posterior import laplace_posterior
+from bayeslmm.bayes.unknowns import covariate_values
 from bayeslmm.bayes.whitened_fitting import joint_values
 from bayeslmm.bayes.whitening import whitened_posterior
 from tests.bayes.test_hierarchical import _log_density
@@ -135,7 +139,7 @@ def _naturals(model, density, Z):
 
 def _free(model, density, Z):
     """What the PyMC model's priors are about at rows of Z, by name, and standardized effects."""
-    sds, F, phi, beta, nu, effects = joint.natural_draws(Z, density.arguments)
+    sds, F, phi, beta, nu, unknown, effects = joint.natural_draws(Z, density.arguments)
     sds = np.abs(sds)
     own_columns = np.array_equal(model.priors.combinations(), np.eye(beta.shape[1]))
     values = {"beta" if own_columns else "beta_centered": beta} if beta.shape[1] else {}
@@ -167,6 +171,13 @@ def _free(model, density, Z):
         if nu.shape[1]:
             values[factor.nu] = nu[:, k]
         values[factor.z] = np.linalg.solve(positive[:, None], b[..., None])[..., 0]
+    if model.design.modeled:
+        own = covariate_values(model.design, density.laplace.unknown, unknown, unknown.x, (len(Z),))
+        for covariate in model.design.modeled:
+            names = covariate_names(covariate)
+            if names.effect in own:
+                own[f"{names.effect}_z"] = own.pop(names.effect) / own[names.effect_sd][:, None]
+        values |= own
     return values
 
 
@@ -247,9 +258,9 @@ def test_draws_are_the_values_the_density_is_evaluated_at():
     # less the response: the same model, every row weighing next to nothing
     arguments = density.arguments
     empty = arguments._replace(
-        rows=arguments.rows._replace(weights=np.zeros(design.n_rows)), constant=0.0
+        sums=arguments.sums._replace(weights=np.zeros(design.n_rows)), constant=0.0
     )
-    prior = joint.whitened_many(Z, empty)
+    prior = replace(density, arguments=empty).values(Z)
     np.testing.assert_allclose(density.values(Z), likelihood + prior, rtol=1e-10)
 
 

@@ -27,7 +27,6 @@ from typing import NamedTuple
 import numpy as np
 
 from bayeslmm.compiling import Doubles, Integers, Matrix, kernel
-from bayeslmm.parts.families.kernels import log_density_rows
 from bayeslmm.parts.scales import Scales, scale_terms
 
 __all__ = [
@@ -36,10 +35,11 @@ __all__ = [
     "Sums",
     "Unknowns",
     "enter",
+    "in_states",
     "leave",
     "readings",
     "readings_back",
-    "sum_over",
+    "summed",
 ]
 
 _LOG_2PI = float(np.log(2.0 * np.pi))
@@ -137,7 +137,9 @@ class Placed(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Unknown values of two, in components that share rows.
+    """Rows of the data, and once more those with unknown values of two in every state of these.
+
+    Unknowns that share rows are a component, whose states are the combinations of their values.
 
     Attributes
     ----------
@@ -149,10 +151,10 @@ class Sums(NamedTuple):
         Component after component (members, rows) positions of a row among those of
         :class:`Unknowns`, -1 where the member is not in it.
     at_ptr : int array
+    block : int array
+        Where the rows of the data begin, and those of the states, component after component.
     y, trials, weights : arrays
-        Of the rows.
-    n_states : int
-        Of all components.
+        Of all of these; the components' rows have weight 0 among those of the data.
     """
 
     members: Integers
@@ -161,10 +163,10 @@ class Sums(NamedTuple):
     row_ptr: Integers
     at: Integers
     at_ptr: Integers
+    block: Integers
     y: Doubles
     trials: Doubles
     weights: Doubles
-    n_states: int
 
 
 @kernel
@@ -510,69 +512,84 @@ def leave(low, v, regressions, a, first, q, at, score, d_logit, d_gamma, d_low, 
 
 
 @kernel
-def sum_over(a, sums, family, logit, gamma, eta, phi, score, d_logit, d_gamma, d_phi, chances):
-    """Log density of the rows of components, summed over the values of their members.
+def in_states(a, sums, gamma, eta):
+    """The linear predictor of every row of :class:`Sums`, of those of the data as it is.
+
+    Parameters
+    ----------
+    eta : (n,) array
+        At ``fill`` of the members.
+    """
+    out, n, block = np.empty(sums.y.shape[0]), eta.shape[0], 1
+    out[:n] = eta
+    for c in range(sums.member_ptr.shape[0] - 1):
+        k = sums.member_ptr[c + 1] - sums.member_ptr[c]
+        first, size = sums.row_ptr[c], sums.row_ptr[c + 1] - sums.row_ptr[c]
+        for s in range(1 << k):
+            moved = out[sums.block[block] : sums.block[block + 1]]
+            block += 1
+            for i in range(size):
+                moved[i] = eta[sums.rows[first + i]]
+                for t in range(k):
+                    r = sums.at[sums.at_ptr[c] + t * size + i]
+                    if r >= 0:
+                        moved[i] += (float((s >> t) & 1) - a.fill[r]) * gamma[r]
+    return out
+
+
+@kernel
+def summed(a, sums, logit, gamma, logs, scores, slopes_phi, score, d_logit, d_gamma, d_phi):
+    """Log density summed over states.
 
     Parameters
     ----------
     a : Unknowns
     sums : Sums
-    family : int
     logit : (m,) array
         Of every unknown, the normal ones first.
-    gamma, eta, phi : arrays
-        eta at ``fill`` of the members.
+    gamma : (R,) array
+    logs, scores, slopes_phi : arrays
+        Log densities of the blocks, the first of which is that of the data; derivatives of the rows
+        in their linear predictor, and of the blocks in phi (n_phi,). Probabilities of the states
+        afterwards take the place of their logs.
     score : (n,) array
-        Receives the derivatives of the components' rows.
-    d_logit, d_gamma, d_phi : arrays
+        Receives the derivatives in the linear predictor.
+    d_logit, d_gamma : arrays
         Are added to.
-    chances : array
-        Receives the conditional probability of every state, component after component.
+    d_phi : (n_phi,) array
+        Receives derivatives.
     """
-    value, first = 0.0, 0
+    value, block = logs[0], 1
+    score[:] = scores[: score.shape[0]]
+    d_phi[:] = slopes_phi[0]
     for c in range(sums.member_ptr.shape[0] - 1):
-        m0, r0 = sums.member_ptr[c], sums.row_ptr[c]
-        k, n = sums.member_ptr[c + 1] - m0, sums.row_ptr[c + 1] - r0
-        y, trials = sums.y[r0 : r0 + n], sums.trials[r0 : r0 + n]
-        weights, states = sums.weights[r0 : r0 + n], 1 << k
-        logs, scores = np.empty(states), np.empty((states, n))
-        slopes_phi = np.zeros((states, phi.shape[0]))
-        moved = np.empty(n)
-        for s in range(states):
-            total = 0.0
-            for i in range(n):
-                moved[i] = eta[sums.rows[r0 + i]]
+        m0, first = sums.member_ptr[c], sums.row_ptr[c]
+        k, size = sums.member_ptr[c + 1] - sums.member_ptr[c], sums.row_ptr[c + 1] - first
+        states = logs[block : block + (1 << k)]
+        for s in range(1 << k):
             for t in range(k):
                 j = a.n_normal + sums.members[m0 + t]
-                one = float((s >> t) & 1)
-                total += one * logit[j] - _softplus(logit[j])
-                for i in range(n):
-                    r = sums.at[sums.at_ptr[c] + t * n + i]
-                    if r >= 0:
-                        moved[i] += (one - a.fill[r]) * gamma[r]
-            logs[s] = total + log_density_rows(
-                family, y, trials, weights, moved, phi, scores[s], slopes_phi[s]
-            )
-        top, total = np.max(logs), 0.0
-        for s in range(states):
-            total += np.exp(logs[s] - top)
+                states[s] += float((s >> t) & 1) * logit[j] - _softplus(logit[j])
+        top, total = np.max(states), 0.0
+        for s in range(1 << k):
+            states[s] = np.exp(states[s] - top)
+            total += states[s]
         value += top + np.log(total)
-        for i in range(n):
-            score[sums.rows[r0 + i]] = 0.0
-        for s in range(states):
-            share = np.exp(logs[s] - top) / total
-            chances[first + s] = share
-            for i in range(n):
-                score[sums.rows[r0 + i]] += share * scores[s, i]
-            for i in range(phi.shape[0]):
-                d_phi[i] += share * slopes_phi[s, i]
+        for i in range(size):
+            score[sums.rows[first + i]] = 0.0
+        for s in range(1 << k):
+            states[s] /= total
+            own = scores[sums.block[block] : sums.block[block + 1]]
+            for i in range(size):
+                score[sums.rows[first + i]] += states[s] * own[i]
+            for i in range(d_phi.shape[0]):
+                d_phi[i] += states[s] * slopes_phi[block, i]
             for t in range(k):
-                j = a.n_normal + sums.members[m0 + t]
-                one = float((s >> t) & 1)
-                d_logit[j] += share * (one - 1.0 / (1.0 + np.exp(-logit[j])))
-                for i in range(n):
-                    r = sums.at[sums.at_ptr[c] + t * n + i]
+                j, one = a.n_normal + sums.members[m0 + t], float((s >> t) & 1)
+                d_logit[j] += states[s] * (one - 1.0 / (1.0 + np.exp(-logit[j])))
+                for i in range(size):
+                    r = sums.at[sums.at_ptr[c] + t * size + i]
                     if r >= 0:
-                        d_gamma[r] += share * scores[s, i] * (one - a.fill[r])
-        first += states
+                        d_gamma[r] += states[s] * own[i] * (one - a.fill[r])
+            block += 1
     return value

@@ -12,7 +12,15 @@ from typing import NamedTuple
 import numpy as np
 
 from bayeslmm.addresses import reader
-from bayeslmm.bayes.kernels._covariates import Regressions, Sums, Unknowns, enter, leave, sum_over
+from bayeslmm.bayes.kernels._covariates import (
+    Regressions,
+    Sums,
+    Unknowns,
+    enter,
+    in_states,
+    leave,
+    summed,
+)
 from bayeslmm.bayes.kernels._following import follow, pull_back
 from bayeslmm.bayes.kernels._walls import Walls, pull_inside, step_inside
 from bayeslmm.bayes.kernels.coordinates import CovariancePrior, natural
@@ -22,6 +30,7 @@ from bayeslmm.compiling import (
     IntegerMatrix,
     Integers,
     Matrix,
+    inlined_kernel,
     kernel,
 )
 from bayeslmm.gaussian._levels import dot
@@ -43,9 +52,8 @@ __all__ = [
     "ordered_pullback",
     "read_joint",
     "spread_out",
+    "state_chances",
     "whitened",
-    "whitened_along",
-    "whitened_many",
 ]
 
 
@@ -154,7 +162,7 @@ class JointArguments(NamedTuple):
     regressions : Regressions
     unknowns : Unknowns
     sums : Sums
-        Of covariates with unknown values; rows of sums have weight 0 in ``rows``.
+        Of covariates with unknown values.
     whitening : Whitening
     """
 
@@ -182,15 +190,12 @@ class UnknownDraws(NamedTuple):
         Coefficients, standard deviations and effects of their regressions.
     x : (n, m) array
         Values of the normal ones, before those of two values, which are 0.
-    chances : (n, n_states) array
-        Conditional probabilities of the states of :class:`Sums`.
     """
 
     alpha: Matrix
     scales: Matrix
     effects: Matrix
     x: Matrix
-    chances: Matrix
 
 
 read_joint, N_JOINT = reader(JointArguments)
@@ -286,6 +291,22 @@ def _information(levels, beta):
 
 
 @kernel
+def _blocks(a, gamma, eta, phi):
+    """Log densities of the blocks of :class:`Sums` and their derivatives in eta and phi."""
+    sums, at = a.sums, in_states(a.unknowns, a.sums, gamma, eta)
+    n = sums.block.shape[0] - 1
+    logs, scores = np.empty(n), np.empty(at.shape[0])
+    slopes_phi = np.zeros((n, phi.shape[0]))
+    for i in range(n):
+        low, high = sums.block[i], sums.block[i + 1]
+        logs[i] = log_density_rows(
+            a.rows.family, sums.y[low:high], sums.trials[low:high], sums.weights[low:high],
+            at[low:high], phi, scores[low:high], slopes_phi[i],
+        )  # fmt: skip
+    return logs, scores, slopes_phi
+
+
+@inlined_kernel
 def joint(low, v, a):
     """Log density of the parameters and of v, and its derivatives in both.
 
@@ -316,22 +337,19 @@ def joint(low, v, a):
     first, u, b = np.empty(N), np.empty(N), np.empty(N)
     log_det = follow(lay, diag, panel, r, at.F, v[:N], C, R, first, u, b)
     eta, J = _predictor(a.rows, beta, b), a.walls.width.shape[0]
-    inside, r_wall, nearest = u, np.empty((2, J)), np.empty((2, J), np.int64)
-    log_bend = 0.0
+    inside, r_wall, nearest, log_bend = u, np.empty((2, J)), np.empty((2, J), np.int64), 0.0
     if J > 0:
         inside = u.copy()
         log_bend = step_inside(a.rows, a.walls, at.F, inside, b, eta, r_wall, nearest)
     log_x, placed = enter(
         low[own:fixed], v[N:], a.regressions, a.unknowns, a.rows.first, a.rows.q, beta, b, eta
     )
-    score, d_phi = np.empty(eta.shape[0]), np.zeros(n_phi)
-    value = log_x + log_density_rows(
-        a.rows.family, a.rows.y, a.rows.trials, a.rows.weights, eta, phi, score, d_phi
-    )
+    score, d_phi = np.empty(eta.shape[0]), np.empty(n_phi)
     d_logit, d_gamma = np.zeros(placed.x.shape[0]), np.zeros(placed.gamma.shape[0])
-    value += sum_over(
-        a.unknowns, a.sums, a.rows.family, placed.mean, placed.gamma, eta, phi, score, d_logit,
-        d_gamma, d_phi, np.empty(a.sums.n_states),
+    logs, scores, slopes_phi = _blocks(a, placed.gamma, eta, phi)
+    value = log_x + summed(
+        a.unknowns, a.sums, placed.mean, placed.gamma, logs, scores, slopes_phi, score, d_logit,
+        d_gamma, d_phi,
     )  # fmt: skip
     d_u, d_nu = np.empty(N), np.empty(nu.shape[0])
     value += log_effects(lay, inside, nu, d_u, d_nu) - log_det
@@ -420,33 +438,13 @@ def _gathered(d_low, d_v, w, out):
         out[j] = total
 
 
-@kernel
+@inlined_kernel
 def whitened(z, a, out):
     """Log density of parameters and v at z, gradient in z into ``out``."""
     low, v = spread_out(z, a.whitening)
     value, d_low, d_v = joint(low, v, a)
     _gathered(d_low, d_v, a.whitening, out)
     return value
-
-
-@kernel
-def whitened_many(Z, a):
-    """Log density at each row of Z."""
-    out, gradient = np.empty(Z.shape[0]), np.empty(Z.shape[1])
-    for i in range(Z.shape[0]):
-        out[i] = whitened(Z[i], a, gradient)
-    return out
-
-
-@kernel
-def whitened_along(Z, u, a):
-    """Log density at each row of Z, and its derivative in the direction u."""
-    n = Z.shape[0]
-    out, slope, gradient = np.empty(n), np.empty(n), np.empty(Z.shape[1])
-    for i in range(n):
-        out[i] = whitened(Z[i], a, gradient)
-        slope[i] = dot(gradient, u)
-    return out, slope
 
 
 @kernel
@@ -473,8 +471,7 @@ def natural_draws(Z, a):
     nu = np.empty((n, own - tail))
     alpha = np.empty((n, a.regressions.coefficients.code.shape[0]))
     scales, c = np.empty((n, fixed - own - alpha.shape[1])), np.empty((n, a.regressions.levels[-1]))
-    x, chances = np.empty((n, u_.ptr.shape[0] - 1)), np.empty((n, a.sums.n_states))
-    score, d_phi = np.empty(a.rows.y.shape[0]), np.empty(n_phi)
+    x = np.empty((n, u_.ptr.shape[0] - 1))
     C, R = np.empty(levels.diag.shape[0]), np.empty(levels.panel.shape[0])
     first, u, J = np.empty(N), np.empty(N), a.walls.width.shape[0]
     r_wall, nearest = np.empty((2, J)), np.empty((2, J), np.int64)
@@ -496,8 +493,35 @@ def natural_draws(Z, a):
             low[own:fixed], v[N:], a.regressions, u_, a.rows.first, a.rows.q, beta[i], b[i], eta
         )
         alpha[i], scales[i], c[i], x[i] = placed.alpha, placed.scales, placed.effects, placed.x
-        sum_over(
-            u_, a.sums, a.rows.family, placed.mean, placed.gamma, eta, phi[i], score,
-            np.zeros(x.shape[1]), np.zeros(u_.row.shape[0]), d_phi, chances[i],
+    return sds, F, phi, beta, nu, UnknownDraws(alpha, scales, c, x), b
+
+
+@kernel
+def state_chances(Z, a):
+    """Conditional probabilities of the states of unknown values of two, at rows of Z.
+
+    Returns
+    -------
+    (n, n_states) array
+        Component after component of :class:`bayeslmm.bayes.kernels._covariates.Sums`.
+    """
+    _, _, phi, beta, _, _, b = natural_draws(Z, a)
+    prior, d = a.covariances, a.whitening.center.shape[0]
+    N, p, u = a.levels.r.shape[0], beta.shape[1], a.unknowns
+    own = prior.scales.code.shape[0] + prior.exponent.shape[0]
+    own += a.phi.code.shape[0] + a.tails.code.shape[0]
+    score, d_phi = np.empty(a.rows.y.shape[0]), np.empty(phi.shape[1])
+    out = np.empty((Z.shape[0], a.sums.block.shape[0] - 2))
+    for i in range(Z.shape[0]):
+        low, v = spread_out(Z[i], a.whitening)
+        eta = _predictor(a.rows, beta[i], b[i])
+        _, at = enter(
+            low[own : d - p], v[N:], a.regressions, u, a.rows.first, a.rows.q, beta[i], b[i], eta
+        )
+        logs, scores, slopes_phi = _blocks(a, at.gamma, eta, phi[i])
+        summed(
+            u, a.sums, at.mean, at.gamma, logs, scores, slopes_phi, score,
+            np.zeros(at.x.shape[0]), np.zeros(at.gamma.shape[0]), d_phi,
         )  # fmt: skip
-    return sds, F, phi, beta, nu, UnknownDraws(alpha, scales, c, x, chances), b
+        out[i] = logs[1:]
+    return out
