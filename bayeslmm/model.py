@@ -99,11 +99,9 @@ class MixedModel(ModelViews):
         of freedom estimated, let outliers count less (posterior only).
     missing : {"drop", "raise", "model"} or dict of str to str
         Rows with a missing value in a used column are left out, with a warning that counts
-        them, or refused; "model" keeps rows in which only covariates are missing that are
-        numbers, which get a normal distribution, or have two values, and samples them (posterior
-        only). ``{"age": "age ~ sex + (1 | site)"}`` keeps those in which only the covariates
-        named are missing and says what they depend on; it also gives the regression of a
-        covariate that is measured with known error, ``me(age, sd)`` in the formula.
+        them, or refused; "model" samples missing covariates that are numbers or have two values
+        (posterior only), ``{"age": "age ~ sex + (1 | site)"}`` those it names by regressions,
+        which may also be of covariates read with known error, ``me(age, sd)`` in the formula.
     namespace : dict, optional
         Functions and constants of your own that the formula names.
 
