@@ -332,6 +332,7 @@ def read_table(text: str) -> dict[tuple[str, str], str]:
         (("ar1", "unstructured", "sigma formula"), False),
         (("0/1 response", "ordered response"), False),
         (FITS, False),
+        pytest.param(("Student-t residuals", "Student-t effects"), False, marks=pytest.mark.slow),
         pytest.param((*FEATURES, *FITS), True, marks=pytest.mark.slow),
     ],
 )
