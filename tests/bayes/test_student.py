@@ -12,6 +12,7 @@ from scipy.special import logsumexp
 
 import bayeslmm as blm
 from bayeslmm.bayes import whitening
+from bayeslmm.results.loo_result import efficiency
 from bayeslmm.results.response_left_out import LeavingOut
 from tests.bayes.test_hierarchical import _log_density
 from tests.bayes.test_joint import (
@@ -248,3 +249,10 @@ def test_student_effects_beside_a_family_say_what_is_about_normal_ones():
         fit.loo("g")
     with pytest.raises(blm.DataError, match="student"):
         model.ml()
+
+
+def test_errors_of_leaving_out_count_the_coefficients_that_were_sampled():
+    fit = tiny_fit("nu")
+    beta = fit.posterior["beta"]
+    slow = fit.posterior.assign(beta=beta.copy(data=np.sort(beta.to_numpy(), axis=1)))
+    assert efficiency(fit, slow) < 0.01 < 0.1 < efficiency(fit, fit.posterior)

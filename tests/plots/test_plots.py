@@ -468,6 +468,19 @@ def test_loo_pit_ranks_and_traces_come_from_arviz_with_our_names():
     np.testing.assert_allclose([line.get_ydata() for line in ax.lines], days)
 
 
+def test_loo_pit_of_student_residuals_integrates_the_effects_out():
+    data = pd.DataFrame({"y": [0.3, 1.1, -0.4, 6.0, -0.6, 0.2, -1.3, 0.1, 3.9, 4.8, 3.1, 4.4]})
+    data["g"] = np.repeat(list("abc"), 4)
+    model = blm.LMM("y ~ 1 + (1 | g)", data, family="student")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit = model.fit(draws=50, chains=2, random_seed=1, progressbar=False)
+    (ax,) = fit.plot_loo_pit(random_seed=1)
+    pit = fit.loo_pit(draws=50, exact=False, random_seed=1, progressbar=False)["loo_pit"]["y"]
+    x, height = ax.lines[-1].get_data()
+    np.testing.assert_allclose(height, (pit.to_numpy()[:, None] <= x).mean(axis=0) - x)
+
+
 def test_prior_predictive_checks_frame_the_data():
     model = model_of(*INTERCEPT)
     (ax,) = model.plot_prior_predictive(draws=30, random_seed=1)

@@ -119,8 +119,9 @@ def test_sensitivity_and_bayes_factors_are_those_of_the_slices():
     formula, options, effect = MODELS["both"]
     model = blm.MixedModel(formula, frame(), **options)
     prior = blm.Prior("Normal", mu=0, sigma=0.5)
-    test = blm.savage_dickey(model, effect, prior=prior, curve=False, random_seed=2)
-    path = blm.sensitivity(model, effect, scale=[0.5, 2.0], random_seed=2).table
+    same = {"draws": 2000, "random_seed": 2}
+    test = blm.savage_dickey(model, effect, prior=prior, curve=False, **same)
+    path = blm.sensitivity(model, effect, scale=[0.5, 2.0], **same).table
     assert test.relative_error < 0.15
     assert path.loc[0.5, "bf10"] == pytest.approx(test.bf10, rel=1e-9)  # the same draws
     assert path.loc[0.5, "estimate"] < path.loc[2.0, "estimate"]
