@@ -35,6 +35,7 @@ __all__ = [
     "expect",
     "fingerprint",
     "in_numpy",
+    "inlined",
     "interpreting",
     "kernel",
     "mark_complete",
@@ -239,6 +240,11 @@ def _compiled(**options: Any) -> Callable[[Callable], Any]:
 #: another file that it calls: delete the caches (``find bayeslmm -name '*.nb[ic]' -delete``)
 #: after editing one. Division by zero gives infinity, as in numpy.
 kernel = _compiled()
+
+#: As :data:`kernel`, for what a density calls once with records of many arrays: compiled into its
+#: caller. Of a call with forty arrays the arguments alone, and counting who holds each, cost more
+#: than a small model's prior.
+inlined = _compiled(forceinline=True)
 
 #: As :data:`kernel`, for sums that may be taken in any order; nan and infinity keep their meaning.
 summing_kernel = _compiled(fastmath={"reassoc", "contract", "nsz"})
