@@ -13,7 +13,7 @@ import numpy as np
 from numba import carray, types
 from numba.extending import intrinsic
 
-from bayeslmm.compiling import kernel
+from bayeslmm.compiling import inlined, kernel
 
 __all__ = [
     "Table",
@@ -144,4 +144,4 @@ def reader(record: type) -> tuple[Callable, int]:
             parts.append(f"{field}(t, i + {size})")
             size += more
     exec(f"def read(t, i):\n    return record({', '.join(parts)})", names)
-    return kernel(names["read"]), size
+    return inlined(names["read"]), size

@@ -34,8 +34,9 @@ __all__ = [
     "complete",
     "expect",
     "fingerprint",
+    "fused",
     "in_numpy",
-    "inlined_kernel",
+    "inlined",
     "interpreting",
     "kernel",
     "mark_complete",
@@ -242,7 +243,11 @@ def _compiled(**options: Any) -> Callable[[Callable], Any]:
 kernel = _compiled()
 
 #: As :data:`kernel`, compiled as part of the kernel that calls it and not a second time by itself.
-inlined_kernel = _compiled(inline="always")
+fused = _compiled(inline="always")
+#: As :data:`kernel`, for what a density calls once with records of many arrays: compiled into its
+#: caller. Of a call with forty arrays the arguments alone, and counting who holds each, cost more
+#: than a small model's prior.
+inlined = _compiled(forceinline=True)
 
 #: As :data:`kernel`, for sums that may be taken in any order; nan and infinity keep their meaning.
 summing_kernel = _compiled(fastmath={"reassoc", "contract", "nsz"})

@@ -303,9 +303,8 @@ def statistics(S, log_det, n, prior, ml):
     """
     p = S.shape[0] - 1
     B = np.zeros((p + 1, p + 1))
-    slopes = np.empty(0)
-    free = B
     if ml:
+        slopes, free = np.empty(0), B
         inverse, beta, log_det_P = solve_fixed(S[:p, :p].copy(), S[:p, p].copy())
         quadratic = residual_form(S, beta)
         value = -0.5 * (n * _LOG_2PI + log_det + quadratic)
@@ -320,9 +319,12 @@ def statistics(S, log_det, n, prior, ml):
     if not ml:
         C = free.copy()
         cholesky_lower(C)
-        f = C.shape[0]
-        for i in range(f):
-            for j in range(i + 1, f):
-                C[i, j] = 0.0
-        B[:p, :f] = C if prior.known.shape[0] == 0 else np.dot(prior.basis, C)
+        for i in range(p):
+            if prior.known.shape[0] == 0:
+                for j in range(i + 1):
+                    B[i, j] = C[i, j]
+                continue
+            for j in range(C.shape[0]):
+                for k in range(j, C.shape[0]):
+                    B[i, j] += prior.basis[i, k] * C[k, j]
     return value, beta, inverse, B, slopes

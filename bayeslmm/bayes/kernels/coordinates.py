@@ -15,7 +15,7 @@ import numpy as np
 
 from bayeslmm.addresses import reader
 from bayeslmm.bayes.kernels.shrinkage import CoefficientScalars
-from bayeslmm.compiling import Doubles, kernel
+from bayeslmm.compiling import Doubles, inlined, kernel
 from bayeslmm.parts.correlations import (
     CorrelationLayout,
     factors_from_correlations,
@@ -105,7 +105,7 @@ class Natural(NamedTuple):
     coefficient_slope: np.ndarray
 
 
-@kernel
+@inlined
 def natural(x, prior):
     """:class:`Natural` at x (d,)."""
     m, k = prior.effects.diagonal.shape[0], prior.scales.code.shape[0]
@@ -113,13 +113,13 @@ def natural(x, prior):
     value, d_scalars, scalar, slope = scale_terms(prior.scales, x[:k])
     end = k + prior.exponent.shape[0]
     log_corr, d_corr = log_lkj(x[k:end], prior.exponent, prior.constant)
-    log_own, d_own, own, own_slope = scale_terms(prior.coefficients.scales, x[end:])
     gradient = np.empty(x.shape[0])
     gradient[:k] = d_scalars
     gradient[k:end] = d_corr
-    gradient[end:] = d_own
     value += log_corr
+    own = own_slope = np.empty(0)
     if end < x.shape[0]:
+        log_own, gradient[end:], own, own_slope = scale_terms(prior.coefficients.scales, x[end:])
         value += log_own
     F = factors_from_correlations(prior.effects, scalar[:m], x[k : k + r])
     eta = scalar[m : m + prior.n_scales].copy()
@@ -153,7 +153,7 @@ def naturals(X, prior):
     return sds, F, eta, c
 
 
-@kernel
+@inlined
 def is_finite(at):
     """Whether every parameter of a :class:`Natural` is a number."""
     return (
@@ -166,7 +166,7 @@ def is_finite(at):
     )
 
 
-@kernel
+@inlined
 def add_likelihood(at, x, prior, q, start, d_Sigma, d_eta, d_c):
     """Chain rule from the likelihood's derivatives, added to ``at.gradient`` in place.
 

@@ -30,7 +30,7 @@ from bayeslmm.compiling import (
     IntegerMatrix,
     Integers,
     Matrix,
-    inlined_kernel,
+    fused,
     kernel,
 )
 from bayeslmm.gaussian._levels import dot
@@ -306,7 +306,7 @@ def _blocks(a, gamma, eta, phi):
     return logs, scores, slopes_phi
 
 
-@inlined_kernel
+@fused
 def joint(low, v, a):
     """Log density of the parameters and of v, and its derivatives in both.
 
@@ -438,7 +438,7 @@ def _gathered(d_low, d_v, w, out):
         out[j] = total
 
 
-@inlined_kernel
+@fused
 def whitened(z, a, out):
     """Log density of parameters and v at z, gradient in z into ``out``."""
     low, v = spread_out(z, a.whitening)

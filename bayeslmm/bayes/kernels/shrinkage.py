@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bayeslmm.compiling import kernel
+from bayeslmm.compiling import inlined, kernel
 from bayeslmm.gaussian._coefficients import CoefficientPrior
 from bayeslmm.parts.scales import Scales
 
@@ -102,7 +102,7 @@ def _pull_back(kind, log_unit, scalar, slopes, out):
     return d_sigma
 
 
-@kernel
+@inlined
 def coefficient_prior(base, coefficients, at):
     """Prior of the coefficients at a :class:`bayeslmm.bayes.kernels.coordinates.Natural`."""
     scalar = at.coefficient
@@ -122,7 +122,7 @@ def coefficient_prior(base, coefficients, at):
     )
 
 
-@kernel
+@inlined
 def add_coefficients(at, base, coefficients, slopes, d_eta):
     """Chain rule from ``slopes`` of the likelihood, added to ``at.gradient`` and to ``d_eta``.
 
