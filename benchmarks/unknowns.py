@@ -84,11 +84,12 @@ def main(names: list[str]) -> None:
                 f"{divergent} divergences",
                 flush=True,
             )
+            error = az.mcse(posterior)
             moments[side] = {
                 v: (
                     posterior[v].mean(("chain", "draw")).to_numpy(),
                     posterior[v].std(("chain", "draw")).to_numpy(),
-                    az.mcse(posterior, var_names=[v])[v].to_numpy(),
+                    error[v].to_numpy(),
                     np.maximum(ess[v].to_numpy(), 1.0),
                 )
                 for v in posterior.data_vars

@@ -9,7 +9,7 @@ calibration: Carroll, Ruppert, Stefanski & Crainiceanu 2006, Measurement Error i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,8 @@ from bayeslmm.bayes.mode import Mode, climb
 from bayeslmm.formula import Design
 from bayeslmm.formula.covariates import ModeledCovariate
 from bayeslmm.laplace.system import ResponseSystem
+from bayeslmm.parts.parameters import Parameter
+from bayeslmm.parts.prior import Prior
 from bayeslmm.parts.scales import LINE_FAMILIES, scales, supported_scale, unconstrain
 from bayeslmm.priors.table import Priors
 
@@ -36,6 +38,9 @@ __all__ = [
 
 #: Values of two that may be unknown together: 2^10 states are summed over.
 _MOST_TOGETHER = 10
+#: Kinds of the parameters of regressions.
+_COEFFICIENTS = "covariate_mean", "covariate_slope"
+_SDS = "covariate_sd", "covariate_effect_sd"
 #: Newton steps of the unknown values at the mode.
 _STEPS = 4
 
@@ -355,7 +360,7 @@ def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.zeros(0, dtype=np.int64), *parts]).astype(np.int64)
 
 
-def _starts(parts: Sequence[np.ndarray]) -> np.ndarray:
+def _starts(parts: Sequence[Sized]) -> np.ndarray:
     return np.cumsum([0, *(len(part) for part in parts)])
 
 
@@ -366,10 +371,13 @@ def unknown_obstacle(design: Design, priors: Priors) -> str | None:
     if np.isfinite(design.family.predictor_range).any():
         return f"link={design.family.link!r} ends the range of the linear predictor"
     for covariate in design.modeled:
-        for key, prior in _priors_of(covariate, priors):
-            known = prior.name in LINE_FAMILIES
-            if not (known or (key.startswith("sd(") and supported_scale(prior))):
-                return f"the prior of {key} is {prior!r}, which the compiled density does not know"
+        for parameter in _parameters_of(covariate, priors):
+            prior, sd = priors[parameter.key], parameter.kind in _SDS
+            if not (prior.name in LINE_FAMILIES or (sd and supported_scale(prior))):
+                return (
+                    f"the prior of {parameter.key} is {prior!r}, which the compiled density does "
+                    "not know"
+                )
     for part in _together(*_entries_of_two(design)):
         if len(part) > _MOST_TOGETHER:
             return (
@@ -379,15 +387,10 @@ def unknown_obstacle(design: Design, priors: Priors) -> str | None:
     return None
 
 
-def _priors_of(covariate: ModeledCovariate, priors: Priors):
-    """Keys and priors of the regression of a covariate."""
-    kinds = ("covariate_mean", "covariate_slope", "covariate_sd", "covariate_effect_sd")
-    return [
-        (p.key, priors[p.key])
-        for kind in kinds
-        for p in priors.parameters
-        if (p.kind, p.factor) == (kind, covariate.name)
-    ]
+def _parameters_of(covariate: ModeledCovariate, priors: Priors) -> list[Parameter]:
+    """Parameters of the regression of a covariate."""
+    kinds = (*_COEFFICIENTS, *_SDS)
+    return [p for p in priors.parameters if p.kind in kinds and p.factor == covariate.name]
 
 
 def _entries_of_two(design: Design) -> tuple[np.ndarray, np.ndarray]:
@@ -463,8 +466,14 @@ def unknown_values(
 
 def _regressions(design: Design, priors: Priors, first: dict[str, int]) -> Regressions:
     models = [c.model for c in design.modeled]
-    unknown, error, level, sd, effect_sd, at = [], [], [], [], [], 0
-    sds, coefficients, n_levels = [], [], [0]
+    unknown: list[np.ndarray] = []
+    error: list[np.ndarray] = []
+    level: list[np.ndarray] = []
+    sd: list[int] = []
+    effect_sd: list[int] = []
+    sds: list[Prior] = []
+    coefficients: list[Prior] = []
+    n_levels, at = [0], 0
     for covariate, model in zip(design.modeled, models, strict=True):
         unknown.append(np.where(model.unknown < 0, -1, first[covariate.name] + model.unknown))
         error.append(np.where(np.isnan(model.reading), np.inf, model.error**2))
@@ -472,8 +481,9 @@ def _regressions(design: Design, priors: Priors, first: dict[str, int]) -> Regre
         level.append(np.where(codes < 0, -1, n_levels[-1] + codes))
         n_levels.append(n_levels[-1] + (len(model.levels) if model.factor else 0))
         name = covariate.name
-        coefficients += priors.of("covariate_mean", name) + priors.of("covariate_slope", name)
-        for kind, positions in (("covariate_sd", sd), ("covariate_effect_sd", effect_sd)):
+        for kind in _COEFFICIENTS:
+            coefficients += priors.of(kind, name)
+        for kind, positions in zip(_SDS, (sd, effect_sd), strict=True):
             own = priors.of(kind, name)
             positions.append(at if own else -1)
             at += len(own)

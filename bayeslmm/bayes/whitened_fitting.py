@@ -309,7 +309,7 @@ def joint_values(
     if low.nu.shape[1]:
         parts = zip(names.factors, low.nu.T, strict=True)
         values |= {factor.nu: nu.reshape(shape) for factor, nu in parts}
-    if (unknown := density.laplace.unknown) is not None:
+    if (unknown := density.laplace.unknown) is not None and low.unknown is not None:
         x = low.unknown.x
         if unknown.together:
             rng = np.random.default_rng(np.random.SeedSequence([random_seed, 3]))

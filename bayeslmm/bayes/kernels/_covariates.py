@@ -520,6 +520,8 @@ def in_states(a, sums, gamma, eta):
     eta : (n,) array
         At ``fill`` of the members.
     """
+    if sums.block.shape[0] == 2:
+        return eta
     out, n, block = np.empty(sums.y.shape[0]), eta.shape[0], 1
     out[:n] = eta
     for c in range(sums.member_ptr.shape[0] - 1):
@@ -538,7 +540,7 @@ def in_states(a, sums, gamma, eta):
 
 
 @kernel
-def summed(a, sums, logit, gamma, logs, scores, slopes_phi, score, d_logit, d_gamma, d_phi):
+def summed(a, sums, logit, gamma, logs, scores, slopes_phi, d_logit, d_gamma):
     """Log density summed over states.
 
     Parameters
@@ -551,17 +553,12 @@ def summed(a, sums, logit, gamma, logs, scores, slopes_phi, score, d_logit, d_ga
     logs, scores, slopes_phi : arrays
         Log densities of the blocks, the first of which is that of the data; derivatives of the rows
         in their linear predictor, and of the blocks in phi (n_phi,). Probabilities of the states
-        afterwards take the place of their logs.
-    score : (n,) array
-        Receives the derivatives in the linear predictor.
+        afterwards take the place of their logs, and the rows and the block of the data have the
+        derivatives of the sum.
     d_logit, d_gamma : arrays
         Are added to.
-    d_phi : (n_phi,) array
-        Receives derivatives.
     """
-    value, block = logs[0], 1
-    score[:] = scores[: score.shape[0]]
-    d_phi[:] = slopes_phi[0]
+    value, block, score, d_phi = logs[0], 1, scores[: sums.block[1]], slopes_phi[0]
     for c in range(sums.member_ptr.shape[0] - 1):
         m0, first = sums.member_ptr[c], sums.row_ptr[c]
         k, size = sums.member_ptr[c + 1] - sums.member_ptr[c], sums.row_ptr[c + 1] - first

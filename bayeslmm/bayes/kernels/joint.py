@@ -290,7 +290,7 @@ def _information(levels, beta):
     return r
 
 
-@kernel
+@fused
 def _blocks(a, gamma, eta, phi):
     """Log densities of the blocks of :class:`Sums` and their derivatives in eta and phi."""
     sums, at = a.sums, in_states(a.unknowns, a.sums, gamma, eta)
@@ -344,13 +344,12 @@ def joint(low, v, a):
     log_x, placed = enter(
         low[own:fixed], v[N:], a.regressions, a.unknowns, a.rows.first, a.rows.q, beta, b, eta
     )
-    score, d_phi = np.empty(eta.shape[0]), np.empty(n_phi)
     d_logit, d_gamma = np.zeros(placed.x.shape[0]), np.zeros(placed.gamma.shape[0])
     logs, scores, slopes_phi = _blocks(a, placed.gamma, eta, phi)
-    value = log_x + summed(
-        a.unknowns, a.sums, placed.mean, placed.gamma, logs, scores, slopes_phi, score, d_logit,
-        d_gamma, d_phi,
-    )  # fmt: skip
+    log_x += summed(
+        a.unknowns, a.sums, placed.mean, placed.gamma, logs, scores, slopes_phi, d_logit, d_gamma
+    )
+    value, score, d_phi = log_x, scores[: eta.shape[0]], slopes_phi[0]
     d_u, d_nu = np.empty(N), np.empty(nu.shape[0])
     value += log_effects(lay, inside, nu, d_u, d_nu) - log_det
     value += a.constant + at.value + log_phi + log_nu + log_beta
@@ -510,7 +509,6 @@ def state_chances(Z, a):
     N, p, u = a.levels.r.shape[0], beta.shape[1], a.unknowns
     own = prior.scales.code.shape[0] + prior.exponent.shape[0]
     own += a.phi.code.shape[0] + a.tails.code.shape[0]
-    score, d_phi = np.empty(a.rows.y.shape[0]), np.empty(phi.shape[1])
     out = np.empty((Z.shape[0], a.sums.block.shape[0] - 2))
     for i in range(Z.shape[0]):
         low, v = spread_out(Z[i], a.whitening)
@@ -520,8 +518,8 @@ def state_chances(Z, a):
         )
         logs, scores, slopes_phi = _blocks(a, at.gamma, eta, phi[i])
         summed(
-            u, a.sums, at.mean, at.gamma, logs, scores, slopes_phi, score,
-            np.zeros(at.x.shape[0]), np.zeros(at.gamma.shape[0]), d_phi,
+            u, a.sums, at.mean, at.gamma, logs, scores, slopes_phi, np.zeros(at.x.shape[0]),
+            np.zeros(at.gamma.shape[0]),
         )  # fmt: skip
         out[i] = logs[1:]
     return out
