@@ -329,7 +329,7 @@ def read_table(text: str) -> dict[tuple[str, str], str]:
     ("columns", "sampled"),
     [
         *(
-            pytest.param((column,), False, id=column)
+            pytest.param((column,), False, marks=pytest.mark.slow, id=column)
             for column in (*FEATURES, *FITS)
             if column not in SAMPLED
         ),

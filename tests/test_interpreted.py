@@ -79,6 +79,7 @@ def test_small_fits_compile_nothing_and_are_those_of_compiled_code(method, tmp_p
         np.testing.assert_allclose(values[sd], expected[sd], rtol=0.25)
 
 
+@pytest.mark.slow
 def test_every_engine_keeps_its_promises_with_interpreted_kernels(tmp_path):
     """Recorded densities and optima in their own tolerances, and what a system answers."""
     done = subprocess.run(

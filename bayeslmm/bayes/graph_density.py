@@ -46,7 +46,7 @@ _LOGP_CODE = """
 def logp(n_dim, x, out, value, data):
     try:
         t = carray(data, ({entries},), int64)
-        density, gradient = inner(carray(x, (n_dim,)), {arguments})
+        density, gradient = inner(*{arguments})
         at, into = carray(value, ()), carray(out, (n_dim,))
         at[()] = density
         into[...] = gradient
@@ -54,11 +54,13 @@ def logp(n_dim, x, out, value, data):
     except Exception:
         return 1
 """
+#: Arguments of a call that are written out.
+_TOGETHER = 20
 _VARIABLES_CODE = """
 def variables(n_dim, n_out, x, out, data):
     try:
         t = carray(data, ({entries},), int64)
-        carray(out, (n_out,))[...] = inner(carray(x, (n_dim,)), {arguments})[0]
+        carray(out, (n_out,))[...] = inner(*{arguments})[0]
         return 0
     except Exception:
         return -2
@@ -307,7 +309,7 @@ def _c_function(model: pm.Model, inputs: list, outputs: list, signature: Any, co
     if key is None:
         return None
     read = [_reading(i, variable.type) for i, variable in enumerate(inputs[1:])]
-    source = code.format(arguments=", ".join(read), entries=3 * len(read))
+    source = code.format(arguments=_tuple(["carray(x, (n_dim,))", *read]), entries=3 * len(read))
     names = {
         "__name__": __name__,
         "inner": inner,
@@ -323,6 +325,14 @@ def _c_function(model: pm.Model, inputs: list, outputs: list, signature: Any, co
         cache_key=hashlib.sha256(f"{key}{source}{_versions()}".encode()).hexdigest(),
     )
     return cfunc(signature, cache=True)(made)
+
+
+def _tuple(items: list[str]) -> str:
+    """Code of a tuple: Python makes longer ones than these, and longer calls, of lists, which numba
+    does not know.
+    """
+    parts = [items[i : i + _TOGETHER] for i in range(0, len(items), _TOGETHER)]
+    return "(" + " + ".join(f"({', '.join(part)},)" for part in parts) + ")"
 
 
 def _reading(i: int, kind: Any) -> str:

@@ -6,6 +6,7 @@ import ctypes
 
 import numpy as np
 import pytest
+from numba import njit
 
 from bayeslmm.bayes import graph_density as module
 from bayeslmm.bayes.graph_density import graph_density
@@ -118,3 +119,11 @@ def test_versions_that_were_not_checked_are_sampled_by_pymc(monkeypatch):
 def test_a_model_with_a_part_in_python_has_no_c_functions():
     lmm = quietly("score ~ Machine + (1 | Worker)", dataset("machines"), sigma="~ Machine")
     assert graph_density(lmm.pymc_model("marginal"), ["sigma"]) is None
+
+
+def test_calls_of_more_arguments_than_python_writes_out_are_compiled():
+    names = [f"a + {i}" for i in range(3 * module._TOGETHER + 5)]
+    source = f"def call(a):\n    return inner(*{module._tuple(names)})"
+    own = {"inner": njit(lambda *all_of_them: (len(all_of_them), all_of_them[-1]))}
+    exec(source, own)
+    assert njit(own["call"])(1) == (len(names), len(names))

@@ -66,8 +66,15 @@ def test_the_density_with_unknown_values_is_that_of_the_hierarchical_model(case)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [c for c in NORMAL if c not in ("measured", "grouped")])
-@pytest.mark.parametrize("options", [{}, {"family": "student"}, {"random": "student"}])
+@pytest.mark.parametrize(
+    ("case", "options"),
+    [
+        ("rows and groups", {"family": "student"}),
+        ("regressions", {}),
+        ("measured slopes", {}),
+        ("no effects", {}),
+    ],
+)
 def test_the_density_holds_for_every_kind_of_unknown_value(case, options):
     formula, missing = NORMAL[case]
     model = quietly(formula, frame(), missing=missing, **options)
