@@ -178,6 +178,7 @@ class UnknownValues:
         factors: Sequence[int],
         weight: np.ndarray,
         push: np.ndarray,
+        phi: np.ndarray,
     ) -> tuple[Unknowns, Sums]:
         """For the kernels, which have rows in ``order`` and the columns of ``factors``.
 
@@ -187,6 +188,8 @@ class UnknownValues:
             Rows in the order of the design.
         weight, push : (n,) arrays
             -l'' and -l'' eta + l' of its rows at the mode.
+        phi : (n_phi,) array
+            The family's parameters there.
         """
         position = np.empty(system.n, dtype=np.int64)
         position[order] = np.arange(system.n)
@@ -200,6 +203,7 @@ class UnknownValues:
             np.ascontiguousarray(weight[self.row]),
             np.ascontiguousarray(push[self.row]),
             self.n_normal,
+            float(phi[0]) if system.family.gaussian else 0.0,
         )
         return unknowns, self._sums(system, order, position)
 
@@ -317,7 +321,7 @@ class Near:
             moved = self.mean + self.sd**2 * T / self._information(w, gamma)
             np.add.at(eta, own.row, (moved - x)[number] * gamma)
             x = moved
-        return own.regressions, *own.laid_out(system, order, factors, w, push)
+        return own.regressions, *own.laid_out(system, order, factors, w, push, phi)
 
     def joined(self, mode: Mode, p: int) -> Mode:
         """The mode with the coordinates of the regressions before the p coefficients."""
@@ -514,7 +518,7 @@ def no_unknowns(rows: Rows, p: int) -> tuple[Regressions, Unknowns, Sums]:
             none, none, nothing, none, zero, zero, zero, nothing, zero, nothing, nothing, empty,
             empty,
         ),
-        Unknowns(zero, nothing, none, np.zeros((0, p)), np.zeros((0, width)), none, none, 0),
+        Unknowns(zero, nothing, none, np.zeros((0, p)), np.zeros((0, width)), none, none, 0, 0.0),
         Sums(
             nothing, nothing, zero, zero, nothing, zero, np.array([0, len(rows.y)]), rows.y,
             rows.trials, rows.weights,

@@ -144,7 +144,9 @@ def _compiled(density: WhitenedPosterior, initial_point: Callable) -> CompiledDe
 def _refuse_summaries(design: Design, sampling: Sampling) -> None:
     if sampling.random_effects != "draws":
         beside = f'family="{design.family.name}"'
-        if design.family.name == "gaussian":
+        if design.modeled:
+            beside = "unknown values of covariates"
+        elif design.family.name == "gaussian":
             beside = 'random="student"'
         raise DataError(
             'random_effects="summary" is for Gaussian responses, whose effects are drawn after the '

@@ -99,6 +99,9 @@ class Unknowns(NamedTuple):
     weight, push : (R,) arrays
         w_i = -l''_i at the mode, and w_i eta_i + l'_i there.
     n_normal : int
+    sigma : float
+        Residual standard deviation there, with which both change as 1 / sigma^2; 0 of responses
+        that have none.
     """
 
     ptr: Integers
@@ -109,6 +112,7 @@ class Unknowns(NamedTuple):
     weight: Doubles
     push: Doubles
     n_normal: int
+    sigma: float
 
 
 class Placed(NamedTuple):
@@ -116,6 +120,8 @@ class Placed(NamedTuple):
 
     Attributes
     ----------
+    share : float
+        What weights at the mode are multiplied by.
     mean, sd, x : (m,) arrays
         Moments before the response is seen, and values; of two values the logit, 0 and nothing.
     alpha, scales : arrays
@@ -126,6 +132,7 @@ class Placed(NamedTuple):
         Slopes, and the linear predictor as each unknown met it.
     """
 
+    share: float
     mean: Doubles
     sd: Doubles
     x: Doubles
@@ -381,7 +388,7 @@ def _slopes_back(a, first, q, d_gamma, d_beta, d_b):
 
 
 @kernel
-def _place(a, mean, sd, gamma, z, eta, x, before):
+def _place(a, share, mean, sd, gamma, z, eta, x, before):
     """Normal unknowns at z, each after those before it; their log density with Jacobians.
 
     With T = sum_i gamma_i (push_i - w_i e_i), e_i the linear predictor with x_u at its mean, and
@@ -390,6 +397,8 @@ def _place(a, mean, sd, gamma, z, eta, x, before):
     Parameters
     ----------
     a : Unknowns
+    share : float
+        By which weights and push are multiplied.
     mean, sd : (m,) arrays
     gamma : (R,) array
     z : (n_normal,) array
@@ -405,9 +414,9 @@ def _place(a, mean, sd, gamma, z, eta, x, before):
         K, T = 1.0, 0.0
         for r in range(a.ptr[j], a.ptr[j + 1]):
             before[r] = eta[a.row[r]]
-            K += sd[j] * sd[j] * a.weight[r] * gamma[r] * gamma[r]
+            K += share * sd[j] * sd[j] * a.weight[r] * gamma[r] * gamma[r]
             e = before[r] + (mean[j] - a.fill[r]) * gamma[r]
-            T += gamma[r] * (a.push[r] - a.weight[r] * e)
+            T += share * gamma[r] * (a.push[r] - a.weight[r] * e)
         xi = sd[j] * T / K + z[j] / np.sqrt(K)
         value -= 0.5 * (xi * xi + _LOG_2PI + np.log(K))
         x[j] = mean[j] + sd[j] * xi
@@ -417,7 +426,7 @@ def _place(a, mean, sd, gamma, z, eta, x, before):
 
 
 @kernel
-def _place_back(a, mean, sd, gamma, z, x, before, score, d_mean, d_sd, d_gamma, d_z):
+def _place_back(a, share, mean, sd, gamma, z, x, before, score, d_mean, d_sd, d_gamma, d_z):
     """Derivatives of :func:`_place`'s density, and of what depends on eta.
 
     Parameters
@@ -428,13 +437,19 @@ def _place_back(a, mean, sd, gamma, z, x, before, score, d_mean, d_sd, d_gamma, 
         Are added to.
     d_z : array
         Receives derivatives.
+
+    Returns
+    -------
+    float
+        Derivative in the logarithm of ``share``.
     """
+    d_share = 0.0
     for j in range(a.n_normal - 1, -1, -1):
         K, T, d_x, s = 1.0, 0.0, 0.0, sd[j]
         for r in range(a.ptr[j], a.ptr[j + 1]):
-            K += s * s * a.weight[r] * gamma[r] * gamma[r]
+            K += share * s * s * a.weight[r] * gamma[r] * gamma[r]
             e = before[r] + (mean[j] - a.fill[r]) * gamma[r]
-            T += gamma[r] * (a.push[r] - a.weight[r] * e)
+            T += share * gamma[r] * (a.push[r] - a.weight[r] * e)
             d_x += score[a.row[r]] * gamma[r]
         root = np.sqrt(K)
         xi = s * T / K + z[j] / root
@@ -442,20 +457,22 @@ def _place_back(a, mean, sd, gamma, z, x, before, score, d_mean, d_sd, d_gamma, 
         d_z[j] = d_xi / root
         d_K = -0.5 / K - d_xi * (s * T / K + 0.5 * z[j] / root) / K
         d_T = d_xi * s / K
+        d_share += d_K * (K - 1.0) + d_T * T
         d_mean[j] += d_x
         d_sd[j] += xi * d_x + d_xi * T / K + d_K * 2.0 * (K - 1.0) / s
         for r in range(a.ptr[j], a.ptr[j + 1]):
-            w, at = a.weight[r], mean[j] - a.fill[r]
+            w, at = share * a.weight[r], mean[j] - a.fill[r]
             e = before[r] + at * gamma[r]
             d_gamma[r] += score[a.row[r]] * (x[j] - a.fill[r])
-            d_gamma[r] += d_T * (a.push[r] - w * e - w * at * gamma[r])
+            d_gamma[r] += d_T * (share * a.push[r] - w * e - w * at * gamma[r])
             d_gamma[r] += d_K * 2.0 * s * s * w * gamma[r]
             d_mean[j] -= d_T * w * gamma[r] * gamma[r]
             score[a.row[r]] -= d_T * w * gamma[r]
+    return d_share
 
 
 @kernel
-def enter(low, v, regressions, a, first, q, beta, b, eta):
+def enter(low, v, regressions, a, first, q, phi, beta, b, eta):
     """Log density of readings and normal unknowns, which are added to the linear predictor.
 
     Parameters
@@ -466,8 +483,8 @@ def enter(low, v, regressions, a, first, q, beta, b, eta):
         Standardized effects of their levels, and normal unknowns.
     regressions : Regressions
     a : Unknowns
-    first, q, beta, b
-        Of the response's effects and coefficients.
+    first, q, phi, beta, b
+        Of the response's effects, its parameters and coefficients.
     eta : (n,) array
         At ``fill``; at the unknowns afterwards.
 
@@ -479,16 +496,20 @@ def enter(low, v, regressions, a, first, q, beta, b, eta):
     m, L = a.ptr.shape[0] - 1, regressions.levels[-1]
     n_alpha, n_sds = regressions.coefficients.code.shape[0], regressions.sds.code.shape[0]
     at = Placed(
+        (a.sigma / phi[0]) ** 2 if a.sigma > 0.0 else 1.0,
         np.empty(m), np.empty(m), np.zeros(m), np.empty(n_alpha), np.empty(n_sds), np.empty(L),
         _slopes(a, first, q, beta, b), np.empty(a.row.shape[0]),
     )  # fmt: skip
     value = readings(low, v[:L], regressions, at.mean, at.sd, at.alpha, at.scales, at.effects)
-    value += _place(a, at.mean, at.sd, at.gamma, v[L:], eta, at.x, at.before)
+    value += _place(a, at.share, at.mean, at.sd, at.gamma, v[L:], eta, at.x, at.before)
     return value, at
 
 
 @kernel
-def leave(low, v, regressions, a, first, q, at, score, d_logit, d_gamma, d_low, d_v, d_beta, d_b):
+def leave(
+    low, v, regressions, a, first, q, phi, at, score, d_logit, d_gamma, d_low, d_v, d_phi, d_beta,
+    d_b,
+):  # fmt: skip
     """Derivatives of :func:`enter`.
 
     Parameters
@@ -500,15 +521,29 @@ def leave(low, v, regressions, a, first, q, at, score, d_logit, d_gamma, d_low, 
         Derivatives by other ways, which are used up.
     d_low, d_v : arrays
         Receive derivatives in the coordinates.
-    d_beta, d_b : arrays
+    d_phi, d_beta, d_b : arrays
         Are added to.
     """
     L, d_sd = regressions.levels[-1], np.zeros(at.sd.shape[0])
-    _place_back(
-        a, at.mean, at.sd, at.gamma, v[L:], at.x, at.before, score, d_logit, d_sd, d_gamma, d_v[L:]
+    d_share = _place_back(
+        a,
+        at.share,
+        at.mean,
+        at.sd,
+        at.gamma,
+        v[L:],
+        at.x,
+        at.before,
+        score,
+        d_logit,
+        d_sd,
+        d_gamma,
+        d_v[L:],
     )
     _slopes_back(a, first, q, d_gamma, d_beta, d_b)
     readings_back(low, v[:L], regressions, d_logit, d_sd, d_low, d_v[:L])
+    if a.sigma > 0.0:
+        d_phi[0] -= 2.0 * d_share / phi[0]
 
 
 @kernel

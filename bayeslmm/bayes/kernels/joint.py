@@ -342,7 +342,7 @@ def joint(low, v, a):
         inside = u.copy()
         log_bend = step_inside(a.rows, a.walls, at.F, inside, b, eta, r_wall, nearest)
     log_x, placed = enter(
-        low[own:fixed], v[N:], a.regressions, a.unknowns, a.rows.first, a.rows.q, beta, b, eta
+        low[own:fixed], v[N:], a.regressions, a.unknowns, a.rows.first, a.rows.q, phi, beta, b, eta
     )
     d_logit, d_gamma = np.zeros(placed.x.shape[0]), np.zeros(placed.gamma.shape[0])
     logs, scores, slopes_phi = _blocks(a, placed.gamma, eta, phi)
@@ -358,8 +358,8 @@ def joint(low, v, a):
         value += log_bend
         pull_inside(a.rows, a.walls, at.F, d_u, r_wall, nearest, score, d_F)
     leave(
-        low[own:fixed], v[N:], a.regressions, a.unknowns, a.rows.first, a.rows.q, placed, score,
-        d_logit, d_gamma, d_low[own:fixed], d_v[N:], d_beta, g,
+        low[own:fixed], v[N:], a.regressions, a.unknowns, a.rows.first, a.rows.q, phi, placed,
+        score, d_logit, d_gamma, d_low[own:fixed], d_v[N:], d_phi, d_beta, g,
     )  # fmt: skip
     _transposed(a.rows, score, d_beta, g)
     pull_back(lay, diag, panel, r, at.F, C, R, first, u, d_u, g, d_F, d_v[:N], d_r)
@@ -489,7 +489,16 @@ def natural_draws(Z, a):
         if J > 0:
             step_inside(a.rows, a.walls, at.F, u, b[i], eta, r_wall, nearest)
         _, placed = enter(
-            low[own:fixed], v[N:], a.regressions, u_, a.rows.first, a.rows.q, beta[i], b[i], eta
+            low[own:fixed],
+            v[N:],
+            a.regressions,
+            u_,
+            a.rows.first,
+            a.rows.q,
+            phi[i],
+            beta[i],
+            b[i],
+            eta,
         )
         alpha[i], scales[i], c[i], x[i] = placed.alpha, placed.scales, placed.effects, placed.x
     return sds, F, phi, beta, nu, UnknownDraws(alpha, scales, c, x), b
@@ -514,7 +523,16 @@ def state_chances(Z, a):
         low, v = spread_out(Z[i], a.whitening)
         eta = _predictor(a.rows, beta[i], b[i])
         _, at = enter(
-            low[own : d - p], v[N:], a.regressions, u, a.rows.first, a.rows.q, beta[i], b[i], eta
+            low[own : d - p],
+            v[N:],
+            a.regressions,
+            u,
+            a.rows.first,
+            a.rows.q,
+            phi[i],
+            beta[i],
+            b[i],
+            eta,
         )
         logs, scores, slopes_phi = _blocks(a, at.gamma, eta, phi[i])
         summed(
