@@ -41,8 +41,8 @@ _MOST_TOGETHER = 10
 #: Kinds of the parameters of regressions.
 _COEFFICIENTS = "covariate_mean", "covariate_slope"
 _SDS = "covariate_sd", "covariate_effect_sd"
-#: Newton steps of the unknown values at the mode.
-_STEPS = 4
+#: Newton steps of the unknown values at the mode, and halvings of one.
+_STEPS, _HALVINGS = 50, 40
 
 
 @dataclass(frozen=True)
@@ -309,19 +309,49 @@ class Near:
     ) -> tuple[Regressions, Unknowns, Sums]:  # fmt: skip
         """For the kernels."""
         own = self.unknown
-        gamma, number, eta = own.slopes(system, beta, found.b), own.number, found.eta.copy()
-        expected, x = eta[own.row], self.mean.copy()
-        for _ in range(_STEPS):
-            slopes = system.slopes(eta, phi)
-            w = np.maximum(-slopes[2], 0.0)
-            push = w * eta + slopes[1]
-            T = np.bincount(
-                number, gamma * (push[own.row] - w[own.row] * expected), minlength=own.m
-            )
-            moved = self.mean + self.sd**2 * T / self._information(w, gamma)
-            np.add.at(eta, own.row, (moved - x)[number] * gamma)
-            x = moved
+        eta = self._climbed(system, own.slopes(system, beta, found.b), found.eta, phi)
+        slopes = system.slopes(eta, phi)
+        w = np.maximum(-slopes[2], 0.0)
+        push = w * eta + slopes[1]
         return own.regressions, *own.laid_out(system, order, factors, w, push, phi)
+
+    def _climbed(
+        self, system: ResponseSystem, gamma: np.ndarray, eta: np.ndarray, phi: np.ndarray
+    ) -> np.ndarray:
+        """The linear predictor (n,) with normal unknowns at their most probable values.
+
+        Newton's steps, halved where an unknown and its rows would lose by one: with a log link a
+        full step may lead to means that are larger by any factor.
+        """
+        own = self.unknown
+        number, row, sd = own.number, own.row, np.maximum(self.sd, 1e-300)
+
+        def reached(x: np.ndarray, eta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            slopes = system.slopes(eta, phi)
+            value = np.bincount(number, slopes[0][row], own.m) - 0.5 * ((x - self.mean) / sd) ** 2
+            return slopes, np.where(np.isfinite(value), value, -np.inf)
+
+        x = self.mean.copy()
+        slopes, value = reached(x, eta)
+        for _ in range(_STEPS):
+            w = np.maximum(-slopes[2], 0.0)
+            score = np.bincount(number, gamma * slopes[1][row], own.m) * sd**2 - (x - self.mean)
+            step = score / self._information(w, gamma)
+            step[own.n_normal :] = 0.0
+            for _ in range(_HALVINGS):
+                trial = eta.copy()
+                np.add.at(trial, row, step[number] * gamma)
+                found, risen = reached(x + step, trial)
+                worse = (risen < value - 1e-12 * (1.0 + np.abs(value))) & (step != 0.0)
+                if not worse.any():
+                    break
+                step[worse] *= 0.5
+            else:
+                break
+            x, eta, slopes, value = x + step, trial, found, risen
+            if np.all(np.abs(step) < 1e-3 * sd):
+                break
+        return eta
 
     def joined(self, mode: Mode, p: int) -> Mode:
         """The mode with the coordinates of the regressions before the p coefficients."""

@@ -107,13 +107,14 @@ class WhitenedPosterior:
     def _compiled(self) -> Callable:
         from bayeslmm.bayes.kernels.whitened import logp
 
-        call, table = logp.ctypes, self.table.entries
+        call, table = logp.ctypes, self.table.entries  # these keep the arrays alive
         double = ctypes.POINTER(ctypes.c_double)
 
         def value(z: np.ndarray, out: np.ndarray) -> float:
-            found = ctypes.c_double()
+            found = ctypes.c_double(np.nan)
             pointers = (a.ctypes.data_as(double) for a in (z, out))
-            call(len(z), *pointers, ctypes.byref(found), table.ctypes.data)
+            if call(len(z), *pointers, ctypes.byref(found), table.ctypes.data):
+                out[:] = np.nan  # which it may not have written
             return found.value
 
         return value
@@ -150,10 +151,11 @@ def whitened_posterior(laplace: LaplacePosterior, *, signed: bool = True) -> Whi
     SamplingError
         If the density is not finite anywhere it was tried.
     """
-    search: Any = laplace
     unknown = laplace.unknown
     near = None if unknown is None else Near.first(unknown)
-    search = laplace if near is None else replace(laplace, system=near.system(laplace.system))
+    search: Any = laplace
+    if near is not None:
+        search = replace(laplace, system=near.system(laplace.system), _near={})
     mode = find_mode(search)
     if near is not None:
         search, mode, near = _settled(laplace, search, mode, near)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayeslmm.errors import PriorError, listed
+from bayeslmm.errors import DataError, PriorError, listed
 from bayeslmm.formula import Design, RandomBlock
 from bayeslmm.formula.covariates import ModeledCovariate
 from bayeslmm.formula.separation import pushes, separating_direction
@@ -51,6 +51,8 @@ def refuse_improper_posterior(design: Design, priors: Priors) -> None:
     PriorError
         Naming the parameter and what is too few.
     """
+    for covariate in design.modeled:
+        _refuse_determined(covariate)
     flat = [key for key, prior in priors.items() if not prior.is_proper]
     if not flat:
         return
@@ -65,6 +67,30 @@ def refuse_improper_posterior(design: Design, priors: Priors) -> None:
             _refuse_too_few(subset, scales, free)
     for covariate in design.modeled:
         _refuse_flat_regression(covariate, priors, flat)
+
+
+def _refuse_determined(covariate: ModeledCovariate) -> None:
+    """Refuse a regression without residuals: as sd(x) goes to zero its likelihood has no bound."""
+    model = covariate.model
+    exact = ~np.isnan(model.reading) & (model.unknown < 0)
+    if covariate.values is not None or not exact.any():
+        return
+    r, W = model.reading[exact], model.W[exact]
+    left = np.column_stack([r, W])
+    if model.factor is not None:
+        codes = model.codes[exact]
+        counts = np.maximum(np.bincount(codes), 1)
+        means = [np.bincount(codes, column) / counts for column in left.T]
+        left = left - np.stack(means, axis=1)[codes]
+    fitted = left[:, 1:] @ np.linalg.lstsq(left[:, 1:], left[:, 0], rcond=None)[0]
+    groups = 0 if model.factor is None else len(np.unique(model.codes[exact]))
+    free = len(r) - groups - int(np.linalg.matrix_rank(left[:, 1:]))
+    if free > 0 and np.std(left[:, 0] - fitted) <= 1e-10 * np.std(r):
+        raise DataError(
+            f"The observed values of {covariate.name!r} are determined by its predictors, so that "
+            "nothing says how far the unknown ones may be from them. Compute these, or leave a "
+            "predictor out."
+        )
 
 
 def _refuse_flat_regression(covariate: ModeledCovariate, priors: Priors, flat: list[str]) -> None:

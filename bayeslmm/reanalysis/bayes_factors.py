@@ -336,7 +336,9 @@ def savage_dickey(
 
 
 def _what_is_sampled(model: Model) -> str:
-    """The option by which effects are sampled with the parameters."""
+    """Why effects are sampled with the parameters."""
+    if model.design.modeled:
+        return "unknown values of covariates"
     family = model.design.family.name
     return 'random="student"' if family == "gaussian" else f'family="{family}"'
 

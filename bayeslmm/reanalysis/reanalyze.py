@@ -264,7 +264,9 @@ def reanalyze(
     curves = None
     if not design.family.gaussian:  # else a difference of means is the effect itself
         rows, said = rows_with_and_without(design, row)
-        if heavy_effects(design, source.priors):
+        if design.modeled:
+            rows, said = None, ["Risks are not available: values of covariates are unknown."]
+        elif heavy_effects(design, source.priors):
             rows, said = None, ["Risks are not available: averages are over normal effects."]
         notes += said
         curves = rows if rows is None else Risks(design, source.priors, rows, posteriors)

@@ -179,3 +179,24 @@ def test_unknown_values_have_their_exact_distribution_given_the_rest():
     z = (post["missing_x"].to_numpy()[0] - center) * np.sqrt(precision)
     # standard normals; 4,000 draws that are nearly independent in this coordinate
     assert stats.kstest(z[::2], "norm").pvalue > 1e-6
+
+
+def test_large_counts_beside_unknown_values_leave_weights_of_their_size():
+    """A full Newton step from the mean leads to means that are larger by any factor."""
+    rng = np.random.default_rng(3)
+    x, g = rng.normal(size=80), np.repeat(np.arange(8), 10)
+    y = rng.poisson(np.exp(1 + 2 * x + 0.3 * rng.normal(size=8)[g]))
+    unknown = np.argsort(y)[-3:]
+    data = pd.DataFrame({"y": y, "x": np.where(np.isin(np.arange(80), unknown), np.nan, x), "g": g})
+    with pytest.warns(blm.DataWarning, match="part of the model"):
+        model = blm.MixedModel("y ~ x + (1 | g)", data, family="poisson", missing="model")
+    found = density_of(model).arguments.unknowns
+    np.testing.assert_allclose(found.weight, y[np.sort(unknown)], rtol=0.5)
+
+
+def test_observed_values_that_their_predictors_determine_are_refused():
+    data = frame()
+    data["x"] = np.where(data["x"].isna(), np.nan, 2 * data["z"] + 10)
+    model = quietly("y ~ x + (1 | g)", data, missing={"x": "~ z"})
+    with pytest.raises(blm.DataError, match="'x' are determined by its predictors"):
+        model.fit(draws=10, tune=10, chains=1, progressbar=False)

@@ -11,7 +11,8 @@ S_g = sum (r_u - W_u alpha) / v_u over the units of g with a reading, and Q_g = 
 
 where k = 0 and the variance is tau^2 without a reading. The response then adds to it: x_u enters
 eta_i of its rows with the slope gamma_i = X_slope_i beta + Z_slope_i b. With the weights w_i and
-working responses of the rows at the mode (:class:`Unknowns`) it is what a normal response would
+working responses of the rows at the mode (:class:`Unknowns`), both times sigma_mode^2 / sigma^2 in
+linear models, it is what a normal response would
 make of it, and z_u standard deviations of what that leaves open (:func:`_place`). Where the
 response is normal, z_u is nearly a standard normal which nothing depends on; the density of z_u is
 exact with any response.
@@ -100,8 +101,8 @@ class Unknowns(NamedTuple):
         w_i = -l''_i at the mode, and w_i eta_i + l'_i there.
     n_normal : int
     sigma : float
-        Residual standard deviation there, with which both change as 1 / sigma^2; 0 of responses
-        that have none.
+        Residual standard deviation there, with which both change as 1 / sigma^2; 0 but for linear
+        models.
     """
 
     ptr: Integers
@@ -302,8 +303,8 @@ def readings_back(low, z, a, d_mean, d_sd, d_low, d_z):
                 share = tau * tau / v
                 # mean and variance of x_u given c and the reading
                 centered = rest[i] - _effect(a, c, g, z, P, S, sds)
-                d_share = own * centered + 0.5 * d_sd[j] * np.sqrt(e / share)
-                d_tau += d_share * 2.0 * tau * e / (v * v)
+                d_tau += own * centered * 2.0 * tau * e / (v * v)
+                d_tau += d_sd[j] * e * np.sqrt(e) / (v * np.sqrt(v))
                 own *= 1.0 - share
             d_fitted[i] += own
             if g >= 0:
@@ -445,12 +446,13 @@ def _place_back(a, share, mean, sd, gamma, z, x, before, score, d_mean, d_sd, d_
     """
     d_share = 0.0
     for j in range(a.n_normal - 1, -1, -1):
-        K, T, d_x, s = 1.0, 0.0, 0.0, sd[j]
+        info, T, d_x, s = 0.0, 0.0, 0.0, sd[j]
         for r in range(a.ptr[j], a.ptr[j + 1]):
-            K += share * s * s * a.weight[r] * gamma[r] * gamma[r]
+            info += share * a.weight[r] * gamma[r] * gamma[r]
             e = before[r] + (mean[j] - a.fill[r]) * gamma[r]
             T += share * gamma[r] * (a.push[r] - a.weight[r] * e)
             d_x += score[a.row[r]] * gamma[r]
+        K = 1.0 + s * s * info
         root = np.sqrt(K)
         xi = s * T / K + z[j] / root
         d_xi = s * d_x - xi
@@ -459,7 +461,7 @@ def _place_back(a, share, mean, sd, gamma, z, x, before, score, d_mean, d_sd, d_
         d_T = d_xi * s / K
         d_share += d_K * (K - 1.0) + d_T * T
         d_mean[j] += d_x
-        d_sd[j] += xi * d_x + d_xi * T / K + d_K * 2.0 * (K - 1.0) / s
+        d_sd[j] += xi * d_x + d_xi * T / K + d_K * 2.0 * s * info
         for r in range(a.ptr[j], a.ptr[j + 1]):
             w, at = share * a.weight[r], mean[j] - a.fill[r]
             e = before[r] + at * gamma[r]
