@@ -50,6 +50,8 @@ def refuse_improper_posterior(design: Design, priors: Priors) -> None:
     ------
     PriorError
         Naming the parameter and what is too few.
+    DataError
+        If predictors determine the observed values of a covariate.
     """
     for covariate in design.modeled:
         _refuse_determined(covariate)
