@@ -131,10 +131,10 @@ def _choose_whitened(design, priors, parameterization, method, options) -> tuple
         if why := _needs_pymc(options, obstacle):
             return "noncentered", why
     elif obstacle:
-        raise SamplingError(
-            f"The compiled joint density is not available: {obstacle}. Use "
-            'method="nuts" with parameterization="noncentered".'
-        )
+        text = f"The compiled joint density is not available: {obstacle}."
+        if all(covariate.values is None for covariate in design.modeled):  # which PyMC has
+            text += ' Use method="nuts" with parameterization="noncentered".'
+        raise SamplingError(text)
     if parameterization == "auto":
         return "whitened", "auto: parameters and effects in coordinates of the Laplace fit"
     return "whitened", "asked for"

@@ -138,7 +138,7 @@ def add_covariates(design: Design, priors: Priors, beta, effects: list):
     """
     import pytensor.tensor as pt
 
-    refuse_two_valued(design)
+    refuse_two_valued(design, priors)
     total = pt.zeros(design.n_rows)
     for covariate in design.modeled:
         x = _unknown_values(covariate, priors)
@@ -150,18 +150,26 @@ def add_covariates(design: Design, priors: Priors, beta, effects: list):
     return total
 
 
-def refuse_two_valued(design: Design) -> None:
+def refuse_two_valued(design: Design, priors: Priors) -> None:
     """Refuse unknowns that gradients cannot move.
 
     Raises
     ------
     SamplingError
+        If a covariate with unknown values has two, saying why the compiled density does not have
+        the model either where that is so.
     """
+    from bayeslmm.bayes.laplace_posterior import whitened_obstacle
+
     for covariate in design.modeled:
         if covariate.values is not None:
+            obstacle = whitened_obstacle(design, priors)
+            advice = ': use parameterization="auto" or "whitened"'
+            if obstacle:
+                advice = f", and the compiled density does not have this model: {obstacle}"
             raise SamplingError(
                 f"The missing values of {covariate.name!r} are one of two, which PyMC's sampler "
-                'cannot move between: use parameterization="auto" or "whitened".'
+                f"cannot move between{advice}."
             )
 
 

@@ -16,7 +16,7 @@ from bayeslmm.bayes.draws import (
 )
 from bayeslmm.fits.posterior_draws import PosteriorDraws
 from bayeslmm.results.contrasts import contextual_contrast, contrast_matrix
-from bayeslmm.results.marginal_means import pair_rows, reference_rows
+from bayeslmm.results.marginal_means import at_posterior_means, pair_rows, reference_rows
 from bayeslmm.results.ratios import on_predictor_scale, ratios_of_draws
 from bayeslmm.results.tables import check_level, summarize_blocks, summarize_draws
 
@@ -291,6 +291,7 @@ class PosteriorTables(PosteriorDraws):
         3
         """
         check_level(level, interval)
+        at = at_posterior_means(self, terms, at)
         labels, rows, offset = reference_rows(self.model.design, terms, at)
         names = [" ".join(map(str, row)) for row in labels.itertuples(index=False)]
         table = self._combined(rows, offset, labels.index, level, interval, names=names)
@@ -320,6 +321,7 @@ class PosteriorTables(PosteriorDraws):
         3
         """
         check_level(level, interval)
+        at = at_posterior_means(self, terms, at)
         labels, rows, offset, _ = pair_rows(self.model.design, terms, at)
         table = self._combined(
             rows,

@@ -17,9 +17,21 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.errors import DataError, FormulaError, listed
-from bayeslmm.formula.expressions import MEASURED
+from bayeslmm.formula.expressions import (
+    MEASURED,
+    Call,
+    Name,
+    Node,
+    Operation,
+    Sign,
+    children,
+    printed,
+    walk,
+)
+from bayeslmm.formula.functions import STATEFUL
 from bayeslmm.formula.matrices import ModelMatrix, model_matrix
 from bayeslmm.formula.random import RandomBlock, grouping_factor
+from bayeslmm.formula.syntaxtree import parse_part
 from bayeslmm.formula.table import PlainTable
 from bayeslmm.formula.unknown_columns import UnknownColumn
 
@@ -31,8 +43,9 @@ __all__ = [
     "reading_sd",
 ]
 
-#: Calls of x that are straight lines in it and learn nothing that matters from what is filled in.
-_LINES = ("I(", "center(", f"{MEASURED}(")
+#: Calls that are straight lines in a straight line and learn nothing that matters from what is
+#: filled in.
+_LINES = ("I", "center", MEASURED)
 
 
 @dataclass(frozen=True)
@@ -122,10 +135,7 @@ class ModeledCovariate:
     @property
     def missing_rows(self) -> np.ndarray:
         """Those of ``rows`` that have no reading either."""
-        unread = np.zeros(self.n_unknown, dtype=bool)
-        at = self.model.unknown >= 0
-        unread[self.model.unknown[at]] = np.isnan(self.model.reading[at])
-        return self.rows[unread[self.unit]]
+        return self.rows[~self.has_reading[self.unit]]
 
     @property
     def has_reading(self) -> np.ndarray:
@@ -191,7 +201,7 @@ def modeled_covariates(
         if not one.unknown.any():
             continue
         for matrix in matrices:
-            _refuse_transforms(matrix, one)
+            _refuse_transforms(matrix, one, set(table.frame.columns), options["allowed"])
         slopes = [_slope(matrix, table.frame, one) for matrix in matrices]
         model, unit = _covariate_model(one, table, blocks, options)
         rows = np.flatnonzero(one.unknown)
@@ -218,17 +228,56 @@ def _refuse_products(matrix: ModelMatrix, names: list[str]) -> None:
             )
 
 
-def _refuse_transforms(matrix: ModelMatrix, one: UnknownColumn) -> None:
-    """Only x itself and lines in it: other transforms learn from the filled values."""
-    lines = _LINES if one.values is None else (*_LINES, "C(")
-    for term in matrix.terms:
-        for component in term.components:
-            plain = component.startswith(lines) or "(" not in component
-            if not plain and _mentions(component, one.name):
-                raise FormulaError(
-                    f"{component!r} cannot be modeled while {one.name!r} has unknown values. Make "
-                    "the transformed column part of the data, or drop the rows."
-                )
+def _refuse_transforms(matrix: ModelMatrix, one: UnknownColumn, present, allowed) -> None:
+    """Only x itself and lines in it; of two values what is made of each of them alone.
+
+    What the filled values would be learned from, and curves and steps in a number, are refused:
+    values at a few points cannot tell a line from a line with a kink elsewhere.
+    """
+    waiting = [parse_part(matrix.text, allowed, present, "formula")]
+    while waiting:
+        node = waiting.pop()
+        if not isinstance(node, Call):
+            waiting.extend(children(node))
+            continue
+        if not _has(node, one.name) or _is_line(node, one.name):
+            continue
+        outer = (*_LINES, "C") if one.values is not None else _LINES
+        learned = any(isinstance(n, Call) and n.function in STATEFUL for n in walk(node))
+        if node.function not in outer or learned:
+            raise FormulaError(
+                f"{printed(node)!r} cannot be modeled while {one.name!r} has unknown values. Make "
+                "the transformed column part of the data, or drop the rows."
+            )
+        if one.values is None:
+            raise _not_linear(printed(node), one)
+
+
+def _has(node: Node, name: str) -> bool:
+    return any(isinstance(part, Name) and part.name == name for part in walk(node))
+
+
+def _is_line(node: Node, name: str) -> bool:
+    """Whether arithmetic is a straight line in a column, as it is written."""
+    match node:
+        case Call(function, (argument, *_), ()) if function in _LINES:
+            return _is_line(argument, name)
+        case Sign(_, operand):
+            return _is_line(operand, name)
+        case Operation(operators, operands) if set(operators) <= {"+", "-"}:
+            return all(_is_line(operand, name) for operand in operands)
+        case Operation(operators, operands) if set(operators) <= {"*", "/"}:
+            own = [k for k, operand in enumerate(operands) if _has(operand, name)]
+            divides = any(k > 0 and operators[k - 1] == "/" for k in own)
+            return not own or (len(own) == 1 and not divides and _is_line(operands[own[0]], name))
+    return isinstance(node, Name) or not _has(node, name)
+
+
+def _not_linear(text: str, one: UnknownColumn) -> FormulaError:
+    return FormulaError(
+        f"{text!r} is not linear in {one.name!r}, which has unknown values. Leave the term out, or "
+        "drop the rows."
+    )
 
 
 def _slope(matrix: ModelMatrix, frame: pd.DataFrame, one: UnknownColumn) -> np.ndarray:
@@ -253,10 +302,7 @@ def _slope(matrix: ModelMatrix, frame: pd.DataFrame, one: UnknownColumn) -> np.n
     scale = np.abs(zero) + np.abs(first) + np.abs(second)
     if np.any(bend > 1e-8 * scale):
         at = int(np.argmax(np.any(bend > 1e-8 * scale, axis=0)))
-        raise FormulaError(
-            f"{matrix.names[at]!r} is not linear in {one.name!r}, which has unknown values. Leave "
-            "the term out, or drop the rows."
-        )
+        raise _not_linear(matrix.names[at], one)
     slope = (first - zero) / step
     return np.where(np.abs(first - zero) > 1e-12 * scale, slope, 0.0)
 

@@ -263,9 +263,16 @@ class Design:
         return NewRows(X, offset, tuple(Z), tuple(codes), tuple(labels))
 
     def column_values(self, name: str) -> tuple[float, np.ndarray | None]:
-        """Mean of a numeric column and its distinct values (None where there are too many)."""
-        column = self.predictors[name]
-        return float(column.mean()), np.unique(column.to_numpy())
+        """Mean of a numeric column and its distinct values (None where there are too many).
+
+        Of the values that are known, or read with error.
+        """
+        column = self.predictors[name].to_numpy()
+        known = np.ones(len(column), dtype=bool)
+        for covariate in self.modeled:
+            if covariate.name == name:
+                known[covariate.missing_rows] = False
+        return float(column[known].mean()), np.unique(column[known])
 
     @property
     def stated_residual(self) -> ResidualDesign:

@@ -21,6 +21,7 @@ __all__ = [
     "Operation",
     "Sign",
     "Sum",
+    "children",
     "printed",
     "source",
     "walk",

@@ -137,6 +137,8 @@ def plot_prior_predictive(
     _check_kind(kind, stat, None)
     tree = model.prior_predictive(draws, random_seed)
     name = model.names.response
+    if "observed_data" in tree:  # readings of covariates are data too
+        tree["observed_data"] = tree["observed_data"].to_dataset()[[name]]
     if kind == "dist":
         options.setdefault("kind", "ecdf")
         options.setdefault("num_samples", min(draws, _DIST_SAMPLES))

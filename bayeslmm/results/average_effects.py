@@ -25,7 +25,11 @@ from bayeslmm.formula.design import NewRows
 from bayeslmm.parts.families import LINKS, Family, Link
 from bayeslmm.protocols import is_posterior
 from bayeslmm.results.estimability import inestimable_text, undetermined
-from bayeslmm.results.marginal_means import reference_grid, rows_of_labels
+from bayeslmm.results.marginal_means import (
+    at_posterior_means,
+    reference_grid,
+    rows_of_labels,
+)
 from bayeslmm.results.population_average import (
     effect_variances,
     population_mean,
@@ -114,6 +118,8 @@ def average_effects_table(
     check_level(level, interval)
     refuse_heavy_averages(fit.model)
     design = fit.model.design
+    if newdata is None and is_posterior(fit):
+        at = at_posterior_means(fit, terms, at)
     rows, scale = _rows(design, terms, newdata, at), interval_scale(design.family)
     columns = _columns(fit, rows, [_Measure("mean", scale, scale)], level, interval)
     labels = _with_categories(rows.labels, design)
@@ -133,6 +139,8 @@ def average_contrasts_table(
     check_level(level, interval)
     refuse_heavy_averages(fit.model)
     design = fit.model.design
+    if newdata is None and is_posterior(fit):
+        at = at_posterior_means(fit, terms, at)
     rows = _rows(design, terms, newdata, at)
     names = [" ".join(map(str, row)) for row in rows.labels.itertuples(index=False)]
     pairs = np.array(list(combinations(range(len(names)), 2)), dtype=int).reshape(-1, 2)

@@ -17,7 +17,14 @@ from bayeslmm.errors import listed
 from bayeslmm.formula import Design
 from bayeslmm.results.studentized_range import studentized_range_ppf, studentized_range_sf
 
-__all__ = ["adjusted", "pair_rows", "reference_grid", "reference_rows", "rows_of_labels"]
+__all__ = [
+    "adjusted",
+    "at_posterior_means",
+    "pair_rows",
+    "reference_grid",
+    "reference_rows",
+    "rows_of_labels",
+]
 
 _MAX_LEVELS = 50
 _MAX_GRID = 200_000
@@ -50,6 +57,35 @@ def reference_rows(
         rows.append(evaluated.X[mine].mean(axis=0))
         offsets.append(evaluated.offset[mine].mean())
     return labels, np.array(rows), np.array(offsets)
+
+
+def at_posterior_means(fit, terms: str | list[str] | None, at: Mapping | None) -> Mapping | None:
+    """``at`` with the means of numbers of which some values are unknown, over all rows.
+
+    The posterior means of the unknown values count: the mean of the known ones would leave out
+    what :class:`bayeslmm.formula.covariates.CovariateModel` says of the others.
+
+    Parameters
+    ----------
+    fit : posterior fit
+    terms : str, list of str or None
+        Columns whose levels are wanted.
+    at : mapping or None
+        Values of numeric columns.
+    """
+    from bayeslmm.bayes.covariates import covariate_names
+
+    design, means = fit.model.design, {}
+    wanted = {terms} if isinstance(terms, str) else set(terms or ())
+    for covariate in design.modeled:
+        name = covariate.name
+        if covariate.values is None and name in design._predictor_columns(random=False):
+            values = np.array(design.predictors[name], dtype=float)
+            x = fit.posterior[covariate_names(covariate).missing].mean(("chain", "draw"))
+            values[covariate.rows] = x.to_numpy()[covariate.unit]
+            if name not in wanted:
+                means[name] = float(values.mean())
+    return {**means, **(at or {})} if means else at
 
 
 def reference_grid(

@@ -296,3 +296,47 @@ def test_the_command_line_takes_words_and_formulas(data, tmp_path):
     assert _missing(["age ~ sex", "`my x` ~ 1"]) == {"age": "age ~ sex", "my x": "`my x` ~ 1"}
     with pytest.raises(ValueError, match="stands beside others"):
         _missing(["model", "age ~ sex"])
+
+
+def test_marginal_means_are_at_the_mean_of_all_rows():
+    """Missing where z is high: the mean of the known values is not that of the covariate."""
+    rng = np.random.default_rng(4)
+    z, f = rng.normal(size=80), rng.choice(["a", "b"], 80)
+    x = 2 * z + rng.normal(0, 0.3, 80)
+    data = pd.DataFrame({"y": x + rng.normal(0, 0.3, 80), "x": x, "z": z, "f": f})
+    data["g"] = np.arange(80) % 8
+    data.loc[z > 0.3, "x"] = np.nan
+    model = quietly("y ~ x + f + (1 | g)", data, missing={"x": "~ z"})
+    post = model.fit(draws=300, tune=200, chains=2, random_seed=1, progressbar=False)
+    beta = post.fixef()["mean"]
+    means = post.marginal_means("f").set_index("f")["mean"]
+    expected = beta["Intercept"] + beta["x"] * x.mean()
+    assert means["a"] == pytest.approx(expected, abs=0.25)  # x is known to about 0.3 a row
+    assert post.average_effects("f").set_index("f").loc["a", "average_group"] == pytest.approx(
+        means["a"], abs=1e-6
+    )
+    own = post.marginal_means("f", at={"x": 0.0}).set_index("f")["mean"]
+    assert own["a"] == pytest.approx(beta["Intercept"])
+
+
+def test_the_prior_predictive_plot_is_of_the_response():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    rng = np.random.default_rng(4)
+    data = pd.DataFrame({"y": rng.normal(size=30), "x": rng.normal(size=30)})
+    data.loc[3, "x"] = np.nan
+    axes = quietly("y ~ x", data, missing="model").plot_prior_predictive(draws=20, random_seed=1)
+    assert len(axes) == 1
+
+
+def test_advice_on_two_values_does_not_go_in_circles():
+    rng = np.random.default_rng(4)
+    data = pd.DataFrame({"y": rng.normal(size=30), "x": np.arange(30) % 2, "g": np.arange(30) % 5})
+    data["x"] = data["x"].where(np.arange(30) != 3)
+    model = quietly("y ~ x + (1 | g)", data, missing="model")
+    model.priors["mean(x)"] = blm.Prior("Fixed", value=0.0)
+    for way in ("auto", "whitened"):
+        with pytest.raises(blm.SamplingError, match=r"the prior of mean\(x\) is Fixed") as error:
+            model.fit(parameterization=way, progressbar=False)
+        assert "parameterization=" not in str(error.value)

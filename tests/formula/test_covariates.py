@@ -9,6 +9,7 @@ import pytest
 import bayeslmm as blm
 from bayeslmm.formula import build_design
 from bayeslmm.formula.covariates import missing_option
+from tests.conftest import quietly
 
 
 @pytest.fixture(scope="module")
@@ -303,3 +304,22 @@ def test_readings_are_refused_in_batches(full, tmp_path):
 def test_what_missing_may_be_is_said(missing, full):
     with pytest.raises(blm.DataError, match="formulas by covariate"):
         design_of("y ~ x", full, missing)
+
+
+@pytest.mark.parametrize(
+    "term",
+    ["I((x > 0) * 1.0)", "I(abs(x))", "I(np.maximum(x, 9))", "I(1 / x)", "I(x * x)", "I(scale(x))"],
+)
+def test_kinks_and_steps_are_refused_wherever_they_are(term):
+    data = pd.DataFrame({"x": np.append(np.linspace(5, 15, 29), np.nan), "g": np.arange(30) % 5})
+    data["y"] = np.random.default_rng(1).normal(size=30)
+    with pytest.raises(blm.FormulaError, match="'x'"):
+        quietly(f"y ~ {term} + (1 | g)", data, missing="model")
+
+
+def test_a_line_is_one_however_it_is_written():
+    rng = np.random.default_rng(2)
+    data = pd.DataFrame({"y": rng.normal(size=30), "g": np.arange(30) % 5, "z": np.arange(1, 31.0)})
+    data["log"] = np.where(data["z"] == 4, np.nan, rng.normal(size=30))
+    model = quietly("y ~ I((2 * log - 1) / z) + log(z) + (1 | g)", data, missing="model")
+    np.testing.assert_allclose(model.design.modeled[0].X_slope, [[0.0, 2 / 4, 0.0]])
