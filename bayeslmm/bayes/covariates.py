@@ -17,7 +17,7 @@ import numpy as np
 
 from bayeslmm.bayes.names import ModelNames, storable
 from bayeslmm.bayes.variables import positive, stacked
-from bayeslmm.errors import DataError, SamplingError
+from bayeslmm.errors import DataError
 from bayeslmm.formula import Design
 from bayeslmm.formula.covariates import ModeledCovariate
 from bayeslmm.priors.table import Priors
@@ -33,7 +33,6 @@ __all__ = [
     "covariate_names",
     "missing_part",
     "refuse_same_names",
-    "refuse_two_valued",
 ]
 
 
@@ -130,15 +129,9 @@ def add_covariates(design: Design, priors: Priors, beta, effects: list):
     Returns
     -------
     tensor (n,)
-
-    Raises
-    ------
-    SamplingError
-        If a covariate has two values: gradients, by which PyMC moves, know no such unknowns.
     """
     import pytensor.tensor as pt
 
-    refuse_two_valued(design, priors)
     total = pt.zeros(design.n_rows)
     for covariate in design.modeled:
         x = _unknown_values(covariate, priors)
@@ -148,29 +141,6 @@ def add_covariates(design: Design, priors: Priors, beta, effects: list):
                 slope = slope + (Z_slope * b[block.codes[covariate.rows]]).sum(axis=-1)
         total = total[covariate.rows].inc((x[covariate.unit] - covariate.fill) * slope)
     return total
-
-
-def refuse_two_valued(design: Design, priors: Priors) -> None:
-    """Refuse unknowns that gradients cannot move.
-
-    Raises
-    ------
-    SamplingError
-        If a covariate with unknown values has two, saying why the compiled density does not have
-        the model either where that is so.
-    """
-    from bayeslmm.bayes.laplace_posterior import whitened_obstacle
-
-    for covariate in design.modeled:
-        if covariate.values is not None:
-            obstacle = whitened_obstacle(design, priors)
-            advice = ': use parameterization="auto" or "whitened"'
-            if obstacle:
-                advice = f", and the compiled density does not have this model: {obstacle}"
-            raise SamplingError(
-                f"The missing values of {covariate.name!r} are one of two, which PyMC's sampler "
-                f"cannot move between{advice}."
-            )
 
 
 def _unknown_values(covariate: ModeledCovariate, priors: Priors):

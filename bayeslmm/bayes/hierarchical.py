@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayeslmm.bayes.covariates import add_covariates, covariate_coords, covariate_dims
+from bayeslmm.bayes.laplace_posterior import whitened_obstacle
 from bayeslmm.bayes.names import FactorNames, ModelNames
 from bayeslmm.bayes.residual_model import structured_response
 from bayeslmm.bayes.response_model import family_response
@@ -42,6 +43,7 @@ __all__ = [
     "hierarchical_model",
     "positive",
     "posterior_variables",
+    "refuse_two_valued",
 ]
 
 
@@ -99,6 +101,7 @@ def hierarchical_model(
             mu = mu + (block.Z * b[block.codes]).sum(axis=-1)
             effects.append(b)
         if design.modeled:
+            refuse_two_valued(design, priors)
             mu = mu + add_covariates(design, priors, beta, effects)
         if not design.family.gaussian:
             family_response(design, priors, names, mu, beta)
@@ -117,6 +120,27 @@ def hierarchical_model(
         else:
             pm.Normal(names.response, mu=mu, sigma=scale, observed=y, dims="obs")
     return model
+
+
+def refuse_two_valued(design: Design, priors: Priors) -> None:
+    """Refuse unknowns that gradients cannot move.
+
+    Raises
+    ------
+    SamplingError
+        If a covariate with unknown values has two, saying why the compiled density does not have
+        the model either where that is so.
+    """
+    for covariate in design.modeled:
+        if covariate.values is not None:
+            obstacle = whitened_obstacle(design, priors)
+            advice = ': use parameterization="auto" or "whitened"'
+            if obstacle:
+                advice = f", and the compiled density does not have this model: {obstacle}"
+            raise SamplingError(
+                f"The missing values of {covariate.name!r} are one of two, which PyMC's sampler "
+                f"cannot move between{advice}."
+            )
 
 
 def posterior_variables(design: Design, names: ModelNames, priors: Priors) -> list[str]:

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from bayeslmm.bayes.covariates import covariate_names
-from bayeslmm.bayes.kernels._covariates import Regressions, Sums, Unknowns, readings, readings_back
+from bayeslmm.bayes.kernels._covariates import Sums, Unknowns
+from bayeslmm.bayes.kernels._regressions import Regressions, readings, readings_back
 from bayeslmm.bayes.kernels.joint import Rows, UnknownDraws
 from bayeslmm.bayes.mode import Mode, climb
 from bayeslmm.formula import Design

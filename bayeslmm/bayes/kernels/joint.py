@@ -12,16 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from bayeslmm.addresses import reader
-from bayeslmm.bayes.kernels._covariates import (
-    Regressions,
-    Sums,
-    Unknowns,
-    enter,
-    in_states,
-    leave,
-    summed,
-)
+from bayeslmm.bayes.kernels._covariates import Sums, Unknowns, enter, in_states, leave, summed
 from bayeslmm.bayes.kernels._following import follow, pull_back
+from bayeslmm.bayes.kernels._regressions import Regressions
 from bayeslmm.bayes.kernels._walls import Walls, pull_inside, step_inside
 from bayeslmm.bayes.kernels.coordinates import CovariancePrior, natural
 from bayeslmm.bayes.kernels.effects import log_effects
