@@ -41,6 +41,7 @@ __all__ = [
     "LaplacePosterior",
     "heavy_effects",
     "laplace_posterior",
+    "sampled_because",
     "samples_effects",
     "whitened_obstacle",
 ]
@@ -281,6 +282,14 @@ def samples_effects(design: Design, priors: Priors) -> bool:
     if not design.family.gaussian or "nu" in priors or heavy_effects(design, priors):
         return True
     return bool(design.modeled) and _outside(design) is None
+
+
+def sampled_because(design: Design) -> str:
+    """The feature of a model of :func:`samples_effects` that makes it one, in words."""
+    if design.modeled:
+        return "unknown values of covariates"
+    name = design.family.name
+    return 'random="student"' if name == "gaussian" else f'family="{name}"'
 
 
 def heavy_effects(design: Design, priors: Priors) -> bool:

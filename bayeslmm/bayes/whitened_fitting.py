@@ -28,7 +28,11 @@ from bayeslmm.bayes.importance import (
     weighted_sample,
 )
 from bayeslmm.bayes.kernels import joint
-from bayeslmm.bayes.laplace_posterior import LaplacePosterior, laplace_posterior
+from bayeslmm.bayes.laplace_posterior import (
+    LaplacePosterior,
+    laplace_posterior,
+    sampled_because,
+)
 from bayeslmm.bayes.mode import Mode
 from bayeslmm.bayes.names import ModelNames
 from bayeslmm.bayes.nuts import kept_stats, nuts_options, processors, run_chains
@@ -143,14 +147,9 @@ def _compiled(density: WhitenedPosterior, initial_point: Callable) -> CompiledDe
 
 def _refuse_summaries(design: Design, sampling: Sampling) -> None:
     if sampling.random_effects != "draws":
-        beside = f'family="{design.family.name}"'
-        if design.modeled:
-            beside = "unknown values of covariates"
-        elif design.family.name == "gaussian":
-            beside = 'random="student"'
         raise DataError(
             'random_effects="summary" is for Gaussian responses, whose effects are drawn after the '
-            f"covariances; with {beside} they are part of the chain."
+            f"covariances; with {sampled_because(design)} they are part of the chain."
         )
 
 

@@ -29,7 +29,8 @@ from bayeslmm.bayes.kernels.joint import (
 from bayeslmm.bayes.laplace_posterior import LaplacePosterior
 from bayeslmm.bayes.mode import Mode, climb, find_mode
 from bayeslmm.bayes.signed import signed_mode
-from bayeslmm.bayes.unknowns import Near, no_unknowns
+from bayeslmm.bayes.unknown_mode import Near
+from bayeslmm.bayes.unknowns import no_unknowns
 from bayeslmm.compiling import interpreting
 from bayeslmm.errors import SamplingError
 from bayeslmm.gaussian.crossproducts import CrossProducts

@@ -20,7 +20,7 @@ from bayeslmm.formula.columns import (
 from bayeslmm.formula.covariate_formulas import covariate_formulas
 from bayeslmm.formula.covariates import modeled_covariates
 from bayeslmm.formula.design import Design
-from bayeslmm.formula.expressions import MEASURED, Call, Name, walk
+from bayeslmm.formula.expressions import Name, is_measured, walk
 from bayeslmm.formula.functions import allowed_calls, base_namespace, check_namespace
 from bayeslmm.formula.groupcalls import group_call, written_call
 from bayeslmm.formula.groupmeans import fit_group_mean
@@ -231,7 +231,7 @@ def columns_and_calls(
                 "explain itself. Leave it out there."
             )
     names = dict.fromkeys(name for tree in trees for name in variables_in(tree))
-    measured = [n for t in trees for n in walk(t) if isinstance(n, Call) and n.function == MEASURED]
+    measured = [node for tree in trees for node in walk(tree) if is_measured(node)]
     errors = [a.name for call in measured for a in call.arguments[1:2] if isinstance(a, Name)]
     names.update(dict.fromkeys(errors))
     calls = [name for name in names if group_call(name)]

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 from bayeslmm.errors import DataError, FormulaError
 from bayeslmm.formula.expressions import (
-    MEASURED,
     Call,
     Constant,
     GroupMean,
     Name,
     Node,
     children,
+    is_measured,
     printed,
     walk,
 )
@@ -58,7 +58,7 @@ class CovariateFormula:
         """
         tree = parse_part(self.fixed, allowed, present, "formula of a covariate")
         for node in walk(tree):
-            if isinstance(node, GroupMean) or _is_measured(node):
+            if isinstance(node, GroupMean) or is_measured(node):
                 raise FormulaError(
                     f"{self.text!r}: {printed(node)} has no place in the regression of a "
                     "covariate, whose predictors are columns observed in every row."
@@ -188,7 +188,7 @@ def plain_names(tree: Node) -> set[str]:
             found.add(node.name)
         elif isinstance(node, GroupMean):
             found |= set(node.groups)
-        if not _is_measured(node):
+        if not is_measured(node):
             waiting.extend(children(node))
     return found
 
@@ -203,7 +203,7 @@ def _measured_calls(tree: Node) -> Iterator[tuple[Call, bool]]:
         for inner in walk(child)
     }
     for node in walk(tree):
-        if isinstance(node, Call) and _is_measured(node):
+        if isinstance(node, Call) and is_measured(node):
             yield node, id(node) in inside
 
 
@@ -230,7 +230,3 @@ def _arguments(call: Call) -> tuple[str, str | float]:
     raise FormulaError(
         f"{shown}: the standard deviation of the readings is a column or a positive number."
     )
-
-
-def _is_measured(node: Node) -> bool:
-    return isinstance(node, Call) and node.function == MEASURED

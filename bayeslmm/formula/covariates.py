@@ -8,7 +8,6 @@ is refused; a covariate of two values is one always.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -29,7 +28,7 @@ from bayeslmm.formula.expressions import (
     walk,
 )
 from bayeslmm.formula.functions import STATEFUL
-from bayeslmm.formula.matrices import ModelMatrix, model_matrix
+from bayeslmm.formula.matrices import ModelMatrix, mentions, model_matrix
 from bayeslmm.formula.random import RandomBlock, grouping_factor
 from bayeslmm.formula.syntaxtree import parse_part
 from bayeslmm.formula.table import PlainTable
@@ -214,13 +213,9 @@ def modeled_covariates(
     return tuple(found)
 
 
-def _mentions(component: str, name: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", component) is not None
-
-
 def _refuse_products(matrix: ModelMatrix, names: list[str]) -> None:
     for term in matrix.terms:
-        both = [n for n in names if any(_mentions(c, n) for c in term.components)]
+        both = [n for n in names if any(mentions(c, n) for c in term.components)]
         if len(both) > 1:
             raise FormulaError(
                 f"{term.name!r} depends on the unknown values of both {both[0]!r} and "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeGuard
 
 __all__ = [
     "GROUP_CALLS",
@@ -22,6 +23,7 @@ __all__ = [
     "Sign",
     "Sum",
     "children",
+    "is_measured",
     "printed",
     "source",
     "walk",
@@ -107,6 +109,11 @@ Node = Name | Constant | Call | GroupMean | Sign | Operation | Sum | Group
 
 _COMPARISON, _SIGN, _POWER, _ATOM = 0, 4, 5, 6
 _PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2, ":": 3, "**": _POWER}
+
+
+def is_measured(node: Node) -> TypeGuard[Call]:
+    """Whether it is ``me(x, sd)``."""
+    return isinstance(node, Call) and node.function == MEASURED
 
 
 def source(node: Node) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from bayeslmm.errors import FormulaError, suggestion
+from bayeslmm.formula.expressions import GROUP_CALLS, MEASURED
 
 __all__ = ["STATEFUL", "base_namespace", "check_namespace", "evaluation_environment"]
 
@@ -138,7 +139,7 @@ def base_namespace() -> dict[str, Any]:
 
 @cache
 def _calls() -> frozenset[str]:
-    names = STATEFUL | _CODINGS | set(_BARE) | {"within", "between", "me"}
+    names = STATEFUL | _CODINGS | set(_BARE) | GROUP_CALLS | {MEASURED}
     return names | {f"{module}.{name}" for module in ("np", "numpy") for name in _ELEMENTWISE}
 
 
@@ -159,7 +160,7 @@ def check_namespace(namespace: Mapping[str, Any] | None) -> dict[str, Any]:
     for name in namespace:
         if not isinstance(name, str) or not name.isidentifier():
             raise FormulaError(f"namespace: {name!r} is not a plain Python name.")
-        if name in STATEFUL | _CODINGS | set(_names()) | {"within", "between", "me"}:
+        if name in STATEFUL | _CODINGS | set(_names()) | GROUP_CALLS | {MEASURED}:
             raise FormulaError(
                 f"namespace: {name!r} would hide the function of that name that every formula "
                 "has. Give yours another name."

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Set
@@ -34,6 +35,7 @@ from bayeslmm.formula.table import PlainTable
 __all__ = [
     "ModelMatrix",
     "Term",
+    "mentions",
     "model_matrix",
     "refuse_many_terms",
     "response_column",
@@ -70,6 +72,11 @@ class Term:
     columns: slice
     components: tuple[str, ...]
     categorical: tuple[str, ...]
+
+
+def mentions(component: str, name: str) -> bool:
+    """Whether a component of a term is of a column: itself, or in a call."""
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", component) is not None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from functools import lru_cache
 
 from bayeslmm.errors import FormulaError
 from bayeslmm.formula.expressions import (
-    MEASURED,
     Call,
     Constant,
     Group,
@@ -21,6 +20,7 @@ from bayeslmm.formula.expressions import (
     Operation,
     Sum,
     children,
+    is_measured,
     printed,
     source,
     walk,
@@ -162,7 +162,7 @@ def variables_in(tree: Node) -> list[str]:
             found.setdefault(node.name)
         elif isinstance(node, GroupMean):
             found.setdefault(source(node))
-        elif isinstance(node, Call) and node.function == MEASURED:
+        elif is_measured(node):
             waiting.extend(node.arguments[:1])
         else:
             waiting.extend(reversed([n for n in children(node) if not _is_coding(node, n)]))

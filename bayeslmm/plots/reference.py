@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +9,7 @@ import pandas as pd
 
 from bayeslmm.errors import PlotError
 from bayeslmm.formula import Design
+from bayeslmm.formula.matrices import mentions
 from bayeslmm.formula.random import RandomBlock
 from bayeslmm.plots.estimates import pick
 
@@ -102,7 +102,7 @@ def is_factor(design: Design, name: str) -> bool:
         return True
     matrices = [design.fixed, *(m for block in design.blocks for m in block._matrices)]
     parts = [part for m in matrices for term in m.terms for part in term.categorical]
-    return any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", part) for part in parts)
+    return any(mentions(part, name) for part in parts)
 
 
 def level_values(design: Design, name: str) -> list:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from bayeslmm.bayes.laplace_posterior import samples_effects
+from bayeslmm.bayes.laplace_posterior import sampled_because, samples_effects
 from bayeslmm.bayes.marginal import MarginalDensity, marginal_density, marginal_obstacle
 from bayeslmm.errors import DataError, PriorError
 from bayeslmm.gaussian import single_threaded_blas
@@ -317,7 +317,7 @@ def savage_dickey(
     if samples_effects(base.design, model.priors):
         raise DataError(
             f"The test of {parameter} within a model is not available with "
-            f"{_what_is_sampled(base)}: that of several coefficients, or of a component, "
+            f"{sampled_because(base.design)}: that of several coefficients, or of a component, "
             "rests on the likelihood with coefficients and random effects integrated out in closed "
             "form. Fit the model with and without it and give both to blm.bayes_factor(fit1, fit0)."
         )
@@ -333,14 +333,6 @@ def savage_dickey(
         return _component(fit, position, draws, random_seed)
     assert pair is not None  # or there had been a position
     return _correlation(fit, pair)
-
-
-def _what_is_sampled(model: Model) -> str:
-    """Why effects are sampled with the parameters."""
-    if model.design.modeled:
-        return "unknown values of covariates"
-    family = model.design.family.name
-    return 'random="student"' if family == "gaussian" else f'family="{family}"'
 
 
 def _what_works(model: Model, name: str) -> str:

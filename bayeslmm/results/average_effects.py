@@ -118,9 +118,7 @@ def average_effects_table(
     check_level(level, interval)
     refuse_heavy_averages(fit.model)
     design = fit.model.design
-    if newdata is None and is_posterior(fit):
-        at = at_posterior_means(fit, terms, at)
-    rows, scale = _rows(design, terms, newdata, at), interval_scale(design.family)
+    rows, scale = _rows(fit, terms, newdata, at), interval_scale(design.family)
     columns = _columns(fit, rows, [_Measure("mean", scale, scale)], level, interval)
     labels = _with_categories(rows.labels, design)
     return pd.concat([labels, columns.set_index(labels.index)], axis=1)
@@ -139,9 +137,7 @@ def average_contrasts_table(
     check_level(level, interval)
     refuse_heavy_averages(fit.model)
     design = fit.model.design
-    if newdata is None and is_posterior(fit):
-        at = at_posterior_means(fit, terms, at)
-    rows = _rows(design, terms, newdata, at)
+    rows = _rows(fit, terms, newdata, at)
     names = [" ".join(map(str, row)) for row in rows.labels.itertuples(index=False)]
     pairs = np.array(list(combinations(range(len(names)), 2)), dtype=int).reshape(-1, 2)
     if not 0 < len(pairs) <= _MOST_PAIRS:
@@ -176,7 +172,7 @@ def interval_scale(family: Family) -> Link:
     return LINKS["log"] if family.name == "lognormal" else family.link
 
 
-def _rows(design: Design, terms, newdata, at) -> _Rows:
+def _rows(fit: PosteriorResult | LikelihoodResult, terms, newdata, at) -> _Rows:
     """The rows asked for: of new data, or of the grid of the levels.
 
     Raises
@@ -184,8 +180,11 @@ def _rows(design: Design, terms, newdata, at) -> _Rows:
     ValueError
         If both are given, or a column is not in the formula.
     """
+    design = fit.model.design
     refuse_without_mean(design.family)
     if newdata is None:
+        if is_posterior(fit):
+            at = at_posterior_means(fit, terms, at)
         wanted = [terms] if isinstance(terms, str) else terms
         frame, labels = reference_grid(design, wanted, at, random=True)
         members = [np.flatnonzero(mine) for mine in rows_of_labels(frame, labels)]

@@ -15,6 +15,7 @@ import pandas as pd
 
 from bayeslmm.errors import listed
 from bayeslmm.formula import Design
+from bayeslmm.formula.matrices import mentions
 from bayeslmm.results.studentized_range import studentized_range_ppf, studentized_range_sf
 
 __all__ = [
@@ -79,12 +80,12 @@ def at_posterior_means(fit, terms: str | list[str] | None, at: Mapping | None) -
     wanted = {terms} if isinstance(terms, str) else set(terms or ())
     for covariate in design.modeled:
         name = covariate.name
-        if covariate.values is None and name in design._predictor_columns(random=False):
+        known = name in design._predictor_columns(random=False) and name not in wanted
+        if known and covariate.values is None:
             values = np.array(design.predictors[name], dtype=float)
             x = fit.posterior[covariate_names(covariate).missing].mean(("chain", "draw"))
             values[covariate.rows] = x.to_numpy()[covariate.unit]
-            if name not in wanted:
-                means[name] = float(values.mean())
+            means[name] = float(values.mean())
     return {**means, **(at or {})} if means else at
 
 
@@ -222,14 +223,8 @@ def _grid_values(design: Design, name: str, wanted: bool) -> list:
 
 def _only_as_factor(design: Design, name: str) -> bool:
     """Whether a numeric column enters the fixed part through C() only: its mean is no level."""
-    terms = [t for t in design.terms for c in t.components if _names(c, name)]
-    return bool(terms) and all(any(_names(c, name) for c in t.categorical) for t in terms)
-
-
-def _names(component: str, name: str) -> bool:
-    import re
-
-    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", component) is not None
+    terms = [t for t in design.terms for c in t.components if mentions(c, name)]
+    return bool(terms) and all(any(mentions(c, name) for c in t.categorical) for t in terms)
 
 
 def _positions(values: Mapping[str, list]):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bayeslmm.compiling import Doubles, Integers, kernel
+from bayeslmm.gaussian._levels import dot
 from bayeslmm.parts.scales import Scales, scale_terms
 
 __all__ = ["Regressions", "readings", "readings_back", "softplus"]
@@ -82,14 +83,13 @@ def readings(low, z, a, mean, sd, alpha, scales, effects):
     value += more
     P, S = np.zeros(z.shape[0]), np.zeros(z.shape[0])
     for c in range(a.sd.shape[0]):
-        binary, first, k = a.sd[c] < 0, a.columns[c], a.columns[c + 1] - a.columns[c]
-        tau2 = 0.0 if binary else sds[a.sd[c]] ** 2
+        binary, own = a.sd[c] < 0, alpha[a.columns[c] : a.columns[c + 1]]
+        k, tau2 = own.shape[0], 0.0 if binary else sds[a.sd[c]] ** 2
         for u in range(a.units[c], a.units[c + 1]):
             if np.isnan(a.reading[u]):
                 continue
-            at, fitted = a.flat[c] + (u - a.units[c]) * k, 0.0
-            for i in range(k):
-                fitted += a.W[at + i] * alpha[first + i]
+            at = a.flat[c] + (u - a.units[c]) * k
+            fitted = dot(a.W[at : at + k], own)
             if binary:
                 value += a.reading[u] * fitted - softplus(fitted)
                 continue
@@ -99,17 +99,16 @@ def readings(low, z, a, mean, sd, alpha, scales, effects):
                 P[a.level[u]] += 1.0 / v
                 S[a.level[u]] += rest / v
         for g in range(a.levels[c], a.levels[c + 1]):
-            omega2 = sds[a.effect_sd[c]] ** 2
-            Q = 1.0 + omega2 * P[g]
-            value += 0.5 * (omega2 * S[g] * S[g] / Q - np.log(Q) - z[g] * z[g] - _LOG_2PI)
-            effects[g] = omega2 * S[g] / Q + np.sqrt(omega2 / Q) * z[g]
+            omega = sds[a.effect_sd[c]]
+            Q = 1.0 + omega * omega * P[g]
+            value += 0.5 * (omega * omega * S[g] * S[g] / Q - np.log(Q) - z[g] * z[g] - _LOG_2PI)
+            effects[g] = _effect(omega, P[g], S[g], z[g])
         for u in range(a.units[c], a.units[c + 1]):
             j = a.unknown[u]
             if j < 0:
                 continue
-            at, fitted = a.flat[c] + (u - a.units[c]) * k, 0.0
-            for i in range(k):
-                fitted += a.W[at + i] * alpha[first + i]
+            at = a.flat[c] + (u - a.units[c]) * k
+            fitted = dot(a.W[at : at + k], own)
             if a.level[u] >= 0:
                 fitted += effects[a.level[u]]
             mean[j], sd[j] = fitted, np.sqrt(tau2)
@@ -146,16 +145,13 @@ def readings_back(low, z, a, d_mean, d_sd, d_low, d_z):
         binary, first, k = a.sd[c] < 0, a.columns[c], a.columns[c + 1] - a.columns[c]
         tau = 0.0 if binary else sds[a.sd[c]]
         low_u, high_u = a.units[c], a.units[c + 1]
-        rest, d_fitted, d_v = (
-            np.zeros(high_u - low_u),
-            np.zeros(high_u - low_u),
-            np.zeros(high_u - low_u),
-        )
+        n_units = high_u - low_u
+        rest, d_fitted, d_v = np.zeros(n_units), np.zeros(n_units), np.zeros(n_units)
         d_tau = 0.0
         for u in range(low_u, high_u):
-            i, fitted = u - low_u, 0.0
-            for t in range(k):
-                fitted += a.W[a.flat[c] + i * k + t] * alpha[first + t]
+            i = u - low_u
+            at = a.flat[c] + i * k
+            fitted = dot(a.W[at : at + k], alpha[first : first + k])
             rest[i] = a.reading[u] - fitted
             if binary:
                 if not np.isnan(a.reading[u]):
@@ -181,7 +177,9 @@ def readings_back(low, z, a, d_mean, d_sd, d_low, d_z):
                 e, v = a.error[u], tau * tau + a.error[u]
                 share = tau * tau / v
                 # mean and variance of x_u given c and the reading
-                centered = rest[i] - _effect(a, c, g, z, P, S, sds)
+                centered = rest[i]
+                if g >= 0:
+                    centered -= _effect(sds[a.effect_sd[c]], P[g], S[g], z[g])
                 d_tau += own * centered * 2.0 * tau * e / (v * v)
                 d_tau += d_sd[j] * e * np.sqrt(e) / (v * np.sqrt(v))
                 own *= 1.0 - share
@@ -220,10 +218,7 @@ def readings_back(low, z, a, d_mean, d_sd, d_low, d_z):
 
 
 @kernel
-def _effect(a, c, g, z, P, S, sds):
-    """c of a level, 0 without."""
-    if g < 0:
-        return 0.0
-    omega2 = sds[a.effect_sd[c]] ** 2
-    Q = 1.0 + omega2 * P[g]
-    return omega2 * S[g] / Q + np.sqrt(omega2 / Q) * z[g]
+def _effect(omega, P, S, z):
+    """c of a level."""
+    Q = 1.0 + omega * omega * P
+    return omega * omega * S / Q + omega / np.sqrt(Q) * z

@@ -284,6 +284,16 @@ def _information(levels, beta):
 
 
 @fused
+def _entered(a, low, v, phi, beta, b, eta):
+    """Unknowns at the parameters: log density and :class:`Placed`; see :func:`enter`."""
+    own = a.regressions
+    end = low.shape[0] - beta.shape[0]
+    first = end - own.coefficients.code.shape[0] - own.sds.code.shape[0]
+    high = v[a.levels.r.shape[0] :]
+    return enter(low[first:end], high, own, a.unknowns, a.rows.first, a.rows.q, phi, beta, b, eta)
+
+
+@fused
 def _blocks(a, gamma, eta, phi):
     """Log densities of the blocks of :class:`Sums` and their derivatives in eta and phi."""
     sums, at = a.sums, in_states(a.unknowns, a.sums, gamma, eta)
@@ -334,9 +344,7 @@ def joint(low, v, a):
     if J > 0:
         inside = u.copy()
         log_bend = step_inside(a.rows, a.walls, at.F, inside, b, eta, r_wall, nearest)
-    log_x, placed = enter(
-        low[own:fixed], v[N:], a.regressions, a.unknowns, a.rows.first, a.rows.q, phi, beta, b, eta
-    )
+    log_x, placed = _entered(a, low, v, phi, beta, b, eta)
     d_logit, d_gamma = np.zeros(placed.x.shape[0]), np.zeros(placed.gamma.shape[0])
     logs, scores, slopes_phi = _blocks(a, placed.gamma, eta, phi)
     log_x += summed(
@@ -456,14 +464,14 @@ def natural_draws(Z, a):
     m, k = prior.effects.diagonal.shape[0], prior.scales.code.shape[0]
     n_cov, n_phi = k + prior.exponent.shape[0], a.phi.code.shape[0]
     N, p = levels.r.shape[0], a.coefficients.code.shape[0]
-    tail, u_ = n_cov + n_phi, a.unknowns
+    tail = n_cov + n_phi
     own, fixed = tail + a.tails.code.shape[0], a.whitening.center.shape[0] - p
     sds, F = np.empty((n, m)), np.empty((n, prior.effects.buffer[0]))
     phi, beta, b = np.empty((n, n_phi)), np.empty((n, p)), np.empty((n, N))
     nu = np.empty((n, own - tail))
     alpha = np.empty((n, a.regressions.coefficients.code.shape[0]))
     scales, c = np.empty((n, fixed - own - alpha.shape[1])), np.empty((n, a.regressions.levels[-1]))
-    x = np.empty((n, u_.ptr.shape[0] - 1))
+    x = np.empty((n, a.unknowns.ptr.shape[0] - 1))
     C, R = np.empty(levels.diag.shape[0]), np.empty(levels.panel.shape[0])
     first, u, J = np.empty(N), np.empty(N), a.walls.width.shape[0]
     r_wall, nearest = np.empty((2, J)), np.empty((2, J), np.int64)
@@ -481,18 +489,7 @@ def natural_draws(Z, a):
         eta = _predictor(a.rows, beta[i], b[i])
         if J > 0:
             step_inside(a.rows, a.walls, at.F, u, b[i], eta, r_wall, nearest)
-        _, placed = enter(
-            low[own:fixed],
-            v[N:],
-            a.regressions,
-            u_,
-            a.rows.first,
-            a.rows.q,
-            phi[i],
-            beta[i],
-            b[i],
-            eta,
-        )
+        _, placed = _entered(a, low, v, phi[i], beta[i], b[i], eta)
         alpha[i], scales[i], c[i], x[i] = placed.alpha, placed.scales, placed.effects, placed.x
     return sds, F, phi, beta, nu, UnknownDraws(alpha, scales, c, x), b
 
@@ -507,30 +504,15 @@ def state_chances(Z, a):
         Component after component of :class:`bayeslmm.bayes.kernels._covariates.Sums`.
     """
     _, _, phi, beta, _, _, b = natural_draws(Z, a)
-    prior, d = a.covariances, a.whitening.center.shape[0]
-    N, p, u = a.levels.r.shape[0], beta.shape[1], a.unknowns
-    own = prior.scales.code.shape[0] + prior.exponent.shape[0]
-    own += a.phi.code.shape[0] + a.tails.code.shape[0]
     out = np.empty((Z.shape[0], a.sums.block.shape[0] - 2))
     for i in range(Z.shape[0]):
         low, v = spread_out(Z[i], a.whitening)
         eta = _predictor(a.rows, beta[i], b[i])
-        _, at = enter(
-            low[own : d - p],
-            v[N:],
-            a.regressions,
-            u,
-            a.rows.first,
-            a.rows.q,
-            phi[i],
-            beta[i],
-            b[i],
-            eta,
-        )
+        _, at = _entered(a, low, v, phi[i], beta[i], b[i], eta)
         logs, scores, slopes_phi = _blocks(a, at.gamma, eta, phi[i])
         summed(
-            u, a.sums, at.mean, at.gamma, logs, scores, slopes_phi, np.zeros(at.x.shape[0]),
-            np.zeros(at.gamma.shape[0]),
+            a.unknowns, a.sums, at.mean, at.gamma, logs, scores, slopes_phi,
+            np.zeros(at.x.shape[0]), np.zeros(at.gamma.shape[0]),
         )  # fmt: skip
         out[i] = logs[1:]
     return out
