@@ -62,8 +62,9 @@ IntegerMatrix = Annotated[np.ndarray, "integer_matrix"]
 #: background after a first posterior.
 VARIABLE = "BAYESLMM_COMPILE"
 
-#: Seconds that a process interprets before it compiles: half of what compiling takes.
-_PATIENCE = 12.0
+#: Seconds that a process interprets before it compiles: a quarter of what compiling an engine takes
+#: (80 to 95 CPU seconds for two crossed factors).
+_PATIENCE = 20.0
 
 #: Seconds between looks for caches that another process has made.
 _LOOK_EVERY = 1.0
