@@ -178,7 +178,8 @@ MANY_PARAMETERS: dict[str, int] = {"reanalysis.assurance._Plan.of": 11}
 DOORS = {
     "model.MixedModel.__init__", "cli.fit", "cli.report", "reanalysis.assurance.assurance",
     "reanalysis.published.reanalyze_estimate", "reanalysis.sensitivity.sensitivity",
-    "report.write.write_report",
+    "report.write.write_report", "fits.effects.Effects.predictions",
+    "fits.effects.Effects.comparisons", "fits.effects.Effects.slopes",
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.errors import ModelWarning
+from bayeslmm.fits.effects import Effects
 from bayeslmm.fits.likelihood_predictions import LikelihoodPredictions
 from bayeslmm.fits.likelihood_shares import LikelihoodShares
 from bayeslmm.fits.likelihood_simulation import LikelihoodSimulation
@@ -32,7 +33,7 @@ __all__ = ["LikelihoodFit"]
 
 
 class LikelihoodFit(
-    FitPlots, SharedResults, LikelihoodTests, LikelihoodPredictions, LikelihoodSimulation,
+    FitPlots, Effects, SharedResults, LikelihoodTests, LikelihoodPredictions, LikelihoodSimulation,
     LikelihoodShares,
 ):  # fmt: skip
     """A model fitted by REML or maximum likelihood.

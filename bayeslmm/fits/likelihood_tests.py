@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -311,7 +311,9 @@ class LikelihoodTests(_Result):
         self,
         terms: str | list[str],
         *,
-        at: Mapping[str, float] | None = None,
+        by: str | list[str] | None = None,
+        at: Mapping[str, Any] | None = None,
+        weights: str = "equal",
         ddf: str | None = None,
         level: float = 0.95,
     ) -> pd.DataFrame:
@@ -321,18 +323,24 @@ class LikelihoodTests(_Result):
         ----------
         terms : str or list of str
             Columns of the data that are factors in the model.
+        by : str or list of str, optional
+            Further columns, each combination of whose levels has means of its own.
         at : dict, optional
             Values of numeric columns; by default their means.
+        weights : {"equal", "proportional", "outer", "cells", "flat"}
+            Of the levels of factors that are averaged over, named as by emmeans: equal ones;
+            frequencies of their combinations; products of frequencies of levels; frequencies of
+            cells, combinations with the levels wanted; or equal ones of the cells that have data.
+            Of factors that are nested in others the levels that exist count equally.
         ddf, level
             As in :meth:`fixef`.
 
         Returns
         -------
         pandas.DataFrame
-            The factors' levels and ``estimate se df t p lower upper``. The other factors are
-            averaged over with equal weights (Searle, Speed and Milliken 1980, The American
-            Statistician 34(4)). Means of the linear predictor: :meth:`average_effects` has those
-            of a response that is not Gaussian.
+            The factors' levels and ``estimate se df t p lower upper`` (Searle, Speed and Milliken
+            1980, The American Statistician 34(4)). Means of the linear predictor:
+            :meth:`predictions` has those of a response that is not Gaussian.
 
         Examples
         --------
@@ -342,9 +350,9 @@ class LikelihoodTests(_Result):
         >>> fit.marginal_means("Machine")["estimate"].round(1).tolist()
         [52.4, 60.3, 66.3]
         """
-        from bayeslmm.results.marginal_means import reference_rows
+        from bayeslmm.results.marginal_means import marginal_rows
 
-        labels, L, offset = reference_rows(self.design, terms, at)
+        labels, L, offset = marginal_rows(self, terms, by, at, weights)
         table = pd.concat([labels, self._rows(L, ddf, level, offset)], axis=1)
         return on_predictor_scale(self.design.family, table)
 
@@ -352,26 +360,43 @@ class LikelihoodTests(_Result):
         self,
         terms: str | list[str],
         *,
+        by: str | list[str] | None = None,
+        method: str | None = None,
         adjust: str | None = "holm",
-        at: Mapping[str, float] | None = None,
+        at: Mapping[str, Any] | None = None,
+        weights: str = "equal",
         ddf: str | None = None,
         level: float = 0.95,
     ) -> pd.DataFrame:
-        """Differences of all pairs of marginal means.
+        """Differences of marginal means, of all pairs or with a reference level.
 
         Parameters
         ----------
-        adjust : {"holm", "tukey", None}
-            Adjustment of p values for the number of pairs. Tukey's also widens the intervals.
-        terms, at, ddf, level
+        by : str or list of str, optional
+            Means are compared within each combination of these columns' levels (simple effects),
+            and p values adjusted within it. Levels of a factor that is nested in another are
+            compared within the levels of that.
+        method : {"pairwise", "reference", "sequential"}, optional
+            All pairs, the first minus the second, which is the default; each level minus the
+            first, the default with ``adjust="dunnett"``; or each minus the one before.
+        adjust : {"holm", "bonferroni", "fdr", "tukey", "dunnett", None}
+            Adjustment of p values for the number of comparisons. Bonferroni's, Tukey's (of all
+            pairs) and Dunnett's also widen the intervals. Dunnett's is exact: the correlated t
+            statistics are integrated, as by ``adjust="mvt"`` of emmeans.
+        terms, at, weights, ddf, level
             As in :meth:`marginal_means`.
 
         Returns
         -------
         pandas.DataFrame
             ``contrast estimate se df t p lower upper``, on the scale of the linear predictor, and
-            ratios as in :meth:`fixef`; :meth:`average_contrasts` compares means of a response
-            that is not Gaussian.
+            ratios as in :meth:`fixef`; :meth:`comparisons` compares means of a response that is
+            not Gaussian.
+
+        Raises
+        ------
+        ValueError
+            If there is only one mean, or no such method or adjustment.
 
         Examples
         --------
@@ -381,11 +406,14 @@ class LikelihoodTests(_Result):
         >>> fit.pairwise("Machine")["estimate"].round(1).tolist()
         [-8.0, -13.9, -5.9]
         """
-        from bayeslmm.results.marginal_means import adjusted, pair_rows
+        from bayeslmm.results.marginal_means import adjust_comparisons, comparison_rows
 
-        labels, L, offset, n_means = pair_rows(self.design, terms, at)
-        table = pd.concat([labels, self._rows(L, ddf, level, offset)], axis=1)
-        table = with_ratios(self.design.family, adjusted(table, adjust, n_means, level))
+        method = method or ("reference" if adjust == "dunnett" else "pairwise")
+        found = comparison_rows(self, terms, by, at, weights, method)
+        table = self._rows(found.L, ddf, level, found.offset)
+        vcov = self.inference(ddf).vcov
+        table = adjust_comparisons(table, found, adjust, level, vcov, self.kept, method)
+        table = with_ratios(self.design.family, pd.concat([found.labels, table], axis=1))
         return on_predictor_scale(self.design.family, table)
 
     def _rows(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from bayeslmm.bayes.fitting import FitInfo
+from bayeslmm.fits.effects import Effects
 from bayeslmm.fits.plotting import PosteriorPlots
 from bayeslmm.fits.posterior_checks import PosteriorChecks
 from bayeslmm.fits.posterior_predictions import PosteriorPredictions
@@ -17,8 +18,8 @@ __all__ = ["PosteriorFit"]
 
 
 class PosteriorFit(
-    PosteriorPlots, SharedResults, PosteriorTables, PosteriorPredictions, PosteriorVariance,
-    PosteriorChecks,
+    PosteriorPlots, Effects, SharedResults, PosteriorTables, PosteriorPredictions,
+    PosteriorVariance, PosteriorChecks,
 ):  # fmt: skip
     """Posterior of a mixed model.
 

@@ -16,7 +16,7 @@ from bayeslmm.bayes.draws import (
 )
 from bayeslmm.fits.posterior_draws import PosteriorDraws
 from bayeslmm.results.contrasts import contextual_contrast, contrast_matrix
-from bayeslmm.results.marginal_means import at_posterior_means, pair_rows, reference_rows
+from bayeslmm.results.marginal_means import comparison_rows, marginal_rows
 from bayeslmm.results.ratios import on_predictor_scale, ratios_of_draws
 from bayeslmm.results.tables import check_level, summarize_blocks, summarize_draws
 
@@ -267,16 +267,23 @@ class PosteriorTables(PosteriorDraws):
         return self.contrast(L, level=level, interval=interval)
 
     def marginal_means(
-        self, terms: str | list[str], *, at=None, level: float = 0.95, interval: str = "eti"
+        self,
+        terms: str | list[str],
+        *,
+        by: str | list[str] | None = None,
+        at=None,
+        weights: str = "equal",
+        level: float = 0.95,
+        interval: str = "eti",
     ) -> pd.DataFrame:
         """Marginal means of the levels of one or several factors, as posterior summaries.
 
-        Means of the linear predictor; :meth:`average_effects` has those of a response that is not
+        Means of the linear predictor; :meth:`predictions` has those of a response that is not
         Gaussian.
 
         Parameters
         ----------
-        terms, at
+        terms, by, at, weights
             As in :meth:`bayeslmm.LikelihoodFit.marginal_means`.
         level, interval
             As in :meth:`summary`.
@@ -291,24 +298,33 @@ class PosteriorTables(PosteriorDraws):
         3
         """
         check_level(level, interval)
-        at = at_posterior_means(self, terms, at)
-        labels, rows, offset = reference_rows(self.model.design, terms, at)
+        labels, rows, offset = marginal_rows(self, terms, by, at, weights)
         names = [" ".join(map(str, row)) for row in labels.itertuples(index=False)]
         table = self._combined(rows, offset, labels.index, level, interval, names=names)
         table = pd.concat([labels, table], axis=1)
         return on_predictor_scale(self.model.design.family, table)
 
     def pairwise(
-        self, terms: str | list[str], *, at=None, level: float = 0.95, interval: str = "eti"
+        self,
+        terms: str | list[str],
+        *,
+        by: str | list[str] | None = None,
+        method: str = "pairwise",
+        at=None,
+        weights: str = "equal",
+        level: float = 0.95,
+        interval: str = "eti",
     ) -> pd.DataFrame:
-        """Differences of all pairs of marginal means, with the probability of being positive.
+        """Differences of marginal means, with the probability of being positive.
 
         On the scale of the linear predictor, with ratios as in :meth:`fixef`;
-        :meth:`average_contrasts` compares means of a response that is not Gaussian.
+        :meth:`comparisons` compares means of a response that is not Gaussian.
 
         Parameters
         ----------
-        terms, at, level, interval
+        by, method
+            As in :meth:`bayeslmm.LikelihoodFit.pairwise`.
+        terms, at, weights, level, interval
             As in :meth:`marginal_means`.
 
         Examples
@@ -321,11 +337,11 @@ class PosteriorTables(PosteriorDraws):
         3
         """
         check_level(level, interval)
-        at = at_posterior_means(self, terms, at)
-        labels, rows, offset, _ = pair_rows(self.model.design, terms, at)
+        found = comparison_rows(self, terms, by, at, weights, method)
+        labels = found.labels
         table = self._combined(
-            rows,
-            offset,
+            found.L,
+            found.offset,
             labels.index,
             level,
             interval,

@@ -22,6 +22,8 @@ __all__ = [
     "NormalInference",
     "SatterthwaiteInference",
     "knapp_hartung",
+    "t_quantile",
+    "t_table",
 ]
 
 
@@ -161,7 +163,7 @@ def t_table(
     df = inference.df(L)
     with np.errstate(divide="ignore", invalid="ignore"):
         t = estimate / se
-    half = _t_quantile(0.5 + level / 2, df) * se
+    half = t_quantile(0.5 + level / 2, df) * se
     return {
         "estimate": estimate,
         "se": se,
@@ -180,7 +182,7 @@ def f_probability(statistic: float, numerator: float, denominator: float) -> flo
     return float(fdtrc(numerator, denominator, statistic))
 
 
-def _t_quantile(probability: float, df: np.ndarray) -> np.ndarray:
+def t_quantile(probability: float, df: np.ndarray) -> np.ndarray:
     """Quantile of Student's t; the normal's where the degrees of freedom are infinite."""
     finite = np.isfinite(df)
     return np.where(finite, stdtrit(np.where(finite, df, 1.0), probability), ndtri(probability))

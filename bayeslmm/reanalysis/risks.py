@@ -21,7 +21,7 @@ from bayeslmm.gaussian import single_threaded_blas
 from bayeslmm.priors.table import Priors
 from bayeslmm.reanalysis.posteriors import EffectPosterior, log_prior_density
 from bayeslmm.reanalysis.slices import SliceLikelihood
-from bayeslmm.results.average_effects import EVENTS, interval_scale
+from bayeslmm.results.averages import EVENTS, interval_scale
 from bayeslmm.results.population_average import (
     effect_variances,
     population_mean,

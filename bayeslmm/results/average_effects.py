@@ -7,7 +7,6 @@ of the average group g^-1(x'beta).
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
@@ -18,26 +17,24 @@ import pandas as pd
 
 from bayeslmm.bayes.draws import coefficient_draws, covariance_draws
 from bayeslmm.bayes.responses import phi_draws
-from bayeslmm.errors import ModelWarning
-from bayeslmm.formula import Design
 from bayeslmm.formula.columns import as_frame
 from bayeslmm.formula.design import NewRows
 from bayeslmm.parts.families import LINKS, Family, Link
 from bayeslmm.protocols import is_posterior
-from bayeslmm.results.estimability import inestimable_text, undetermined
-from bayeslmm.results.marginal_means import (
-    at_posterior_means,
-    reference_grid,
-    rows_of_labels,
+from bayeslmm.results.averages import (
+    EVENTS,
+    MeanRows,
+    both_means,
+    interval_scale,
+    mean_rows,
+    means_of_likelihood,
+    not_estimable,
+    with_categories,
 )
-from bayeslmm.results.population_average import (
-    effect_variances,
-    population_mean,
-    population_probabilities,
-    refuse_without_mean,
-)
+from bayeslmm.results.population_average import effect_variances, refuse_without_mean
 from bayeslmm.results.posterior_prediction import warn_of_priors_alone
 from bayeslmm.results.prediction import effect_rows
+from bayeslmm.results.reference_grid import averages_of_data, averages_of_grid
 from bayeslmm.results.support import refuse_heavy_averages
 from bayeslmm.results.tables import check_level, interval_bounds
 
@@ -45,42 +42,17 @@ if TYPE_CHECKING:
     from bayeslmm.protocols import LikelihoodResult, PosteriorResult
 
 __all__ = [
-    "EVENTS",
     "average_contrasts_table",
     "average_effects_table",
     "average_prediction",
-    "interval_scale",
 ]
 
 #: The two means, as columns.
 _MEANS = ("average_group", "population_average")
-#: Families whose means are probabilities, which have odds.
-EVENTS = ("bernoulli", "binomial", "ordinal")
 _MOST_PAIRS = 10_000
 
 #: Estimates (k, C), lower and upper limits.
 Limits = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Rows at which means are wanted, and what they are averaged to.
-
-    Attributes
-    ----------
-    labels : pandas.DataFrame
-        One row per mean.
-    X, offset, Z
-        Of the rows.
-    members : list of int arrays
-        Rows of each mean.
-    """
-
-    labels: pd.DataFrame
-    X: np.ndarray
-    offset: np.ndarray
-    Z: tuple[np.ndarray, ...]
-    members: list[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -120,7 +92,7 @@ def average_effects_table(
     design = fit.model.design
     rows, scale = _rows(fit, terms, newdata, at), interval_scale(design.family)
     columns = _columns(fit, rows, [_Measure("mean", scale, scale)], level, interval)
-    labels = _with_categories(rows.labels, design)
+    labels = with_categories(rows.labels, design)
     return pd.concat([labels, columns.set_index(labels.index)], axis=1)
 
 
@@ -152,7 +124,7 @@ def average_contrasts_table(
         )
         for m in measures
     ]
-    found = _with_categories(pd.concat(labels, ignore_index=True), design)
+    found = with_categories(pd.concat(labels, ignore_index=True), design)
     return pd.concat([found, _columns(fit, rows, measures, level, interval)], axis=1)
 
 
@@ -165,14 +137,7 @@ def _measures(family: Family, first: np.ndarray, second: np.ndarray) -> list[_Me
     return found
 
 
-def interval_scale(family: Family) -> Link:
-    """The scale of means on which they are about normal and cannot leave their range."""
-    if family.name == "ordinal":
-        return LINKS["logit"]
-    return LINKS["log"] if family.name == "lognormal" else family.link
-
-
-def _rows(fit: PosteriorResult | LikelihoodResult, terms, newdata, at) -> _Rows:
+def _rows(fit: PosteriorResult | LikelihoodResult, terms, newdata, at) -> MeanRows:
     """The rows asked for: of new data, or of the grid of the levels.
 
     Raises
@@ -183,34 +148,16 @@ def _rows(fit: PosteriorResult | LikelihoodResult, terms, newdata, at) -> _Rows:
     design = fit.model.design
     refuse_without_mean(design.family)
     if newdata is None:
-        if is_posterior(fit):
-            at = at_posterior_means(fit, terms, at)
         wanted = [terms] if isinstance(terms, str) else terms
-        frame, labels = reference_grid(design, wanted, at, random=True)
-        members = [np.flatnonzero(mine) for mine in rows_of_labels(frame, labels)]
+        averages = averages_of_grid(fit, wanted, at, random=True)
     else:
         if terms is not None or at is not None:
             raise ValueError("newdata says at which rows: leave terms and at out.")
-        frame = as_frame(newdata)
-        used = [name for name in design._predictor_columns(random=True) if name in frame.columns]
-        labels, members = frame[used], [np.array([i]) for i in range(len(frame))]
-    found = design.evaluate(frame, random=False)
-    return _Rows(labels, found.X, found.offset, design.evaluate_effects(frame), members)
+        averages = averages_of_data(design, [], newdata=newdata)
+    return mean_rows(design, averages)
 
 
-def _with_categories(labels: pd.DataFrame, design: Design) -> pd.DataFrame:
-    """Each label with every category, where the means are probabilities of categories."""
-    if design.family.name != "ordinal":
-        return labels
-    name = "category"
-    while name in labels.columns:
-        name += "_"
-    k = len(design.categories)
-    repeated = labels.loc[labels.index.repeat(k)]
-    return repeated.assign(**{name: list(design.categories) * len(labels)}).reset_index(drop=True)
-
-
-def _columns(fit, rows: _Rows, measures: list[_Measure], level: float, interval: str):
+def _columns(fit, rows: MeanRows, measures: list[_Measure], level: float, interval: str):
     """Both means and their limits for each measure, one below the other."""
     of = _of_posterior if is_posterior(fit) else _of_likelihood
     tables = []
@@ -243,10 +190,10 @@ def average_prediction(fit: LikelihoodResult, newdata, random: str, level: float
         labels, found = design.index.to_frame(), NewRows(design.X, design.offset)
     else:
         labels, found = as_frame(newdata), design.evaluate(newdata, random=False)
-    each = [np.array([i]) for i in range(len(labels))]
-    rows = _Rows(labels, found.X, found.offset, effect_rows(design, newdata), each)
-    unknown = _not_estimable(fit, rows)
-    means, J, covariance = _means_of_likelihood(fit, rows, ordinal_means=True)
+    each, ones = [np.array([i]) for i in range(len(labels))], [np.ones(1)] * len(labels)
+    rows = MeanRows(labels, found.X, found.offset, effect_rows(design, newdata), each, ones)
+    unknown = not_estimable(fit, rows)
+    means, J, covariance = means_of_likelihood(fit, rows, ordinal_means=True)
     at = int(random == "marginal")
     mean, slope = means[at, :, 0], J[at, :, 0]
     se = np.sqrt(np.einsum("kp,pq,kq->k", slope, covariance, slope))
@@ -261,7 +208,7 @@ def average_prediction(fit: LikelihoodResult, newdata, random: str, level: float
 
 
 def _of_posterior(
-    fit: PosteriorResult, rows: _Rows, measures: list[_Measure], level: float, interval: str
+    fit: PosteriorResult, rows: MeanRows, measures: list[_Measure], level: float, interval: str
 ) -> Iterator[list[Limits]]:
     design, posterior = fit.model.design, fit.posterior
     warn_of_priors_alone(fit, rows.X, [*range(len(rows.X))], stacklevel=6)
@@ -271,11 +218,11 @@ def _of_posterior(
     if not design.family.gaussian:
         phi = phi_draws(design, posterior)[:, :, None]
     parts: tuple[list, list] = ([], [])
-    for mine in rows.members:
+    for mine, weights in zip(rows.members, rows.weights, strict=True):
         eta = beta @ rows.X[mine].T + rows.offset[mine]
         variance = effect_variances(Sigmas, [Z[mine] for Z in rows.Z])
-        for part, mean in zip(parts, _both_means(design.family, eta, variance, phi), strict=True):
-            part.append(mean.mean(axis=-2))
+        for part, mean in zip(parts, both_means(design.family, eta, variance, phi), strict=True):
+            part.append(np.einsum("...mc,m->...c", mean, weights))
     both = [np.stack(part, axis=-2) for part in parts]
     for measure in measures:
         out = []
@@ -290,13 +237,13 @@ def _of_posterior(
 
 
 def _of_likelihood(
-    fit: LikelihoodResult, rows: _Rows, measures: list[_Measure], level: float, interval: str
+    fit: LikelihoodResult, rows: MeanRows, measures: list[_Measure], level: float, interval: str
 ) -> Iterator[list[Limits]]:
     """Estimates and Wald intervals by the delta method."""
     from scipy.special import ndtri
 
-    unknown, z = _not_estimable(fit, rows), ndtri(0.5 + level / 2)
-    means, J, covariance = _means_of_likelihood(fit, rows)
+    unknown, z = not_estimable(fit, rows), ndtri(0.5 + level / 2)
+    means, J, covariance = means_of_likelihood(fit, rows)
     both = [
         (np.where(unknown[:, None], np.nan, m), slope) for m, slope in zip(means, J, strict=True)
     ]
@@ -312,58 +259,3 @@ def _of_likelihood(
             lower, upper = np.sort(ends, axis=0)  # the inverse link turns them round
             out.append((measure.back.inverse(center), lower, upper))
         yield out
-
-
-def _means_of_likelihood(
-    fit: LikelihoodResult, rows: _Rows, *, ordinal_means: bool = False
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Both means (2, k, C), their derivatives (2, k, C, d), and the covariance of parameters.
-
-    Parameters
-    ----------
-    ordinal_means : bool
-        Whether expected numbers of categories are wanted, not the categories' probabilities.
-    """
-    design, solution, X = fit.model.design, fit._solution, rows.X[:, fit.kept]
-
-    def at(beta: np.ndarray, Sigmas: list[np.ndarray], phi: np.ndarray) -> np.ndarray:
-        variance = effect_variances(Sigmas, rows.Z)
-        both = np.stack(_both_means(design.family, X @ beta + rows.offset, variance, phi))
-        if ordinal_means and design.family.name == "ordinal":
-            both = both @ np.arange(both.shape[-1])[:, None]
-        return np.stack([[means[mine].mean(axis=0) for mine in rows.members] for means in both])
-
-    if design.family.gaussian:  # both are x'beta
-        J = np.stack([X[mine].mean(axis=0) for mine in rows.members])[None, :, None]
-        means = at(solution.beta, solution.Sigmas, np.empty(0))
-        return means, np.concatenate([J, J]), fit.vcov.to_numpy()
-    J = fit._engine.slope_of_all(solution, at)
-    means = at(solution.beta, solution.Sigmas, solution.phi)
-    return means, np.moveaxis(J, 0, -1), fit._curvature.covariance
-
-
-def _not_estimable(fit: LikelihoodResult, rows: _Rows) -> np.ndarray:
-    """Which means depend on how aliased columns are resolved.
-
-    Warns
-    -----
-    ModelWarning
-        If there are some.
-    """
-    found = undetermined(fit.model, rows.X)
-    if text := inestimable_text(fit.model, found, range(len(rows.X))):
-        warnings.warn(f"{text}. Means are NaN there.", ModelWarning, stacklevel=6)
-    by_row = found.any(axis=1)
-    return np.array([by_row[mine].any() for mine in rows.members])
-
-
-def _both_means(family: Family, eta, variance, phi) -> tuple[np.ndarray, np.ndarray]:
-    """Means of the average group and of the population: of eta (..., n), (..., n, C)."""
-    variance = np.broadcast_to(variance, np.shape(eta))
-    if family.name == "ordinal":
-        average = population_probabilities(family, eta, variance, phi)
-        return family.probabilities(eta, phi), average
-    own = family.mean(eta, phi)[..., None]
-    if family.link.name == "inverse":  # whose population has no mean, and is not asked for it
-        return own, np.full_like(own, np.nan)
-    return own, population_mean(family, eta, variance, phi)[..., None]

@@ -12,7 +12,7 @@ import pytest
 import bayeslmm as blm
 from bayeslmm.likelihood.columnspace import column_space
 from bayeslmm.results.anova import term_hypotheses
-from bayeslmm.results.marginal_means import pair_rows
+from bayeslmm.results.marginal_means import comparison_rows
 from tests.conftest import quietly
 
 DDF = ("kenward-roger", "satterthwaite", "normal")
@@ -138,7 +138,7 @@ def test_type_three_compares_equally_weighted_means(formula):
     fit = _fit(f"y ~ {formula} + (1 | g)", frame)
     name = "b" if formula.startswith("b") else "f"
     means = fit.pairwise(name, adjust=None, ddf="kenward-roger")
-    _, L, _, _ = pair_rows(fit.design, name)
+    L = comparison_rows(fit, name).L
     F, numdf, dendf = fit.inference("kenward-roger").f_test(L, fit._solution.beta)
     row = fit.anova(3, "kenward-roger").loc[name]
     np.testing.assert_allclose(row[["F", "numdf", "dendf"]].to_list(), [F, numdf, dendf])

@@ -1,0 +1,113 @@
+"""p values and intervals of several comparisons, adjusted for their number."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import brentq
+from scipy.stats import chi, false_discovery_control, multivariate_normal
+
+from bayeslmm.likelihood.inference import t_quantile
+from bayeslmm.results.studentized_range import studentized_range_ppf, studentized_range_sf
+
+__all__ = ["ADJUSTMENTS", "adjusted"]
+
+ADJUSTMENTS = ("holm", "bonferroni", "fdr", "tukey", "dunnett")
+#: Nodes over the estimated standard deviation, points of the integral over the comparisons.
+_NODES, _POINTS, _TAIL = 24, 20_000, 1e-9
+
+
+def adjusted(
+    table: pd.DataFrame, adjust: str | None, level: float, pairs: np.ndarray, correlation
+) -> pd.DataFrame:
+    """A family of comparisons with adjusted p values.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Columns ``estimate se df t p lower upper``.
+    adjust : {"holm", "bonferroni", "fdr", "tukey", "dunnett", None}
+        Holm (1979, Scandinavian Journal of Statistics 6); Bonferroni; the false discovery rate
+        of Benjamini and Hochberg (1995, Journal of the Royal Statistical Society B 57); Tukey's
+        studentized range; or the largest of the correlated t statistics (Dunnett 1955, Journal of
+        the American Statistical Association 50). Bonferroni, Tukey and Dunnett widen the
+        intervals to match. The family is the comparisons that can be made: those that are NaN are
+        not counted, nor means that none of the others compares.
+    level : float
+    pairs : (k, 2) int array
+        Which means are compared.
+    correlation : callable
+        Gives the correlations (k, k) of the estimates.
+
+    Raises
+    ------
+    ValueError
+        If there is no such adjustment.
+    """
+    if adjust is None:
+        return table
+    if adjust not in ADJUSTMENTS:
+        raise ValueError(
+            f"adjust must be one of {', '.join(map(repr, ADJUSTMENTS))} or None, not {adjust!r}."
+        )
+    table, exists = table.copy(), table["p"].notna().to_numpy()
+    p, n = table["p"].to_numpy()[exists], int(exists.sum())
+    if n == 0:
+        return table
+    t, df = np.abs(table["t"].to_numpy()[exists]), table["df"].to_numpy()[exists]
+    half = None
+    if adjust == "holm":
+        order = np.argsort(p)
+        steps = np.maximum.accumulate(p[order] * np.arange(n, 0, -1))
+        p = np.minimum(steps, 1.0)[np.argsort(order)]
+    elif adjust == "bonferroni":
+        p, half = np.minimum(n * p, 1.0), t_quantile(1 - (1 - level) / (2 * n), df)
+    elif adjust == "fdr":
+        p = false_discovery_control(p)
+    elif adjust == "tukey":
+        compared = max(len(np.unique(pairs[exists])), 2)
+        p = studentized_range_sf(np.sqrt(2) * t, compared, df)
+        half = studentized_range_ppf(level, compared, df) / np.sqrt(2)
+    else:
+        among = correlation()[np.ix_(exists, exists)]
+        beyond = [1 - _largest_below(v, among, f) for v, f in zip(t, df, strict=True)]
+        p = np.clip(beyond, p, np.minimum(n * p, 1.0))  # which lose digits near 0
+        half = np.array([_largest_quantile(level, among, f) for f in df])
+    table.loc[exists, "p"] = p
+    if half is not None:
+        found = table.loc[exists]
+        table.loc[exists, "lower"] = found["estimate"] - half * found["se"]
+        table.loc[exists, "upper"] = found["estimate"] + half * found["se"]
+    return table
+
+
+def _largest_below(c: float, correlation: np.ndarray, df: float) -> float:
+    """P(max |t_i| < c) of t statistics that share their estimated standard deviation.
+
+    Given that standard deviation s they are normal: the mean over s of P(max |z_i| < c s).
+    """
+    s, weights = np.ones(1), np.ones(1)
+    if np.isfinite(df):
+        low, high = chi.ppf(_TAIL, df), chi.isf(_TAIL, df)
+        nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+        s = low + 0.5 * (high - low) * (nodes + 1)
+        weights = weights * chi.pdf(s, df)
+        s, weights = s / np.sqrt(df), weights / weights.sum()
+    normal = multivariate_normal(
+        cov=correlation, allow_singular=True, seed=1, maxpts=_POINTS, abseps=1e-6, releps=1e-6
+    )
+    bounds = np.outer(c * s, np.ones(len(correlation)))
+    inside = [normal.cdf(b, lower_limit=-b, rng=np.random.default_rng(1)) for b in bounds]
+    return float(np.clip(weights @ inside, 0.0, 1.0))
+
+
+def _largest_quantile(level: float, correlation: np.ndarray, df: float) -> float:
+    ends = (0.5 + level / 2, 1 - (1 - level) / (2 * len(correlation)))
+    low, high = (float(t_quantile(end, np.array(df))) for end in ends)
+    if high - low < 1e-9:
+        return low
+    return float(
+        brentq(
+            lambda c: _largest_below(c, correlation, df) - level, low - 0.01, high + 0.01, xtol=1e-6
+        )
+    )
