@@ -374,8 +374,7 @@ class LikelihoodTests(_Result):
         ----------
         by : str or list of str, optional
             Means are compared within each combination of these columns' levels (simple effects),
-            and p values adjusted within it. Levels of a factor that is nested in another are
-            compared within the levels of that.
+            and p values adjusted within it.
         method : {"pairwise", "reference", "sequential"}, optional
             All pairs, the first minus the second, which is the default; each level minus the
             first, the default with ``adjust="dunnett"``; or each minus the one before.

@@ -152,7 +152,7 @@ def hypothesis_table(
 ) -> pd.DataFrame:  # fmt: skip
     """See ``hypothesis`` of both fits."""
     check_level(level, interval)
-    texts = [texts] if isinstance(texts, str) else list(texts)
+    texts = list(texts) if isinstance(texts, list | tuple) else [texts]
     if not texts:
         raise ValueError('There is no hypothesis: give a text, such as "x > 0".')
     if is_posterior(fit):
@@ -177,8 +177,9 @@ def _of_likelihood(
             for name in statement.names:
                 moved = {n: complex(at[n], _STEP * (n == name)) for n in statement.names}
                 rows[i, names.index(name)] = np.imag(statement.difference(moved)) / _STEP
-    if not np.all(np.isfinite(rows)):
-        bad = texts[int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])]
+    defined = np.isfinite(rows).all(axis=1) & np.isfinite(values)
+    if not defined.all():
+        bad = texts[int(np.flatnonzero(~defined)[0])]
         raise ValueError(f"{bad!r} is not defined at the estimates.")
     table = fit._rows(rows, ddf, level, values - rows @ beta)
     for i, statement in enumerate(statements):

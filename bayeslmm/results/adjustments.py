@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from scipy.interpolate import CubicSpline
 from scipy.optimize import brentq
 from scipy.stats import chi, false_discovery_control, multivariate_normal
 
@@ -13,8 +14,9 @@ from bayeslmm.results.studentized_range import studentized_range_ppf, studentize
 __all__ = ["ADJUSTMENTS", "adjusted"]
 
 ADJUSTMENTS = ("holm", "bonferroni", "fdr", "tukey", "dunnett")
-#: Nodes over the estimated standard deviation, points of the integral over the comparisons.
-_NODES, _POINTS, _TAIL = 24, 20_000, 1e-9
+#: Nodes over the estimated standard deviation, its tails left out, points of the integral over
+#: the comparisons, and where normals end.
+_NODES, _TAIL, _POINTS, _FAR = 40, 1e-9, 20_000, 8.0
 
 
 def adjusted(
@@ -69,10 +71,10 @@ def adjusted(
         p = studentized_range_sf(np.sqrt(2) * t, compared, df)
         half = studentized_range_ppf(level, compared, df) / np.sqrt(2)
     else:
-        among = correlation()[np.ix_(exists, exists)]
-        beyond = [1 - _largest_below(v, among, f) for v, f in zip(t, df, strict=True)]
+        inside = _normal_inside(correlation()[np.ix_(exists, exists)])
+        beyond = [1 - _largest_below(v, inside, f) for v, f in zip(t, df, strict=True)]
         p = np.clip(beyond, p, np.minimum(n * p, 1.0))  # which lose digits near 0
-        half = np.array([_largest_quantile(level, among, f) for f in df])
+        half = np.array([_largest_quantile(level, inside, f, n) for f in df])
     table.loc[exists, "p"] = p
     if half is not None:
         found = table.loc[exists]
@@ -81,10 +83,19 @@ def adjusted(
     return table
 
 
-def _largest_below(c: float, correlation: np.ndarray, df: float) -> float:
-    """P(max |t_i| < c) of t statistics that share their estimated standard deviation.
+def _normal_inside(correlation: np.ndarray) -> CubicSpline:
+    """P(max |z_i| < u) of correlated standard normals, as a function of u; error about 1e-6."""
+    normal = multivariate_normal(cov=correlation, allow_singular=True, maxpts=_POINTS)
+    u = np.linspace(0.0, _FAR, 81)
+    bounds = u[1:, None] * np.ones(len(correlation))
+    inside = [normal.cdf(b, lower_limit=-b, rng=np.random.default_rng(1)) for b in bounds]
+    return CubicSpline(u, [0.0, *inside])
 
-    Given that standard deviation s they are normal: the mean over s of P(max |z_i| < c s).
+
+def _largest_below(c: float, inside: CubicSpline, df: float) -> float:
+    """P(max |t_i| < c) of t statistics that share their estimated standard deviation s.
+
+    Given s they are normal: the mean over s of P(max |z_i| < c s).
     """
     s, weights = np.ones(1), np.ones(1)
     if np.isfinite(df):
@@ -93,21 +104,15 @@ def _largest_below(c: float, correlation: np.ndarray, df: float) -> float:
         s = low + 0.5 * (high - low) * (nodes + 1)
         weights = weights * chi.pdf(s, df)
         s, weights = s / np.sqrt(df), weights / weights.sum()
-    normal = multivariate_normal(
-        cov=correlation, allow_singular=True, seed=1, maxpts=_POINTS, abseps=1e-6, releps=1e-6
-    )
-    bounds = np.outer(c * s, np.ones(len(correlation)))
-    inside = [normal.cdf(b, lower_limit=-b, rng=np.random.default_rng(1)) for b in bounds]
-    return float(np.clip(weights @ inside, 0.0, 1.0))
+    return float(np.clip(weights @ inside(np.minimum(c * s, _FAR)), 0.0, 1.0))
 
 
-def _largest_quantile(level: float, correlation: np.ndarray, df: float) -> float:
-    ends = (0.5 + level / 2, 1 - (1 - level) / (2 * len(correlation)))
+def _largest_quantile(level: float, inside: CubicSpline, df: float, n: int) -> float:
+    """The c with P(max |t_i| < c) = level, between those of one and of n independent ones."""
+    ends = (0.5 + level / 2, 1 - (1 - level) / (2 * n))
     low, high = (float(t_quantile(end, np.array(df))) for end in ends)
-    if high - low < 1e-9:
+    if n == 1:
         return low
     return float(
-        brentq(
-            lambda c: _largest_below(c, correlation, df) - level, low - 0.01, high + 0.01, xtol=1e-6
-        )
+        brentq(lambda c: _largest_below(c, inside, df) - level, low - 0.01, high + 0.01, xtol=1e-7)
     )

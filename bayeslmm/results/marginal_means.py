@@ -12,7 +12,7 @@ import pandas as pd
 
 from bayeslmm.errors import listed
 from bayeslmm.results.adjustments import adjusted
-from bayeslmm.results.reference_grid import Averages, averages_of_grid, nested_factors
+from bayeslmm.results.reference_grid import Averages, averages_of_grid
 
 __all__ = ["METHODS", "Comparisons", "adjust_comparisons", "comparison_rows", "marginal_rows"]
 
@@ -93,8 +93,6 @@ def comparison_rows(
 ) -> Comparisons:
     """Differences of marginal means within each combination of `by`.
 
-    Levels of a factor that is nested in another are compared within the levels of that.
-
     Parameters
     ----------
     fit, terms, by, at, weights
@@ -109,13 +107,9 @@ def comparison_rows(
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {listed(METHODS)}, not {method!r}.")
-    design, inner, outer = fit.model.design, _names(terms), _names(by)
+    inner, outer = _names(terms), _names(by)
     if both := [name for name in outer if name in inner]:
         raise ValueError(f"{both[0]!r} is to be compared and stands in by=: leave it out of one.")
-    factors = [n for n in design._predictor_columns(random=False) if design._categories(n)]
-    nests = nested_factors(design.predictors[factors]) if len(design.predictors) else {}
-    if len(inner) == 1:
-        outer += [name for name in nests.get(inner[0], []) if name not in outer]
     labels, X, offset = marginal_rows(fit, inner, outer, at, weights)
     compared = [name for name in labels.columns if name not in outer]
     names = [" ".join(map(str, row)) for row in labels[compared].itertuples(index=False)]

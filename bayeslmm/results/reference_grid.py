@@ -247,7 +247,10 @@ def averages_of_data(
     for name in [*by, *at]:
         known = columns if name in by else allowed
         if name not in known:
-            raise ValueError(f"{name!r} is not a column of the rows. Columns: {listed(known)}.")
+            more = " Columns beside the formula's: newdata=data." if own and name in by else ""
+            raise ValueError(
+                f"{name!r} is not a column of the rows. Columns: {listed(known)}.{more}"
+            )
     index, frame = frame.index, frame.reset_index(drop=True)
     lists = {name: _listed(value) for name, value in at.items()}
     several = [name for name, values in lists.items() if len(values) > 1]
