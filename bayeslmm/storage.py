@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["FORMAT", "GROUP", "SUMMARY", "save_fit"]
 
 GROUP = "bayeslmm"
-FORMAT = 2
+#: Of format 3 on, correlations are stored once, as values at pairs.
+FORMAT = 3
 SUMMARY = ("mean", "sd", "quantile")
 
 
@@ -102,8 +103,7 @@ def _model_dataset(fit: PosteriorResult) -> xr.Dataset:
     arrays["rows"] = (("row",), design.rows)
     arrays["dropped"] = (("dropped_row",), design.missing.dropped)
     record = {
-        # what older versions would read without its residual structure is of a newer format
-        "format": 1 if design.residual is None else FORMAT,
+        "format": FORMAT,
         "formula": design.formula.text,
         "residual": _residual_record(design),
         "weights_name": design.weights_name,
