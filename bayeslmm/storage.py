@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from bayeslmm.bayes.added_groups import ADDED
 from bayeslmm.bayes.fitting import versions
 from bayeslmm.errors import FileFormatError
 from bayeslmm.files import UnfailingFile, replacing, seal
@@ -57,6 +58,9 @@ def save_fit(fit: PosteriorResult, path: str | os.PathLike) -> None:
             "the rows, and condition again."
         )
     tree = fit.idata.copy()
+    replicated = tree.children.get("posterior_predictive")
+    if replicated is not None and ADDED in replicated.attrs:  # the seed makes it again
+        tree = tree.filter(lambda node: node.name != "posterior_predictive")
     tree[GROUP] = xr.DataTree(_model_dataset(fit))
     encoding = {
         group.path: {name: {"zlib": True, "complevel": 1} for name in group.data_vars}

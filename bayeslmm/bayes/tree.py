@@ -205,7 +205,11 @@ def log_likelihood(design: Design, names: ModelNames, posterior: xr.Dataset) -> 
         "draw": posterior["draw"],
         "obs": np.arange(design.n_rows),
     }
-    return xr.Dataset({names.response: (("chain", "draw", "obs"), values)}, coords=coords)
+    return xr.Dataset(
+        {names.response: (("chain", "draw", "obs"), values)},
+        coords=coords,
+        attrs={"of": "rows given the random effects (conditional); post.loo() integrates them out"},
+    )
 
 
 def _labels(labels: tuple) -> np.ndarray:
