@@ -15,7 +15,7 @@ import pandas as pd
 
 from bayeslmm.bayes.fitting import FitInfo, versions
 from bayeslmm.bayes.responses import response_variables
-from bayeslmm.bayes.tree import SUMMARY_GROUP, posterior_layout
+from bayeslmm.bayes.tree import SUMMARY_GROUP, arranged, posterior_layout
 from bayeslmm.errors import FileFormatError
 from bayeslmm.files import file_name, is_intact
 from bayeslmm.fits.posterior import PosteriorFit
@@ -23,6 +23,8 @@ from bayeslmm.formula import MissingRows
 from bayeslmm.formula.tokens import scan
 from bayeslmm.hdf5 import check_structure
 from bayeslmm.model import LMM
+from bayeslmm.parts.patterns import pair_values
+from bayeslmm.parts.structures.unstructured import time_pairs
 from bayeslmm.priors.table import Priors
 from bayeslmm.records import check_record
 from bayeslmm.storage import FORMAT, GROUP, SUMMARY
@@ -111,12 +113,42 @@ def _check_namespace(record: Mapping[str, Any], namespace: Mapping[str, Any] | N
 
 
 def _restored_fit(tree: xr.DataTree, record, namespace) -> PosteriorFit:
+    import xarray as xr
+
     model, priors = _rebuild_model(record, tree[GROUP].to_dataset(), namespace)
     tree = tree.filter(lambda node: node.name != GROUP)
     model = _with_fitted_response(tree, model)
+    if record["format"] < 3:
+        tree["posterior"] = xr.DataTree(_pairs_of_matrices(tree["posterior"].to_dataset(), model))
     _check_draws(tree, model)
     info = FitInfo(**{**record["info"], "problems": tuple(record["info"]["problems"])})
     return PosteriorFit(model, priors, tree, info)
+
+
+def _pairs_of_matrices(posterior: xr.Dataset, model: LMM) -> xr.Dataset:
+    """Draws of formats 1 and 2, which have matrices of correlations.
+
+    Raises
+    ------
+    FileFormatError
+        If a matrix has another number of rows than the model has effects.
+    """
+    pairs = {
+        factor.corr: (factor.pair_dim, block.correlated_pairs(), block.n_effects)
+        for block, factor in zip(model.design.blocks, model.names.factors, strict=True)
+    }
+    if (residual := model.design.residual) is not None and (T := len(residual.times)):
+        pairs["corr_residual"] = ("residual_time_pair", time_pairs(T), T)
+    _, coords = posterior_layout(model.design, model.names)
+    for name in [str(name) for name in posterior.data_vars if name in pairs]:
+        R, (dim, at, q) = posterior[name].to_numpy(), pairs[name]
+        if R.ndim != 4 or R.shape[2:] != (q, q):
+            raise FileFormatError(f"the draws of {name!r} are of another shape or kind.")
+        posterior = posterior.drop_dims([posterior[name].dims[3]]).assign(
+            {name: (("chain", "draw", dim), pair_values(R, at))}
+        )
+        posterior = posterior.assign_coords({dim: coords[dim]})
+    return posterior[arranged(map(str, posterior.data_vars), model.names)]
 
 
 def _with_fitted_response(tree: xr.DataTree, model: LMM) -> LMM:

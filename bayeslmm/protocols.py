@@ -189,4 +189,4 @@ class PosteriorResult(Fit, Protocol):
 
 def is_posterior(given: object) -> TypeIs[PosteriorResult]:
     """Whether a posterior fit was given, rather than a model or a likelihood fit."""
-    return hasattr(given, "idata")
+    return hasattr(given, "conditioning")

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from bayeslmm.bayes.added_groups import ADDED
 from bayeslmm.bayes.fitting import versions
 from bayeslmm.errors import FileFormatError
 from bayeslmm.files import UnfailingFile, replacing, seal
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["FORMAT", "GROUP", "SUMMARY", "save_fit"]
 
 GROUP = "bayeslmm"
-FORMAT = 2
+#: Of format 3 on, correlations are stored once, as values at pairs.
+FORMAT = 3
 SUMMARY = ("mean", "sd", "quantile")
 
 
@@ -56,6 +58,9 @@ def save_fit(fit: PosteriorResult, path: str | os.PathLike) -> None:
             "the rows, and condition again."
         )
     tree = fit.idata.copy()
+    replicated = tree.children.get("posterior_predictive")
+    if replicated is not None and ADDED in replicated.attrs:  # the seed makes it again
+        tree = tree.filter(lambda node: node.name != "posterior_predictive")
     tree[GROUP] = xr.DataTree(_model_dataset(fit))
     encoding = {
         group.path: {name: {"zlib": True, "complevel": 1} for name in group.data_vars}
@@ -102,8 +107,7 @@ def _model_dataset(fit: PosteriorResult) -> xr.Dataset:
     arrays["rows"] = (("row",), design.rows)
     arrays["dropped"] = (("dropped_row",), design.missing.dropped)
     record = {
-        # what older versions would read without its residual structure is of a newer format
-        "format": 1 if design.residual is None else FORMAT,
+        "format": FORMAT,
         "formula": design.formula.text,
         "residual": _residual_record(design),
         "weights_name": design.weights_name,

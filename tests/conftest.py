@@ -90,6 +90,16 @@ def toy() -> pd.DataFrame:
     )
 
 
+def correlation_matrix(values) -> np.ndarray:
+    """Matrices (..., q, q) of correlations (..., q (q - 1) / 2) of every two."""
+    values = np.asarray(values)
+    q = int(np.sqrt(2 * values.shape[-1])) + 1
+    R = np.broadcast_to(np.eye(q), (*values.shape[:-1], q, q)).copy()
+    i, j = np.triu_indices(q, 1)
+    R[..., i, j] = R[..., j, i] = values
+    return R
+
+
 def quietly(formula: str, data, **options) -> blm.LMM:
     """A model without the warnings about a weak design."""
     with warnings.catch_warnings():

@@ -41,6 +41,8 @@ import pandas as pd
 import pytest
 
 import bayeslmm as blm
+from bayeslmm.parts.patterns import correlation_matrices
+from tests.conftest import correlation_matrix
 
 GOLDEN = Path(__file__).parent / "data" / "golden.json"
 EXACT = os.environ.get("BAYESLMM_GOLDEN_EXACT", "") not in ("", "0")
@@ -244,7 +246,14 @@ def _draws(key: str, method: str, cores: int | None = None) -> dict[str, np.ndar
             method=method,
             cores=cores,
         )
-    return {str(name): np.asarray(values) for name, values in fit.posterior.data_vars.items()}
+    found = {str(name): np.asarray(values) for name, values in fit.posterior.data_vars.items()}
+    for block, factor in zip(fit.model.design.blocks, fit.names.factors, strict=True):
+        if factor.corr in found:  # the file has whole matrices
+            pairs = block.correlated_pairs()
+            found[factor.corr] = correlation_matrices(found[factor.corr], pairs, block.n_effects)
+    if "corr_residual" in found:
+        found["corr_residual"] = correlation_matrix(found["corr_residual"])
+    return found
 
 
 def _digest(values: np.ndarray) -> str:

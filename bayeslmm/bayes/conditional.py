@@ -17,6 +17,7 @@ from bayeslmm.formula.residual import ResidualDesign
 from bayeslmm.gaussian import FixedPrior, single_threaded_blas
 from bayeslmm.gaussian._coefficients import CoefficientPrior
 from bayeslmm.gaussian.system import System, Theta
+from bayeslmm.parts.patterns import pair_values
 from bayeslmm.priors.effect_maps import EffectMaps
 
 __all__ = ["GivenCovariances", "factor_values", "posterior_values"]
@@ -165,8 +166,10 @@ def factor_values(
         q, b = block.n_effects, effects[k]
         sd = all_sds[:, start : start + q]
         values[factor.sd] = sd.reshape(*shape, q)
-        if block.correlated_pairs():
-            values[factor.corr] = _correlations(factors[k], sd).reshape(*shape, q, q)
+        if pairs := block.correlated_pairs():
+            values[factor.corr] = pair_values(_correlations(factors[k], sd), pairs).reshape(
+                *shape, len(pairs)
+            )
         drawn = isinstance(b, np.ndarray)
         values[factor.b] = b.reshape(*shape, block.n_levels, q) if drawn else b
         start += q
@@ -174,12 +177,9 @@ def factor_values(
 
 
 def _correlations(F: np.ndarray, sd: np.ndarray) -> np.ndarray:
-    """(n, q, q) correlation matrices with a diagonal of exactly one."""
+    """(n, q, q) correlation matrices; a diagonal is one but for rounding."""
     L = np.divide(F, sd[:, :, None], out=np.zeros_like(F), where=sd[:, :, None] > 0)
-    R = np.clip(L @ L.transpose(0, 2, 1), -1.0, 1.0)
-    diagonal = np.arange(R.shape[-1])
-    R[:, diagonal, diagonal] = 1.0
-    return R
+    return np.clip(L @ L.transpose(0, 2, 1), -1.0, 1.0)
 
 
 def _conditional_draws(

@@ -13,6 +13,7 @@ from bayeslmm.bayes.responses import response_component_draws
 from bayeslmm.errors import SamplingError
 from bayeslmm.formula import Design
 from bayeslmm.parts.parameters import nu_key
+from bayeslmm.parts.patterns import correlation_matrices
 from bayeslmm.priors.parameters import component_names
 from bayeslmm.priors.table import Priors
 
@@ -50,10 +51,8 @@ def component_draws(
     for block, factor in zip(design.blocks, names.factors, strict=True):
         labels += component_names(block)
         columns.append(posterior[factor.sd].to_numpy())
-        pairs = block.correlated_pairs()
-        if pairs:
-            corr = posterior[factor.corr].to_numpy()
-            columns.append(np.stack([corr[:, :, i, j] for i, j in pairs], axis=-1))
+        if block.correlated_pairs():
+            columns.append(posterior[factor.corr].to_numpy())
         if factor.nu in posterior:
             labels.append(nu_key(block.name))
             columns.append(posterior[factor.nu].to_numpy()[:, :, None])
@@ -72,10 +71,10 @@ def covariance_draws(design: Design, names: ModelNames, posterior: xr.Dataset) -
     for block, factor in zip(design.blocks, names.factors, strict=True):
         sd = posterior[factor.sd].to_numpy()
         product = sd[..., :, None] * sd[..., None, :]
-        if block.correlated_pairs():
-            matrices.append(product * posterior[factor.corr].to_numpy())
-        else:
-            matrices.append(product * np.eye(block.n_effects))
+        pairs, values = block.correlated_pairs(), np.empty((*sd.shape[:2], 0))
+        if pairs:
+            values = posterior[factor.corr].to_numpy()
+        matrices.append(product * correlation_matrices(values, pairs, block.n_effects))
     return matrices
 
 

@@ -26,6 +26,7 @@ from bayeslmm.errors import SamplingError
 from bayeslmm.formula import Design
 from bayeslmm.formula.random import RandomBlock
 from bayeslmm.parts.parameters import coef_key
+from bayeslmm.parts.patterns import pair_labels, pair_values
 from bayeslmm.parts.prior import Prior
 from bayeslmm.priors.shrinkage import Shrinkage
 from bayeslmm.priors.table import Priors
@@ -64,7 +65,7 @@ def hierarchical_model(
     -------
     pymc.Model
         Variables ``beta`` (coef), ``sigma`` and, for every grouping factor g, ``sd_g``
-        (g_effect), ``corr_g`` (g_effect, g_effect_bis) where it has correlations, and ``b_g``
+        (g_effect), ``corr_g`` (g_effect_pair) where it has correlations, and ``b_g``
         (g, g_effect). The free variable behind ``beta`` is ``beta_centered``, the combinations
         of :meth:`bayeslmm.priors.table.Priors.combinations`: the intercept at the predictors'
         means, each later column with the earlier ones taken out. Where the effects of a factor
@@ -169,8 +170,8 @@ def coords(design: Design, names: ModelNames) -> dict:
     for block, factor in zip(design.blocks, names.factors, strict=True):
         labels[factor.dim] = list(block.levels)
         labels[factor.effect_dim] = list(block.effects)
-        if block.correlated_pairs():
-            labels[factor.effect_bis_dim] = list(block.effects)
+        if pairs := block.correlated_pairs():
+            labels[factor.pair_dim] = pair_labels(block.effects, pairs)
     for covariate in design.modeled:
         labels |= covariate_coords(covariate)
     return labels
@@ -358,9 +359,9 @@ def _own_roots(block: RandomBlock, names: FactorNames, priors: Priors, K: np.nda
         sd = pt.sqrt((carried**2).sum(axis=1))
         pm.Deterministic(names.sd, sd, dims=names.effect_dim)
         unit = carried / sd[:, None]
-    if block.correlated_pairs():
-        corr = pt.dot(unit, unit.T)
-        pm.Deterministic(names.corr, corr, dims=(names.effect_dim, names.effect_bis_dim))
+    if pairs := block.correlated_pairs():
+        corr = pair_values(pt.dot(unit, unit.T), pairs)
+        pm.Deterministic(names.corr, corr, dims=names.pair_dim)
     return roots
 
 

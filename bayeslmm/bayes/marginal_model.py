@@ -23,7 +23,7 @@ from bayeslmm.formula import Design
 from bayeslmm.gaussian import Problem, single_threaded_blas
 from bayeslmm.gaussian.shared import as_system
 from bayeslmm.gaussian.system import System, Theta
-from bayeslmm.parts.patterns import lower_factor
+from bayeslmm.parts.patterns import correlation_matrices, lower_factor
 from bayeslmm.priors.table import Priors
 
 if TYPE_CHECKING:
@@ -99,12 +99,14 @@ def fit_marginal_model(
     flat, stats = sample_model(model, wanted, sampling)
     flat = {name: array.reshape(chains * draws, *array.shape[2:]) for name, array in flat.items()}
     sds, factors = [np.empty((chains * draws, 0))], []
-    for factor in names.factors:
+    for block, factor in zip(design.blocks, names.factors, strict=True):
         sd = flat[factor.sd]
         sds.append(sd)
         root = np.broadcast_to(np.eye(sd.shape[1]), (len(sd), sd.shape[1], sd.shape[1]))
         if factor.corr in flat:
-            root = np.array([lower_factor(R) for R in flat[factor.corr]])
+            pairs = block.correlated_pairs()
+            matrices = correlation_matrices(flat[factor.corr], pairs, block.n_effects)
+            root = np.array([lower_factor(R) for R in matrices])
         factors.append(sd[:, :, None] * root)
     none = np.empty((chains * draws, 0))
     F = np.concatenate([none, *(L.reshape(len(L), -1) for L in factors)], axis=1)

@@ -1,7 +1,7 @@
 """Names of variables and dimensions in a posterior.
 
 A grouping factor ``g`` has the variables ``sd_g``, ``corr_g`` and ``b_g`` and the dimensions
-``g``, ``g_effect`` and ``g_effect_bis``. A NetCDF file cannot hold a ``/`` in a name and xarray
+``g``, ``g_effect`` and ``g_effect_pair``. A NetCDF file cannot hold a ``/`` in a name and xarray
 cannot have a dimension that shares a variable's name, so a factor called ``sigma`` or
 ``km/h`` is renamed; the new name is recorded with the results.
 """
@@ -29,8 +29,8 @@ class FactorNames:
     ----------
     factor : str
         As in the formula.
-    dim, effect_dim, effect_bis_dim : str
-        Dimensions: levels, effects, effects again.
+    dim, effect_dim, pair_dim : str
+        Dimensions: levels, effects, pairs of correlated effects.
     sd, corr, b, z : str
         Variables: standard deviations, correlations, effects, standardized effects.
     nu, tau : str
@@ -40,7 +40,7 @@ class FactorNames:
     factor: str
     dim: str
     effect_dim: str
-    effect_bis_dim: str
+    pair_dim: str
     sd: str
     corr: str
     b: str
@@ -87,7 +87,7 @@ def _all_names(base: str) -> tuple[str, ...]:
     return (
         base,
         f"{base}_effect",
-        f"{base}_effect_bis",
+        f"{base}_effect_pair",
         f"sd_{base}",
         f"corr_{base}",
         f"b_{base}",

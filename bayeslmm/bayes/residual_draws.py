@@ -13,7 +13,9 @@ import numpy as np
 from bayeslmm.formula import Design
 from bayeslmm.formula.components import component_map, residual_component_names, scalar_name
 from bayeslmm.formula.residual import ResidualDesign
+from bayeslmm.parts.patterns import correlation_matrices, pair_labels, pair_values
 from bayeslmm.parts.structures import STRUCTURES
+from bayeslmm.parts.structures.unstructured import time_pairs
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -36,7 +38,7 @@ __all__ = [
 #: Names no grouping factor may take where there is a residual structure.
 RESIDUAL_NAMES = (
     "rho", "range", "sigma_by", "sigma_cell", "log_sigma", "sigma_coef", "corr_residual",
-    "residual_time", "residual_time_bis",
+    "residual_time_pair",
     *(name for made in STRUCTURES.values() for name in made.vector or ()),
 )  # fmt: skip
 
@@ -59,7 +61,7 @@ def residual_dims(design: Design) -> dict[str, tuple[str, ...]]:
     if name := scalar_name(residual):
         dims[name] = ()
     if residual.times:
-        dims["corr_residual"] = ("residual_time", "residual_time_bis")
+        dims["corr_residual"] = ("residual_time_pair",)
     if vector := STRUCTURES[residual.kind].vector:
         dims[vector[0]] = vector[1:]
     return dims
@@ -82,7 +84,8 @@ def residual_coords(design: Design) -> dict[str, np.ndarray]:
     elif residual.variance.kind == "log-linear":
         found["sigma_coef"] = np.array(inner)
     if residual.times:
-        found["residual_time"] = found["residual_time_bis"] = np.array(residual.times)
+        pairs = time_pairs(len(residual.times))
+        found["residual_time_pair"] = np.array(pair_labels(residual.times, pairs))
     if vector := STRUCTURES[residual.kind].vector:
         count = len(residual_component_names(residual)) - residual.variance.n
         found[vector[1]] = np.arange(1, count + 1)
@@ -121,9 +124,7 @@ def residual_values(
     if name := scalar_name(residual):
         values[name] = c[:, 0]
     if T := len(residual.times):
-        R = c.reshape(-1, T, T).copy()
-        R[:, np.arange(T), np.arange(T)] = 1.0
-        values["corr_residual"] = R
+        values["corr_residual"] = pair_values(c.reshape(-1, T, T), time_pairs(T))
     if vector := STRUCTURES[residual.kind].vector:
         values[vector[0]] = c
     return values
@@ -143,8 +144,9 @@ def residual_parameters(design: Design, posterior: xr.Dataset) -> tuple[np.ndarr
     c = np.zeros((*sigma.shape, 0))
     if name := scalar_name(residual):
         c = posterior[name].to_numpy()[..., None]
-    if residual.times:
-        c = posterior["corr_residual"].to_numpy().reshape(*sigma.shape, -1)
+    if T := len(residual.times):
+        R = correlation_matrices(posterior["corr_residual"].to_numpy(), time_pairs(T), T)
+        c = R.reshape(*sigma.shape, -1)
     if vector := STRUCTURES[residual.kind].vector:
         c = posterior[vector[0]].to_numpy()
     return eta, c

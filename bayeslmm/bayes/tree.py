@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,12 +15,14 @@ from bayeslmm.bayes.residual_draws import correlated, row_scales
 from bayeslmm.bayes.residuals import log_density, residual_nu
 from bayeslmm.bayes.responses import response_coords, response_dims, response_log_density
 from bayeslmm.formula import Design
+from bayeslmm.parts.patterns import pair_labels
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = [
     "SUMMARY_GROUP",
+    "arranged",
     "linear_predictor",
     "log_likelihood",
     "posterior_dataset",
@@ -46,13 +49,14 @@ def posterior_dataset(
     -------
     xarray.Dataset
         ``beta`` (coef), ``sigma`` or the parameters of the family, and per factor g ``sd_g``
-        (g_effect), ``corr_g`` (g_effect, g_effect_bis) and ``b_g`` (g, g_effect), after chain and
-        draw.
+        (g_effect), ``corr_g`` (g_effect_pair) and ``b_g`` (g, g_effect), after chain and draw.
     """
     import xarray as xr
 
     dims, coords = posterior_layout(design, names)
-    variables = {name: (("chain", "draw", *dims[name]), array) for name, array in values.items()}
+    variables = {
+        name: (("chain", "draw", *dims[name]), values[name]) for name in arranged(values, names)
+    }
     first = next(iter(values.values()))
     used = {dim for name in values for dim in dims[name]}
     return xr.Dataset(
@@ -65,6 +69,16 @@ def posterior_dataset(
     )
 
 
+def arranged(variables: Iterable[str], names: ModelNames) -> list[str]:
+    """Names of variables with ``sd_g`` after ``b_g``, whose dimensions are (g, g_effect).
+
+    ArviZ (1.3) makes tables of a dataset in the order in which dimensions first occur, and labels
+    rows in the order of each variable's own: with ``sd_g`` first ``b_g`` has rows of other levels.
+    """
+    last = {factor.sd for factor in names.factors} | {factor.corr for factor in names.factors}
+    return sorted(variables, key=lambda name: name in last)
+
+
 def posterior_layout(
     design: Design, names: ModelNames
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, np.ndarray]]:
@@ -74,11 +88,13 @@ def posterior_layout(
     for block, factor in zip(design.blocks, names.factors, strict=True):
         dims[factor.sd] = (factor.effect_dim,)
         dims[factor.nu] = ()
-        dims[factor.corr] = (factor.effect_dim, factor.effect_bis_dim)
+        dims[factor.corr] = (factor.pair_dim,)
         dims[factor.b] = (factor.dim, factor.effect_dim)
         coords[factor.dim] = _labels(block.levels)
         coords[factor.effect_dim] = _labels(block.effects)
-        coords[factor.effect_bis_dim] = _labels(block.effects)
+        coords[factor.pair_dim] = _labels(
+            tuple(pair_labels(block.effects, block.correlated_pairs()))
+        )
     for covariate in design.modeled:
         dims |= covariate_dims(covariate)
         coords |= {k: _labels(tuple(v)) for k, v in covariate_coords(covariate).items()}
@@ -189,7 +205,11 @@ def log_likelihood(design: Design, names: ModelNames, posterior: xr.Dataset) -> 
         "draw": posterior["draw"],
         "obs": np.arange(design.n_rows),
     }
-    return xr.Dataset({names.response: (("chain", "draw", "obs"), values)}, coords=coords)
+    return xr.Dataset(
+        {names.response: (("chain", "draw", "obs"), values)},
+        coords=coords,
+        attrs={"of": "rows given the random effects (conditional); post.loo() integrates them out"},
+    )
 
 
 def _labels(labels: tuple) -> np.ndarray:

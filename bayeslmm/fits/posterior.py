@@ -32,8 +32,8 @@ class PosteriorFit(
     priors : Priors
         The priors this posterior was made with.
     idata : xarray.DataTree
-        Groups posterior, sample_stats, observed_data, constant_data and others; what ArviZ
-        takes.
+        Groups posterior, sample_stats, observed_data, constant_data, log_likelihood, log_prior,
+        posterior_predictive and others; what ArviZ takes.
     info : FitInfo
     conditioning : Conditioning or None
         What :meth:`condition_on` added.
@@ -47,7 +47,7 @@ class PosteriorFit(
     >>> model = blm.LMM("Reaction ~ Days + (Days | Subject)", data)
     >>> post = model.fit(method="importance", draws=250, random_seed=1)
     >>> sorted(post.idata.children)[:3]
-    ['constant_data', 'log_likelihood', 'observed_data']
+    ['constant_data', 'log_likelihood', 'log_prior']
     """
 
     def report(self, path: str | os.PathLike, *, effect=None, **options) -> os.PathLike:

@@ -25,7 +25,6 @@ class PosteriorDraws(_Result):
 
     model: Model
     priors: Priors
-    idata: xr.DataTree
     info: FitInfo
     conditioning: Conditioning | None
 
@@ -37,7 +36,8 @@ class PosteriorDraws(_Result):
         info: FitInfo,
         conditioning: Conditioning | None = None,
     ):
-        self.model, self.priors, self.idata, self.info = model, priors, idata, info
+        self.model, self.priors, self.info = model, priors, info
+        self._tree, self._is_complete = idata, False
         self.conditioning = conditioning
 
     @property
@@ -46,6 +46,17 @@ class PosteriorDraws(_Result):
         return model_names(self.model.design)
 
     @property
+    def idata(self) -> xr.DataTree:
+        """The tree that ArviZ takes; some of its groups are made when it is first asked for."""
+        if not self._is_complete:
+            from bayeslmm.bayes.added_groups import add_groups
+
+            seed = self.info.random_seed
+            add_groups(self.model.design, self.names, self.priors, self._tree, seed)
+            self._is_complete = True
+        return self._tree
+
+    @property
     def posterior(self) -> xr.Dataset:
         """The posterior group."""
-        return self.idata["posterior"].to_dataset()
+        return self._tree["posterior"].to_dataset()

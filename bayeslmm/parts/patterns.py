@@ -137,6 +137,25 @@ def split_factors(F: np.ndarray, patterns: Sequence[CovariancePattern]) -> list[
     ]
 
 
+def pair_labels(labels: Sequence, pairs: Sequence[tuple[int, int]]) -> list[str]:
+    """Labels of pairs, as ``"Intercept, Days"``."""
+    return [f"{labels[i]}, {labels[j]}" for i, j in pairs]
+
+
+def pair_values(R: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Entries (..., k) of symmetric matrices (..., q, q) at k pairs."""
+    i, j = np.array(pairs, dtype=int).reshape(-1, 2).T
+    return R[..., i, j]
+
+
+def correlation_matrices(values: np.ndarray, pairs: Sequence, q: int) -> np.ndarray:
+    """Correlation matrices (..., q, q) with the values (..., k) at k pairs and 0 elsewhere."""
+    i, j = np.array(pairs, dtype=int).reshape(-1, 2).T
+    R = np.broadcast_to(np.eye(q), (*values.shape[:-1], q, q)).copy()
+    R[..., i, j] = R[..., j, i] = values
+    return R
+
+
 def lower_root(A: np.ndarray) -> np.ndarray:
     """Lower triangular L with L L' = A A' and no negative diagonal, (..., q, q)."""
     R = np.linalg.qr(np.swapaxes(A, -1, -2), mode="r")

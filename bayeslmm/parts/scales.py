@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 from bayeslmm.compiling import Doubles, Integers, Matrix, kernel
+from bayeslmm.errors import PriorError
 
 _LOG_2 = log(2.0)
 _SQRT_HALF, _INVERSE_ROOT_2PI = sqrt(0.5), 1.0 / sqrt(2.0 * pi)
@@ -230,6 +231,25 @@ def scales(priors: Sequence[Prior]) -> Scales:
         np.array(upper, dtype=float),
         np.zeros(len(rows)),
     )
+
+
+def log_densities(prior: Prior, x: np.ndarray) -> np.ndarray:
+    """Log density at each number of an array of any shape; 0 of a flat prior and a known value."""
+    known = SCALE_FAMILIES | LINE_FAMILIES
+    if prior.name not in known:
+        raise PriorError(f"The density of {prior!r} is not known here.")
+    code, (a, b, c), constant, lower, upper = known[prior.name](prior.parameters)
+    x = np.asarray(x, dtype=float)
+    if code == _FIXED:
+        return np.zeros(x.shape)
+    with np.errstate(all="ignore"):  # outside of the support
+        if code < _LOGISTIC:
+            values = _log_prior.plain(code, a, b, x)[0]
+        elif code in (_LOGISTIC, _SKEW_NORMAL):  # their formulas ask on which side a number is
+            values = np.vectorize(lambda s: _log_line_prior(code, a, b, c, s)[0], otypes=[float])(x)
+        else:
+            values = _log_line_prior.plain(code, a, b, c, x)[0]
+    return np.where((x >= lower) & (x <= upper), values + constant, -np.inf)
 
 
 def fixed_scales(sc: Scales) -> np.ndarray:

@@ -273,12 +273,14 @@ def _replicates(fit: PosteriorResult, total: int, random_seed: int | None) -> xr
     """A tree with replicates, about `total` of them over all chains, and the data observed."""
     import xarray as xr
 
+    from bayeslmm.bayes.added_groups import ADDED
     from bayeslmm.bayes.predictive import posterior_predictive
 
     posterior = fit.posterior
     per_chain = max(1, min(posterior.sizes["draw"], -(-total // posterior.sizes["chain"])))
-    if "posterior_predictive" in fit.idata.children:
-        replicated = fit.idata["posterior_predictive"].to_dataset()
+    kept = fit.idata.children.get("posterior_predictive")
+    if kept is not None and ADDED not in kept.attrs:
+        replicated = kept.to_dataset()
     else:
         replicated = posterior_predictive(
             fit.model.design, fit.names, posterior, draws=per_chain, random_seed=random_seed

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bayeslmm.bayes.log_prior import log_scale_prior
 from bayeslmm.errors import BayesLMMError, PriorError
 from bayeslmm.parts.parameters import coef_key
 from bayeslmm.parts.scales import draw_scales, scales, supported_scale
 from bayeslmm.reanalysis.posteriors import log_prior_density, prior_quantiles
-from bayeslmm.reanalysis.power_scaling import log_scale_prior
 
 if TYPE_CHECKING:
     from bayeslmm.parts.prior import Prior

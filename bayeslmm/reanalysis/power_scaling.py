@@ -12,20 +12,17 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.bayes.coefficients import fixed_prior
-from bayeslmm.bayes.draws import coefficient_draws, component_draws, prior_covariance_draws
+from bayeslmm.bayes.draws import coefficient_draws, component_draws
 from bayeslmm.bayes.laplace_posterior import heavy_effects, samples_effects
-from bayeslmm.bayes.residual_draws import residual_parameters
-from bayeslmm.errors import DataError, PriorError
+from bayeslmm.bayes.log_prior import log_prior_draws as _log_prior_draws
+from bayeslmm.errors import DataError
 from bayeslmm.gaussian import (
     FixedPrior,
 )
 from bayeslmm.laplace.groups import MOST_EFFECTS
-from bayeslmm.parts.parameters import coef_key, corr_key, sd_key
-from bayeslmm.parts.scales import constrain, scale_terms, scales, supported_scale, unconstrain
-from bayeslmm.priors.residual_priors import CORR_KEY, log_scale_keys, scalar_key, scale_keys
+from bayeslmm.parts.parameters import coef_key
 from bayeslmm.priors.table import Priors
 from bayeslmm.reanalysis.given_theta import coefficient_moments
-from bayeslmm.reanalysis.posteriors import log_prior_density
 from bayeslmm.reanalysis.theta import fitted_factors
 from bayeslmm.results.left_out import log_likelihoods
 from bayeslmm.results.response_left_out import LeavingOut
@@ -35,7 +32,7 @@ if TYPE_CHECKING:
 
     from bayeslmm.protocols import PosteriorResult
 
-__all__ = ["log_prior_draws", "log_scale_prior", "power_scaling", "power_scaling_tree"]
+__all__ = ["log_prior_draws", "power_scaling", "power_scaling_tree"]
 
 #: Above this a margin depends on what was scaled (Kallioinen et al., section 3).
 THRESHOLD = 0.05
@@ -154,95 +151,11 @@ def log_prior_draws(fit: PosteriorResult) -> dict[str, np.ndarray]:
     PriorError
         If a prior's density is not known here.
     """
-    design, priors, posterior = fit.model.design, fit.priors, fit.posterior
-    if (together := priors.shrinkage) is not None:
-        raise PriorError(
-            f"Power-scaling is about priors of single parameters, and {together.prior!r} is one of "
-            f"{len(together.names)} coefficients together: fit the model under another one."
-        )
-    out: dict[str, np.ndarray] = {}
-    coefs, beta = coefficient_draws(design, posterior)
-    combinations = beta @ priors.combinations().T
-    for j, name in enumerate(coefs):
-        out[coef_key(name)] = log_prior_density(priors[coef_key(name)], combinations[:, :, j])
-    effects = zip(
-        design.blocks,
-        prior_covariance_draws(design, fit.names, posterior, priors),
-        strict=True,
-    )
-    for block, Sigma in effects:
-        sd = np.sqrt(np.diagonal(Sigma, axis1=-2, axis2=-1))
-        for j, effect in enumerate(block.effects):
-            key = sd_key(effect, block.name)
-            out[key] = log_scale_prior(key, priors[key], sd[:, :, j])
-        if block.correlated_pairs():
-            key = corr_key(block.name)
-            corr = Sigma / (sd[..., :, None] * sd[..., None, :])
-            out[key] = _log_lkj(corr, block, priors[key])
-    own = _log_response_priors if samples_effects(design, priors) else _log_residual_priors
-    out |= own(design, priors, posterior)
-    return {key: out[key] for key in priors}
-
-
-def _log_residual_priors(design, priors: Priors, posterior) -> dict[str, np.ndarray]:
-    """Log densities of the priors of residual standard deviations and correlations."""
-    eta, c = residual_parameters(design, posterior)
-    own = scale_keys(design)
-    out = {
-        key: log_scale_prior(key, priors[key], np.exp(eta[:, :, i])) for i, key in enumerate(own)
-    }
-    for i, key in enumerate(log_scale_keys(design), start=len(own)):
-        out[key] = log_prior_density(priors[key], eta[:, :, i])
-    if scalar := scalar_key(design):
-        out[scalar] = _log_supported(priors[scalar], c[:, :, 0])
-    if CORR_KEY in priors:
-        R = c.reshape(*c.shape[:2], *2 * [len(design.stated_residual.times)])
-        out[CORR_KEY] = (priors[CORR_KEY].parameters["eta"] - 1.0) * np.linalg.slogdet(R)[1]
-    return out
-
-
-def _log_response_priors(design, priors: Priors, posterior) -> dict[str, np.ndarray]:
-    """Log densities of the priors of a family's parameters."""
-    out = {}
-    for own in design.family.parameters:
-        at = posterior[own.key].to_numpy().reshape(*_shape(posterior), own.size)
-        if own.transform == "ordered":  # thresholds are meant at the means of the predictors
-            at = at - (coefficient_draws(design, posterior)[1] @ priors.means)[..., None]
-        out[own.key] = _log_supported(priors[own.key], at).sum(axis=-1)
-    return out
+    return _log_prior_draws(fit.model.design, fit.names, fit.priors, fit.posterior)
 
 
 def _shape(posterior) -> tuple[int, int]:
     return posterior.sizes["chain"], posterior.sizes["draw"]
-
-
-def log_scale_prior(key: str, prior, sd: np.ndarray) -> np.ndarray:
-    """Log prior density of a standard deviation (not of its logarithm)."""
-    if not supported_scale(prior):
-        raise PriorError(f"The density of the prior of {key}, {prior!r}, is not known here.")
-    return _log_supported(prior, sd)
-
-
-def _log_supported(prior, at: np.ndarray) -> np.ndarray:
-    """Log density of a prior that the marginal density knows."""
-    one = scales([prior])
-    values = np.empty(at.size)
-    for i, s in enumerate(at.ravel()):
-        x = unconstrain(one, np.array([s]))
-        values[i] = (
-            scale_terms(one, x)[0] - constrain(one.lower[0], one.upper[0], one.unit[0], x[0])[2]
-        )
-    return values.reshape(at.shape)
-
-
-def _log_lkj(corr: np.ndarray, block, prior) -> np.ndarray:
-    """Log LKJ density of every correlated part, up to its constant."""
-    total = np.zeros(corr.shape[:2])
-    for part in block.pattern:
-        if len(part) > 1:
-            inner = corr[:, :, list(part)][:, :, :, list(part)]
-            total += np.linalg.slogdet(inner)[1]
-    return (prior.parameters["eta"] - 1.0) * total
 
 
 def _total_log_likelihood(fit: PosteriorResult) -> np.ndarray:

@@ -71,7 +71,7 @@ def _estimates(fit) -> tuple[np.ndarray, list[np.ndarray]]:
     from bayeslmm.bayes.tree import SUMMARY_GROUP
 
     design = fit.model.design
-    if hasattr(fit, "idata"):
+    if hasattr(fit, "conditioning"):
         posterior = fit.posterior
         beta = np.zeros(0)
         if design.coef_names:

@@ -112,7 +112,7 @@ def test_standard_deviations_and_effects_are_reported_in_the_formulas_columns():
     # b_0 at year 0 is b_0 at t = 0 less 2013 slopes
     there = T["b_g"].to_numpy() @ np.array([1.0, SHIFT])
     np.testing.assert_allclose(there, S["b_g"].to_numpy()[..., 0], atol=1e-4)
-    cov = S["corr_g"].to_numpy()[..., 0, 1] * S["sd_g"].to_numpy().prod(-1)
+    cov = S["corr_g"].to_numpy()[..., 0] * S["sd_g"].to_numpy().prod(-1)
     variance = S["sd_g"].to_numpy()[..., 0] ** 2 - 2 * SHIFT * cov + (SHIFT * slope) ** 2
     np.testing.assert_allclose(T["sd_g"].to_numpy()[..., 0], np.sqrt(variance), rtol=1e-6)
 

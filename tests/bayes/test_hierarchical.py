@@ -8,7 +8,8 @@ from pytensor.graph.traversal import explicit_graph_inputs
 from scipy import stats
 
 import bayeslmm as blm
-from tests.conftest import dataset, quietly
+from bayeslmm.parts.patterns import correlation_matrices
+from tests.conftest import correlation_matrix, dataset, quietly
 
 MODELS = {
     "correlated": ("Reaction ~ Days + (Days | Subject)", "sleepstudy"),
@@ -70,8 +71,8 @@ def _own_factors(lmm, model, point):
     for block, names, K in parts:
         sd = _value(model, names.sd, point)
         corr = np.eye(len(sd))
-        if block.correlated_pairs():
-            corr = _value(model, names.corr, point)
+        if pairs := block.correlated_pairs():
+            corr = correlation_matrices(_value(model, names.corr, point), pairs, len(sd))
         if K is not None:
             Sigma = np.linalg.solve(K, np.linalg.solve(K, sd[:, None] * corr * sd).T)
             sd = _value(model, f"{names.sd}_centered", point)
@@ -112,8 +113,8 @@ def test_random_effects_have_the_covariance_of_their_sds_and_correlations(key):
     model = lmm.pymc_model("noncentered")
     point = _random_point(model)
     sd = _value(model, factor.sd, point)
-    corr = _value(model, factor.corr, point)
-    q = len(sd)
+    q, pairs = len(sd), lmm.design.blocks[0].correlated_pairs()
+    corr = correlation_matrices(_value(model, factor.corr, point), pairs, q)
     columns = []
     for j in range(q):  # b is linear in z: feed unit vectors
         unit = {**point, factor.z: np.zeros_like(point[factor.z])}
@@ -129,7 +130,8 @@ def test_centered_effects_have_the_multivariate_normal_density():
     lmm = quietly(*(lambda f, n: (f, dataset(n)))(*MODELS["correlated"]))
     model = lmm.pymc_model("centered")
     point = _random_point(model)
-    sd, corr = _value(model, "sd_Subject", point), _value(model, "corr_Subject", point)
+    sd = _value(model, "sd_Subject", point)
+    corr = correlation_matrix(_value(model, "corr_Subject", point))
     expected = stats.multivariate_normal([0, 0], corr * np.outer(sd, sd)).logpdf(point["b_Subject"])
     actual = _log_density(model, point, vars=[model["b_Subject"]], sum=False)
     np.testing.assert_allclose(actual[0], expected, rtol=1e-9)
@@ -150,7 +152,7 @@ def test_names_dims_and_coords_are_those_documented():
     dims = model.named_vars_to_dims
     assert dims["beta"] == ("coef",)
     assert dims["sd_Subject"] == ("Subject_effect",)
-    assert dims["corr_Subject"] == ("Subject_effect", "Subject_effect_bis")
+    assert dims["corr_Subject"] == ("Subject_effect_pair",)
     assert dims["b_Subject"] == ("Subject", "Subject_effect")
     assert model.coords["coef"] == ("Intercept", "Days")
     assert model.coords["Subject"][:2] == ("308", "309")
@@ -173,7 +175,7 @@ def test_names_never_collide(toy):
     every = [names.response] + [
         name
         for f in names.factors
-        for name in (f.dim, f.effect_dim, f.effect_bis_dim, f.sd, f.corr, f.b, f.z)
+        for name in (f.dim, f.effect_dim, f.pair_dim, f.sd, f.corr, f.b, f.z)
     ]
     assert len(set(every)) == len(every)
     assert not any("/" in name for name in every)

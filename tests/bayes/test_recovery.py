@@ -42,7 +42,7 @@ def _named(draws) -> dict[str, np.ndarray]:
         "x": draws["beta"].sel(coef="x"),
         "sd(Intercept | g)": draws["sd_g"].sel(g_effect="Intercept"),
         "sd(x | g)": draws["sd_g"].sel(g_effect="x"),
-        "corr(Intercept, x | g)": draws["corr_g"].sel(g_effect="Intercept", g_effect_bis="x"),
+        "corr(Intercept, x | g)": draws["corr_g"].sel(g_effect_pair="Intercept, x"),
         "sigma": draws["sigma"],
     }
 

@@ -21,7 +21,7 @@ from tests.bayes.test_marginal import (
     _random_point,
     _value,
 )
-from tests.conftest import quietly
+from tests.conftest import correlation_matrix, quietly
 from tests.dense_residuals import dense_residual_covariance
 
 pytestmark = pytest.mark.usefixtures("one_blas_thread")
@@ -164,7 +164,7 @@ def test_it_is_the_joint_density_of_the_pymc_model_less_the_conditional(key):
         if name in pymc_model.named_vars:
             scalars.append(np.atleast_1d(_value(pymc_model, name, point)))
     if residual.times:
-        R = _value(pymc_model, "corr_residual", point)
+        R = correlation_matrix(_value(pymc_model, "corr_residual", point))
         layout = found.system.structure.layout
         u.append(correlations_from_factors(layout, np.linalg.cholesky(R).ravel())[1])
     u = np.concatenate(u)

@@ -12,6 +12,7 @@ from bayeslmm.bayes.kernels.joint import spread_out
 from bayeslmm.bayes.laplace_posterior import laplace_posterior
 from bayeslmm.bayes.whitened_fitting import joint_values
 from bayeslmm.bayes.whitening import whitened_posterior
+from bayeslmm.parts.patterns import correlation_matrices
 from tests.bayes.test_hierarchical import _log_density
 from tests.bayes.test_response_model import NAMES, _model
 
@@ -40,7 +41,9 @@ def _log_density_in_pymc(model, pymc_model, values):
     maps = priors.effect_maps().matrices
     for block, names, K in zip(design.blocks, model.names.factors, maps, strict=True):
         sd = values[names.sd]
-        corr = values.get(names.corr, np.eye(len(sd)))
+        corr = np.eye(len(sd))
+        if pairs := block.correlated_pairs():
+            corr = correlation_matrices(values[names.corr], pairs, len(sd))
         root = np.linalg.inv(np.eye(len(sd)) if K is None else K)
         own = root @ (sd[:, None] * corr * sd) @ root.T
         free[f"{names.sd}_centered"] = np.sqrt(np.diag(own))

@@ -12,7 +12,7 @@ import pytest
 import bayeslmm as blm
 from bayeslmm.bayes.coefficients import coefficient_priors
 from bayeslmm.gaussian import single_threaded_blas, solve
-from tests.conftest import dataset, quietly
+from tests.conftest import correlation_matrix, dataset, quietly
 
 FORMULA = "Reaction ~ Days + (Days | Subject)"
 SUBJECTS = (308, 309, 310, 330, 331, 332, 333, 334)
@@ -94,7 +94,7 @@ def test_posterior_given_a_new_group_equals_the_dense_normal_distribution():
     draws = np.concatenate(
         [post["beta"].to_numpy(), post["b_Subject"].sel(Subject=337).to_numpy()], axis=-1
     ).reshape(-1, 4)
-    sd, corr = (post[v].to_numpy() for v in ("sd_Subject", "corr_Subject"))
+    sd, corr = post["sd_Subject"].to_numpy(), correlation_matrix(post["corr_Subject"])
     Sigmas = (corr * sd[..., :, None] * sd[..., None, :]).reshape(-1, 2, 2)
     sigma = post["sigma"].to_numpy().ravel()
     standardized = np.empty((1000, 4))

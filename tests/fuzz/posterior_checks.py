@@ -11,6 +11,8 @@ from scipy import optimize
 import bayeslmm as blm
 from bayeslmm.bayes.conditional import posterior_values
 from bayeslmm.bayes.marginal import marginal_density
+from bayeslmm.parts.patterns import correlation_matrices
+from tests.conftest import correlation_matrix
 from tests.fuzz.cases import Case
 from tests.fuzz.dense import DenseModel, State
 from tests.fuzz.transforms import Said
@@ -62,10 +64,14 @@ class _Density:
             block = self.model.design.block(part.group)
             at = [block.effects.index(effect) for effect in part.effects]
             sd = values[f"sd_{part.group}"][at]
-            R = values.get(f"corr_{part.group}", np.eye(block.n_effects))[np.ix_(at, at)]
+            pairs = block.correlated_pairs()
+            corr = values.get(f"corr_{part.group}", np.empty(0))
+            R = correlation_matrices(corr, pairs, block.n_effects)[np.ix_(at, at)]
             Sigmas.append(R * np.outer(sd, sd))
         sds = np.atleast_1d(values.get("sigma_by", values["sigma"]))
-        corr = values.get("corr_residual", np.atleast_1d(values.get("rho", [])))
+        corr = np.atleast_1d(values.get("rho", []))
+        if "corr_residual" in values:
+            corr = correlation_matrix(values["corr_residual"])
         return State(tuple(Sigmas), sds, corr)
 
     def vectors(self, X: np.ndarray) -> np.ndarray:

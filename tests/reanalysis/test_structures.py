@@ -17,6 +17,7 @@ from bayeslmm.bayes.draws import coefficient_draws
 from bayeslmm.bayes.marginal import marginal_density
 from bayeslmm.reanalysis.power_scaling import log_prior_draws, power_scaling_tree
 from bayeslmm.reanalysis.theta import fitted_factors
+from tests.conftest import correlation_matrix
 
 PRIORS = {
     "Intercept": blm.Prior("Normal", mu=0, sigma=5),
@@ -191,7 +192,7 @@ def dense(kind: str, fit, d: int, center: float | None = None) -> np.ndarray:
         log = np.log(sigma) + float(draw["log_sigma"].squeeze()) * (data["x"] - center)
         return np.diag(np.exp(2 * log)) + float(draw["sd_g"].squeeze()) ** 2 * same
     sd, at = draw["sigma_by"].to_numpy(), data["t"].to_numpy().astype(int)
-    R = draw["corr_residual"].to_numpy()[np.ix_(at, at)]
+    R = correlation_matrix(draw["corr_residual"])[np.ix_(at, at)]
     return np.where(same, R * sd[at][:, None] * sd[at], 0.0)
 
 
@@ -220,7 +221,7 @@ def test_power_scaling_has_the_densities_written_out(kind):
         own = stats.norm(prior["mu"], prior["sigma"]).logpdf(draws["log_sigma"].to_numpy()[..., 0])
         np.testing.assert_allclose(logs["log_sigma[x]"], own, rtol=1e-9)
     if kind == "unstructured":
-        own = np.linalg.slogdet(draws["corr_residual"].to_numpy())[1]
+        own = np.linalg.slogdet(correlation_matrix(draws["corr_residual"]))[1]
         np.testing.assert_allclose(logs["corr(residual)"], own, rtol=1e-8)
     table = blm.power_scaling(fit)
     assert np.isfinite(table[["prior", "likelihood"]].to_numpy()).all()

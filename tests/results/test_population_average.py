@@ -13,6 +13,7 @@ from bayeslmm.results.population_average import (
     population_mean,
     population_probabilities,
 )
+from tests.conftest import correlation_matrix
 
 N_GROUPS = 1_000_000
 LINKS = [("bernoulli", "logit"), ("bernoulli", "probit"), ("bernoulli", "cloglog"),
@@ -121,7 +122,7 @@ def test_draws_of_a_posterior_are_averaged_one_by_one(post, grid):
         post.model.design.evaluate(grid, random=False),
         post.model.design.evaluate_effects(grid),
     )
-    sd, corr = posterior[names.sd].to_numpy()[0, 7], posterior[names.corr].to_numpy()[0, 7]
+    sd, corr = posterior[names.sd].to_numpy()[0, 7], correlation_matrix(posterior[names.corr][0, 7])
     Sigma = np.outer(sd, sd) * corr
     eta = rows.X @ posterior["beta"].to_numpy()[0, 7]
     variance = np.einsum("ia,ab,ib->i", Z[0], Sigma, Z[0])

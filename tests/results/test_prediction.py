@@ -138,7 +138,7 @@ def test_draws_of_known_levels_are_their_own_and_those_of_new_ones_the_populatio
         "room": q["sd_school:room"].to_numpy().reshape(4000),
         "item": q["sd_item"].to_numpy().reshape(4000),
     }
-    corr = q["corr_school"].to_numpy()[..., 0, 1].ravel()
+    corr = q["corr_school"].to_numpy().ravel()
     known, extra = beta @ rows.X.T, np.zeros((4000, len(new)))
     for k, name in enumerate(("b_school", "b_school:room", "b_item")):
         b = q[name].to_numpy().reshape(4000, *q[name].shape[2:])

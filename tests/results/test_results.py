@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import bayeslmm as blm
-from tests.conftest import DATA, dataset, quietly
+from tests.conftest import DATA, correlation_matrix, dataset, quietly
 
 REFERENCES = json.loads((DATA / "lme4.json").read_text())
 
@@ -73,7 +73,7 @@ def test_implied_covariance_is_z_sigma_z_plus_sigma2(sleepstudy, sleepstudy_post
     assert separate[0, 2] == 0
     assert separate[0, 1] == pytest.approx(expected[0, 1])
     post = sleepstudy_posterior.posterior
-    sd, corr = post["sd_Subject"].to_numpy(), post["corr_Subject"].to_numpy()
+    sd, corr = post["sd_Subject"].to_numpy(), correlation_matrix(post["corr_Subject"])
     Sigma = (corr * sd[..., :, None] * sd[..., None, :]).mean(axis=(0, 1))
     mean = Z @ Sigma @ Z.T + float((post["sigma"] ** 2).mean()) * np.eye(3)
     np.testing.assert_allclose(sleepstudy_posterior.implied_covariance(frame), mean, rtol=1e-8)
@@ -143,7 +143,7 @@ def test_new_groups_are_wider_and_share_their_effects(sleepstudy, sleepstudy_pos
     extra = draws - effect.to_numpy().reshape(-1, 3)
     Z = np.array([[1, 0], [1, 9]])
     post = sleepstudy_posterior.posterior
-    sd, corr = post["sd_Subject"].to_numpy(), post["corr_Subject"].to_numpy()
+    sd, corr = post["sd_Subject"].to_numpy(), correlation_matrix(post["corr_Subject"])
     Sigma = (corr * sd[..., :, None] * sd[..., None, :]).mean(axis=(0, 1))
     expected = Z @ Sigma @ Z.T
     sample = np.cov(extra[:, :2].T)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import bayeslmm as blm
-from tests.conftest import dataset, quietly
+from tests.conftest import correlation_matrix, dataset, quietly
 
 FORMULA = "Reaction ~ Days + (Days | Subject)"
 
@@ -81,7 +81,7 @@ def test_posterior_icc_at_a_covariate_is_that_of_each_draw(sleepstudy_posterior)
     found = fit.icc({"Days": [0, 9]}, draws=True)
     assert dict(found.sizes) == {"chain": 4, "draw": 1000, "at": 2}
     post = fit.posterior
-    sd, corr = post["sd_Subject"].to_numpy(), post["corr_Subject"].to_numpy()
+    sd, corr = post["sd_Subject"].to_numpy(), correlation_matrix(post["corr_Subject"])
     Sigma = corr * sd[..., :, None] * sd[..., None, :]
     z = np.array([1.0, 9.0])
     between = np.einsum("a,cdab,b->cd", z, Sigma, z)

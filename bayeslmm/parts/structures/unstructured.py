@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
@@ -14,12 +15,17 @@ from bayeslmm.parts.correlations import (
     pullback_to_correlations,
 )
 from bayeslmm.parts.parameters import corr_key, pair_key
-from bayeslmm.parts.patterns import CovariancePattern
+from bayeslmm.parts.patterns import CovariancePattern, pair_values
 from bayeslmm.parts.prior import Prior
 from bayeslmm.parts.structures.base import Structure
 
 #: Key of the LKJ prior of an unstructured residual correlation matrix.
 CORR_KEY = corr_key("residual")
+
+
+def time_pairs(n_times: int) -> list[tuple[int, int]]:
+    """Positions of every two times, the earlier first."""
+    return list(combinations(range(n_times), 2))
 
 
 @dataclass(frozen=True)
@@ -41,20 +47,19 @@ class Unstructured(Structure):
 
     @classmethod
     def component_names(cls, labels: tuple[str, ...], group, time) -> list[str]:
-        pairs = zip(*np.triu_indices(len(labels), 1), strict=True)
-        return [pair_key(labels[i], labels[j]) for i, j in pairs]
+        return [pair_key(labels[i], labels[j]) for i, j in time_pairs(len(labels))]
 
     @classmethod
     def component_values(cls, c: np.ndarray, n_times: int) -> np.ndarray:
-        i, j = np.triu_indices(n_times, 1)
-        return cls.entries(c, n_times)[..., i, j]
+        return pair_values(cls.entries(c, n_times), time_pairs(n_times))
 
     @classmethod
     def random_variables(cls, pm, pt, priors, rows):
         T, eta = int(rows.time.max()) + 1, priors[CORR_KEY].parameters["eta"]
         chol = pm.LKJCorr("chol_corr_residual", n=T, eta=eta)
         c = pt.dot(chol, chol.T)
-        pm.Deterministic("corr_residual", c, dims=("residual_time", "residual_time_bis"))
+        pairs = pair_values(c, time_pairs(T))
+        pm.Deterministic("corr_residual", pairs, dims="residual_time_pair")
         return c
 
     @staticmethod
