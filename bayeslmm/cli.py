@@ -269,8 +269,6 @@ def source_code(sources: list[str]) -> str:
     (source, *others) = sources
     if source.lower() in list_datasets() and not os.path.exists(source):
         return f"blm.load_dataset({source.lower()!r})"
-    if _is_other_text(source):
-        return f"pd.read_csv({source!r})"
     return repr(list(sources) if others else source)
 
 
@@ -333,35 +331,9 @@ def read_data(
         if batches:
             raise DataError("--batch-rows and --checkpoint are for files.")
         return load_dataset(source)  # says which data sets there are, if it is none
-    if len(sources) == 1 and _is_other_text(source):
-        if batches:
-            raise DataError(
-                f"Only Parquet and CSV files are read in batches, and {source!r} is called neither."
-            )
-        return _read_text(source)
     made = scan(sources, batch_rows=batch_rows, checkpoint=checkpoint, progressbar=progress)
     made.in_batches = batches
     return made
-
-
-def _is_other_text(source: str) -> bool:
-    """A file whose name says neither Parquet nor CSV: pandas reads it as text, at once."""
-    names = (".parquet", ".pq", ".csv", ".tsv", ".csv.gz", ".tsv.gz", ".csv.bz2", ".tsv.bz2")
-    return os.path.isfile(source) and not source.lower().endswith(names)
-
-
-def _read_text(source: str):
-    import pandas as pd
-
-    from bayeslmm import DataError
-    from bayeslmm.sources.arrow import refuse_separator
-
-    try:
-        frame = pd.read_csv(source)
-    except Exception as err:
-        raise DataError(f"Cannot read {source!r}: {err}") from None
-    refuse_separator(source, list(frame.columns))
-    return frame
 
 
 def _missing(given: list[str]) -> str | dict[str, str]:

@@ -210,7 +210,8 @@ def files(tmp_path_factory):
     data.to_csv(folder / "all.csv.gz", index=False)
     data.to_csv(folder / "all.tsv", index=False, sep="\t")
     data.to_csv(folder / "all.txt", index=False)
-    data.to_csv(folder / "semicolon.csv", index=False, sep=";")
+    data.to_csv(folder / "semicolon.csv", index=False, sep=";", decimal=",")
+    data.to_csv(folder / "all.sav", index=False)
     for kind in ("csv", "parquet"):
         (folder / kind).mkdir()
     for i in range(3):
@@ -223,6 +224,7 @@ def files(tmp_path_factory):
     "arguments",
     [
         ["all.parquet"], ["all.csv"], ["all.csv.gz"], ["all.tsv"], ["all.txt"],
+        ["semicolon.csv"], ["all.txt", "--batch-rows", "50"],
         ["csv"], ["parquet/*.parquet"], ["csv/part0.csv", "csv/part1.csv", "csv/part2.csv"],
         ["parquet", "--batch-rows", "50"], ["csv", "--batch-rows", "7", "--no-progress"],
         ["all.csv", "--no-progress"], ["parquet/*.parquet", "--checkpoint", "sums"],
@@ -259,11 +261,10 @@ def test_columns_that_are_not_used_are_not_read(files, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["semicolon.csv"], "separated by ';'"),
         (["absent.csv"], "no file 'absent.csv'"),
         (["absent/*.csv"], "No file matches 'absent/[*].csv'"),
         (["csv/part0.csv", "parquet/part0.parquet"], "not all of one format"),
-        (["all.txt", "--batch-rows", "9"], "called neither"),
+        (["all.sav"], "not known by its name"),
         (["sleepstudy", "--batch-rows", "9"], "are for files"),
         (["all.csv", "--random-effects", "none"], "random_effects must be one of"),
     ],
