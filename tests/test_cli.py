@@ -11,7 +11,7 @@ import warnings
 import pytest
 
 import bayeslmm as blm
-from bayeslmm.cli_options import parse_priors, read_priors
+from bayeslmm.cli.values import parse_priors, read_priors
 from tests.conftest import dataset
 
 
@@ -150,7 +150,7 @@ def test_any_error_is_a_sentence(monkeypatch, capsys, command, error, words):
     def fails(*_, **__):
         raise error
 
-    monkeypatch.setattr("bayeslmm.cli.read_data", fails)
+    monkeypatch.setattr("bayeslmm.cli.fitting.read_data", fails)
     monkeypatch.setattr("bayeslmm.datasets.list_datasets", fails)
     arguments = () if command == "datasets" else ("dyestuff", "Yield ~ 1 + (1 | Batch)")
     code, _, errors = call(monkeypatch, capsys, command, *arguments)
@@ -384,6 +384,7 @@ def test_every_option_of_a_model_is_one_of_the_shell(related, monkeypatch, capsy
         assert made[-1] == {
             "priors": {}, "weights": None, "relationship": None, "residual": None, "sigma": None,
             "family": "student", "link": None, "random": "student", "missing": "model",
+            "reference": {},
         }  # fmt: skip
 
 

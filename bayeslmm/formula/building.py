@@ -47,7 +47,7 @@ from bayeslmm.formula.table import PlainTable
 from bayeslmm.formula.unknowns import Unknowns
 from bayeslmm.parts.families import family_of
 
-__all__ = ["build_design", "columns_and_calls"]
+__all__ = ["build_design", "columns_and_calls", "with_backquotes"]
 
 
 def build_design(
@@ -111,7 +111,7 @@ def build_design(
         names, calls = columns_and_calls(parsed, frame, namespace, allowed, structure)
         unknowns = Unknowns.of(parsed, frame, structure, missing, formulas, options)
     except FormulaError as err:
-        raise _with_backquotes(err, formula, frame) from None
+        raise with_backquotes(err, formula, frame) from None
     raw = {name: find_column(frame, name) for name in names}
     raw_weights, weights_name = _weights_column(weights, frame)
     kept_missing = unknowns.kept_missing(raw, raw_weights, calls)
@@ -207,7 +207,7 @@ def _refuse_beside_se(se: str, weights, structure: ResidualSyntax | None, family
         raise FormulaError(f"{known}: leave out residual= and sigma=.")
 
 
-def _with_backquotes(err: FormulaError, formula, frame: pd.DataFrame) -> FormulaError:
+def with_backquotes(err: FormulaError, formula, frame: pd.DataFrame) -> FormulaError:
     """The error, with the names that need backquotes if the formula has them without."""
     text = formula if isinstance(formula, str) else ""
     names = [str(c) for c in frame.columns if not str(c).isidentifier() and str(c) in text]

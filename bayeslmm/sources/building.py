@@ -24,6 +24,7 @@ from bayeslmm.formula.building import (
     columns_and_calls,
     refuse_missing,
     refuse_no_rows,
+    with_backquotes,
 )
 from bayeslmm.formula.columns import find_column
 from bayeslmm.formula.covariate_formulas import measured_covariates
@@ -230,11 +231,14 @@ def used_columns(
     """
     namespace = check_namespace(namespace)
     header = pd.DataFrame(columns=list(source.columns))
-    names, _ = columns_and_calls(
-        parse_formula(formula), header, namespace, allowed_calls(namespace)
-    )
-    for name in names:
-        find_column(header, name)
+    try:
+        names, _ = columns_and_calls(
+            parse_formula(formula), header, namespace, allowed_calls(namespace)
+        )
+        for name in names:
+            find_column(header, name)
+    except FormulaError as err:
+        raise with_backquotes(err, formula, header) from None
     if isinstance(weights, str):
         find_column(header, weights, "weights column")
         names = [*names, weights]
