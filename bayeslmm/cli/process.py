@@ -64,7 +64,7 @@ def _in_a_sentence(err: Exception) -> str:
     from bayeslmm.cli.checks import QUOTES
     from bayeslmm.errors import BayesLMMError, FormulaError
 
-    if isinstance(err, FormulaError) and "in backquotes" in str(err):
+    if isinstance(err, FormulaError) and "go in backquotes" in str(err):
         return f"{err} {QUOTES}"
     if isinstance(err, BayesLMMError | ValueError | KeyError):
         return str(err)

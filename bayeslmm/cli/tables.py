@@ -87,6 +87,8 @@ def formatted(tables: Mapping[str, pd.DataFrame], format: str, text: str) -> str
         import pandas as pd
 
         many = len(named) > 1
+        if many:  # one column of names
+            named = {p: t.rename(columns={t.columns[0]: "name"}) for p, t in named.items()}
         parts = [t.assign(part=p)[["part", *t]] if many else t for p, t in named.items()]
         return pd.concat(parts, ignore_index=True).to_csv(index=False)
     if format == "json":
