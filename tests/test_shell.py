@@ -128,7 +128,10 @@ def test_the_python_of_a_report_reads_the_file_as_the_shell_did(folder, monkeypa
     given = {"data": ["studie.csv"], "encoding": "cp1252", "sep": None, "na": ["-"]}
     code = source_code(given)
     assert code == "blm.scan('studie.csv', encoding='cp1252', na=['-'])"
-    assert len(eval(code, {"blm": blm}).load(["Tag"])[0]) == len(clean())
+    with pytest.warns(blm.DataWarning, match="separated by ';'"):
+        source = eval(code, {"blm": blm})
+    assert len(source.load(["Tag"])[0]) == len(clean())
+    assert not source.in_batches  # so that every family can be fitted
     assert source_code({"data": ["studie.xlsx"]}) == "'studie.xlsx'"
 
 

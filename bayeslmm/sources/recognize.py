@@ -53,7 +53,9 @@ def scan(
         Dask's own.)
     sep, decimal, encoding : str, optional
         How CSV files are written. What is not given is found out where it can be read in one way
-        only (a header with semicolons and no commas; numbers such as ``3,5``), and said.
+        only (a header with semicolons and no commas; numbers such as ``3,5``), and said. Where
+        one of these, `na` or `sheet` is given, and neither `batch_rows` nor `checkpoint`, small
+        files are loaded.
     na : sequence of str
         Values of CSV and Excel files that stand for missing ones, besides the usual (empty,
         ``NA``, ``#N/A``, ...).
@@ -89,6 +91,8 @@ def scan(
     options = TextOptions(sep, decimal, encoding, tuple(na))
     if isinstance(data, str | os.PathLike | list | tuple):
         source: Source | None = _files(data, batch_rows, checkpoint, options, sheet)
+        if source is not None and (options.given or sheet is not None):
+            source.in_batches = batch_rows is not None or checkpoint is not None
     else:
         if options.given or sheet is not None:
             raise DataError("sep, decimal, encoding, na and sheet are for files.")
