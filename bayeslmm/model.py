@@ -104,6 +104,9 @@ class MixedModel(ModelViews):
         which may also be of covariates read with known error, ``me(age, sd)`` in the formula.
     namespace : dict, optional
         Functions and constants of your own that the formula names.
+    reference : dict of str to object, optional
+        Level of a factor that the others are compared with, ``{"arm": "placebo"}``; by default
+        the first of its categories, or in the alphabet.
 
     Attributes
     ----------
@@ -146,6 +149,7 @@ class MixedModel(ModelViews):
         random: str = "gaussian",
         missing: str | Mapping[str, str] = "drop",
         namespace: Mapping[str, Any] | None = None,
+        reference: Mapping[str, Any] | None = None,
     ):
         one_of("family", family, FAMILIES)
         one_of("random", random, ("gaussian", "student"))
@@ -154,16 +158,9 @@ class MixedModel(ModelViews):
         if residual is not None or sigma is not None:
             refuse_beside_residuals(family)
         self.design: Design = design_of(
-            data,
-            formula,
-            weights=weights,
-            missing=missing,
-            namespace=namespace,
-            residual=residual,
-            sigma=sigma,
-            family=family,
-            link=link,
-        )
+            data, formula, weights=weights, missing=missing, namespace=namespace,
+            residual=residual, sigma=sigma, family=family, link=link, reference=reference,
+        )  # fmt: skip
         refuse_beside_two_values(self.design, relationship)
         refuse_same_names(self.design)
         self.family, self.random = family, random

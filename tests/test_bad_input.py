@@ -324,6 +324,37 @@ def test_a_word_among_numbers_is_shown(toy):
         check_design(build_design("y ~ dose", toy.assign(dose=dose)))
 
 
+@pytest.mark.parametrize(
+    ("text", "recipe"),
+    [
+        ("2021-03-0{}", "data['day']);"),
+        ("0{}.03.2021", "data['day'], dayfirst=True);"),
+        ("0{}/03/2021", """data['day'], format="%d/%m/%Y" or "%m/...");"""),
+    ],
+)
+def test_the_advice_for_dates_does_not_take_days_for_months(toy, text, recipe):
+    data = toy.assign(day=[text.format(1 + i % 3) for i in range(len(toy))])
+    with pytest.warns(blm.ModelWarning) as caught:
+        check_design(build_design("y ~ day", data))
+    assert recipe in str(caught[0].message)
+
+
+def test_decimal_commas_are_named_wherever_numbers_are_needed(toy):
+    commas = [f"{i % 5},5" for i in range(len(toy))]
+    words = ["-" if i == 7 else text for i, text in enumerate(commas)]
+    for column in (commas, words):
+        data = toy.assign(pain=column)
+        for family in ("gaussian", "poisson"):
+            with pytest.raises(
+                blm.DataError, match='decimal commas: read the file with decimal=","'
+            ):
+                build_design("pain ~ x", data, family=family)
+    with pytest.raises(blm.DataError, match="values that are not: '-'.* na=.'-'.*--na '-'"):
+        build_design("pain ~ x", data)
+    with pytest.warns(blm.ModelWarning, match="'pain' is text.*What is not: '-'"):
+        check_design(build_design("y ~ pain", data))
+
+
 def test_labels_that_floats_cannot_tell_apart_are_refused(toy):
     ids = 123456789012345678 + np.arange(len(toy)) % 4
     exact = build_design("y ~ x + (1 | id)", toy.assign(id=ids))

@@ -11,7 +11,7 @@ import warnings
 import pytest
 
 import bayeslmm as blm
-from bayeslmm.cli_options import parse_priors, read_priors
+from bayeslmm.cli.values import parse_priors, read_priors
 from tests.conftest import dataset
 
 
@@ -150,7 +150,7 @@ def test_any_error_is_a_sentence(monkeypatch, capsys, command, error, words):
     def fails(*_, **__):
         raise error
 
-    monkeypatch.setattr("bayeslmm.cli.read_data", fails)
+    monkeypatch.setattr("bayeslmm.cli.fitting.read_data", fails)
     monkeypatch.setattr("bayeslmm.datasets.list_datasets", fails)
     arguments = () if command == "datasets" else ("dyestuff", "Yield ~ 1 + (1 | Batch)")
     code, _, errors = call(monkeypatch, capsys, command, *arguments)
@@ -210,7 +210,8 @@ def files(tmp_path_factory):
     data.to_csv(folder / "all.csv.gz", index=False)
     data.to_csv(folder / "all.tsv", index=False, sep="\t")
     data.to_csv(folder / "all.txt", index=False)
-    data.to_csv(folder / "semicolon.csv", index=False, sep=";")
+    data.to_csv(folder / "semicolon.csv", index=False, sep=";", decimal=",")
+    data.to_csv(folder / "all.sav", index=False)
     for kind in ("csv", "parquet"):
         (folder / kind).mkdir()
     for i in range(3):
@@ -223,6 +224,7 @@ def files(tmp_path_factory):
     "arguments",
     [
         ["all.parquet"], ["all.csv"], ["all.csv.gz"], ["all.tsv"], ["all.txt"],
+        ["semicolon.csv"], ["all.txt", "--batch-rows", "50"],
         ["csv"], ["parquet/*.parquet"], ["csv/part0.csv", "csv/part1.csv", "csv/part2.csv"],
         ["parquet", "--batch-rows", "50"], ["csv", "--batch-rows", "7", "--no-progress"],
         ["all.csv", "--no-progress"], ["parquet/*.parquet", "--checkpoint", "sums"],
@@ -259,11 +261,10 @@ def test_columns_that_are_not_used_are_not_read(files, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["semicolon.csv"], "separated by ';'"),
         (["absent.csv"], "no file 'absent.csv'"),
         (["absent/*.csv"], "No file matches 'absent/[*].csv'"),
         (["csv/part0.csv", "parquet/part0.parquet"], "not all of one format"),
-        (["all.txt", "--batch-rows", "9"], "called neither"),
+        (["all.sav"], "not known by its name"),
         (["sleepstudy", "--batch-rows", "9"], "are for files"),
         (["all.csv", "--random-effects", "none"], "random_effects must be one of"),
     ],
@@ -383,6 +384,7 @@ def test_every_option_of_a_model_is_one_of_the_shell(related, monkeypatch, capsy
         assert made[-1] == {
             "priors": {}, "weights": None, "relationship": None, "residual": None, "sigma": None,
             "family": "student", "link": None, "random": "student", "missing": "model",
+            "reference": {},
         }  # fmt: skip
 
 

@@ -35,6 +35,28 @@ else:  # its properties are attributes here
 __all__ = ["LikelihoodTests"]
 
 _DDF = ("satterthwaite", "kenward-roger", "knapp-hartung", "normal")
+#: Short names of them, and how else they are written.
+_SHORT = {"kr": "kenward-roger", "kh": "knapp-hartung", "z": "normal"}
+
+
+def check_ddf(ddf: str | None) -> str | None:
+    """The full name of a choice of degrees of freedom: ``"kr"``, ``"Kenward-Roger"``.
+
+    Raises
+    ------
+    ValueError
+        If there is no such choice.
+    """
+    if ddf is None or ddf in _DDF:
+        return ddf
+    written = str(ddf).lower().replace("_", "-").replace(" ", "-")
+    name = _SHORT.get(written, written)
+    if name not in _DDF:
+        raise ValueError(
+            f"ddf must be one of {', '.join(map(repr, _DDF))} ('kr', 'kh' and 'z' for short), not "
+            f"{ddf!r}."
+        )
+    return name
 
 
 class LikelihoodTests(_Result):
@@ -182,9 +204,10 @@ class LikelihoodTests(_Result):
             If it is one of a Gaussian response, and this is none.
         """
         gaussian = self.design.family.gaussian
+        ddf = check_ddf(ddf)
         if ddf is None:
             ddf = "satterthwaite" if gaussian else "normal"
-        if ddf in _DDF and ddf != "normal" and not gaussian:
+        if ddf != "normal" and not gaussian:
             raise DataError(
                 f'ddf="{ddf}" is for Gaussian responses, whose variance is estimated apart from '
                 f'their mean; with family="{self.design.family.name}" tests are normal ones: '
@@ -201,9 +224,7 @@ class LikelihoodTests(_Result):
             return self._kenward_roger
         if ddf == "knapp-hartung":
             return self._knapp_hartung
-        if ddf == "normal":
-            return NormalInference(self._solution.vcov)
-        raise ValueError(f"ddf must be one of {', '.join(map(repr, _DDF))}, not {ddf!r}.")
+        return NormalInference(self._solution.vcov)
 
     @cached_property
     def _curvature(self) -> VarianceCurvature:

@@ -30,6 +30,7 @@ from bayeslmm.formula.matrices import (
 )
 from bayeslmm.formula.missing import MissingRows
 from bayeslmm.formula.random import RandomBlock, grouping_factor, random_block
+from bayeslmm.formula.reference import with_references
 from bayeslmm.formula.residual import (
     ResidualSyntax,
     residual_design,
@@ -46,7 +47,7 @@ from bayeslmm.formula.table import PlainTable
 from bayeslmm.formula.unknowns import Unknowns
 from bayeslmm.parts.families import family_of
 
-__all__ = ["build_design", "columns_and_calls"]
+__all__ = ["build_design", "columns_and_calls", "with_backquotes"]
 
 
 def build_design(
@@ -60,6 +61,7 @@ def build_design(
     sigma: str | None = None,
     family: str = "gaussian",
     link: str | None = None,
+    reference: Mapping[str, Any] | None = None,
 ) -> Design:
     """Apply a formula to data.
 
@@ -82,6 +84,8 @@ def build_design(
     family, link : str
         Distribution of the response, one of :data:`bayeslmm.parts.families.FAMILIES`, and link of
         its mean; None is the family's first.
+    reference : mapping of str to object, optional
+        The level of a factor that the others are compared with; by default the first.
 
     Returns
     -------
@@ -107,7 +111,7 @@ def build_design(
         names, calls = columns_and_calls(parsed, frame, namespace, allowed, structure)
         unknowns = Unknowns.of(parsed, frame, structure, missing, formulas, options)
     except FormulaError as err:
-        raise _with_backquotes(err, formula, frame) from None
+        raise with_backquotes(err, formula, frame) from None
     raw = {name: find_column(frame, name) for name in names}
     raw_weights, weights_name = _weights_column(weights, frame)
     kept_missing = unknowns.kept_missing(raw, raw_weights, calls)
@@ -126,7 +130,12 @@ def build_design(
     used_rows = {name: column if whole else column.iloc[keep] for name, column in raw.items()}
     unknown = unknowns.columns(used_rows, kept_missing, frame.index[keep])
     used_rows |= {one.name: one.column for one in unknown}
-    series = {name: plain_column(column, name) for name, column in used_rows.items()}
+    series = with_references(
+        {name: plain_column(column, name) for name, column in used_rows.items()},
+        reference or {},
+        parsed.response,
+        {one.name for one in unknown},
+    )
     table = PlainTable(series, len(keep))
     group_means = tuple(fit_group_mean(call, table, **options) for call in calls)
     means = {mean.name: pd.Series(mean.values) for mean in group_means}
@@ -198,7 +207,7 @@ def _refuse_beside_se(se: str, weights, structure: ResidualSyntax | None, family
         raise FormulaError(f"{known}: leave out residual= and sigma=.")
 
 
-def _with_backquotes(err: FormulaError, formula, frame: pd.DataFrame) -> FormulaError:
+def with_backquotes(err: FormulaError, formula, frame: pd.DataFrame) -> FormulaError:
     """The error, with the names that need backquotes if the formula has them without."""
     text = formula if isinstance(formula, str) else ""
     names = [str(c) for c in frame.columns if not str(c).isidentifier() and str(c) in text]

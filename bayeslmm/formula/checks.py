@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from bayeslmm.errors import DataError, ModelWarning, listed
-from bayeslmm.formula.columns import words_among_numbers
 from bayeslmm.formula.design import Design
-from bayeslmm.formula.labels import as_numbers, labels_alike
+from bayeslmm.formula.labels import as_numbers, labels_alike, words_among_numbers
 from bayeslmm.formula.random import RandomBlock
 from bayeslmm.formula.statistics import BlockStatistics
 from bayeslmm.parts.families import Family
@@ -87,16 +86,27 @@ def _check_text(design: Design) -> None:
             _warn(
                 f"Column {column!r} is text and enters as a factor of {len(levels)} levels, most "
                 f"of which are numbers. What is not: {', '.join(map(repr, words[:3]))}. Correct or "
-                "remove these values if the column is meant as a number."
+                "remove these values if the column is meant as a number; where one stands for a "
+                f"missing value, na=[{words[0]!r}] of blm.scan says so (in the shell --na "
+                f"{words[0]!r})."
             )
         _check_numbers(design, str(column), levels)
         if all(_DATE.fullmatch(level.strip()) for level in levels):
             _warn(
                 f"Column {column!r} has text that reads as dates ({levels[0]}): it enters as a "
                 f"factor of {len(levels)} levels, not as time. For time make it a number, such as "
-                f"days since the first one: days = pandas.to_datetime(data[{column!r}]); (days - "
-                f"days.min()).dt.days. If a factor is meant, C({column}) says so."
+                f"days since the first one: days = pandas.to_datetime(data[{column!r}]"
+                f"{_order_of_days(levels[0])}); (days - days.min()).dt.days. If a factor is meant, "
+                f"C({column}) says so."
             )
+
+
+def _order_of_days(date: str) -> str:
+    """What pandas has to be told to read such a date, whose first number may be the day."""
+    sign = next(char for char in date if not char.isdigit())
+    if date[:4].isdigit():
+        return ""
+    return ", dayfirst=True" if sign == "." else f', format="%d{sign}%m{sign}%Y" or "%m{sign}..."'
 
 
 def _check_numbers(design: Design, column: str, levels: list[str]) -> None:

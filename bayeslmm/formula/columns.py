@@ -24,7 +24,6 @@ __all__ = [
     "plain_values",
     "refuse_gaps",
     "weight_values",
-    "words_among_numbers",
 ]
 
 _TOO_LARGE = (
@@ -116,14 +115,6 @@ def find_column(frame: pd.DataFrame, name: str, role: str = "column") -> pd.Seri
     if isinstance(column, pd.DataFrame):
         raise DataError(f"The data have {column.shape[1]} columns called {name!r}. Rename them.")
     return column
-
-
-def words_among_numbers(levels: list[str]) -> list[str]:
-    """Levels that are not numbers, where most are; such as one mistyped value in a CSV file."""
-    numeric = pd.to_numeric(pd.Series(levels, dtype=object), errors="coerce").notna().to_numpy()
-    if numeric.all() or 2 * numeric.sum() <= len(levels):
-        return []
-    return [level for level, number in zip(levels, numeric, strict=True) if not number]
 
 
 def missing_in(column: pd.Series) -> np.ndarray:

@@ -9,10 +9,19 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-__all__ = ["as_numbers", "labels_alike", "natural_order", "spaced_evenly", "time_order"]
+__all__ = [
+    "as_numbers",
+    "labels_alike",
+    "natural_order",
+    "spaced_evenly",
+    "stray_words",
+    "time_order",
+    "words_among_numbers",
+]
 
 #: A number in a label; the minus of "day -7" is its sign, those of 2020-01-31 and T-1 are not.
 _NUMBER = re.compile(r"((?:(?<=\s)|^)[-+]\d+(?:\.\d+)?|\d+(?:\.\d+)?)")
+_COMMA = re.compile(r"^(\s*[-+]?\d+),(\d+\s*)$")
 _DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+(,\d+)?\s*")
 
 
@@ -25,6 +34,49 @@ def as_numbers(labels: Sequence[str]) -> tuple[np.ndarray | None, bool]:
     if all(_DECIMAL_COMMA.fullmatch(label) for label in labels):
         return text.str.replace(",", ".").to_numpy(dtype=float), True
     return None, False
+
+
+def _are_numbers(labels: Sequence[str]) -> np.ndarray:
+    """Which labels are numbers, with a point or a decimal comma, shape (n,)."""
+    text = pd.Series(labels, dtype=object).str.replace(_COMMA, r"\1.\2", regex=True)
+    return pd.to_numeric(text, errors="coerce").notna().to_numpy()
+
+
+def words_among_numbers(levels: Sequence[str]) -> list[str]:
+    """Levels that are not numbers, where most are; such as one mistyped value in a CSV file."""
+    numeric = _are_numbers(levels)
+    if numeric.all() or 2 * numeric.sum() <= len(levels):
+        return []
+    return [level for level, number in zip(levels, numeric, strict=True) if not number]
+
+
+def stray_words(column: pd.Series) -> str:
+    """What keeps a factor, most rows of which are numbers, from being one, in sentences.
+
+    Empty where most rows are words, or the column is true/false.
+    """
+    if column.dtype == bool:
+        return ""
+    counts = column.value_counts()
+    labels = [str(label) for label in counts.index[counts > 0]]
+    rows = counts[counts > 0].to_numpy()
+    numeric = _are_numbers(labels)
+    if rows[~numeric].sum() > len(column) / 2:
+        return ""
+    words = [label for label, number in zip(labels, numeric, strict=True) if not number]
+    text = " Each of its values reads as a number."
+    if words:
+        text = (
+            " Among its numbers there are values that are not: "
+            f"{', '.join(map(repr, words[:3]))}. Where such a value stands for a missing one, say "
+            f"so: na=[{words[0]!r}] of blm.scan, in the shell --na {words[0]!r}."
+        )
+    if any("," in label for label, number in zip(labels, numeric, strict=True) if number):
+        text += (
+            ' Its numbers have decimal commas: read the file with decimal="," (in the shell '
+            "--decimal ,)."
+        )
+    return text
 
 
 def natural_order(labels: Sequence[str]) -> list[str]:

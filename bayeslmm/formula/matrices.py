@@ -28,6 +28,7 @@ from bayeslmm.formula.coding import Coding, codings
 from bayeslmm.formula.evaluation import component_of
 from bayeslmm.formula.expressions import Call, Group, GroupMean, Name, Node, printed
 from bayeslmm.formula.functions import evaluation_environment
+from bayeslmm.formula.labels import stray_words
 from bayeslmm.formula.plainterms import PlainColumn, PlainTerm, plain_term
 from bayeslmm.formula.syntaxtree import parse_part
 from bayeslmm.formula.table import PlainTable
@@ -227,7 +228,7 @@ def response_matrix(
     if isinstance(column.dtype, pd.CategoricalDtype) or column.dtype == bool:
         kind = "true/false" if column.dtype == bool else "text or categories"
         raise DataError(
-            f"The response {name!r} is not numeric ({kind}).{_stray_words(column)} A linear "
+            f"The response {name!r} is not numeric ({kind}).{stray_words(column)} A linear "
             'mixed model needs numbers: convert it, or use family="bernoulli" (two categories) or '
             'family="ordinal" (ordered ones).'
         )
@@ -275,21 +276,6 @@ def _left_side(
     if matrix.values.shape[1] != 1 or matrix.terms[0].categorical:
         raise DataError(f"The {what} '{text}' is not one numeric column.")
     return matrix.names[0], pd.Series(matrix.values[:, 0]), matrix
-
-
-def _stray_words(column: pd.Series) -> str:
-    """Which values keep a column of numbers from being one; empty where most are words."""
-    if column.dtype == bool:
-        return ""
-    counts = column.value_counts()
-    counts = counts[counts > 0]
-    words = counts[
-        pd.to_numeric(pd.Series(counts.index.astype(str)), errors="coerce").isna().values
-    ]
-    if not len(words) or words.sum() > len(column) / 2:
-        return ""
-    shown = ", ".join(repr(str(word)) for word in words.index[:3])
-    return f" Among its numbers there are values that are not: {shown}."
 
 
 def _evaluate(nodes: list, text: str, frame: Rows, namespace: Mapping) -> ModelMatrix:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from bayeslmm.errors import DataError, DataWarning, FormulaError, listed
 from bayeslmm.formula.design import Design
-from bayeslmm.formula.labels import time_order
+from bayeslmm.formula.labels import stray_words, time_order
 from bayeslmm.formula.matrices import response_column, response_matrix
 from bayeslmm.formula.syntax import ParsedFormula
 from bayeslmm.formula.table import PlainTable
@@ -309,8 +309,9 @@ def _numbers(column: pd.Series, name: str, family: str) -> np.ndarray:
     if _is_categorical(column) or column.dtype == bool:
         kind = "true/false" if column.dtype == bool else "text or categories"
         raise DataError(
-            f'The response {name!r} is not numeric ({kind}), and family="{family}" needs numbers. '
-            'Two categories are family="bernoulli", ordered ones family="ordinal".'
+            f'The response {name!r} is not numeric ({kind}), and family="{family}" needs numbers.'
+            f'{stray_words(column)} Two categories are family="bernoulli", ordered ones '
+            'family="ordinal".'
         )
     return column.to_numpy(dtype=float)
 

@@ -52,6 +52,7 @@ def source_design(
     sigma: str | None = None,
     family: str = "gaussian",
     link: str | None = None,
+    reference: Mapping[str, Any] | None = None,
 ):
     """The design of data that are, or may have to be, read in batches.
 
@@ -76,7 +77,9 @@ def source_design(
     from bayeslmm.sources.recognize import load_small, scan
 
     source = scan(data)
-    options: dict[str, Any] = {"weights": weights, "missing": missing, "namespace": namespace}
+    options: dict[str, Any] = {
+        "weights": weights, "missing": missing, "namespace": namespace, "reference": reference,
+    }  # fmt: skip
     columns = used_columns(formula, source, weights=weights, namespace=namespace)
     structure = ResidualSyntax.parse(residual, sigma)
     if structure is not None:

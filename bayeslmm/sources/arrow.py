@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,13 +16,15 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from bayeslmm.errors import DataError
+from bayeslmm.errors import DataError, DataWarning
 from bayeslmm.sources.base import Source
+from bayeslmm.sources.dialect import Dialect, TextOptions, undecodable
+from bayeslmm.sources.excel import warn_stripped
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ArrowSource", "DatasetSource", "FileSource", "find_files", "refuse_separator"]
+__all__ = ["ArrowSource", "DatasetSource", "FileSource", "find_files"]
 
 #: Bytes of Arrow data a batch holds, about; what is made of it takes a few times as much.
 BATCH_BYTES = 24e6
@@ -29,6 +32,8 @@ _MOST_ROWS, _FEWEST_ROWS = 1 << 19, 1 << 12
 #: Floats hold all integers up to here.
 _EXACT = 2**53
 _SUFFIXES = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "csv"}
+#: Files that are text where somebody names them; in a directory they may be anything.
+_TEXT = {".txt", ".dat", ".asc", ""}
 
 
 def default_batch_rows(n_columns: int) -> int:
@@ -180,15 +185,27 @@ class FileSource(ArrowSource):
     checkpoint : str, optional
         A directory in which the state of each finished file is kept, so that an interrupted pass
         goes on from there.
+    options : TextOptions
+        How CSV files are written, where it is known.
 
     Raises
     ------
     DataError
         If a file cannot be read, or lacks a column the others have.
+
+    Warns
+    -----
+    DataWarning
+        How CSV files are written where it was found out, and which columns have text with blanks
+        at its ends, which are taken away.
     """
 
     def __init__(
-        self, files: Sequence[str], batch_rows: int | None = None, checkpoint: str | None = None
+        self,
+        files: Sequence[str],
+        batch_rows: int | None = None,
+        checkpoint: str | None = None,
+        options: TextOptions = TextOptions(),  # noqa: B008
     ):
         self.files = list(files)
         self.format = _format_of(self.files[0])
@@ -197,10 +214,18 @@ class FileSource(ArrowSource):
             raise DataError("The files are not all of one format. Give them in separate calls.")
         self._types: dict = {}  # of CSV columns that were found to be more than they seemed
         self._first_types: dict = {}
-        shown = self.files[0] if len(self.files) == 1 else f"{len(self.files)} files"
-        super().__init__(shown, self._first_schema(), self._batches, batch_rows)
+        self._stripped: set[str] = set()
         if self.format == "csv":
-            refuse_separator(self.files[0], self.columns)
+            self.dialect = Dialect.of(self.files[0], options)
+        elif options.given:
+            raise DataError(
+                "A separator, a decimal sign, an encoding and values for missing ones are of text "
+                f"files, and {self.files[0]!r} is none."
+            )
+        shown = self.files[0] if len(self.files) == 1 else f"{len(self.files)} files"
+        super().__init__(shown, self._schema(self.files[0]), self._batches, batch_rows)
+        if self.format == "csv" and self.dialect.notice:
+            warnings.warn(self.dialect.notice, DataWarning, stacklevel=5)
 
     def n_rows(self) -> int | None:
         if self.format != "parquet":
@@ -252,18 +277,6 @@ class FileSource(ArrowSource):
                 self._types[wider.column] = wider.kind
                 self._set_schema(self._schema(self.files[0]))
 
-    def _first_schema(self) -> pa.Schema:
-        file = self.files[0]
-        try:
-            return self._schema(file)
-        except DataError:
-            if self.format == "csv" and os.path.exists(file):
-                # decimal commas beside another separator look like rows of different lengths
-                with open(file, "rb") as text:
-                    header = text.readline(1 << 16).decode("utf-8", "replace").strip()
-                refuse_separator(file, header.split(","))
-            raise
-
     def _schema(self, file: str) -> pa.Schema:
         import pyarrow as pa
 
@@ -305,14 +318,13 @@ class FileSource(ArrowSource):
             include_columns=columns,
             column_types={k: v for k, v in self._types.items() if not columns or k in columns},
             strings_can_be_null=True,
-            # what pandas.read_csv takes for missing
-            null_values=sorted(_CSV_MISSING),
+            null_values=self.dialect.missing,
+            decimal_point=self.dialect.decimal,
         )
-        separator = "\t" if Path(file).name.lower().split(".gz")[0].endswith(".tsv") else ","
         return csv.open_csv(
             file,
-            read_options=csv.ReadOptions(block_size=1 << 23),
-            parse_options=csv.ParseOptions(delimiter=separator, newlines_in_values=True),
+            read_options=csv.ReadOptions(block_size=1 << 23, encoding=self.dialect.encoding),
+            parse_options=csv.ParseOptions(delimiter=self.dialect.sep, newlines_in_values=True),
             convert_options=options,
         )
 
@@ -323,13 +335,31 @@ class FileSource(ArrowSource):
             with _named(file, (pa.ArrowInvalid, KeyError)), self._open_csv(file, columns) as reader:
                 for field in reader.schema:
                     self._same_type(file, field)
-                yield from reader
+                for batch in reader:
+                    yield self._without_blanks(batch)
         except KeyError:
             with self._open_csv(file, None) as reader:
                 absent = [c for c in columns if c not in reader.schema.names]
             raise DataError(f"The file {file!r} has no column {absent[0]!r}.") from None
         except pa.ArrowInvalid as err:
             self._widen(file, err)
+
+    def _without_blanks(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Text without blanks at its ends; which columns have some is said once."""
+        import pyarrow.compute as pc
+
+        for at, name in enumerate(batch.schema.names):
+            column = batch.column(at)
+            if not is_text(column.type):
+                continue
+            bare = pc.utf8_trim_whitespace(column)
+            changed = pc.not_equal(bare, column)
+            if pc.any(changed).as_py():
+                if name not in self._stripped:
+                    warn_stripped(name, column.filter(changed)[0].as_py())
+                    self._stripped.add(name)
+                batch = batch.set_column(at, name, bare)
+        return batch
 
     def _same_type(self, file: str, field: pa.Field) -> None:
         """Each file is typed by its own first rows: one type for a column in all of them.
@@ -342,10 +372,7 @@ class FileSource(ArrowSource):
         import pyarrow as pa
 
         if pa.types.is_binary(field.type):
-            raise DataError(
-                f"The file {file!r} is not in UTF-8 (column {field.name!r} cannot be decoded). "
-                "Save it in that encoding, or read it with pandas.read_csv(..., encoding=...)."
-            )
+            raise undecodable(file, self.dialect.encoding)
         seen = self._types.get(field.name)
         if seen is None and pa.types.is_temporal(field.type):
             raise _WiderType(field.name, pa.string())
@@ -372,6 +399,8 @@ class FileSource(ArrowSource):
 
         import pyarrow as pa
 
+        if "UTF8" in str(err):
+            raise undecodable(file, self.dialect.encoding) from err
         found = re.search(r"In CSV column #(\d+): .*?conversion error to (\w+)", str(err))
         if found is None:
             raise DataError(f"The file {file!r} cannot be read as CSV: {err}.") from err
@@ -389,12 +418,6 @@ def _size_and_time(file: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_size, status.st_mtime_ns
-
-
-_CSV_MISSING = {
-    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN",
-    "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
-}  # fmt: skip
 
 
 class _WiderType(Exception):
@@ -428,30 +451,15 @@ class _named:
         ) from error
 
 
-def refuse_separator(file: str, columns: Sequence[str]) -> None:
-    """Refuse a CSV file whose only column is a header with another separator in it.
-
-    Raises
-    ------
-    DataError
-        With what to do.
-    """
-    header = str(columns[0]) if len(columns) == 1 else ""
-    for other in (sign for sign in ";\t|" if sign in header):
-        raise DataError(
-            f"{file!r} has one column, {header!r}: its columns are separated by {other!r}. Save "
-            "it with commas (and decimal points), or read it in Python with "
-            f"pandas.read_csv(..., sep={other!r})."
-        )
-
-
 def _format_of(file: str) -> str:
     suffixes = [s.lower() for s in Path(file).suffixes if s.lower() not in (".gz", ".bz2")]
-    if not suffixes or suffixes[-1] not in _SUFFIXES:
+    kind = suffixes[-1] if suffixes else ""
+    if kind not in _SUFFIXES and kind not in _TEXT:
         raise DataError(
-            f"The format of {file!r} is not known by its name: use .parquet, .csv or .tsv."
+            f"The format of {file!r} is not known by its name: use .parquet, .csv, .tsv, .txt or "
+            ".xlsx."
         )
-    return _SUFFIXES[suffixes[-1]]
+    return _SUFFIXES.get(kind, "csv")
 
 
 def find_files(path: str | os.PathLike) -> list[str]:

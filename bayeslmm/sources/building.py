@@ -24,13 +24,16 @@ from bayeslmm.formula.building import (
     columns_and_calls,
     refuse_missing,
     refuse_no_rows,
+    with_backquotes,
 )
-from bayeslmm.formula.columns import find_column, words_among_numbers
+from bayeslmm.formula.columns import find_column
 from bayeslmm.formula.covariate_formulas import measured_covariates
 from bayeslmm.formula.functions import allowed_calls, check_namespace
+from bayeslmm.formula.labels import words_among_numbers
 from bayeslmm.formula.matrices import ModelMatrix, model_matrix, response_matrix
 from bayeslmm.formula.missing import MissingRows
 from bayeslmm.formula.random import GroupingFactor, RandomBlock, grouping_factor, random_block
+from bayeslmm.formula.reference import check_references, levels_from
 from bayeslmm.formula.responses import refuse_constant
 from bayeslmm.formula.syntax import Bar, ParsedFormula, parse_formula
 from bayeslmm.formula.table import PlainTable
@@ -64,12 +67,13 @@ def build_streamed_design(
     weights=None,
     missing: str | Mapping[str, str] = "drop",
     namespace: Mapping[str, Any] | None = None,
+    reference: Mapping[str, Any] | None = None,
 ) -> StreamedDesign:
     """Apply a formula to rows that are read in batches.
 
     Parameters
     ----------
-    formula, weights, missing, namespace
+    formula, weights, missing, namespace, reference
         As in :func:`bayeslmm.formula.build_design`; weights are a column's name.
     source : Source
 
@@ -113,6 +117,11 @@ def build_streamed_design(
         for name in names
         if kinds[name] == "category"
     }
+    if reference:
+        known = {name: index.tolist() for name, index in levels.items()}
+        check_references(reference, names, known.get, parsed.response)
+        for name, level in reference.items():
+            levels[name] = pd.Index(levels_from(known[name], name, level), dtype=object)
     plain = PlainRows(names, weights, kinds, levels)
     trial = _Trial(parsed, source, columns, plain, namespace, _sample(survey, kinds, levels))
     response, y_matrix, fixed, groups = trial.evaluate()
@@ -222,11 +231,14 @@ def used_columns(
     """
     namespace = check_namespace(namespace)
     header = pd.DataFrame(columns=list(source.columns))
-    names, _ = columns_and_calls(
-        parse_formula(formula), header, namespace, allowed_calls(namespace)
-    )
-    for name in names:
-        find_column(header, name)
+    try:
+        names, _ = columns_and_calls(
+            parse_formula(formula), header, namespace, allowed_calls(namespace)
+        )
+        for name in names:
+            find_column(header, name)
+    except FormulaError as err:
+        raise with_backquotes(err, formula, header) from None
     if isinstance(weights, str):
         find_column(header, weights, "weights column")
         names = [*names, weights]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,8 @@ import pandas as pd
 
 from bayeslmm.errors import DataError
 from bayeslmm.sources.base import Source
+from bayeslmm.sources.dialect import TextOptions
+from bayeslmm.sources.excel import is_excel, read_sheet
 
 __all__ = ["IN_MEMORY_BYTES", "is_source", "load_small", "scan"]
 
@@ -24,6 +27,11 @@ def scan(
     batch_rows: int | None = None,
     checkpoint: str | os.PathLike | None = None,
     progressbar: bool = True,
+    sep: str | None = None,
+    decimal: str | None = None,
+    encoding: str | None = None,
+    na: Sequence[str] = (),
+    sheet: str | None = None,
 ) -> Source:
     """Data to be read in batches, however small they are.
 
@@ -43,6 +51,16 @@ def scan(
     progressbar : bool
         Passes of more than two seconds show one on a terminal or in a notebook. (With Dask use
         Dask's own.)
+    sep, decimal, encoding : str, optional
+        How CSV files are written. What is not given is found out where it can be read in one way
+        only (a header with semicolons and no commas; numbers such as ``3,5``), and said. Where
+        one of these, `na` or `sheet` is given, and neither `batch_rows` nor `checkpoint`, small
+        files are loaded.
+    na : sequence of str
+        Values of CSV and Excel files that stand for missing ones, besides the usual (empty,
+        ``NA``, ``#N/A``, ...).
+    sheet : str, optional
+        Of an Excel file; by default the first.
 
     Returns
     -------
@@ -52,7 +70,13 @@ def scan(
     Raises
     ------
     DataError
-        If it is nothing of the kind, or files cannot be read.
+        If it is nothing of the kind, files cannot be read, or how they are written is not clear.
+
+    Warns
+    -----
+    DataWarning
+        How a file is written where that was found out; text with blanks at its ends, which are
+        taken away.
 
     Examples
     --------
@@ -64,7 +88,15 @@ def scan(
     """
     if batch_rows is not None and (not isinstance(batch_rows, int) or batch_rows < 1):
         raise DataError(f"batch_rows must be a whole number above 0, not {batch_rows!r}.")
-    source = data if isinstance(data, Source) else _source_of(data, batch_rows, checkpoint)
+    options = TextOptions(sep, decimal, encoding, tuple(na))
+    if isinstance(data, str | os.PathLike | list | tuple):
+        source: Source | None = _files(data, batch_rows, checkpoint, options, sheet)
+        if source is not None and (options.given or sheet is not None):
+            source.in_batches = batch_rows is not None or checkpoint is not None
+    else:
+        if options.given or sheet is not None:
+            raise DataError("sep, decimal, encoding, na and sheet are for files.")
+        source = data if isinstance(data, Source) else _source_of(data, batch_rows)
     if source is None:
         raise DataError(
             "The data must be a data frame (pandas, polars, Arrow, Dask), a DuckDB relation, a "
@@ -153,9 +185,7 @@ class FrameSource(Source):
             yield used.iloc[start : start + size].reset_index(drop=True)
 
 
-def _source_of(data: Any, batch_rows, checkpoint) -> Source | None:
-    if isinstance(data, str | os.PathLike | list | tuple):
-        return _files(data, batch_rows, checkpoint)
+def _source_of(data: Any, batch_rows) -> Source | None:
     if isinstance(data, pd.DataFrame):
         return FrameSource(data, batch_rows)
     if isinstance(data, dict):
@@ -179,15 +209,32 @@ def _source_of(data: Any, batch_rows, checkpoint) -> Source | None:
     return None
 
 
-def _files(data, batch_rows, checkpoint) -> Source:
-    _import("pyarrow", "parquet")
-    from bayeslmm.sources.arrow import FileSource, find_files
-
+def _files(data, batch_rows, checkpoint, options: TextOptions, sheet) -> Source:
     paths = [data] if isinstance(data, str | os.PathLike) else list(data)
     if not paths or not all(isinstance(path, str | os.PathLike) for path in paths):
         raise DataError("A list as data must be one of paths.")
+    if any(is_excel(os.fspath(path)) for path in paths):
+        return _excel([os.fspath(path) for path in paths], batch_rows, options, sheet)
+    if sheet is not None:
+        raise DataError(f"A sheet is of an Excel file, and {os.fspath(paths[0])!r} is none.")
+    _import("pyarrow", "parquet")
+    from bayeslmm.sources.arrow import FileSource, find_files
+
     files = [file for path in paths for file in find_files(path)]
-    return FileSource(files, batch_rows, None if checkpoint is None else os.fspath(checkpoint))
+    kept = None if checkpoint is None else os.fspath(checkpoint)
+    return FileSource(files, batch_rows, kept, options)
+
+
+def _excel(paths: list[str], batch_rows, options: TextOptions, sheet) -> Source:
+    if len(paths) > 1:
+        raise DataError("Excel files are read one at a time.")
+    if replace(options, na=()).given:
+        raise DataError("A separator, a decimal sign and an encoding are of text files.")
+    if not os.path.isfile(paths[0]):
+        raise DataError(f"There is no file {paths[0]!r}.")
+    source = FrameSource(read_sheet(paths[0], sheet, options.na), batch_rows)
+    source.name = paths[0]
+    return source
 
 
 def _pyarrow(data, batch_rows) -> Source | None:

@@ -154,16 +154,6 @@ def test_files_without_rows_say_so(tmp_path, kind):
             model("y ~ x + (1 | g)", source)
 
 
-def test_a_csv_file_of_another_encoding_or_separator_is_refused_in_words(tmp_path):
-    path = tmp_path / "data.csv"
-    path.write_bytes("y,x,f,g\n1,2,ä,1\n3,4,b,2\n".encode("latin-1"))
-    with pytest.raises(DataError, match="not in UTF-8.*'f'"):
-        model("y ~ x + f + (1 | g)", path)
-    path.write_text("y;x;f;g\n1,5;2,5;a;1\n3,5;4,5;b;2\n")
-    with pytest.raises(DataError, match="separated by ';'"):
-        model("y ~ x + f + (1 | g)", path)
-
-
 @pytest.mark.parametrize("column", ["x", "y"])
 def test_a_bad_value_in_a_late_file_is_shown(tmp_path, column):
     parts = differing_parts("")

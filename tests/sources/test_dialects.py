@@ -1,0 +1,199 @@
+"""Text files as people have them: read rightly, or refused with the option that says more."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import bayeslmm as blm
+from bayeslmm.errors import DataError, DataWarning
+
+_RNG = np.random.default_rng(7)
+DATA = pd.DataFrame(
+    {
+        "patient": np.repeat([f"P{i:02d}" for i in range(12)], 4),
+        "pain score": _RNG.normal(5, 1, 48).round(1),
+        "week": np.tile([0, 1, 2, 4], 12),
+        "arm": np.repeat(["Körner", "placebo"], 24),
+    }
+)
+FORMULA = "`pain score` ~ week + arm + (1 | patient)"
+
+
+def estimates(source, **options) -> np.ndarray:
+    """Coefficients of the fit of a file, or of a frame."""
+    if not isinstance(source, pd.DataFrame):
+        source = blm.scan(source, **options)
+        source.in_batches = False
+    return blm.LMM(FORMULA, source).reml().summary()["estimate"].to_numpy()
+
+
+CLEAN = estimates(DATA)
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "options", "said"),
+    [
+        ("a.csv", {"sep": ";", "decimal": ","}, {}, "separated by ';', decimals by ','"),
+        ("a.csv", {"sep": ";"}, {}, "columns are separated by ';'; it"),
+        ("a.csv.gz", {"sep": "|"}, {}, "separated by '|'"),
+        ("a.tsv", {"sep": "\t", "decimal": ","}, {}, "decimals by ','"),
+        ("a.txt", {"sep": "\t", "encoding": "utf-16"}, {}, "separated by tab, its encoding is utf"),
+        ("a.csv", {"encoding": "utf-8-sig"}, {}, ""),
+        ("a.csv", {"sep": ";", "decimal": ","}, {"sep": ";", "decimal": ","}, ""),
+        ("a.txt", {"sep": "\t"}, {"sep": "tab"}, ""),
+        ("a.csv", {"encoding": "cp1252"}, {"encoding": "cp1252"}, ""),
+        ("a.csv", {"sep": ":", "decimal": ","}, {"sep": ":"}, "decimals by ','"),
+        ("a.csv", {"decimal": ","}, {"decimal": ","}, ""),  # 3,5 in quotes
+    ],
+)
+def test_a_file_of_another_dialect_gives_the_same_fit_and_says_what_was_found(
+    tmp_path, name, written, options, said
+):
+    DATA.to_csv(tmp_path / name, index=False, **written)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        found = estimates(tmp_path / name, **options)
+    texts = [str(w.message) for w in seen]
+    assert [said in text for text in texts] == ([True] if said else []), texts
+    np.testing.assert_allclose(found, CLEAN, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("y;x;g\n1,234;2;a\n2,345;3;b\n", "such as '1,234', which may be decimals or thousands"),
+        ("y;x;g\n1.234;2;a\n2.345;3;b\n", "such as '1.234', which may be decimals or thousands"),
+        ("y;x;g\n1,5;2.5;a\n2,5;3.5;b\n", "such as '2.5' and '1,5', both signs"),
+        ("y;x|g\n1;2|a\n2;3|b\n", "separated by ';' or by '|'"),
+    ],
+)
+def test_a_file_that_can_be_read_in_two_ways_is_refused_with_the_option(tmp_path, text, message):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(DataError) as raised:
+        blm.scan(tmp_path / "a.csv")
+    assert message in str(raised.value)
+    assert "--decimal" in str(raised.value) or "--sep" in str(raised.value)
+
+
+def test_what_may_be_thousands_is_read_as_it_is_said(tmp_path):
+    (tmp_path / "a.csv").write_text("y;x\n1,234;2\n2,345;3\n1,500;4\n")
+    source = blm.scan(tmp_path / "a.csv", sep=";", decimal=",")
+    assert next(source.frames(["y"]))["y"].tolist() == [1.234, 2.345, 1.5]
+
+
+def test_numbers_of_the_other_sign_far_down_are_text_not_other_numbers(tmp_path):
+    rows = ["y;g", *(f"{i},5;a" for i in range(300_000)), "7.25;a"]
+    (tmp_path / "a.csv").write_text("\n".join(rows))
+    with pytest.warns(DataWarning, match="decimals by ','"):
+        source = blm.scan(tmp_path / "a.csv")
+    last = source.load(["y"])[-1]["y"]
+    assert str(last.iloc[-1]) == "7.25"
+    assert isinstance(last.dtype, pd.CategoricalDtype)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_another_encoding_is_refused_with_its_name_and_a_word_read_so(tmp_path, late):
+    header, rows = DATA.to_csv(index=False).split("\n", 1)
+    plain = rows.replace("ö", "o") * (8_000 if late else 0)
+    (tmp_path / "a.csv").write_text(f"{header}\n{plain}{rows}", encoding="cp1252")
+    with pytest.raises(DataError, match='not in UTF-8.*encoding="cp1252".*--encoding cp1252') as e:
+        estimates(tmp_path / "a.csv")
+    assert late or "it reads 'Körner' then" in str(e.value)
+
+
+def test_a_header_of_another_encoding_is_refused(tmp_path):
+    DATA.rename(columns={"week": "Wöche"}).to_csv(tmp_path / "a.csv", encoding="cp1252")
+    with pytest.raises(DataError, match="reads 'Wöche' then"):
+        blm.scan(tmp_path / "a.csv")
+
+
+def padded() -> pd.DataFrame:
+    """Patients with blanks behind their labels, here and there."""
+    rows = DATA.copy()
+    rows["patient"] = [p + " " * (i % 3) for i, p in enumerate(rows["patient"])]
+    return rows
+
+
+@pytest.mark.parametrize("kind", ["csv", "xlsx"])
+def test_blanks_at_the_ends_of_text_are_no_part_of_a_label_and_that_is_said(tmp_path, kind):
+    path = tmp_path / f"a.{kind}"
+    padded().to_csv(path, index=False) if kind == "csv" else padded().to_excel(path, index=False)
+    with pytest.warns(DataWarning, match="'patient' has text with blanks.*'P00 '.*same as 'P00'"):
+        np.testing.assert_allclose(estimates(path), CLEAN, rtol=1e-9)
+
+
+def test_labels_of_a_frame_that_differ_in_blanks_stay_apart_and_are_warned_about():
+    with pytest.warns(blm.ModelWarning, match="differ only in spaces.*'P00' and 'P00 '"):
+        model = blm.LMM(FORMULA, padded())
+    assert model.design.blocks[0].n_levels == 36
+
+
+@pytest.mark.parametrize("kind", ["csv", "xlsx"])
+def test_signs_for_missing_values_are_missing_values(tmp_path, kind):
+    path = tmp_path / f"a.{kind}"
+    rows = DATA.astype(object)
+    for at, sign in enumerate(["-", "#N/A", "NA", "", " ", "NA "]):
+        rows.loc[at, "week"] = sign
+        rows.loc[47 - at, "arm"] = sign
+    rows.to_csv(path, index=False) if kind == "csv" else rows.to_excel(path, index=False)
+    expected = DATA.iloc[6:42]
+    with pytest.warns(DataWarning, match="12 of 48 rows left out"):
+        found = estimates(path, na=["-"])
+    np.testing.assert_allclose(found, estimates(expected), rtol=1e-9)
+
+
+def test_a_sheet_is_chosen_by_its_name(tmp_path):
+    path = tmp_path / "a.xlsx"
+    with pd.ExcelWriter(path) as book:
+        pd.DataFrame({"note": ["x"]}).to_excel(book, sheet_name="Notes", index=False)
+        DATA.to_excel(book, sheet_name="Data", index=False)
+    np.testing.assert_allclose(estimates(path, sheet="Data"), CLEAN, rtol=1e-9)
+    with pytest.warns(DataWarning, match="sheets Notes, Data: the first was read.*--sheet"):
+        blm.scan(path)
+    with pytest.raises(DataError, match="no sheet 'Dat'. Did you mean 'Data'"):
+        blm.scan(path, sheet="Dat")
+
+
+def test_an_excel_file_without_its_reader_says_what_to_install(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    (tmp_path / "a.xlsx").write_bytes(b"")
+    with pytest.raises(DataError, match=r"pip install 'bayeslmm\[excel\]'"):
+        blm.scan(tmp_path / "a.xlsx")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("a.csv", {"sep": ";;"}, "must be one sign"),
+        ("a.csv", {"decimal": ";"}, "decimal must be"),
+        ("a.csv", {"encoding": "ansi-latin"}, "no encoding 'ansi-latin'. Usual ones"),
+        ("a.csv", {"sheet": "A"}, "A sheet is of an Excel file"),
+        ("a.parquet", {"sep": ";"}, "of text files"),
+        ("a.xlsx", {"sep": ";"}, "of text files"),
+        ("a.xls", {}, "old kind"),
+        ("bad.xlsx", {}, "Cannot read .*bad.xlsx' as an Excel file"),
+        ("no.xlsx", {}, "There is no file"),
+        ("a.sav", {}, "not known by its name"),
+    ],
+)
+def test_options_that_do_not_fit_the_file_are_refused(tmp_path, name, options, message):
+    path = tmp_path / name
+    if name == "a.parquet":
+        DATA.to_parquet(path)
+    elif name == "a.xlsx":
+        DATA.to_excel(path, index=False)
+    elif name != "no.xlsx":
+        DATA.to_csv(path, index=False)
+    with pytest.raises(DataError, match=message):
+        blm.scan(path, **options)
+
+
+def test_options_of_files_are_refused_beside_a_frame():
+    with pytest.raises(DataError, match="are for files"):
+        blm.scan(DATA, sep=";")

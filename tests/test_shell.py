@@ -1,0 +1,208 @@
+"""From the shell to tables, files, predictions and comparisons; and a file as people send it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import bayeslmm as blm
+from tests.test_cli import call
+
+FORMULA = "`Schmerz NRS` ~ Tag * Gruppe + (1 | Patient)"
+
+
+def clean() -> pd.DataFrame:
+    """Pain of 40 patients at irregular visits."""
+    rng = np.random.default_rng(40)
+    rows = []
+    for i in range(40):
+        arm, own = ("Placebo", "Körpertherapie")[i % 2], rng.normal(0, 1)
+        for day in np.cumsum([0, *rng.integers(5, 20, rng.integers(2, 5))]):
+            pain = 6 + own - 0.05 * day * (i % 2) + rng.normal(0, 0.7)
+            rows.append((f"P{i:02d}", int(day), arm, round(pain, 1), 30 + i))
+    frame = pd.DataFrame(rows, columns=["Patient", "Tag", "Gruppe", "Schmerz NRS", "Alter"])
+    frame["Datum"] = (pd.Timestamp("2021-03-01") + pd.to_timedelta(frame["Tag"], "D")).dt.strftime(
+        "%d.%m.%Y"
+    )
+    return frame
+
+
+def messy() -> pd.DataFrame:
+    """The same, with blanks behind labels, signs for missing ages and one pain score of 999."""
+    frame = clean().astype({"Alter": object})
+    frame.loc[::7, "Patient"] += " "
+    frame.loc[::11, "Alter"] = "-"
+    frame.loc[17, "Schmerz NRS"] = 999.0
+    return frame
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("messy")
+    messy().to_csv(made / "studie.csv", sep=";", decimal=",", index=False, encoding="cp1252")
+    messy().drop(17).to_excel(made / "studie.xlsx", index=False)
+    clean().to_csv(made / "clean.csv", index=False)
+    return made
+
+
+@pytest.fixture
+def shell(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    return lambda *arguments: call(monkeypatch, capsys, *arguments)
+
+
+def test_every_stumble_of_a_messy_file_is_one_sentence(shell):
+    fit = ("fit", "studie.csv")
+    code, _, errors = shell(*fit, "Schmerz NRS ~ Tag", "--reml", "--encoding", "cp1252")
+    assert code == 2
+    assert "`Schmerz NRS`. In the shell write the formula in single quotes" in errors
+    code, _, errors = shell(*fit, " ~ Tag + (1 | Patient)", "--reml")
+    assert code == 2
+    assert errors.count("single quotes") == 1
+    code, _, errors = shell(*fit, FORMULA, "--reml")
+    assert code == 2
+    assert "'Körpertherapie' then): say encoding=\"cp1252\", in the shell --encoding" in errors
+    wrong = ["--encoding", "cp1252", "--reference", "Gruppe=Plazebo"]
+    code, _, errors = shell(*fit, FORMULA, "--reml", *wrong)
+    assert code == 2
+    assert "Did you mean 'Placebo'" in errors
+    with_age = "`Schmerz NRS` ~ Alter + (1 | Patient)"
+    code, _, errors = shell(*fit, with_age, "--reml", "--encoding", "cp1252")
+    assert "What is not: '-'" in errors
+    assert "in the shell --na '-'" in errors
+    dates = "`Schmerz NRS` ~ Datum + (1 | Patient)"
+    code, _, errors = shell(*fit, dates, "--reml", "--encoding", "cp1252")
+    assert "dayfirst=True" in errors
+
+
+def test_a_messy_file_gives_the_fit_of_the_clean_frame(shell):
+    """Of Excel's copy without the 999, the same numbers as of the frame."""
+    options = ["--reference", "Gruppe=Placebo", "--reml", "--ddf", "kr", "--format", "json"]
+    model = blm.LMM(FORMULA, clean().drop(17), reference={"Gruppe": "Placebo"})
+    expected = model.reml().fixef("kenward-roger")
+    code, shown, errors = shell("fit", "studie.xlsx", FORMULA, *options)
+    assert code == 0, errors
+    assert "blanks at its ends, such as 'P00 '" in errors
+    found = pd.DataFrame(json.loads(shown)["coefficients"]).set_index("coefficient")
+    assert found.index.tolist()[2] == "Gruppe[Körpertherapie]"
+    pd.testing.assert_frame_equal(
+        found, expected, rtol=1e-9, check_names=False, check_index_type=False
+    )
+
+
+def test_three_commands_lead_from_a_messy_file_to_a_report(shell, folder):
+    """Student-t residuals let the 999 count little: the slope is that of the clean rows."""
+    common = ["--encoding", "cp1252", "--reference", "Gruppe=Placebo", "--no-progress"]
+    code, _, errors = shell("fit", "studie.csv", FORMULA, *common, "--reml")
+    assert code == 0
+    assert "separated by ';', decimals by ','" in errors
+    few = ["--family", "student", "--draws", "100", "--chains", "2", "--seed", "1"]
+    outputs = ["--output", "fit.nc", "--output", "fit.csv", "--output", "fit.md"]
+    code, _, errors = shell("fit", "studie.csv", FORMULA, *common, *few, *outputs)
+    assert code == 0, errors
+    table = pd.read_csv("fit.csv").set_index("name")
+    exact = blm.LMM(FORMULA, clean().drop(17), reference={"Gruppe": "Placebo"}).reml().fixef()
+    for name in ("Tag", "Tag:Gruppe[Körpertherapie]"):
+        assert abs(table.loc[name, "mean"] - exact.loc[name, "estimate"]) < exact.loc[name, "se"]
+    assert "| sd(Intercept \\| Patient) |" in (folder / "fit.md").read_text("utf-8")
+    code, shown, errors = shell("predict", "fit.nc", "clean.csv", "--format", "csv")
+    assert code == 0, errors
+    (folder / "shown.csv").write_text(shown)
+    rows = pd.read_csv(folder / "shown.csv")
+    predicted = blm.load("fit.nc").predict(clean())
+    np.testing.assert_allclose(rows[["mean", "upper"]], predicted[["mean", "upper"]], rtol=1e-9)
+    assert rows["Patient"].tolist() == clean()["Patient"].tolist()
+    quick = ["--method", "importance", "--draws", "100", "--seed", "1"]
+    code, _, errors = shell("report", "studie.xlsx", FORMULA, *common[2:], *quick)
+    assert code == 0, errors
+    assert "Körpertherapie" in (folder / "report.html").read_text("utf-8")
+
+
+def test_the_python_of_a_report_reads_the_file_as_the_shell_did(folder, monkeypatch):
+    from bayeslmm.cli.data import source_code
+
+    monkeypatch.chdir(folder)
+    given = {"data": ["studie.csv"], "encoding": "cp1252", "sep": None, "na": ["-"]}
+    code = source_code(given)
+    assert code == "blm.scan('studie.csv', encoding='cp1252', na=['-'])"
+    with pytest.warns(blm.DataWarning, match="separated by ';'"):
+        source = eval(code, {"blm": blm})
+    assert len(source.load(["Tag"])[0]) == len(clean())
+    assert not source.in_batches  # so that every family can be fitted
+    assert source_code({"data": ["studie.xlsx"]}) == "'studie.xlsx'"
+
+
+def test_fits_in_files_are_compared(shell, folder):
+    for name, formula in {"a": "Alter ~ 1", "b": "Alter ~ Tag"}.items():
+        few = ["--method", "importance", "--draws", "100", "--seed", "1", "--output", f"{name}.nc"]
+        code, _, errors = shell("fit", "clean.csv", formula, *few)
+        assert code == 0, errors
+    code, _, errors = shell("compare", "a.nc", "b.nc", "--output", "compared.json")
+    assert code == 0, errors
+    found = json.loads((folder / "compared.json").read_text())
+    assert {row["name"] for row in found} == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output", "a.html"], "the ending says what is written"),
+        (["--output", "a.nc", "--reml"], "writes posterior fits"),
+        (["--format", "xml"], "--format must be one of"),
+        (["--method", "mcmc"], "--method must be one of"),
+        (["--parameterization", "magic"], "--parameterization must be one of"),
+        (["--ddf", "kr"], "--ddf goes with --reml"),
+        (["--ddf", "magic", "--reml"], "ddf must be one of"),
+        (["--family", "normal"], "family must be one of"),
+        (["--reference", "Gruppe"], "write COLUMN=LEVEL"),
+        (["--sep", ";;"], "must be one sign"),
+    ],
+)
+def test_options_are_refused_before_anything_is_fitted(shell, monkeypatch, arguments, message):
+    monkeypatch.setattr(blm.LMM, "fit", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(blm.LMM, "reml", lambda *_, **__: 1 / 0)
+    code, _, errors = shell("fit", "clean.csv", "Alter ~ Tag", *arguments)
+    assert code == 2
+    assert message in errors
+    assert len(errors.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predict", "no.nc", "clean.csv"], "There is no file 'no.nc'"),
+        (["predict", "no.nc", "clean.csv", "--output", "p.nc"], "not to .nc"),
+        (["predict", "no.nc", "clean.csv", "--kind", "odd"], "--kind must be one of"),
+        (["compare", "a.nc"], "two or more"),
+        (["fit", "sleepstudy", "Reaction ~ Days", "--sep", ";"], "--sep is for files"),
+    ],
+)
+def test_commands_on_files_refuse_in_one_line(shell, arguments, message):
+    code, _, errors = shell(*arguments)
+    assert code == 2
+    assert message in errors
+    assert len(errors.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("formula", "gap"),
+    [
+        (" ~ week", True), ("y ~ ", True), ("y ~  + week", True), ("y ~ week * ", True),
+        ("y ~ week + (1 | )", True), ("y ~ ( | g)", True), ("y ~ log( + 1)", True),
+        ("y ~  - 1 + x", True), (" of n ~ x", True),
+        ("y ~ x + (x || g)", False), ("y ~ -1 + x", False), ("y ~ I(x**2) - 1", False),
+        ("y ~ C(a, Treatment('a +| b')) + (1 | g/h)", False), ("`a +| b` ~ x:z", False),
+        ("p(y, n) ~ x + (0 + x | a:b)", False), ("y ~ (a + b)^2", False),
+    ],
+)  # fmt: skip
+def test_a_formula_with_an_empty_place_is_told_from_others(formula, gap):
+    from bayeslmm.cli.checks import refuse_gaps
+
+    if gap:
+        with pytest.raises(blm.FormulaError, match="empty place"):
+            refuse_gaps(formula)
+    else:
+        refuse_gaps(formula)
