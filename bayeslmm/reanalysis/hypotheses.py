@@ -152,14 +152,14 @@ def hypothesis_table(
 ) -> pd.DataFrame:  # fmt: skip
     """See ``hypothesis`` of both fits."""
     check_level(level, interval)
-    texts = list(texts) if isinstance(texts, list | tuple) else [texts]
-    if not texts:
+    asked: list[Any] = list(texts) if isinstance(texts, list | tuple) else [texts]
+    if not asked:
         raise ValueError('There is no hypothesis: give a text, such as "x > 0".')
     if is_posterior(fit):
         if ddf is not None or adjust is not None:
             raise ValueError("ddf and adjust are of likelihood fits: a posterior needs none.")
-        return _of_posterior(fit, texts, level, interval)
-    return _of_likelihood(fit, texts, level, ddf, adjust)
+        return _of_posterior(fit, asked, level, interval)
+    return _of_likelihood(fit, asked, level, ddf, adjust)
 
 
 def _of_likelihood(
