@@ -33,10 +33,9 @@ from bayeslmm.formula.checks import (
     refuse_beside_two_values,
     refuse_reml,
 )
-from bayeslmm.formula.description import describe_design
 from bayeslmm.formula.responses import check_support
 from bayeslmm.gaussian.blas import single_threaded_blas
-from bayeslmm.parts.families import FAMILIES, describe_families, family_of
+from bayeslmm.parts.families import FAMILIES, family_of
 from bayeslmm.parts.prior import Prior
 from bayeslmm.priors.table import Priors, sigma_is_given
 from bayeslmm.results.identification import aliased_coefficients, warn_unidentified
@@ -331,6 +330,8 @@ class MixedModel(ModelViews):
 
         Warns
         -----
+        DataWarning
+            If values are far outside of all others of their column, see :meth:`check`.
         ModelWarning
             If a prior that was set and the data disagree grossly.
         SamplingWarning
@@ -343,6 +344,7 @@ class MixedModel(ModelViews):
         [250.0, 10.0]
         """
         from bayeslmm.background import compile_in_background
+        from bayeslmm.fits.checks import warn_of_data
         from bayeslmm.fits.fitting import refuse_perfect_model, refuse_perfect_posterior
         from bayeslmm.fits.posterior import PosteriorFit
         from bayeslmm.reanalysis.conflicts import conflicting_priors
@@ -369,10 +371,11 @@ class MixedModel(ModelViews):
             method=method,
             parameterization=parameterization,
         )
+        warn_of_data(self, stacklevel=2)
         for problem in info.problems:
             warnings.warn(problem, SamplingWarning, stacklevel=2)
         for conflict in conflicting_priors(self):
-            warnings.warn(conflict, ModelWarning, stacklevel=2)
+            warnings.warn(str(conflict), ModelWarning, stacklevel=2)
         refuse_perfect_posterior(self, idata)
         compile_in_background()
         return PosteriorFit(self, self.priors.copy(), idata, info)
@@ -391,8 +394,8 @@ class MixedModel(ModelViews):
 
         Warns
         -----
-        ModelWarning
-            If the fit is singular, with what vanished, or did not converge.
+        DataWarning, ModelWarning
+            As :meth:`check` of the data; if the fit is singular or did not converge.
 
         Examples
         --------
@@ -445,10 +448,6 @@ class MixedModel(ModelViews):
         twin.design = design
         twin.priors = self.priors.copy()
         return twin
-
-    def __repr__(self) -> str:
-        families = describe_families(self.family, self.random)
-        return "\n".join([describe_design(self.design), *families, repr(self.priors)])
 
 
 #: The class by its name for linear models.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayeslmm.errors import DataError, ModelWarning, listed
+from bayeslmm.fits.checks import warn_of_data
 from bayeslmm.fits.likelihood import LikelihoodFit
 from bayeslmm.formula import Design
 from bayeslmm.gaussian import single_threaded_blas
@@ -90,6 +91,7 @@ def _response_fit(model: Model, n_quadrature: int) -> LikelihoodFit:
 
 
 def _warn_of(fit: LikelihoodFit) -> None:
+    warn_of_data(fit.model, stacklevel=4)
     if not fit.converged:
         text = f"The optimizer did not converge: {fit.optimum.message}."
         _warn(f"{text} Do not trust the estimates.")

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.errors import ModelWarning
+from bayeslmm.fits.checks import findings_of, said
 from bayeslmm.fits.effects import Effects
 from bayeslmm.fits.likelihood_predictions import LikelihoodPredictions
 from bayeslmm.fits.likelihood_shares import LikelihoodShares
@@ -230,7 +231,9 @@ class LikelihoodFit(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ModelWarning)
             tables = [self.fixef(ddf, level=level), self.varcomp(level=level)]
-        return "\n".join([*lines, "", format_table(tables[0]), "", format_table(tables[1])])
+        lines += ["", format_table(tables[0]), "", format_table(tables[1])]
+        found = said(findings_of(self))
+        return "\n".join([*lines, *([""] if found else []), *found])
 
     def __repr__(self) -> str:
         return self.describe()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
     import xarray as xr
     from matplotlib.axes import Axes
 
@@ -80,6 +81,33 @@ class ModelViews(_Model):
 
         return equation(self.design, form, format, family=self.family, random=self.random)
 
+    def check(self) -> pd.DataFrame:
+        """Values of the data far outside of all others of their column, and what to do.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``check``, ``finding``, ``what to do``; no rows where nothing was found.
+
+        Examples
+        --------
+        >>> len(model.check())
+        0
+        """
+        from bayeslmm.fits.checks import model_findings
+        from bayeslmm.results.findings import findings_table
+
+        return findings_table(model_findings(self))
+
+    def __repr__(self) -> str:
+        from bayeslmm.fits.checks import model_findings, said
+        from bayeslmm.formula.description import describe_design
+        from bayeslmm.parts.families import describe_families
+
+        families = describe_families(self.family, self.random)
+        found = said(model_findings(self))
+        return "\n".join([describe_design(self.design), *families, repr(self.priors), *found])
+
     def plot_data(self, x: str | None = None, **options):
         """The data before any fit, group by group; see :func:`bayeslmm.plots.plot_data`.
 
@@ -148,6 +176,19 @@ class FitPlots:
         from bayeslmm.plots import plot_shrinkage
 
         return plot_shrinkage(self, factor, **options)
+
+    def plot_influence(self: Any, factor: str | None = None, **options) -> Axes:
+        """Cook's distance of every level of a factor, the largest named.
+
+        Options: ``named ax``; see :func:`bayeslmm.plots.plot_influence`.
+
+        Examples
+        --------
+        >>> ax = fit.plot_influence()
+        """
+        from bayeslmm.plots import plot_influence
+
+        return plot_influence(self, factor, **options)
 
     def plot_ranef(self: Any, factor: str | None = None, **options) -> np.ndarray:
         """Random effects with intervals, sorted (caterpillar plot).

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from bayeslmm.bayes.fitting import FitInfo
+from bayeslmm.fits.checks import findings_of, said
 from bayeslmm.fits.effects import Effects
 from bayeslmm.fits.plotting import PosteriorPlots
 from bayeslmm.fits.posterior_checks import PosteriorChecks
@@ -134,6 +135,7 @@ class PosteriorFit(
             format_table(self.varcomp(level=level)),
         ]
         lines += ["", *(f"Warning: {problem}" for problem in info.problems)]
+        lines += said(findings_of(self))
         return "\n".join(lines).rstrip()
 
     def __repr__(self) -> str:

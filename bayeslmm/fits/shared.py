@@ -163,6 +163,67 @@ class SharedResults:
 
         return average_contrasts_table(self, terms, newdata, at, level, interval)
 
+    def check(self: Any) -> pd.DataFrame:
+        """What to look at before the fit is trusted, and what to do about it.
+
+        Values far outside of the bulk of their column; groups that carry the fit (see
+        :meth:`influence`); of a posterior predictive checks that fail, and priors that the data
+        contradict; of a likelihood fit what a boundary hints at. :meth:`describe` says the same.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``check``, ``finding``, ``what to do``; no rows where nothing was found.
+
+        Examples
+        --------
+        >>> len(fit.check())
+        0
+        """
+        from bayeslmm.fits.checks import findings_of
+        from bayeslmm.results.findings import findings_table
+
+        return findings_table(findings_of(self))
+
+    def influence(self: Any, factor: str | None = None) -> pd.DataFrame:
+        """How far the coefficients move when each level of a factor is left out.
+
+        Exact at the fit's covariance parameters, which are not estimated anew: Cook's distance of
+        groups (Cook 1977, Technometrics 19(1); Demidenko and Stukel 2005, Statistics in Medicine
+        24(6)). Of a posterior at the means of covariances and log standard deviations, under the
+        normal priors of the coefficients (others taken as normal with their center and spread).
+
+        Parameters
+        ----------
+        factor : str, optional
+            Grouping factor; by default the first.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per level: ``rows``; ``cooks_distance``, (b - b_(-j))' V^-1 (b - b_(-j)) / p
+            with V the covariance of the p coefficients, infinite where the other levels do not
+            determine them; ``p``, the chance of such a move under the model (chi-squared);
+            ``se_ratio``, the largest factor by which a standard error grows; and per coefficient
+            ``dfbetas ...``, b - b_(-j) in standard errors of b.
+
+        Raises
+        ------
+        KeyError
+            If there is no such grouping factor.
+        DataError
+            If the response is not Gaussian, a distribution is Student-t, covariates are modeled,
+            rows are not in memory, or there is no grouping factor or no coefficient.
+
+        Examples
+        --------
+        >>> fit.influence()["cooks_distance"].idxmax()
+        '309'
+        """
+        from bayeslmm.results.influence import influence_table
+
+        return influence_table(self, factor)
+
     def reliability(
         self: Any, factor: str | None = None, *, level: float = 0.95, interval: str = "eti"
     ) -> pd.DataFrame:

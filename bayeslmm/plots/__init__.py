@@ -8,6 +8,7 @@ from bayeslmm.plots.average_effects import plot_average_effects
 from bayeslmm.plots.compare import plot_compare
 from bayeslmm.plots.forest import plot_forest
 from bayeslmm.plots.implied import plot_implied_covariance
+from bayeslmm.plots.influence import plot_influence
 from bayeslmm.plots.predictive import (
     plot_loo_pit,
     plot_ppc,
@@ -29,6 +30,7 @@ __all__ = [
     "plot_data",
     "plot_forest",
     "plot_implied_covariance",
+    "plot_influence",
     "plot_loo_pit",
     "plot_ppc",
     "plot_prior_posterior",

@@ -238,7 +238,7 @@ def finish_panels(axes: np.ndarray, scene: Scene, note: str | None) -> None:
         )
 
 
-def notes(scene: Scene, *texts: str | None) -> str | None:
+def notes(scene: Scene, *texts: str | None, what: str = "lines") -> str | None:
     """The caption: what was left out, and what other predictors are held at."""
     held = [
         f"{name} = {value:.3g}" if isinstance(value, float) else f"{name} = {value}"
@@ -247,7 +247,7 @@ def notes(scene: Scene, *texts: str | None) -> str | None:
     parts = [text for text in texts if text]
     if held:
         more = f" and {len(held) - 6} more held likewise" if len(held) > 6 else ""
-        parts.append(textwrap.fill("lines at " + ", ".join(held[:6]) + more, 75))
+        parts.append(textwrap.fill(f"{what} at " + ", ".join(held[:6]) + more, 75))
     return ";\n".join(parts) or None
 
 

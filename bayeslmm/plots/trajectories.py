@@ -125,7 +125,7 @@ def _fan(fit, scene: Scene, level: float, ax: Axes) -> Axes:
             label=f"_{scene.block.levels[line.code]}",
         )
     population = _population(fit, scene, level, ax)
-    finish(ax, scene, notes(scene, scene.note, thinned))
+    finish(ax, scene, notes(scene, scene.note, thinned, what="population line"))
     if scene.by is not None:
         color_legend(ax, scene)
         return ax
@@ -154,7 +154,7 @@ def _small_multiples(fit, scene: Scene, level: float) -> np.ndarray:
             panel.fill_between(at, *band, color=color, alpha=BAND, linewidth=0)
         population = rows.offset + rows.X @ beta[0]
         panel.plot(at, population, color=POPULATION, linewidth=THIN, linestyle="--")
-    shown = notes(scene, scene.note)
+    shown = notes(scene, scene.note, what="population line")
     finish_panels(axes, scene, "; ".join(t for t in (shown, "dashed: population") if t))
     return axes
 

@@ -213,6 +213,15 @@ def bayes_factor(
         If a prior is improper, or a shared parameter has two priors. (Default priors are scaled
         to the data, and so the same in both models unless a coefficient changes its meaning.)
 
+    Notes
+    -----
+    A Savage-Dickey ratio (Dickey 1971, Ann. Math. Statist. 42(1)) compares the two models under
+    the same prior of all other parameters, and depends on the prior of the tested one however many
+    data there are. It reads the posterior's density at the value: far out in a tail few draws say
+    how the covariance parameters there are distributed, so that the Monte Carlo error grows and
+    the size of a very large factor, unlike its direction, is uncertain. An improper prior has no
+    density to compare with and is refused.
+
     Examples
     --------
     >>> import bayeslmm as blm

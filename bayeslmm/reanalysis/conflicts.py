@@ -17,6 +17,7 @@ from bayeslmm.errors import BayesLMMError, PriorError
 from bayeslmm.parts.parameters import coef_key
 from bayeslmm.parts.scales import draw_scales, scales, supported_scale
 from bayeslmm.reanalysis.posteriors import log_prior_density, prior_quantiles
+from bayeslmm.results.findings import Finding
 
 if TYPE_CHECKING:
     from bayeslmm.parts.prior import Prior
@@ -29,8 +30,8 @@ _FAR = 4.0
 _NEVER = ("Flat", "HalfFlat", "LKJ")
 
 
-def conflicting_priors(model: Model) -> list[str]:
-    """What to say of every prior that the data contradict grossly.
+def conflicting_priors(model: Model) -> list[Finding]:
+    """A finding for every prior that the data contradict grossly.
 
     Only where a prior was set, or coefficients are measured from zero without a constant: the
     other defaults are too wide for that.
@@ -41,7 +42,7 @@ def conflicting_priors(model: Model) -> list[str]:
 
     Returns
     -------
-    list of str
+    list of Finding
         Empty also where there is no REML fit to compare with.
     """
     design, priors = model.design, model.priors
@@ -57,9 +58,14 @@ def conflicting_priors(model: Model) -> list[str]:
     except (BayesLMMError, ValueError, np.linalg.LinAlgError):
         return []
     return [
-        f"The prior of {key}, {priors[key]!r}, and the data disagree grossly: the REML estimate "
-        f"is {estimate:.4g} (standard error {se:.2g}). The posterior is a compromise that neither "
-        "supports: widen the prior, or look for a mistake in units, signs or data."
+        Finding(
+            "priors",
+            f"The prior of {key}, {priors[key]!r}, and the data disagree grossly: the REML "
+            f"estimate is {estimate:.4g} (standard error {se:.2g}). The posterior is a compromise "
+            "that neither supports.",
+            "Widen the prior, or look for a mistake in units, signs or data.",
+            gross=True,
+        )
         for key, (estimate, se) in found.items()
         if np.isfinite(se) and _contradicts(key, priors[key], estimate, se)
     ]

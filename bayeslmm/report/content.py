@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bayeslmm.errors import BayesLMMError
+from bayeslmm.errors import BayesLMMError, DataWarning
 from bayeslmm.formula.covariates import missing_option
 from bayeslmm.report.mathematics import equation_rows
 from bayeslmm.report.pictures import Picture, draw
@@ -92,6 +92,7 @@ def sections(fit: PosteriorResult, settings: Settings) -> list[Section]:
     found = [
         _model(fit, settings),
         _data(fit.model.design),
+        _findings(fit),
         _priors(fit),
         _diagnostics(fit),
         _estimates(fit, likelihood, notes, settings.level),
@@ -117,7 +118,8 @@ def _likelihood(fit: PosteriorResult) -> tuple[LikelihoodResult | None, list[str
         except (BayesLMMError, ValueError) as err:
             name = "REML" if gaussian else "ML"
             return None, [f"There is no {name} fit to compare with: {err}"]
-    return found, [f"{note}" for note in dict.fromkeys(str(w.message) for w in caught)]
+    said = [str(w.message) for w in caught if not issubclass(w.category, DataWarning)]
+    return found, list(dict.fromkeys(said))  # _findings says what the data have
 
 
 def _model(fit: PosteriorResult, settings: Settings) -> Section:
@@ -215,6 +217,18 @@ def _response_summary(design: Design) -> pd.DataFrame:
     return pd.DataFrame({design.response: values}).T
 
 
+def _findings(fit: PosteriorResult) -> Section:
+    """What to look at first, in sentences."""
+    found = fit.check()
+    words = [
+        f"{row['finding']} {row['what to do']}" for row in found.to_dict(orient="records")
+    ] or [
+        "Nothing was found: no value far outside of all others, no group that carries the fit, no "
+        "predictive check that fails, no prior that the data contradict."
+    ]
+    return Section("Before trusting the fit", words)
+
+
 def _priors(fit: PosteriorResult) -> Section:
     rows = [
         [key, repr(fit.priors[key]), "default" if fit.priors.is_default(key) else "set"]
@@ -254,7 +268,7 @@ def _diagnostics(fit: PosteriorResult) -> Section:
 
 
 def _estimates(fit, likelihood: LikelihoodResult | None, notes, level: float) -> Section:
-    percent, family = f"{100 * level:g} %", fit.model.design.family
+    percent = f"{100 * level:g} %"
     posterior = fit.fixef(level=level)
     columns = {"posterior": _with_interval(posterior, "mean")}
     if "ratio_lower" in posterior:
@@ -262,29 +276,35 @@ def _estimates(fit, likelihood: LikelihoodResult | None, notes, level: float) ->
         shown = ["lower", "upper"]
         bounds = posterior[[ratio, "ratio_lower", "ratio_upper"]].set_axis([ratio, *shown], axis=1)
         columns[ratio.replace("_", " ")] = _with_interval(bounds, ratio)
+    tables = [table(pd.DataFrame(columns), f"Posterior, {percent} intervals", "coefficient")]
     if likelihood is not None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            columns |= _beside(likelihood, level)
-    other = "REML" if family.gaussian else "ML"
-    caption = f"Estimates with {percent} intervals, posterior and {other} side by side"
-    tables = [table(pd.DataFrame(columns), caption, "coefficient")]
+            beside = _beside(likelihood, level)
+        tables += [
+            table(frame, f"{name}, {percent} intervals", "coefficient")
+            for name, frame in beside.items()
+        ]
     pictures = _pictures([(fit.plot_forest, "Coefficients", False)], fit.model.design)
     return Section("Coefficients", notes, tables=tables, pictures=pictures)
 
 
-def _beside(likelihood: LikelihoodResult, level: float) -> dict[str, pd.Series]:
-    """Columns of the likelihood fit: of REML with both degrees of freedom."""
-    columns = {}
+def _beside(likelihood: LikelihoodResult, level: float) -> dict[str, pd.DataFrame]:
+    """Estimates of the likelihood fit: of REML with both degrees of freedom.
+
+    Tables of their own, narrow enough for a phone.
+    """
+    kinds = {"REML, Satterthwaite": "satterthwaite", "REML, Kenward-Roger": "kenward-roger"}
     if not likelihood.model.design.family.gaussian:
-        fixed = likelihood.fixef(level=level)
-        return {"ML": _with_interval(fixed, "estimate"), "p": fixed["p"]}
-    for name, space in (("Satterthwaite", ""), ("Kenward-Roger", " ")):
-        fixed = likelihood.fixef(name.lower(), level=level)
-        columns[f"REML, {name}"] = _with_interval(fixed, "estimate")
-        columns[f"df{space}"] = fixed["df"]  # the same head twice
-        columns[f"p{space}"] = fixed["p"]
-    return columns
+        kinds = {"Maximum likelihood": "normal"}
+    found = {}
+    for name, ddf in kinds.items():
+        fixed = likelihood.fixef(ddf, level=level)
+        columns = {"estimate": _with_interval(fixed, "estimate")}
+        if ddf != "normal":
+            columns["df"] = fixed["df"]
+        found[name] = pd.DataFrame(columns | {"p": fixed["p"]})
+    return found
 
 
 def _with_interval(frame: pd.DataFrame, center: str) -> pd.Series:
@@ -342,7 +362,12 @@ def _groups(fit, effect) -> Section | None:
         return None
     pictures = _pictures(
         [
-            (_trajectories(fit, effect), "Lines of the groups and of the population", True),
+            (
+                _trajectories(fit, effect),
+                "Lines of the groups, each at its own values of the predictors, and of the "
+                "population, at the values named in the picture",
+                True,
+            ),
             (fit.plot_shrinkage, "Shrinkage: no pooling to partial pooling", True),
         ],
         fit.model.design,
@@ -392,6 +417,9 @@ def _checks(fit) -> Section | None:
         fit.model.design,
     )
     words = ["If the model holds, replicated responses look like those seen."]
+    found = fit.check()
+    failed = found.loc[found["check"] == "predictive check", "finding"].tolist()
+    words += failed or ["No statistic of the data is outside of what the model replicates."]
     return Section("Posterior predictive checks", words, pictures=pictures) if pictures else None
 
 

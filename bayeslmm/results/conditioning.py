@@ -96,6 +96,7 @@ def condition_likelihood(fit: LikelihoodResult, rows) -> LikelihoodResult:
     refuse_families(fit.model, "A prediction given further rows")
     model = _extended(fit.model, rows)
     twin: Any = copy(fit)
+    twin.__dict__.pop("_findings", None)  # those of the fit without the condition
     for name in ("kept", "_curvature", "_kenward_roger", "_effect_covariances"):
         twin.__dict__.pop(name, None)
     twin.model = model

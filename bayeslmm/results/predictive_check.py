@@ -8,16 +8,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from bayeslmm.errors import BayesLMMError
 from bayeslmm.formula import Design
 from bayeslmm.formula.random import RandomBlock
+from bayeslmm.results.findings import Finding
 from bayeslmm.results.response_checks import is_count
 
 if TYPE_CHECKING:
     from bayeslmm.protocols import PosteriorResult
 
-__all__ = ["default_statistics", "predictive_check"]
+__all__ = ["default_statistics", "predictive_check", "predictive_findings"]
 
 _MAX_VALUES = 2e7
+#: Share of replications beyond the observed value, on one side, from which a check fails: of 1000
+#: replications at most 2.
+_FAILED = 0.002
 _SHARES = ("bernoulli", "binomial")
 
 type Statistic = Callable[[np.ndarray, np.ndarray], float]
@@ -183,3 +188,31 @@ def _value(name: str, statistic: Statistic, y: np.ndarray, codes: np.ndarray) ->
     if value.shape not in ((), (1,)) or not np.isfinite(value).all():
         raise ValueError(f"The statistic {name!r} must give one finite number, not {value!r}.")
     return float(value.reshape(()))
+
+
+def predictive_findings(fit: PosteriorResult) -> list[Finding]:
+    """Statistics of the data that replicated data do not reach, in words."""
+    try:
+        table = predictive_check(
+            fit, None, factor=None, groups="same", draws=250, random_seed=fit.info.random_seed
+        )
+    except (BayesLMMError, ValueError):
+        return []
+    failed = table[np.minimum(table["p"], 1 - table["p"]) <= _FAILED]
+    return [
+        Finding(
+            "predictive check",
+            f"The data's {name} is {row['observed']:.4g}, and data replicated by the model have "
+            f"{row['lower']:.4g} to {row['upper']:.4g}: the model does not reproduce it.",
+            _remedy(fit.model.design, str(name)),
+        )
+        for name, row in failed.iterrows()
+    ]
+
+
+def _remedy(design: Design, statistic: str) -> str:
+    if statistic in ("min", "max") and design.family.name == "gaussian":
+        return 'Look at the extreme rows; family="student" allows for heavy tails.'
+    if statistic in ("variance / mean", "share of zeros") and "poisson" in design.family.name:
+        return 'Try family="negativebinomial", or a zero-inflated one.'
+    return "Look at plot_ppc() and plot_residuals() for what is missing: a term, or another family."

@@ -167,3 +167,12 @@ def test_the_report_command_works_on_a_csv_file(tmp_path):
     )  # fmt: skip
     assert wrong.returncode == 2
     assert "no coefficient 'Batch'" in wrong.stderr
+
+
+def test_the_report_says_what_was_checked_and_has_narrow_tables_and_a_dark_page():
+    page, text = sleep_page()
+    assert "Before trusting the fit" in page.words
+    assert "Nothing was found" in page.words
+    assert "No statistic of the data is outside" in page.words
+    assert "REML, Kenward-Roger, 95 % intervals" in page.words
+    assert "prefers-color-scheme: dark" in text
