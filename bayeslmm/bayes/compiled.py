@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayeslmm.addresses import Table
+from bayeslmm.bayes.kernels.tables import place
 from bayeslmm.bayes.mode import Mode
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def compiled_density(
         Seed to a starting z.
     """
     kernels: Any = density.compiled
-    table = Table(*density.table.records, mode.x, mode.scale)
+    table = Table(*density.records, *place(1, True, mode.x, mode.scale))
     return CompiledDensity(density.n_dim, initial_point, kernels.logp, table)
 
 

@@ -19,7 +19,6 @@ from functools import cached_property
 from importlib import import_module
 from time import thread_time
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 
@@ -46,6 +45,7 @@ from bayeslmm.bayes.kernels.shrinkage import (
     coefficient_prior,
     log_scales,
 )
+from bayeslmm.bayes.kernels.tables import N_PLACE, evaluate, place
 from bayeslmm.compiling import expect, interpreting, ran_interpreted, steady, undecided
 from bayeslmm.formula import Design
 from bayeslmm.formula.residual import ResidualDesign
@@ -178,14 +178,9 @@ class MarginalDensity:
         return import_module(f"bayeslmm.bayes.kernels.{self.system.engine}")
 
     @property
-    def _one_call(self) -> Any:
-        """The compiled density; None where evaluations go through the system."""
-        return None if interpreting() else self._compiled_call
-
-    @cached_property
-    def _compiled_call(self) -> Any:
-        compiled = self._likelihood is not None and not self.system.many_levels
-        return self._kernels.density if compiled else None
+    def _one_call(self) -> bool:
+        """Whether one compiled call evaluates it; else evaluations go through the system."""
+        return not (interpreting() or self._likelihood is None or self.system.many_levels)
 
     @property
     def compiled(self) -> ModuleType | None:
@@ -197,11 +192,23 @@ class MarginalDensity:
         without = interpreting() or self._likelihood is None or self.alone
         return None if without else self._kernels
 
+    @property
+    def records(self) -> tuple:
+        """What compiled densities read."""
+        return self.prior, self._likelihood
+
     @cached_property
     def table(self) -> Table:
-        """What compiled densities read."""
-        table = Table(self.prior, self._likelihood)
-        if len(table.entries) != 3 * self._kernels.N_ARRAYS:
+        """Of one point and its gradient."""
+        return self._table_of(1, True)
+
+    @cached_property
+    def _table_of_value(self) -> Table:
+        return self._table_of(1, False)
+
+    def _table_of(self, n: int, want_gradient: bool) -> Table:
+        table = Table(*self.records, *place(n, want_gradient))
+        if len(table.entries) != 3 * (self._kernels.N_ARRAYS + N_PLACE):
             raise RuntimeError("the table of arrays does not match the compiled code")
         return table
 
@@ -249,13 +256,18 @@ class MarginalDensity:
         if len(X):
             foresee(self, len(X), X[0])
         if self._likelihood is not None and not interpreting():
-            return self._kernels.densities(X, self.table.entries)
+            values = np.empty(len(X))
+            evaluate(self._kernels.logp, self._table_of(len(X), False), X, X[:0], values)
+            return values
         return np.array([self.value(x) for x in X])
 
     def _evaluate(self, x: np.ndarray, want_gradient: bool) -> tuple[float, np.ndarray]:
         x = np.ascontiguousarray(x, dtype=float)
-        if self._one_call is not None:
-            return self._one_call(x, self.table.entries, want_gradient)
+        if self._one_call:
+            table = self.table if want_gradient else self._table_of_value
+            value, gradient = np.empty(1), np.full(len(x), np.nan)
+            evaluate(self._kernels.logp, table, x, gradient, value)
+            return value[0], gradient
         at, nothing = natural(x, self.prior), np.full(len(x), np.nan)
         if not is_finite(at):
             return np.nan, nothing

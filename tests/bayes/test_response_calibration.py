@@ -43,9 +43,9 @@ def _model(family, formula="y ~ x + (1 | a)"):
     ],
 )
 def test_the_posterior_is_calibrated(family, formula, method):
-    found = blm.sbc(_model(family, formula), 40, method=method, random_seed=8, progressbar=False)
+    found = blm.sbc(_model(family, formula), 25, method=method, random_seed=8, progressbar=False)
     assert found.uniformity()["p"].min() > SMALLEST_P
-    assert found.ranks.shape[0] == 40
+    assert found.ranks.shape[0] == 25
     assert found.ranks.to_numpy().min() >= 0
     assert found.ranks.to_numpy().max() <= 99
 
@@ -79,7 +79,7 @@ def test_a_response_that_is_not_that_of_the_truth_is_found(monkeypatch):
     monkeypatch.setattr(
         ResponseSimulator, "_simulated", lambda self, x, rng: np.ceil(2 * original(self, x, rng))
     )
-    found = blm.sbc(_model("poisson"), 60, method="importance", random_seed=8, progressbar=False)
+    found = blm.sbc(_model("poisson"), 30, method="importance", random_seed=8, progressbar=False)
     assert found.uniformity().loc["Intercept", "p"] < 1e-6
 
 

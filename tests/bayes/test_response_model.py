@@ -143,8 +143,14 @@ def _log_priors(model, pymc_model, point, parameterization):
     return total
 
 
-@pytest.mark.parametrize(("name", "link"), MODELS)
-@pytest.mark.parametrize("parameterization", ["noncentered", "centered"])
+@pytest.mark.parametrize(
+    ("name", "link", "parameterization"),
+    [
+        *((name, link, "noncentered") for name, link in MODELS),
+        # effects know nothing of the family
+        *((name, None, "centered") for name in ("binomial", "ordinal")),
+    ],
+)
 def test_the_density_is_that_of_the_family_and_of_the_priors(name, link, parameterization):
     model = _model(name, link)
     pymc_model = model.pymc_model(parameterization)

@@ -127,9 +127,17 @@ def _dense(lmm: blm.LMM, reml: bool):
     return deviance, np.array([*start, 0.0])
 
 
+#: The general optimizer takes long: their criterion is compared with dense matrices elsewhere.
+LONG = ("slopes", "permanent environment")
+
+
 @pytest.mark.parametrize(
     ("key", "reml"),
-    [*((key, True) for key in MODELS), ("permanent environment", False), ("one record", False)],
+    [
+        *(pytest.param(key, True, marks=pytest.mark.slow if key in LONG else ()) for key in MODELS),
+        ("permanent environment", False),
+        ("one record", False),
+    ],
 )
 def test_the_fit_is_that_of_dense_matrices_and_a_general_optimizer(key, reml):
     lmm = model(key)

@@ -8,18 +8,18 @@ from numba import carray
 from bayeslmm.addresses import reader
 from bayeslmm.bayes.kernels.coordinates import N_PRIOR, add_likelihood, natural, read_prior
 from bayeslmm.bayes.kernels.shrinkage import add_coefficients, coefficient_prior
-from bayeslmm.bayes.kernels.tables import LOGP, point, report
-from bayeslmm.compiling import c_function, kernel
+from bayeslmm.bayes.kernels.tables import LOGP, N_PLACE, point, report, task
+from bayeslmm.compiling import c_function, fused
 from bayeslmm.gaussian._criteria import marginal_head
 from bayeslmm.gaussian.marginal import MarginalArguments
 
-__all__ = ["N_ARRAYS", "densities", "density", "logp"]
+__all__ = ["N_ARRAYS", "logp"]
 
 _likelihood, _N_LIKELIHOOD = reader(MarginalArguments)
 N_ARRAYS = N_PRIOR + _N_LIKELIHOOD
 
 
-@kernel
+@fused
 def density(x, t, want_gradient):
     """Log density and its gradient in one compiled call; without a dense tail."""
     prior, likelihood = read_prior(t, 0), _likelihood(t, N_PRIOR)
@@ -37,19 +37,14 @@ def density(x, t, want_gradient):
     return at.value + log_y, at.gradient
 
 
-@kernel
-def densities(X, t):
-    """Log density at each row of X."""
-    out = np.empty(X.shape[0])
-    for i in range(X.shape[0]):
-        out[i] = density(X[i], t, False)[0]
-    return out
-
-
 @c_function(LOGP)
 def logp(n_dim, z, out, value, user_data):
-    """Log density and gradient in the whitened coordinates of a chain."""
-    t = carray(user_data, (3 * N_ARRAYS + 6,), np.int64)
-    x = point(carray(z, (n_dim,)), t, N_ARRAYS)
-    found = density(x, t, True)
-    return report(found, t, N_ARRAYS, carray(out, (n_dim,)), carray(value, (1,)))
+    """Log density and gradient at points, in the coordinates that the table says."""
+    t = carray(user_data, (3 * (N_ARRAYS + N_PLACE),), np.int64)
+    n, want_gradient = task(t, N_ARRAYS)
+    points, gradients, values = carray(z, (n, n_dim)), carray(out, (n, n_dim)), carray(value, (n,))
+    code = 0
+    for i in range(n):
+        found = density(point(points[i], t, N_ARRAYS), t, want_gradient)
+        code = report(found, t, N_ARRAYS, want_gradient, gradients[i], values[i : i + 1])
+    return code
