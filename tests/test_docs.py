@@ -26,6 +26,7 @@ PAGES = {
     "docs/residual-structures.md": "",
     "docs/variance-explained.md": "",
     "docs/prediction.md": "",
+    "docs/questions.md": "",
     "docs/families.md": "import matplotlib\nmatplotlib.use('Agg')\n",
     "docs/checking.md": "import matplotlib\nmatplotlib.use('Agg')\n",
     "docs/likelihood.md": (
