@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bayeslmm.errors import DataError
 from bayeslmm.formula.columns import as_frame, find_column, plain_column, refuse_gaps
 from bayeslmm.formula.covariates import (
     ModeledCovariate,
@@ -361,6 +362,13 @@ class Design:
             },
             index=pd.RangeIndex(len(frame)),
         )
+        for name in plain.columns.intersection(self.columns.columns):
+            wrong = self.columns[name].dtype == bool and ~plain[name].isin([0, 1])
+            if np.any(wrong):
+                raise DataError(
+                    f"Column {name!r} was true or false when the model was fitted, and has "
+                    f"{plain[name][wrong].iloc[0]!r} now."
+                )
         return plain.assign(**{name: means[name].evaluate(plain, frame) for name in computed})
 
     @cached_property

@@ -37,6 +37,7 @@ from bayeslmm.results.reference_grid import (
     averages_of_data,
     averages_of_grid,
     grid_values,
+    has_levels,
 )
 from bayeslmm.results.response_prediction import posterior_prediction
 from bayeslmm.results.support import refuse_heavy_averages
@@ -95,9 +96,8 @@ class _Combination:
 def predictions_table(fit: Any, asked: Asked) -> pd.DataFrame:
     """See ``fits.effects.Effects.predictions``."""
     asked, averages = _checked(fit, asked), _averages(fit, asked)
-    scale = LINKS["identity"]
-    if not _is_linear(fit, asked) and fit.model.design.family.name != "ordinal":
-        scale = interval_scale(fit.model.design.family)
+    linear, family = _is_linear(fit, asked), fit.model.design.family
+    scale = LINKS["identity"] if linear else interval_scale(family)
     D = np.eye(len(averages.members))
     return _table(fit, averages, _Combination(D, scale, scale), averages.labels, asked)
 
@@ -139,7 +139,9 @@ def slopes_table(fit: Any, variables: Any, asked: Asked) -> pd.DataFrame:
     for name in _variables(fit, variables):
         column = _column(fit, name)
         if not _is_number(fit, name):
-            raise ValueError(f"{name!r} is no number: slopes are of numbers. Use comparisons().")
+            raise ValueError(
+                f"{name!r} is no number in the formula: slopes are of numbers. Use comparisons()."
+            )
         spread = float(np.ptp(column.to_numpy(dtype=float))) or 1.0
         step = _STEP * spread
         averages = _averages_of_values(fit, asked, name, [_Moved(step), _Moved(-step)])
@@ -183,6 +185,12 @@ def _checked(fit: Any, asked: Asked) -> Asked:
         raise ValueError(
             'Effects of the groups themselves are averaged over rows: weights="data", or newdata '
             "with their columns."
+        )
+    if design.modeled and asked.newdata is None and not grid:
+        names = listed([covariate.name for covariate in design.modeled])
+        raise DataError(
+            f"Rows with unknown values of {names} cannot be averaged over: give newdata, or "
+            'weights="equal" for a grid.'
         )
     if is_posterior(fit) and asked.ddf is not None:
         raise ValueError("ddf is of likelihood fits: a posterior's intervals need none.")
@@ -255,6 +263,8 @@ def _variables(fit: Any, variables: Any) -> list[str]:
     ValueError
     """
     known = fit.model.design._predictor_columns(random=True)
+    if variables is None and not known:
+        raise ValueError("The formula has no columns to compare.")
     names = (
         [variables]
         if isinstance(variables, str)
@@ -271,13 +281,15 @@ def _variables(fit: Any, variables: Any) -> list[str]:
 def _column(fit: Any, name: str) -> pd.Series:
     column = fit.model.design.predictors[name]
     if not len(column):
-        raise DataError(f"The rows of {name!r} are not kept: give the values to compare, (a, b).")
+        raise DataError(
+            f"The rows of {name!r} are not kept: comparisons({{{name!r}: (a, b)}}) of two values, "
+            "with newdata or weights."
+        )
     return column
 
 
 def _is_number(fit: Any, name: str) -> bool:
-    column = fit.model.design.predictors[name]
-    return not isinstance(column.dtype, pd.CategoricalDtype) and column.dtype != bool
+    return not has_levels(fit.model.design, name)
 
 
 def _named(fit: Any, variables: Any, method: str, asked: Asked) -> dict[str, tuple]:
@@ -295,7 +307,8 @@ def _values(fit: Any, name: str, what: Any) -> tuple[list, list[tuple[int, int]]
     if isinstance(what, tuple | list) and len(what) == 2:
         low, high = what
         return [low, high], [(1, 0)], [f"{high} - {low}"]
-    zero_one = number and set(_column(fit, name).unique().tolist()) <= {0, 1}
+    values = fit.model.design.predictors[name]
+    zero_one = number and len(values) > 0 and set(values.unique().tolist()) <= {0, 1}
     if number and not zero_one:
         if what == "reference":
             what = 1

@@ -30,6 +30,7 @@ __all__ = [
     "averages_of_data",
     "averages_of_grid",
     "grid_values",
+    "has_levels",
     "nested_factors",
     "reference_grid",
     "rows_of_labels",
@@ -127,7 +128,7 @@ def averages_of_grid(
         at = at_posterior_means(fit, wanted, at)
     grid, labels = reference_grid(design, wanted, at, random=random)
     columns = design._predictor_columns(random=random)
-    factors = [name for name in columns if _has_levels(design, name, labels)]
+    factors = [name for name in columns if has_levels(design, name)]
     size = _grid_weights(design, grid, factors, [*labels.columns], weights)
     keep, members, shares = [], [], []
     for i, mine in enumerate(rows_of_labels(grid, labels)):
@@ -139,7 +140,7 @@ def averages_of_grid(
     return Averages(labels.iloc[keep].reset_index(drop=True), grid, members, shares)
 
 
-def _has_levels(design: Design, name: str, labels: pd.DataFrame) -> bool:
+def has_levels(design: Design, name: str) -> bool:
     """Whether the values of a column in the grid are levels, of which the data have so many."""
     column = design.predictors[name]
     if isinstance(column.dtype, pd.CategoricalDtype) or column.dtype == bool:
@@ -151,6 +152,11 @@ def _grid_weights(
     design: Design, grid: pd.DataFrame, factors: list[str], wanted: list[str], weights: str
 ) -> np.ndarray:
     """Weight of each row of the grid among those of its label; 0 where it is left out."""
+    if not len(design.predictors) and weights != "equal":
+        raise DataError(
+            f"weights={weights!r} needs frequencies, and of a fit in batches rows are not kept: "
+            'weights="equal".'
+        )
     if not factors or not len(design.predictors):
         return np.ones(len(grid))
     data = design.predictors[factors]
@@ -353,6 +359,8 @@ def rows_of_labels(grid: pd.DataFrame, labels: pd.DataFrame) -> Iterator[np.ndar
 
 def _listed(value) -> list:
     """One value or several as a list."""
+    if isinstance(value, list | tuple | np.ndarray | pd.Series) and not len(value):
+        raise ValueError("A column of at= has no value: give one or several.")
     return list(value) if isinstance(value, list | tuple | np.ndarray | pd.Series) else [value]
 
 

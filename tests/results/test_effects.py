@@ -249,3 +249,37 @@ def test_posterior_risks_are_averages_of_draws_of_probabilities():
 def test_what_cannot_be_asked_is_refused_by_name(call, word):
     with pytest.raises((ValueError, blm.DataError), match=word):
         call(reml("y ~ x * dose + (1 | g)"))
+
+
+def test_what_the_rows_do_not_tell_is_refused():
+    data = frame().assign(male=frame()["sex"] == "m")
+    fit = blm.LMM("y ~ male + x + (1 | g)", data).reml()
+    with pytest.raises(blm.DataError, match="true or false"):
+        fit.predictions(at={"male": 3})
+    with pytest.raises(ValueError, match="no value"):
+        fit.predictions(at={"x": []})
+    with pytest.raises(blm.DataError, match="several levels of 'g'"):
+        fit.predictions(random="conditional")
+    with pytest.raises(ValueError, match="no columns"):
+        reml("y ~ 1 + (1 | g)").comparisons()
+    data.loc[::9, "x"] = np.nan
+    model = blm.LMM("y ~ x + (1 | g)", data, missing="model")
+    post = model.fit(draws=20, tune=50, chains=1, random_seed=1, progressbar=False)
+    with pytest.raises(blm.DataError, match="unknown values of x"):
+        post.predictions()
+
+
+def test_a_fit_in_batches_answers_on_a_grid(tmp_path):
+    frame().to_csv(tmp_path / "rows.csv", index=False)
+    source = blm.scan(tmp_path / "rows.csv", batch_rows=50, progressbar=False)
+    fit, rows = blm.LMM("y ~ x + dose + (1 | g)", source).reml(), reml("y ~ x + dose + (1 | g)")
+    for call in (
+        lambda f: f.comparisons("dose", weights="equal"),
+        lambda f: f.comparisons({"x": 1}, weights="equal"),
+        lambda f: f.pairwise("dose"),
+    ):
+        np.testing.assert_allclose(call(fit)["estimate"], call(rows)["estimate"], rtol=1e-6)
+    with pytest.raises(blm.DataError, match="rows are not kept"):
+        fit.marginal_means("dose", weights="cells")
+    with pytest.raises(blm.DataError, match="no rows to average"):
+        fit.predictions()
