@@ -238,6 +238,11 @@ def _averages_of_values(fit: Any, asked: Asked, name: str, values: list) -> Aver
     for value in values:
         if isinstance(value, _Moved):
             part = _averages(fit, asked)
+            if name not in part.frame:
+                raise ValueError(
+                    f"{name!r} is not a column of the fixed part, which a grid is made of: "
+                    'weights="data".'
+                )
             moved = part.frame[name].astype(float) + value.by
             parts.append(replace(part, frame=part.frame.assign(**{name: moved})))
         elif on_grid:

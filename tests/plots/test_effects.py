@@ -163,6 +163,9 @@ def test_what_cannot_be_drawn_is_refused_by_name():
         many.plot_predictions("age", by="district", kind="link")
     with pytest.raises(blm.PlotError, match="at least 2"):
         fit.plot_slopes("Days", by="Subject", groups=1)
+    random_only = blm.LMM("Reaction ~ 1 + (Days | Subject)", dataset("sleepstudy")).reml()
+    with pytest.raises(ValueError, match="'Days' is not a column of the fixed part"):
+        random_only.plot_comparisons({"Days": 1}, weights="equal")
     renamed = dataset("machines").rename(columns={"Machine": "mean"})
     clash = blm.LMM("score ~ mean + (1 | Worker)", renamed).reml()
     with pytest.raises(blm.PlotError, match="mean is a column of the table"):
