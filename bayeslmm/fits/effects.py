@@ -183,8 +183,8 @@ class Effects:
         [10.47, 1.55, 17.0]
         >>> fit.slopes("Days", by="Subject").head(2).round(1)[["Subject", "estimate", "se"]]
           Subject  estimate   se
-        0     308      19.7  2.6
-        1     309       1.8  2.6
+        0     308      19.7  2.3
+        1     309       1.8  2.3
         """
         from bayeslmm.results.effects import Asked, slopes_table
 

@@ -252,6 +252,37 @@ class LikelihoodPredictions(_Result):
             return average_prediction(fit, newdata, random, level)
         return likelihood_prediction(fit, newdata, random, kind, level, allow_new_levels)
 
+    def to_marginaleffects(self) -> Any:
+        """The fit as a model that the Python package marginaleffects takes.
+
+        For what that package has and :meth:`comparisons` has not. Its means are those of the
+        average group, whose random effects are 0, its tests those of normal estimates; the
+        variances of the effects count as known. Its steps of numbers are centered: ``{"x": 2}``
+        compares x + 1 with x - 1, where :meth:`comparisons` compares x + 2 with x.
+
+        Returns
+        -------
+        marginaleffects.classes.ModelAbstract
+            For ``avg_predictions``, ``avg_comparisons``, ``avg_slopes`` and the like. They
+            differentiate numerically; slopes of responses that are not Gaussian want
+            ``eps_vcov=1e-4``, by default four per mille of their standard errors are noise.
+
+        Raises
+        ------
+        DataError
+            If the package is not installed (``bayeslmm[marginaleffects]``, 0.6 or newer), the
+            mean depends on more than coefficients (ordinal, lognormal, zero-inflated), some
+            coefficients are aliased, or the rows are not in memory.
+
+        Examples
+        --------
+        >>> from marginaleffects import avg_comparisons  # doctest: +SKIP
+        >>> avg_comparisons(fit.to_marginaleffects(), variables={"Days": [0, 9]})  # doctest: +SKIP
+        """
+        from bayeslmm.results.marginaleffects_model import marginaleffects_model
+
+        return marginaleffects_model(self)
+
     def predictor_variance(self, X: np.ndarray, Z, codes, shift=None) -> np.ndarray:
         """Var(x'beta + z'b | y) of rows at the estimated variances, shape (m,).
 

@@ -150,6 +150,55 @@ class FitPlots:
 
         return plot_average_effects(self, x, **options)
 
+    def plot_predictions(
+        self: Any, x: str, by: str | list[str] | None = None, **options
+    ) -> Axes | np.ndarray:
+        """Average predictions over a column: lines with bands, or points with intervals.
+
+        Options: ``groups ax`` and those of ``predictions``: ``at newdata weights random kind ddf
+        level interval random_seed``; see :func:`bayeslmm.plots.plot_predictions`.
+
+        Examples
+        --------
+        >>> ax = fit.plot_predictions("Days")
+        """
+        from bayeslmm.plots import plot_predictions
+
+        return plot_predictions(self, x, by, **options)
+
+    def plot_comparisons(
+        self: Any, variables: Any = None, by: str | list[str] | None = None, **options
+    ) -> Axes | np.ndarray:
+        """Comparisons of means with intervals: differences, or ratios on a logarithmic axis.
+
+        Options: ``groups ax`` and those of ``comparisons``: ``measure method at newdata weights
+        random kind ddf level interval random_seed``; see
+        :func:`bayeslmm.plots.plot_comparisons`.
+
+        Examples
+        --------
+        >>> ax = fit.plot_comparisons({"Days": (0, 9)})
+        """
+        from bayeslmm.plots import plot_comparisons
+
+        return plot_comparisons(self, variables, by, **options)
+
+    def plot_slopes(
+        self: Any, variables: str | list[str], by: str | list[str] | None = None, **options
+    ) -> Axes | np.ndarray:
+        """Average slopes of numbers with intervals; of groups sorted.
+
+        Options: ``groups ax`` and those of ``slopes``: ``at newdata weights random kind ddf level
+        interval random_seed``; see :func:`bayeslmm.plots.plot_slopes`.
+
+        Examples
+        --------
+        >>> ax = fit.plot_slopes("Days", by="Subject")
+        """
+        from bayeslmm.plots import plot_slopes
+
+        return plot_slopes(self, variables, by, **options)
+
     def plot_trajectories(self: Any, x: str | None = None, **options) -> Axes | np.ndarray:
         """Data, population line with its band, group lines: the fan.
 

@@ -6,6 +6,7 @@ they say otherwise.
 
 from bayeslmm.plots.average_effects import plot_average_effects
 from bayeslmm.plots.compare import plot_compare
+from bayeslmm.plots.effects import plot_comparisons, plot_predictions, plot_slopes
 from bayeslmm.plots.forest import plot_forest
 from bayeslmm.plots.implied import plot_implied_covariance
 from bayeslmm.plots.influence import plot_influence
@@ -27,18 +28,21 @@ from bayeslmm.plots.variance import plot_variance
 __all__ = [
     "plot_average_effects",
     "plot_compare",
+    "plot_comparisons",
     "plot_data",
     "plot_forest",
     "plot_implied_covariance",
     "plot_influence",
     "plot_loo_pit",
     "plot_ppc",
+    "plot_predictions",
     "plot_prior_posterior",
     "plot_prior_predictive",
     "plot_ranef",
     "plot_rank",
     "plot_residuals",
     "plot_shrinkage",
+    "plot_slopes",
     "plot_trace",
     "plot_trajectories",
     "plot_variance",

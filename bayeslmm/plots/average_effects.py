@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from bayeslmm.formula import Design
     from bayeslmm.protocols import LikelihoodResult, PosteriorResult
 
-__all__ = ["plot_average_effects"]
+__all__ = ["mean_label", "plot_average_effects"]
 
 
 def plot_average_effects(
@@ -91,7 +91,7 @@ def plot_average_effects(
     if drawn and scene.block is not None:
         handles, labels = [*drawn[:1], *handles], [f"each {scene.block.name}", *labels]
     scene.x.label(ax)
-    ax.set_ylabel(_what(design, at))
+    ax.set_ylabel(mean_label(design, at))
     caption(ax, notes(scene, scene.note))
     legend_below(ax, handles, labels)
     return ax
@@ -150,7 +150,7 @@ def _mean(fit, eta: np.ndarray, at: int | None) -> np.ndarray:
     return family.mean(eta, phi) if at is None else family.probabilities(eta, phi)[..., at]
 
 
-def _what(design: Design, at: int | None) -> str:
+def mean_label(design: Design, at: int | None) -> str:
     """The label of the vertical axis."""
     if at is not None:
         return f"probability of {design.response} = {design.categories[at]}"

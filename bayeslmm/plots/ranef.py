@@ -11,9 +11,12 @@ from bayeslmm.plots.estimates import block_of, center, is_posterior, pick
 from bayeslmm.plots.style import MUTED, caption, grid_of_axes, intervals
 
 if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
     from bayeslmm.protocols import LikelihoodResult, PosteriorResult
 
-__all__ = ["plot_ranef"]
+__all__ = ["caterpillar", "evenly_by_rank", "plot_ranef"]
 
 
 def plot_ranef(
@@ -56,15 +59,13 @@ def plot_ranef(
     >>> [ax.get_xlabel() for ax in fit.plot_ranef()]
     ['Intercept']
     """
-    if isinstance(groups, bool) or not isinstance(groups, int | np.integer) or groups < 2:
-        raise PlotError(f"groups must be a number of levels, at least 2, not {groups!r}.")
     design = fit.model.design
     first = block_of(design, factor)
     blocks = design.blocks if factor is None else (first,)
     known = list(dict.fromkeys(e for block in blocks for e in block.effects))
     wanted = known if effects is None else pick("effect", effects, known)
     panels = [(block, e) for block in blocks for e in wanted if e in block.effects]
-    tallest = max(min(block.n_levels, groups) for block, _ in panels)
+    tallest = max(min(block.n_levels, _checked(groups)) for block, _ in panels)
     height = float(np.clip(1.0 + 0.16 * tallest, 2.8, 9.0))
     axes = grid_of_axes(len(panels), columns=4, panel=(3.3, height))
     options = {"diagnostics": False} if is_posterior(fit) else {}
@@ -72,19 +73,46 @@ def plot_ranef(
     for ax, (block, effect) in zip(axes, panels, strict=True):
         table = tables[block.name]
         table = table[table["effect"] == effect]
-        order = np.argsort(center(table).to_numpy(), kind="stable")
-        note = None
-        if len(order) > groups:
-            order = order[np.linspace(0, len(order) - 1, groups).astype(int)]
-            note = f"{groups} of {block.n_levels:,} levels, evenly by rank"
+        order, note = evenly_by_rank(center(table).to_numpy(), groups)
         shown = table.iloc[order]
-        at = np.arange(len(shown))
         ax.axvline(0, color=MUTED, linewidth=0.8, linestyle=":")
-        intervals(ax, at, center(shown).to_numpy(), shown["lower"], shown["upper"], size=3)
-        ax.set_yticks(at, [str(label) for label in shown["level"]])
-        size = "small" if len(shown) <= 25 else "x-small"
-        ax.tick_params(axis="y", labelsize=size, length=0)
-        ax.set_ylim(-1, len(shown))
+        caterpillar(ax, shown["level"], center(shown), shown["lower"], shown["upper"])
         ax.set(xlabel=effect, ylabel=block.name)
         caption(ax, note)
     return axes
+
+
+def _checked(groups: int) -> int:
+    """A number of levels to draw.
+
+    Raises
+    ------
+    PlotError
+    """
+    if isinstance(groups, bool) or not isinstance(groups, int | np.integer) or groups < 2:
+        raise PlotError(f"groups must be a number of levels, at least 2, not {groups!r}.")
+    return int(groups)
+
+
+def evenly_by_rank(values: np.ndarray, groups: int) -> tuple[np.ndarray, str | None]:
+    """Order of values from lowest to highest, of at most so many, and a note if not of all.
+
+    Raises
+    ------
+    PlotError
+        If the number is below 2.
+    """
+    order = np.argsort(values, kind="stable")
+    if len(order) <= _checked(groups):
+        return order, None
+    order = order[np.linspace(0, len(order) - 1, groups).astype(int)]
+    return order, f"{groups} of {len(values):,} levels, evenly by rank"
+
+
+def caterpillar(ax: Axes, names: pd.Series, middle: pd.Series, lower, upper) -> None:
+    """Points with intervals and their names, from below."""
+    at = np.arange(len(names))
+    intervals(ax, at, middle.to_numpy(), lower, upper, size=3)
+    ax.set_yticks(at, [str(name) for name in names])
+    ax.tick_params(axis="y", labelsize="small" if len(names) <= 25 else "x-small", length=0)
+    ax.set_ylim(-1, len(names))

@@ -156,9 +156,12 @@ def intervals(
     width: float = 1.2,
     size: float = 4.0,
     label: str | None = None,
+    upright: bool = False,
 ) -> None:
-    """Points with horizontal intervals at heights `at`; a missing limit draws no line."""
+    """Points with intervals at heights `at`, or upright at places; a missing limit draws none."""
     lower, upper = np.asarray(lower, dtype=float), np.asarray(upper, dtype=float)
     known = np.isfinite(lower) & np.isfinite(upper)
-    ax.hlines(np.asarray(at)[known], lower[known], upper[known], color=color, linewidth=width)
-    ax.plot(middle, at, "o", color=color, markersize=size, label=label)
+    lines = ax.vlines if upright else ax.hlines
+    lines(np.asarray(at)[known], lower[known], upper[known], color=color, linewidth=width)
+    places = (at, middle) if upright else (middle, at)
+    ax.plot(*places, "o", color=color, markersize=size, label=label)

@@ -20,6 +20,7 @@ import pandas as pd
 from scipy.special import ndtri
 
 from bayeslmm.errors import DataError, listed
+from bayeslmm.formula import Design
 from bayeslmm.parts.families import LINKS, Link
 from bayeslmm.protocols import is_posterior
 from bayeslmm.results.averages import (
@@ -43,7 +44,14 @@ from bayeslmm.results.response_prediction import posterior_prediction
 from bayeslmm.results.support import refuse_heavy_averages
 from bayeslmm.results.tables import check_level, summarize_draws
 
-__all__ = ["Asked", "comparisons_table", "predictions_table", "slopes_table"]
+__all__ = [
+    "Asked",
+    "checked",
+    "comparisons_table",
+    "own_groups",
+    "predictions_table",
+    "slopes_table",
+]
 
 _RANDOM = ("population", "marginal", "conditional", "new")
 _MEASURES = ("difference", "ratio", "odds_ratio")
@@ -95,7 +103,7 @@ class _Combination:
 
 def predictions_table(fit: Any, asked: Asked) -> pd.DataFrame:
     """See ``fits.effects.Effects.predictions``."""
-    asked, averages = _checked(fit, asked), _averages(fit, asked)
+    asked, averages = checked(fit, asked), _averages(fit, asked)
     linear, family = _is_linear(fit, asked), fit.model.design.family
     scale = LINKS["identity"] if linear else interval_scale(family)
     D = np.eye(len(averages.members))
@@ -106,7 +114,7 @@ def comparisons_table(
     fit: Any, variables: Any, asked: Asked, measure: str, method: str
 ) -> pd.DataFrame:
     """See ``fits.effects.Effects.comparisons``."""
-    asked, family = _checked(fit, asked), fit.model.design.family
+    asked, family = checked(fit, asked), fit.model.design.family
     if measure not in _MEASURES:
         raise ValueError(f"measure must be one of {listed(_MEASURES)}, not {measure!r}.")
     if measure == "odds_ratio" and (family.name not in EVENTS or asked.kind == "link"):
@@ -135,7 +143,7 @@ def comparisons_table(
 
 def slopes_table(fit: Any, variables: Any, asked: Asked) -> pd.DataFrame:
     """See ``fits.effects.Effects.slopes``."""
-    asked, tables = _checked(fit, asked), []
+    asked, tables = checked(fit, asked), []
     for name in _variables(fit, variables):
         column = _column(fit, name)
         if not _is_number(fit, name):
@@ -154,7 +162,13 @@ def slopes_table(fit: Any, variables: Any, asked: Asked) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _checked(fit: Any, asked: Asked) -> Asked:
+def own_groups(design: Design) -> set[str]:
+    """Columns of grouping factors that the fixed part has not: their levels have own effects."""
+    groups = {c for block in design.blocks for c in block.factor.columns}
+    return groups - set(design._predictor_columns(random=False))
+
+
+def checked(fit: Any, asked: Asked) -> Asked:
     """What is asked, with the random effects that go with it.
 
     Raises
@@ -163,8 +177,7 @@ def _checked(fit: Any, asked: Asked) -> Asked:
     """
     check_level(asked.level, asked.interval)
     design = fit.model.design
-    groups = {c for block in design.blocks for c in block.factor.columns}
-    groups -= set(design._predictor_columns(random=False))
+    groups = own_groups(design)
     own = [name for name in asked.columns if name in groups]
     random = asked.random or ("conditional" if own else "population")
     if random not in _RANDOM:
@@ -233,6 +246,11 @@ def _averages_of_values(fit: Any, asked: Asked, name: str, values: list) -> Aver
     for value in values:
         if isinstance(value, _Moved):
             part = _averages(fit, asked)
+            if name not in part.frame:
+                raise ValueError(
+                    f"{name!r} is not a column of the fixed part, which a grid is made of: "
+                    'weights="data".'
+                )
             moved = part.frame[name].astype(float) + value.by
             parts.append(replace(part, frame=part.frame.assign(**{name: moved})))
         elif on_grid:
