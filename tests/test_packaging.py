@@ -20,7 +20,7 @@ def test_readme_on_a_package_index_has_no_link_that_leads_nowhere():
         shown = re.sub(rule["pattern"], rule["replacement"], shown)
     assert RELATIVE_LINK.search(text)  # there are links to turn into words
     assert RELATIVE_LINK.findall(shown) == []
-    assert "tutorials (sixteen notebooks" in shown
+    assert "tutorials (seventeen notebooks" in shown
     assert "".join(re.findall("```.*?```", text, re.S)) == "".join(
         re.findall("```.*?```", shown, re.S)
     )

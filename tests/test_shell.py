@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+from io import StringIO
 
 import numpy as np
 import pandas as pd
@@ -10,41 +12,15 @@ import pytest
 
 import bayeslmm as blm
 from tests.test_cli import call
+from tutorials.messy_file import WRONG, clean, write
 
 FORMULA = "`Schmerz NRS` ~ Tag * Gruppe + (1 | Patient)"
-
-
-def clean() -> pd.DataFrame:
-    """Pain of 40 patients at irregular visits."""
-    rng = np.random.default_rng(40)
-    rows = []
-    for i in range(40):
-        arm, own = ("Placebo", "Körpertherapie")[i % 2], rng.normal(0, 1)
-        for day in np.cumsum([0, *rng.integers(5, 20, rng.integers(2, 5))]):
-            pain = 6 + own - 0.05 * day * (i % 2) + rng.normal(0, 0.7)
-            rows.append((f"P{i:02d}", int(day), arm, round(pain, 1), 30 + i))
-    frame = pd.DataFrame(rows, columns=["Patient", "Tag", "Gruppe", "Schmerz NRS", "Alter"])
-    frame["Datum"] = (pd.Timestamp("2021-03-01") + pd.to_timedelta(frame["Tag"], "D")).dt.strftime(
-        "%d.%m.%Y"
-    )
-    return frame
-
-
-def messy() -> pd.DataFrame:
-    """The same, with blanks behind labels, signs for missing ages and one pain score of 999."""
-    frame = clean().astype({"Alter": object})
-    frame.loc[::7, "Patient"] += " "
-    frame.loc[::11, "Alter"] = "-"
-    frame.loc[17, "Schmerz NRS"] = 999.0
-    return frame
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("messy")
-    messy().to_csv(made / "studie.csv", sep=";", decimal=",", index=False, encoding="cp1252")
-    messy().drop(17).to_excel(made / "studie.xlsx", index=False)
-    clean().to_csv(made / "clean.csv", index=False)
+    write(made)
     return made
 
 
@@ -81,7 +57,7 @@ def test_every_stumble_of_a_messy_file_is_one_sentence(shell):
 def test_a_messy_file_gives_the_fit_of_the_clean_frame(shell):
     """Of Excel's copy without the 999, the same numbers as of the frame."""
     options = ["--reference", "Gruppe=Placebo", "--reml", "--ddf", "kr", "--format", "json"]
-    model = blm.LMM(FORMULA, clean().drop(17), reference={"Gruppe": "Placebo"})
+    model = blm.LMM(FORMULA, clean().drop(WRONG), reference={"Gruppe": "Placebo"})
     expected = model.reml().fixef("kenward-roger")
     code, shown, errors = shell("fit", "studie.xlsx", FORMULA, *options)
     assert code == 0, errors
@@ -93,32 +69,59 @@ def test_a_messy_file_gives_the_fit_of_the_clean_frame(shell):
     )
 
 
-def test_three_commands_lead_from_a_messy_file_to_a_report(shell, folder):
-    """Student-t residuals let the 999 count little: the slope is that of the clean rows."""
-    common = ["--encoding", "cp1252", "--reference", "Gruppe=Placebo", "--no-progress"]
-    code, _, errors = shell("fit", "studie.csv", FORMULA, *common, "--reml")
-    assert code == 0
-    assert "separated by ';', decimals by ','" in errors
-    few = ["--family", "student", "--draws", "100", "--chains", "2", "--seed", "1"]
-    outputs = ["--output", "fit.nc", "--output", "fit.csv", "--output", "fit.md"]
-    code, _, errors = shell("fit", "studie.csv", FORMULA, *common, *few, *outputs)
+COMMON = ["--encoding", "cp1252", "--reference", "Gruppe=Placebo", "--no-progress"]
+QUICK = ["--method", "importance", "--draws", "100", "--seed", "1"]
+
+
+def test_a_number_that_stands_for_a_missing_value_is_one_however_it_is_written(shell):
+    """Of the CSV file, where it is 999,0, the same numbers as of Excel's copy without the row."""
+    options = ["--reference", "Gruppe=Placebo", "--reml", "--format", "csv"]
+    written = ["--encoding", "cp1252", "--na", "999"]
+    code, shown, errors = shell("fit", "studie.csv", FORMULA, *options, *written)
     assert code == 0, errors
-    table = pd.read_csv("fit.csv").set_index("name")
-    exact = blm.LMM(FORMULA, clean().drop(17), reference={"Gruppe": "Placebo"}).reml().fixef()
-    for name in ("Tag", "Tag:Gruppe[Körpertherapie]"):
-        assert abs(table.loc[name, "mean"] - exact.loc[name, "estimate"]) < exact.loc[name, "se"]
+    assert "1 of 173 rows left out" in errors
+    found = pd.read_csv(StringIO(shown)).set_index("name")["estimate"]
+    expected = blm.LMM(FORMULA, clean().drop(WRONG), reference={"Gruppe": "Placebo"}).reml()
+    for name, value in expected.fixef()["estimate"].items():
+        assert found[name] == pytest.approx(value, rel=1e-6)
+
+
+def test_a_fit_in_a_file_predicts_the_rows_of_another(shell, folder):
+    outputs = ["--output", "fit.nc", "--output", "fit.md"]
+    code, _, errors = shell("fit", "studie.csv", FORMULA, *COMMON, "--na", "999", *QUICK, *outputs)
+    assert code == 0, errors
+    assert "separated by ';', decimals by ','" in errors
     assert "| sd(Intercept \\| Patient) |" in (folder / "fit.md").read_text("utf-8")
     code, shown, errors = shell("predict", "fit.nc", "clean.csv", "--format", "csv")
     assert code == 0, errors
-    (folder / "shown.csv").write_text(shown)
-    rows = pd.read_csv(folder / "shown.csv")
+    rows = pd.read_csv(StringIO(shown))
     predicted = blm.load("fit.nc").predict(clean())
     np.testing.assert_allclose(rows[["mean", "upper"]], predicted[["mean", "upper"]], rtol=1e-9)
     assert rows["Patient"].tolist() == clean()["Patient"].tolist()
-    quick = ["--method", "importance", "--draws", "100", "--seed", "1"]
-    code, _, errors = shell("report", "studie.xlsx", FORMULA, *common[2:], *quick)
+
+
+@pytest.mark.slow
+def test_heavy_tails_let_a_wrong_number_count_little(shell):
+    """The slopes with the 999 are those of the clean rows."""
+    few = ["--family", "student", "--draws", "100", "--chains", "2", "--seed", "1"]
+    code, _, errors = shell("fit", "studie.csv", FORMULA, *COMMON, *few, "--output", "fit.csv")
     assert code == 0, errors
-    assert "Körpertherapie" in (folder / "report.html").read_text("utf-8")
+    table = pd.read_csv("fit.csv").set_index("name")
+    exact = blm.LMM(FORMULA, clean().drop(WRONG), reference={"Gruppe": "Placebo"}).reml().fixef()
+    for name in ("Tag", "Tag:Gruppe[Körpertherapie]"):
+        assert abs(table.loc[name, "mean"] - exact.loc[name, "estimate"]) < exact.loc[name, "se"]
+
+
+@pytest.mark.slow
+def test_a_messy_file_becomes_a_report(shell, folder):
+    effect = ["--effect", "Tag:Gruppe[Körpertherapie]"]
+    code, _, errors = shell(
+        "report", "studie.csv", FORMULA, *COMMON, "--na", "999", *QUICK, *effect
+    )
+    assert code == 0, errors
+    page = html.unescape((folder / "report.html").read_text("utf-8"))
+    assert "blm.scan('studie.csv', encoding='cp1252', na=['999'])" in page
+    assert "reference={'Gruppe': 'Placebo'}" in page
 
 
 def test_the_python_of_a_report_reads_the_file_as_the_shell_did(folder, monkeypatch):

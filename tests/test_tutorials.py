@@ -19,7 +19,7 @@ def _cells(path: Path, kind: str) -> list:
 
 
 def test_there_are_tutorials():
-    assert len(NOTEBOOKS) >= 16
+    assert len(NOTEBOOKS) >= 17
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -6,13 +6,14 @@ import hashlib
 import warnings
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from bayeslmm.errors import BayesLMMError, DataWarning
 from bayeslmm.formula.covariates import missing_option
+from bayeslmm.plots.reference import predictors
 from bayeslmm.report.mathematics import equation_rows
 from bayeslmm.report.pictures import Picture, draw
 from bayeslmm.report.tables import Table, table
@@ -383,7 +384,7 @@ def _trajectories(fit, effect):
     if not set(block.effects) - {"Intercept"}:  # with a random slope the default is right
         within = [name for name in design.coef_names if _varies_within(design, name, block)]
         options["x"] = next((name for name in within if name in design.columns), None)
-    if isinstance(effect, str) and (factor := effect.split("[")[0]) in design.columns:
+    if isinstance(effect, str) and (factor := _factor_of(effect)) in design.columns:
         options["by"] = factor if factor != effect else None
 
     def draw_lines():
@@ -393,6 +394,11 @@ def _trajectories(fit, effect):
             return fit.plot_trajectories()
 
     return draw_lines
+
+
+def _factor_of(effect: str) -> str:
+    """The factor in a coefficient's name; of a slope by a factor that factor too."""
+    return effect.split("[")[0].rpartition(":")[2]
 
 
 def _varies_within(design: Design, name: str, block) -> bool:
@@ -551,7 +557,7 @@ def reproducing_code(fit: PosteriorResult, settings: Settings) -> str:
     )
 
 
-def _stated(model: Model) -> list[tuple[str, str | dict[str, str]]]:
+def _stated(model: Model) -> list[tuple[str, str | dict[str, Any]]]:
     """Arguments of the model that are not the defaults."""
     design = model.design
     stated: list = [("family", model.family)] if model.family != "gaussian" else []
@@ -566,7 +572,21 @@ def _stated(model: Model) -> list[tuple[str, str | dict[str, str]]]:
         sigma = f"~ {syntax.sigma}" if syntax.sigma else None
         own = (("residual", syntax.text), ("sigma", sigma))
         stated += [(name, text) for name, text in own if text]
+    if references := _references(design):
+        stated.append(("reference", references))
     return stated
+
+
+def _references(design: Design) -> dict[str, Any]:
+    """Reference levels that are not the first by their order in a file."""
+    found = {}
+    for name in predictors(design):
+        levels = design._categories(name)
+        if levels and levels[0] != min(levels, key=str):
+            found[name] = levels[0]
+    for covariate in design.modeled:  # the reference of one with unknown values is fixed
+        found.pop(covariate.name, None)
+    return found
 
 
 def _constructor(prior) -> str:

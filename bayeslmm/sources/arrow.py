@@ -336,7 +336,7 @@ class FileSource(ArrowSource):
                 for field in reader.schema:
                     self._same_type(file, field)
                 for batch in reader:
-                    yield self._without_blanks(batch)
+                    yield self._without_blanks(_with_gaps(batch, self.dialect.absent))
         except KeyError:
             with self._open_csv(file, None) as reader:
                 absent = [c for c in columns if c not in reader.schema.names]
@@ -410,6 +410,20 @@ class FileSource(ArrowSource):
         if self._types.get(name) == pa.string():
             raise DataError(f"The file {file!r} cannot be read as CSV: {err}.") from err
         raise _WiderType(name, kind)
+
+
+def _with_gaps(batch: pa.RecordBatch, absent: Sequence[float]) -> pa.RecordBatch:
+    """Numbers that stand for missing values as missing, 999 where a file has 999.0 too."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for at, field in enumerate(batch.schema if absent else ()):
+        if pa.types.is_floating(field.type) or pa.types.is_integer(field.type):
+            column = batch.column(at)
+            gap = pc.is_in(column.cast(pa.float64(), safe=False), pa.array(absent, pa.float64()))
+            filled = pc.if_else(gap, pa.scalar(None, field.type), column)
+            batch = batch.set_column(at, field.name, filled)
+    return batch
 
 
 def _size_and_time(file: str) -> tuple[int, int] | None:

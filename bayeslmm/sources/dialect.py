@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bayeslmm.errors import DataError
 
-__all__ = ["MISSING", "Dialect", "TextOptions", "undecodable"]
+__all__ = ["MISSING", "Dialect", "TextOptions", "numbers_of", "undecodable"]
 
 #: Bytes of a file that are looked at.
 _SAMPLE = 1 << 20
@@ -87,6 +87,8 @@ class Dialect:
     sep, decimal, encoding : str
     missing : tuple of str
         Spellings of missing values, with blanks around them too.
+    absent : tuple of float
+        Numbers among them, which are missing values however they are written.
     notice : str
         What was found out and differs from commas, points and UTF-8, as a sentence.
     """
@@ -95,6 +97,7 @@ class Dialect:
     decimal: str
     encoding: str
     missing: tuple[str, ...]
+    absent: tuple[float, ...] = ()
     notice: str = ""
 
     @classmethod
@@ -128,7 +131,8 @@ class Dialect:
                    for b in ("", " ")}  # fmt: skip
         missing |= {" " * n for n in range(3, 17)}
         notice = f"In {file!r} {', '.join(notes)}; it was read so." if notes else ""
-        return cls(sep, decimal, encoding, tuple(sorted(missing)), notice)
+        absent = tuple(number for text in said.na for number in numbers_of(text, decimal))
+        return cls(sep, decimal, encoding, tuple(sorted(missing)), absent, notice)
 
 
 def _beginning(file: str) -> bytes:
@@ -146,6 +150,12 @@ def _beginning(file: str) -> bytes:
             f"({err}). Nothing of it was used."
         ) from err
     return raw if len(raw) < _SAMPLE else raw[: raw.rfind(b"\n") + 1]
+
+
+def numbers_of(text: str, decimal: str) -> list[float]:
+    """The number that a text is where `decimal` is the decimal sign, or none."""
+    number = re.fullmatch(rf"\s*[-+]?\d+([{decimal}]\d+)?\s*", text)
+    return [float(text.replace(decimal, "."))] if number else []
 
 
 def _usual(file: str) -> str:

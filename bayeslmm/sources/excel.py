@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import pandas as pd
 
 from bayeslmm.errors import DataError, DataWarning, listed, suggestion
-from bayeslmm.sources.dialect import MISSING
+from bayeslmm.sources.dialect import MISSING, numbers_of
 
 __all__ = ["is_excel", "read_sheet", "warn_stripped"]
 
@@ -69,6 +69,9 @@ def read_sheet(path: str, sheet: str | None = None, na: Sequence[str] = ()) -> p
             DataWarning,
             stacklevel=3,
         )
+    absent = [number for text in na for number in numbers_of(text, ".")]
+    if absent:  # pandas looks for them among decimals, and not among whole numbers
+        frame = frame.mask(frame.isin(absent))
     return _stripped(frame.set_axis([str(c) for c in frame.columns], axis=1), {*MISSING, *na})
 
 

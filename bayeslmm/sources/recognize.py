@@ -58,7 +58,7 @@ def scan(
         files are loaded.
     na : sequence of str
         Values of CSV and Excel files that stand for missing ones, besides the usual (empty,
-        ``NA``, ``#N/A``, ...).
+        ``NA``, ``#N/A``, ...); numbers however they are written, ``"999"`` for 999.0 too.
     sheet : str, optional
         Of an Excel file; by default the first.
 

@@ -8,12 +8,15 @@ import sys
 from functools import cache
 from html.parser import HTMLParser
 
+import matplotlib.pyplot as plt
 import pytest
 
 import bayeslmm as blm
+from bayeslmm.report.content import Settings, _trajectories, reproducing_code
 from bayeslmm.report.mathematics import equation_rows
 from bayeslmm.report.pictures import draw
 from tests.conftest import dataset, quietly
+from tutorials.messy_file import clean
 
 
 class Page(HTMLParser):
@@ -94,6 +97,34 @@ def test_the_code_in_the_report_makes_the_same_fit_again():
     exec(compile(kept, "report", "exec"), space)
     again = space["post"].fixef().loc["Days", "mean"]
     assert f"{again:.4g} (" in page.words
+
+
+def test_the_code_in_a_report_has_the_reference_levels():
+    """Stated ones only; a grouping factor has none."""
+    data = dataset("machines")
+    formula = "score ~ Machine + (1 | Worker)"
+    options = {"method": "importance", "draws": 50, "random_seed": 1}
+    for reference in ({"Machine": "C"}, None):
+        fit = blm.LMM(formula, data, reference=reference).fit(**options)
+        code = reproducing_code(fit, Settings(None, {}, "", 0.95, "data"))
+        (line,) = (line for line in code.splitlines() if line.startswith("model = "))
+        assert ("reference=" in line) == (reference is not None)
+        space = {"blm": blm, "data": data}
+        exec(line, space)
+        assert space["model"].design.coef_names == fit.model.design.coef_names
+
+
+def test_lines_of_a_report_are_split_by_the_factor_of_a_slope():
+    data = clean()
+    fit = blm.LMM("`Schmerz NRS` ~ Tag * Gruppe + (1 | Patient)", data).fit(
+        method="importance", draws=50, random_seed=1
+    )
+    drawn = _trajectories(fit, "Tag:Gruppe[Placebo]")()
+    axes = drawn if isinstance(drawn, plt.Axes) else drawn.ravel()[0]
+    legends = [*axes.figure.legends, *([axes.get_legend()] if axes.get_legend() else [])]
+    shown = {text.get_text() for legend in legends for text in legend.get_texts()}
+    assert shown >= {"Placebo", "Körpertherapie"}
+    plt.close("all")
 
 
 def test_names_from_the_data_cannot_become_markup(tmp_path):

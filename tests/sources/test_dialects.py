@@ -146,6 +146,26 @@ def test_signs_for_missing_values_are_missing_values(tmp_path, kind):
     np.testing.assert_allclose(found, estimates(expected), rtol=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["csv", "german", "xlsx"])
+def test_a_number_for_missing_values_is_found_however_it_is_written(tmp_path, kind):
+    """999 in a column of decimals and in one of whole numbers."""
+    path = tmp_path / ("a.xlsx" if kind == "xlsx" else "a.csv")
+    rows = DATA.assign(whole=np.arange(len(DATA)), part=np.arange(len(DATA)) + 0.5)
+    rows.loc[3, "whole"] = rows.loc[4, "part"] = 999
+    written = {"sep": ";", "decimal": ","} if kind == "german" else {}
+    rows.to_excel(path, index=False) if kind == "xlsx" else rows.to_csv(
+        path, index=False, **written
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        source = blm.scan(path, na=["999"])
+    (found,) = source.load(["whole", "part"])
+    np.testing.assert_array_equal(np.flatnonzero(found["whole"].isna()), [3])
+    np.testing.assert_array_equal(np.flatnonzero(found["part"].isna()), [4])
+    assert found["whole"].sum() == rows["whole"].sum() - 999
+    assert found["part"].sum() == rows["part"].sum() - 999
+
+
 def test_a_sheet_is_chosen_by_its_name(tmp_path):
     path = tmp_path / "a.xlsx"
     with pd.ExcelWriter(path) as book:
