@@ -43,6 +43,8 @@ class Table:
 
     Attributes
     ----------
+    address : int
+        Of the entries.
     entries : (3 n,) int array
         Keeps the arrays alive without the table: of two threads that ask a density for its table
         at once, one works with a table that nothing else holds.
@@ -55,6 +57,7 @@ class Table:
         owner = _Owner(np.array(rows, dtype=np.int64).tobytes())
         owner.arrays = arrays
         self.entries = np.frombuffer(owner, dtype=np.int64)
+        self.address = self.entries.ctypes.data
 
     def __reduce__(self) -> tuple:
         return Table, self.records  # addresses hold in this process only

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib import import_module
 from time import thread_time
 from types import ModuleType
 
@@ -45,7 +44,7 @@ from bayeslmm.bayes.kernels.shrinkage import (
     coefficient_prior,
     log_scales,
 )
-from bayeslmm.bayes.kernels.tables import N_PLACE, evaluate, place
+from bayeslmm.bayes.kernels.tables import N_PLACE, c_density, kernels_of, place
 from bayeslmm.compiling import expect, interpreting, ran_interpreted, steady, undecided
 from bayeslmm.formula import Design
 from bayeslmm.formula.residual import ResidualDesign
@@ -175,7 +174,7 @@ class MarginalDensity:
 
     @property
     def _kernels(self) -> ModuleType:
-        return import_module(f"bayeslmm.bayes.kernels.{self.system.engine}")
+        return kernels_of(self.system.engine)
 
     @property
     def _one_call(self) -> bool:
@@ -200,14 +199,14 @@ class MarginalDensity:
     @cached_property
     def table(self) -> Table:
         """Of one point and its gradient."""
-        return self._table_of(1, True)
+        return self._table_of(True)
 
     @cached_property
     def _table_of_value(self) -> Table:
-        return self._table_of(1, False)
+        return self._table_of(False)
 
-    def _table_of(self, n: int, want_gradient: bool) -> Table:
-        table = Table(*self.records, *place(n, want_gradient))
+    def _table_of(self, want_gradient: bool) -> Table:
+        table = Table(*self.records, *place(1, want_gradient))
         if len(table.entries) != 3 * (self._kernels.N_ARRAYS + N_PLACE):
             raise RuntimeError("the table of arrays does not match the compiled code")
         return table
@@ -256,8 +255,11 @@ class MarginalDensity:
         if len(X):
             foresee(self, len(X), X[0])
         if self._likelihood is not None and not interpreting():
-            values = np.empty(len(X))
-            evaluate(self._kernels.logp, self._table_of(len(X), False), X, X[:0], values)
+            table, (*_, task) = self._table_of_value, place(len(X), False)
+            values, entries = np.empty(len(X)), table.entries.copy()
+            entries[-3] = task.ctypes.data
+            call = c_density(self.system.engine)
+            call(X.shape[1], X.ctypes.data, None, values.ctypes.data, entries.ctypes.data)
             return values
         return np.array([self.value(x) for x in X])
 
@@ -265,9 +267,10 @@ class MarginalDensity:
         x = np.ascontiguousarray(x, dtype=float)
         if self._one_call:
             table = self.table if want_gradient else self._table_of_value
-            value, gradient = np.empty(1), np.full(len(x), np.nan)
-            evaluate(self._kernels.logp, table, x, gradient, value)
-            return value[0], gradient
+            both = np.full(1 + len(x), np.nan)
+            to = both.ctypes.data
+            c_density(self.system.engine)(len(x), x.ctypes.data, to + 8, to, table.address)
+            return both[0], both[1:]
         at, nothing = natural(x, self.prior), np.full(len(x), np.nan)
         if not is_finite(at):
             return np.nan, nothing

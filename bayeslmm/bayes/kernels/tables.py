@@ -1,21 +1,33 @@
 """What the C functions of compiled densities share: the table of arrays they get, and reports.
 
-NUTS calls them from C for one point after the other, Python by :func:`evaluate` for any number.
+NUTS calls them from C for one point after the other, Python by :func:`c_density` for any number.
 """
 
 from __future__ import annotations
 
 import ctypes
 from functools import cache
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numba import types
 
-from bayeslmm.addresses import Table, doubles, integers, matrix
+from bayeslmm.addresses import doubles, integers, matrix
 from bayeslmm.compiling import kernel
 
-__all__ = ["DOUBLES", "LOGP", "N_PLACE", "evaluate", "place", "point", "report", "task"]
+__all__ = [
+    "DOUBLES",
+    "LOGP",
+    "N_PLACE",
+    "c_density",
+    "kernels_of",
+    "place",
+    "point",
+    "report",
+    "task",
+]
 
 DOUBLES = types.CPointer(types.double)
 #: Signature of a log density: dimensions, z, gradient, value, table.
@@ -80,12 +92,13 @@ def report(found, t, i, want_gradient, out, logp):
 _PROTOTYPE = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_uint64, *(4 * [ctypes.c_void_p]))
 
 
-def evaluate(logp: Any, t: Table, z: np.ndarray, gradient: np.ndarray, value: np.ndarray) -> int:
-    """Call a C function of :data:`LOGP` from Python; it writes into ``gradient`` and ``value``."""
-    pointers = (a.ctypes.data for a in (z, gradient, value, t.entries))
-    return _c_call(logp.address)(z.shape[-1], *pointers)
+@cache
+def kernels_of(engine: str) -> ModuleType:
+    """The module of an engine's density, which is compiled at its import."""
+    return import_module(f"bayeslmm.bayes.kernels.{engine}")
 
 
 @cache
-def _c_call(address: int) -> Any:
-    return _PROTOTYPE(address)
+def c_density(engine: str) -> Any:
+    """Its C function for Python: dimensions, then addresses of all else of :data:`LOGP`."""
+    return _PROTOTYPE(kernels_of(engine).logp.address)
