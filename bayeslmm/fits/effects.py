@@ -102,7 +102,8 @@ class Effects:
         """What the mean changes by where one variable changes and the others stay.
 
         Averages of the rows with one value and with another of the variable are compared, as by
-        ``avg_comparisons`` of marginaleffects: the later value minus (or over) the earlier.
+        ``avg_comparisons`` of marginaleffects: the later value minus (or over) the earlier. A step
+        goes from each row's value up (the Python package centers it).
 
         Parameters
         ----------

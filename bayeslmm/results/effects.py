@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtri
+from scipy.sparse import csr_array
+from scipy.special import ndtr, ndtri
 
 from bayeslmm.errors import DataError, listed
 from bayeslmm.formula import Design
@@ -438,14 +439,13 @@ def _average_draws(fit: Any, averages: Averages, asked: Asked) -> np.ndarray:
     kind = "probabilities" if ordinal else asked.kind
     C = len(design.categories) if ordinal else 1
     prediction = posterior_prediction(fit, frame, str(asked.random), kind, asked.random_seed)
-    W = np.zeros((len(frame), len(averages.members)))
-    for k, (mine, w) in enumerate(zip(averages.members, averages.weights, strict=True)):
-        W[mine, k] = w
-    total: Any = 0.0
+    W, total = averages.matrix().tocsc(), np.zeros(0)
     for part, draws in prediction.blocks():
-        each = draws.reshape(*draws.shape[:2], -1, C)
-        total = total + np.einsum("...mc,mk->...kc", each, W[part])
-    return total
+        each = np.moveaxis(draws.reshape(*draws.shape[:2], -1, C), 2, 0)
+        found = W[:, part] @ each.reshape(len(each), -1)
+        total = total + found if total.size else found
+    chains, draws_each = prediction.shape
+    return np.moveaxis(total.reshape(-1, chains, draws_each, C), 0, 2)
 
 
 def _linear_of_likelihood(
@@ -487,11 +487,8 @@ def _back(table: pd.DataFrame, combination: _Combination) -> pd.DataFrame:
 
 def _with_effects(fit: Any, averages: Averages, D: np.ndarray, asked: Asked) -> pd.DataFrame:
     """Combinations x'beta + z'b with effects of groups, each of one level of a factor."""
-    design, frame, k = fit.model.design, averages.frame, len(averages.members)
-    W = np.zeros((k, len(frame)))
-    for i, (mine, w) in enumerate(zip(averages.members, averages.weights, strict=True)):
-        W[i, mine] = w
-    A = D @ W
+    design, frame = fit.model.design, averages.frame
+    A = csr_array(D) @ averages.matrix()
     if asked.random == "new":
         found, Zs = design.evaluate(frame, random=False), design.evaluate_effects(frame)
     else:
@@ -499,24 +496,14 @@ def _with_effects(fit: Any, averages: Averages, D: np.ndarray, asked: Asked) -> 
         Zs = found.Z
     X = A @ found.X
     estimate = X[:, fit.kept] @ fit._solution.beta + A @ found.offset
-    variance, codes, own = np.zeros(len(A)), [], []
+    variance, codes, own = np.zeros(len(X)), [], []
     for j, (block, Z) in enumerate(zip(design.blocks, Zs, strict=True)):
-        z, code = A @ Z, np.zeros(len(A), dtype=np.int64)
         if asked.random == "new":
+            z, code = A @ Z, np.zeros(len(X), dtype=np.int64)
             variance += np.einsum("ia,ab,ib->i", z, fit._solution.Sigmas[j], z)
             own.append(np.zeros_like(z))
         else:
-            for i, row in enumerate(A):
-                levels = np.unique(found.codes[j][row != 0])
-                if len(levels) > 1 and np.any(np.abs(row @ Z) > 1e-12):
-                    raise DataError(
-                        f"An average over several levels of {block.name!r} with their own effects "
-                        f"needs the posterior: model.fit(). Here: by={block.factor.columns[0]!r}, "
-                        'or random="population".'
-                    )
-                if len(levels) and levels[0] < 0:
-                    raise DataError(f'A level of {block.name!r} is not in the fit: random="new".')
-                code[i] = levels[0] if len(levels) else 0
+            z, code = _of_one_level(block, A, Z, found.codes[j])
             estimate += np.einsum("iq,iq->i", z, fit._solution.b[j][code])
             own.append(z)
         codes.append(code)
@@ -527,12 +514,40 @@ def _with_effects(fit: Any, averages: Averages, D: np.ndarray, asked: Asked) -> 
     return _normal_table(estimate, se, asked.level)
 
 
+def _of_one_level(block: Any, A: csr_array, Z: np.ndarray, codes: np.ndarray) -> tuple:
+    """Covariates (r, q) and levels (r,) of combinations A of rows, each of one level's effects.
+
+    Raises
+    ------
+    DataError
+        If one is of several levels, or of a level that is not in the fit.
+    """
+    rows = np.arange(len(codes))
+    shape = (len(codes), block.n_levels + 1)  # the last for levels that are not in the fit
+    at = np.where(codes < 0, block.n_levels, codes)
+    sums = [A @ csr_array((z, (rows, at)), shape=shape) for z in Z.T]
+    size = sum(abs(part) for part in sums).tocsr()
+    size.data[size.data < 1e-12 * max(1.0, float(np.abs(Z).max(initial=0.0)))] = 0.0
+    size.eliminate_zeros()
+    levels = np.diff(size.indptr)
+    if np.any(levels > 1):
+        raise DataError(
+            f"An average over several levels of {block.name!r} with their own effects needs the "
+            f"posterior: model.fit(). Here: by={block.factor.columns[0]!r}, or "
+            'random="population".'
+        )
+    code = np.zeros(A.shape[0], dtype=np.int64)
+    code[levels == 1] = size.indices
+    if np.any(code == block.n_levels):
+        raise DataError(f'A level of {block.name!r} is not in the fit: random="new".')
+    picked = np.arange(len(code))
+    return np.column_stack([part.tocsr()[picked, code] for part in sums]), code
+
+
 def _normal_table(estimate: np.ndarray, se: np.ndarray, level: float) -> pd.DataFrame:
     half = ndtri(0.5 + level / 2) * se
     with np.errstate(divide="ignore", invalid="ignore"):
         t = estimate / se
-    from scipy.special import ndtr
-
     columns = {
         "estimate": estimate, "se": se, "df": np.full(len(se), np.inf), "t": t,
         "p": 2 * ndtr(-np.abs(t)), "lower": estimate - half, "upper": estimate + half,

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_array
 
 from bayeslmm.errors import DataError, listed
 from bayeslmm.formula import Design
@@ -62,6 +63,13 @@ class Averages:
     frame: pd.DataFrame
     members: list[np.ndarray]
     weights: list[np.ndarray]
+
+    def matrix(self) -> csr_array:
+        """Weights of all rows in every average, shape (k, m)."""
+        k, m = len(self.members), len(self.frame)
+        row = np.repeat(np.arange(k), [len(mine) for mine in self.members])
+        column = np.concatenate([np.zeros(0, dtype=np.int64), *self.members])
+        return csr_array((np.concatenate([np.zeros(0), *self.weights]), (row, column)), (k, m))
 
 
 def at_posterior_means(fit, terms: str | list[str] | None, at: Mapping | None) -> Mapping | None:

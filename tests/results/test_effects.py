@@ -283,3 +283,13 @@ def test_a_fit_in_batches_answers_on_a_grid(tmp_path):
         fit.marginal_means("dose", weights="cells")
     with pytest.raises(blm.DataError, match="no rows to average"):
         fit.predictions()
+
+
+def test_effects_of_several_levels_that_cancel_are_still_of_several_levels():
+    """x - 5 times the slope of one group, 5 - x times that of another: not 0."""
+    fit = reml("y ~ x + (x | g)")
+    rows = pd.DataFrame({"x": [6.0, 4.0], "g": ["g01", "g02"], "of": "both"})
+    with pytest.raises(blm.DataError, match="several levels of 'g'"):
+        fit.comparisons({"x": 1}, by="of", newdata=rows, random="conditional")
+    with pytest.raises(blm.DataError, match="not in the fit"):
+        fit.predictions(newdata=rows.assign(g="nobody"), random="conditional")
