@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import pandas as pd
+
 from bayeslmm.bayes.fitting import FitInfo
 from bayeslmm.fits.effects import Effects
 from bayeslmm.fits.plotting import PosteriorPlots
@@ -12,14 +14,15 @@ from bayeslmm.fits.posterior_predictions import PosteriorPredictions
 from bayeslmm.fits.posterior_tables import PosteriorTables
 from bayeslmm.fits.posterior_variance import PosteriorVariance
 from bayeslmm.fits.shared import SharedResults
-from bayeslmm.results.tables import format_table
+from bayeslmm.results.printing import Shown, joined, returns_tables
 
 __all__ = ["PosteriorFit"]
 
 
+@returns_tables
 class PosteriorFit(
     PosteriorPlots, Effects, SharedResults, PosteriorTables, PosteriorPredictions,
-    PosteriorVariance, PosteriorChecks,
+    PosteriorVariance, PosteriorChecks, Shown,
 ):  # fmt: skip
     """Posterior of a mixed model.
 
@@ -117,6 +120,9 @@ class PosteriorFit(
         >>> post.describe().splitlines()[0]
         'Posterior of Reaction ~ Days + (Days | Subject)'
         """
+        return joined(self._parts(level))
+
+    def _parts(self, level: float = 0.95) -> list[str | pd.DataFrame]:
         info, design = self.info, self.model.design
         lines = [
             f"Posterior of {design.formula.text}",
@@ -127,17 +133,9 @@ class PosteriorFit(
             lines.append(f"family {design.family.name}, link {design.family.link.name}")
         if text := design.missing.describe():
             lines.append(f"Note: {text}.")
-        lines += [
-            "",
-            format_table(self.fixef(level=level)),
-            "",
-            format_table(self.varcomp(level=level)),
-        ]
-        lines += ["", *(f"Warning: {problem}" for problem in info.problems)]
-        return "\n".join(lines).rstrip()
-
-    def __repr__(self) -> str:
-        return self.describe()
+        parts = ["\n".join(lines), self.fixef(level=level), self.varcomp(level=level)]
+        warned = "\n".join(f"Warning: {problem}" for problem in info.problems)
+        return [*parts, warned] if warned else parts
 
 
 def _how(info: FitInfo) -> str:
