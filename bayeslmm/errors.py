@@ -7,9 +7,11 @@ Every error subclasses :class:`BayesLMMError` and a builtin, so that both
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 
 __all__ = [
+    "PACKAGE",
     "BayesLMMError",
     "DataError",
     "DataWarning",
@@ -25,6 +27,10 @@ __all__ = [
     "shortened",
     "suggestion",
 ]
+
+#: Prefix of this package's files: ``warnings.warn(..., skip_file_prefixes=PACKAGE)`` names the line
+#: of the call into it, however deep the warning is.
+PACKAGE = (os.path.join(os.path.dirname(__file__), ""),)
 
 
 class BayesLMMError(Exception):

@@ -26,7 +26,7 @@ def test_importing_the_package_imports_no_heavy_dependency():
 def test_every_public_name_can_be_reached():
     for name in bayeslmm.__all__:
         assert getattr(bayeslmm, name) is not None
-    assert set(bayeslmm.__all__) <= set(dir(bayeslmm))
+    assert set(bayeslmm.__all__) == set(dir(bayeslmm))
     with pytest.raises(AttributeError, match="no attribute 'nope'"):
         bayeslmm.nope
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import warnings
 from collections.abc import Mapping
@@ -11,6 +12,26 @@ from typing import Any
 from bayeslmm.errors import SamplingError
 
 __all__ = ["PYMC_TUNE", "Sampling", "quiet_pymc"]
+
+#: What options are called here, and in other packages.
+_CALLED = {
+    "random_seed": ("seed", "random_state", "rng", "rng_seed"),
+    "draws": ("iter", "iterations", "samples", "n_draws", "n_samples", "num_draws", "num_samples",
+              "iter_sampling", "ndraws", "n_iter"),
+    "tune": ("warmup", "warm_up", "burnin", "burn_in", "n_tune", "n_warmup", "num_warmup",
+             "iter_warmup", "tuning"),
+    "chains": ("n_chains", "num_chains", "nchains"),
+    "cores": ("n_cores", "n_jobs", "parallel_chains", "threads", "num_workers", "workers"),
+    "progressbar": ("progress_bar", "progress", "verbose", "show_progress"),
+    "target_accept": ("adapt_delta", "target_acceptance", "delta"),
+    "max_treedepth": ("max_tree_depth", "treedepth"),
+    "parameterization": (),
+    "method": (),
+    "random_effects": (),
+}  # fmt: skip
+_HERE = {other: name for name, others in _CALLED.items() for other in others}
+#: Above this share of letters in common a name is a slip of the pen.
+_ALIKE = 0.8
 
 
 @dataclass(frozen=True)
@@ -37,7 +58,8 @@ class Sampling:
     Raises
     ------
     SamplingError
-        If draws, tune or chains is not a whole number in range.
+        If draws, tune or chains is not a whole number in range, or an option is another word for
+        one of fit(), as `seed`.
     ValueError
         If there is no such way to keep random effects.
     """
@@ -52,6 +74,9 @@ class Sampling:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
+        for name in self.options:
+            if name not in _CALLED:
+                _refuse_other_word(name)
         for name, least in (("draws", 4), ("tune", 1), ("chains", 1)):
             value = getattr(self, name)
             if name == "tune" and value is None:
@@ -68,6 +93,19 @@ class Sampling:
     def warm_up(self, default: int) -> int:
         """Warm-up draws per chain: those asked for, or the sampler's own number."""
         return default if self.tune is None else self.tune
+
+
+def _refuse_other_word(name: str) -> None:
+    meant = _HERE.get(name.lower())
+    if meant is None:
+        close = difflib.get_close_matches(name.lower(), _CALLED, n=1, cutoff=_ALIKE)
+        if not close:
+            return
+        meant = close[0]
+    text = f"fit() has no option {name!r}: it is called {meant!r} here"
+    if name in ("iter", "iterations", "n_iter"):
+        text += ", without the warm-up draws, which are 'tune'"
+    raise SamplingError(f"{text}.")
 
 
 def quiet_pymc():

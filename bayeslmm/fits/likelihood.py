@@ -21,7 +21,8 @@ from bayeslmm.fits.plotting import FitPlots
 from bayeslmm.fits.shared import SharedResults
 from bayeslmm.likelihood.engine import LikelihoodEngine, estimated_coefficients
 from bayeslmm.parts.parameters import pair_key, sd_key
-from bayeslmm.results.tables import check_level, format_table
+from bayeslmm.results.printing import Shown, joined, returns_tables
+from bayeslmm.results.tables import check_level
 
 if TYPE_CHECKING:
     from bayeslmm.formula import Design
@@ -33,9 +34,10 @@ if TYPE_CHECKING:
 __all__ = ["LikelihoodFit"]
 
 
+@returns_tables
 class LikelihoodFit(
     FitPlots, Effects, SharedResults, LikelihoodTests, LikelihoodPredictions, LikelihoodSimulation,
-    LikelihoodShares,
+    LikelihoodShares, Shown,
 ):  # fmt: skip
     """A model fitted by REML or maximum likelihood.
 
@@ -217,6 +219,9 @@ class LikelihoodFit(
         >>> fit.describe().splitlines()[0]
         'REML fit of Reaction ~ Days + (Days | Subject)'
         """
+        return joined(self._parts(ddf, level))
+
+    def _parts(self, ddf: str | None = None, level: float = 0.95) -> list[str | pd.DataFrame]:
         design = self.design
         state = "converged" if self.converged else "NOT CONVERGED: " + self.optimum.message
         lines = [
@@ -231,12 +236,8 @@ class LikelihoodFit(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ModelWarning)
             tables = [self.fixef(ddf, level=level), self.varcomp(level=level)]
-        lines += ["", format_table(tables[0]), "", format_table(tables[1])]
-        found = said(findings_of(self))
-        return "\n".join([*lines, *([""] if found else []), *found])
-
-    def __repr__(self) -> str:
-        return self.describe()
+        found = "\n".join(said(findings_of(self)))
+        return ["\n".join(lines), *tables, *([found] if found else [])]
 
 
 def describe_singularity(design: Design, Ls: list[np.ndarray], ranks) -> list[str]:

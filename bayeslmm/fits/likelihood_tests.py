@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from bayeslmm.errors import DataError, ModelWarning
+from bayeslmm.errors import PACKAGE, DataError, ModelWarning
 from bayeslmm.gaussian import TooManyEffectsError
 from bayeslmm.likelihood.columnspace import ColumnSpace, column_space
 from bayeslmm.likelihood.inference import (
@@ -448,4 +448,4 @@ class LikelihoodTests(_Result):
 
 
 def _warn(text: str) -> None:
-    warnings.warn(text, ModelWarning, stacklevel=4)
+    warnings.warn(text, ModelWarning, skip_file_prefixes=PACKAGE)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from bayeslmm.errors import ModelWarning
+from bayeslmm.errors import PACKAGE, ModelWarning
+from bayeslmm.results.printing import returns_table
 
 if TYPE_CHECKING:
     from bayeslmm.fits.likelihood import LikelihoodFit
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["compare_models"]
 
 
+@returns_table
 def compare_models(
     models: Mapping[str, Any],
     *,
@@ -216,7 +218,7 @@ def _by_likelihood(models: Mapping[str, LikelihoodFit]) -> pd.DataFrame:
             "A restricted likelihood depends on the columns that span the fixed effects: that of "
             f"{', '.join(map(repr, others))} is given for the columns of {names[0]!r}.",
             ModelWarning,
-            stacklevel=3,
+            skip_file_prefixes=PACKAGE,
         )
     table = pd.DataFrame(
         {

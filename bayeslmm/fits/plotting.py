@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
+from bayeslmm.formula.description import describe_design
+from bayeslmm.parts.families import describe_families
+from bayeslmm.results.printing import Shown
+
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
@@ -17,8 +23,17 @@ else:  # its properties are attributes here
 __all__ = ["FitPlots", "ModelViews", "PosteriorPlots"]
 
 
-class ModelViews(_Model):
+class ModelViews(Shown, _Model):
     """What a model shows before any fit."""
+
+    def _parts(self) -> list[str | pd.DataFrame]:
+        priors = self.priors
+        shown = priors.shown()
+        table = pd.DataFrame(
+            {"prior": [f"{priors[key]!r}" for key in shown]}, pd.Index(shown, name="parameter")
+        )
+        text = [describe_design(self.design), *describe_families(self.family, self.random)]
+        return ["\n".join(text), table, *priors.notes()]
 
     def prior_predictive(self, draws: int = 500, random_seed: int | None = None) -> xr.DataTree:
         """Parameters and responses drawn from the priors alone.

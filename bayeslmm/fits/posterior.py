@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import pandas as pd
+
 from bayeslmm.bayes.fitting import FitInfo
 from bayeslmm.fits.checks import findings_of, said
 from bayeslmm.fits.effects import Effects
@@ -13,14 +15,15 @@ from bayeslmm.fits.posterior_predictions import PosteriorPredictions
 from bayeslmm.fits.posterior_tables import PosteriorTables
 from bayeslmm.fits.posterior_variance import PosteriorVariance
 from bayeslmm.fits.shared import SharedResults
-from bayeslmm.results.tables import format_table
+from bayeslmm.results.printing import Shown, joined, returns_tables
 
 __all__ = ["PosteriorFit"]
 
 
+@returns_tables
 class PosteriorFit(
     PosteriorPlots, Effects, SharedResults, PosteriorTables, PosteriorPredictions,
-    PosteriorVariance, PosteriorChecks,
+    PosteriorVariance, PosteriorChecks, Shown,
 ):  # fmt: skip
     """Posterior of a mixed model.
 
@@ -118,6 +121,9 @@ class PosteriorFit(
         >>> post.describe().splitlines()[0]
         'Posterior of Reaction ~ Days + (Days | Subject)'
         """
+        return joined(self._parts(level))
+
+    def _parts(self, level: float = 0.95) -> list[str | pd.DataFrame]:
         info, design = self.info, self.model.design
         lines = [
             f"Posterior of {design.formula.text}",
@@ -128,18 +134,9 @@ class PosteriorFit(
             lines.append(f"family {design.family.name}, link {design.family.link.name}")
         if text := design.missing.describe():
             lines.append(f"Note: {text}.")
-        lines += [
-            "",
-            format_table(self.fixef(level=level)),
-            "",
-            format_table(self.varcomp(level=level)),
-        ]
-        lines += ["", *(f"Warning: {problem}" for problem in info.problems)]
-        lines += said(findings_of(self))
-        return "\n".join(lines).rstrip()
-
-    def __repr__(self) -> str:
-        return self.describe()
+        parts = ["\n".join(lines), self.fixef(level=level), self.varcomp(level=level)]
+        warned = [f"Warning: {problem}" for problem in info.problems] + said(findings_of(self))
+        return [*parts, "\n".join(warned)] if warned else parts
 
 
 def _how(info: FitInfo) -> str:

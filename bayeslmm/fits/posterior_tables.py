@@ -368,7 +368,7 @@ class PosteriorTables(PosteriorDraws):
         from bayeslmm.results.posterior_prediction import warn_of_priors_alone
 
         names = list(index if names is None else names)
-        warn_of_priors_alone(self, rows, names, stacklevel=4)
+        warn_of_priors_alone(self, rows, names)
         beta, offset = self.posterior["beta"].to_numpy(), np.broadcast_to(offset, len(rows))
         return summarize_blocks(
             lambda part: beta @ rows[part].T + offset[part],

@@ -49,6 +49,7 @@ from bayeslmm.reanalysis.effects import Effect, split_effect
 from bayeslmm.reanalysis.integrated import EffectLikelihood
 from bayeslmm.reanalysis.posteriors import _distribution, normal_parameters, posterior_under
 from bayeslmm.reanalysis.theta import draw_theta
+from bayeslmm.results.printing import returns_table
 
 if TYPE_CHECKING:
     from bayeslmm.protocols import LikelihoodResult, Model, PosteriorResult
@@ -238,6 +239,7 @@ def assurance(
     )
 
 
+@returns_table
 def _summary(sizes, studies, results: np.ndarray) -> pd.DataFrame:
     share = results.mean(axis=1)
     n = results.shape[1]

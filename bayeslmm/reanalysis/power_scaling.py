@@ -25,6 +25,7 @@ from bayeslmm.priors.table import Priors
 from bayeslmm.reanalysis.given_theta import coefficient_moments
 from bayeslmm.reanalysis.theta import fitted_factors
 from bayeslmm.results.left_out import log_likelihoods
+from bayeslmm.results.printing import returns_table
 from bayeslmm.results.response_left_out import LeavingOut
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ __all__ = ["log_prior_draws", "power_scaling", "power_scaling_tree"]
 THRESHOLD = 0.05
 
 
+@returns_table
 def power_scaling(fit: PosteriorResult) -> pd.DataFrame:
     """Sensitivity of every coefficient and component to every prior and to the likelihood.
 

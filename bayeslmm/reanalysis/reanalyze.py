@@ -20,6 +20,7 @@ from bayeslmm.reanalysis.response_source import ResponseSource
 from bayeslmm.reanalysis.reweighting import Reweighter
 from bayeslmm.reanalysis.risks import Risks, rows_with_and_without
 from bayeslmm.reanalysis.sources import source_and_likelihood
+from bayeslmm.results.printing import format_table, returns_table
 
 if TYPE_CHECKING:
     from bayeslmm.protocols import Model, PosteriorResult
@@ -83,6 +84,7 @@ class Reanalysis:
         return None if self.risk_curves is None else self.risk_curves.table(self.level)
 
     @property
+    @returns_table
     def table(self) -> pd.DataFrame:
         """One row per prior, and those of the original analysis.
 
@@ -142,8 +144,6 @@ class Reanalysis:
 
     def describe(self) -> str:
         """The table with what it means, in words."""
-        from bayeslmm.results.tables import format_table
-
         s = self.scale
         unit = np.exp if s.ratio else float
         better = "higher" if s.sign > 0 else "lower"

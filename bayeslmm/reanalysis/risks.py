@@ -27,6 +27,7 @@ from bayeslmm.results.population_average import (
     population_mean,
     population_probabilities,
 )
+from bayeslmm.results.printing import returns_table
 
 __all__ = ["Risks", "Rows", "rows_with_and_without"]
 
@@ -147,6 +148,7 @@ class Risks:
             return "risk_without", "risk_with", "risk_ratio", "risk_difference"
         return "mean_without", "mean_with", "ratio", "difference"
 
+    @returns_table
     def table(self, level: float) -> pd.DataFrame:
         """One row per prior.
 

@@ -14,6 +14,7 @@ from bayeslmm.reanalysis.prior_sets import EffectScale
 from bayeslmm.reanalysis.reanalyze import effect_row_values
 from bayeslmm.reanalysis.reweighting import Reweighter
 from bayeslmm.reanalysis.sources import source_and_likelihood
+from bayeslmm.results.printing import Table, format_table
 
 if TYPE_CHECKING:
     from bayeslmm.protocols import Model, PosteriorResult
@@ -70,8 +71,6 @@ class Sensitivity:
 
     def describe(self) -> str:
         """The table and the tipping points, in words."""
-        from bayeslmm.results.tables import format_table
-
         other = "center" if self.moving == "scale" else "scale"
         where = ", ".join(f"{value:.4g}" for value in self.tipping_points)
         if where:
@@ -164,7 +163,7 @@ def sensitivity(
         row["bf10"] = np.exp(draws_of.log_bayes_factor(posterior)[0])
         row["k_hat"] = posterior.k_hat if np.isfinite(posterior.k_hat) else np.nan
         rows.append(row)
-    table = pd.DataFrame(rows, index=pd.Index(path, name=f"prior {moving}"))
+    table = Table(rows, index=pd.Index(path, name=f"prior {moving}"))
 
     def excess(value: float) -> float:
         row = effect_row_values(posterior_at(value), effect_scale, level)

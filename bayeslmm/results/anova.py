@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bayeslmm.errors import ModelWarning
+from bayeslmm.errors import PACKAGE, ModelWarning
 from bayeslmm.formula import Design
 from bayeslmm.formula.cells import FixedCells, fixed_cells
 from bayeslmm.gaussian import single_threaded_blas
@@ -79,7 +79,7 @@ def _tell_untested(type: int, nothing: list[str], empty: list[str]) -> None:
             "other terms, of which its columns are combinations."
         )
     if reasons:
-        warnings.warn(" ".join(reasons), ModelWarning, stacklevel=4)
+        warnings.warn(" ".join(reasons), ModelWarning, skip_file_prefixes=PACKAGE)
 
 
 def term_hypotheses(design: Design, columns: ColumnSpace, type: int) -> list[np.ndarray | None]:

@@ -211,7 +211,7 @@ def _of_posterior(
     fit: PosteriorResult, rows: MeanRows, measures: list[_Measure], level: float, interval: str
 ) -> Iterator[list[Limits]]:
     design, posterior = fit.model.design, fit.posterior
-    warn_of_priors_alone(fit, rows.X, [*range(len(rows.X))], stacklevel=6)
+    warn_of_priors_alone(fit, rows.X, [*range(len(rows.X))])
     beta = coefficient_draws(design, posterior)[1]
     Sigmas = covariance_draws(design, fit.names, posterior)
     phi = np.empty((1, 1, 1, 0))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bayeslmm.errors import ModelWarning
+from bayeslmm.errors import PACKAGE, ModelWarning
 from bayeslmm.formula import Design
 from bayeslmm.parts.families import LINKS, Family, Link
 from bayeslmm.results.estimability import inestimable_text, undetermined
@@ -133,7 +133,7 @@ def not_estimable(fit: LikelihoodResult, rows: MeanRows) -> np.ndarray:
     """
     found = undetermined(fit.model, rows.X)
     if text := inestimable_text(fit.model, found, range(len(rows.X))):
-        warnings.warn(f"{text}. Means are NaN there.", ModelWarning, stacklevel=6)
+        warnings.warn(f"{text}. Means are NaN there.", ModelWarning, skip_file_prefixes=PACKAGE)
     by_row = found.any(axis=1)
     return np.array([by_row[mine].any() for mine in rows.members])
 

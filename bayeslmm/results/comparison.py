@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from bayeslmm.results.printing import returns_table
+
 if TYPE_CHECKING:
     from bayeslmm.protocols import LikelihoodResult, PosteriorResult
 
 __all__ = ["compare_estimates"]
 
 
+@returns_table
 def compare_estimates(
     *fits: PosteriorResult | LikelihoodResult, names: list[str] | None = None, level: float = 0.95
 ) -> pd.DataFrame:

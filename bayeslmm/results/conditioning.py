@@ -18,7 +18,7 @@ import numpy as np
 
 from bayeslmm.bayes.coefficients import fixed_prior
 from bayeslmm.bayes.marginal import fixed_obstacle
-from bayeslmm.errors import ModelWarning, SamplingError, SamplingWarning
+from bayeslmm.errors import PACKAGE, ModelWarning, SamplingError, SamplingWarning
 from bayeslmm.formula.extension import add_rows
 from bayeslmm.gaussian import single_threaded_blas, with_prior
 from bayeslmm.gaussian.shared import as_system
@@ -215,7 +215,7 @@ def _warn_if_far(record: Conditioning, chains: int) -> None:
             f"The new rows move the variance parameters too far for reweighting ({reason}): fit "
             "the model to all rows instead, for example result.model.fit().",
             SamplingWarning,
-            stacklevel=5,
+            skip_file_prefixes=PACKAGE,
         )
 
 

@@ -405,7 +405,7 @@ def _of_posterior(
         rows = mean_rows(design, averages)
         X, offset = combination.D @ rows.average(rows.X), rows.average(rows.offset)
         if combination.linear:
-            warn_of_priors_alone(fit, X, range(len(X)), stacklevel=6)
+            warn_of_priors_alone(fit, X, range(len(X)))
             beta = coefficient_draws(design, fit.posterior)[1]
             draws = beta @ X.T + combination.D @ offset
         else:

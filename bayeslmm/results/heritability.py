@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bayeslmm.errors import DataError, ModelWarning
+from bayeslmm.errors import PACKAGE, DataError, ModelWarning
 from bayeslmm.results.estimates import likelihood_estimates
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def _delta(fit, share: Share, estimate: float, level: float):
             f"The {share.name} is estimated at its boundary or near it, or is not determined by "
             'the data: the delta method has no interval there, method="bootstrap" has one.',
             ModelWarning,
-            stacklevel=5,
+            skip_file_prefixes=PACKAGE,
         )
         return (se if half >= 2 else np.nan), np.nan, np.nan
     half, center = ndtri(0.5 + level / 2) * half, logit(estimate)

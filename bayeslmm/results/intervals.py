@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bayeslmm.errors import ModelWarning, listed
+from bayeslmm.errors import PACKAGE, ModelWarning, listed
 from bayeslmm.gaussian import draw_levels
 from bayeslmm.likelihood.profile import profile_interval
 from bayeslmm.parts.parameters import coef_key
@@ -248,4 +248,4 @@ def check_n_sims(n_sims: int, least: int = 1) -> None:
 
 
 def _warn(text: str) -> None:
-    warnings.warn(text, ModelWarning, stacklevel=5)
+    warnings.warn(text, ModelWarning, skip_file_prefixes=PACKAGE)

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 from scipy.special import chdtrc
 
-from bayeslmm.errors import ModelWarning
+from bayeslmm.errors import PACKAGE, ModelWarning
 from bayeslmm.progress import progress
 from bayeslmm.results.intervals import check_n_sims, response_simulator
+from bayeslmm.results.printing import returns_table
 
 if TYPE_CHECKING:
     from bayeslmm.formula import Design
@@ -24,6 +25,7 @@ __all__ = ["basis_change", "likelihood_ratio_test", "same_fixed_space"]
 _SAME_BASIS = 1e-6
 
 
+@returns_table
 def likelihood_ratio_test(
     fit0: LikelihoodResult,
     fit1: LikelihoodResult,
@@ -94,7 +96,7 @@ def likelihood_ratio_test(
             f"{full.design.formula.text!r} is given for the columns of "
             f"{null.design.formula.text!r}.",
             ModelWarning,
-            stacklevel=2,
+            skip_file_prefixes=PACKAGE,
         )
     statistic = max(null.deviance - full.deviance + change, 0.0)
     df = full.n_parameters - null.n_parameters
@@ -108,7 +110,7 @@ def likelihood_ratio_test(
             "More than one variance is tested at its boundary, where chi-squared is too "
             'conservative: method="bootstrap" gives the right reference.',
             ModelWarning,
-            stacklevel=2,
+            skip_file_prefixes=PACKAGE,
         )
     rows = [
         (fit.n_parameters, fit.loglik + by / 2, fit.deviance - by, fit.aic - by, fit.bic - by)
@@ -237,7 +239,7 @@ def _comparable_method(null: LikelihoodResult, full: LikelihoodResult):
         warnings.warn(
             f"REML fits {why} cannot be compared: refitted by maximum likelihood.",
             ModelWarning,
-            stacklevel=3,
+            skip_file_prefixes=PACKAGE,
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ModelWarning)

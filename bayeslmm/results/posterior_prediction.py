@@ -18,7 +18,7 @@ from bayeslmm.bayes.draws import coefficient_draws, covariance_draws, effect_arr
 from bayeslmm.bayes.residual_draws import row_scales
 from bayeslmm.bayes.residuals import draw_noise, effect_multipliers, effect_nu, residual_nu
 from bayeslmm.bayes.streams import RandomColumns
-from bayeslmm.errors import ModelWarning
+from bayeslmm.errors import PACKAGE, ModelWarning
 from bayeslmm.results.estimability import inestimable_text, undetermined
 from bayeslmm.results.prediction import (
     check_prediction,
@@ -47,9 +47,6 @@ class PosteriorPrediction:
         Chains and draws.
     """
 
-    #: How far above :func:`warn_of_priors_alone` the user's call is.
-    _user = 5
-
     def __init__(
         self,
         fit: PosteriorResult,
@@ -72,7 +69,7 @@ class PosteriorPrediction:
                 "unknown values of covariates: give newdata."
             )
         if newdata is not None:
-            warn_of_priors_alone(fit, self.rows.X, self.index, stacklevel=self._user)
+            warn_of_priors_alone(fit, self.rows.X, self.index)
         self._width = self._m * max([1, *(Z.shape[1] for Z in self.rows.Z)])
         self._together = block_size(self._width)
         self._beta = coefficient_draws(design, posterior)[1].reshape(self._m, -1)
@@ -226,7 +223,7 @@ def _add_effects(total: np.ndarray, at: np.ndarray, b: np.ndarray, Z: np.ndarray
         total[:, where] += b[:, :, a] * Z[at, a]
 
 
-def warn_of_priors_alone(fit: PosteriorResult, rows: np.ndarray, index, *, stacklevel: int) -> None:
+def warn_of_priors_alone(fit: PosteriorResult, rows: np.ndarray, index) -> None:
     """Warn of combinations of coefficients that the data do not determine."""
     text = inestimable_text(fit.model, undetermined(fit.model, rows), index)
     if text:
@@ -234,7 +231,7 @@ def warn_of_priors_alone(fit: PosteriorResult, rows: np.ndarray, index, *, stack
             f"{text}. What is shown rests on the priors of single coefficients, which change with "
             "the order of levels; the likelihood fits have no answer (NaN).",
             ModelWarning,
-            stacklevel=stacklevel,
+            skip_file_prefixes=PACKAGE,
         )
 
 

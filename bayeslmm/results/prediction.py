@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bayeslmm.errors import DataError, ModelWarning
+from bayeslmm.errors import PACKAGE, DataError, ModelWarning
 from bayeslmm.formula import Design
 from bayeslmm.formula.columns import as_frame
 from bayeslmm.formula.design import NewRows
@@ -176,7 +176,9 @@ def likelihood_prediction(
     if newdata is not None:
         found = undetermined(fit.model, rows.X)
         if text := inestimable_text(fit.model, found, index):
-            warnings.warn(f"{text}. Predictions are NaN there.", ModelWarning, stacklevel=3)
+            warnings.warn(
+                f"{text}. Predictions are NaN there.", ModelWarning, skip_file_prefixes=PACKAGE
+            )
             estimate[found.any(axis=1)] = se[found.any(axis=1)] = np.nan
     half = ndtri(0.5 + level / 2) * se
     table = pd.DataFrame(

@@ -55,8 +55,6 @@ class ResponsePrediction(PosteriorPrediction):
     categories innermost.
     """
 
-    _user = PosteriorPrediction._user + 1
-
     def __init__(self, fit, newdata, random, kind, random_seed, allow_new_levels):
         design = fit.model.design
         check_prediction(random, kind, _KINDS)

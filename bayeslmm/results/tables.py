@@ -13,7 +13,6 @@ __all__ = [
     "block_size",
     "blocks_of",
     "check_level",
-    "format_table",
     "interval_bounds",
     "summarize_blocks",
     "summarize_draws",
@@ -160,22 +159,3 @@ def summarize_blocks(
         {name: np.concatenate([np.zeros(0), *parts]) for name, parts in columns.items()},
         index=names,
     )
-
-
-def format_table(table: pd.DataFrame) -> str:
-    """A table with four significant digits, small p values and whole sample sizes."""
-    shown = table.copy().astype(object)
-    for column in table.columns:
-        values = table[column].to_numpy(dtype=float)
-        shown[column] = [_format(column, value) for value in values]
-    return shown.to_string()
-
-
-def _format(column: str, value: float) -> str:
-    if np.isnan(value):
-        return "-"
-    if column == "p":
-        return "<0.0001" if value < 1e-4 else f"{value:.4f}"
-    if column.startswith("ess"):
-        return f"{value:.0f}"
-    return f"{value:.3f}" if column == "r_hat" else f"{value:.4g}"
