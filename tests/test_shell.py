@@ -159,6 +159,9 @@ def test_fits_in_files_are_compared(shell, folder):
         (["--parameterization", "magic"], "--parameterization must be one of"),
         (["--ddf", "kr"], "--ddf goes with --reml"),
         (["--ddf", "magic", "--reml"], "ddf must be one of"),
+        (["--ddf", "kr", "--ml"], "kenward-roger adjusts a REML fit"),
+        (["--ddf", "kr", "--ml", "--family", "poisson"], "is for Gaussian responses"),
+        (["--ddf", "satterthwaite", "--ml", "--family", "bernoulli"], "is for Gaussian responses"),
         (["--family", "normal"], "family must be one of"),
         (["--reference", "Gruppe"], "write COLUMN=LEVEL"),
         (["--sep", ";;"], "must be one sign"),
@@ -167,6 +170,7 @@ def test_fits_in_files_are_compared(shell, folder):
 def test_options_are_refused_before_anything_is_fitted(shell, monkeypatch, arguments, message):
     monkeypatch.setattr(blm.LMM, "fit", lambda *_, **__: 1 / 0)
     monkeypatch.setattr(blm.LMM, "reml", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(blm.LMM, "ml", lambda *_, **__: 1 / 0)
     code, _, errors = shell("fit", "clean.csv", "Alter ~ Tag", *arguments)
     assert code == 2
     assert message in errors

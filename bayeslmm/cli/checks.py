@@ -41,7 +41,7 @@ def check_options(given: Mapping[str, Any]) -> None:
 
     check_level(given["level"])
     one_of("family", given["family"], tuple(FAMILIES))
-    family_of(given["family"], given["link"])
+    family = family_of(given["family"], given["link"])
     one_of("random", given["random"], ("gaussian", "student"))
     one_of("--method", given["method"], tuple(METHODS))
     one_of("--parameterization", given.get("parameterization", "auto"), tuple(PARAMETERIZATIONS))
@@ -52,8 +52,18 @@ def check_options(given: Mapping[str, Any]) -> None:
         raise ValueError("--reml and --ml exclude each other.")
     if given.get("n_quadrature", 1) > 1 and not ml:
         raise ValueError("--n-quadrature goes with --ml.")
-    if check_ddf(given.get("ddf")) and not (reml or ml):
+    ddf = check_ddf(given.get("ddf"))
+    if ddf and not (reml or ml):
         raise ValueError("--ddf goes with --reml or --ml: a posterior has no degrees of freedom.")
+    if ddf not in (None, "normal") and not family.gaussian:
+        raise ValueError(
+            f"--ddf {ddf} is for Gaussian responses, and the family is {given['family']}: leave it "
+            "out, tests are by the normal distribution."
+        )
+    if ddf == "kenward-roger" and ml:
+        raise ValueError(
+            "--ddf kenward-roger adjusts a REML fit: use --reml, or --ddf satterthwaite with --ml."
+        )
     refuse_gaps(given["formula"])
 
 

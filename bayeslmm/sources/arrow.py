@@ -321,9 +321,16 @@ class FileSource(ArrowSource):
             null_values=self.dialect.missing,
             decimal_point=self.dialect.decimal,
         )
+        names = self.dialect.header(file) if self.dialect.padded else []
+        reading = csv.ReadOptions(
+            block_size=1 << 23,
+            encoding=self.dialect.encoding,
+            column_names=names,
+            skip_rows=1 if names else 0,
+        )
         return csv.open_csv(
             file,
-            read_options=csv.ReadOptions(block_size=1 << 23, encoding=self.dialect.encoding),
+            read_options=reading,
             parse_options=csv.ParseOptions(delimiter=self.dialect.sep, newlines_in_values=True),
             convert_options=options,
         )

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bayeslmm.errors import DataError
 
-__all__ = ["MISSING", "Dialect", "TextOptions", "numbers_of", "undecodable"]
+__all__ = ["MISSING", "Dialect", "TextOptions", "bare_names", "numbers_of", "undecodable"]
 
 #: Bytes of a file that are looked at.
 _SAMPLE = 1 << 20
@@ -89,6 +89,8 @@ class Dialect:
         Spellings of missing values, with blanks around them too.
     absent : tuple of float
         Numbers among them, which are missing values however they are written.
+    padded : bool
+        Whether names of columns have blanks at their ends, which are no part of them.
     notice : str
         What was found out and differs from commas, points and UTF-8, as a sentence.
     """
@@ -98,6 +100,7 @@ class Dialect:
     encoding: str
     missing: tuple[str, ...]
     absent: tuple[float, ...] = ()
+    padded: bool = False
     notice: str = ""
 
     @classmethod
@@ -107,8 +110,8 @@ class Dialect:
         Raises
         ------
         DataError
-            If the decimal sign can be read in two ways, the header has no columns or cannot be
-            decoded, or the file cannot be read.
+            If the decimal sign can be read in two ways, the header has no columns, cannot be
+            decoded or has names that differ in blanks only, or the file cannot be read.
         """
         raw = _beginning(file)
         found = next((name for mark, name in _MARKS if raw.startswith(mark)), "utf-8")
@@ -127,12 +130,46 @@ class Dialect:
             notes.append(f"decimals by {decimal!r}")
         if said.encoding is None and encoding != "utf-8":
             notes.append(f"its encoding is {encoding}")
+        names = _fields(header, sep)
+        bare = zip(names, bare_names(file, names), strict=True)
+        if padded := [name for name, short in bare if name != short]:
+            notes.append(f"names of columns have blanks at their ends ({padded[0]!r})")
         missing = {f"{a}{word}{b}" for word in MISSING | set(said.na) for a in ("", " ")
                    for b in ("", " ")}  # fmt: skip
         missing |= {" " * n for n in range(3, 17)}
         notice = f"In {file!r} {', '.join(notes)}; it was read so." if notes else ""
         absent = tuple(number for text in said.na for number in numbers_of(text, decimal))
-        return cls(sep, decimal, encoding, tuple(sorted(missing)), absent, notice)
+        return cls(sep, decimal, encoding, tuple(sorted(missing)), absent, bool(padded), notice)
+
+    def header(self, file: str) -> list[str]:
+        """Names of the columns of a file of this dialect, without blanks at their ends.
+
+        Raises
+        ------
+        DataError
+            As :func:`bare_names`.
+        """
+        encoding = "utf-8-sig" if self.encoding == "utf-8" else self.encoding
+        lines = _beginning(file).decode(encoding, "replace").splitlines()
+        return bare_names(file, _fields(lines[0], self.sep) if lines else [])
+
+
+def bare_names(file: str, names: Sequence[str]) -> list[str]:
+    """Names of columns without blanks at their ends.
+
+    Raises
+    ------
+    DataError
+        If two are then the same that were not.
+    """
+    bare = [name.strip() for name in names]
+    for name in bare:
+        if name and len({one for one in names if one.strip() == name}) > 1:
+            raise DataError(
+                f"{file!r} has columns {name!r} that differ only in blanks at the ends of their "
+                "names. Rename one."
+            )
+    return bare
 
 
 def _beginning(file: str) -> bytes:

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import pandas as pd
 
 from bayeslmm.errors import DataError, DataWarning, listed, suggestion
-from bayeslmm.sources.dialect import MISSING, numbers_of
+from bayeslmm.sources.dialect import MISSING, bare_names, numbers_of
 
 __all__ = ["is_excel", "read_sheet", "warn_stripped"]
 
@@ -33,13 +33,14 @@ def read_sheet(path: str, sheet: str | None = None, na: Sequence[str] = ()) -> p
     Raises
     ------
     DataError
-        If the package that reads such files is not installed, the file cannot be read, or has no
-        such sheet.
+        If the package that reads such files is not installed, the file cannot be read, has no
+        such sheet, or has names of columns that differ in blanks only.
 
     Warns
     -----
     DataWarning
-        Which sheet was read, and text whose blanks at its ends were taken away.
+        Which sheet was read, and text and names of columns whose blanks at their ends were taken
+        away.
     """
     if path.lower().endswith(".xls"):
         raise DataError(f"{path!r} is of an old kind of Excel file. Save it as .xlsx or .csv.")
@@ -72,7 +73,16 @@ def read_sheet(path: str, sheet: str | None = None, na: Sequence[str] = ()) -> p
     absent = [number for text in na for number in numbers_of(text, ".")]
     if absent:  # pandas looks for them among decimals, and not among whole numbers
         frame = frame.mask(frame.isin(absent))
-    return _stripped(frame.set_axis([str(c) for c in frame.columns], axis=1), {*MISSING, *na})
+    written = [str(c) for c in frame.columns]
+    names = bare_names(path, written)
+    if padded := [one for one, name in zip(written, names, strict=True) if one != name]:
+        warnings.warn(
+            f"In {path!r} names of columns have blanks at their ends ({padded[0]!r}); it was read "
+            "without them.",
+            DataWarning,
+            stacklevel=3,
+        )
+    return _stripped(frame.set_axis(names, axis=1), {*MISSING, *na})
 
 
 def _stripped(frame: pd.DataFrame, missing: set[str]) -> pd.DataFrame:

@@ -126,6 +126,38 @@ def test_blanks_at_the_ends_of_text_are_no_part_of_a_label_and_that_is_said(tmp_
         np.testing.assert_allclose(estimates(path), CLEAN, rtol=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["csv", "xlsx", "german"])
+def test_blanks_at_the_ends_of_names_are_no_part_of_them_and_that_is_said(tmp_path, kind):
+    path = tmp_path / ("a.xlsx" if kind == "xlsx" else "a.csv")
+    rows = DATA.rename(columns={"week": " week", "arm": "arm "})
+    if kind == "xlsx":
+        rows.to_excel(path, index=False)
+    else:
+        options = {"sep": ";", "decimal": ","} if kind == "german" else {}
+        rows.to_csv(path, index=False, encoding="utf-8-sig", **options)
+    with pytest.warns(DataWarning, match="names of columns have blanks at their ends .' week'"):
+        np.testing.assert_allclose(estimates(path), CLEAN, rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["csv", "xlsx"])
+def test_names_that_differ_only_in_blanks_are_refused(tmp_path, kind):
+    path = tmp_path / f"a.{kind}"
+    rows = DATA.assign(**{"week ": 1})
+    rows.to_csv(path, index=False) if kind == "csv" else rows.to_excel(path, index=False)
+    with pytest.raises(DataError, match="columns 'week' that differ only in blanks"):
+        blm.scan(path)
+
+
+def test_each_of_several_files_is_read_by_its_own_header(tmp_path):
+    """In the second the columns have another order."""
+    half = DATA.rename(columns={"week": " week"})
+    half[:24].to_csv(tmp_path / "a.csv", index=False)
+    half[24:][half.columns[::-1]].to_csv(tmp_path / "b.csv", index=False)
+    with pytest.warns(DataWarning, match="blanks at their ends"):
+        found = estimates([tmp_path / "a.csv", tmp_path / "b.csv"])
+    np.testing.assert_allclose(found, CLEAN, rtol=1e-9)
+
+
 def test_labels_of_a_frame_that_differ_in_blanks_stay_apart_and_are_warned_about():
     with pytest.warns(blm.ModelWarning, match="differ only in spaces.*'P00' and 'P00 '"):
         model = blm.LMM(FORMULA, padded())
