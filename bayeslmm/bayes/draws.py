@@ -115,7 +115,7 @@ def covariance_factors(
     from bayeslmm.parts.patterns import lower_factor
 
     return [
-        np.array([lower_factor(S) for S in Sigma.reshape(-1, *Sigma.shape[2:])])
+        np.array([lower_factor(S, checked=False) for S in Sigma.reshape(-1, *Sigma.shape[2:])])
         for Sigma in covariance_draws(design, names, posterior)
     ]
 

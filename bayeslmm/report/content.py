@@ -6,21 +6,20 @@ import hashlib
 import warnings
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from bayeslmm.errors import BayesLMMError, DataWarning
-from bayeslmm.formula.covariates import missing_option
-from bayeslmm.plots.reference import predictors
 from bayeslmm.report.mathematics import equation_rows
 from bayeslmm.report.pictures import Picture, draw
+from bayeslmm.report.reproduce import reproducing_code
 from bayeslmm.report.tables import Table, table
 
 if TYPE_CHECKING:
     from bayeslmm.formula import Design
-    from bayeslmm.protocols import LikelihoodResult, Model, PosteriorResult
+    from bayeslmm.protocols import LikelihoodResult, PosteriorResult
     from bayeslmm.reanalysis.reanalyze import Reanalysis
     from bayeslmm.reanalysis.sensitivity import Sensitivity
 
@@ -520,79 +519,8 @@ def _reproduce(fit, settings: Settings) -> Section:
         "How to make this again",
         words,
         tables=[Table(["package", "version"], rows, "Versions")],
-        code=reproducing_code(fit, settings),
+        code=reproducing_code(fit, settings.source, settings.effect, settings.options),
     )
-
-
-def reproducing_code(fit: PosteriorResult, settings: Settings) -> str:
-    """Python that fits the model again and writes the report."""
-    # a default that is set is about the formula's columns: defaults stay defaults
-    priors = "".join(
-        f"    {key!r}: blm.{_constructor(prior)},\n"
-        for key, prior in fit.priors.items()
-        if not fit.priors.is_default(key)
-    )
-    priors = f", priors={{\n{priors}}}" if priors else ""
-    design, info = fit.model.design, fit.info
-    weights = f", weights={design.weights_name!r}" if design.weights_name else ""
-    weights += "".join(f", {name}={value!r}" for name, value in _stated(fit.model))
-    arguments = [f"draws={info.draws}", f"chains={info.chains}", f"random_seed={info.random_seed}"]
-    if info.method == "importance":
-        arguments.append('method="importance"')
-    else:
-        arguments += [f"tune={info.tune}", f'parameterization="{info.parameterization}"']
-    report = [f"effect={settings.effect!r}"] if settings.effect is not None else []
-    report += [
-        f"{key}={value!r}"
-        for key, value in settings.options.items()
-        if value is not None and isinstance(value, str | int | float | tuple)
-    ]
-    call = "".join(f", {part}" for part in report)
-    return (
-        "import pandas as pd\nimport bayeslmm as blm\n\n"
-        f"data = {settings.source}\n"
-        f"model = blm.MixedModel({design.formula.text!r}, data{weights}{priors})\n"
-        f"post = model.fit({', '.join(arguments)})\n"
-        f'post.report("report.html"{call})\n'
-    )
-
-
-def _stated(model: Model) -> list[tuple[str, str | dict[str, Any]]]:
-    """Arguments of the model that are not the defaults."""
-    design = model.design
-    stated: list = [("family", model.family)] if model.family != "gaussian" else []
-    if not design.family.gaussian:
-        stated.append(("link", design.family.link.name))
-    if model.random != "gaussian":
-        stated.append(("random", model.random))
-    if design.modeled:
-        stated.append(("missing", missing_option(design.modeled)))
-    if design.residual is not None:
-        syntax = design.residual.syntax
-        sigma = f"~ {syntax.sigma}" if syntax.sigma else None
-        own = (("residual", syntax.text), ("sigma", sigma))
-        stated += [(name, text) for name, text in own if text]
-    if references := _references(design):
-        stated.append(("reference", references))
-    return stated
-
-
-def _references(design: Design) -> dict[str, Any]:
-    """Reference levels that are not the first by their order in a file."""
-    found = {}
-    for name in predictors(design):
-        levels = design._categories(name)
-        if levels and levels[0] != min(levels, key=str):
-            found[name] = levels[0]
-    for covariate in design.modeled:  # the reference of one with unknown values is fixed
-        found.pop(covariate.name, None)
-    return found
-
-
-def _constructor(prior) -> str:
-    """A prior as code, all digits kept."""
-    inside = "".join(f", {key}={value!r}" for key, value in prior.parameters.items())
-    return f'Prior("{prior.name}"{inside})'
 
 
 def _pictures(wanted, design: Design) -> list[Picture]:

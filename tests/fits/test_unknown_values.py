@@ -290,12 +290,15 @@ def test_covariates_that_a_posterior_would_call_alike_are_refused(data):
 
 
 def test_the_command_line_takes_words_and_formulas(data, tmp_path):
-    from bayeslmm.cli import _missing
+    from bayeslmm.cli.checks import missing_by_column
 
-    assert _missing(["drop"]) == "drop"
-    assert _missing(["age ~ sex", "`my x` ~ 1"]) == {"age": "age ~ sex", "my x": "`my x` ~ 1"}
+    assert missing_by_column(["drop"]) == "drop"
+    assert missing_by_column(["age ~ sex", "`my x` ~ 1"]) == {
+        "age": "age ~ sex",
+        "my x": "`my x` ~ 1",
+    }
     with pytest.raises(ValueError, match="stands beside others"):
-        _missing(["model", "age ~ sex"])
+        missing_by_column(["model", "age ~ sex"])
 
 
 def test_marginal_means_are_at_the_mean_of_all_rows():

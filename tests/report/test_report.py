@@ -12,9 +12,10 @@ import matplotlib.pyplot as plt
 import pytest
 
 import bayeslmm as blm
-from bayeslmm.report.content import Settings, _trajectories, reproducing_code
+from bayeslmm.report.content import _trajectories
 from bayeslmm.report.mathematics import equation_rows
 from bayeslmm.report.pictures import draw
+from bayeslmm.report.reproduce import reproducing_code
 from tests.conftest import dataset, quietly
 from tutorials.messy_file import clean
 
@@ -106,7 +107,7 @@ def test_the_code_in_a_report_has_the_reference_levels():
     options = {"method": "importance", "draws": 50, "random_seed": 1}
     for reference in ({"Machine": "C"}, None):
         fit = blm.LMM(formula, data, reference=reference).fit(**options)
-        code = reproducing_code(fit, Settings(None, {}, "", 0.95, "data"))
+        code = reproducing_code(fit, "data")
         (line,) = (line for line in code.splitlines() if line.startswith("model = "))
         assert ("reference=" in line) == (reference is not None)
         space = {"blm": blm, "data": data}

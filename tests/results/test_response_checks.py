@@ -107,7 +107,7 @@ def test_quantile_residuals_of_the_true_model_are_standard_normal(name, phi):
     variables |= {key: (("chain", "draw"), [[value]]) for key, value in phi.items()}
 
     class Truth:
-        idata = None
+        conditioning = None
         names = model.names
         posterior = xr.Dataset(variables)
 
