@@ -84,3 +84,6 @@ def setup(app):
 
 
 html_math_renderer = "mathml"
+
+# shell commands of notebooks over several lines are not quite IPython to the lexer
+suppress_warnings = ["misc.highlighting_failure"]
