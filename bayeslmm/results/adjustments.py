@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 from scipy.interpolate import CubicSpline
 from scipy.optimize import brentq
-from scipy.stats import chi, false_discovery_control, multivariate_normal
 
 from bayeslmm.likelihood.inference import t_quantile
 from bayeslmm.results.studentized_range import studentized_range_ppf, studentized_range_sf
@@ -65,6 +64,8 @@ def adjusted(
     elif adjust == "bonferroni":
         p, half = np.minimum(n * p, 1.0), t_quantile(1 - (1 - level) / (2 * n), df)
     elif adjust == "fdr":
+        from scipy.stats import false_discovery_control
+
         p = false_discovery_control(p)
     elif adjust == "tukey":
         compared = max(len(np.unique(pairs[exists])), 2)
@@ -85,6 +86,8 @@ def adjusted(
 
 def _normal_inside(correlation: np.ndarray) -> CubicSpline:
     """P(max |z_i| < u) of correlated standard normals, as a function of u; error about 1e-6."""
+    from scipy.stats import multivariate_normal
+
     normal = multivariate_normal(cov=correlation, allow_singular=True, maxpts=_POINTS)
     u = np.linspace(0.0, _FAR, 81)
     bounds = u[1:, None] * np.ones(len(correlation))
@@ -97,6 +100,8 @@ def _largest_below(c: float, inside: CubicSpline, df: float) -> float:
 
     Given s they are normal: the mean over s of P(max |z_i| < c s).
     """
+    from scipy.stats import chi
+
     s, weights = np.ones(1), np.ones(1)
     if np.isfinite(df):
         low, high = chi.ppf(_TAIL, df), chi.isf(_TAIL, df)

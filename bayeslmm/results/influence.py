@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.stats import chi2
+from scipy.special import chdtrc
 
 from bayeslmm.assembly import system_of
 from bayeslmm.bayes.coefficients import normal_guess
@@ -150,7 +150,7 @@ def _statistics(cov, moved, without) -> dict[str, np.ndarray]:
     moves = values > 1e-8 * np.maximum(values[:, -1:], 1e-8)
     parts = np.einsum("jab,ja->jb", vectors, unit)
     squares = np.sum(np.divide(parts**2, values, out=np.zeros_like(parts), where=moves), axis=1)
-    chance[known] = chi2.sf(squares, np.maximum(moves.sum(axis=1), 1))
+    chance[known] = chdtrc(np.maximum(moves.sum(axis=1), 1), squares)
     chance[~known] = np.nan
     return {"cooks_distance": cook, "p": chance, "se_ratio": ratio}
 

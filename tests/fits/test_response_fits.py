@@ -117,7 +117,7 @@ def test_the_report_of_every_family_has_what_makes_sense(family, tmp_path):
     assert ">Power-scaling</h2>" in page
     assert ">Reanalysis</h2>" not in page
     assert "could not be drawn" not in page
-    assert "posterior and ML side by side" in page
+    assert "Maximum likelihood, 95 % intervals" in page
     assert "linear mixed model" not in page
     assert f"through the {MODELS[family][1]} link" in page
     assert f"family=&#39;{family}&#39;" in page
