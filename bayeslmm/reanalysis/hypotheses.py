@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr
 
-from bayeslmm.errors import BayesLMMError, PriorError, listed, suggestion
+from bayeslmm.errors import BayesLMMError, listed, suggestion
 from bayeslmm.protocols import is_posterior
-from bayeslmm.results.adjustments import adjusted
+from bayeslmm.results.adjustments import adjusted, correlation_of
 from bayeslmm.results.tables import check_level, summarize_draws
 
 __all__ = ["Statement", "hypothesis_table", "parse_statement"]
@@ -189,16 +189,17 @@ def _of_likelihood(
             table.loc[i, "p"] = p if towards else 1 - p
     vcov = fit.inference(ddf).vcov
 
-    def correlation() -> np.ndarray:
-        covariance = rows[:, fit.kept] @ vcov @ rows[:, fit.kept].T
-        sd = np.sqrt(np.diag(covariance))
-        return covariance / np.outer(sd, sd)
-
     if adjust == "tukey":
         raise ValueError('adjust="tukey" is for pairwise(): here "holm", "bonferroni" or "fdr".')
     if adjust == "dunnett" and any(s.relation != "=" for s in statements):
         raise ValueError('adjust="dunnett" is for hypotheses with "=".')
-    table = adjusted(table, adjust, level, np.zeros((len(texts), 2), dtype=int), correlation)
+    table = adjusted(
+        table,
+        adjust,
+        level,
+        np.zeros((len(texts), 2), dtype=int),
+        lambda: correlation_of(rows[:, fit.kept], vcov),
+    )
     table.insert(0, "hypothesis", texts)
     return table
 
@@ -246,7 +247,7 @@ def _bayes_factor(fit: Any, statement: Statement, draws: np.ndarray, names: Sequ
             factor = savage_dickey(fit, weights, value=value, curve=False)
             return factor.bf01
         effect = split_effect(fit.model.design, fit.priors, weights)
-    except (BayesLMMError, PriorError):
+    except BayesLMMError:
         return float("nan")
     if not np.isfinite(effect.sd):
         return float("nan")

@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 from bayeslmm.likelihood.inference import t_quantile
 from bayeslmm.results.studentized_range import studentized_range_ppf, studentized_range_sf
 
-__all__ = ["ADJUSTMENTS", "adjusted"]
+__all__ = ["ADJUSTMENTS", "adjusted", "correlation_of"]
 
 ADJUSTMENTS = ("holm", "bonferroni", "fdr", "tukey", "dunnett")
 #: Nodes over the estimated standard deviation, its tails left out, points of the integral over
@@ -82,6 +82,14 @@ def adjusted(
         table.loc[exists, "lower"] = found["estimate"] - half * found["se"]
         table.loc[exists, "upper"] = found["estimate"] + half * found["se"]
     return table
+
+
+def correlation_of(L: np.ndarray, vcov: np.ndarray) -> np.ndarray:
+    """Correlations (k, k) of combinations L (k, p) of estimates with covariance vcov (p, p)."""
+    covariance = L @ vcov @ L.T
+    sd = np.sqrt(np.diag(covariance))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return covariance / np.outer(sd, sd)
 
 
 def _normal_inside(correlation: np.ndarray) -> CubicSpline:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -32,6 +31,7 @@ from bayeslmm.results.averages import (
     not_estimable,
     with_categories,
 )
+from bayeslmm.results.marginal_means import METHODS, pairs_of
 from bayeslmm.results.population_average import refuse_without_mean
 from bayeslmm.results.reference_grid import (
     GRID_WEIGHTS,
@@ -87,6 +87,11 @@ class Asked:
     def columns(self) -> list[str]:
         """Those of `by`."""
         return [self.by] if isinstance(self.by, str) else list(self.by or ())
+
+    @property
+    def on_grid(self) -> bool:
+        """Whether rows are those of the reference grid, not of data."""
+        return self.newdata is None and self.weights != "data"
 
 
 @dataclass(frozen=True)
@@ -190,17 +195,16 @@ def checked(fit: Any, asked: Asked) -> Asked:
             raise ValueError('The population\'s linear predictor is that of random="population".')
         refuse_heavy_averages(fit.model)
         refuse_without_mean(design.family)
-    grid = asked.newdata is None and asked.weights != "data"
     if asked.weights not in ("data", *GRID_WEIGHTS):
         raise ValueError(
             f"weights must be one of {listed(('data', *GRID_WEIGHTS))}, not {asked.weights!r}."
         )
-    if grid and (own or random == "conditional"):
+    if asked.on_grid and (own or random == "conditional"):
         raise ValueError(
             'Effects of the groups themselves are averaged over rows: weights="data", or newdata '
             "with their columns."
         )
-    if design.modeled and asked.newdata is None and not grid:
+    if design.modeled and asked.newdata is None and not asked.on_grid:
         names = listed([covariate.name for covariate in design.modeled])
         raise DataError(
             f"Rows with unknown values of {names} cannot be averaged over: give newdata, or "
@@ -225,7 +229,7 @@ def _is_linear(fit: Any, asked: Asked) -> bool:
 
 def _averages(fit: Any, asked: Asked, at: Mapping | None = None) -> Averages:
     at = {**(asked.at or {}), **(at or {})}
-    if asked.newdata is None and asked.weights != "data":
+    if asked.on_grid:
         random = asked.random == "marginal"
         return averages_of_grid(fit, asked.columns, at, asked.weights, random=random)
     return averages_of_data(fit.model.design, asked.columns, at, asked.newdata)
@@ -242,11 +246,11 @@ def _averages_of_values(fit: Any, asked: Asked, name: str, values: list) -> Aver
     """Averages for one value of a column after the other, of all labels each."""
     if name in asked.columns or name in (asked.at or {}):
         raise ValueError(f"{name!r} is compared and stands in by= or at=: leave it out of one.")
-    on_grid = asked.newdata is None and asked.weights != "data"
+    if isinstance(values[0], _Moved) or not asked.on_grid:
+        part = _averages(fit, asked)
     parts = []
     for value in values:
         if isinstance(value, _Moved):
-            part = _averages(fit, asked)
             if name not in part.frame:
                 raise ValueError(
                     f"{name!r} is not a column of the fixed part, which a grid is made of: "
@@ -254,10 +258,9 @@ def _averages_of_values(fit: Any, asked: Asked, name: str, values: list) -> Aver
                 )
             moved = part.frame[name].astype(float) + value.by
             parts.append(replace(part, frame=part.frame.assign(**{name: moved})))
-        elif on_grid:
+        elif asked.on_grid:
             parts.append(_averages(fit, asked, {name: value}))
         else:
-            part = _averages(fit, asked)
             parts.append(replace(part, frame=part.frame.assign(**{name: value})))
     start = np.cumsum([0, *(len(part.frame) for part in parts)])
     labels = parts[0].labels.reset_index(drop=True)
@@ -321,7 +324,6 @@ def _named(fit: Any, variables: Any, method: str, asked: Asked) -> dict[str, tup
 
 
 def _values(fit: Any, name: str, what: Any) -> tuple[list, list[tuple[int, int]], list[str]]:
-    methods = ("reference", "pairwise", "sequential")
     number = _is_number(fit, name)
     if isinstance(what, tuple | list) and len(what) == 2:
         low, high = what
@@ -336,19 +338,15 @@ def _values(fit: Any, name: str, what: Any) -> tuple[list, list[tuple[int, int]]
         if isinstance(what, bool) or not isinstance(what, int | float | np.number):
             raise ValueError(f"{name!r}: give a step, two values (a, b), or a name, not {what!r}.")
         return [_Moved(0.0), _Moved(float(what))], [(1, 0)], [f"+{what:g}"]
-    if what not in methods:
+    if what not in METHODS:
         raise ValueError(
-            f"Levels of {name!r} are compared by one of {listed(methods)}, or two of them (a, b); "
+            f"Levels of {name!r} are compared by one of {listed(METHODS)}, or two of them (a, b); "
             f"not {what!r}."
         )
     levels = grid_values(fit.model.design, name, wanted=True)
-    at = range(len(levels))
-    if what == "reference":
-        pairs = [(i, 0) for i in at[1:]]
-    elif what == "sequential":
-        pairs = [(i, i - 1) for i in at[1:]]
-    else:
-        pairs = [(j, i) for i, j in combinations(at, 2)]
+    pairs = [*pairs_of(range(len(levels)), what)]
+    if what == "pairwise":  # the later minus the earlier, as all comparisons here
+        pairs = [(j, i) for i, j in pairs]
     if not pairs:
         raise ValueError(f"{name!r} has one level: nothing to compare.")
     return levels, pairs, [f"{levels[i]} - {levels[j]}" for i, j in pairs]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -11,10 +11,17 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.errors import listed
-from bayeslmm.results.adjustments import adjusted
+from bayeslmm.results.adjustments import adjusted, correlation_of
 from bayeslmm.results.reference_grid import Averages, averages_of_grid
 
-__all__ = ["METHODS", "Comparisons", "adjust_comparisons", "comparison_rows", "marginal_rows"]
+__all__ = [
+    "METHODS",
+    "Comparisons",
+    "adjust_comparisons",
+    "comparison_rows",
+    "marginal_rows",
+    "pairs_of",
+]
 
 METHODS = ("pairwise", "reference", "sequential")
 
@@ -115,7 +122,7 @@ def comparison_rows(
     names = [" ".join(map(str, row)) for row in labels[compared].itertuples(index=False)]
     pairs, family = [], []
     for number, rows in enumerate(_families(labels, outer)):
-        mine = [*_pairs(rows, method)]
+        mine = [*pairs_of(rows, method)]
         pairs += mine
         family += [number] * len(mine)
     if not pairs:
@@ -139,7 +146,8 @@ def _families(labels: pd.DataFrame, by: list[str]) -> Iterator[np.ndarray]:
         yield np.flatnonzero([k == key for k in keys])
 
 
-def _pairs(rows: np.ndarray, method: str) -> Iterator[tuple[int, int]]:
+def pairs_of(rows: Sequence[int] | np.ndarray, method: str) -> Iterator[tuple[int, int]]:
+    """Which of some means are compared by a method, see :func:`comparison_rows`."""
     if method == "pairwise":
         yield from combinations(rows, 2)
     elif method == "reference":
@@ -171,18 +179,17 @@ def adjust_comparisons(
     if adjust == "tukey" and method != "pairwise":
         raise ValueError('adjust="tukey" is for all pairs: leave method out, or adjust="dunnett".')
 
-    def correlation(rows: np.ndarray) -> np.ndarray:
-        L = found.L[rows][:, kept]
-        covariance = L @ vcov @ L.T
-        sd = np.sqrt(np.diag(covariance))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return covariance / np.outer(sd, sd)
-
     parts = []
     for number in np.unique(found.family):
         rows = np.flatnonzero(found.family == number)
         part = table.iloc[rows]
         parts.append(
-            adjusted(part, adjust, level, found.pairs[rows], lambda rows=rows: correlation(rows))
+            adjusted(
+                part,
+                adjust,
+                level,
+                found.pairs[rows],
+                lambda rows=rows: correlation_of(found.L[rows][:, kept], vcov),
+            )
         )
     return pd.concat(parts)
