@@ -7,14 +7,14 @@ values makes panels.
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.ticker import LogFormatter
 
-from bayeslmm.errors import PlotError, listed
+from bayeslmm.errors import PlotError, listed, one_of
 from bayeslmm.formula.columns import as_frame
 from bayeslmm.plots.average_effects import mean_label
 from bayeslmm.plots.estimates import is_posterior, pick
@@ -51,6 +51,7 @@ __all__ = ["plot_comparisons", "plot_predictions", "plot_slopes"]
 
 _POINTS = 50
 _FEW, _MOST_PANELS = 12, 20
+_OPTIONS = tuple(field.name for field in fields(Asked) if field.name != "by")
 #: Columns of tables that are drawn, beside labels.
 _TAKEN = {"estimate", "mean", "median", "variable", "contrast", "lower", "upper"}
 _WHOSE = {
@@ -251,9 +252,11 @@ def _names(by: str | list[str] | None) -> list[str]:
 def _view(fit: Any, columns: list[str], options: dict, *, prediction: bool = False) -> _View:
     """What the tables are asked for, and how the first column is drawn."""
     design, options = fit.model.design, dict(options)
+    for name in options:
+        one_of("An option of plots of effects", name, _OPTIONS)
     weights = options.pop("weights", None)
-    asked = Asked(list(dict.fromkeys(columns)), weights=weights or "data", **options)
-    at = dict(asked.at or {})
+    asked = Asked(columns, weights=weights or "data", **options)
+    columns, at = list(dict.fromkeys(columns)), dict(asked.at or {})
     if taken := _TAKEN & {*columns, *at}:
         raise PlotError(f"{listed(taken)} is a column of the table that is drawn: rename yours.")
     if not columns:
