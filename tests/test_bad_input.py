@@ -355,6 +355,15 @@ def test_decimal_commas_are_named_wherever_numbers_are_needed(toy):
         check_design(build_design("y ~ pain", data))
 
 
+def test_commas_that_may_be_between_thousands_are_not_called_decimal(toy):
+    data = toy.assign(pain=[f"1,{200 + i % 5}" for i in range(len(toy))])
+    word = "between thousands, such as '1,200': take them out.*only if"
+    with pytest.raises(blm.DataError, match=word):
+        build_design("pain ~ x", data)
+    with pytest.warns(blm.ModelWarning, match=word):
+        check_design(build_design("y ~ pain", data))
+
+
 def test_labels_that_floats_cannot_tell_apart_are_refused(toy):
     ids = 123456789012345678 + np.arange(len(toy)) % 4
     exact = build_design("y ~ x + (1 | id)", toy.assign(id=ids))

@@ -60,10 +60,10 @@ class Effects:
         Returns
         -------
         pandas.DataFrame
-            The labels and ``estimate se df t p lower upper`` of a likelihood fit (without ``df t
-            p`` for means that are not linear in the coefficients, whose intervals are by the delta
-            method on the scale of the link), ``mean sd lower upper`` and diagnostics of a
-            posterior.
+            The labels (one that is named as another column of the table ends with an underscore)
+            and ``estimate se df t p lower upper`` of a likelihood fit (without ``df t p`` for
+            means that are not linear in the coefficients, whose intervals are by the delta method
+            on the scale of the link), ``mean sd lower upper`` and diagnostics of a posterior.
 
         Raises
         ------

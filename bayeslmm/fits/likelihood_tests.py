@@ -24,7 +24,7 @@ from bayeslmm.likelihood.inference import (
 )
 from bayeslmm.results.contrasts import contextual_contrast, contrast_matrix
 from bayeslmm.results.ratios import on_predictor_scale, with_ratios
-from bayeslmm.results.tables import check_level
+from bayeslmm.results.tables import apart, check_level
 
 if TYPE_CHECKING:
     from bayeslmm.likelihood.satterthwaite import VarianceCurvature
@@ -374,7 +374,8 @@ class LikelihoodTests(_Result):
         from bayeslmm.results.marginal_means import marginal_rows
 
         labels, L, offset = marginal_rows(self, terms, by, at, weights)
-        table = pd.concat([labels, self._rows(L, ddf, level, offset)], axis=1)
+        table = self._rows(L, ddf, level, offset)
+        table = pd.concat([apart(labels, table), table], axis=1)
         return on_predictor_scale(self.design.family, table)
 
     def pairwise(
@@ -433,7 +434,8 @@ class LikelihoodTests(_Result):
         table = self._rows(found.L, ddf, level, found.offset)
         vcov = self.inference(ddf).vcov
         table = adjust_comparisons(table, found, adjust, level, vcov, self.kept, method)
-        table = with_ratios(self.design.family, pd.concat([found.labels, table], axis=1))
+        table = pd.concat([apart(found.labels, table), table], axis=1)
+        table = with_ratios(self.design.family, table)
         return on_predictor_scale(self.design.family, table)
 
     def _rows(

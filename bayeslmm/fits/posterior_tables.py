@@ -18,7 +18,7 @@ from bayeslmm.fits.posterior_draws import PosteriorDraws
 from bayeslmm.results.contrasts import contextual_contrast, contrast_matrix
 from bayeslmm.results.marginal_means import comparison_rows, marginal_rows
 from bayeslmm.results.ratios import on_predictor_scale, ratios_of_draws
-from bayeslmm.results.tables import check_level, summarize_blocks, summarize_draws
+from bayeslmm.results.tables import apart, check_level, summarize_blocks, summarize_draws
 
 __all__ = ["PosteriorTables"]
 
@@ -301,7 +301,7 @@ class PosteriorTables(PosteriorDraws):
         labels, rows, offset = marginal_rows(self, terms, by, at, weights)
         names = [" ".join(map(str, row)) for row in labels.itertuples(index=False)]
         table = self._combined(rows, offset, labels.index, level, interval, names=names)
-        table = pd.concat([labels, table], axis=1)
+        table = pd.concat([apart(labels, table), table], axis=1)
         return on_predictor_scale(self.model.design.family, table)
 
     def pairwise(
@@ -351,7 +351,7 @@ class PosteriorTables(PosteriorDraws):
             },
             names=labels["contrast"],
         )
-        table = pd.concat([labels, table], axis=1)
+        table = pd.concat([apart(labels, table), table], axis=1)
         return on_predictor_scale(self.model.design.family, table)
 
     def _combined(

@@ -11,7 +11,7 @@ import numpy as np
 
 from bayeslmm.errors import DataError, ModelWarning, listed
 from bayeslmm.formula.design import Design
-from bayeslmm.formula.labels import as_numbers, labels_alike, words_among_numbers
+from bayeslmm.formula.labels import about_commas, as_numbers, labels_alike, words_among_numbers
 from bayeslmm.formula.random import RandomBlock
 from bayeslmm.formula.statistics import BlockStatistics
 from bayeslmm.parts.families import Family
@@ -114,9 +114,9 @@ def _check_numbers(design: Design, column: str, levels: list[str]) -> None:
     codes = all(len(level.strip()) == 1 for level in levels)
     if column not in design.text_columns or len(levels) < 3 or codes:
         return
-    values, commas = as_numbers(levels)
-    if values is not None:
-        comma = ' (with decimal commas: read the file with decimal=",")' if commas else ""
+    if as_numbers(levels) is not None:
+        said = about_commas(levels)
+        comma = f" (with {said})" if said else ""
         _warn(
             f"Column {column!r} is text, and each of its {len(levels)} different values is a "
             f"number{comma}: it enters as a factor of {len(levels)} levels, in alphabetical order. "

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 __all__ = [
+    "about_commas",
     "as_numbers",
     "labels_alike",
     "natural_order",
@@ -22,18 +23,34 @@ __all__ = [
 #: A number in a label; the minus of "day -7" is its sign, those of 2020-01-31 and T-1 are not.
 _NUMBER = re.compile(r"((?:(?<=\s)|^)[-+]\d+(?:\.\d+)?|\d+(?:\.\d+)?)")
 _COMMA = re.compile(r"^(\s*[-+]?\d+),(\d+\s*)$")
+#: Read with a decimal comma it would be a thousandth of what may be meant.
+_PERHAPS_THOUSANDS = re.compile(r"\s*[-+]?[1-9]\d{0,2},\d{3}\s*")
 _DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+(,\d+)?\s*")
 
 
-def as_numbers(labels: Sequence[str]) -> tuple[np.ndarray | None, bool]:
-    """The numbers that all labels are, or None; and whether it took a decimal comma."""
+def as_numbers(labels: Sequence[str]) -> np.ndarray | None:
+    """The numbers that all labels are, with a point or a decimal comma, or None."""
     text = pd.Series(labels, dtype=object)
     values = pd.to_numeric(text, errors="coerce").to_numpy(dtype=float)
     if not np.isnan(values).any():
-        return values, False
+        return values
     if all(_DECIMAL_COMMA.fullmatch(label) for label in labels):
-        return text.str.replace(",", ".").to_numpy(dtype=float), True
-    return None, False
+        return text.str.replace(",", ".").to_numpy(dtype=float)
+    return None
+
+
+def about_commas(numbers: Sequence[str]) -> str:
+    """What the commas in labels that are numbers may be, and what to do; empty without any."""
+    having = [label for label in numbers if "," in label]
+    if not having:
+        return ""
+    read = 'read the file with decimal="," (in the shell --decimal ,)'
+    if all(_PERHAPS_THOUSANDS.fullmatch(label) for label in having):
+        return (
+            f"commas that may stand between thousands, such as {having[0]!r}: take them out of the "
+            f"file; only if they are decimal signs {read}"
+        )
+    return f"decimal commas: {read}"
 
 
 def _are_numbers(labels: Sequence[str]) -> np.ndarray:
@@ -71,17 +88,15 @@ def stray_words(column: pd.Series) -> str:
             f"{', '.join(map(repr, words[:3]))}. Where such a value stands for a missing one, say "
             f"so: na=[{words[0]!r}] of blm.scan, in the shell --na {words[0]!r}."
         )
-    if any("," in label for label, number in zip(labels, numeric, strict=True) if number):
-        text += (
-            ' Its numbers have decimal commas: read the file with decimal="," (in the shell '
-            "--decimal ,)."
-        )
+    numbers = [label for label, number in zip(labels, numeric, strict=True) if number]
+    if said := about_commas(numbers):
+        text += f" Its numbers have {said}."
     return text
 
 
 def natural_order(labels: Sequence[str]) -> list[str]:
     """Labels sorted with numbers in them by size: week 2 before week 10."""
-    values, _ = as_numbers(labels)
+    values = as_numbers(labels)
     if values is not None:
         return [labels[i] for i in np.argsort(values, kind="stable")]
     return sorted(labels, key=_parts)
@@ -99,7 +114,7 @@ def time_order(levels: Sequence) -> list:
 
 def spaced_evenly(labels: Sequence[str]) -> bool:
     """Whether labels in order are one text with numbers at equal distances in it."""
-    values, _ = as_numbers(labels)
+    values = as_numbers(labels)
     if values is None:
         parts = [_parts(label) for label in labels]
         if any(len(p) != 3 for p in parts) or len({(p[0], p[2]) for p in parts}) > 1:

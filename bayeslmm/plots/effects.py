@@ -7,14 +7,14 @@ values makes panels.
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.ticker import LogFormatter
 
-from bayeslmm.errors import PlotError, listed
+from bayeslmm.errors import PlotError, listed, one_of
 from bayeslmm.formula.columns import as_frame
 from bayeslmm.plots.average_effects import mean_label
 from bayeslmm.plots.estimates import is_posterior, pick
@@ -51,6 +51,9 @@ __all__ = ["plot_comparisons", "plot_predictions", "plot_slopes"]
 
 _POINTS = 50
 _FEW, _MOST_PANELS = 12, 20
+_OPTIONS = tuple(field.name for field in fields(Asked) if field.name != "by")
+#: Columns of tables that are drawn, beside labels.
+_TAKEN = {"estimate", "mean", "median", "variable", "contrast", "lower", "upper"}
 _WHOSE = {
     "population": "average group",
     "marginal": "averaged over the population of groups",
@@ -249,10 +252,12 @@ def _names(by: str | list[str] | None) -> list[str]:
 def _view(fit: Any, columns: list[str], options: dict, *, prediction: bool = False) -> _View:
     """What the tables are asked for, and how the first column is drawn."""
     design, options = fit.model.design, dict(options)
-    weights, at = options.pop("weights", None), dict(options.pop("at", None) or {})
-    asked = Asked(list(dict.fromkeys(columns)), at, weights=weights or "data", **options)
-    taken = {"estimate", "mean", "median", "variable", "contrast"} & {*columns, *at}
-    if taken:
+    for name in options:
+        one_of("An option of plots of effects", name, _OPTIONS)
+    weights = options.pop("weights", None)
+    asked = Asked(columns, weights=weights or "data", **options)
+    columns, at = list(dict.fromkeys(columns)), dict(asked.at or {})
+    if taken := _TAKEN & {*columns, *at}:
         raise PlotError(f"{listed(taken)} is a column of the table that is drawn: rename yours.")
     if not columns:
         return _View(checked(fit, asked), "", "list")
@@ -306,6 +311,11 @@ def _draw(
     """Axes with the rows of a table."""
     middle = "estimate" if not is_posterior(fit) else "median" if ratio else "mean"
     labels = list(table.columns[: list(table.columns).index(middle)])
+    # columns of the table alone need their names, not what is drawn of it: labels have their own
+    table = table[[*labels, middle, "lower", "upper"]]
+    renamed = {f"{name}_": name for name in [*view.asked.columns, *(view.asked.at or {})]}
+    table = table.rename(columns={a: b for a, b in renamed.items() if b not in labels})
+    labels = list(table.columns[: len(labels)])
     if fit.model.design.family.name == "ordinal" and view.asked.kind == "mean":
         labels = [labels[-1], *labels[:-1]]  # categories
     shown = [name for name in labels if name != "variable" or "contrast" not in labels]

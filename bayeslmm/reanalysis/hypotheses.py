@@ -70,7 +70,9 @@ def parse_statement(text: str, known: Sequence[str]) -> Statement:
     Parameters
     ----------
     text : str
-        Names may stand in backquotes. Of names that begin alike the longest is meant.
+        Names may stand in backquotes; inside of their brackets blanks do not count, so that
+        ``log(x+1)`` is the coefficient ``log(x + 1)`` where there is one. Of names that begin
+        alike the longest is meant.
     known : sequence of str
         Parameters.
 
@@ -83,15 +85,20 @@ def parse_statement(text: str, known: Sequence[str]) -> Statement:
         raise ValueError(f'A hypothesis is text, such as "x > 0", not {text!r}.')
     names: list[str] = []
     sides, relation = [""], ""
-    for token in _tokens(known).finditer(text):
+    spelled = {name: _spelled(name) for name in sorted(known, key=len, reverse=True)}
+    for token in _tokens(spelled).finditer(text):
         kind, word = token.lastgroup, token.group()
+        if kind == "relation" and word not in ("<", ">", "=", "<=", ">=", "=="):
+            raise ValueError(f"{word!r} in {text!r} is no relation: write <, > or =.")
         if kind == "relation" and relation:
             raise ValueError(f"{text!r} has two relations; a hypothesis has one.")
         if kind == "relation":
             relation = word
             sides.append("")
         elif kind == "name":
-            name = word if word in known else word.strip("`")
+            bare = word.strip("`")
+            same = (name for name in spelled if re.fullmatch(spelled[name], bare))
+            name = word if word in known else bare if bare in known else next(same)
             if name not in names:
                 names.append(name)
             sides[-1] += f"v{names.index(name)}"
@@ -108,24 +115,36 @@ def parse_statement(text: str, known: Sequence[str]) -> Statement:
         )
     try:
         tree = ast.parse(f"({sides[0]}) - ({sides[1]})", mode="eval").body
-        _evaluate(tree, {f"v{j}": 1.0 for j in range(len(names))})
-    except (SyntaxError, TypeError, KeyError):
+        with np.errstate(all="ignore"):
+            _evaluate(tree, {f"v{j}": np.float64(1) for j in range(len(names))})
+    except (SyntaxError, TypeError, KeyError, RecursionError, MemoryError):
         raise ValueError(f"{text!r} cannot be read as arithmetic of parameters.") from None
-    except ZeroDivisionError:
-        pass
     if not names:
         raise ValueError(f"{text!r} names no parameter. Parameters: {listed(known)}.")
     return Statement(text, relation.rstrip("=") or "=", tuple(names), tree)
 
 
-def _tokens(known: Sequence[str]) -> re.Pattern:
-    """What a hypothesis is made of; of names that begin alike the longest goes first."""
-    longest = sorted(known, key=len, reverse=True)
+def _spelled(name: str) -> str:
+    """A name as a pattern, with any blanks inside of its brackets."""
+    pattern, depth, before = "", 0, ""
+    for blanks, sign in re.findall(r"(\s*)(\w+|\S)", name):
+        if depth == 0 and sign not in "([":
+            pattern += re.escape(blanks)
+        else:
+            words = re.match(r"\w\w", before[-1:] + sign)
+            pattern += r"\s+" if blanks and words else r"\s*"
+        depth += (sign in "([") - (sign in ")]")
+        pattern, before = pattern + re.escape(sign), sign
+    return pattern
+
+
+def _tokens(spelled: Mapping[str, str]) -> re.Pattern:
+    """What a hypothesis is made of, the longest names first."""
     # a name that ends like a word is not the beginning of another, such as x of x[a]
-    whole = [re.escape(n) + (r"(?![\w\[:(])" if re.search(r"\w$", n) else "") for n in longest]
-    names = [*whole, *(f"`{re.escape(n)}`" for n in longest)]
+    whole = [p + (r"(?![\w\[:(])" if re.search(r"\w$", n) else "") for n, p in spelled.items()]
+    names = [*whole, *(f"`{pattern}`" for pattern in spelled.values())]
     return re.compile(
-        rf"(?P<name>{'|'.join(names)})|(?P<relation><=|>=|==|=|<|>)|(?P<operator>[+\-*/()]|\s+)"
+        rf"(?P<name>{'|'.join(names)})|(?P<relation>!?[<>=]+)|(?P<operator>[+\-*/()]|\s+)"
         r"|(?P<number>(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?)"
         rf"|(?P<function>({'|'.join(_FUNCTIONS)})(?=\s*\())|(?P<other>`[^`]*`|[^\s<>=+\-*/()]+|.)"
     )
@@ -134,7 +153,7 @@ def _tokens(known: Sequence[str]) -> re.Pattern:
 def _evaluate(node: ast.expr, values: Mapping[str, Any]) -> Any:
     match node:
         case ast.Constant(value=int() | float() as number):
-            return float(number)
+            return np.float64(number)
         case ast.Name(id=name):
             return values[name]
         case ast.BinOp(left=left, op=op, right=right):
@@ -172,10 +191,11 @@ def _of_likelihood(
     rows, values = np.zeros((len(texts), len(names))), np.zeros(len(texts))
     at = dict(zip(names, beta, strict=True))
     for i, statement in enumerate(statements):
-        with np.errstate(divide="ignore", invalid="ignore"):
-            values[i] = np.real(statement.difference({n: complex(at[n]) for n in statement.names}))
+        with np.errstate(all="ignore"):
+            # of real numbers, of which those without a logarithm are found
+            values[i] = statement.difference(at)
             for name in statement.names:
-                moved = {n: complex(at[n], _STEP * (n == name)) for n in statement.names}
+                moved = {n: at[n] + 1j * _STEP * (n == name) for n in statement.names}
                 rows[i, names.index(name)] = np.imag(statement.difference(moved)) / _STEP
     defined = np.isfinite(rows).all(axis=1) & np.isfinite(values)
     if not defined.all():
@@ -214,7 +234,7 @@ def _of_posterior(fit: Any, texts: list[str], level: float, interval: str) -> pd
     for i, name in enumerate(components):
         draws.setdefault(name, others[..., i])
     statements = [parse_statement(text, [*draws]) for text in texts]
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         differences = np.stack([s.difference(draws) for s in statements], axis=-1)
     if not np.all(np.isfinite(differences)):
         bad = int(np.flatnonzero(~np.isfinite(differences).all(axis=(0, 1)))[0])

@@ -49,7 +49,7 @@ class MeanRows:
     X : (m, p) array
     offset : (m,) array
     Z : tuple of (m, q) arrays
-        Of every grouping factor.
+        Of every grouping factor; none where means of the average group are enough.
     members, weights
         As in :class:`bayeslmm.results.reference_grid.Averages`.
     """
@@ -67,12 +67,16 @@ class MeanRows:
         return np.stack([np.tensordot(w, values[mine], axes=1) for mine, w in each])
 
 
-def mean_rows(design: Design, averages: Averages) -> MeanRows:
-    """The matrices of the rows of averages; grouping columns are not needed."""
-    found, Z = (
-        design.evaluate(averages.frame, random=False),
-        design.evaluate_effects(averages.frame),
-    )
+def mean_rows(design: Design, averages: Averages, *, effects: bool = True) -> MeanRows:
+    """The matrices of the rows of averages; grouping columns are not needed.
+
+    Parameters
+    ----------
+    effects : bool
+        Whether means of the population are wanted, for which columns of the random effects count.
+    """
+    found = design.evaluate(averages.frame, random=False)
+    Z = design.evaluate_effects(averages.frame) if effects else ()
     return MeanRows(averages.labels, found.X, found.offset, Z, averages.members, averages.weights)
 
 
@@ -108,7 +112,7 @@ def means_of_likelihood(
     design, solution, X = fit.model.design, fit._solution, rows.X[:, fit.kept]
 
     def at(beta: np.ndarray, Sigmas: list[np.ndarray], phi: np.ndarray) -> np.ndarray:
-        variance = effect_variances(Sigmas, rows.Z)
+        variance = effect_variances(Sigmas, rows.Z) if rows.Z else np.zeros(())
         both = np.stack(both_means(design.family, X @ beta + rows.offset, variance, phi))
         if ordinal_means and design.family.name == "ordinal":
             both = both @ np.arange(both.shape[-1])[:, None]

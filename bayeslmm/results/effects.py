@@ -43,7 +43,7 @@ from bayeslmm.results.reference_grid import (
 )
 from bayeslmm.results.response_prediction import posterior_prediction
 from bayeslmm.results.support import refuse_heavy_averages
-from bayeslmm.results.tables import check_level, summarize_draws
+from bayeslmm.results.tables import apart, check_level, summarize_draws
 
 __all__ = [
     "Asked",
@@ -70,6 +70,11 @@ class Asked:
         As the arguments of ``fits.effects.Effects.predictions``.
     level, interval, ddf, random_seed
         Likewise.
+
+    Raises
+    ------
+    ValueError
+        If `by` or `at` is of another type, or `weights` are asked for rows of new data.
     """
 
     by: str | list[str] | None = None
@@ -83,10 +88,19 @@ class Asked:
     ddf: str | None = None
     random_seed: int | None = None
 
+    def __post_init__(self):
+        if not all(isinstance(name, str) for name in self.columns):
+            raise ValueError(f"by= is a name of a column or a list of them, not {self.by!r}.")
+        if not isinstance(self.at or {}, Mapping):
+            raise ValueError(f'at= is a dict, such as {{"x": 0}}, not {self.at!r}.')
+        if self.newdata is not None and self.weights != "data":
+            raise ValueError("Rows of newdata count once each: leave weights= out.")
+
     @property
     def columns(self) -> list[str]:
         """Those of `by`."""
-        return [self.by] if isinstance(self.by, str) else list(self.by or ())
+        by: Any = () if self.by is None else self.by
+        return list(by) if pd.api.types.is_list_like(by) else [by]
 
     @property
     def on_grid(self) -> bool:
@@ -140,6 +154,7 @@ def comparisons_table(
             D[rows, high * k + np.arange(k)] += 1.0
             D[rows, low * k + np.arange(k)] -= 1.0
         found = pd.concat([averages.labels] * len(pairs), ignore_index=True)
+        found = apart(found, ("variable", "contrast"))
         found.insert(0, "variable", name)
         found.insert(1, "contrast", np.repeat(labels, k))
         combination = _Combination(D, LINKS[scales[measure]], LINKS[backs[measure]])
@@ -161,7 +176,7 @@ def slopes_table(fit: Any, variables: Any, asked: Asked) -> pd.DataFrame:
         averages = _averages_of_values(fit, asked, name, [_Moved(step), _Moved(-step)])
         k = len(averages.labels)
         D = np.hstack([np.eye(k), -np.eye(k)]) / (2 * step)
-        found = averages.labels.copy()
+        found = apart(averages.labels, ("variable",))
         found.insert(0, "variable", name)
         identity = LINKS["identity"]
         tables.append(_table(fit, averages, _Combination(D, identity, identity), found, asked))
@@ -230,7 +245,7 @@ def _is_linear(fit: Any, asked: Asked) -> bool:
 def _averages(fit: Any, asked: Asked, at: Mapping | None = None) -> Averages:
     at = {**(asked.at or {}), **(at or {})}
     if asked.on_grid:
-        random = asked.random == "marginal"
+        random = asked.random != "population"
         return averages_of_grid(fit, asked.columns, at, asked.weights, random=random)
     return averages_of_data(fit.model.design, asked.columns, at, asked.newdata)
 
@@ -287,11 +302,10 @@ def _variables(fit: Any, variables: Any) -> list[str]:
     known = fit.model.design._predictor_columns(random=True)
     if variables is None and not known:
         raise ValueError("The formula has no columns to compare.")
-    names = (
-        [variables]
-        if isinstance(variables, str)
-        else list(known if variables is None else variables)
-    )
+    variables = known if variables is None else variables
+    names = list(variables) if pd.api.types.is_list_like(variables) else [variables]
+    if not names:
+        raise ValueError("No column is named: leave variables= out for all, or name one.")
     for name in names:
         if name not in known:
             raise ValueError(
@@ -381,7 +395,7 @@ def _table(
         columns = _means_of_likelihood(fit, averages, combination, asked)
     if asked.kind == "mean":
         labels = with_categories(labels, design)
-    return pd.concat([labels, columns.set_index(labels.index)], axis=1)
+    return pd.concat([apart(labels, columns), columns.set_index(labels.index)], axis=1)
 
 
 def _reported(combination: _Combination, means: np.ndarray) -> np.ndarray:
@@ -400,7 +414,7 @@ def _of_posterior(
 
     design = fit.model.design
     if _is_linear(fit, asked) and asked.random in ("population", "marginal"):
-        rows = mean_rows(design, averages)
+        rows = mean_rows(design, averages, effects=False)
         X, offset = combination.D @ rows.average(rows.X), rows.average(rows.offset)
         if combination.linear:
             warn_of_priors_alone(fit, X, range(len(X)))
@@ -453,7 +467,7 @@ def _linear_of_likelihood(
     design, D = fit.model.design, combination.D
     own = asked.random in ("conditional", "new")
     if not own:
-        rows = mean_rows(design, averages)
+        rows = mean_rows(design, averages, effects=False)
         X, offset = rows.average(rows.X), rows.average(rows.offset)
         if combination.linear:
             return fit._rows(D @ X, asked.ddf, asked.level, D @ offset)
@@ -557,7 +571,7 @@ def _means_of_likelihood(
     fit: Any, averages: Averages, combination: _Combination, asked: Asked
 ) -> pd.DataFrame:
     """Means of responses that are not Gaussian, by the delta method."""
-    rows = mean_rows(fit.model.design, averages)
+    rows = mean_rows(fit.model.design, averages, effects=asked.random == "marginal")
     both, J, covariance = means_of_likelihood(fit, rows)
     unknown = not_estimable(fit, rows)
     at = int(asked.random == "marginal")

@@ -13,6 +13,7 @@ import pandas as pd
 from bayeslmm.errors import listed
 from bayeslmm.results.adjustments import adjusted, correlation_of
 from bayeslmm.results.reference_grid import Averages, averages_of_grid
+from bayeslmm.results.tables import apart
 
 __all__ = [
     "METHODS",
@@ -128,7 +129,7 @@ def comparison_rows(
     if not pairs:
         raise ValueError("There is only one marginal mean: nothing to compare.")
     first, second = np.array(pairs).T
-    found = labels.loc[first, outer].reset_index(drop=True)
+    found = apart(labels.loc[first, outer].reset_index(drop=True), ("contrast",))
     found["contrast"] = [f"{names[i]} - {names[j]}" for i, j in pairs]
     return Comparisons(
         found, X[first] - X[second], offset[first] - offset[second],

@@ -20,7 +20,7 @@ from scipy.sparse import csr_array
 
 from bayeslmm.errors import DataError, listed
 from bayeslmm.formula import Design
-from bayeslmm.formula.columns import as_frame
+from bayeslmm.formula.columns import as_frame, find_column, refuse_gaps
 from bayeslmm.formula.matrices import mentions
 from bayeslmm.protocols import is_posterior
 
@@ -247,7 +247,8 @@ def averages_of_data(
     ValueError
         If a column is not there.
     DataError
-        If the fitted rows are not in memory, or there are none.
+        If the fitted rows are not in memory, or there are none; or a column of `by` has missing
+        values, or values that cannot be told apart.
     """
     own = newdata is None
     frame = design.predictors if own else as_frame(newdata)
@@ -262,8 +263,9 @@ def averages_of_data(
         known = columns if name in by else allowed
         if name not in known:
             more = " Columns beside the formula's: newdata=data." if own and name in by else ""
+            of = "rows" if name in by else "formula's predictors"
             raise ValueError(
-                f"{name!r} is not a column of the rows. Columns: {listed(known)}.{more}"
+                f"{name!r} is not a column of the {of}. Columns: {listed(known)}.{more}"
             )
     index, frame = frame.index, frame.reset_index(drop=True)
     lists = {name: _listed(value) for name, value in at.items()}
@@ -297,11 +299,18 @@ def averages_of_data(
 def _order(design: Design, frame: pd.DataFrame, name: str, given: Mapping) -> dict:
     """The values of a column and their places: as given, as the levels are, or sorted."""
     if name in given:
-        values = list(dict.fromkeys(given[name]))
-    elif isinstance(frame[name].dtype, pd.CategoricalDtype):
-        values = frame[name].cat.categories.tolist()
+        return {value: i for i, value in enumerate(dict.fromkeys(given[name]))}
+    column = refuse_gaps(find_column(frame, name), name, ": they are in no group of by=.")
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        values = column.cat.categories.tolist()
     else:
-        values = design._categories(name) or sorted(frame[name].unique().tolist())
+        try:
+            values = design._categories(name) or sorted(column.unique().tolist())
+        except TypeError:
+            raise DataError(
+                f"Column {name!r} has values that cannot be sorted, such as lists or text beside "
+                "numbers. Make it all numbers or all strings (.astype(str))."
+            ) from None
     return {value: i for i, value in enumerate(values)}
 
 
@@ -367,9 +376,10 @@ def rows_of_labels(grid: pd.DataFrame, labels: pd.DataFrame) -> Iterator[np.ndar
 
 def _listed(value) -> list:
     """One value or several as a list."""
-    if isinstance(value, list | tuple | np.ndarray | pd.Series) and not len(value):
+    values = list(value) if pd.api.types.is_list_like(value) else [value]
+    if not values:
         raise ValueError("A column of at= has no value: give one or several.")
-    return list(value) if isinstance(value, list | tuple | np.ndarray | pd.Series) else [value]
+    return values
 
 
 def grid_values(design: Design, name: str, wanted: bool) -> list:

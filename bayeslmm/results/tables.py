@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,7 @@ import pandas as pd
 from bayeslmm.bayes.diagnostics import convergence
 
 __all__ = [
+    "apart",
     "block_size",
     "blocks_of",
     "check_level",
@@ -38,6 +39,11 @@ def check_level(level: float, interval: str = "eti") -> None:
         raise ValueError(
             f'interval must be "eti" (equal-tailed) or "hdi" (highest density), not {interval!r}.'
         )
+
+
+def apart(labels: pd.DataFrame, taken: Iterable[str]) -> pd.DataFrame:
+    """Labels beside other columns of a table: one with the name of these gets an underscore."""
+    return labels.rename(columns={name: f"{name}_" for name in taken})
 
 
 def interval_bounds(

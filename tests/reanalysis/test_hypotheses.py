@@ -13,7 +13,18 @@ from scipy.stats import norm
 import bayeslmm as blm
 from bayeslmm.reanalysis.hypotheses import parse_statement
 
-NAMES = ["Intercept", "x", "x1", "x[a]", "x[a]:z", "I(x ** 2)", "b c", "sd(x | g)", "a>b"]
+NAMES = [
+    "Intercept",
+    "x",
+    "x1",
+    "x[a]",
+    "x[a]:z",
+    "I(x ** 2)",
+    "b c",
+    "sd(x | g)",
+    "a>b",
+    "log(x + 1)",
+]
 
 
 @cache
@@ -37,12 +48,16 @@ def fits():
         ("-(sd(x | g) + .5) < 0", ("sd(x | g)",), "<", -8.5),
         ("`a>b` > x", ("a>b", "x"), ">", 7.0),
         ("2 ** x1 < 9", ("x1",), "<", -1.0),
+        ("log( x+1) > 0", ("log(x + 1)",), ">", 10.0),
+        ("log(x+2) > 0", ("x",), ">", np.log(4.0)),
+        ("I(x**2)**2 = 0", ("I(x ** 2)",), "=", 36.0),
+        ("`sd(x|g)` = x [ a ]", ("sd(x | g)", "x[a]"), "=", 4.0),
     ],
 )
 def test_text_is_read_as_it_is_meant(text, names, relation, value):
     statement = parse_statement(text, NAMES)
     assert (statement.names, statement.relation) == (names, relation)
-    values = dict(zip(NAMES, np.arange(1.0, 10.0), strict=True))
+    values = dict(zip(NAMES, np.arange(1.0, 11.0), strict=True))
     assert statement.difference(values) == pytest.approx(value)
 
 
@@ -61,6 +76,13 @@ def test_text_is_read_as_it_is_meant(text, names, relation, value):
         ([], "no hypothesis"),
         ("sd(Days | Subject) > 1", "no "),
         ("log(0 * Days) > 0", "not defined"),
+        ("log(-Days) > 0", "not defined"),
+        ("(-Days) ** 0.5 > 0", "not defined"),
+        ("Days / 0 > 1", "not defined"),
+        ("Days > 10 ** 400", "not defined"),
+        ("Days => 0", "no relation"),
+        ("Days != 0", "no relation"),
+        ("+".join(["Days"] * 3000) + " > 0", "arithmetic"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_what_is_wrong(text, word):

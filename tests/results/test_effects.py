@@ -237,6 +237,12 @@ def test_posterior_risks_are_averages_of_draws_of_probabilities():
         (lambda f: f.slopes("dose"), "no number"),
         (lambda f: f.predictions(weights="some"), "weights"),
         (lambda f: f.predictions(by="nothing"), "nothing"),
+        (lambda f: f.predictions(by=3), "by= is a name"),
+        (lambda f: f.predictions(at="x"), "at= is a dict"),
+        (lambda f: f.predictions(at={"g": "g01"}), "formula's predictors"),
+        (lambda f: f.predictions(newdata=frame(), weights="equal"), "leave weights"),
+        (lambda f: f.comparisons({}), "No column"),
+        (lambda f: f.slopes([]), "No column"),
         (lambda f: f.predictions(random="some"), "random"),
         (lambda f: f.predictions(by="g", weights="equal"), "newdata"),
         (lambda f: f.pairwise("dose", method="some"), "method"),
@@ -267,6 +273,54 @@ def test_what_the_rows_do_not_tell_is_refused():
     post = model.fit(draws=20, tune=50, chains=1, random_seed=1, progressbar=False)
     with pytest.raises(blm.DataError, match="unknown values of x"):
         post.predictions()
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        (pd.Categorical(["a", None, "b"]), "1 missing"),
+        ([1.0, np.nan, 2.0], "1 missing"),
+        (["a", 1, 2], "cannot be sorted"),
+        ([[1], [2], [1]], "cannot be sorted"),
+    ],
+    ids=["category", "number", "mixed", "lists"],
+)
+def test_rows_of_no_group_of_by_are_refused(values, word):
+    fit = reml("y ~ x * dose + (1 | g)")
+    with pytest.raises(blm.DataError, match=f"'of'.*{word}"):
+        fit.predictions(by="of", newdata=frame().head(3).assign(of=values))
+
+
+def test_values_of_at_come_in_any_collection():
+    fit, want = reml("y ~ x * dose + (1 | g)"), [0, 1]
+    for values in (range(2), {0, 1}, pd.Index([0, 1]), np.array([0, 1])):
+        assert fit.predictions(at={"x": values})["x"].tolist() == want
+
+
+def test_columns_named_as_those_of_tables_keep_their_labels():
+    data = frame().rename(columns={"x": "t", "dose": "contrast", "sex": "variable"})
+    fit = blm.LMM("y ~ t + contrast * variable + (1 | g)", data).reml()
+    means = fit.predictions(by="t")
+    assert np.array_equal(means["t_"], np.unique(data["t"]))
+    np.testing.assert_allclose(means["t"], means["estimate"] / means["se"])
+    table = fit.comparisons("contrast", by="variable")
+    assert set(table["variable"]) == {"contrast"}
+    assert set(table["variable_"]) == set(data["variable"])
+    pairs = fit.pairwise("variable", by="contrast")
+    assert pairs["contrast_"].tolist() == sorted(set(data["contrast"]))
+    assert set(pairs["contrast"]) == {"f - m"}
+
+
+def test_a_grid_needs_no_column_of_the_random_effects_alone():
+    fit = reml("y ~ dose + (0 + x | g)")
+    np.testing.assert_allclose(
+        fit.predictions(by="dose", weights="equal")["estimate"],
+        fit.marginal_means("dose")["estimate"],
+    )
+    new = fit.predictions(by="dose", weights="equal", random="new", at={"x": 2.0})
+    sd = float(np.sqrt(fit.predictions(by="dose", weights="equal")["se"].iloc[0] ** 2
+                       + 4 * fit._solution.Sigmas[0][0, 0]))  # fmt: skip
+    assert new["se"].iloc[0] == pytest.approx(sd)
 
 
 def test_a_fit_in_batches_answers_on_a_grid(tmp_path):
