@@ -295,7 +295,7 @@ class FitPlots:
     def plot_implied_covariance(self: Any, data=None, **options) -> np.ndarray:
         """Covariance of a group's responses as a heat map, correlation against distance.
 
-        Options: ``x correlation``; see :func:`bayeslmm.plots.plot_implied_covariance`.
+        Options: ``x at correlation``; see :func:`bayeslmm.plots.plot_implied_covariance`.
 
         Examples
         --------

@@ -24,7 +24,7 @@ from bayeslmm.results.support import refuse_families
 if TYPE_CHECKING:
     from bayeslmm.protocols import LikelihoodResult, PosteriorResult
 
-__all__ = ["implied_covariance", "implied_table"]
+__all__ = ["first_group", "implied_covariance", "implied_table"]
 
 #: A group may have many rows: draws at a time.
 _BLOCK = 500
@@ -77,7 +77,7 @@ def implied_covariance(
     """
     residual = design.residual
     if data is None:
-        rows = _first_group(design)
+        rows, _ = first_group(design)
         index = design.index[rows]
         weights = np.ones(len(rows)) if design.weights is None else design.weights[rows]
         Z = [block.Z[rows] for block in design.blocks]
@@ -127,13 +127,22 @@ def _covariates(design: Design, frame: pd.DataFrame):
     return Z, same
 
 
-def _first_group(design: Design) -> np.ndarray:
-    """Rows of the first of the largest groups: those of residuals or of the first factor."""
-    codes = [block.codes for block in design.blocks[:1]]
+def first_group(design: Design) -> tuple[np.ndarray, str]:
+    """Rows of the first of the largest groups, and its name.
+
+    Groups are those of correlated residuals or of the first factor, whichever are fewer.
+
+    Raises
+    ------
+    DataError
+        If responses are independent.
+    """
+    factors: list = list(design.blocks[:1])
     if design.residual is not None and design.residual.factor is not None:
-        codes.insert(0, design.residual.factor.codes)
-    if not codes:
+        factors.insert(0, design.residual.factor)
+    if not factors:
         raise DataError(
             "Without random effects or correlations responses are independent; give data=."
         )
-    return np.flatnonzero(min(codes, key=lambda own: int(own.max())) == 0)
+    factor = min(factors, key=lambda own: int(own.codes.max()))
+    return np.flatnonzero(factor.codes == 0), f"{factor.name} {factor.levels[0]}"

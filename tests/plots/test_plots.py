@@ -332,6 +332,48 @@ def test_implied_covariances_keep_the_weights_and_follow_a_factor(sleepstudy):
     assert [t.get_text() for t in ax.get_xticklabels()] == list("AAABBBCCC")
 
 
+@cache
+def irregular_visits() -> pd.DataFrame:
+    rng = np.random.default_rng(1)
+    person = np.repeat(np.arange(25), 8)
+    day = rng.uniform(0, 730, len(person))
+    y = rng.normal(size=25)[person] + rng.normal(0, 0.003, 25)[person] * day
+    near = np.exp(-np.abs(day[:, None] - day) / 200) * (person[:, None] == person)
+    data = {"person": person, "day": day, "arm": person % 2, "y": y + rng.normal(size=len(day))}
+    return pd.DataFrame(data).assign(drift=np.linalg.cholesky(near) @ rng.normal(size=len(day)))
+
+
+def test_irregular_visits_are_drawn_at_a_grid_of_round_times_that_the_caption_names():
+    data = irregular_visits()
+    fit = blm.LMM("y ~ day * arm + (day | person)", data).reml()
+    heat, curves = fit.plot_implied_covariance()
+    drawn(heat)
+    assert [t.get_text() for t in heat.get_xticklabels()] == [f"{v}" for v in range(100, 701, 100)]
+    assert heat.get_title(loc="left") == "one group at a grid of day"
+    assert "one value" in curves.get_title(loc="left")
+    grid = pd.DataFrame({"day": np.arange(100.0, 701.0, 100.0)})
+    np.testing.assert_allclose(heat.images[0].get_array(), fit.implied_covariance(grid))
+
+    heat, curves = fit.plot_implied_covariance(at=[0.5, 90, 2.25], correlation=True)
+    assert [t.get_text() for t in heat.get_yticklabels()] == ["0.5", "2.25", "90"]
+    assert heat.get_title(loc="left") == "one group at given values of day"
+    asked = fit.implied_correlation(pd.DataFrame({"day": [0.5, 2.25, 90]}))
+    np.testing.assert_allclose(heat.images[0].get_array(), asked)
+
+
+def test_correlated_residuals_alone_are_drawn_against_their_times():
+    fit = blm.LMM("drift ~ arm", irregular_visits(), residual="car1(day | person)").reml()
+    heat, curves = fit.plot_implied_covariance()
+    assert heat.get_title(loc="left") == "one group at a grid of day"
+    assert curves.get_xlabel() == "distance in day"
+    with pytest.raises(blm.PlotError, match="x='day'"):
+        fit.plot_implied_covariance(x="arm", at=[0, 1])
+    drawn_first = np.asarray(curves.lines[0].get_ydata())
+    np.testing.assert_allclose(
+        drawn_first, np.exp(-np.arange(100, 601, 100) / fit.components()["range"])
+    )
+
+
 @pytest.mark.parametrize("name", MODELS)
 @either
 def test_residual_plots_show_residuals_and_random_effects(name, kind):
@@ -586,6 +628,8 @@ def test_fitted_values_of_the_point_estimates_are_those_of_the_fit(kind):
         (lambda f: f.plot_ranef(groups=1), "groups must be a number"),
         (lambda f: f.plot_forest(["Days", "Nights"]), "no coefficient 'Nights'"),
         (lambda f: f.plot_implied_covariance(x="Subject"), "no predictor 'Subject'"),
+        (lambda f: f.plot_implied_covariance(at=[3, 3.0]), "two different finite numbers"),
+        (lambda f: f.plot_implied_covariance(dataset("sleepstudy"), at=[1, 2]), "not both"),
         (lambda f: f.plot_compare(f, parameters="tau"), "no parameter 'tau'"),
     ],
 )
