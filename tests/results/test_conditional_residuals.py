@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 from types import SimpleNamespace
 
@@ -38,7 +39,7 @@ def to_predict(key: str) -> pd.DataFrame:
     new = pd.DataFrame({"g": g, "t": t}).assign(x=rng.normal(size=len(g)))
     new["s"] = new["t"] + rng.uniform(-0.3, 0.3, len(g))
     seen = frame().query("g == 'g3'").head(1)  # the time of an observed row, to the digit
-    new = pd.concat([new, seen[["g", "t", "s", "x"]] + 0], ignore_index=True)
+    new = pd.concat([new, seen[["g", "t", "s", "x"]]], ignore_index=True)
     new["f"], new["h"] = rng.choice(["u", "v"], len(new)), "a"
     return new.assign(w=rng.choice([0.5, 1.0, 2.0], len(new)))
 
@@ -113,7 +114,7 @@ def test_likelihood_predictions_are_those_of_the_joint_normal_distribution(key):
 
 def test_rows_of_a_group_that_have_different_levels_of_a_crossed_factor():
     """In dense blocks and where the crossed effects are outside of these."""
-    fit, rng = quietly_reml(crossed.model("ar1")), np.random.default_rng(2)
+    fit, rng = crossed.model("ar1").reml(), np.random.default_rng(2)
     new = crossed.rows().iloc[[5, 40, 41, 90]].assign(t=[7, 9, 4, -1], x=rng.normal(size=4))
     new["item"] = ["i001", "i003", "i000", "i002"]
     dense = Dense(fit.design, crossed.rows(), new)
@@ -124,10 +125,6 @@ def test_rows_of_a_group_that_have_different_levels_of_a_crossed_factor():
         twin._problem = problem
         assert key in type(problem).__module__
         _compare(twin, new, crossed.rows(), dense)
-
-
-def quietly_reml(model):
-    return quietly(model.design.formula.text, crossed.rows(), residual="ar1(t | subject)").reml()
 
 
 @pytest.mark.parametrize("key", ["ar1, slopes, cells", "cs"])
@@ -159,10 +156,12 @@ def test_fitted_rows_are_predicted_from_the_others_of_their_group(key):
 
 @cache
 def toeplitz_posterior():
-    """Draws of the parameters made up, those of everything else given them."""
-    return quietly("y ~ x", frame(), residual="toeplitz(t | g)").fit(
-        draws=10, tune=20, chains=1, random_seed=1, progressbar=False
-    )
+    """A few draws, whatever their distribution."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", blm.SamplingWarning)
+        return quietly("y ~ x", frame(), residual="toeplitz(t | g)").fit(
+            draws=10, tune=20, chains=1, random_seed=1, progressbar=False
+        )
 
 
 @pytest.mark.parametrize("key", [*POSTERIOR, "toeplitz"])
@@ -247,7 +246,7 @@ def test_the_same_seed_gives_the_same_numbers_in_blocks_of_any_size(monkeypatch)
     table = fit.predict(new, random_seed=3, **options)
     np.testing.assert_allclose(table["mean"], whole.mean(("chain", "draw")), rtol=1e-12)
     other = fit.predict(new, random_seed=4, draws=True, **options)
-    assert not np.allclose(whole[..., :3], other[..., :3])
+    assert not np.allclose(whole, other)
     monkeypatch.setattr(tables, "_TOGETHER", 200 * 3)
     again = fit.predict(new, random_seed=3, draws=True, **options)
     np.testing.assert_allclose(again, whole, rtol=1e-9)
