@@ -183,6 +183,7 @@ def test_options_are_refused_before_anything_is_fitted(shell, monkeypatch, argum
         (["predict", "no.nc", "clean.csv"], "There is no file 'no.nc'"),
         (["predict", "no.nc", "clean.csv", "--output", "p.nc"], "not to .nc"),
         (["predict", "no.nc", "clean.csv", "--kind", "odd"], "--kind must be one of"),
+        (["predict", "no.nc", "clean.csv", "--residuals", "odd"], "--residuals must be one of"),
         (["compare", "a.nc"], "two or more"),
         (["fit", "sleepstudy", "Reaction ~ Days", "--sep", ";"], "--sep is for files"),
     ],

@@ -179,7 +179,7 @@ def missing_part(
     posterior: xr.Dataset,
     *,
     random: bool = True,
-    rows: slice = slice(None),
+    rows: slice | np.ndarray = slice(None),
 ) -> np.ndarray:
     """What the missing values add to the linear predictor, shape (chains, draws, rows).
 
@@ -187,13 +187,15 @@ def missing_part(
     ----------
     random : bool
         Whether random slopes on them count.
-    rows : slice
+    rows : slice or array of int
         Rows wanted, all by default.
     """
-    start, stop, _ = rows.indices(design.n_rows)
-    total = np.zeros((posterior.sizes["chain"], posterior.sizes["draw"], stop - start))
+    wanted = np.arange(design.n_rows)[rows]
+    place = np.full(design.n_rows, -1)
+    place[wanted] = np.arange(len(wanted))
+    total = np.zeros((posterior.sizes["chain"], posterior.sizes["draw"], len(wanted)))
     for covariate in design.modeled:
-        here = (covariate.rows >= start) & (covariate.rows < stop)
+        here = place[covariate.rows] >= 0
         at = covariate.rows[here]
         x = posterior[covariate_names(covariate).missing].to_numpy()
         slope = np.zeros((*total.shape[:2], len(at)))
@@ -203,5 +205,5 @@ def missing_part(
             if random and np.any(Z):
                 b = posterior[factor.b].to_numpy()[:, :, block.codes[at]]
                 slope += (b * Z[here]).sum(axis=-1)
-        total[:, :, at - start] += (x[..., covariate.unit[here]] - covariate.fill[here]) * slope
+        total[:, :, place[at]] += (x[..., covariate.unit[here]] - covariate.fill[here]) * slope
     return total

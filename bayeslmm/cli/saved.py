@@ -46,6 +46,12 @@ def predict(
         ),
     ] = "conditional",
     kind: Annotated[str, typer.Option(help="mean, link, response or probabilities.")] = "mean",
+    residuals: Annotated[
+        str,
+        typer.Option(
+            help="new, or conditional: correlated residuals go on from those of the group's rows."
+        ),
+    ] = "new",
     allow_new_levels: Annotated[
         bool, typer.Option("--allow-new-levels", help="Groups that are not in the fit may occur.")
     ] = False,
@@ -66,6 +72,7 @@ def predict(
     check_level(level)
     one_of("--random", random, _RANDOM)
     one_of("--kind", kind, _KINDS)
+    one_of("--residuals", residuals, ("new", "conditional"))
     one_of("--format", format, FORMATS)
     outputs = check_outputs(output, fit=_NO_FIT)
     post = _load(fit)
@@ -74,6 +81,7 @@ def predict(
         rows,
         random=random,
         kind=kind,
+        residuals=residuals,
         allow_new_levels=allow_new_levels,
         level=level,
         random_seed=seed,

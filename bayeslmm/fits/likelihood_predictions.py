@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from bayeslmm.results.prediction import likelihood_prediction, row_weights, scale_rows
+from bayeslmm.formula.extension import row_weights
+from bayeslmm.results.conditional_residuals import are_conditional, kriged_residuals
+from bayeslmm.results.prediction import check_prediction, likelihood_prediction, scale_rows
 from bayeslmm.results.tables import check_level
 
 if TYPE_CHECKING:
@@ -22,8 +24,8 @@ __all__ = ["LikelihoodPredictions"]
 class LikelihoodPredictions(_Result):
     """Random effects, fitted values, residuals and predictions.
 
-    A response that is predicted is taken as one of its own: its residual has the standard
-    deviation of its row and is not correlated with those of the fit.
+    A response that is predicted is taken as one of its own unless ``residuals="conditional"``: its
+    residual has the standard deviation of its row and is not correlated with those of the fit.
     """
 
     def _given(self, rows) -> Any:
@@ -95,7 +97,9 @@ class LikelihoodPredictions(_Result):
     def _effect_covariances(self) -> list[np.ndarray]:
         return self._engine.effect_covariances(self._solution)
 
-    def fitted(self, random: str = "conditional", kind: str = "mean") -> pd.Series:
+    def fitted(
+        self, random: str = "conditional", kind: str = "mean", residuals: str = "new"
+    ) -> pd.Series:
         """Fitted values of the rows used, by their index in the data.
 
         Parameters
@@ -105,6 +109,9 @@ class LikelihoodPredictions(_Result):
         kind : {"mean", "link"}
             Of the mean response (per trial; of ordered categories their number, from 0), or of the
             linear predictor. The same where the response is Gaussian.
+        residuals : {"new", "conditional"}
+            Where residuals are correlated, without them or with what those of the other rows of
+            the row's group say of it; see :meth:`predict`.
 
         Examples
         --------
@@ -126,6 +133,8 @@ class LikelihoodPredictions(_Result):
             from bayeslmm.results.response_scale import mean_of
 
             values = mean_of(self, values)
+        if are_conditional(design, residuals, random):
+            values = values + kriged_residuals(self, None).weights @ (design.y - values)
         return pd.Series(values, index=design.index, name="fitted")
 
     def residuals(
@@ -188,6 +197,7 @@ class LikelihoodPredictions(_Result):
         random: str = "conditional",
         allow_new_levels: bool = False,
         kind: str = "mean",
+        residuals: str = "new",
         level: float = 0.95,
     ) -> pd.DataFrame:
         """Predictions with intervals, the variance parameters taken as known.
@@ -219,6 +229,15 @@ class LikelihoodPredictions(_Result):
             Gaussian; or a new response. Means of a response that is not Gaussian are those of a
             row whose effects are the ones predicted, 0 for the population and for new groups: not
             averages over groups, which are those of ``random="marginal"``.
+        residuals : {"new", "conditional"}
+            Where residuals are correlated: new ones, as if a row's were not related to those of the
+            fit; or those of the rows' own groups, predicted from the residuals of the group's
+            observed rows (in `given` too). The mean is then that of the row's response given
+            the group's, ``kind="response"`` adds what is left of the residual variance. A fitted
+            row is predicted from the other rows of its group; a row of `newdata` at a time at
+            which its group was observed is the observed one. The variance of the mean is that of
+            the errors of coefficients, effects and observed residuals together. Goes with
+            ``random="conditional"``.
         level : float
 
         Returns
@@ -230,7 +249,10 @@ class LikelihoodPredictions(_Result):
         Raises
         ------
         DataError
-            If a predictor is missing or has a level that was not in the fit.
+            If a predictor is missing or has a level that was not in the fit, or there are no
+            correlated residuals to condition on.
+        ValueError
+            If there is no such choice.
 
         Warns
         -----
@@ -246,11 +268,14 @@ class LikelihoodPredictions(_Result):
         """
         check_level(level)
         fit, averages = self._given(given), random in ("population", "marginal")
+        check_prediction(random, kind)
+        conditional = are_conditional(self.design, residuals, random)
         if averages and kind == "mean" and not self.design.family.gaussian:
             from bayeslmm.results.average_effects import average_prediction
 
             return average_prediction(fit, newdata, random, level)
-        return likelihood_prediction(fit, newdata, random, kind, level, allow_new_levels)
+        kriged = kriged_residuals(fit, newdata) if conditional else None
+        return likelihood_prediction(fit, newdata, random, kind, level, allow_new_levels, kriged)
 
     def to_marginaleffects(self) -> Any:
         """The fit as a model that the Python package marginaleffects takes.
@@ -283,7 +308,7 @@ class LikelihoodPredictions(_Result):
 
         return marginaleffects_model(self)
 
-    def predictor_variance(self, X: np.ndarray, Z, codes, shift=None) -> np.ndarray:
+    def predictor_variance(self, X: np.ndarray, Z, codes, shift=None, residual=None) -> np.ndarray:
         """Var(x'beta + z'b | y) of rows at the estimated variances, shape (m,).
 
         Parameters
@@ -295,8 +320,11 @@ class LikelihoodPredictions(_Result):
             Levels, which need not have met in the data.
         shift : (m, n_phi) array, optional
             Of x'beta + z'b + shift'phi, phi the parameters of a response that is not Gaussian.
+        residual : (sparse (m, n) array, (m,) array), optional
+            Of x'beta + z'b + r where residuals are correlated: covariances of r with the residuals
+            of the fit, and variances of r.
         """
-        more = () if shift is None else (shift,)
+        more = [part for part in (shift, residual) if part is not None]
         return self._engine.predictor_variance(self._solution, X, Z, codes, *more)
 
     def residual_variance(self, newdata, n: int) -> np.ndarray:

@@ -26,6 +26,7 @@ class PosteriorPredictions(PosteriorDraws):
         random: str = "conditional",
         allow_new_levels: bool = False,
         kind: str = "mean",
+        residuals: str = "new",
         level: float = 0.95,
         interval: str = "eti",
         draws: bool = False,
@@ -56,6 +57,13 @@ class PosteriorPredictions(PosteriorDraws):
             categories their expected number, from 0); the linear predictor, which is the mean
             where the response is Gaussian; a new response (counts of trials need the trials of
             `newdata`); or the probability of every ordered category.
+        residuals : {"new", "conditional"}
+            Where residuals are correlated: new ones, as if a row's were not related to those of the
+            fit; or those of the rows' own groups, predicted from the residuals of the group's
+            observed rows (in `given` too). The mean is then that of the row's response given
+            the group's, ``kind="response"`` adds what is left of the residual variance. A fitted
+            row is predicted from the other rows of its group; a row of `newdata` at a time at
+            which its group was observed is the observed one. Goes with ``random="conditional"``.
         level, interval
             As in :meth:`summary`.
         draws : bool
@@ -74,7 +82,7 @@ class PosteriorPredictions(PosteriorDraws):
         ------
         DataError
             If a predictor is missing or has a level that was not in the fit, or the link has no
-            average over groups.
+            average over groups, or there are no correlated residuals to condition on.
         ValueError
             If there is no such choice.
 
@@ -95,7 +103,9 @@ class PosteriorPredictions(PosteriorDraws):
 
         check_level(level, interval)
         fit = self if given is None else self.condition_on(given, random_seed=random_seed)
-        prediction = posterior_prediction(fit, newdata, random, kind, random_seed, allow_new_levels)
+        prediction = posterior_prediction(
+            fit, newdata, random, kind, random_seed, allow_new_levels, residuals
+        )
         if draws:
             import xarray as xr
 

@@ -23,7 +23,7 @@ from bayeslmm.formula.responses import new_response, row_trials, standard_errors
 from bayeslmm.formula.syntaxtree import parse_part, variables_in
 from bayeslmm.formula.table import PlainTable
 
-__all__ = ["add_rows", "new_trials", "new_weights"]
+__all__ = ["add_rows", "joined_residuals", "new_trials", "new_weights", "row_weights"]
 
 
 def add_rows(design: Design, data) -> Design:
@@ -140,6 +140,15 @@ def _plain_rows(
     return PlainTable(plain, len(frame)), allowed
 
 
+def row_weights(design: Design, newdata, n: int) -> np.ndarray:
+    """Prior weights of n rows: the fitted ones, the same column of new data, or 1."""
+    if design.weights is None:
+        return np.ones(n)
+    if newdata is None:
+        return design.weights
+    return new_weights(design, newdata)
+
+
 def new_weights(design: Design, newdata) -> np.ndarray:
     """Prior weights (m,) of new responses of a model that has weights.
 
@@ -187,10 +196,25 @@ def _more_levels(factor: GroupingFactor, frame: pd.DataFrame) -> GroupingFactor:
 
 def _residual(design: Design, frame: pd.DataFrame) -> ResidualDesign | None:
     """The residual structure with the new rows in groups there were or in new ones."""
-    if design.residual is None:
-        return None
-    old, new = design.residual.rows, design.evaluate_residuals(frame)
-    factor = design.residual.factor
+    return (
+        None
+        if design.residual is None
+        else design.residual.with_rows(*joined_residuals(design, frame))
+    )
+
+
+def joined_residuals(
+    design: Design, frame: pd.DataFrame
+) -> tuple[GroupingFactor | None, ResidualRows]:
+    """Groups of residuals, times and scales of the rows used and of new ones, which follow.
+
+    Raises
+    ------
+    FormulaError, DataError
+        As :meth:`Design.evaluate_residuals`, and if a column of the groups is missing.
+    """
+    old, new = design.stated_residual.rows, design.evaluate_residuals(frame)
+    factor = design.stated_residual.factor
     if factor is not None:
         factor = _more_levels(factor, frame)
     n = len(old.time) + len(new.time)
@@ -199,7 +223,7 @@ def _residual(design: Design, frame: pd.DataFrame) -> ResidualDesign | None:
         np.concatenate([old.time, new.time]),
         np.vstack([old.scale, new.scale]),
     )
-    return design.residual.with_rows(factor, rows)
+    return factor, rows
 
 
 def _columns(design: Design, frame: pd.DataFrame, n: int) -> pd.DataFrame:

@@ -8,6 +8,7 @@ depend on.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -353,14 +354,21 @@ class ResidualDesign:
         Raises
         ------
         DataError
-            If a time occurs twice in a group, or is not whole where it must be.
+            If a time occurs twice in a group.
         """
-        if factor is not None and self.syntax.time is not None:
-            _refuse_duplicates(rows.group, rows.time, factor.levels, self.syntax)
-        if self.kind == "ar1":
-            time = pd.Series(rows.time)
-            rows = replace(rows, time=_checked_times(time, self.syntax))
+        if factor is not None:
+            self.refuse_duplicates(rows, factor.levels)
         return replace(self, factor=factor, rows=rows)
+
+    def refuse_duplicates(self, rows: ResidualRows, levels: Sequence) -> None:
+        """Refuse a time that occurs twice in a group.
+
+        Raises
+        ------
+        DataError
+        """
+        if self.syntax.time is not None:
+            _refuse_duplicates(rows.group, rows.time, levels, self.syntax)
 
     @property
     def largest_group(self) -> int:
@@ -400,6 +408,11 @@ class ResidualDesign:
             Columns of the groups as they stand; without them all rows share one group.
         scale_only : bool
             Whether times and groups are left out.
+
+        Raises
+        ------
+        DataError
+            If a time is not whole where it must be, or is not in the fit where it must be.
         """
         n = len(plain)
         plain = _in_time_order(plain, self.syntax)
@@ -416,7 +429,7 @@ class ResidualDesign:
                 )
             time = np.array([self.times.index(v) for v in labels], dtype=float)
         elif self.syntax.time is not None:
-            time = _numeric_times(plain[self.syntax.time])
+            time = _checked_times(plain[self.syntax.time], self.syntax)
         if self.factor is None:
             group = np.arange(n)
         elif groups is None:
@@ -424,8 +437,6 @@ class ResidualDesign:
         else:
             joined = groups.astype(str).agg(":".join, axis=1)
             group = pd.factorize(joined)[0].astype(np.int64)
-        if self.factor is not None and self.syntax.time is not None:
-            _refuse_duplicates(group, time, [str(g) for g in range(n)], self.syntax)
         return ResidualRows(group, time, self.variance.evaluate(plain, n))
 
 

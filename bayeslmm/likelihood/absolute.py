@@ -198,8 +198,12 @@ class AbsoluteLikelihood:
     def effect_covariances(self, solution: Solution) -> list[np.ndarray]:
         return self.problem.effect_covariances(self.natural(solution))
 
-    def predictor_variance(self, solution: Solution, X, Z, codes) -> np.ndarray:
-        return self.problem.predictor_variance(self.natural(solution), X, Z, codes)
+    def predictor_variance(self, solution: Solution, X, Z, codes, residual=None) -> np.ndarray:
+        theta = self.natural(solution)
+        if residual is None:
+            return self.problem.predictor_variance(theta, X, Z, codes)
+        assert isinstance(self.problem, BlockProblem | WoodburySystem)  # residuals are correlated
+        return self.problem.predictor_variance(theta, X, Z, codes, residual)
 
     def residual_parameters(self, solution: Solution) -> tuple[np.ndarray, np.ndarray]:
         theta = self.natural(solution)

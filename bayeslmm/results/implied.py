@@ -87,6 +87,8 @@ def implied_covariance(
         frame = as_frame(data)
         index, weights = frame.index, np.ones(len(frame))
         part = None if residual is None else design.evaluate_residuals(frame)
+        if residual is not None and part is not None and residual.factor is not None:
+            residual.refuse_duplicates(part, range(len(frame)))
         Z, same = _covariates(design, frame)
     if residual is None or part is None:
         total = np.exp(2.0 * estimates.eta)[..., None] * np.diag(1.0 / weights)

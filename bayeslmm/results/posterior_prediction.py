@@ -15,15 +15,16 @@ import pandas as pd
 
 from bayeslmm.bayes.covariates import missing_part
 from bayeslmm.bayes.draws import coefficient_draws, covariance_draws, effect_array
-from bayeslmm.bayes.residual_draws import row_scales
+from bayeslmm.bayes.residual_draws import residual_parameters, row_scales
 from bayeslmm.bayes.residuals import draw_noise, effect_multipliers, effect_nu, residual_nu
 from bayeslmm.bayes.streams import RandomColumns
 from bayeslmm.errors import PACKAGE, ModelWarning
+from bayeslmm.formula.extension import row_weights
+from bayeslmm.results.conditional_residuals import ConditionalResiduals, are_conditional
 from bayeslmm.results.estimability import inestimable_text, undetermined
 from bayeslmm.results.prediction import (
     check_prediction,
     prediction_rows,
-    row_weights,
     scale_rows,
 )
 from bayeslmm.results.tables import block_size, blocks_of, summarize_blocks
@@ -55,6 +56,7 @@ class PosteriorPrediction:
         kind: str = "mean",
         random_seed: int | None = None,
         allow_new_levels: bool = False,
+        residuals: str = "new",
     ):
         check_prediction(random, kind)
         self._fit, design, posterior = fit, fit.model.design, fit.posterior
@@ -89,6 +91,11 @@ class PosteriorPrediction:
             )
             self._weights = row_weights(design, newdata, len(self.index))
             self._scale = None if design.residual is None else scale_rows(design, newdata)
+        self._given = None
+        if are_conditional(design, residuals, random):
+            eta, c = (v.reshape(self._m, -1) for v in residual_parameters(design, posterior))
+            self._given = ConditionalResiduals(design, newdata, eta, c)
+            self._fitted = PosteriorPrediction(fit)
 
     def _factor(self, k: int, rng: np.random.Generator):
         """Draws of a factor's effects: known levels (m, J, q), or None, and new ones, or None."""
@@ -106,9 +113,10 @@ class PosteriorPrediction:
             new = _NewEffects(rng, roots, nu, labels, codes < 0, self._together)
         return known, new
 
-    def block(self, part: slice) -> np.ndarray:
-        """Draws (chains, draws, rows) of some of the rows."""
+    def linear(self, part: slice | np.ndarray) -> np.ndarray:
+        """Draws (m, rows) of x'beta + z'b of some of the rows."""
         rows, fit = self.rows, self._fit
+        at = np.arange(len(self.index))[part]
         total = self._beta @ rows.X[part].T
         total += rows.offset[part]
         for Z, codes, (known, new) in zip(rows.Z, rows.codes, self._effects, strict=True):
@@ -117,24 +125,34 @@ class PosteriorPrediction:
             if len(old):
                 _add_effects(total, old, known[:, here[old]], Z[part])
             if len(fresh):
-                _add_effects(total, fresh, new.of_rows(part.start + fresh), Z[part])
-        design, posterior = fit.model.design, fit.posterior
+                _add_effects(total, fresh, new.of_rows(at[fresh]), Z[part])
         if self._missing:
             total += missing_part(
-                design, fit.names, posterior, random=self._slopes_known, rows=part
+                fit.model.design, fit.names, fit.posterior, random=self._slopes_known, rows=part
             ).reshape(total.shape)
-        if self._noise is not None:
+        return total
+
+    def block(self, part: slice) -> np.ndarray:
+        """Draws (chains, draws, rows) of some of the rows."""
+        total, at = self.linear(part), np.arange(part.start, part.stop)
+        noise = None if self._noise is None else self._noise.columns
+        if self._given is not None:
+            total += self._given.draws(at, self._residuals, noise)
+        elif noise is not None:
             scale = row_scales(
-                design,
-                posterior,
+                self._fit.model.design,
+                self._fit.posterior,
                 None if self._scale is None else self._scale[part],
                 self._weights[part],
             )
-            at = np.arange(part.start, part.start + total.shape[1])
-            noise = self._noise.columns(at)
-            noise *= scale.reshape(self._m, -1)
-            total += noise
+            own = noise(at)
+            own *= scale.reshape(self._m, -1)
+            total += own
         return total.reshape(*self.shape, -1)
+
+    def _residuals(self, at: np.ndarray) -> np.ndarray:
+        """Draws (m, len(at)) of the residuals of rows of the fit."""
+        return self._fit.model.design.y[at] - self._fitted.linear(at)
 
     def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
         """Rows and their draws, block by block."""

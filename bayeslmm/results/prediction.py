@@ -17,7 +17,7 @@ from bayeslmm.errors import PACKAGE, DataError, ModelWarning
 from bayeslmm.formula import Design
 from bayeslmm.formula.columns import as_frame
 from bayeslmm.formula.design import NewRows
-from bayeslmm.formula.extension import new_weights
+from bayeslmm.results.conditional_residuals import Kriged
 from bayeslmm.results.estimability import inestimable_text, undetermined
 from bayeslmm.results.response_scale import mean_shift, on_mean_scale
 
@@ -29,7 +29,6 @@ __all__ = [
     "effect_rows",
     "likelihood_prediction",
     "prediction_rows",
-    "row_weights",
     "scale_rows",
 ]
 
@@ -112,15 +111,6 @@ def _refuse_unseen(design: Design, rows: NewRows) -> None:
             )
 
 
-def row_weights(design: Design, newdata, n: int) -> np.ndarray:
-    """Prior weights of the rows: the fitted ones, the same column of new data, or 1."""
-    if design.weights is None:
-        return np.ones(n)
-    if newdata is None:
-        return design.weights
-    return new_weights(design, newdata)
-
-
 def scale_rows(design: Design, newdata, n: int = 1) -> np.ndarray:
     """Rows of the residual scale matrix, log sd = scale eta, of n new rows or of those fitted."""
     if design.residual is None:
@@ -137,15 +127,15 @@ def likelihood_prediction(
     kind: str,
     level: float,
     allow_new_levels: bool = False,
+    kriged: Kriged | None = None,
 ) -> pd.DataFrame:
     """Predictions at the estimated variances, with the coefficients' uncertainty.
 
     The variance parameters are taken as known (plug-in), as in lme4; see
-    ``LikelihoodFit.predict``.
+    ``LikelihoodFit.predict``. ``kriged`` are residuals predicted from those of the fit.
     """
     from scipy.special import ndtri
 
-    check_prediction(random, kind)
     if kind == "response" and not fit.design.family.gaussian:
         raise DataError(
             f'kind="response" is not there for family="{fit.design.family.name}", whose new '
@@ -166,12 +156,17 @@ def likelihood_prediction(
     # not X vcov X': columns far from zero, such as powers of a year, leave it no digits
     if kind == "mean" and not fit.design.family.gaussian:
         variance = fit.predictor_variance(X, own, codes, mean_shift(fit, estimate))
+    elif kriged is not None:
+        estimate = estimate + kriged.weights @ fit.residuals().to_numpy()
+        residual = (kriged.shared, kriged.mean_variance)
+        variance = fit.predictor_variance(X, own, codes, residual=residual)
     else:
         variance = fit.predictor_variance(X, own, codes)
     for known, Z, Sigma in zip(seen, rows.Z, fit._solution.Sigmas, strict=False):
         variance = variance + np.where(known, 0.0, np.einsum("ia,ab,ib->i", Z, Sigma, Z))
     if kind == "response":
-        variance = variance + fit.residual_variance(newdata, len(X))
+        left = fit.residual_variance(newdata, len(X)) if kriged is None else kriged.variance
+        variance = variance + left
     se = np.sqrt(np.maximum(variance, 0.0))
     if newdata is not None:
         found = undetermined(fit.model, rows.X)

@@ -42,10 +42,11 @@ def posterior_prediction(
     kind: str = "mean",
     random_seed: int | None = None,
     allow_new_levels: bool = False,
+    residuals: str = "new",
 ) -> PosteriorPrediction:
     """What :meth:`bayeslmm.PosteriorFit.predict` is asked for, of any family."""
     of = PosteriorPrediction if fit.model.design.family.gaussian else ResponsePrediction
-    return of(fit, newdata, random, kind, random_seed, allow_new_levels)
+    return of(fit, newdata, random, kind, random_seed, allow_new_levels, residuals)
 
 
 class ResponsePrediction(PosteriorPrediction):
@@ -55,7 +56,7 @@ class ResponsePrediction(PosteriorPrediction):
     categories innermost.
     """
 
-    def __init__(self, fit, newdata, random, kind, random_seed, allow_new_levels):
+    def __init__(self, fit, newdata, random, kind, random_seed, allow_new_levels, residuals="new"):
         design = fit.model.design
         check_prediction(random, kind, _KINDS)
         if kind == "probabilities" and design.family.name != "ordinal":
@@ -64,7 +65,7 @@ class ResponsePrediction(PosteriorPrediction):
                 f'"{design.family.name}" kind="mean" is the mean response, per trial.'
             )
         within = "population" if random == "marginal" else random
-        super().__init__(fit, newdata, within, "link", random_seed, allow_new_levels)
+        super().__init__(fit, newdata, within, "link", random_seed, allow_new_levels, residuals)
         self._kind, self._family, self._trials = kind, design.family, None
         self._phi = phi_draws(design, fit.posterior)[:, :, None]
         if kind == "response":

@@ -162,7 +162,9 @@ class BlockProblem(System):
             out.append(Sigma - Sigma @ T @ Sigma)
         return out
 
-    def predictor_variance(self, theta: Theta, X, Z: Sequence, codes: Sequence) -> np.ndarray:
+    def predictor_variance(
+        self, theta: Theta, X, Z: Sequence, codes: Sequence, residual=None
+    ) -> np.ndarray:
         """Var(x'beta + z'b | y, theta) of rows whose levels are among those of the data.
 
         With h the covariance of z'b and the response, z'Sigma z - h'V^-1 h + (x - X'V^-1 h)' Phi
@@ -173,6 +175,9 @@ class BlockProblem(System):
         X : (m, p) array
         Z : sequence of (m, q_k) arrays
         codes : sequence of (m,) int arrays
+        residual : (sparse (m, n) array, (m,) array), optional
+            Of x'beta + z'b + r: covariances of r with the responses, which h has too, and variances
+            of r.
         """
         log_det, inverses, U, S = _kernel.factorize(
             self.layout, self.W, self.p + 1, theta.F, theta.eta, theta.c
@@ -184,9 +189,17 @@ class BlockProblem(System):
         Sigmas = self.covariances(theta.F)
         members = [_rows_by_level(f) for f in self.factors]
         owner, place = self._blocks_of_rows
-        effects = np.array([np.any(z, axis=1) for z in Z]).reshape(len(Z), len(spread))
-        for i in np.flatnonzero(effects.any(axis=0)):
+        kriged = np.array([np.any(z, axis=1) for z in Z]).reshape(len(Z), len(spread)).any(axis=0)
+        if residual is not None:
+            shared, own = residual
+            variance += own
+            kriged |= np.diff(shared.indptr) > 0
+        for i in np.flatnonzero(kriged):
             met, parts = [], []
+            if residual is not None:
+                here = slice(shared.indptr[i], shared.indptr[i + 1])
+                met.append(shared.indices[here])
+                parts.append(shared.data[here])
             for f, Sigma in enumerate(Sigmas):
                 z, at = Z[f][i], members[f][codes[f][i]]
                 variance[i] += z @ Sigma @ z

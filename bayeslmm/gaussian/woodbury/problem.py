@@ -269,30 +269,33 @@ class WoodburySystem(System):
             )
         return out
 
-    def predictor_variance(self, theta: Theta, X, Z: Sequence, codes: Sequence) -> np.ndarray:
-        """See :meth:`System.predictor_variance`.
+    def predictor_variance(
+        self, theta: Theta, X, Z: Sequence, codes: Sequence, residual=None
+    ) -> np.ndarray:
+        """See :meth:`System.predictor_variance`, and that of the blocks for ``residual``.
 
         With h = Z kappa + g the covariance of z'b and the response, g by the effects inside the
         blocks, z'(A (x) Sigma)z - h'V^-1 h + (x - X'V^-1 h)' Phi (x - X'V^-1 h), universal kriging.
         """
+        from scipy.sparse import csr_array
+
         state, U, S = self.solved_at(theta)
         Phi = statistics(S, state.log_det, self.n, self.prior(None), False)[2]
         columns = np.asarray(X, dtype=float) @ self.coordinates.G_inverse
-        out = np.empty(len(columns))
-        for at in _chunks(len(columns), max(self.outer.size, 1)):
+        m = len(columns)
+        shared, out = (csr_array((m, self.n)), np.zeros(m)) if residual is None else residual
+        shared, out = shared[:, self.blocks.order], out.copy()
+        for at in _chunks(m, max(self.outer.size, 1)):
             here = [np.asarray(z, dtype=float)[at] for z in Z], [code[at] for code in codes]
-            own, reduction, met = self._kriged(state, theta.F, U, *here)
+            own, reduction, met = self._kriged(state, theta.F, U, *here, shared[at])
             spread = columns[at] - met
-            out[at] = own - reduction + np.einsum("ij,jk,ik->i", spread, Phi, spread)
+            out[at] += own - reduction + np.einsum("ij,jk,ik->i", spread, Phi, spread)
         return out
 
-    def _kriged(self, state: State, F: np.ndarray, U: np.ndarray, Z: list, codes: list):
-        """z'(A (x) Sigma)z, h'V^-1 h and h'V^-1 X of rows."""
-        from scipy.sparse import csr_array
-
-        outer, m = self.outer, len(Z[0]) if Z else 0
+    def _kriged(self, state: State, F: np.ndarray, U: np.ndarray, Z: list, codes: list, inside):
+        """z'(A (x) Sigma)z, h'V^-1 h and h'V^-1 X of rows; ``inside`` is what else is in g."""
+        outer, m, k = self.outer, inside.shape[0], 0
         own, kappa = np.zeros(m), np.zeros((m, outer.size))
-        inside, k = csr_array((m, self.n)), 0
         for rows, Sigma, z, code, out_of_blocks in zip(
             self.factors, self.covariances(F), Z, codes, self.is_outer, strict=True
         ):
