@@ -143,8 +143,9 @@ def test_fits_in_files_are_compared(shell, folder):
         few = ["--method", "importance", "--draws", "100", "--seed", "1", "--output", f"{name}.nc"]
         code, _, errors = shell("fit", "clean.csv", formula, *few)
         assert code == 0, errors
-    code, _, errors = shell("compare", "a.nc", "b.nc", "--output", "compared.json")
+    code, printed, errors = shell("compare", "a.nc", "b.nc", "--output", "compared.json")
     assert code == 0, errors
+    assert (printed, errors) == ("", "Wrote compared.json.\n")
     found = json.loads((folder / "compared.json").read_text())
     assert {row["name"] for row in found} == {"a", "b"}
 

@@ -27,7 +27,7 @@ __all__ = ["compare", "predict"]
 _NO_FIT = "A table is written to .csv, .json, .md or .txt, not to .nc."
 _Output = Annotated[
     list[str] | None,
-    typer.Option(help="Write the table to this file too: .csv, .json, .md or .txt."),
+    typer.Option(help="Write the table here and do not print it: .csv, .json, .md or .txt."),
 ]
 _RANDOM = ("conditional", "population", "new", "marginal")
 _KINDS = ("mean", "link", "response", "probabilities")
@@ -140,5 +140,6 @@ def _load(path: str):
 def _give(tables, format: str, outputs: list[str]) -> None:
     (table,) = tables.values()
     text = str(table.to_string())
-    typer.echo(formatted(tables, format, text).rstrip("\n"))
+    if not outputs:
+        typer.echo(formatted(tables, format, text).rstrip("\n"))
     write_tables(outputs, tables, text)

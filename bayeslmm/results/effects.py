@@ -261,16 +261,17 @@ def _averages_of_values(fit: Any, asked: Asked, name: str, values: list) -> Aver
     """Averages for one value of a column after the other, of all labels each."""
     if name in asked.columns or name in (asked.at or {}):
         raise ValueError(f"{name!r} is compared and stands in by= or at=: leave it out of one.")
+    design, means = fit.model.design, ["population"] + ["marginal"] * _is_linear(fit, asked)
+    if asked.random in means and name not in design._predictor_columns(random=False):
+        raise ValueError(
+            f"{name!r} is not a column of the fixed part: no mean over groups depends on it. For "
+            'effects in each group, give by= a grouping column and random="conditional".'
+        )
     if isinstance(values[0], _Moved) or not asked.on_grid:
         part = _averages(fit, asked)
     parts = []
     for value in values:
         if isinstance(value, _Moved):
-            if name not in part.frame:
-                raise ValueError(
-                    f"{name!r} is not a column of the fixed part, which a grid is made of: "
-                    'weights="data".'
-                )
             moved = part.frame[name].astype(float) + value.by
             parts.append(replace(part, frame=part.frame.assign(**{name: moved})))
         elif asked.on_grid:

@@ -82,7 +82,7 @@ def test_text_is_read_as_it_is_meant(text, names, relation, value):
         ("Days > 10 ** 400", "not defined"),
         ("Days => 0", "no relation"),
         ("Days != 0", "no relation"),
-        ("+".join(["Days"] * 3000) + " > 0", "arithmetic"),
+        ("+".join(["Days"] * 50_000) + " > 0", "arithmetic"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_what_is_wrong(text, word):

@@ -275,6 +275,17 @@ def test_what_the_rows_do_not_tell_is_refused():
         post.predictions()
 
 
+def test_a_variable_of_the_random_part_alone_is_compared_in_groups_only():
+    fit = reml("y ~ dose + (x | g)")
+    for effect in (fit.comparisons, fit.slopes):
+        for weights in ("data", "equal"):
+            with pytest.raises(ValueError, match="'x' is not a column of the fixed part"):
+                effect("x", weights=weights)
+    found = fit.slopes("x", by="g", random="conditional")
+    own = fit.ranef().query("effect == 'x'").set_index("level")["estimate"]
+    np.testing.assert_allclose(found["estimate"], own.loc[found["g"]], atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("values", "word"),
     [
