@@ -77,7 +77,8 @@ class Effects:
         >>> fit.predictions(at={"Days": [0, 9]})["estimate"].round(1).tolist()
         [251.4, 345.6]
         """
-        from bayeslmm.results.effects import Asked, predictions_table
+        from bayeslmm.results.asked import Asked
+        from bayeslmm.results.effects import predictions_table
 
         asked = Asked(by, at, newdata, weights, random, kind, level, interval, ddf, random_seed)
         return predictions_table(self, asked)
@@ -136,7 +137,8 @@ class Effects:
         >>> fit.comparisons({"Days": 2})["estimate"].round(1).tolist()
         [20.9]
         """
-        from bayeslmm.results.effects import Asked, comparisons_table
+        from bayeslmm.results.asked import Asked
+        from bayeslmm.results.effects import comparisons_table
 
         asked = Asked(by, at, newdata, weights, random, kind, level, interval, ddf, random_seed)
         return comparisons_table(self, variables, asked, measure, method)
@@ -187,7 +189,8 @@ class Effects:
         0     308      19.7  2.3
         1     309       1.8  2.3
         """
-        from bayeslmm.results.effects import Asked, slopes_table
+        from bayeslmm.results.asked import Asked
+        from bayeslmm.results.effects import slopes_table
 
         asked = Asked(by, at, newdata, weights, random, kind, level, interval, ddf, random_seed)
         return slopes_table(self, variables, asked)

@@ -33,14 +33,8 @@ from bayeslmm.plots.style import (
     one_axes,
     stack,
 )
-from bayeslmm.results.effects import (
-    Asked,
-    checked,
-    comparisons_table,
-    own_groups,
-    predictions_table,
-    slopes_table,
-)
+from bayeslmm.results.asked import Asked, checked, own_groups
+from bayeslmm.results.effects import comparisons_table, predictions_table, slopes_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
