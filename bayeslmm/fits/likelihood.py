@@ -21,7 +21,7 @@ from bayeslmm.fits.plotting import FitPlots
 from bayeslmm.fits.shared import SharedResults
 from bayeslmm.likelihood.engine import LikelihoodEngine, estimated_coefficients
 from bayeslmm.parts.parameters import pair_key, sd_key
-from bayeslmm.results.printing import Shown, joined, returns_tables
+from bayeslmm.results.printing import Shown, Table, joined, returns_tables
 from bayeslmm.results.tables import check_level
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class LikelihoodFit(
     def covariances(self) -> dict[str, pd.DataFrame]:
         """Covariance matrix of the random effects of each grouping factor."""
         return {
-            block.name: pd.DataFrame(Sigma, index=block.effects, columns=block.effects)
+            block.name: Table(Sigma, index=block.effects, columns=block.effects)
             for block, Sigma in zip(self.design.blocks, self._solution.Sigmas, strict=True)
         }
 

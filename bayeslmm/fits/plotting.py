@@ -8,7 +8,7 @@ import pandas as pd
 
 from bayeslmm.formula.description import describe_design
 from bayeslmm.parts.families import describe_families
-from bayeslmm.results.printing import Shown
+from bayeslmm.results.printing import Shown, returns_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,6 +96,7 @@ class ModelViews(Shown, _Model):
 
         return equation(self.design, form, format, family=self.family, random=self.random)
 
+    @returns_table
     def check(self) -> pd.DataFrame:
         """Values of the data far outside of all others of their column, and what to do.
 

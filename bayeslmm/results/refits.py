@@ -12,6 +12,7 @@ from bayeslmm.errors import DataError
 from bayeslmm.formula.responses import check_support
 from bayeslmm.likelihood.thresholds import PERFECT
 from bayeslmm.progress import progress
+from bayeslmm.results.printing import Table, format_table
 
 if TYPE_CHECKING:
     from bayeslmm.protocols import LikelihoodResult
@@ -57,7 +58,7 @@ class Refits:
         if not self.converged.all():
             count += f", {int((~self.converged).sum())} not converged"
         table = pd.concat([self.coefficients, self.components], axis=1).describe().T
-        return f"{count}\n{table[['mean', 'std', 'min', 'max']].to_string()}"
+        return f"{count}\n{format_table(table[['mean', 'std', 'min', 'max']])}"
 
 
 def refit_many(fit: LikelihoodResult, Y, progressbar: bool) -> Refits:
@@ -78,9 +79,9 @@ def refit_many(fit: LikelihoodResult, Y, progressbar: bool) -> Refits:
         perfect = solution.sigma <= PERFECT * values[i].std(ddof=1)
         converged[i], singular[i] = found.converged and not perfect, found.singular
     return Refits(
-        pd.DataFrame(beta, index=index, columns=names),
-        pd.DataFrame(errors, index=index, columns=names),
-        pd.DataFrame(components, index=index, columns=list(fit.components().index)),
+        Table(beta, index=index, columns=names),
+        Table(errors, index=index, columns=names),
+        Table(components, index=index, columns=list(fit.components().index)),
         theta, loglik, converged, singular,
     )  # fmt: skip
 

@@ -191,3 +191,12 @@ def test_warnings_of_a_table_name_the_line_of_the_call():
         fit.predict(data.head(3).assign(twin=5.0), random="population")
     assert len(caught) == 2
     assert {warning.filename for warning in caught} == {__file__}
+
+
+def test_tables_that_are_parts_of_others_print_alike():
+    fit = _fits()[0]
+    assert isinstance(fit.model.check(), Table)
+    assert {type(found) for found in fit.covariances.values()} == {Table}
+    many = fit.refit_many(fit.simulate(2, random_seed=1))
+    assert {type(many.coefficients), type(many.components)} == {Table}
+    assert str(many).count("\n") == 1 + many.coefficients.shape[1] + many.components.shape[1]
