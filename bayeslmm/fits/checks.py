@@ -9,6 +9,7 @@ import numpy as np
 
 from bayeslmm.errors import BayesLMMError, DataWarning
 from bayeslmm.protocols import is_posterior
+from bayeslmm.results.far_residuals import residual_findings
 from bayeslmm.results.far_values import far_findings
 from bayeslmm.results.findings import Finding
 from bayeslmm.results.influence import influence_findings
@@ -39,7 +40,8 @@ def fit_findings(fit: PosteriorResult | LikelihoodResult) -> list[Finding]:
     """Of the data and of the fit."""
     from bayeslmm.reanalysis.conflicts import conflicting_priors
 
-    found = [*model_findings(fit.model), *influence_findings(fit)]
+    found = model_findings(fit.model)
+    found = [*(found or residual_findings(fit)), *influence_findings(fit)]  # a far value is one row
     if not is_posterior(fit):
         return found + _boundary(fit)
     if fit.model.design.rows_in_memory:

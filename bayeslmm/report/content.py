@@ -223,8 +223,9 @@ def _findings(fit: PosteriorResult) -> Section:
     words = [
         f"{row['finding']} {row['what to do']}" for row in found.to_dict(orient="records")
     ] or [
-        "Nothing was found: no value far outside of all others, no group that carries the fit, no "
-        "predictive check that fails, no prior that the data contradict."
+        "Nothing was found: no value far outside of all others, no row far from what the others "
+        "predict, no group that carries the fit, no predictive check that fails, no prior that the "
+        "data contradict."
     ]
     return Section("Before trusting the fit", words)
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import bayeslmm as blm
+from bayeslmm.results.far_residuals import residual_findings, studentized_residuals
 from bayeslmm.results.far_values import far_values
 
 
@@ -72,6 +73,51 @@ def test_nothing_is_said_of_scores_without_a_wrong_value():
         fit = blm.LMM("pain ~ day + (1 | g)", pain()).reml()
     assert fit.check().empty
     assert "Check" not in fit.describe()
+
+
+def growth(seed: int, children: int, visits: int) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    g, age = np.repeat(np.arange(children), visits), np.tile(np.arange(visits), children)
+    height = 100 + 15 * rng.normal(size=children)[g] + 4 * age + rng.normal(size=len(g))
+    index = [f"{child}/{visit}" for child, visit in zip(g, age, strict=True)]
+    return pd.DataFrame({"height": height, "age": age, "g": g.astype(str)}, index=index)
+
+
+def test_a_value_usual_for_the_column_and_not_for_its_group_is_named():
+    data = growth(1, 20, 5)
+    data.loc["7/2", "height"] += 20
+    model = blm.LMM("height ~ age + (1 | g)", data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", blm.DataWarning)
+        fits = [model.reml(), model.fit(method="importance", draws=250, random_seed=1)]
+    for fit in fits:
+        found = fit.check().set_index("check").loc["residuals"]
+        assert found["finding"].startswith("Row 7/2 is far from what the other rows predict: up to")
+        assert "Row 7/2" in fit.describe()
+        assert "student" in found["what to do"]
+
+
+def test_studentized_residuals_are_rows_beside_their_prediction_by_the_others():
+    data = growth(2, 8, 4)[:-3].assign(w=np.linspace(0.5, 2, 29))
+    for formula, weights in (("height ~ age + (age | g)", None), ("height ~ age + (1 | g)", "w")):
+        fit = blm.LMM(formula, data, weights=weights).reml()
+        design, V = fit.design, np.zeros((29, 29))
+        for block in design.blocks:
+            same = block.codes[:, None] == block.codes
+            V += same * (block.Z @ fit.covariances["g"].to_numpy() @ block.Z.T)
+        V += np.diag(fit.sigma**2 / (data["w"].to_numpy() if weights else np.ones(29)))
+        W, X = np.linalg.inv(V), design.X
+        P = W - W @ X @ np.linalg.solve(X.T @ W @ X, X.T @ W)
+        want = P @ design.y / np.sqrt(np.diagonal(P))
+        np.testing.assert_allclose(studentized_residuals(fit), want, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(("children", "visits"), [(6, 5), (15, 2), (60, 4)])
+def test_normal_residuals_are_left_in_peace(children, visits):
+    # a largest residual of 8 standard deviations has a probability below 1e-12
+    for seed in range(20):
+        fit = blm.LMM("height ~ age + (1 | g)", growth(seed, children, visits)).reml()
+        assert residual_findings(fit) == []
 
 
 @pytest.mark.parametrize(
