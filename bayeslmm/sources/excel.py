@@ -59,6 +59,7 @@ def read_sheet(path: str, sheet: str | None = None, na: Sequence[str] = ()) -> p
                     f"{listed(sheets, 20)}."
                 )
             frame = pd.read_excel(book, sheet_name=chosen, na_values=list(na))
+            head = pd.read_excel(book, sheet_name=chosen, header=None, nrows=1, dtype=object)
     except DataError:
         raise
     except Exception as err:
@@ -74,6 +75,9 @@ def read_sheet(path: str, sheet: str | None = None, na: Sequence[str] = ()) -> p
     if absent:  # pandas looks for them among decimals, and not among whole numbers
         frame = frame.mask(frame.isin(absent))
     written = [str(c) for c in frame.columns]
+    for at, name in enumerate(head.to_numpy().ravel()[: len(written)]):
+        if isinstance(name, str) and written[:at].count(name):  # which pandas calls "name.1"
+            written[at] = name
     names = bare_names(path, written)
     if padded := [one for one, name in zip(written, names, strict=True) if one != name]:
         warnings.warn(

@@ -148,6 +148,15 @@ def test_names_that_differ_only_in_blanks_are_refused(tmp_path, kind):
         blm.scan(path)
 
 
+def test_two_columns_of_one_name_are_two_in_a_sheet_too(tmp_path):
+    twice = pd.concat([DATA, DATA["week"] + 1], axis=1)
+    twice.to_csv(tmp_path / "a.csv", index=False)
+    twice.to_excel(tmp_path / "a.xlsx", index=False)
+    for data in (twice, tmp_path / "a.csv", tmp_path / "a.xlsx"):
+        with pytest.raises(DataError, match="2 columns called 'week'"):
+            estimates(data)
+
+
 def test_each_of_several_files_is_read_by_its_own_header(tmp_path):
     """In the second the columns have another order."""
     half = DATA.rename(columns={"week": " week"})
