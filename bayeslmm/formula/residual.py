@@ -456,7 +456,7 @@ def residual_design(syntax: ResidualSyntax, plain: pd.DataFrame, options) -> Res
         return ResidualDesign(
             syntax, None, (), variance, ResidualRows(np.arange(n), np.zeros(n), scale)
         )
-    factor = _factor(syntax.groups, plain)
+    factor = grouping_factor(syntax.groups, plain, at_least=1)
     if np.bincount(factor.codes).max() < 2:
         raise DataError(
             f"residual={syntax.text!r}: every group has a single row, so there is no correlation "
@@ -475,14 +475,6 @@ def residual_design(syntax: ResidualSyntax, plain: pd.DataFrame, options) -> Res
     if text := STRUCTURES[syntax.kind].obstacle(factor.codes, time):
         raise DataError(f"residual={syntax.text!r}: {text}")
     return ResidualDesign(syntax, factor, times, variance, ResidualRows(factor.codes, time, scale))
-
-
-def _factor(columns: tuple[str, ...], plain: pd.DataFrame) -> GroupingFactor:
-    if len(plain[list(columns)].drop_duplicates()) > 1:
-        return grouping_factor(columns, plain)
-    label = ":".join(str(plain[c].iloc[0]) for c in columns)  # one series
-    codes = np.zeros(len(plain), dtype=np.int64)
-    return GroupingFactor(":".join(columns), columns, (label,), codes, ((label,),))
 
 
 def _in_time_order(plain: pd.DataFrame, syntax: ResidualSyntax) -> pd.DataFrame:

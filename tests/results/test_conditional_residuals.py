@@ -323,3 +323,14 @@ def test_an_interval_of_a_forecast_covers_what_came():
     error = {k: np.sqrt(((t["estimate"] - last["distance"]) ** 2).mean()) for k, t in found.items()}
     assert error["conditional"] < 0.8 * error["new"]
     assert (found["conditional"]["se"] < found["new"]["se"]).all()
+
+
+def test_a_single_series_may_be_named_by_two_columns():
+    rng = np.random.default_rng(4)
+    data = pd.DataFrame({"t": np.arange(12), "a": "p", "b": 1, "y": rng.normal(size=12).cumsum()})
+    new = data.head(2).assign(t=[12, 14])
+    one, two = (
+        blm.LMM("y ~ 1", data, residual=f"ar1(t | {group})").reml() for group in ("a", "a:b")
+    )
+    for options in ({"residuals": "conditional"}, {"given": data.tail(3).assign(t=[20, 21, 22])}):
+        pd.testing.assert_frame_equal(one.predict(new, **options), two.predict(new, **options))
