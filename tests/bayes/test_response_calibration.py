@@ -60,7 +60,7 @@ def test_the_posterior_is_calibrated(family, formula, method):
     ],
 )
 def test_the_posterior_is_calibrated_in_many_simulations(family, formula):
-    found = blm.sbc(_model(family, formula), 500, random_seed=9, progressbar=False)
+    found = blm.sbc(_model(family, formula), 300, random_seed=9, progressbar=False)
     assert found.uniformity()["p"].min() > SMALLEST_P
 
 
