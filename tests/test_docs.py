@@ -7,74 +7,70 @@ import importlib
 import inspect
 import pkgutil
 import re
+import shlex
 import sys
 import warnings
 from functools import cache
 from pathlib import Path
 
 import pytest
+from click import UsageError
+from typer.main import get_command
 
 import bayeslmm
 import bayeslmm as blm
+from bayeslmm.cli import app
 
 ROOT = Path(__file__).parent.parent
-PAGES = {
-    "README.md": "",
-    "docs/bridge.md": "",
-    "docs/kinship.md": "",
-    "docs/scale.md": "",
-    "docs/residual-structures.md": "",
-    "docs/variance-explained.md": "",
-    "docs/prediction.md": "",
-    "docs/questions.md": "",
-    "docs/families.md": "import matplotlib\nmatplotlib.use('Agg')\n",
-    "docs/checking.md": "import matplotlib\nmatplotlib.use('Agg')\n",
-    "docs/likelihood.md": (
-        "import bayeslmm as blm\n"
-        "import pandas as pd\n"
-        "data = blm.load_dataset('sleepstudy').assign(Machine='A')\n"
-        "data.loc[::2, 'Machine'] = 'B'\n"
-        "y = data['Reaction']\n"
-    ),
-    "docs/real-data.md": "",
-    "docs/plots.md": "import matplotlib\nmatplotlib.use('Agg')\n",
-    "docs/reanalysis.md": "import matplotlib\nmatplotlib.use('Agg')\n",
-    "docs/bayes-factors.md": "",
-    "docs/priors.md": (
-        "import bayeslmm as blm\n"
-        "data = blm.load_dataset('sleepstudy')\n"
-        "formula = 'Reaction ~ Days + (Days | Subject)'\n"
-        "model = blm.LMM(formula, data)\n"
-    ),
+BLOCK = re.compile(r"^```(?:py|python)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
+CONTINUED = "The blocks of code on this page continue one another."
+TEXTS = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 }
-# lines that stand for something the page leaves to the reader
-_REPLACED = {
-    "blm.LMM(formula, data, priors={": "blm.LMM(formula, data, priors={",
-    "blm.likelihood_ratio_test(fit0, fit1)": "",
-    'model = blm.LMM("Reaction ~ Days + (Days | Subject)", data)': (
-        'model = blm.LMM("Reaction ~ Days + Machine + (Days | Subject)", data)'
-    ),
-}
-
-
-def _code(page: str) -> str:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
-    return "\n".join(blocks)
+PAGES = [page for page, text in TEXTS.items() if BLOCK.search(text)]
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
+def test_the_code_of_a_page_runs_as_it_stands(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code = PAGES[page] + _code(page)
-    if page == "docs/likelihood.md":
-        for old, new in _REPLACED.items():
-            code = code.replace(old, new)
-    assert "blm." in code
+    monkeypatch.setenv("MPLBACKEND", "Agg")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        exec(compile(code, page, "exec"), {})
+        exec(compile("\n".join(BLOCK.findall(TEXTS[page])), page, "exec"), {})
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close("all")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_says_whether_its_blocks_continue_one_another(page):
+    blocks = BLOCK.findall(TEXTS[page])
+    assert "import bayeslmm as blm" in blocks[0]
+    alone = all("import bayeslmm as blm" in block for block in blocks)
+    assert (CONTINUED in " ".join(TEXTS[page].split())) != alone
+
+
+SHELL = [
+    (page, line.removeprefix("pip install uv && ").removeprefix("uv run "))
+    for page, text in TEXTS.items()
+    for block in re.findall(r"^```(?:bash|sh|text|)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    for line in block.splitlines()
+    if line.removeprefix("pip install uv && ").removeprefix("uv run ").startswith("bayeslmm ")
+]
+
+
+def test_commands_of_the_pages_have_options_that_exist():
+    command = get_command(app)
+    assert len(SHELL) > 15
+    for page, line in SHELL:
+        name, *arguments = shlex.split(line, comments=True)[1:]
+        if name.startswith("--"):
+            continue  # options of bayeslmm itself end the program when they are read
+        known = command.commands[name]
+        try:
+            known.make_context(name, arguments)
+        except UsageError as error:
+            pytest.fail(f"{page}: {line}: {error.format_message()}")
 
 
 def _modules() -> list[str]:
