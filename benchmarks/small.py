@@ -1,15 +1,18 @@
-"""Small models, formula and frame to estimates: bayeslmm beside glmm (Rust), both in one run.
+"""Small models, formula and frame to estimates: bayeslmm beside another package, in one run.
 
-    uv run python benchmarks/small.py [--python PYTHON] [--models sleepstudy ...] [--rounds 30]
+The other is glmm or lme-python (both written in Rust).
+
+    uv run python benchmarks/small.py [--python PYTHON] [--package glmm] [--models sleepstudy ...]
 
 The other package works in an environment of its own, whose interpreter ``--python`` names:
 
-    uv venv /tmp/glmm && uv pip install --python /tmp/glmm/bin/python glmm pandas
+    uv venv /tmp/glmm && uv pip install --python /tmp/glmm/bin/python glmm lme-python pandas pyarrow
 
 Without one bayeslmm is timed alone. Processor time of a warm process in milliseconds, medians;
 rounds alternate between the two, so that what else the machine does meets both alike. ``frame``
 is ``LMM(...)`` alone. glmm also finds standard errors and degrees of freedom, which bayeslmm
-makes when they are asked for; the last column has glmm without these.
+makes when they are asked for; the column "no s.e." has glmm without these. lme-python has standard
+errors, and degrees of freedom when they are asked for.
 """
 
 from __future__ import annotations
@@ -41,29 +44,42 @@ MODELS = {
 OTHER = """
 import json, sys, time, warnings
 from importlib.metadata import version
-import glmm, pandas as pd
+import pandas as pd
+package = sys.argv[1]
+if package == "glmm":
+    import glmm
+else:
+    import lme_python, polars
 warnings.simplefilter("ignore")
 frames = {}
-print(json.dumps(version("glmm")), flush=True)
+print(json.dumps(version(package)), flush=True)
 for line in sys.stdin:
     path, factors, formula, options = json.loads(line)
     if path not in frames:
         frames[path] = pd.read_csv(path, dtype=dict.fromkeys(factors, str))
-        for name in factors:
-            frames[path][name] = pd.Categorical(frames[path][name])
+        if package == "glmm":
+            for name in factors:
+                frames[path][name] = pd.Categorical(frames[path][name])
+        else:
+            frames[path] = polars.from_pandas(frames[path])
     start = time.process_time()
-    fit = glmm.fit(frames[path], formula, **options)
-    print(json.dumps([1e3 * (time.process_time() - start), fit.loglik]), flush=True)
+    if package == "glmm":
+        loglik = glmm.fit(frames[path], formula, **options).loglik
+    else:
+        loglik = lme_python.lmer(formula, data=frames[path], reml=True).log_likelihood
+    print(json.dumps([1e3 * (time.process_time() - start), loglik]), flush=True)
 """
-ESTIMATES_ONLY = {"wald_se": "rx", "satterthwaite": False}
+#: How each package is asked: as it comes and, where it can, without standard errors.
+OPTIONS = {"glmm": [{}, {"wald_se": "rx", "satterthwaite": False}], "lme-python": [{}]}
 
 
 class Other:
-    """glmm in its own environment."""
+    """Another package in its own environment."""
 
-    def __init__(self, python: str, directory: str):
+    def __init__(self, python: str, package: str, directory: str):
         self.directory, pipe = Path(directory), subprocess.PIPE
-        command = [python, "-c", OTHER]
+        self.options = OPTIONS[package]
+        command = [python, "-c", OTHER, package]
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
         self.version = self._answer()
 
@@ -85,7 +101,7 @@ class Other:
     def _answer(self):
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit("the other interpreter stopped; is glmm installed there?")
+            raise SystemExit("the other interpreter stopped; is the package installed there?")
         return json.loads(line)
 
 
@@ -104,7 +120,7 @@ def compare(name: str, rounds: int | None, other: Other | None) -> str:
     frame = blm.load_dataset(name)
     others = []
     if other is not None:
-        others = [other.timer(name, frame, formula, how) for how in ({}, ESTIMATES_ONLY)]
+        others = [other.timer(name, frame, formula, how) for how in other.options]
     for warm in [lambda: timed(formula, frame), *others]:
         warm()
     ours, theirs = [], [[] for _ in others]
@@ -125,15 +141,20 @@ def compare(name: str, rounds: int | None, other: Other | None) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
-    parser.add_argument("--python", help="interpreter of an environment with glmm and pandas")
+    parser.add_argument("--python", help="interpreter of an environment with the other package")
+    parser.add_argument("--package", default="glmm", choices=list(OPTIONS))
     parser.add_argument("--rounds", type=int, help="by default 30, fewer for large models")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as directory:
-        other = Other(options.python, directory) if options.python else None
-        print(f"bayeslmm {version('bayeslmm')}, glmm {other.version if other else 'not given'}")
+        other = Other(options.python, options.package, directory) if options.python else None
+        beside = f"{options.package} {other.version}" if other else "nothing beside it"
+        print(f"bayeslmm {version('bayeslmm')}, {beside}")
         print("CPU ms           frame     whole", end="")
-        print("      glmm    no s.e.   ratio" if other else "", "log-likelihoods")
+        names = [
+            f"{name:>9s}" for name in (options.package, "no s.e.")[: len(OPTIONS[options.package])]
+        ]
+        print("", *names, "  ratio" if other else "", "log-likelihoods")
         for name in options.models:
             print(compare(name, options.rounds, other), flush=True)
         if other is not None:
