@@ -26,6 +26,7 @@ include_patterns = [
     "docs/*.md",
     "docs/api/**",
     "tutorials/*.ipynb",
+    "tutorials/solutions/*.ipynb",
     "tutorials/*.md",
     "CHANGELOG.md",
 ]

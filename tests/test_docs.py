@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
+import json
 import pkgutil
 import re
 import shlex
@@ -12,6 +13,7 @@ import sys
 import warnings
 from functools import cache
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from click import UsageError
@@ -144,3 +146,76 @@ def test_every_claim_about_another_package_has_a_source():
         if row[0] != "bayeslmm":
             bare = [cell for cell in row[2:] if cell not in ("-", "not verified")]
             assert all("[^" in cell for cell in bare), row
+
+
+def _markdown() -> dict[str, str]:
+    pages = {p: p.read_text() for p in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+    for path in sorted((ROOT / "tutorials").glob("*.ipynb")):
+        cells = json.loads(path.read_text())["cells"]
+        texts = ["".join(c["source"]) for c in cells if c["cell_type"] == "markdown"]
+        pages[path] = "\n\n".join(texts)
+    return {str(path.relative_to(ROOT)): text for path, text in pages.items()}
+
+
+_DOI = re.compile(r"10\.\d{4,9}/[^\s\"<>]*[^\s\"<>.,;:]")
+
+
+def test_every_doi_is_well_formed_and_its_link_leads_where_the_text_says():
+    found = 0
+    for name, text in _markdown().items():
+        links = re.findall(r"\[([^\]]*)\]\(https?://(?:dx\.)?doi\.org/([^)\s]*)\)", text)
+        shown = [label[4:] for label, _ in links if label.startswith("doi:")]
+        assert len(shown) == len(re.findall(r"\bdoi:", text, flags=re.IGNORECASE)), name
+        for label, target in links:
+            assert _DOI.fullmatch(unquote(target)), (name, target)
+            assert not label.startswith("doi:") or label[4:] == unquote(target), (name, label)
+        found += len(links)
+    for path in sorted((ROOT / "bayeslmm").rglob("*.py")):
+        for doi in re.findall(r"(?:\bdoi:|doi\.org/)(\S+)", path.read_text()):
+            closing = doi.rstrip(".,;:")  # of the sentence, and the bracket around the citation
+            while closing.endswith(")") and closing.count(")") > closing.count("("):
+                closing = closing[:-1].rstrip(".,;:")
+            assert _DOI.fullmatch(closing), (path.name, doi)
+            found += 1
+    assert found > 100
+
+
+def _bibliography() -> dict[str, str]:
+    text = (ROOT / "docs" / "references.md").read_text()
+    return dict(re.findall(r"^\(ref-([\w-]+)\)=\n(.+)$", text, flags=re.MULTILINE))
+
+
+def test_a_doi_has_one_entry_and_every_entry_one_anchor_of_its_author_and_year():
+    entries = _bibliography()
+    text = (ROOT / "docs" / "references.md").read_text()
+    assert len(entries) == text.count("\n(ref-") > 150
+    dois = [doi.lower() for e in entries.values() for doi in re.findall(r"\[doi:([^\]]+)\]", e)]
+    assert len(dois) == len(set(dois)) > 100
+    for key, entry in entries.items():
+        year = re.search(r"\((\d{4})\)\. ", entry)
+        assert year, key
+        assert key.endswith(year[1]), key
+    names = [re.sub(r"[^\w ]", "", entry.split(",")[0]).lower() for entry in entries.values()]
+    assert names == sorted(names)
+
+
+def test_every_citation_that_is_a_link_leads_to_an_entry_of_its_year():
+    entries, cited = _bibliography(), 0
+    for name, text in _markdown().items():
+        for label, key in re.findall(r"\[([^\]]+)\]\([^)]*\breferences\.md#ref-([^)]*)\)", text):
+            assert key in entries, (name, label)
+            author = re.findall(r"[^\W\d_]+", label)[0]
+            assert entries[key].startswith(author), (name, label)
+            years = re.findall(r"\b(?:19|20)\d\d\b(?!\.)", label)
+            assert all(key.endswith(year) for year in years), (name, label)
+            cited += 1
+    assert cited > 80
+
+
+def test_a_doi_in_the_package_is_that_of_an_entry():
+    known = {
+        doi.lower() for e in _bibliography().values() for doi in re.findall(r"\[doi:([^\]]+)\]", e)
+    }
+    for path in sorted((ROOT / "bayeslmm").rglob("*.py")):
+        for doi in re.findall(r"doi\.org/(\S+)", path.read_text()):
+            assert any(doi.lower().startswith(entry) for entry in known), (path.name, doi)

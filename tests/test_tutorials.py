@@ -1,7 +1,8 @@
-"""Each tutorial runs from top to bottom, and what is stored is what it gives."""
+"""Tutorials and their solutions run from top to bottom and are stored as they ran."""
 
 from __future__ import annotations
 
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 FOLDER = Path(__file__).parent.parent / "tutorials"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+SOLUTIONS = sorted((FOLDER / "solutions").glob("*.ipynb"))
 
 
 def _cells(path: Path, kind: str) -> list:
@@ -22,25 +24,38 @@ def test_there_are_tutorials():
     assert len(NOTEBOOKS) >= 17
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_tutorial_is_stored_with_outputs_exercises_and_reading(path):
-    text = "\n".join(cell.source for cell in _cells(path, "markdown"))
-    assert text.startswith("# ")
-    assert "## Exercises" in text
-    assert "## Read" in text
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *SOLUTIONS], ids=lambda path: path.stem)
+def test_a_notebook_is_stored_as_it_ran(path):
     code = _cells(path, "code")
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     outputs = [output for cell in code for output in cell.outputs]
     assert not [o for o in outputs if o.output_type == "error"]
     assert [o for o in outputs if o.output_type in ("display_data", "execute_result")]
+    assert [o for o in outputs if "image/png" in o.get("data", {})] or path in SOLUTIONS
     # nothing of the machine it was made on
     assert "/home/" not in path.read_text()
     assert "/tmp/" not in path.read_text()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_tutorial_runs_from_top_to_bottom(path, monkeypatch):
+def test_a_tutorial_has_exercises_with_solutions_and_reading(path):
+    text = "\n".join(cell.source for cell in _cells(path, "markdown"))
+    assert text.startswith("# ")
+    assert "## Read" in text
+    _, _, rest = text.partition("## Exercises")
+    exercises = re.findall(r"^(\d+)\. ", rest.partition("## Read")[0], flags=re.MULTILINE)
+    assert len(exercises) >= 2
+    assert f"(solutions/{path.name})" in rest
+    solved = "\n".join(cell.source for cell in _cells(FOLDER / "solutions" / path.name, "markdown"))
+    assert f"(../{path.name})" in solved
+    assert [n for n in exercises if not re.search(rf"^## (Exercise )?{n}\b", solved, re.M)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "path", [*NOTEBOOKS, *SOLUTIONS], ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
+def test_a_notebook_runs_from_top_to_bottom(path, monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     from execute import execute
 

@@ -37,7 +37,8 @@ def execute(path: Path, *, timeout: int = 600) -> nbformat.NotebookNode:
 
 def main(arguments: list[str]) -> None:
     """Execute and rewrite the notebooks named, or all."""
-    for path in map(Path, arguments) if arguments else sorted(HERE.glob("*.ipynb")):
+    everything = [*sorted(HERE.glob("*.ipynb")), *sorted(HERE.glob("solutions/*.ipynb"))]
+    for path in [Path(argument) for argument in arguments] or everything:
         start = time.perf_counter()
         nbformat.write(execute(path), path)
         print(f"{path.name}: {time.perf_counter() - start:.0f} s")
