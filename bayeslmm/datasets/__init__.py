@@ -373,7 +373,8 @@ def beatblues() -> pd.DataFrame:
     Proudfoot, J. et al. (2003). Computerized, interactive, multimedia cognitive-behavioural
     program for anxiety and depression in general practice. Psychological Medicine 33, 217-227;
     the part of the trial in Everitt, B. S. and Hothorn, T. (2010). A Handbook of Statistical
-    Analyses Using R, 2nd ed., chapter 13. Chapman and Hall.
+    Analyses Using R, 2nd ed., chapter 12. Chapman and Hall;
+    https://doi.org/10.1201/9781420079340
     """
     frame = _read("beatblues", ("subject", "treatment", "drug", "length"))
     frame["treatment"] = frame["treatment"].cat.reorder_categories(["TAU", "BtheB"])

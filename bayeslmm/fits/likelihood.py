@@ -67,6 +67,8 @@ class LikelihoodFit(
 
     References
     ----------
+    - REML: Patterson and Thompson (1971), Biometrika 58(3);
+      https://doi.org/10.1093/biomet/58.3.545
     - The criteria: Bates, Maechler, Bolker and Walker (2015), Journal of Statistical Software
       67(1), eq. 34 (ML) and 42 (REML); https://doi.org/10.18637/jss.v067.i01
     - Laplace's approximation and quadrature: Pinheiro and Chao (2006), Journal of Computational and

@@ -225,6 +225,11 @@ class LikelihoodShares(_Result):
             with the same individuals as levels (a permanent environment).
         exclude, fixed, level, method, n_sims, random_seed, progressbar
             As in :meth:`heritability`.
+
+        References
+        ----------
+        Nakagawa and Schielzeth (2010), Biological Reviews 85(4);
+        https://doi.org/10.1111/j.1469-185X.2010.00141.x
         """
         from bayeslmm.results.heritability import likelihood_share, repeatability_share
 
