@@ -185,6 +185,11 @@ def sbc(
     SamplingError
         If a simulation cannot be fitted.
 
+    References
+    ----------
+    Talts, Betancourt, Simpson, Vehtari and Gelman (2018), theorem 1;
+    https://arxiv.org/abs/1804.06788
+
     Examples
     --------
     >>> import bayeslmm as blm

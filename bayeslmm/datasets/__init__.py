@@ -123,6 +123,7 @@ def sleepstudy() -> pd.DataFrame:
     Belenky, G. et al. (2003). Patterns of performance degradation and restoration during sleep
     restriction and subsequent recovery: a sleep dose-response study. Journal of Sleep
     Research 12, 1-12.
+    https://doi.org/10.1046/j.1365-2869.2003.00337.x
     """
     return _read("sleepstudy", ("Subject",))
 
@@ -210,6 +211,7 @@ def cake() -> pd.DataFrame:
     Cochran, W. G. and Cox, G. M. (1957). Experimental Designs, 2nd ed., p. 300. Wiley.
     Lee, Y., Nelder, J. A. and Pawitan, Y. (2006). Generalized Linear Models with Random
     Effects, section 5.5. Chapman and Hall.
+    https://doi.org/10.1201/9781420011340
     """
     return _read("cake", ("replicate", "recipe", "temperature"))
 
@@ -227,6 +229,7 @@ def machines() -> pd.DataFrame:
     ------
     Pinheiro, J. C. and Bates, D. M. (2000). Mixed-Effects Models in S and S-PLUS,
     section 1.3. Springer.
+    https://doi.org/10.1007/b98882
     """
     return _read("machines", ("Worker", "Machine"))
 
@@ -245,6 +248,7 @@ def orthodont() -> pd.DataFrame:
     ------
     Potthoff, R. F. and Roy, S. N. (1964). Biometrika 51, 313-326; as in Pinheiro, J. C. and
     Bates, D. M. (2000), section 1.4.
+    https://doi.org/10.1093/biomet/51.3-4.313
     """
     return _read("orthodont", ("Subject", "Sex"))
 
@@ -263,6 +267,7 @@ def oats() -> pd.DataFrame:
     ------
     Yates, F. (1935). Complex experiments. Journal of the Royal Statistical Society
     (Supplement) 2, 181-247; as in Pinheiro, J. C. and Bates, D. M. (2000), section 1.6.
+    https://doi.org/10.2307/2983638
     """
     return _read("oats", ("Block", "Variety"))
 
@@ -280,6 +285,7 @@ def ergostool() -> pd.DataFrame:
     ------
     Wretenberg, P., Arborelius, U. P. and Lindberg, F. (1993). Ergonomics 36, 519-526; as in
     Pinheiro, J. C. and Bates, D. M. (2000), section 1.2.
+    https://doi.org/10.1007/b98882
     """
     return _read("ergostool", ("Type", "Subject"))
 
@@ -300,6 +306,7 @@ def mathachieve() -> pd.DataFrame:
     ------
     Raudenbush, S. W. and Bryk, A. S. (2002). Hierarchical Linear Models, 2nd ed., chapter 4.
     Sage; as in Pinheiro, J. C. and Bates, D. M. (2000).
+    https://doi.org/10.1007/b98882
     """
     return _read("mathachieve", ("School", "Minority", "Sex"))
 
@@ -321,6 +328,7 @@ def insteval() -> pd.DataFrame:
     ------
     Lecture evaluations at ETH Zurich, 1992 to 2002, anonymized by the university; published
     with the R package lme4 (Bates, D. et al. 2015, Journal of Statistical Software 67(1)).
+    https://doi.org/10.18637/jss.v067.i01
     """
     return _read("insteval", ("s", "d", "studage", "lectage", "service", "dept"))
 
@@ -365,7 +373,8 @@ def beatblues() -> pd.DataFrame:
     Proudfoot, J. et al. (2003). Computerized, interactive, multimedia cognitive-behavioural
     program for anxiety and depression in general practice. Psychological Medicine 33, 217-227;
     the part of the trial in Everitt, B. S. and Hothorn, T. (2010). A Handbook of Statistical
-    Analyses Using R, 2nd ed., chapter 13. Chapman and Hall.
+    Analyses Using R, 2nd ed., chapter 12. Chapman and Hall;
+    https://doi.org/10.1201/9781420079340
     """
     frame = _read("beatblues", ("subject", "treatment", "drug", "length"))
     frame["treatment"] = frame["treatment"].cat.reorder_categories(["TAU", "BtheB"])
@@ -427,6 +436,7 @@ def cbpp() -> pd.DataFrame:
     Lesnoff, M. et al. (2004). Within-herd spread of contagious bovine pleuropneumonia in
     Ethiopian highlands. Preventive Veterinary Medicine 64, 27-40; published with the R package
     lme4.
+    https://doi.org/10.1016/j.prevetmed.2004.03.005
     """
     return _read("cbpp", ("herd", "period"))
 
@@ -472,6 +482,7 @@ def epilepsy() -> pd.DataFrame:
     Thall, P. F. and Vail, S. C. (1990). Some covariance models for longitudinal count data with
     overdispersion. Biometrics 46, 657-671; published with the R package MASS, where lbase and
     lage are centered.
+    https://doi.org/10.2307/2532086
     """
     return _read("epilepsy", ("trt", "subject"))
 
@@ -494,6 +505,7 @@ def grouseticks() -> pd.DataFrame:
     Elston, D. A., Moss, R., Boulinier, T., Arrowsmith, C. and Lambin, X. (2001). Analysis of
     aggregation, a worked example: numbers of ticks on red grouse chicks. Parasitology 122,
     563-569; published with the R package lme4.
+    https://doi.org/10.1017/S0031182001007740
     """
     return _read("grouseticks", ("INDEX", "BROOD", "YEAR", "LOCATION"))
 
@@ -517,6 +529,7 @@ def wine() -> pd.DataFrame:
     ------
     Randall, J. H. (1989). The analysis of sensory data by generalized linear model. Biometrical
     Journal 31, 781-793; published with the R package ordinal.
+    https://doi.org/10.1002/bimj.4710310703
     """
     frame = _read("wine", ("rating", "temp", "contact", "bottle", "judge"))
     frame["rating"] = frame["rating"].cat.as_ordered()
@@ -545,6 +558,7 @@ def bcg() -> pd.DataFrame:
     Colditz, G. A., Brewer, T. F., Berkey, C. S., Wilson, M. E., Burdick, E., Fineberg, H. V. and
     Mosteller, F. (1994). Efficacy of BCG vaccine in the prevention of tuberculosis: meta-analysis
     of the published literature. JAMA 271(9), 698-702; published with the R package metafor.
+    https://doi.org/10.1001/jama.1994.03510330076038
     """
     frame = _read("bcg", ("trial", "alloc"))
     treated, control = frame["tpos"] + frame["tneg"], frame["cpos"] + frame["cneg"]

@@ -136,7 +136,8 @@ def simulate_lmm(
 
     References
     ----------
-    Rubin, D. B. (1976). Inference and missing data. Biometrika 63, 581-592.
+    Rubin, D. B. (1976). Inference and missing data. Biometrika 63, 581-592;
+    https://doi.org/10.1093/biomet/63.3.581
 
     Examples
     --------
@@ -223,7 +224,8 @@ def simulate_item_responses(
 
     References
     ----------
-    De Boeck, P. and Wilson, M. (2004). Explanatory Item Response Models. Springer.
+    De Boeck, P. and Wilson, M. (2004). Explanatory Item Response Models. Springer;
+    https://doi.org/10.1007/978-1-4757-3990-9
 
     Examples
     --------

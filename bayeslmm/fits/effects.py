@@ -72,6 +72,11 @@ class Effects:
         DataError
             If a likelihood fit is asked for what only a posterior has.
 
+        References
+        ----------
+        Arel-Bundock, Greifer and Heiss (2024), Journal of Statistical Software 111(9);
+        https://doi.org/10.18637/jss.v111.i09
+
         Examples
         --------
         >>> fit.predictions(at={"Days": [0, 9]})["estimate"].round(1).tolist()
@@ -236,6 +241,11 @@ class Effects:
         ------
         ValueError
             If a hypothesis cannot be read, or names what is no parameter.
+
+        References
+        ----------
+        Bayes factors of hypotheses with ``=``: Wagenmakers, Lodewyckx, Kuriyal and Grasman (2010),
+        Cognitive Psychology 60(3); https://doi.org/10.1016/j.cogpsych.2009.12.001
 
         Examples
         --------

@@ -65,6 +65,40 @@ class LikelihoodFit(
     n_evaluations : int
         Evaluations of the criterion.
 
+    References
+    ----------
+    - REML: Patterson and Thompson (1971), Biometrika 58(3);
+      https://doi.org/10.1093/biomet/58.3.545
+    - The criteria: Bates, Maechler, Bolker and Walker (2015), Journal of Statistical Software
+      67(1), eq. 34 (ML) and 42 (REML); https://doi.org/10.18637/jss.v067.i01
+    - Laplace's approximation and quadrature: Pinheiro and Chao (2006), Journal of Computational and
+      Graphical Statistics 15(1); https://doi.org/10.1198/106186006X96962
+    - Satterthwaite's degrees of freedom: Kuznetsova, Brockhoff and Christensen (2017), Journal of
+      Statistical Software 82(13), section 2; https://doi.org/10.18637/jss.v082.i13
+    - Of F tests: Fai and Cornelius (1996), Journal of Statistical Computation and Simulation 54(4);
+      https://doi.org/10.1080/00949659608811740
+    - Kenward and Roger (1997), Biometrics 53(3), eq. 4 and section 3;
+      https://doi.org/10.2307/2533558
+    - With the formulas of Halekoh and Hojsgaard (2014), Journal of Statistical Software 59(9),
+      section 4; https://doi.org/10.18637/jss.v059.i09
+    - Meta-analysis: Hartung and Knapp (2001), Statistics in Medicine 20(12);
+      https://doi.org/10.1002/sim.791
+    - Knapp and Hartung (2003), Statistics in Medicine 22(17); https://doi.org/10.1002/sim.1482
+    - Heterogeneity: Higgins and Thompson (2002), Statistics in Medicine 21(11), eq. 9;
+      https://doi.org/10.1002/sim.1186
+    - Higgins, Thompson and Spiegelhalter (2009), Journal of the Royal Statistical Society A 172(1);
+      https://doi.org/10.1111/j.1467-985X.2008.00552.x
+    - Marginal means: Searle, Speed and Milliken (1980), The American Statistician 34(4);
+      https://doi.org/10.1080/00031305.1980.10483031
+    - Adjusted p values: Holm (1979), Scandinavian Journal of Statistics 6(2);
+      https://www.jstor.org/stable/4615733
+    - ``"fdr"``: Benjamini and Hochberg (1995), Journal of the Royal Statistical Society B 57(1);
+      https://doi.org/10.1111/j.2517-6161.1995.tb02031.x
+    - ``"tukey"``: Miller (1981), Simultaneous Statistical Inference, 2nd edition;
+      https://doi.org/10.1007/978-1-4613-8122-8
+    - Dunnett (1955), Journal of the American Statistical Association 50(272);
+      https://doi.org/10.1080/01621459.1955.10501294
+
     Examples
     --------
     The examples of the methods go on from here.

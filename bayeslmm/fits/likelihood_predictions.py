@@ -55,6 +55,12 @@ class LikelihoodPredictions(_Result):
         KeyError
             If there is no such grouping factor.
 
+        References
+        ----------
+        - Henderson (1975), Biometrics 31(2); https://doi.org/10.2307/2529430
+        - The modes: Bates, Maechler, Bolker and Walker (2015), Journal of Statistical Software
+          67(1), section 3; https://doi.org/10.18637/jss.v067.i01
+
         Examples
         --------
         >>> fit.ranef().head(2).round(1)
@@ -158,6 +164,11 @@ class LikelihoodPredictions(_Result):
             the model holds (Dunn and Smyth 1996). Raw ones of a count of trials are counts.
         random_seed : int, optional
             Of quantile residuals of discrete responses.
+
+        References
+        ----------
+        Dunn and Smyth (1996), Journal of Computational and Graphical Statistics 5(3);
+        https://doi.org/10.1080/10618600.1996.10474708
 
         Examples
         --------
@@ -298,6 +309,11 @@ class LikelihoodPredictions(_Result):
             If the package is not installed (``bayeslmm[marginaleffects]``, 0.6 or newer), the
             mean depends on more than coefficients (ordinal, lognormal, zero-inflated), some
             coefficients are aliased, or the rows are not in memory.
+
+        References
+        ----------
+        Arel-Bundock, Greifer and Heiss (2024), Journal of Statistical Software 111(9);
+        https://doi.org/10.18637/jss.v111.i09
 
         Examples
         --------

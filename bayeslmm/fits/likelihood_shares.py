@@ -44,6 +44,15 @@ class LikelihoodShares(_Result):
         -------
         pandas.Series, or DataFrame with columns ``estimate lower upper``
 
+        References
+        ----------
+        - Nakagawa and Schielzeth (2013), Methods in Ecology and Evolution 4(2), eq. 26-30;
+          https://doi.org/10.1111/j.2041-210x.2012.00261.x
+        - With random slopes: Johnson (2014), Methods in Ecology and Evolution 5(9), eq. 10;
+          https://doi.org/10.1111/2041-210X.12225
+        - Other responses: Nakagawa, Johnson and Schielzeth (2017), Journal of the Royal Society
+          Interface 14, table 1; https://doi.org/10.1098/rsif.2017.0213
+
         Examples
         --------
         >>> fit.r2().round(3)
@@ -78,6 +87,13 @@ class LikelihoodShares(_Result):
             the average over the rows.
         n_sims, level, random_seed, progressbar
             As in :meth:`r2`.
+
+        References
+        ----------
+        - Nakagawa, Johnson and Schielzeth (2017), Journal of the Royal Society Interface 14, table
+          1; https://doi.org/10.1098/rsif.2017.0213
+        - With `at`: Goldstein, Browne and Rasbash (2002), Understanding Statistics 1(4), eq. 4;
+          https://doi.org/10.1207/S15328031US0104_02
 
         Examples
         --------
@@ -168,6 +184,11 @@ class LikelihoodShares(_Result):
         ------
         DataError
             If no grouping factor has a relationship, or it is not clear which is meant.
+
+        References
+        ----------
+        With `fixed`: Wilson (2008), Journal of Evolutionary Biology 21(3);
+        https://doi.org/10.1111/j.1420-9101.2008.01500.x
         """
         from bayeslmm.results.heritability import heritability_share, likelihood_share
 
@@ -204,6 +225,11 @@ class LikelihoodShares(_Result):
             with the same individuals as levels (a permanent environment).
         exclude, fixed, level, method, n_sims, random_seed, progressbar
             As in :meth:`heritability`.
+
+        References
+        ----------
+        Nakagawa and Schielzeth (2010), Biological Reviews 85(4);
+        https://doi.org/10.1111/j.1469-185X.2010.00141.x
         """
         from bayeslmm.results.heritability import likelihood_share, repeatability_share
 

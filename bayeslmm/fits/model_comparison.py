@@ -61,6 +61,13 @@ def compare_models(
         order, the response, the unit or the kind of leave-one-out; or if REML fits differ in
         their fixed effects, whose restricted likelihoods are of different data.
 
+    References
+    ----------
+    - Vehtari, Gelman and Gabry (2017), Statistics and Computing 27(5);
+      https://doi.org/10.1007/s11222-016-9696-4
+    - Weights: Yao, Vehtari, Simpson and Gelman (2018), Bayesian Analysis 13(3);
+      https://doi.org/10.1214/17-BA1091
+
     Examples
     --------
     >>> import bayeslmm as blm

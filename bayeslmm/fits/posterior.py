@@ -42,6 +42,17 @@ class PosteriorFit(
     conditioning : Conditioning or None
         What :meth:`condition_on` added.
 
+    References
+    ----------
+    - NUTS: Hoffman and Gelman (2014), Journal of Machine Learning Research 15;
+      https://jmlr.org/papers/v15/hoffman14a.html
+    - Importance sampling: Geweke (1989), Econometrica 57(6), section 5;
+      https://doi.org/10.2307/1913710
+    - Pareto's k-hat: Vehtari, Simpson, Gelman, Yao and Gabry (2024), Journal of Machine Learning
+      Research 25(72); https://jmlr.org/papers/v25/19-556.html
+    - R-hat and effective sample sizes: Vehtari, Gelman, Simpson, Carpenter and Buerkner (2021),
+      Bayesian Analysis 16(2), section 4; https://doi.org/10.1214/20-BA1221
+
     Examples
     --------
     The examples of the methods go on from here.

@@ -93,8 +93,8 @@ class PosteriorChecks(PosteriorDraws):
         factor : str, optional
             Grouping factor of the codes; the first by default.
         groups : {"same", "new"} or list of str
-            Replicate for the same groups or for new ones, which checks the distribution of
-            the random effects as well (Gelman, Meng and Stern 1996, Statistica Sinica 6); as in
+            Replicate for the same groups or for new ones, which checks the distribution of the
+            random effects as well (Gelman, Meng and Stern 1996); as in
             :meth:`posterior_predictive`.
         draws : int
             Replications per chain; at most as many as keep them below 20 million values.
@@ -116,6 +116,11 @@ class PosteriorChecks(PosteriorDraws):
         Notes
         -----
         ``az.plot_ppc_tstat(post.posterior_predictive())`` draws statistics of y alone.
+
+        References
+        ----------
+        Gelman, Meng and Stern (1996), Statistica Sinica 6(4);
+        https://www3.stat.sinica.edu.tw/statistica/j6n4/j6n41/j6n41.htm
 
         Examples
         --------
@@ -163,6 +168,11 @@ class PosteriorChecks(PosteriorDraws):
         -----
         Rows have been used to fit the model, so their residuals are a little too small;
         :meth:`loo_pit` leaves each row out.
+
+        References
+        ----------
+        Dunn and Smyth (1996), Journal of Computational and Graphical Statistics 5(3);
+        https://doi.org/10.1080/10618600.1996.10474708
         """
         from bayeslmm.results.response_checks import quantile_residuals
 
@@ -215,6 +225,14 @@ class PosteriorChecks(PosteriorDraws):
             If effects of another factor belong to the groups left out of a response that is not
             Gaussian, or groups are left out and residuals or effects are Student-t.
 
+        References
+        ----------
+        - Vehtari, Gelman and Gabry (2017), Statistics and Computing 27(5);
+          https://doi.org/10.1007/s11222-016-9696-4
+        - Pareto's k-hat, and Monte Carlo errors by eq. 7: Vehtari, Simpson, Gelman, Yao and Gabry
+          (2024), Journal of Machine Learning Research 25(72);
+          https://jmlr.org/papers/v25/19-556.html
+
         Examples
         --------
         >>> loo = post.loo(progressbar=False)
@@ -265,6 +283,13 @@ class PosteriorChecks(PosteriorDraws):
         ------
         SamplingError
             If residuals or random effects are Student-t.
+
+        References
+        ----------
+        - Discrete responses: Czado, Gneiting and Held (2009), Biometrics 65(4);
+          https://doi.org/10.1111/j.1541-0420.2009.01191.x
+        - Vehtari, Gelman and Gabry (2017), Statistics and Computing 27(5);
+          https://doi.org/10.1007/s11222-016-9696-4
 
         Examples
         --------

@@ -199,6 +199,11 @@ class PosteriorPredictions(PosteriorDraws):
         random_seed : int, optional
             For new groups, and quantile residuals of discrete responses.
 
+        References
+        ----------
+        Dunn and Smyth (1996), Journal of Computational and Graphical Statistics 5(3);
+        https://doi.org/10.1080/10618600.1996.10474708
+
         Examples
         --------
         >>> post.residuals().shape
@@ -230,14 +235,18 @@ class PosteriorPredictions(PosteriorDraws):
         """Weight of each row's residual in a Student-t model, as its posterior mean.
 
         A Student-t residual is a normal one with a precision multiplied by its own weight, 1 on
-        average; an outlier has a weight near 0 and hardly moves the fit (Lange, Little and
-        Taylor 1989, Journal of the American Statistical Association 84(408)). The weights of a
-        Gaussian model are all 1.
+        average; an outlier has a weight near 0 and hardly moves the fit (Lange, Little and Taylor
+        1989). The weights of a Gaussian model are all 1.
 
         Returns
         -------
         pandas.Series
             Indexed as the rows used.
+
+        References
+        ----------
+        Lange, Little and Taylor (1989), Journal of the American Statistical Association 84(408),
+        section 3; https://doi.org/10.1080/01621459.1989.10478852
 
         Examples
         --------

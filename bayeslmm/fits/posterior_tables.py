@@ -48,6 +48,11 @@ class PosteriorTables(PosteriorDraws):
         ValueError
             If `level` or `interval` is not valid.
 
+        References
+        ----------
+        Effective sample sizes and r-hat: Vehtari, Gelman, Simpson, Carpenter and Buerkner (2021),
+        Bayesian Analysis 16(2); https://doi.org/10.1214/20-BA1221
+
         Examples
         --------
         >>> post.summary().index[:2].tolist()

@@ -45,6 +45,17 @@ class PosteriorVariance(PosteriorDraws):
         -------
         pandas.DataFrame or xarray.Dataset
 
+        References
+        ----------
+        - Nakagawa and Schielzeth (2013), Methods in Ecology and Evolution 4(2), eq. 26-30;
+          https://doi.org/10.1111/j.2041-210x.2012.00261.x
+        - With random slopes: Johnson (2014), Methods in Ecology and Evolution 5(9), eq. 10;
+          https://doi.org/10.1111/2041-210X.12225
+        - Other responses: Nakagawa, Johnson and Schielzeth (2017), Journal of the Royal Society
+          Interface 14, table 1; https://doi.org/10.1098/rsif.2017.0213
+        - Gelman, Goodrich, Gabry and Vehtari (2019), The American Statistician 73(3), eq. 3;
+          https://doi.org/10.1080/00031305.2018.1549100
+
         Examples
         --------
         >>> post.r2().index.tolist()
@@ -67,6 +78,13 @@ class PosteriorVariance(PosteriorDraws):
             the average over the rows.
         level, interval, draws
             As in :meth:`r2`.
+
+        References
+        ----------
+        - Nakagawa, Johnson and Schielzeth (2017), Journal of the Royal Society Interface 14, table
+          1; https://doi.org/10.1098/rsif.2017.0213
+        - With `at`: Goldstein, Browne and Rasbash (2002), Understanding Statistics 1(4), eq. 4;
+          https://doi.org/10.1207/S15328031US0104_02
 
         Examples
         --------
@@ -135,6 +153,11 @@ class PosteriorVariance(PosteriorDraws):
         ------
         DataError
             If no grouping factor has a relationship, or it is not clear which is meant.
+
+        References
+        ----------
+        With `fixed`: Wilson (2008), Journal of Evolutionary Biology 21(3);
+        https://doi.org/10.1111/j.1420-9101.2008.01500.x
         """
         from bayeslmm.results.heritability import heritability_share
 
@@ -161,6 +184,11 @@ class PosteriorVariance(PosteriorDraws):
             with the same individuals as levels (a permanent environment).
         exclude, fixed, level, interval, draws
             As in :meth:`heritability`.
+
+        References
+        ----------
+        Nakagawa and Schielzeth (2010), Biological Reviews 85(4);
+        https://doi.org/10.1111/j.1469-185X.2010.00141.x
         """
         from bayeslmm.results.heritability import repeatability_share
 

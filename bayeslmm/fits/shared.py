@@ -108,6 +108,10 @@ class SharedResults:
         DataError
             If the link has no mean over normal effects, as the inverse.
 
+        References
+        ----------
+        Zeger, Liang and Albert (1988), Biometrics 44(4); https://doi.org/10.2307/2531734
+
         Examples
         --------
         >>> fit.average_effects(at={"Days": [0, 9]}).round(1).iloc[:, :3]
@@ -189,9 +193,9 @@ class SharedResults:
         """How far the coefficients move when each level of a factor is left out.
 
         Exact at the fit's covariance parameters, which are not estimated anew: Cook's distance of
-        groups (Cook 1977, Technometrics 19(1); Demidenko and Stukel 2005, Statistics in Medicine
-        24(6)). Of a posterior at the means of covariances and log standard deviations, under the
-        normal priors of the coefficients (others taken as normal with their center and spread).
+        groups (Cook 1977; Demidenko and Stukel 2005). Of a posterior at the means of covariances
+        and log standard deviations, under the normal priors of the coefficients (others taken as
+        normal with their center and spread).
 
         Parameters
         ----------
@@ -214,6 +218,11 @@ class SharedResults:
         DataError
             If the response is not Gaussian, a distribution is Student-t, covariates are modeled,
             rows are not in memory, or there is no grouping factor or no coefficient.
+
+        References
+        ----------
+        - Cook (1977), Technometrics 19(1); https://doi.org/10.1080/00401706.1977.10489493
+        - Demidenko and Stukel (2005), Statistics in Medicine 24(6)
 
         Examples
         --------
@@ -252,6 +261,10 @@ class SharedResults:
             If there is no such grouping factor.
         DataError
             With Student-t distributions or modeled covariates, where there is no closed form.
+
+        References
+        ----------
+        Raudenbush and Bryk (2002), Hierarchical Linear Models, 2nd edition, chapter 3
 
         Examples
         --------

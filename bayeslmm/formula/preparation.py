@@ -39,6 +39,10 @@ def within_between(data, x: str, g: str | list[str]) -> pd.DataFrame:
     DataError
         If `x` is not numeric or has no values.
 
+    References
+    ----------
+    Neuhaus and Kalbfleisch (1998), Biometrics 54(2); https://doi.org/10.2307/3109770
+
     Examples
     --------
     >>> import bayeslmm as blm
@@ -69,10 +73,10 @@ def within_between(data, x: str, g: str | list[str]) -> pd.DataFrame:
 def inverse_normal_transform(y, *, ties: str = "average", random_seed: int | None = None):
     """Ranks turned into normal scores, Phi^-1((r - 3/8) / (n + 1/4)).
 
-    Blom (1958), Statistical Estimates and Transformed Beta-Variables. It takes away every outlier
-    and the units with them: coefficients are then in standard deviations of the scores, and a
-    difference of means is one of ranks. Transforming the response does not make *residuals*
-    normal where predictors matter; ``family="student"`` keeps the units.
+    It takes away every outlier and the units with them (Blom 1958): coefficients are then in
+    standard deviations of the scores, and a difference of means is one of ranks. Transforming the
+    response does not make *residuals* normal where predictors matter; ``family="student"`` keeps
+    the units.
 
     Parameters
     ----------
@@ -95,6 +99,10 @@ def inverse_normal_transform(y, *, ties: str = "average", random_seed: int | Non
         If `y` is not numeric, or has no values.
     ValueError
         If there is no such treatment of ties.
+
+    References
+    ----------
+    Blom (1958), Statistical Estimates and Transformed Beta-Variables
 
     Examples
     --------

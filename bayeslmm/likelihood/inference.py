@@ -85,7 +85,7 @@ def knapp_hartung(
     """Tests of a meta-analysis whose covariance (X'V^-1X)^-1 is scaled by the studies' residuals.
 
     By q = r'V^-1 r / (k - p), V diagonal, which is not kept from falling below 1: Hartung and
-    Knapp (2001), Statistics in Medicine 20(24), with moderators Knapp and Hartung (2003),
+    Knapp (2001), Statistics in Medicine 20(12), with moderators Knapp and Hartung (2003),
     Statistics in Medicine 22(17).
 
     Parameters

@@ -75,7 +75,8 @@ def horseshoe(
 
     References
     ----------
-    Piironen and Vehtari (2017), Electronic Journal of Statistics 11(2), eq. 2.8 and 3.12.
+    Piironen and Vehtari (2017), Electronic Journal of Statistics 11(2), eq. 2.8 and 3.12;
+    https://doi.org/10.1214/17-EJS1337SI
 
     Examples
     --------
@@ -115,7 +116,7 @@ def r2d2(mean: float = 0.5, precision: float = 2, *, concentration: float = 0.5)
     References
     ----------
     Zhang, Naughton, Bondell and Reich (2022), Journal of the American Statistical Association
-    117(538), 862-874.
+    117(538), 862-874; https://doi.org/10.1080/01621459.2020.1825449
 
     Examples
     --------

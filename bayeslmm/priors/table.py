@@ -355,6 +355,17 @@ def default_priors(
     -------
     dict of str to Prior
         In the order in which parameters are printed.
+
+    References
+    ----------
+    - Coefficients: Zellner (1986), in Goel and Zellner, Bayesian Inference and Decision Techniques
+    - Their scale: Gelman, Jakulin, Pittau and Su (2008), Annals of Applied Statistics 2(4);
+      https://doi.org/10.1214/08-AOAS191
+    - Standard deviations: Gelman (2006), Bayesian Analysis 1(3); https://doi.org/10.1214/06-BA117A
+    - Correlations: Lewandowski, Kurowicka and Joe (2009), Journal of Multivariate Analysis 100(9);
+      https://doi.org/10.1016/j.jmva.2009.04.008
+    - Degrees of freedom: Juarez and Steel (2010), Journal of Business and Economic Statistics
+      28(1); https://doi.org/10.1198/jbes.2009.07145
     """
     found = parameters_of(design, _defaults_of(design), family=family, random=random)
     return {parameter.key: parameter.default for parameter in found}

@@ -190,6 +190,11 @@ def assurance(
     DataError
         If a design cannot estimate the effect.
 
+    References
+    ----------
+    O'Hagan, Stevens and Campbell (2005), Pharmaceutical Statistics 4(3);
+    https://doi.org/10.1002/pst.175
+
     Examples
     --------
     >>> import bayeslmm as blm

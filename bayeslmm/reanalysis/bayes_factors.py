@@ -160,6 +160,15 @@ def log_marginal_likelihood(
     SamplingError
         If the bridge does not settle.
 
+    References
+    ----------
+    - Meng and Wong (1996), Statistica Sinica 6(4), eq. 4.1;
+      https://www3.stat.sinica.edu.tw/statistica/j6n4/j6n43/j6n43.htm
+    - Warp-III: Meng and Schilling (2002), Journal of Computational and Graphical Statistics 11(3);
+      https://doi.org/10.1198/106186002457
+    - Error: Fruehwirth-Schnatter (2004), Econometrics Journal 7(1);
+      https://doi.org/10.1111/j.1368-423X.2004.00125.x
+
     Examples
     --------
     >>> import bayeslmm as blm
@@ -215,12 +224,18 @@ def bayes_factor(
 
     Notes
     -----
-    A Savage-Dickey ratio (Dickey 1971, Ann. Math. Statist. 42(1)) compares the two models under
-    the same prior of all other parameters, and depends on the prior of the tested one however many
-    data there are. It reads the posterior's density at the value: far out in a tail few draws say
-    how the covariance parameters there are distributed, so that the Monte Carlo error grows and
-    the size of a very large factor, unlike its direction, is uncertain. An improper prior has no
-    density to compare with and is refused.
+    A Savage-Dickey ratio (Dickey 1971) compares the two models under the same prior of all other
+    parameters, and depends on the prior of the tested one however many data there are. It reads the
+    posterior's density at the value: far out in a tail few draws say how the covariance parameters
+    there are distributed, so that the Monte Carlo error grows and the size of a very large factor,
+    unlike its direction, is uncertain. An improper prior has no density to compare with and is
+    refused.
+
+    References
+    ----------
+    Dickey (1971), Annals of Mathematical Statistics 42(1);
+    https://doi.org/10.1214/aoms/1177693507. Those of bridge sampling are in
+    :func:`bayeslmm.log_marginal_likelihood`.
 
     Examples
     --------
@@ -304,6 +319,13 @@ def savage_dickey(
     DataError
         If the response is not Gaussian, or residuals or effects are Student-t, and the parameter is
         not one coefficient or contrast.
+
+    References
+    ----------
+    - Dickey (1971), Annals of Mathematical Statistics 42(1);
+      https://doi.org/10.1214/aoms/1177693507
+    - Wagenmakers, Lodewyckx, Kuriyal and Grasman (2010), Cognitive Psychology 60(3);
+      https://doi.org/10.1016/j.cogpsych.2009.12.001
 
     Examples
     --------

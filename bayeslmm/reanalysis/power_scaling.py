@@ -62,6 +62,11 @@ def power_scaling(fit: PosteriorResult) -> pd.DataFrame:
         If the response is not Gaussian or residuals are Student-t, and there are several grouping
         factors, or one with more than three effects; if effects are Student-t.
 
+    References
+    ----------
+    Kallioinen, Paananen, Buerkner and Vehtari (2024), Statistics and Computing 34, 57;
+    https://doi.org/10.1007/s11222-023-10366-5
+
     Examples
     --------
     >>> import bayeslmm as blm

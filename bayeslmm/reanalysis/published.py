@@ -74,6 +74,13 @@ def reanalyze_estimate(
     DataError
         If the interval does not contain the estimate, or is not centered around it.
 
+    References
+    ----------
+    - Zampieri, Casey, Shankar-Hari, Harrell and Harhay (2021), American Journal of Respiratory and
+      Critical Care Medicine 203(5); https://doi.org/10.1164/rccm.202006-2381CP
+    - Spiegelhalter, Freedman and Parmar (1994), Journal of the Royal Statistical Society A 157(3);
+      https://doi.org/10.2307/2983527
+
     Examples
     --------
     A hazard ratio of 0.79 (0.68 to 0.92):

@@ -236,6 +236,13 @@ def reanalyze(
     SamplingError
         If the covariance parameters cannot be sampled.
 
+    References
+    ----------
+    - Zampieri, Casey, Shankar-Hari, Harrell and Harhay (2021), American Journal of Respiratory and
+      Critical Care Medicine 203(5); https://doi.org/10.1164/rccm.202006-2381CP
+    - Spiegelhalter, Freedman and Parmar (1994), Journal of the Royal Statistical Society A 157(3);
+      https://doi.org/10.2307/2983527
+
     Examples
     --------
     >>> import bayeslmm as blm

@@ -45,9 +45,15 @@ def pedigree_relationship(
 
     Notes
     -----
-    With P the matrix that takes half of each parent and D the Mendelian sampling variances,
-    A^-1 = (I - P)' D^-1 (I - P) (Henderson 1976, Biometrics 32, 69-83; Quaas 1976, Biometrics 32,
-    949-953); inbreeding after Meuwissen and Luo (1992), Genetics Selection Evolution 24, 305-313.
+    With P the matrix that takes half of each parent and D the Mendelian sampling variances, A^-1 =
+    (I - P)' D^-1 (I - P) (Henderson 1976; Quaas 1976); inbreeding after Meuwissen and Luo (1992).
+
+    References
+    ----------
+    - Henderson (1976), Biometrics 32(1), 69-83; https://doi.org/10.2307/2529339
+    - Quaas (1976), Biometrics 32(4), 949-953
+    - Meuwissen and Luo (1992), Genetics Selection Evolution 24(4), 305-313;
+      https://doi.org/10.1186/1297-9686-24-4-305
 
     Examples
     --------

@@ -44,11 +44,10 @@ def likelihood_ratio_test(
         differ in their fixed effects are refitted by maximum likelihood, with a warning that
         says so.
     method : {"auto", "chi2", "mixture", "bootstrap"}
-        Reference distribution: chi-squared; the equal mixture of chi-squared with q and
-        q + 1 degrees of freedom where one effect with its q covariances is tested at its
-        boundary (Self and Liang 1987, JASA 82; Stram and Lee 1994, Biometrics 50); or
-        simulation from the null model. ``"auto"`` takes the mixture where it holds and
-        chi-squared otherwise.
+        Reference distribution: chi-squared; the equal mixture of chi-squared with q and q + 1
+        degrees of freedom where one effect with its q covariances is tested at its boundary (Self
+        and Liang 1987; Stram and Lee 1994); or simulation from the null model. ``"auto"`` takes the
+        mixture where it holds and chi-squared otherwise.
     n_sims, random_seed, progressbar
         For the bootstrap.
 
@@ -67,6 +66,12 @@ def likelihood_ratio_test(
     -----
     ModelWarning
         If fits are refitted, or the reference distribution is only approximate.
+
+    References
+    ----------
+    - Self and Liang (1987), Journal of the American Statistical Association 82(398);
+      https://doi.org/10.1080/01621459.1987.10478472
+    - Stram and Lee (1994), Biometrics 50(4); https://doi.org/10.2307/2533455
 
     Examples
     --------
