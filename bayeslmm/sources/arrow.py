@@ -18,7 +18,7 @@ import pandas as pd
 
 from bayeslmm.errors import DataError, DataWarning
 from bayeslmm.sources.base import Source
-from bayeslmm.sources.dialect import Dialect, TextOptions, undecodable
+from bayeslmm.sources.dialect import TextOptions, dialects_of, undecodable
 from bayeslmm.sources.excel import warn_stripped
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ class FileSource(ArrowSource):
         self._first_types: dict = {}
         self._stripped: set[str] = set()
         if self.format == "csv":
-            self.dialect = Dialect.of(self.files[0], options)
+            self.dialects = dialects_of(self.files, options)
         elif options.given:
             raise DataError(
                 "A separator, a decimal sign, an encoding and values for missing ones are of text "
@@ -224,8 +224,11 @@ class FileSource(ArrowSource):
             )
         shown = self.files[0] if len(self.files) == 1 else f"{len(self.files)} files"
         super().__init__(shown, self._schema(self.files[0]), self._batches, batch_rows)
-        if self.format == "csv" and self.dialect.notice:
-            warnings.warn(self.dialect.notice, DataWarning, stacklevel=5)
+        if self.format == "csv":
+            for dialect in {
+                d.way: d for d in reversed(self.dialects.values()) if d.notice
+            }.values():
+                warnings.warn(dialect.notice, DataWarning, stacklevel=5)
 
     def n_rows(self) -> int | None:
         if self.format != "parquet":
@@ -314,24 +317,25 @@ class FileSource(ArrowSource):
     def _open_csv(self, file: str, columns: list[str] | None):
         from pyarrow import csv
 
+        dialect = self.dialects[file]
         options = csv.ConvertOptions(
             include_columns=columns,
             column_types={k: v for k, v in self._types.items() if not columns or k in columns},
             strings_can_be_null=True,
-            null_values=self.dialect.missing,
-            decimal_point=self.dialect.decimal,
+            null_values=dialect.missing,
+            decimal_point=dialect.decimal,
         )
-        names = self.dialect.header(file) if self.dialect.padded else []
+        names = dialect.header(file) if dialect.padded else []
         reading = csv.ReadOptions(
             block_size=1 << 23,
-            encoding=self.dialect.encoding,
+            encoding=dialect.encoding,
             column_names=names,
             skip_rows=1 if names else 0,
         )
         return csv.open_csv(
             file,
             read_options=reading,
-            parse_options=csv.ParseOptions(delimiter=self.dialect.sep, newlines_in_values=True),
+            parse_options=csv.ParseOptions(delimiter=dialect.sep, newlines_in_values=True),
             convert_options=options,
         )
 
@@ -343,7 +347,7 @@ class FileSource(ArrowSource):
                 for field in reader.schema:
                     self._same_type(file, field)
                 for batch in reader:
-                    yield self._without_blanks(_with_gaps(batch, self.dialect.absent))
+                    yield self._without_blanks(_with_gaps(batch, self.dialects[file].absent))
         except KeyError:
             with self._open_csv(file, None) as reader:
                 absent = [c for c in columns if c not in reader.schema.names]
@@ -379,7 +383,7 @@ class FileSource(ArrowSource):
         import pyarrow as pa
 
         if pa.types.is_binary(field.type):
-            raise undecodable(file, self.dialect.encoding)
+            raise undecodable(file, self.dialects[file].encoding)
         seen = self._types.get(field.name)
         if seen is None and pa.types.is_temporal(field.type):
             raise _WiderType(field.name, pa.string())
@@ -407,7 +411,7 @@ class FileSource(ArrowSource):
         import pyarrow as pa
 
         if "UTF8" in str(err):
-            raise undecodable(file, self.dialect.encoding) from err
+            raise undecodable(file, self.dialects[file].encoding) from err
         found = re.search(r"In CSV column #(\d+): .*?conversion error to (\w+)", str(err))
         if found is None:
             raise DataError(f"The file {file!r} cannot be read as CSV: {err}.") from err

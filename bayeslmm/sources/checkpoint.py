@@ -67,7 +67,7 @@ def _place(source, columns: list[str], file: str, mark: str) -> Path:
     made_for = [
         os.path.abspath(file), status.st_size, status.st_mtime_ns, columns, source.batch_rows,
         sorted(f"{k}: {v}" for k, v in source._types.items()), mark,
-        getattr(source, "dialect", None),
+        source.dialects[file] if source.format == "csv" else None,
     ]  # fmt: skip
     digest = hashlib.sha256(repr(made_for).encode()).hexdigest()[:24]
     return Path(source.checkpoint) / f"{Path(file).stem}-{digest}.npz"

@@ -10,12 +10,14 @@ import codecs
 import csv
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bayeslmm.errors import DataError
 
-__all__ = ["MISSING", "Dialect", "TextOptions", "bare_names", "numbers_of", "undecodable"]
+__all__ = [
+    "MISSING", "Dialect", "TextOptions", "bare_names", "dialects_of", "numbers_of", "undecodable",
+]  # fmt: skip
 
 #: Bytes of a file that are looked at.
 _SAMPLE = 1 << 20
@@ -141,6 +143,11 @@ class Dialect:
         absent = tuple(number for text in said.na for number in numbers_of(text, decimal))
         return cls(sep, decimal, encoding, tuple(sorted(missing)), absent, bool(padded), notice)
 
+    @property
+    def way(self) -> tuple:
+        """What makes it another one than that of a file that is written alike."""
+        return self.sep, self.decimal, self.encoding, self.padded
+
     def header(self, file: str) -> list[str]:
         """Names of the columns of a file of this dialect, without blanks at their ends.
 
@@ -152,6 +159,27 @@ class Dialect:
         encoding = "utf-8-sig" if self.encoding == "utf-8" else self.encoding
         lines = _beginning(file).decode(encoding, "replace").splitlines()
         return bare_names(file, _fields(lines[0], self.sep) if lines else [])
+
+
+def dialects_of(files: Sequence[str], said: TextOptions) -> dict[str, Dialect]:
+    """The dialect of each file; what one leaves open is as in the first.
+
+    Raises
+    ------
+    DataError
+        As :meth:`Dialect.of`.
+    """
+    first = Dialect.of(files[0], said)
+    found = {files[0]: first}
+    for file in files[1:]:
+        try:
+            found[file] = Dialect.of(file, said)
+        except DataError:
+            as_first = replace(
+                said, sep=said.sep or first.sep, decimal=said.decimal or first.decimal
+            )
+            found[file] = Dialect.of(file, as_first)
+    return found
 
 
 def bare_names(file: str, names: Sequence[str]) -> list[str]:

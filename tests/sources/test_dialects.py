@@ -167,6 +167,28 @@ def test_each_of_several_files_is_read_by_its_own_header(tmp_path):
     np.testing.assert_allclose(found, CLEAN, rtol=1e-9)
 
 
+@pytest.mark.parametrize("order", [("a.csv", "b.csv"), ("b.csv", "a.csv")])
+def test_each_of_several_files_is_read_in_its_own_dialect(tmp_path, order):
+    DATA[:24].to_csv(tmp_path / "a.csv", index=False, sep=";", decimal=",")
+    DATA[24:].to_csv(tmp_path / "b.csv", index=False)
+    with pytest.warns(DataWarning, match=r"a\.csv' columns are separated by ';', decimals by ','"):
+        found = estimates([tmp_path / name for name in order])
+    np.testing.assert_allclose(found, CLEAN, rtol=1e-9)
+
+
+def test_what_a_file_leaves_open_is_as_in_the_first(tmp_path):
+    """Whether 1,234 is a number of three decimals is known from the files before it."""
+    DATA[:24].to_csv(tmp_path / "a.csv", index=False, sep=";", decimal=",")
+    open_file = DATA[24:].assign(**{"pain score": "1,234"})
+    open_file.to_csv(tmp_path / "b.csv", index=False, sep=";")
+    told = pd.concat([DATA[:24], DATA[24:].assign(**{"pain score": 1.234})])
+    with pytest.warns(DataWarning, match=r"a\.csv'"):
+        found = estimates([tmp_path / "a.csv", tmp_path / "b.csv"])
+    np.testing.assert_allclose(found, estimates(told), rtol=1e-9)
+    with pytest.raises(DataError, match="decimals or thousands"):
+        estimates([tmp_path / "b.csv", tmp_path / "a.csv"])
+
+
 def test_labels_of_a_frame_that_differ_in_blanks_stay_apart_and_are_warned_about():
     with pytest.warns(blm.ModelWarning, match="differ only in spaces.*'P00' and 'P00 '"):
         model = blm.LMM(FORMULA, padded())
