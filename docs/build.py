@@ -36,7 +36,13 @@ def build() -> int:
     shutil.rmtree(ROOT / "docs" / "api", ignore_errors=True)  # pages of names that are gone
     options = ["-b", "html", "-W", "--keep-going", "-q", "-c", str(ROOT / "docs")]
     status = main([*options, "-d", str(TARGET / "doctrees"), str(ROOT), str(TARGET / "html")])
-    (TARGET / "html" / "index.html").write_text(_ENTRY, encoding="utf-8")
+    html = TARGET / "html"
+    (html / "index.html").write_text(_ENTRY, encoding="utf-8")
+    # from the text of a module back to its page: wrong where a module is known by two names
+    for path in (html / "_modules").rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        back = re.sub(r'<a class="viewcode-back"[^>]*>\[docs\]</a>', "", text)
+        path.write_text(back, encoding="utf-8")
     return status
 
 
@@ -77,8 +83,10 @@ class Page(HTMLParser):
 
 
 def check(site: Path) -> list[str]:
-    """Sentences about what is wrong with a built site: links, pictures, methods that are missing."""
-    pages = {path: Page(path) for path in sorted(site.rglob("*.html")) if "_static" not in path.parts}
+    """What is wrong with a built site, a sentence each: links, pictures, missing methods."""
+    pages = {
+        path: Page(path) for path in sorted(site.rglob("*.html")) if "_static" not in path.parts
+    }
     found = []
     for path, page in pages.items():
         name = path.relative_to(site)
@@ -102,9 +110,10 @@ def _wrong_targets(path: Path, page: Page, pages: dict[Path, Page]):
         target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
         if not target.is_file():
             yield f"{link} leads to no file"
-        elif target in pages and parts.fragment:
-            if unquote(parts.fragment) not in pages[target].anchors:
-                yield f"{link} leads to a place that is not on its page"
+            continue
+        anchors = pages[target].anchors if target in pages else {unquote(parts.fragment)}
+        if parts.fragment and unquote(parts.fragment) not in anchors:
+            yield f"{link} leads to a place that is not on its page"
 
 
 def _wrong_address(link: str):

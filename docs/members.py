@@ -61,8 +61,8 @@ GROUPS = {
     ),
     "Draws": "idata posterior",
     "Effects and questions": (
-        "predictions comparisons slopes marginal_means pairwise contrast hypothesis average_effects "
-        "average_contrasts contextual_effect to_marginaleffects"
+        "predictions comparisons slopes marginal_means pairwise contrast hypothesis "
+        "average_effects average_contrasts contextual_effect to_marginaleffects"
     ),
     "Variance explained": (
         "r2 icc variance_shares heritability repeatability reliability heterogeneity "
