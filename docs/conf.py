@@ -53,6 +53,7 @@ nb_merge_streams = True
 autosummary_generate = True
 autosummary_context = {"classes": pages()}
 autodoc_typehints = "none"
+toc_object_entries_show_parents = "hide"
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
@@ -64,11 +65,13 @@ html_static_path = ["_static"]
 html_css_files = ["bayeslmm.css"]
 # an absolute path: autosummary looks below the directory of the sources, which is the repository
 templates_path = [str(HERE / "_templates")]
+# a page without neighbors, and one whose tables have ten columns
+html_sidebars = {"docs/getting-started": [], "docs/comparison": []}
 html_theme_options = {
     "header_links_before_dropdown": 6,
     "navigation_with_keys": False,
     "show_toc_level": 2,
-    "secondary_sidebar_items": ["page-toc"],
+    "secondary_sidebar_items": {"**": ["page-toc"], "docs/comparison": []},
     "footer_start": ["copyright"],
     "footer_end": [],
 }
