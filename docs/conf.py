@@ -65,8 +65,8 @@ html_static_path = ["_static"]
 html_css_files = ["bayeslmm.css"]
 # an absolute path: autosummary looks below the directory of the sources, which is the repository
 templates_path = [str(HERE / "_templates")]
-# a page without neighbors, and one whose tables have ten columns
-html_sidebars = {"docs/getting-started": [], "docs/comparison": []}
+# a page without neighbors, and two with wide tables
+html_sidebars = {"docs/getting-started": [], "docs/comparison": [], "docs/bridge": []}
 html_theme_options = {
     "header_links_before_dropdown": 6,
     "navigation_with_keys": False,
@@ -101,8 +101,10 @@ def _drawn_by(what: str, name: str):
     return getattr(plots, last, None) if what == "method" and last in plots.__all__ else None
 
 
-def _docstring_of_plot(app, what, name, obj, options, lines):
+def _docstring(app, what, name, obj, options, lines):
     """Parameters, errors and examples of a plot stand at its function: the fit is the method's."""
+    if name == "bayeslmm.MixedModel":
+        lines[:] = ["Another name of :class:`bayeslmm.LMM`.", ""]
     function = _drawn_by(what, name)
     if function is not None and "Parameters" not in lines:
         text = re.sub(r"^(?:fit|model) :.*\n(?: +.*\n)*", "", inspect.getdoc(function), flags=re.M)
@@ -120,7 +122,7 @@ def _signature_of_plot(app, what, name, obj, options, signature, returned):
 
 def setup(app):
     """Called by Sphinx."""
-    app.connect("autodoc-process-docstring", _docstring_of_plot, priority=100)
+    app.connect("autodoc-process-docstring", _docstring, priority=100)
     app.connect("autodoc-process-signature", _signature_of_plot)
     inline, block = (_mathematics(display) for display in ("inline", "block"))
     app.add_html_math_renderer("mathml", (inline, None), (block, None))
