@@ -53,7 +53,7 @@ __all__ = ["LMM", "MixedModel"]
 
 
 class MixedModel(ModelViews):
-    """A mixed model; :class:`LMM` is another name of it.
+    """A mixed model; ``LMM`` and ``MixedModel`` are two names of one class.
 
     Parameters
     ----------

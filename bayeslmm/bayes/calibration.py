@@ -165,7 +165,7 @@ def sbc(
     n_sims : int
         Simulated data sets; 500 or more for a sharp test.
     method : {"nuts", "importance"}
-        The NUTS of :meth:`bayeslmm.MixedModel.fit`, or importance sampling with NUTS where its
+        The NUTS of :meth:`bayeslmm.LMM.fit`, or importance sampling with NUTS where its
         k-hat is above 0.7.
     n_draws : int
         Posterior draws, thinned, each true value is ranked among.

@@ -187,7 +187,7 @@ class Priors(Mapping):
         Row j belongs to coefficient j: the coefficient itself where its prior was set, the value
         at the means of the predictors for the intercept, and for a default the coefficient in the
         model whose later columns have the earlier ones taken out; see
-        :mod:`bayeslmm.priors.defaults`.
+        ``bayeslmm.priors.defaults``.
         """
         return self._defaults.combinations(self._is_set)[0]
 
@@ -321,7 +321,7 @@ def default_priors(
     - other coefficients: Normal(0, 2.5 s_y / s_x), with s_x of what the columns before leave of
       the column. It is the prior of the column's coefficient where later columns have the earlier
       ones taken out; jointly N(0, (2.5 s_y)^2 S^-1), S the covariance matrix of the columns, which
-      does not depend on their order, origin, unit or coding (see :mod:`bayeslmm.priors.defaults`).
+      does not depend on their order, origin, unit or coding (see ``bayeslmm.priors.defaults``).
       Without an intercept, columns that add up to a constant (a mean per cell) have the same
       prior as with one;
     - sigma: HalfStudentT(3, s_y), times the root of the mean weight where there are weights;

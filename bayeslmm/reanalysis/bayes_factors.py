@@ -285,9 +285,8 @@ def savage_dickey(
     For a coefficient or contrast the exact conditional density at ``value`` is averaged over draws
     of the covariance parameters, or of all else where the response is not Gaussian or residuals or
     effects are Student-t (where these do not reach, both marginal likelihoods are computed);
-    for all coefficients of a term at once see :mod:`bayeslmm.reanalysis.joint`, for a standard
-    deviation :mod:`bayeslmm.reanalysis.components`, for a correlation
-    :mod:`bayeslmm.reanalysis.correlation_at_zero`.
+    the modules ``joint``, ``components`` and ``correlation_at_zero`` of ``bayeslmm.reanalysis``
+    say how all coefficients of a term at once, a standard deviation and a correlation are tested.
 
     Parameters
     ----------

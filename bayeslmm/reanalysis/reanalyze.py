@@ -188,7 +188,7 @@ def reanalyze(
     Where the response is not Gaussian, residuals or effects are Student-t, or another coefficient's
     prior is not normal, parameters and random effects are sampled together, and the effect's exact
     conditional density is taken along slices through the draws
-    (:mod:`bayeslmm.reanalysis.slices`). Effects of responses that are not Gaussian whose
+    (module ``bayeslmm.reanalysis.slices``). Effects of responses that are not Gaussian whose
     exponentials are ratios (of odds, risks, rates, means, hazards) are shown as ratios, priors are
     on their logarithms, and ``risks`` adds population-average risks. With a probit, identity or
     inverse link, and a complementary log-log one of ordered categories or shares, they are on the
@@ -204,13 +204,13 @@ def reanalyze(
         A coefficient, or a contrast such as ``{"drug[B]": 1, "drug[A]": -1}``. A prior on
         ``"Intercept"`` is here on that coefficient itself.
     priors : str or dict of str to Prior
-        ``"standard"``, see :func:`bayeslmm.reanalysis.prior_sets.standard_priors`; or your own.
+        ``"standard"``, the set of ``bayeslmm.reanalysis.prior_sets.standard_priors``; or your own.
     mcid : float, optional
         Minimal clinically important difference, positive, in units of the effect (a ratio where
         the effect is one); by default half a standard deviation of the response, a ratio of 1.5,
         or with another link half a standard deviation of the latent variable or half a unit of
-        the linear predictor, see :func:`bayeslmm.reanalysis.prior_sets.default_mcid` (all per
-        standard deviation of a numeric predictor).
+        the linear predictor (all per standard deviation of a numeric predictor; see
+        ``bayeslmm.reanalysis.prior_sets.default_mcid``).
     rope : float or (float, float), optional
         Region of practical equivalence; by default what is smaller than ``mcid``.
     direction : {"higher is better", "lower is better"}
