@@ -114,8 +114,8 @@ def sleepstudy() -> pd.DataFrame:
     Variables
     ---------
     Reaction : average reaction time of the day (ms).
-    Days : day of the study, 0 to 9; days 0 and 1 were adaptation and training, and sleep was
-        restricted to 3 hours from then on.
+    Days : day of the study, 0 to 9; days 0 and 1 were adaptation and training, day 2 was the
+        baseline, and after it time in bed was restricted to 3 hours a night.
     Subject : 18 subjects.
 
     Source
