@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import warnings
@@ -14,6 +15,8 @@ import pytest
 
 # compiled kernels throughout, whatever caches there are: test_interpreted.py is about the others
 os.environ.setdefault("BAYESLMM_COMPILE", "now")
+# a trace of the stack with every node of a graph is a tenth of the time of PyMC's models
+os.environ.setdefault("PYTENSOR_FLAGS", "traceback__limit=0")
 
 import bayeslmm as blm
 import bayeslmm.likelihood.optimize
@@ -21,6 +24,8 @@ from bayeslmm.gaussian import single_threaded_blas
 
 # one search of single fits, whatever caches there are: ends agree to some six digits only
 bayeslmm.likelihood.optimize.search_is_complete = lambda: False
+# millions of objects live as long as the process: looking through them for cycles takes a fifth
+gc.set_threshold(50_000, 20, 20)
 
 DATA = Path(__file__).parent / "data"
 

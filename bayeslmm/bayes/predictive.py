@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -170,12 +169,14 @@ def prior_predictive(
     level = log.level
     log.setLevel(logging.WARNING)  # not the names of what it draws
     try:
-        with warnings.catch_warnings():
-            # responses are drawn by Python
-            warnings.filterwarnings("ignore", "Numba will use object mode", UserWarning)
-            tree = pm.sample_prior_predictive(
-                draws=draws, model=model, var_names=[*variables, *observed], random_seed=random_seed
-            )
+        tree = pm.sample_prior_predictive(
+            draws=draws,
+            model=model,
+            var_names=[*variables, *observed],
+            random_seed=random_seed,
+            # the same draws by numpy: compiling takes longer than thousands of them
+            compile_kwargs={"mode": "FAST_COMPILE"},
+        )
     finally:
         log.setLevel(level)
     groups = {

@@ -17,6 +17,9 @@ __all__ = ["Family", "FamilyParameter"]
 
 Array = np.ndarray
 
+#: Values of the log density at once: what is between, of all of them, fits into fast memory.
+_AT_ONCE = 8192
+
 
 @dataclass(frozen=True)
 class FamilyParameter:
@@ -108,21 +111,23 @@ class Family:
     def log_density(self, y: Any, eta: Any, phi: Any = (), trials: Any = 1.0) -> Array:
         """Log density or log probability of y.
 
-        Of many draws one after the other, so that what is between fits into fast memory.
+        Of many draws some after the others, so that what is between fits into fast memory.
         """
         y, eta, trials, phi = (np.asarray(of, dtype=float) for of in (y, eta, trials, phi))
         phi = phi if self.n_phi else np.empty(0)
         shape = np.broadcast_shapes(y.shape, eta.shape, trials.shape, phi.shape[:-1])
         if len(shape) < 2:
             return self.slopes(y, eta, phi, trials)[0]
-
-        def at(k: int, of: Array, n_axes: int) -> Array:
-            return of[k if len(of) > 1 else 0] if of.ndim == n_axes else of
-
         out, n = np.empty(shape), len(shape)
-        for k in range(shape[0]):
-            given = at(k, y, n), at(k, eta, n), at(k, phi, n + 1), at(k, trials, n)
-            out[k] = self.log_density(*given)
+        step = max(_AT_ONCE // max(math.prod(shape[1:]), 1), 1)
+
+        def at(index: slice | int, of: Array, n_axes: int) -> Array:
+            return of[index if len(of) > 1 else 0] if of.ndim == n_axes else of
+
+        for k in range(0, shape[0], step):
+            index = slice(k, k + step) if step > 1 else k
+            given = at(index, y, n), at(index, eta, n), at(index, phi, n + 1), at(index, trials, n)
+            out[index] = self.slopes(*given)[0] if step > 1 else self.log_density(*given)
         return out
 
     def slopes(self, y: Any, eta: Any, phi: Any = (), trials: Any = 1.0) -> tuple[Array, ...]:
