@@ -64,8 +64,8 @@ def page(text: str) -> str:
     notation = re.search(r"## Models\n\n(.*?)\n\n\|", text, re.DOTALL).group(1)
     notes = re.search(r"\n\n(\"Same\".*?)\n\n## Questions", text, re.DOTALL).group(1)
     notes = " ".join(s for s in re.split(r"(?<=\.)\s", notes) if "](" not in s)
-    code = re.search(r"```py\n(.*?)```", text, re.DOTALL).group(1).splitlines()
-    calls = "; ".join(f"`{line.split('  #')[0].strip()}`" for line in code)
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1).splitlines()
+    calls = "; ".join(f"`{line.split('  #')[0].strip()}`" for line in code if "model" in line)
     head, rows = questions[:2], questions[2:]
     half = (len(rows) + 1) // 2
     return _PAGE.render(
