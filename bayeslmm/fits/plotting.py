@@ -280,8 +280,10 @@ class FitPlots:
 
         return plot_variance(self, level=level)
 
-    def plot_forest(self: Any, coefficients: str | list[str] | None = None, **options) -> Axes:
-        """Coefficients with intervals.
+    def plot_forest(
+        self: Any, coefficients: str | list[str] | None = None, **options
+    ) -> Axes | np.ndarray:
+        """Coefficients with intervals, those of one unit on one axis.
 
         Options: ``level inner ax``; see :func:`bayeslmm.plots.plot_forest`.
 
