@@ -115,7 +115,7 @@ def units(matrices: Iterable[ModelMatrix | Design]) -> dict[str, str]:
 
     Coefficients (and standard deviations of effects) of the same numbers have the same unit.
     """
-    found = {}
+    found: dict[str, str] = {}
     for matrix in matrices:
         names = matrix.coef_names if isinstance(matrix, Design) else matrix.names
         for term in matrix.terms:

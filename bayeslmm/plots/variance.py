@@ -53,7 +53,7 @@ def plot_variance(fit: PosteriorResult | LikelihoodResult, *, level: float = 0.9
     labels = np.array([scales[name] for name in table.index], dtype=object)
     panels = list(dict.fromkeys(labels))
     names, shares, lower, upper = _shares(fit, level)
-    tallest = max(*(np.count_nonzero(labels == label) for label in panels), len(names))
+    tallest = max(*(int(np.count_nonzero(labels == label)) for label in panels), len(names))
     height = float(np.clip(1.3 + 0.32 * tallest, 2.5, 9.0))
     axes = grid_of_axes(len(panels) + 1, columns=2, panel=(4.8, height))
     for ax, label in zip(axes, panels, strict=False):
