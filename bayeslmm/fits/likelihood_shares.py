@@ -79,6 +79,12 @@ class LikelihoodShares(_Result):
         n_sims, level, random_seed, progressbar
             As in :meth:`r2`.
 
+        Returns
+        -------
+        pandas.Series or pandas.DataFrame
+            By ``adjusted``, ``unadjusted`` and grouping factor; a frame with `at` or with a
+            bootstrap's intervals.
+
         Examples
         --------
         >>> fit.icc().round(3)
@@ -204,6 +210,16 @@ class LikelihoodShares(_Result):
             with the same individuals as levels (a permanent environment).
         exclude, fixed, level, method, n_sims, random_seed, progressbar
             As in :meth:`heritability`.
+
+        Returns
+        -------
+        pandas.Series
+            ``estimate se lower upper``.
+
+        Examples
+        --------
+        >>> fit.repeatability("Subject").round(2).tolist()
+        [0.72, 0.07, 0.56, 0.84]
         """
         from bayeslmm.results.heritability import likelihood_share, repeatability_share
 

@@ -68,6 +68,11 @@ class PosteriorVariance(PosteriorDraws):
         level, interval, draws
             As in :meth:`r2`.
 
+        Returns
+        -------
+        pandas.DataFrame or xarray.Dataset
+            Rows ``adjusted``, ``unadjusted`` and the grouping factors; with ``draws=True`` draws.
+
         Examples
         --------
         >>> post.icc().index.tolist()
@@ -131,6 +136,11 @@ class PosteriorVariance(PosteriorDraws):
         draws : bool
             Return all draws instead, dimensions (chain, draw).
 
+        Returns
+        -------
+        pandas.DataFrame or xarray.DataArray
+            One row, columns as in :meth:`summary`; with ``draws=True`` the draws.
+
         Raises
         ------
         DataError
@@ -161,6 +171,16 @@ class PosteriorVariance(PosteriorDraws):
             with the same individuals as levels (a permanent environment).
         exclude, fixed, level, interval, draws
             As in :meth:`heritability`.
+
+        Returns
+        -------
+        pandas.DataFrame or xarray.DataArray
+            One row, columns as in :meth:`summary`; with ``draws=True`` the draws.
+
+        Examples
+        --------
+        >>> post.repeatability("Subject").shape[0]
+        1
         """
         from bayeslmm.results.heritability import repeatability_share
 

@@ -243,7 +243,23 @@ def plot_rank(
 def plot_trace(
     fit: PosteriorResult, parameters: str | list[str] | None = None, **options
 ) -> np.ndarray:
-    """Draws in their order, chain by chain, by ``az.plot_trace``; arguments as `plot_rank`."""
+    """Draws in their order, chain by chain, by ``az.plot_trace``.
+
+    Parameters
+    ----------
+    fit : PosteriorResult
+    parameters, **options
+        As of :func:`plot_rank`.
+
+    Returns
+    -------
+    ndarray of Axes
+
+    Raises
+    ------
+    PlotError
+        If there is no such parameter.
+    """
     return _chains(fit, parameters, "plot_trace", options)
 
 
