@@ -42,8 +42,6 @@ from bayeslmm.results.identification import aliased_coefficients, warn_unidentif
 from bayeslmm.sources import design_of
 
 if TYPE_CHECKING:
-    import pymc as pm
-
     from bayeslmm.fits.likelihood import LikelihoodFit
     from bayeslmm.fits.posterior import PosteriorFit
     from bayeslmm.gaussian import CrossProducts, Problem
@@ -224,49 +222,6 @@ class MixedModel(ModelViews):
 
     _like: Problem | None = None
 
-    def pymc_model(self, parameterization: str = "noncentered") -> pm.Model:
-        """The hierarchical PyMC model the formula stands for.
-
-        Parameters
-        ----------
-        parameterization : {"noncentered", "centered", "marginal"}
-            Whether random effects are scaled standard normals, drawn from their distribution
-            directly, or, where the response is Gaussian, integrated out exactly together with the
-            coefficients: standard deviations, correlations and sigma, with any prior, are left.
-
-        Returns
-        -------
-        pymc.Model
-            With coords and dims; take it further with ``pm.sample``,
-            ``pm.model_to_graphviz`` or a ``pm.Potential``.
-
-        Raises
-        ------
-        ValueError
-            If there is no such parameterization.
-        PriorError
-            If a coefficient's prior is neither normal nor flat and the model marginal.
-        DataError
-            If the model is marginal and the response not Gaussian.
-
-        Examples
-        --------
-        >>> model.pymc_model().named_vars["b_Subject"].ndim
-        2
-        """
-        from bayeslmm.bayes.hierarchical import hierarchical_model
-        from bayeslmm.bayes.sampling import quiet_pymc
-
-        one_of("parameterization", parameterization, ("noncentered", "centered", "marginal"))
-        quiet_pymc()
-        if parameterization == "marginal":
-            from bayeslmm.bayes.marginal_model import marginal_model
-
-            return marginal_model(self.design, self.priors, self.names, self.problem)
-        return hierarchical_model(
-            self.design, self.priors, self.names, centered=parameterization == "centered"
-        )
-
     def fit(
         self,
         draws: int = 1000,
@@ -411,6 +366,15 @@ class MixedModel(ModelViews):
         """Fit by maximum likelihood, of a response that is not Gaussian by Laplace's approximation
         or by `n_quadrature` nodes of adaptive Gauss-Hermite quadrature; otherwise :meth:`reml`.
 
+        Parameters
+        ----------
+        n_quadrature : int
+            Nodes per random effect; 1 is Laplace's approximation.
+
+        Returns
+        -------
+        LikelihoodFit
+
         Examples
         --------
         >>> round(model.ml().loglik, 2)
@@ -427,6 +391,10 @@ class MixedModel(ModelViews):
         ----------
         y : ndarray, shape (n,)
             As :attr:`Design.y`; refused outside the support of a family that is not Gaussian.
+
+        Returns
+        -------
+        MixedModel
 
         Examples
         --------

@@ -116,7 +116,8 @@ def _signature_of_plot(app, what, name, obj, options, signature, returned):
     function = _drawn_by(what, name)
     if function is None or "Parameters" in inspect.getdoc(obj):
         return None
-    _, *parameters = inspect.signature(function).parameters.values()
+    first, *others = inspect.signature(function).parameters.values()
+    parameters = [first, *others] if first.kind is first.VAR_POSITIONAL else others
     plain = [p.replace(annotation=inspect.Parameter.empty) for p in parameters]
     return str(inspect.Signature(plain)), returned
 

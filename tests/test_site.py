@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
 from pathlib import Path
 
@@ -54,6 +55,35 @@ def test_every_method_of_models_and_fits_has_a_group(reference, name):
     assert sorted(shown) == sorted(reference.members(cls))
     public = {m for m in dir(cls) if not m.startswith("_") and callable(getattr(cls, m))}
     assert public <= set(shown)
+
+
+def _lacks(function, own: str) -> list[str]:
+    """What the docstring of a method does not say: a parameter, or what comes back."""
+    text = inspect.getdoc(function)
+    parameters = [
+        name
+        for name in list(inspect.signature(function).parameters)[1:]  # after self, or the fit
+        if not name.startswith("_")
+    ]
+    part = re.search(r"Parameters\n-+\n(.*?)(?=\n\n\w[\w ]*\n-+|\Z)", text, re.S)
+    named = [line for line in part[1].splitlines() if not line.startswith(" ")] if part else []
+    words = set(re.findall(r"\w+", " ".join(line.partition(" : ")[0] for line in named)))
+    lacking = [f"{own}: {name}" for name in parameters if name not in words]
+    return lacking + ([] if "Returns\n---" in text else [f"{own}: what it returns"])
+
+
+def test_every_method_says_its_parameters_and_what_it_returns(reference):
+    lacking = []
+    for cls in (blm.LMM, blm.PosteriorFit, blm.LikelihoodFit):
+        groups = dict(reference.grouped(cls))
+        for title in set(groups) - {"Plots", "For programs"}:
+            found = [(name, getattr(cls, name)) for name in groups[title]]
+            for name, method in found:
+                if callable(method) and name != "save":  # which returns nothing
+                    lacking += _lacks(method, f"{cls.__name__}.{name}")
+    for name in plots.__all__:
+        lacking += _lacks(getattr(plots, name), name)
+    assert lacking == []
 
 
 def test_groups_name_only_what_is_there(reference):

@@ -76,6 +76,11 @@ class LikelihoodPredictions(_Result):
     def coef(self, factor: str | None = None) -> pd.DataFrame:
         """Coefficients of every level: fixed plus random effect.
 
+        Parameters
+        ----------
+        factor : str, optional
+            One grouping factor; by default all of them.
+
         Returns
         -------
         pandas.DataFrame
@@ -118,6 +123,10 @@ class LikelihoodPredictions(_Result):
         residuals : {"new", "conditional"}
             Where residuals are correlated, without them or with what those of the other rows of
             the row's group say of it; see :meth:`predict`.
+
+        Returns
+        -------
+        pandas.Series, shape (n,)
 
         Examples
         --------
@@ -164,6 +173,10 @@ class LikelihoodPredictions(_Result):
             the model holds (Dunn and Smyth 1996). Raw ones of a count of trials are counts.
         random_seed : int, optional
             Of quantile residuals of discrete responses.
+
+        Returns
+        -------
+        pandas.Series, shape (n,)
 
         References
         ----------

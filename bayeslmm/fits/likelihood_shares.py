@@ -88,6 +88,12 @@ class LikelihoodShares(_Result):
         n_sims, level, random_seed, progressbar
             As in :meth:`r2`.
 
+        Returns
+        -------
+        pandas.Series or pandas.DataFrame
+            By ``adjusted``, ``unadjusted`` and grouping factor; a frame with `at` or with a
+            bootstrap's intervals.
+
         References
         ----------
         - Nakagawa, Johnson and Schielzeth (2017), Journal of the Royal Society Interface 14, table
@@ -226,10 +232,20 @@ class LikelihoodShares(_Result):
         exclude, fixed, level, method, n_sims, random_seed, progressbar
             As in :meth:`heritability`.
 
+        Returns
+        -------
+        pandas.Series
+            ``estimate se lower upper``.
+
         References
         ----------
         Nakagawa and Schielzeth (2010), Biological Reviews 85(4);
         https://doi.org/10.1111/j.1469-185X.2010.00141.x
+
+        Examples
+        --------
+        >>> fit.repeatability("Subject").round(2).tolist()
+        [0.72, 0.07, 0.56, 0.84]
         """
         from bayeslmm.results.heritability import likelihood_share, repeatability_share
 

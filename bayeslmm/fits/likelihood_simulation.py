@@ -67,6 +67,12 @@ class LikelihoodSimulation(_Result):
     def simulate(self, n_sims: int = 1, random_seed: int | None = None) -> pd.DataFrame:
         """Responses simulated from the fitted model, new random effects each time.
 
+        Parameters
+        ----------
+        n_sims : int
+            How many responses.
+        random_seed : int, optional
+
         Returns
         -------
         pandas.DataFrame
@@ -90,6 +96,10 @@ class LikelihoodSimulation(_Result):
         ----------
         y : array-like, shape (n,)
             One value per row used.
+
+        Returns
+        -------
+        LikelihoodFit
 
         Raises
         ------

@@ -161,6 +161,11 @@ class LikelihoodTests(_Result):
         ddf, level
             As in :meth:`fixef`.
 
+        Returns
+        -------
+        pandas.DataFrame
+            One row, columns as of :meth:`contrast`.
+
         Raises
         ------
         ValueError

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from bayeslmm.errors import one_of
 from bayeslmm.formula.description import describe_design
 from bayeslmm.parts.families import describe_families
 from bayeslmm.results.printing import Shown, returns_table
@@ -13,6 +14,7 @@ from bayeslmm.results.printing import Shown, returns_table
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    import pymc as pm
     import xarray as xr
     from matplotlib.axes import Axes
 
@@ -34,6 +36,49 @@ class ModelViews(Shown, _Model):
         )
         text = [describe_design(self.design), *describe_families(self.family, self.random)]
         return ["\n".join(text), table, *priors.notes()]
+
+    def pymc_model(self, parameterization: str = "noncentered") -> pm.Model:
+        """The hierarchical PyMC model the formula stands for.
+
+        Parameters
+        ----------
+        parameterization : {"noncentered", "centered", "marginal"}
+            Whether random effects are scaled standard normals, drawn from their distribution
+            directly, or, where the response is Gaussian, integrated out exactly together with the
+            coefficients: standard deviations, correlations and sigma, with any prior, are left.
+
+        Returns
+        -------
+        pymc.Model
+            With coords and dims; take it further with ``pm.sample``,
+            ``pm.model_to_graphviz`` or a ``pm.Potential``.
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameterization.
+        PriorError
+            If a coefficient's prior is neither normal nor flat and the model marginal.
+        DataError
+            If the model is marginal and the response not Gaussian.
+
+        Examples
+        --------
+        >>> model.pymc_model().named_vars["b_Subject"].ndim
+        2
+        """
+        from bayeslmm.bayes.hierarchical import hierarchical_model
+        from bayeslmm.bayes.sampling import quiet_pymc
+
+        one_of("parameterization", parameterization, ("noncentered", "centered", "marginal"))
+        quiet_pymc()
+        if parameterization == "marginal":
+            from bayeslmm.bayes.marginal_model import marginal_model
+
+            return marginal_model(self.design, self.priors, self.names, self.problem)
+        return hierarchical_model(
+            self.design, self.priors, self.names, centered=parameterization == "centered"
+        )
 
     def prior_predictive(self, draws: int = 500, random_seed: int | None = None) -> xr.DataTree:
         """Parameters and responses drawn from the priors alone.
@@ -75,6 +120,10 @@ class ModelViews(Shown, _Model):
             Given the groups' own effects, or with them integrated out.
         format : {"latex", "text"}
             LaTeX is one ``aligned`` environment of amsmath.
+
+        Returns
+        -------
+        str
 
         Raises
         ------
@@ -280,8 +329,10 @@ class FitPlots:
 
         return plot_variance(self, level=level)
 
-    def plot_forest(self: Any, coefficients: str | list[str] | None = None, **options) -> Axes:
-        """Coefficients with intervals.
+    def plot_forest(
+        self: Any, coefficients: str | list[str] | None = None, **options
+    ) -> Axes | np.ndarray:
+        """Coefficients with intervals, those of one unit on one axis.
 
         Options: ``level inner ax``; see :func:`bayeslmm.plots.plot_forest`.
 

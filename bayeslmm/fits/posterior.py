@@ -127,6 +127,15 @@ class PosteriorFit(
     def describe(self, *, level: float = 0.95) -> str:
         """How the posterior was made, and its tables, as text.
 
+        Parameters
+        ----------
+        level : float
+            Level of the intervals.
+
+        Returns
+        -------
+        str
+
         Examples
         --------
         >>> post.describe().splitlines()[0]

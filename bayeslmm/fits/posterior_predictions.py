@@ -165,6 +165,16 @@ class PosteriorPredictions(PosteriorDraws):
     def fitted(self, random: str = "conditional", **options) -> pd.DataFrame:
         """Predictions for the fitted rows; options as in :meth:`predict`.
 
+        Parameters
+        ----------
+        random, **options
+            As in :meth:`predict`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per row used, columns as of :meth:`predict`.
+
         Examples
         --------
         >>> post.fitted().shape[0]
@@ -198,6 +208,11 @@ class PosteriorPredictions(PosteriorDraws):
             Also the column ``weight`` of :meth:`outlier_weights`.
         random_seed : int, optional
             For new groups, and quantile residuals of discrete responses.
+
+        Returns
+        -------
+        pandas.Series or pandas.DataFrame
+            One value per row used; a frame with ``weights=True``.
 
         References
         ----------

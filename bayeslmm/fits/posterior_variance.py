@@ -79,6 +79,11 @@ class PosteriorVariance(PosteriorDraws):
         level, interval, draws
             As in :meth:`r2`.
 
+        Returns
+        -------
+        pandas.DataFrame or xarray.Dataset
+            Rows ``adjusted``, ``unadjusted`` and the grouping factors; with ``draws=True`` draws.
+
         References
         ----------
         - Nakagawa, Johnson and Schielzeth (2017), Journal of the Royal Society Interface 14, table
@@ -149,6 +154,11 @@ class PosteriorVariance(PosteriorDraws):
         draws : bool
             Return all draws instead, dimensions (chain, draw).
 
+        Returns
+        -------
+        pandas.DataFrame or xarray.DataArray
+            One row, columns as in :meth:`summary`; with ``draws=True`` the draws.
+
         Raises
         ------
         DataError
@@ -185,10 +195,20 @@ class PosteriorVariance(PosteriorDraws):
         exclude, fixed, level, interval, draws
             As in :meth:`heritability`.
 
+        Returns
+        -------
+        pandas.DataFrame or xarray.DataArray
+            One row, columns as in :meth:`summary`; with ``draws=True`` the draws.
+
         References
         ----------
         Nakagawa and Schielzeth (2010), Biological Reviews 85(4);
         https://doi.org/10.1111/j.1469-185X.2010.00141.x
+
+        Examples
+        --------
+        >>> post.repeatability("Subject").shape[0]
+        1
         """
         from bayeslmm.results.heritability import repeatability_share
 

@@ -20,6 +20,16 @@ class SharedResults:
     def equation(self: Any, form: str = "conditional", format: str = "latex") -> str:
         """The model as an equation; see :meth:`bayeslmm.LMM.equation`.
 
+        Parameters
+        ----------
+        form : {"conditional", "marginal"}
+            Given the groups' own effects, or with them integrated out.
+        format : {"latex", "text"}
+
+        Returns
+        -------
+        str
+
         Examples
         --------
         >>> print(fit.equation(format="text"))
@@ -44,6 +54,11 @@ class SharedResults:
         data : data frame, optional
             The covariates (and times) of the group's rows; by default those of the first group.
 
+        Returns
+        -------
+        pandas.DataFrame, shape (m, m)
+            The m rows of the group as rows and columns.
+
         Examples
         --------
         >>> fit.implied_covariance().shape, post.implied_covariance().shape
@@ -55,6 +70,15 @@ class SharedResults:
 
     def implied_correlation(self: Any, data=None) -> pd.DataFrame:
         """Marginal correlation of a group's responses; as :meth:`implied_covariance`.
+
+        Parameters
+        ----------
+        data : data frame, optional
+            As in :meth:`implied_covariance`.
+
+        Returns
+        -------
+        pandas.DataFrame, shape (m, m)
 
         Examples
         --------

@@ -184,12 +184,31 @@ class Prior:
         return self.name not in _IMPROPER
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data for a file."""
+        """As plain data for a file.
+
+        Returns
+        -------
+        dict
+
+        Examples
+        --------
+        >>> Prior("Normal", mu=0, sigma=10).to_dict()["name"]
+        'Normal'
+        """
         return {"name": self.name, **self.parameters}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Prior:
-        """From :meth:`to_dict`."""
+        """From :meth:`to_dict`.
+
+        Parameters
+        ----------
+        record : dict
+
+        Returns
+        -------
+        Prior
+        """
         record = dict(record)
         return cls(record.pop("name"), **record)
 

@@ -11,6 +11,7 @@ import pandas as pd
 from bayeslmm.bayes.tree import linear_predictor
 from bayeslmm.errors import PlotError, listed, suggestion
 from bayeslmm.formula import Design
+from bayeslmm.formula.matrices import ModelMatrix
 from bayeslmm.formula.random import RandomBlock
 from bayeslmm.protocols import is_posterior
 
@@ -27,6 +28,8 @@ __all__ = [
     "is_posterior",
     "pick",
     "sampled",
+    "scale_of",
+    "units",
 ]
 
 
@@ -105,6 +108,26 @@ def pick(what: str, wanted: str | Iterable, available: Sequence) -> list:
     if not chosen:
         raise PlotError(f"No {what} was asked for: name at least one.")
     return list(dict.fromkeys(chosen))
+
+
+def units(matrices: Iterable[ModelMatrix | Design]) -> dict[str, str]:
+    """The numbers that each column is of, such as ``"Days"``; "" for intercepts and factors.
+
+    Coefficients (and standard deviations of effects) of the same numbers have the same unit.
+    """
+    found: dict[str, str] = {}
+    for matrix in matrices:
+        names = matrix.coef_names if isinstance(matrix, Design) else matrix.names
+        for term in matrix.terms:
+            numbers = [part for part in term.components if part not in term.categorical]
+            found |= dict.fromkeys(names[term.columns], " * ".join(numbers))
+    return found
+
+
+def scale_of(design: Design, unit: str) -> str:
+    """The unit of a coefficient in words: "Reaction per Days"."""
+    scale = design.response if design.family.gaussian else "linear predictor"
+    return f"{scale} per {unit}" if unit else scale
 
 
 def how_many(groups, most: int) -> int | None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayeslmm.errors import PlotError
-from bayeslmm.plots.estimates import center, pick
-from bayeslmm.plots.style import GROUP, MUTED, intervals, one_axes, stack
+from bayeslmm.plots.estimates import center, pick, scale_of, units
+from bayeslmm.plots.style import GROUP, MUTED, caption, intervals, stack, stacked_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,8 +30,12 @@ def plot_forest(
     level: float = 0.95,
     inner: float = 0.5,
     ax: Axes | None = None,
-) -> Axes:
-    """Coefficients with a wide and a narrow interval.
+) -> Axes | np.ndarray:
+    """Coefficients with a wide and a narrow interval, those of one unit on one axis.
+
+    Differences between levels of factors are in units of the response (of the linear predictor
+    where that is not Gaussian) and share an axis; the coefficients of each number, in these per
+    unit of it, have their own.
 
     Parameters
     ----------
@@ -41,15 +45,17 @@ def plot_forest(
     level, inner : float
         Levels of the thin and the thick interval.
     ax : matplotlib Axes, optional
+        For coefficients of one unit.
 
     Returns
     -------
-    Axes
+    Axes, or ndarray of Axes
+        Several, one below the other, where the coefficients have several units.
 
     Raises
     ------
     PlotError
-        If there is no such coefficient.
+        If there is no such coefficient, or one axes is given for several units.
 
     Examples
     --------
@@ -64,12 +70,25 @@ def plot_forest(
     chosen = pick("coefficient", names if coefficients is None else coefficients, names)
     if coefficients is None and len(chosen) > 1:
         chosen = [name for name in chosen if name != "Intercept"]
-    wide = fit.fixef(level=level).loc[chosen]
-    narrow = fit.fixef(level=inner).loc[chosen]
-    axes = one_axes(ax, (6.0, float(np.clip(1.2 + 0.3 * len(chosen), 2.0, 10.0))))
-    at = stack(axes, chosen)
-    axes.axvline(0, color=MUTED, linewidth=0.8, linestyle=":")
-    intervals(axes, at, center(wide).to_numpy(), wide["lower"], wide["upper"], size=5)
-    axes.hlines(at, narrow["lower"], narrow["upper"], color=GROUP, linewidth=3.5)
-    axes.set_xlabel(f"coefficient, {100 * inner:g} % and {100 * level:g} % intervals")
-    return axes
+    design = fit.model.design
+    unit_of = units([design])
+    groups: dict[str, list[str]] = {}
+    for name in chosen:
+        groups.setdefault(unit_of.get(name, ""), []).append(name)
+    if ax is not None and len(groups) > 1:
+        raise PlotError(
+            f"The coefficients have {len(groups)} units, an axis for each: leave out ax, or name "
+            f"those of one, such as coefficients={next(iter(groups.values()))}."
+        )
+    wide, narrow = fit.fixef(level=level), fit.fixef(level=inner)
+    sizes = [len(group) for group in groups.values()]
+    axes = [ax] if ax is not None else stacked_axes(sizes)
+    for panel, (unit, group) in zip(axes, groups.items(), strict=True):
+        at = stack(panel, group)
+        panel.axvline(0, color=MUTED, linewidth=0.8, linestyle=":")
+        rows = wide.loc[group]
+        intervals(panel, at, center(rows).to_numpy(), rows["lower"], rows["upper"], size=5)
+        panel.hlines(at, narrow["lower"][group], narrow["upper"][group], color=GROUP, linewidth=3.5)
+        panel.set_xlabel(scale_of(design, unit))
+    caption(axes[0], f"coefficients, {100 * inner:g} % and {100 * level:g} % intervals")
+    return axes[0] if len(axes) == 1 else np.array(axes, dtype=object)

@@ -30,6 +30,7 @@ __all__ = [
 
 _STATISTICS = ("mean", "median", "std", "var", "min", "max", "iqr", "mad")
 _MOST_PANELS, _MOST_PARAMETERS = 12, 16
+_WIDEST = 9.6  # inches: ArviZ makes grids of 19, and a page that shrinks them halves their text
 _DIST_SAMPLES, _STAT_SAMPLES = 50, 1000
 _MOST_ROWS = 5000
 
@@ -192,7 +193,7 @@ def plot_loo_pit(fit: PosteriorResult, *, random_seed: int | None = None, **opti
     tree["log_likelihood"] = xr.DataTree(density)
     options["visuals"] = {"title": False} | options.get("visuals", {})
     collection = _quietly(lambda: az.plot_loo_pit(tree, backend="matplotlib", **options))
-    axes = _axes(collection)
+    axes = _axes(collection, options)
     for ax in axes:  # room for the p value above the line
         low, high = ax.get_ylim()
         ax.set_ylim(low, high + 0.2 * (high - low))
@@ -211,7 +212,7 @@ def _plot_family_pit(fit: PosteriorResult, random_seed: int | None, options: dic
     tree = loo_pit(fit, draws=draws, exact=False, random_seed=random_seed, progressbar=False)
     options = {"group": "loo_pit", "sample_dims": ["obs"], "backend": "matplotlib"} | options
     options["visuals"] = {"title": False} | options.get("visuals", {})
-    return _axes(_quietly(lambda: az.plot_ecdf_pit(tree, **options)))
+    return _axes(_quietly(lambda: az.plot_ecdf_pit(tree, **options)), options)
 
 
 def plot_rank(
@@ -242,7 +243,23 @@ def plot_rank(
 def plot_trace(
     fit: PosteriorResult, parameters: str | list[str] | None = None, **options
 ) -> np.ndarray:
-    """Draws in their order, chain by chain, by ``az.plot_trace``; arguments as `plot_rank`."""
+    """Draws in their order, chain by chain, by ``az.plot_trace``.
+
+    Parameters
+    ----------
+    fit : PosteriorResult
+    parameters, **options
+        As of :func:`plot_rank`.
+
+    Returns
+    -------
+    ndarray of Axes
+
+    Raises
+    ------
+    PlotError
+        If there is no such parameter.
+    """
     return _chains(fit, parameters, "plot_trace", options)
 
 
@@ -369,13 +386,14 @@ def _draw_check(
         if not several:
             visuals["title"] = False
         options["visuals"] = visuals | options.get("visuals", {})
-        axes = _axes(_quietly(lambda: az.plot_ppc_dist(tree, group=group, **options)))
+        axes = _axes(_quietly(lambda: az.plot_ppc_dist(tree, group=group, **options)), options)
         label = response
     else:
         visuals = {"dist": {"color": GROUP}, "observed_tstat": {"color": ALONE, "size": 60}}
         visuals["title"] = {} if several else False
         options["visuals"] = visuals | options.get("visuals", {})
-        axes = _axes(_quietly(lambda: az.plot_ppc_tstat(tree, group=group, t_stat=stat, **options)))
+        made = _quietly(lambda: az.plot_ppc_tstat(tree, group=group, t_stat=stat, **options))
+        axes = _axes(made, options)
         label = f"{_statistic_name(stat)} of {response}"
     figure = axes[0].get_figure()
     if several:
@@ -429,12 +447,14 @@ def _chains(fit: PosteriorResult, parameters, plot: str, options: dict) -> np.nd
         if "diverging" in stats:
             groups["sample_stats"] = stats[["diverging"]]
     options = {"col_wrap": 3, "color": list(CYCLE), "backend": "matplotlib"} | options
-    return _axes(getattr(az, plot)(xr.DataTree.from_dict(groups), **options))
+    return _axes(getattr(az, plot)(xr.DataTree.from_dict(groups), **options), options)
 
 
-def _axes(collection) -> np.ndarray:
+def _axes(collection, options: dict) -> np.ndarray:
     """The axes of a PlotCollection that are in use."""
     figure = collection.get_viz("figure")
+    if "figure_kwargs" not in options:
+        figure.set_size_inches(min(figure.get_figwidth(), _WIDEST), figure.get_figheight())
     figure.set_layout_engine("constrained")  # ArviZ leaves titles on top of tick labels
     return np.array([ax for ax in figure.axes if ax.get_visible() and ax.axison], dtype=object)
 

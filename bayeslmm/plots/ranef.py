@@ -114,5 +114,5 @@ def caterpillar(ax: Axes, names: pd.Series, middle: pd.Series, lower, upper) -> 
     at = np.arange(len(names))
     intervals(ax, at, middle.to_numpy(), lower, upper, size=3)
     ax.set_yticks(at, [str(name) for name in names])
-    ax.tick_params(axis="y", labelsize="small" if len(names) <= 25 else "x-small", length=0)
+    ax.tick_params(axis="y", labelsize="small", length=0)
     ax.set_ylim(-1, len(names))

@@ -57,8 +57,8 @@ def plot_residuals(fit: PosteriorResult | LikelihoodResult) -> np.ndarray:
             label = "residual / standard error"
     panels = [(block, j) for block in design.blocks for j in range(block.n_effects)]
     count = 2 + len(panels)
-    columns = count if count <= 4 else min(4, -(-count // 2))
-    axes = grid_of_axes(count, columns=columns, panel=(3.3, 3.1))
+    columns = 2 if count == 4 else 3  # wider, and a page would shrink its text
+    axes = grid_of_axes(count, columns=columns, panel=(3.2, 3.0))
     _against_fitted(axes[0], fitted, residual, label)
     if not design.family.gaussian:
         axes[0].set_xlabel("linear predictor")

@@ -207,7 +207,7 @@ def _rows(ax: Axes, block: RandomBlock, found: Shrinkage, column: int, codes: np
     )
     ax.axvline(found.population[column], color=POPULATION, linewidth=1.2, label="population")
     ax.set_yticks(at, [str(block.levels[c]) for c in codes])
-    ax.tick_params(axis="y", labelsize="small" if len(codes) <= 30 else "x-small", length=0)
+    ax.tick_params(axis="y", labelsize="small", length=0)
     ax.set_ylim(-1, len(codes))
     ax.set(xlabel=found.effects[column], ylabel=block.name)
     legend_below(ax)

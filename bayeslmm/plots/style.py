@@ -33,6 +33,7 @@ __all__ = [
     "legend_below",
     "one_axes",
     "stack",
+    "stacked_axes",
 ]
 
 GROUP = "#0072B2"  # groups, the posterior
@@ -84,6 +85,20 @@ def grid_of_axes(
         for last in flat[n - columns : n]:
             last.tick_params(labelbottom=True)
     return flat[:n]
+
+
+def stacked_axes(rows: list[int]) -> list[Axes]:
+    """Axes of a new figure one below the other, as tall as so many named rows need."""
+    heights = [0.6 + 0.3 * n for n in rows]
+    axes = plt.subplots(
+        len(rows),
+        1,
+        figsize=(6.4, max(2.0, 0.4 + sum(heights))),
+        height_ratios=heights,
+        layout="constrained",
+        squeeze=False,
+    )[1]
+    return list(axes[:, 0])
 
 
 def caption(ax: Axes, text: str | None) -> None:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayeslmm.plots.estimates import center, is_posterior
+from bayeslmm.parts.parameters import sd_key
+from bayeslmm.plots.estimates import center, is_posterior, scale_of, units
 from bayeslmm.plots.style import GROUP, MUTED, grid_of_axes, intervals, stack
 from bayeslmm.results.explained import fitted_parts
 from bayeslmm.results.tables import check_level, interval_bounds
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from bayeslmm.protocols import LikelihoodResult, PosteriorResult
 
 __all__ = ["plot_variance"]
+
+_CORRELATION = "correlation"
 
 
 def plot_variance(fit: PosteriorResult | LikelihoodResult, *, level: float = 0.95) -> np.ndarray:
@@ -30,8 +33,9 @@ def plot_variance(fit: PosteriorResult | LikelihoodResult, *, level: float = 0.9
     Returns
     -------
     ndarray of Axes
-        Standard deviations (in units of the response, for a slope per unit of its covariate),
-        correlations if there are any, and the share of the variance of the response that the
+        Standard deviations in units of the response (of the linear predictor where that is not
+        Gaussian), those of slopes per unit of their covariate, correlations, and other parameters,
+        each kind on an axis of its own; and the share of the variance of the response that the
         fixed part, each grouping factor and the residual have, averaged over the rows (Nakagawa
         and Schielzeth 2013; Johnson 2014); with intervals for a posterior.
 
@@ -45,25 +49,22 @@ def plot_variance(fit: PosteriorResult | LikelihoodResult, *, level: float = 0.9
     check_level(level)
     table = fit.varcomp(level=level)
     known = fit.model.priors.components()
-    is_corr = np.array([known[name][0].kind == "corr" for name in table.index], dtype=bool)
+    scales = _scales(fit)
+    labels = np.array([scales[name] for name in table.index], dtype=object)
+    panels = list(dict.fromkeys(labels))
     names, shares, lower, upper = _shares(fit, level)
-    tallest = max(int(np.count_nonzero(~is_corr)), int(np.count_nonzero(is_corr)), len(names))
-    height = float(np.clip(1.1 + 0.32 * tallest, 2.4, 9.0))
-    axes = grid_of_axes(3 if is_corr.any() else 2, columns=3, panel=(4.3, height))
-    for ax, rows, label in zip(
-        axes, (~is_corr, is_corr), ("standard deviation", "correlation"), strict=False
-    ):
-        if not rows.any():
-            continue
-        part = table[rows]
-        middle = center(part).to_numpy()
+    tallest = max(*(int(np.count_nonzero(labels == label)) for label in panels), len(names))
+    height = float(np.clip(1.3 + 0.32 * tallest, 2.5, 9.0))
+    axes = grid_of_axes(len(panels) + 1, columns=2, panel=(4.8, height))
+    for ax, label in zip(axes, panels, strict=False):
+        part = table[labels == label]
         at = stack(ax, [known[name][1].label for name in part.index], "small")
-        intervals(ax, at, middle, part["lower"], part["upper"])
+        intervals(ax, at, center(part).to_numpy(), part["lower"], part["upper"])
         ax.set_xlabel(label)
-        if label == "correlation":
+        if label == _CORRELATION:
             ax.set_xlim(-1.05, 1.05)
             ax.axvline(0, color=MUTED, linewidth=0.8, linestyle=":")
-        else:
+        elif all(known[name][0].support[0] >= 0 for name in part.index):
             ax.set_xlim(left=0)
     ax = axes[-1]
     at = stack(ax, names, "small")
@@ -72,6 +73,27 @@ def plot_variance(fit: PosteriorResult | LikelihoodResult, *, level: float = 0.9
         ax.hlines(at, lower, upper, color=GROUP, linewidth=1.6)
     ax.set(xlabel="share of variance", xlim=(0, 1))
     return axes
+
+
+def _scales(fit: PosteriorResult | LikelihoodResult) -> dict[str, str]:
+    """What the axis of every component says: those of one text share an axis."""
+    design = fit.model.design
+    unit_of = {
+        sd_key(effect, block.name): unit
+        for block in design.blocks
+        for effect, unit in units(block._matrices).items()
+    }
+    found = {}
+    for name, (parameter, _) in fit.model.priors.components().items():
+        low, high = parameter.support
+        if parameter.kind == "corr" or (-1 <= low < 0 and high <= 1):
+            found[name] = _CORRELATION
+        elif parameter.kind in ("sd", "sigma"):
+            scale = scale_of(design, unit_of.get(parameter.key, ""))
+            found[name] = f"standard deviation\n{scale}"
+        else:
+            found[name] = parameter.kind
+    return found
 
 
 def _shares(fit, level: float):

@@ -112,7 +112,12 @@ class Priors(Mapping):
         return {p.key: _Entry(p.default, "default") for p in self._found}
 
     def fixed(self) -> dict[str, Prior]:
-        """The priors that fix a value, by key; no default does but that of known sigma."""
+        """The priors that fix a value, by key; no default does but that of known sigma.
+
+        Returns
+        -------
+        dict of str to Prior
+        """
         known = "_entries" in vars(self) or self._design.se_name is not None
         entries = self._entries if known else {}
         return {key: entry.prior for key, entry in entries.items() if entry.prior.name == "Fixed"}
@@ -165,11 +170,22 @@ class Priors(Mapping):
         return "\n".join(["Priors", *lines, *(f"  {note}" for note in self.notes())])
 
     def shown(self) -> list[str]:
-        """Keys to print: what the formula says is known has no prior to show."""
+        """Keys to print: what the formula says is known has no prior to show.
+
+        Returns
+        -------
+        list of str
+        """
         return [k for k, e in self._entries.items() if (e.prior.name, e.source) != _KNOWN]
 
     def notes(self) -> list[str]:
-        """What the priors are about, where that is not the parameter in the formula's columns."""
+        """What the priors are about, where that is not the parameter in the formula's columns.
+
+        Returns
+        -------
+        list of str
+            Sentences, below the table where priors are printed.
+        """
         notes = [*self._defaults.notes(self._is_set), *self._response_notes]
         try:
             together = self.shrinkage
@@ -178,7 +194,17 @@ class Priors(Mapping):
         return notes if together is None else [*notes, together.text]
 
     def is_default(self, key: str) -> bool:
-        """Whether the prior of `key` was filled in rather than set."""
+        """Whether the prior of `key` was filled in rather than set.
+
+        Parameters
+        ----------
+        key : str
+            Of a parameter, not of a class.
+
+        Returns
+        -------
+        bool
+        """
         return self._entries[self._key(key)].source == "default"
 
     def combinations(self) -> np.ndarray:
@@ -220,6 +246,17 @@ class Priors(Mapping):
     def of(self, kind: str, factor: str | None = None) -> list[Prior]:
         """The priors of one kind of parameter of one grouping factor or covariate, in order.
 
+        Parameters
+        ----------
+        kind : str
+            Such as ``"sd"`` or ``"corr"``.
+        factor : str, optional
+            The grouping factor or covariate; none for priors that belong to neither.
+
+        Returns
+        -------
+        list of Prior
+
         Examples
         --------
         >>> import bayeslmm as blm
@@ -253,7 +290,12 @@ class Priors(Mapping):
         return list(zip(self._defaults.factors, matrices, strict=True))
 
     def copy(self) -> Priors:
-        """An independent copy."""
+        """An independent copy.
+
+        Returns
+        -------
+        Priors
+        """
         twin = object.__new__(Priors)
         twin._design, twin._families = self._design, self._families
         twin._defaults, twin._found = self._defaults, self._found
@@ -262,7 +304,12 @@ class Priors(Mapping):
         return twin
 
     def to_dict(self) -> dict[str, dict]:
-        """As plain data for a file, sources included."""
+        """As plain data for a file, sources included.
+
+        Returns
+        -------
+        dict of str to dict
+        """
         return {
             key: {**entry.prior.to_dict(), "source": entry.source}
             for key, entry in self._entries.items()

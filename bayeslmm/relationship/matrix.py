@@ -96,6 +96,10 @@ class RelationshipMatrix:
     def to_frame(self) -> pd.DataFrame:
         """A as a labelled frame.
 
+        Returns
+        -------
+        pandas.DataFrame, shape (m, m)
+
         Raises
         ------
         DataError
@@ -105,6 +109,10 @@ class RelationshipMatrix:
 
     def precision_frame(self) -> pd.DataFrame:
         """A^-1 as a labelled frame.
+
+        Returns
+        -------
+        pandas.DataFrame, shape (m, m)
 
         Raises
         ------

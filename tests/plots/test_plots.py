@@ -16,6 +16,7 @@ from scipy import stats
 import bayeslmm as blm
 from bayeslmm.plots.estimates import fitted_values
 from bayeslmm.plots.prior_posterior import prior_density
+from bayeslmm.plots.ranef import caterpillar
 from bayeslmm.plots.residuals import normal_quantiles
 from bayeslmm.plots.shrinkage import shrinkage
 from bayeslmm.plots.style import CYCLE, DATA, GROUP
@@ -275,7 +276,7 @@ def test_variance_components_and_shares_are_those_of_the_tables(name, kind):
     axes = fit.plot_variance()
     drawn(axes[0])
     table = fit.varcomp()
-    sds = table[~table.index.str.startswith("corr")]
+    sds = table[~table.index.str.startswith(("corr", "sd(Days"))]
     np.testing.assert_allclose(colored(axes[0], GROUP)[0].get_xdata(), middle(sds))
     widths = [bar.get_width() for bar in axes[-1].patches]
     assert sum(widths) == pytest.approx(1)
@@ -283,8 +284,12 @@ def test_variance_components_and_shares_are_those_of_the_tables(name, kind):
     assert widths[0] == pytest.approx(r2["marginal"])
     assert 1 - widths[-1] == pytest.approx(r2["conditional"])
     if name == "slopes":
-        assert len(axes) == 3
-        assert [t.get_text() for t in axes[1].get_yticklabels()] == ["Intercept, Days | Subject"]
+        labels = [[t.get_text() for t in ax.get_yticklabels()] for ax in axes[:-1]]
+        assert [len(label) for label in labels] == [2, 1, 1]  # a scale has an axis of its own
+        assert labels[1:] == [["Days | Subject"], ["Intercept, Days | Subject"]]
+        assert axes[0].get_xlabel() == "standard deviation\nReaction"
+        assert axes[1].get_xlabel() == "standard deviation\nReaction per Days"
+        assert axes[2].get_xlabel() == "correlation"
     else:
         assert len(axes) == 2
 
@@ -301,6 +306,61 @@ def test_the_forest_has_two_intervals_and_leaves_the_intercept_out(kind):
     np.testing.assert_allclose(wide, table[["lower", "upper"]])
     np.testing.assert_allclose(narrow, fit.fixef(level=0.5).iloc[1:][["lower", "upper"]])
     assert [t.get_text() for t in fit.plot_forest("Intercept").get_yticklabels()] == ["Intercept"]
+
+
+def test_coefficients_of_different_units_have_axes_of_their_own_in_the_forest():
+    fit = blm.LMM("distance ~ age * Sex + (1 | Subject)", dataset("orthodont")).reml()
+    axes = fit.plot_forest()
+    drawn(axes[0])
+    names = [[t.get_text() for t in ax.get_yticklabels()] for ax in axes]
+    assert names == [["age", "age:Sex[Male]"], ["Sex[Male]"]]
+    assert [ax.get_xlabel() for ax in axes] == ["distance per age", "distance"]
+    table = fit.fixef().loc[["age", "age:Sex[Male]"], "estimate"]
+    np.testing.assert_allclose(colored(axes[0], GROUP)[0].get_xdata(), table)
+    given = plt.subplots()[1]
+    with pytest.raises(blm.PlotError, match="2 units, an axis for each"):
+        fit.plot_forest(ax=given)
+    assert fit.plot_forest("Sex[Male]", ax=given) is given
+
+
+def test_parameters_that_are_no_standard_deviations_have_axes_of_their_own():
+    data = dataset("orthodont").assign(visit=lambda frame: frame["age"].astype(int) // 2)
+    fit = blm.LMM("distance ~ age", data, residual="ar1(visit | Subject)", sigma="~ visit").reml()
+    axes = fit.plot_variance()
+    labels = [ax.get_xlabel() for ax in axes]
+    assert labels == [
+        "standard deviation\ndistance", "log_sigma", "correlation", "share of variance",
+    ]  # fmt: skip
+    assert [t.get_text() for t in axes[2].get_yticklabels()] == ["rho"]
+
+
+def _smallest_text(axes) -> tuple[float, float]:
+    """Points of the smallest text of a figure, and the figure's width in inches."""
+    figure = np.ravel(axes)[0].get_figure(root=True)
+    figure.canvas.draw()
+    texts = [t for t in figure.findobj(matplotlib.text.Text) if t.get_text() and t.get_visible()]
+    return min(t.get_fontsize() for t in texts), figure.get_figwidth()
+
+
+PICTURES = "rank residuals variance forest ranef shrinkage implied_covariance ppc"
+
+
+@pytest.mark.parametrize("name", PICTURES.split())
+def test_text_of_a_picture_on_a_page_has_at_least_eight_points(name):
+    post = posterior_of(*SLOPES)
+    options = {"random_seed": 1} if name == "ppc" else {}
+    points, width = _smallest_text(getattr(post, f"plot_{name}")(**options))
+    assert points >= 8
+    assert width <= 10.5  # a page shrinks what is wider
+
+
+def test_names_of_many_levels_have_at_least_eight_points_and_room():
+    ax = plt.subplots(figsize=(3.3, 9))[1]
+    at = pd.Series(np.arange(50.0))
+    caterpillar(ax, at.astype(int).astype(str), at, at - 1, at + 1)
+    assert _smallest_text(ax)[0] >= 8
+    boxes = [t.get_window_extent() for t in ax.get_yticklabels()]
+    assert all(low.y1 <= high.y0 + 1 for low, high in zip(boxes, boxes[1:], strict=False))
 
 
 @either
