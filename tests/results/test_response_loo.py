@@ -20,7 +20,7 @@ PRIORS = {
 
 def log_evidence(y, g):
     """log p(y) of y ~ 1 + (1 | g), Poisson, on a grid of intercept, log sd and effects."""
-    b, s = np.linspace(-4.5, 4.5, 181), np.linspace(-9.0, 1.7, 215)
+    b, s = np.linspace(-4.5, 4.5, 61), np.linspace(-9.0, 1.7, 73)
     u = np.linspace(-7.0, 7.0, 141)
     sd = np.exp(s)
     total = stats.norm(0, 1).logpdf(b)[:, None] + (stats.halfnorm(0, 0.8).logpdf(sd) + s)[None]
