@@ -69,6 +69,18 @@ class Scene:
     held: dict
     note: str | None
 
+    @property
+    def y(self) -> np.ndarray:
+        """Responses as they are drawn: counts of trials as shares."""
+        design = self.design
+        return design.y if design.trials is None else design.y / design.trials
+
+    @property
+    def y_label(self) -> str:
+        """What stands beside the vertical axis."""
+        design = self.design
+        return design.response if design.trials is None else f"share of {design.response}"
+
     def of_split(self, rows: np.ndarray, level) -> np.ndarray:
         """Those of some rows that have a level of `by`; all of them where there is none."""
         if level is None:
@@ -186,7 +198,7 @@ def draw_points(ax: Axes, scene: Scene, rows: np.ndarray, alpha: float):
         color = DATA if split is None else scene.color(split)
         (handle,) = ax.plot(
             at[mine],
-            scene.design.y[mine],
+            scene.y[mine],
             ".",
             color=color,
             alpha=alpha if split is None else 0.6 * alpha,
@@ -212,18 +224,27 @@ def panel_axes(scene: Scene) -> np.ndarray:
 def finish(ax: Axes, scene: Scene, note: str | None) -> None:
     """Labels and caption of a single axes."""
     scene.x.label(ax)
-    ax.set_ylabel(scene.design.response)
+    ax.set_ylabel(scene.y_label)
+    _name_categories(ax, scene)
     caption(ax, note)
+
+
+def _name_categories(ax: Axes, scene: Scene) -> None:
+    """Categories by their names, not by the numbers they are counted by."""
+    names = scene.design.categories
+    if names and scene.design.trials is None:
+        ax.set_yticks(np.arange(len(names)), names)
 
 
 def finish_panels(axes: np.ndarray, scene: Scene, note: str | None) -> None:
     """Labels, caption and legend of small multiples."""
     figure = axes[0].figure
     scene.x.label(axes[0])
+    _name_categories(axes[0], scene)
     for panel in axes:
         panel.set_xlabel("")
     figure.supxlabel(scene.x.name, fontsize="medium")
-    figure.supylabel(scene.design.response, fontsize="medium")
+    figure.supylabel(scene.y_label, fontsize="medium")
     assert scene.block is not None  # there is a panel per group
     head = f"by {scene.block.name}" + (f"; {note}" if note else "")
     figure.suptitle(head, fontsize="small", color=MUTED)

@@ -20,7 +20,7 @@ from bayeslmm.plots.scene import (
     panel_axes,
     shown_rows,
 )
-from bayeslmm.plots.style import DATA, GROUP, THIN, caption, fading, one_axes
+from bayeslmm.plots.style import DATA, GROUP, POPULATION, THICK, THIN, caption, fading, one_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["plot_data"]
 
 _MOST_STRIPS = 50
+#: Bins of a number over which shares of yes are drawn, at most.
+_BINS = 6
 
 
 def plot_data(
@@ -44,7 +46,9 @@ def plot_data(
 ) -> Axes | np.ndarray:
     """The data before any fit: every group's observations joined by a line.
 
-    Over a factor the line joins the group's means, and points are side by side. Where the
+    Over a factor the line joins the group's means, and points are side by side. Counts of trials
+    are shares. Where the response has two values, lines over a number join the group's shares in up
+    to six bins with about as many rows each, and a thick line those of all rows. Where the
     formula has no predictor each group has its own place on the horizontal axis, in the order of
     the means, up to 50 groups.
 
@@ -76,14 +80,26 @@ def plot_data(
     if x is None and not panels and model.design.blocks and not predictors(model.design):
         return _strips(model, factor, groups, one_axes(ax))
     scene = build_scene(model, x, factor, by, groups, panels)
+    bins = _bins(scene)
+    note = scene.note
+    if bins is not None:
+        said = f"shares in {bins.max() + 1} bins of {scene.x.name}"
+        note = said if note is None else f"{said}; {note}"
     if not panels:
         axes = one_axes(ax)
         rows, _ = shown_rows(scene, scene.codes)
         if scene.block is None or scene.x.levels is not None:
             draw_points(axes, scene, rows, fading(len(rows)))
         for code in scene.codes:
-            _joined(axes, scene, code, fading(6 * len(scene.codes)))
-        finish(axes, scene, scene.note)
+            alpha = fading(6 * len(scene.codes))
+            _joined(axes, scene, code, bins, alpha if bins is None else 0.4 * alpha)
+        if bins is not None:
+            for split in scene.split:
+                rows = scene.of_split(np.arange(scene.design.n_rows), split)
+                at, shares = _means(scene, rows, bins)
+                color = POPULATION if split is None else scene.color(split)
+                axes.plot(at, shares, "o-", color=color, linewidth=THICK, label="_all")
+        finish(axes, scene, note)
         if scene.by is not None:
             color_legend(axes, scene)
         return axes
@@ -91,8 +107,8 @@ def plot_data(
     for code, panel in zip(scene.codes, grid, strict=True):
         if scene.x.levels is not None:
             draw_points(panel, scene, shown_rows(scene, np.array([code]))[0], 0.8)
-        _joined(panel, scene, code, 0.9)
-    finish_panels(grid, scene, scene.note)
+        _joined(panel, scene, code, bins, 0.9)
+    finish_panels(grid, scene, note)
     return grid
 
 
@@ -118,23 +134,44 @@ def _strips(model: Model, factor: str | None, groups, ax: Axes) -> Axes:
     return ax
 
 
-def _joined(ax: Axes, scene: Scene, code: int, alpha: float) -> None:
-    """One group's observations joined; over a factor, its mean at each level."""
+def _bins(scene: Scene) -> np.ndarray | None:
+    """The bin of x of each row where the response has two values and x is a number."""
+    two = scene.design.trials is None and len(np.unique(scene.design.y)) == 2
+    if scene.block is None or scene.x.levels is not None or not two:
+        return None
+    at = scene.x.position(scene.design.predictors[scene.x.name])
+    if len(np.unique(at)) <= _BINS:
+        return np.unique(at, return_inverse=True)[1]
+    inner = np.unique(np.quantile(at, np.arange(1, _BINS) / _BINS))
+    return np.unique(np.searchsorted(inner, at, side="right"), return_inverse=True)[1]
+
+
+def _means(scene: Scene, rows: np.ndarray, bins) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of x and of the response in each bin that has some of the rows."""
+    at = scene.x.position(scene.design.predictors[scene.x.name].iloc[rows])
+    means = pd.DataFrame({"x": at, "y": scene.y[rows]}).groupby(bins[rows]).mean()
+    return means["x"].to_numpy(), means["y"].to_numpy()
+
+
+def _joined(ax: Axes, scene: Scene, code: int, bins, alpha: float) -> None:
+    """One group's observations joined; over a factor or bins, its mean at each."""
     assert scene.block is not None  # lines are of groups
     rows = np.flatnonzero(scene.block.codes == code)
     for split in scene.split:
         mine = scene.of_split(rows, split)
         at = scene.x.position(scene.design.predictors[scene.x.name].iloc[mine])
-        y = scene.design.y[mine]
-        if scene.x.levels is None:
-            order = np.argsort(at, kind="stable")
-        else:
+        y = scene.y[mine]
+        if bins is not None:
+            at, y = _means(scene, mine, bins)
+        elif scene.x.levels is not None:
             means = pd.Series(y).groupby(at).mean()
             at, y = means.index.to_numpy(), means.to_numpy()
-            order = np.arange(len(at))
+        else:
+            order = np.argsort(at, kind="stable")
+            at, y = at[order], y[order]
         ax.plot(
-            at[order],
-            y[order],
+            at,
+            y,
             ".-",
             color=scene.color(split),
             alpha=alpha,
