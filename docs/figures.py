@@ -22,7 +22,7 @@ def sleepstudy(post: blm.PosteriorFit) -> None:
     fan, shrinkage = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")[1]
     post.plot_trajectories(ax=fan)
     post.plot_shrinkage(ax=shrinkage)
-    fan.set(xlabel="Days of restricted sleep", ylabel="Reaction time (ms)")
+    fan.set(xlabel="Day of the study", ylabel="Reaction time (ms)")
     shrinkage.set(xlabel="Intercept (ms)", ylabel="Slope (ms per day)")
     save("sleepstudy", fan, dpi=130)
 
