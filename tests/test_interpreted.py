@@ -62,7 +62,10 @@ def _fits(method: str, tmp_path, choice: str) -> dict:
 
 @pytest.mark.parametrize(
     "method",
-    ["method='importance'", pytest.param("method='nuts', draws=1000", marks=pytest.mark.slow)],
+    [
+        "method='importance', draws=500",
+        pytest.param("method='nuts', draws=1000", marks=pytest.mark.slow),
+    ],
 )
 def test_small_fits_compile_nothing_and_are_those_of_compiled_code(method, tmp_path):
     plain, other = _fits(method, tmp_path, "later"), _fits(method, tmp_path, "now")
@@ -73,9 +76,9 @@ def test_small_fits_compile_nothing_and_are_those_of_compiled_code(method, tmp_p
         expected = np.array(other["found"][formula])
         p = (len(values) - 1) // 3
         np.testing.assert_allclose(values[: 1 + p], expected[: 1 + p], rtol=1e-6)
-        # means of at least 2,000 effective draws each: 6 standard errors of their difference
+        # means of at least 1,000 effective draws each: 6 standard errors of their difference
         mean, sd = slice(1 + p, 1 + 2 * p), slice(1 + 2 * p, None)
-        assert np.all(np.abs(np.subtract(values[mean], expected[mean])) < 0.19 * expected[sd])
+        assert np.all(np.abs(np.subtract(values[mean], expected[mean])) < 0.27 * expected[sd])
         np.testing.assert_allclose(values[sd], expected[sd], rtol=0.25)
 
 
@@ -137,7 +140,7 @@ from bayeslmm import compiling
 warnings.simplefilter("ignore")
 compiling.complete = lambda: False
 model = blm.LMM("Reaction ~ 1 + (1 | Subject)", blm.load_dataset("sleepstudy"))
-how = {"draws": 200, "random_seed": 3, "progressbar": False, "method": METHOD}
+how = {"draws": 100, "chains": 2, "random_seed": 3, "progressbar": False, "method": METHOD}
 draws = [model.fit(**how).idata.posterior["sigma"].to_numpy()]
 compiling.use_compiled()
 for seed in (3, 4, 3):

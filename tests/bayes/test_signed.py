@@ -196,7 +196,7 @@ def test_log_coordinates_and_importance_sampling_give_the_same_posterior(monkeyp
     lmm = _near_zero() if which == "one intercept" else _weak_slopes()
     density = _density(lmm)
     assert reaches_zero(density, find_mode(density)).any()
-    common = {"draws": 3000, "progressbar": False}
+    common = {"draws": 2000, "progressbar": False}
     signed = lmm.fit(random_seed=1, **common)
     importance = lmm.fit(random_seed=2, method="importance", **common)
     _log_coordinates(monkeypatch)

@@ -502,3 +502,19 @@ def test_parameters_have_keys_and_supports():
     assert (threshold.size, threshold.transform) == (4, "ordered")
     codes = [family_of(*case).code for case in CASES if case[0] != "bernoulli"]
     assert len(set(codes)) == len(codes)
+
+
+@pytest.mark.parametrize("at_once", [8192, 40, 3])
+def test_log_densities_of_many_draws_are_those_of_each(monkeypatch, at_once):
+    """However many are evaluated at once: all, some that do not divide them, less than a row."""
+    monkeypatch.setattr("bayeslmm.parts.families.family._AT_ONCE", at_once)
+    family, rng = family_of("zero_inflated_negativebinomial"), np.random.default_rng(3)
+    eta, y = rng.normal(size=(2, 5, 13)), rng.poisson(1.0, 13)
+    phi = rng.uniform(0.2, 0.8, (2, 5, 1, 2))
+    found = family.log_density(y, eta, phi)
+    for i, j in np.ndindex(2, 5):
+        expected = family.slopes(y, eta[i, j], phi[i, j])[0]
+        np.testing.assert_allclose(found[i, j], expected, rtol=1e-12)
+    shared = family.log_density(y, eta, phi[:1, :1])
+    expected = family.slopes(y, eta[1, 4], phi[0, 0])[0]
+    np.testing.assert_allclose(shared[1, 4], expected, rtol=1e-12)
