@@ -264,6 +264,10 @@ def _nothing():
     return 0
 
 
+#: How the cache of :func:`_nothing` begins, which is there as long as nobody deletes caches.
+_WITNESS = "compiling._nothing"
+
+
 @cache
 def cache_directory() -> Path | None:
     """Where compiled kernels of this directory are cached; None where they cannot be."""
@@ -309,7 +313,8 @@ def complete(what: str = "fits") -> bool:
         The search of REML and ML is compiled after the rest, which serves without it.
     """
     stamp = _stamp(what)
-    return stamp is not None and stamp.exists()
+    # caches that were deleted by hand took that of this module with them
+    return stamp is not None and stamp.exists() and any(stamp.parent.glob(f"{_WITNESS}-*.nbi"))
 
 
 @cache
@@ -322,4 +327,5 @@ def mark_complete(what: str = "fits") -> None:
     """Say so to other processes, where caches can be written."""
     if stamp := _stamp(what):
         stamp.parent.mkdir(parents=True, exist_ok=True)
+        _nothing.compile(())
         stamp.touch()

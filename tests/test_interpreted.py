@@ -130,6 +130,9 @@ def test_complete_caches_are_used_from_the_first_call(tmp_path):
     assert _run(code, **own) == 1
     _run("from bayeslmm import compiling\ncompiling.mark_complete()\nprint(0)", **own)
     assert _run(code, **own) == 0
+    for index in tmp_path.rglob("*.nbi"):  # deleted by hand
+        index.unlink()
+    assert _run(code, **own) == 1
 
 
 _TWICE = """
@@ -210,6 +213,7 @@ def test_nothing_is_started_where_no_cache_can_be_written(started, monkeypatch):
 
 def test_caches_are_complete_only_for_the_sources_they_were_made_from(monkeypatch, tmp_path):
     monkeypatch.setattr(compiling, "cache_directory", lambda: tmp_path)
+    (tmp_path / f"{compiling._WITNESS}-1.nbi").touch()
     assert not compiling.complete()
     compiling.mark_complete()
     assert compiling.complete()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
+import bayeslmm as blm
 from bayeslmm import progress
 
 
@@ -27,3 +30,11 @@ def test_a_bar_over_rows_appears_late_and_to_somebody(
     if expected:
         assert made[0].tasks[0].completed == 5
         assert made[0].finished
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_bars_of_chains_end_their_line_on_a_terminal(monkeypatch, capsys, terminal):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    model = blm.LMM("score ~ Machine + (1 | Worker)", blm.load_dataset("machines"))
+    model.fit(draws=20, tune=20, chains=1, random_seed=1, progressbar=True)
+    assert capsys.readouterr().err.count("\n") == terminal

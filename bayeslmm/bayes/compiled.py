@@ -232,6 +232,8 @@ def sample(
         sampler.abort()
         if not isinstance(err, KeyboardInterrupt):
             raise
+    if progress_bar and sys.stderr.isatty():
+        print(file=sys.stderr)  # the bars do not end their last line
     z = np.full((chains, draws, compiled.stored), np.nan)
     stats: dict[str, np.ndarray] = {}
     drawn, reported = sampler.take_results().get_arrow_trace()
