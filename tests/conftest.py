@@ -30,6 +30,16 @@ gc.set_threshold(50_000, 20, 20)
 DATA = Path(__file__).parent / "data"
 
 
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """How long everything takes: the first minutes compile and show nothing."""
+    everything = not any(
+        Path(argument.split("::")[0]).exists() for argument in config.invocation_params.args
+    )
+    if not everything or config.option.markexpr != "not slow":
+        return None
+    return "about ten minutes on two cores; some more the first time, when kernels are compiled"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long tests first: at the end a process would wait for the one that has such left.
 
