@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from bayeslmm.errors import FileFormatError
-from bayeslmm.files import file_name, replacing
+from bayeslmm.files import file_name, no_file, replacing
 
 __all__ = ["decode", "encode", "read_archive", "write_archive"]
 
@@ -197,7 +197,7 @@ def read_archive(path: str | os.PathLike, kind: str, classes: dict[str, type]) -
             raise FileFormatError("it was written by a newer bayeslmm. Update.")
         return decode(found["tree"], arrays, classes)
     except FileNotFoundError:
-        raise FileFormatError(f"There is no file {name!r}.") from None
+        raise FileFormatError(no_file(name)) from None
     except FileFormatError as err:
         raise FileFormatError(f"{name!r} cannot be read: {err}") from err
     except Exception as err:  # what does not fit together shows itself in many ways

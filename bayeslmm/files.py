@@ -16,12 +16,13 @@ import shutil
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from bayeslmm.errors import FileFormatError
+from bayeslmm.errors import FileFormatError, suggestion
 
 __all__ = [
     "UnfailingFile",
     "file_name",
     "is_intact",
+    "no_file",
     "replacing",
     "seal",
     "write_all",
@@ -31,6 +32,16 @@ __all__ = [
 _MARK = b"\nsha256 of all before, by bayeslmm: "
 _SEAL_BYTES = len(_MARK) + 64 + 1
 _CHUNK = 1 << 20
+
+
+def no_file(path: str) -> str:
+    """The sentence that a file is not there, and which of a like name is in its folder."""
+    folder, name = os.path.split(path)
+    try:
+        there = os.listdir(folder or ".")
+    except OSError:
+        there = []
+    return f"There is no file {path!r}.{suggestion(name, there)}"
 
 
 def file_name(path: str | os.PathLike) -> str:

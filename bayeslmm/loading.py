@@ -17,7 +17,7 @@ from bayeslmm.bayes.fitting import FitInfo, versions
 from bayeslmm.bayes.responses import response_variables
 from bayeslmm.bayes.tree import SUMMARY_GROUP, arranged, posterior_layout
 from bayeslmm.errors import FileFormatError
-from bayeslmm.files import file_name, is_intact
+from bayeslmm.files import file_name, is_intact, no_file
 from bayeslmm.fits.posterior import PosteriorFit
 from bayeslmm.formula import MissingRows
 from bayeslmm.formula.tokens import scan
@@ -67,7 +67,7 @@ def load(path: str | os.PathLike, *, namespace: Mapping[str, Any] | None = None)
 
     name = file_name(path)
     if not os.path.isfile(name):
-        raise FileFormatError(f"There is no file {name!r}.")
+        raise FileFormatError(no_file(name))
     try:
         with open(name, "rb") as file:
             record = _read_record(file)

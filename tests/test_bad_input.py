@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 import warnings
 
 import numpy as np
@@ -275,6 +277,65 @@ def test_nested_factors_as_they_should_be_are_not_remarked_on():
         blm.LMM("`pain score` ~ week + (1 | site/patient)", _clinic())
 
 
+@pytest.mark.parametrize(
+    ("formula", "name"),
+    [
+        ("pain score ~ week + (1 | patient)", "pain score"),
+        ("log(pain score) ~ week", "pain score"),
+        ("week ~ site + study day * week", "study day"),
+        ("week ~ site + (study day | patient)", "study day"),
+    ],
+)
+def test_of_a_column_with_a_space_in_its_name_only_the_backquotes_are_said(formula, name):
+    data = _clinic().assign(**{"study day": 1.0, "study": 2.0})
+    with pytest.raises(blm.FormulaError) as raised:
+        blm.LMM(formula, data)
+    assert str(raised.value) == f"Names with spaces or signs go in backquotes: `{name}`."
+    with pytest.raises(blm.FormulaError, match="what stands before it is complete"):
+        blm.LMM(formula.replace(name, f"{name}s"), data.drop(columns=name))
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("patient;day;pain score\n7;0;3,5\n9;1;4,5\n", r'semicolons .*sep=";" and decimal=","\.'),
+        ("patient;day;pain score\n7;0;3.5\n9;1;4.5\n", r'semicolons .*sep=";"\.'),
+        ("patient;day\n7;Meier, H\n9;Huber, A\n", r'semicolons .*sep=";"\.'),
+        ("patient\tday\n7\t0\n9\t1\n", r'tabs .*sep="\\t"\.'),
+        ("patient|day\n7|0\n9|1\n", r'bars .*sep="\|"\.'),
+        ("weight\n7\n9\n", None),
+        ("weight;old,patient\n7,1\n9,2\n", None),
+    ],
+)
+def test_a_frame_whose_columns_were_taken_for_one_is_told_how_to_read(text, read):
+    frame = pd.read_csv(io.StringIO(text))
+    with pytest.raises(blm.FormulaError, match="no column 'days' in the data") as raised:
+        blm.LMM("days ~ 1", frame)
+    assert ("one column" in str(raised.value)) == (read is not None)
+    assert read is None or re.search(f"one column, with {read}", str(raised.value))
+
+
+def test_a_formula_in_the_place_of_the_data_is_told_its_place():
+    for first in (_clinic(), "trial.csv"):
+        with pytest.raises(blm.FormulaError, match="formula comes first, then the data: blm.LMM"):
+            blm.LMM(first, "week ~ site + (1 | patient)")
+    with pytest.raises(blm.DataError, match="no file '~/trial.csv'"):  # a home
+        blm.LMM("week ~ site", "~/trial.csv")
+
+
+def test_a_file_of_a_like_name_is_named(tmp_path, monkeypatch):
+    (tmp_path / "trial.csv").write_text("y,x\n1,2\n")
+    monkeypatch.chdir(tmp_path)
+    for name in ("trail.csv", str(tmp_path / "trail.csv")):
+        with pytest.raises(blm.DataError) as raised:
+            blm.LMM("y ~ x", name)
+        assert str(raised.value) == f"There is no file {name!r}. Did you mean 'trial.csv'?"
+    with pytest.raises(blm.DataError, match=r"no file 'elsewhere/trail.csv'\.$"):
+        blm.LMM("y ~ x", "elsewhere/trail.csv")
+    with pytest.raises(blm.FileFormatError, match="Did you mean 'trial.csv'"):
+        blm.load("trial.cs")
+
+
 @pytest.mark.parametrize("response", ["pain score", '"pain score"'])
 def test_a_name_with_a_space_is_shown_in_backquotes(response):
     with pytest.raises(blm.FormulaError, match="backquotes: `pain score`"):
@@ -347,8 +408,12 @@ def test_decimal_commas_are_named_wherever_numbers_are_needed(toy):
         for family in ("gaussian", "poisson"):
             with pytest.raises(
                 blm.DataError, match='decimal commas: read the file with decimal=","'
-            ):
+            ) as raised:
                 build_design("pain ~ x", data, family=family)
+            assert "bernoulli" not in str(raised.value)
+    points = toy.assign(pain=[text.replace(",", ".") for text in commas])
+    with pytest.raises(blm.DataError, match="reads as a number. A linear .* convert it"):
+        build_design("pain ~ x", points)
     with pytest.raises(blm.DataError, match="values that are not: '-'.* na=.'-'.*--na '-'"):
         build_design("pain ~ x", data)
     with pytest.warns(blm.ModelWarning, match="'pain' is text.*What is not: '-'"):

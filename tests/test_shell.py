@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 from io import StringIO
 
 import numpy as np
@@ -15,6 +16,10 @@ from tests.test_cli import call
 from tutorials.messy_file import WRONG, clean, write
 
 FORMULA = "`Schmerz NRS` ~ Tag * Gruppe + (1 | Patient)"
+
+#: What a shell makes of "~" where it stands alone.
+HOME = os.path.expanduser("~")
+QUOTED = "in quotes, so that the shell passes it as one argument: clean.csv 'Alter ~ Tag + Gruppe'."
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +187,12 @@ def test_options_are_refused_before_anything_is_fitted(shell, monkeypatch, argum
     ("arguments", "message"),
     [
         (["predict", "no.nc", "clean.csv"], "There is no file 'no.nc'"),
+        (["fit", "claen.csv", "Alter ~ Tag"], "no file 'claen.csv'. Did you mean 'clean.csv'?"),
+        (["fit", "Alter ~ Tag", "clean.csv"], "formula: clean.csv 'Alter ~ Tag'."),
+        (["report", "Alter ~ Tag", "clean.csv"], "The data come first, then the formula"),
+        (["fit", "clean.csv", "Alter", "~", "Tag", "+", "Gruppe"], QUOTED),
+        (["fit", "clean.csv", "Alter", HOME, "Tag", "+", "Gruppe"], QUOTED),
+        (["fit", "clean.csv", "Alter~Tag", "+", "Gruppe"], "clean.csv 'Alter~Tag + Gruppe'."),
         (["predict", "no.nc", "clean.csv", "--output", "p.nc"], "not to .nc"),
         (["predict", "no.nc", "clean.csv", "--kind", "odd"], "--kind must be one of"),
         (["predict", "no.nc", "clean.csv", "--residuals", "odd"], "--residuals must be one of"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -39,6 +40,7 @@ def check_options(given: Mapping[str, Any]) -> None:
     from bayeslmm.parts.families import FAMILIES, family_of
     from bayeslmm.results.tables import check_level
 
+    _refuse_words(given["data"], given["formula"])
     check_level(given["level"])
     one_of("family", given["family"], tuple(FAMILIES))
     family = family_of(given["family"], given["link"])
@@ -65,6 +67,30 @@ def check_options(given: Mapping[str, Any]) -> None:
             "--ddf kenward-roger adjusts a REML fit: use --reml, or --ddf satterthwaite with --ml."
         )
     refuse_gaps(given["formula"])
+
+
+def _refuse_words(data: Sequence[str], formula: str) -> None:
+    """Refuse a formula in the place of the data, or in several arguments.
+
+    Raises
+    ------
+    FormulaError
+    """
+    from bayeslmm.errors import FormulaError
+
+    if "~" in formula:
+        return
+    first, *others = data
+    if "~" in first and not first.startswith("~"):  # a home
+        shown = " ".join([*others, formula])
+        raise FormulaError(f"The data come first, then the formula: {shown} {first!r}.")
+    home = os.path.expanduser("~")  # what the shell makes of a sign that stands alone
+    if any(text == home or "~" in text for text in others):
+        words = ["~" if text == home else text for text in [*others, formula]]
+        raise FormulaError(
+            "Put the formula in quotes, so that the shell passes it as one argument: "
+            f"{first} {' '.join(words)!r}."
+        )
 
 
 def refuse_gaps(formula: str) -> None:

@@ -29,6 +29,7 @@ def read_data(given: Mapping[str, Any], key: str = "data"):
         If there is neither, or a file cannot be read.
     """
     from bayeslmm import DataError, list_datasets, load_dataset, scan
+    from bayeslmm.files import no_file
 
     sources = given[key]
     source = sources[0]
@@ -37,7 +38,7 @@ def read_data(given: Mapping[str, Any], key: str = "data"):
     written = _written(given)
     if len(sources) == 1 and not os.path.exists(source) and not glob.has_magic(source):
         if os.path.splitext(source)[1] and source.lower() not in list_datasets():
-            raise DataError(f"There is no file {source!r}.")
+            raise DataError(no_file(source))
         if batches or written:
             named = "--batch-rows and --checkpoint" if batches else f"--{next(iter(written))}"
             raise DataError(f"{named} {'are' if batches else 'is'} for files.")

@@ -129,10 +129,11 @@ def _load(path: str):
         If there is none.
     """
     from bayeslmm import FileFormatError, load
+    from bayeslmm.files import no_file
 
     if not os.path.isfile(path):
         raise FileFormatError(
-            f"There is no file {path!r}. A fit is written by bayeslmm fit ... --output fit.nc."
+            f"{no_file(path)} A fit is written by bayeslmm fit ... --output fit.nc."
         )
     return load(path)
 

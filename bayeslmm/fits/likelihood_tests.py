@@ -389,6 +389,7 @@ class LikelihoodTests(_Result):
         *,
         by: str | list[str] | None = None,
         method: str | None = None,
+        reference: Any = None,
         adjust: str | None = "holm",
         at: Mapping[str, Any] | None = None,
         weights: str = "equal",
@@ -403,8 +404,10 @@ class LikelihoodTests(_Result):
             Means are compared within each combination of these columns' levels (simple effects),
             and p values adjusted within it.
         method : {"pairwise", "reference", "sequential"}, optional
-            All pairs, the first minus the second, which is the default; each level minus the
-            first, the default with ``adjust="dunnett"``; or each minus the one before.
+            All pairs, the first minus the second (the default); each level minus the first (the
+            default with ``adjust="dunnett"`` or a `reference`); or each minus the one before.
+        reference : level, optional
+            What stands for the first level, ``"placebo"``; of two terms ``"placebo male"``.
         adjust : {"holm", "bonferroni", "fdr", "tukey", "dunnett", None}
             Adjustment of p values for the number of comparisons. Bonferroni's, Tukey's (of all
             pairs) and Dunnett's also widen the intervals. Dunnett's is exact: the correlated t
@@ -422,7 +425,7 @@ class LikelihoodTests(_Result):
         Raises
         ------
         ValueError
-            If there is only one mean, or no such method or adjustment.
+            If there is only one mean, or no such method, adjustment or reference.
 
         Examples
         --------
@@ -434,8 +437,9 @@ class LikelihoodTests(_Result):
         """
         from bayeslmm.results.marginal_means import adjust_comparisons, comparison_rows
 
-        method = method or ("reference" if adjust == "dunnett" else "pairwise")
-        found = comparison_rows(self, terms, by, at, weights, method)
+        default = "pairwise" if reference is None and adjust != "dunnett" else "reference"
+        method = method or default
+        found = comparison_rows(self, terms, by, at, weights, method, reference)
         table = self._rows(found.L, ddf, level, found.offset)
         vcov = self.inference(ddf).vcov
         table = adjust_comparisons(table, found, adjust, level, vcov, self.kept, method)

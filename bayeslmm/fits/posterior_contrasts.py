@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -126,7 +128,8 @@ class PosteriorContrasts(PosteriorDraws):
         terms: str | list[str],
         *,
         by: str | list[str] | None = None,
-        method: str = "pairwise",
+        method: str | None = None,
+        reference: Any = None,
         at=None,
         weights: str = "equal",
         level: float = 0.95,
@@ -139,7 +142,7 @@ class PosteriorContrasts(PosteriorDraws):
 
         Parameters
         ----------
-        by, method
+        by, method, reference
             As in :meth:`bayeslmm.LikelihoodFit.pairwise`.
         terms, at, weights, level, interval
             As in :meth:`marginal_means`.
@@ -159,7 +162,8 @@ class PosteriorContrasts(PosteriorDraws):
         3
         """
         check_level(level, interval)
-        found = comparison_rows(self, terms, by, at, weights, method)
+        method = method or ("pairwise" if reference is None else "reference")
+        found = comparison_rows(self, terms, by, at, weights, method, reference)
         labels = found.labels
         table = self._combined(
             found.L,

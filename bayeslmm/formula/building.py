@@ -208,13 +208,18 @@ def _refuse_beside_se(se: str, weights, structure: ResidualSyntax | None, family
 
 
 def with_backquotes(err: FormulaError, formula, frame: pd.DataFrame) -> FormulaError:
-    """The error, with the names that need backquotes if the formula has them without."""
+    """The error, with the names that need backquotes if the formula has them without.
+
+    Where it is about the words of such a name, nothing else is said.
+    """
     text = formula if isinstance(formula, str) else ""
     names = [str(c) for c in frame.columns if not str(c).isidentifier() and str(c) in text]
     bare = [name for name in names if f"`{name}`" not in text]
     if not bare:
         return err
-    return FormulaError(f"{err} Names with spaces or signs go in backquotes: `{bare[0]}`.")
+    read = [name for name in bare if name in str(err)] if str(err).startswith("Cannot read") else []
+    said = f"Names with spaces or signs go in backquotes: `{max(read or bare, key=len)}`."
+    return FormulaError(said if read else f"{err} {said}")
 
 
 def columns_and_calls(

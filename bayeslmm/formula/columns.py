@@ -7,6 +7,7 @@ numpy number column or as an ordered categorical without unused levels, or an er
 from __future__ import annotations
 
 import numbers
+import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -107,6 +108,8 @@ def find_column(frame: pd.DataFrame, name: str, role: str = "column") -> pd.Seri
         names = [str(column) for column in frame.columns]
         same = [n for n in names if n.lower() == name.lower()]
         hint = suggestion(name, names, 3) or "".join(f" Did you mean {n!r}?" for n in same[:1])
+        if one := _unseparated(frame):
+            hint = one
         if name in ("TRUE", "FALSE", "NULL", "NA"):
             hint = " Python writes True, False and None."
         shown = f"{name!r} in the data.{hint} Columns: {listed(names, 30)}"
@@ -115,6 +118,26 @@ def find_column(frame: pd.DataFrame, name: str, role: str = "column") -> pd.Seri
     if isinstance(column, pd.DataFrame):
         raise DataError(f"The data have {column.shape[1]} columns called {name!r}. Rename them.")
     return column
+
+
+def _unseparated(frame: pd.DataFrame) -> str:
+    """How to read a file whose columns were taken for one, behind a blank, or nothing."""
+    signs = {";": "semicolons", "\t": "tabs", "|": "bars"}
+    found = [sign for sign in signs if sign in str(frame.columns[0])] if frame.shape[1] == 1 else []
+    if not found:
+        return ""
+    sep = found[0]
+    # before a decimal comma pandas has taken a row's text for its label
+    rows = frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index()
+    lines = [",".join(map(str, row)) for row in rows.head(100).itertuples(index=False)]
+    number = re.compile(r"-?\d+,\d+")
+    commas = any(number.fullmatch(cell) for line in lines for cell in line.split(sep))
+    decimal = ' and decimal=","' if commas else ""
+    shown = {"\t": '"\\t"'}.get(sep, f'"{sep}"')
+    return (
+        f" The data have one column, with {signs[sep]} in its name: read the file with "
+        f"sep={shown}{decimal}."
+    )
 
 
 def missing_in(column: pd.Series) -> np.ndarray:

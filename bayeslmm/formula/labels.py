@@ -67,19 +67,20 @@ def words_among_numbers(levels: Sequence[str]) -> list[str]:
     return [level for level, number in zip(levels, numeric, strict=True) if not number]
 
 
-def stray_words(column: pd.Series) -> str:
+def stray_words(column: pd.Series, otherwise: str) -> str:
     """What keeps a factor, most rows of which are numbers, from being one, in sentences.
 
-    Empty where most rows are words, or the column is true/false.
+    Then what to do `otherwise`, unless it is decimal commas; where most rows are words, or the
+    column is true/false, nothing else.
     """
     if column.dtype == bool:
-        return ""
+        return otherwise
     counts = column.value_counts()
     labels = [str(label) for label in counts.index[counts > 0]]
     rows = counts[counts > 0].to_numpy()
     numeric = _are_numbers(labels)
     if rows[~numeric].sum() > len(column) / 2:
-        return ""
+        return otherwise
     words = [label for label, number in zip(labels, numeric, strict=True) if not number]
     text = " Each of its values reads as a number."
     if words:
@@ -90,8 +91,8 @@ def stray_words(column: pd.Series) -> str:
         )
     numbers = [label for label, number in zip(labels, numeric, strict=True) if number]
     if said := about_commas(numbers):
-        text += f" Its numbers have {said}."
-    return text
+        return f"{text} Its numbers have {said}."
+    return text + otherwise
 
 
 def natural_order(labels: Sequence[str]) -> list[str]:

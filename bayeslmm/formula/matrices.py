@@ -227,11 +227,12 @@ def response_matrix(
     name, column, matrix = _left_side(text, frame, namespace, allowed, "response")
     if isinstance(column.dtype, pd.CategoricalDtype) or column.dtype == bool:
         kind = "true/false" if column.dtype == bool else "text or categories"
-        raise DataError(
-            f"The response {name!r} is not numeric ({kind}).{stray_words(column)} A linear "
-            'mixed model needs numbers: convert it, or use family="bernoulli" (two categories) or '
-            'family="ordinal" (ordered ones).'
+        advice = (
+            ' A linear mixed model needs numbers: convert it, or use family="bernoulli" (two '
+            'categories) or family="ordinal" (ordered ones).'
         )
+        said = stray_words(column, advice)
+        raise DataError(f"The response {name!r} is not numeric ({kind}).{said}")
     return name, column.to_numpy(dtype=float), matrix
 
 

@@ -308,10 +308,10 @@ def _is_categorical(column: pd.Series) -> bool:
 def _numbers(column: pd.Series, name: str, family: str) -> np.ndarray:
     if _is_categorical(column) or column.dtype == bool:
         kind = "true/false" if column.dtype == bool else "text or categories"
+        advice = ' Two categories are family="bernoulli", ordered ones family="ordinal".'
         raise DataError(
             f'The response {name!r} is not numeric ({kind}), and family="{family}" needs numbers.'
-            f'{stray_words(column)} Two categories are family="bernoulli", ordered ones '
-            'family="ordinal".'
+            f"{stray_words(column, advice)}"
         )
     return column.to_numpy(dtype=float)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bayeslmm.errors import listed
+from bayeslmm.errors import DataError, listed, suggestion
 from bayeslmm.results.adjustments import adjusted, correlation_of
 from bayeslmm.results.reference_grid import Averages, averages_of_grid
 from bayeslmm.results.tables import apart
@@ -98,6 +98,7 @@ def comparison_rows(
     at: Mapping[str, Any] | None = None,
     weights: str = "equal",
     method: str = "pairwise",
+    reference: Any = None,
 ) -> Comparisons:
     """Differences of marginal means within each combination of `by`.
 
@@ -107,15 +108,23 @@ def comparison_rows(
         As in :func:`marginal_rows`.
     method : {"pairwise", "reference", "sequential"}
         All pairs, the first minus the second; each minus the first; each minus the one before.
+    reference : level, optional
+        What each is compared with by ``method="reference"``; by default the first.
 
     Raises
     ------
     ValueError
         As :func:`marginal_rows`, or if there is nothing to compare.
+    DataError
+        If the reference is no level.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {listed(METHODS)}, not {method!r}.")
     inner, outer = _names(terms), _names(by)
+    if reference is not None and method != "reference":
+        raise ValueError(
+            f'reference={reference!r} goes with method="reference", not with {method!r}.'
+        )
     if both := [name for name in outer if name in inner]:
         raise ValueError(f"{both[0]!r} is to be compared and stands in by=: leave it out of one.")
     labels, X, offset = marginal_rows(fit, inner, outer, at, weights)
@@ -123,7 +132,8 @@ def comparison_rows(
     names = [" ".join(map(str, row)) for row in labels[compared].itertuples(index=False)]
     pairs, family = [], []
     for number, rows in enumerate(_families(labels, outer)):
-        mine = [*pairs_of(rows, method)]
+        ordered = rows if reference is None else _reference_first(rows, names, str(reference))
+        mine = [*pairs_of(ordered, method)]
         pairs += mine
         family += [number] * len(mine)
     if not pairs:
@@ -145,6 +155,17 @@ def _families(labels: pd.DataFrame, by: list[str]) -> Iterator[np.ndarray]:
     keys = labels[by].apply(tuple, axis=1)
     for key in dict.fromkeys(keys):
         yield np.flatnonzero([k == key for k in keys])
+
+
+def _reference_first(rows: np.ndarray, names: list[str], reference: str) -> list[int]:
+    """Some means in their order, that of the reference before them."""
+    levels = [names[i] for i in rows]
+    if reference not in levels:
+        raise DataError(
+            f"There is no level {reference!r} to compare with.{suggestion(reference, levels)} "
+            f"Levels: {listed(levels)}."
+        )
+    return sorted(rows, key=lambda i: names[i] != reference)
 
 
 def pairs_of(rows: Sequence[int] | np.ndarray, method: str) -> Iterator[tuple[int, int]]:

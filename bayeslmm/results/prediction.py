@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bayeslmm.errors import PACKAGE, DataError, ModelWarning
+from bayeslmm.errors import PACKAGE, DataError, FormulaError, ModelWarning
 from bayeslmm.formula import Design
-from bayeslmm.formula.columns import as_frame
+from bayeslmm.formula.columns import as_frame, find_column
 from bayeslmm.formula.design import NewRows
 from bayeslmm.results.conditional_residuals import Kriged
 from bayeslmm.results.estimability import inestimable_text, undetermined
@@ -76,6 +76,8 @@ def prediction_rows(
 
     Raises
     ------
+    FormulaError
+        If a column is not there.
     DataError
         If a group is not among those fitted and its own effects are asked for.
     """
@@ -89,13 +91,36 @@ def prediction_rows(
     else:
         frame = as_frame(newdata)
         index = frame.index
-        rows = design.evaluate(frame, random=random not in ("population", "marginal"))
+        grouped = random not in ("population", "marginal")
+        if grouped:
+            _refuse_without_groups(design, frame, random)
+        rows = design.evaluate(frame, random=grouped)
     unseen = any(np.any(codes < 0) for codes in rows.codes)
     if random == "new" and not unseen:  # all groups are known: others like them
         rows = replace(rows, codes=tuple(np.full_like(codes, -1) for codes in rows.codes))
     elif random == "conditional" and unseen and not allow_new_levels:
         _refuse_unseen(design, rows)
     return rows, index
+
+
+def _refuse_without_groups(design: Design, frame: pd.DataFrame, random: str) -> None:
+    """Refuse rows without the column of a group, and say which predictions need none."""
+    predictors = design._predictor_columns(random=False)
+    for name in [c for block in design.blocks for c in block.factor.columns]:
+        if name in predictors:  # the population needs it, too
+            continue
+        try:
+            find_column(frame, name)
+        except FormulaError as err:
+            why = {
+                "new": "rows with the same label, any that is not in the fit, such as 'new', share "
+                "their effects",
+                "conditional": "each row has the effects of its group",
+            }[random]
+            raise FormulaError(
+                f'{err} random="{random}" needs {name!r}: {why}. random="population" (in the shell '
+                "--random population) needs none: it is for the average group."
+            ) from None
 
 
 def _refuse_unseen(design: Design, rows: NewRows) -> None:

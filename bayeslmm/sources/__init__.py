@@ -37,8 +37,20 @@ def design_of(data, formula: str, **options) -> Design:
 
     if isinstance(data, Design):  # read from a file
         return with_family(data, options.get("family", "gaussian"))
+    _refuse_swapped(formula, data)
     build = source_design if is_source(data) else build_design
     return build(formula, data, **options)
+
+
+def _refuse_swapped(formula, data) -> None:
+    """Refuse a formula in the place of the data, and what is none in that of the formula."""
+    from bayeslmm.errors import FormulaError, shortened
+
+    written = isinstance(data, str) and "~" in data and not data.startswith("~")  # a home
+    if written and not (isinstance(formula, str) and "~" in formula):
+        raise FormulaError(
+            f"The formula comes first, then the data: blm.LMM({shortened(data)!r}, data)."
+        )
 
 
 def source_design(

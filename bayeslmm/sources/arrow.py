@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from bayeslmm.errors import DataError, DataWarning
+from bayeslmm.files import no_file
 from bayeslmm.sources.base import Source
 from bayeslmm.sources.dialect import TextOptions, dialects_of, undecodable
 from bayeslmm.sources.excel import warn_stripped
@@ -469,7 +470,7 @@ class _named:
         if isinstance(error, self.but):
             return False
         if isinstance(error, FileNotFoundError):
-            raise DataError(f"There is no file {self.file!r}.") from error
+            raise DataError(no_file(self.file)) from error
         raise DataError(
             f"The file {self.file!r} cannot be read: it is damaged, incomplete or of another "
             f"format ({error}). Nothing of it was used."
@@ -507,5 +508,6 @@ def find_files(path: str | os.PathLike) -> list[str]:
     else:
         found = sorted(glob.glob(text, recursive=True))
     if not found:
-        raise DataError(f"No file matches {text!r}.")
+        named = not (glob.has_magic(text) or os.path.isdir(text))
+        raise DataError(no_file(text) if named else f"No file matches {text!r}.")
     return found

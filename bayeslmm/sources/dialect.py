@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bayeslmm.errors import DataError
+from bayeslmm.files import no_file
 
 __all__ = [
     "MISSING", "Dialect", "TextOptions", "bare_names", "dialects_of", "numbers_of", "undecodable",
@@ -208,7 +209,7 @@ def _beginning(file: str) -> bytes:
         with pa.input_stream(file, compression="detect") as stream:
             raw = stream.read(_SAMPLE)
     except FileNotFoundError:
-        raise DataError(f"There is no file {file!r}.") from None
+        raise DataError(no_file(file)) from None
     except (OSError, pa.ArrowInvalid) as err:
         raise DataError(
             f"The file {file!r} cannot be read: it is damaged, incomplete or of another format "

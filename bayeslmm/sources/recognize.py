@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from bayeslmm.errors import DataError
+from bayeslmm.files import no_file
 from bayeslmm.sources.base import Source
 from bayeslmm.sources.dialect import TextOptions
 from bayeslmm.sources.excel import is_excel, read_sheet
@@ -231,7 +232,7 @@ def _excel(paths: list[str], batch_rows, options: TextOptions, sheet) -> Source:
     if replace(options, na=()).given:
         raise DataError("A separator, a decimal sign and an encoding are of text files.")
     if not os.path.isfile(paths[0]):
-        raise DataError(f"There is no file {paths[0]!r}.")
+        raise DataError(no_file(paths[0]))
     source = FrameSource(read_sheet(paths[0], sheet, options.na), batch_rows)
     source.name = paths[0]
     return source

@@ -66,6 +66,27 @@ def test_values_are_those_of_emmeans(case):
         )
 
 
+def test_levels_are_compared_with_the_reference_that_is_named():
+    """As with the first, where a refit makes it the first; in each family of `by`."""
+    fit = reml("y ~ x * dose + sex + (1 | g)")
+    model = blm.LMM("y ~ x * dose + sex + (1 | g)", frame(), reference={"dose": "d2"})
+    for options in ({}, {"adjust": "dunnett"}, {"by": "sex"}):
+        found = fit.pairwise("dose", reference="d2", **options)
+        other = model.reml().pairwise("dose", method="reference", **options)
+        assert found["contrast"].unique().tolist() == ["d0 - d2", "d1 - d2", "d3 - d2"]
+        pd.testing.assert_frame_equal(found, other, rtol=1e-4)
+    pd.testing.assert_frame_equal(
+        fit.pairwise("dose", reference="d0"), fit.pairwise("dose", method="reference")
+    )
+    both = fit.pairwise(["dose", "sex"], reference="d1 m")["contrast"]
+    assert both.str.endswith(" - d1 m").all()
+    assert len(both) == 7
+    post = slopes_posterior()
+    means = post.marginal_means("dose")["mean"].to_numpy()
+    found = post.pairwise("dose", reference="d3")["mean"]
+    np.testing.assert_allclose(found, means[:3] - means[3], rtol=1e-9)
+
+
 def test_factors_are_nested_where_each_level_occurs_with_one_of_another():
     data = pd.DataFrame({"a": list("ppqq"), "b": list("uuvw"), "c": list("xyxy")})
     assert nested_factors(data) == {"b": ["a"]}
@@ -248,6 +269,8 @@ def test_posterior_risks_are_averages_of_draws_of_probabilities():
         (lambda f: f.pairwise("dose", method="some"), "method"),
         (lambda f: f.pairwise("dose", adjust="some"), "adjust"),
         (lambda f: f.pairwise("dose", adjust="tukey", method="reference"), "dunnett"),
+        (lambda f: f.pairwise("dose", reference="d9"), "no level 'd9'.*Levels: d0, d1, d2, d3"),
+        (lambda f: f.pairwise("dose", reference="d1", method="sequential"), "goes with method"),
         (lambda f: f.marginal_means("dose", weights="some"), "weights"),
         (lambda f: f.pairwise("dose", by="dose"), "leave it out"),
     ],

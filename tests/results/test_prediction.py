@@ -190,6 +190,21 @@ def test_a_level_that_is_not_in_the_fit_is_an_error_that_names_the_ways_out():
             fit.predict(mixed())
 
 
+def test_rows_without_the_column_of_a_group_are_told_which_predictions_need_none():
+    for fit in (posterior(), quietly(CROSSED, pupils()).reml()):
+        rows = pupils().head(2).drop(columns="school")
+        with pytest.raises(
+            blm.FormulaError,
+            match=r"no column 'school'.*\"new\" needs 'school': rows with the same label, any that "
+            r'is not in the fit, such as \'new\', share.*random="population".* needs none',
+        ):
+            fit.predict(rows, random="new")
+        with pytest.raises(blm.FormulaError, match="has the effects of its group.*population"):
+            fit.predict(rows)
+        assert len(fit.predict(rows.assign(school="new"), random="new")) == 2  # as it says
+        assert len(fit.predict(rows, random="population")) == 2
+
+
 def test_relatives_are_known_beside_somebody_who_is_not():
     pedigree = pd.DataFrame(
         {"id": list("abcdefgh"), "sire": [None, None, *"aaccee"], "dam": [None, None, *"bbbddd"]}
