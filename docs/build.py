@@ -34,7 +34,7 @@ _ENTRY = f"""<!DOCTYPE html>
 def build() -> int:
     """The exit status of sphinx-build."""
     shutil.rmtree(ROOT / "docs" / "api", ignore_errors=True)  # pages of names that are gone
-    options = ["-b", "html", "-W", "--keep-going", "-q", "-c", str(ROOT / "docs")]
+    options = ["-E", "-b", "html", "-W", "--keep-going", "-q", "-c", str(ROOT / "docs")]
     status = main([*options, "-d", str(TARGET / "doctrees"), str(ROOT), str(TARGET / "html")])
     html = TARGET / "html"
     (html / "index.html").write_text(_ENTRY, encoding="utf-8")
