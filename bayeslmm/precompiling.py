@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from bayeslmm.compiling import mark_complete, use_compiled
 from bayeslmm.likelihood.optimize import ProfiledSearch
 from bayeslmm.progress import progress
 
-__all__ = ["compile_all"]
+__all__ = ["PARTS", "compile_all"]
 
 _SHORT = {"draws": 50, "tune": 50, "chains": 1, "random_seed": 1, "progressbar": False}
 
@@ -91,17 +91,25 @@ def _many(model) -> None:
     ProfiledSearch(model.problem, True).by_compiled(None)
 
 
-def compile_all(progressbar: bool = False) -> None:
+#: What can be compiled by itself, in the order in which it is worth it.
+PARTS: dict[str, Callable[[], list[Callable]]] = {
+    "common": _common, "responses": _responses, "others": _others,
+}  # fmt: skip
+
+
+def compile_all(progressbar: bool = False, parts: Iterable[str] = tuple(PARTS)) -> None:
     """Compile and cache what fits of every kind need.
 
     Parameters
     ----------
     progressbar : bool
+    parts : iterable of str
+        Of :data:`PARTS`: two processes share them out.
     """
     use_compiled()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        steps = _common() + _responses() + _others()
+        steps = [step for part in parts for step in PARTS[part]()]
         for step in progress(steps, "Compiling", show=progressbar):
             step()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import os
+import subprocess
+import sys
 import warnings
 from functools import cache
 from pathlib import Path
@@ -20,6 +22,7 @@ os.environ.setdefault("PYTENSOR_FLAGS", "traceback__limit=0")
 
 import bayeslmm as blm
 import bayeslmm.likelihood.optimize
+from bayeslmm.compiling import complete
 from bayeslmm.gaussian import single_threaded_blas
 
 # one search of single fits, whatever caches there are: ends agree to some six digits only
@@ -30,14 +33,29 @@ gc.set_threshold(50_000, 20, 20)
 DATA = Path(__file__).parent / "data"
 
 
+def _whole(config: pytest.Config) -> bool:
+    """Whether this process starts all tests, and not some of them or as a worker of another."""
+    named = [Path(word.split("::")[0]).exists() for word in config.invocation_params.args]
+    return not any(named) and not hasattr(config, "workerinput")
+
+
 def pytest_report_header(config: pytest.Config) -> str | None:
-    """How long everything takes: the first minutes compile and show nothing."""
-    everything = not any(
-        Path(argument.split("::")[0]).exists() for argument in config.invocation_params.args
-    )
-    if not everything or config.option.markexpr != "not slow":
+    """How long everything takes."""
+    if not _whole(config) or config.option.markexpr != "not slow":
         return None
-    return "about ten minutes on two cores; some more the first time, when kernels are compiled"
+    return "about ten minutes on two cores; two more the first time, to compile kernels"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Kernels are compiled before workers would, each of them all of what it meets."""
+    if not _whole(session.config) or complete("search") or session.config.option.collectonly:
+        return
+    halves = (("common",), ("responses", "others"))
+    code = "from bayeslmm.precompiling import compile_all; compile_all(parts={})"
+    started = [subprocess.Popen([sys.executable, "-c", code.format(parts)]) for parts in halves]
+    for process in started:
+        process.wait()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
