@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import runpy
 import sys
@@ -75,6 +76,8 @@ def test_a_notebook_runs_from_top_to_bottom(path, monkeypatch):
         for number, source in enumerate(code, 1):
             exec(compile(source, f"{path.name}, cell {number}", "exec"), names)
     plt.close("all")
+    names.clear()  # a million rows, among others
+    gc.collect()
 
 
 @pytest.mark.slow
