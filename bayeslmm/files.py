@@ -21,6 +21,7 @@ from bayeslmm.errors import FileFormatError, suggestion
 __all__ = [
     "UnfailingFile",
     "file_name",
+    "is_formula",
     "is_intact",
     "no_file",
     "replacing",
@@ -32,6 +33,11 @@ __all__ = [
 _MARK = b"\nsha256 of all before, by bayeslmm: "
 _SEAL_BYTES = len(_MARK) + 64 + 1
 _CHUNK = 1 << 20
+
+
+def is_formula(text: str) -> bool:
+    """Whether what stands in the place of a file is a formula, and no path in a home."""
+    return "~" in text and not text.startswith("~")
 
 
 def no_file(path: str) -> str:

@@ -77,11 +77,12 @@ def _refuse_words(data: Sequence[str], formula: str) -> None:
     FormulaError
     """
     from bayeslmm.errors import FormulaError
+    from bayeslmm.files import is_formula
 
     if "~" in formula:
         return
     first, *others = data
-    if "~" in first and not first.startswith("~"):  # a home
+    if is_formula(first):
         shown = " ".join([*others, formula])
         raise FormulaError(f"The data come first, then the formula: {shown} {first!r}.")
     home = os.path.expanduser("~")  # what the shell makes of a sign that stands alone

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,7 +70,7 @@ class Scene:
     held: dict
     note: str | None
 
-    @property
+    @cached_property
     def y(self) -> np.ndarray:
         """Responses as they are drawn: counts of trials as shares."""
         design = self.design

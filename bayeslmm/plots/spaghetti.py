@@ -90,9 +90,9 @@ def plot_data(
         rows, _ = shown_rows(scene, scene.codes)
         if scene.block is None or scene.x.levels is not None:
             draw_points(axes, scene, rows, fading(len(rows)))
+        alpha = fading(6 * len(scene.codes)) * (1.0 if bins is None else 0.4)
         for code in scene.codes:
-            alpha = fading(6 * len(scene.codes))
-            _joined(axes, scene, code, bins, alpha if bins is None else 0.4 * alpha)
+            _joined(axes, scene, code, bins, alpha)
         if bins is not None:
             for split in scene.split:
                 rows = scene.of_split(np.arange(scene.design.n_rows), split)

@@ -45,8 +45,9 @@ def design_of(data, formula: str, **options) -> Design:
 def _refuse_swapped(formula, data) -> None:
     """Refuse a formula in the place of the data, and what is none in that of the formula."""
     from bayeslmm.errors import FormulaError, shortened
+    from bayeslmm.files import is_formula
 
-    written = isinstance(data, str) and "~" in data and not data.startswith("~")  # a home
+    written = isinstance(data, str) and is_formula(data)
     if written and not (isinstance(formula, str) and "~" in formula):
         raise FormulaError(
             f"The formula comes first, then the data: blm.LMM({shortened(data)!r}, data)."

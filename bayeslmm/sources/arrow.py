@@ -19,7 +19,7 @@ import pandas as pd
 from bayeslmm.errors import DataError, DataWarning
 from bayeslmm.files import no_file
 from bayeslmm.sources.base import Source
-from bayeslmm.sources.dialect import TextOptions, dialects_of, undecodable
+from bayeslmm.sources.dialect import TextOptions, dialects_of, notices, undecodable
 from bayeslmm.sources.excel import warn_stripped
 
 if TYPE_CHECKING:
@@ -226,10 +226,8 @@ class FileSource(ArrowSource):
         shown = self.files[0] if len(self.files) == 1 else f"{len(self.files)} files"
         super().__init__(shown, self._schema(self.files[0]), self._batches, batch_rows)
         if self.format == "csv":
-            for dialect in {
-                d.way: d for d in reversed(self.dialects.values()) if d.notice
-            }.values():
-                warnings.warn(dialect.notice, DataWarning, stacklevel=5)
+            for notice in notices(self.dialects.values()):
+                warnings.warn(notice, DataWarning, stacklevel=5)
 
     def n_rows(self) -> int | None:
         if self.format != "parquet":

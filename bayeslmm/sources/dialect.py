@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from bayeslmm.errors import DataError
 from bayeslmm.files import no_file
 
 __all__ = [
-    "MISSING", "Dialect", "TextOptions", "bare_names", "dialects_of", "numbers_of", "undecodable",
+    "MISSING", "Dialect", "TextOptions", "bare_names", "dialects_of", "notices", "numbers_of",
+    "undecodable",
 ]  # fmt: skip
 
 #: Bytes of a file that are looked at.
@@ -181,6 +182,15 @@ def dialects_of(files: Sequence[str], said: TextOptions) -> dict[str, Dialect]:
             )
             found[file] = Dialect.of(file, as_first)
     return found
+
+
+def notices(dialects: Iterable[Dialect]) -> list[str]:
+    """What was found out, once for files that are written alike."""
+    told: dict[tuple, str] = {}
+    for dialect in dialects:
+        if dialect.notice:
+            told.setdefault(dialect.way, dialect.notice)
+    return list(told.values())
 
 
 def bare_names(file: str, names: Sequence[str]) -> list[str]:
